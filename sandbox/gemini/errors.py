@@ -1,0 +1,179 @@
+"""Google's errors: the body, the status names and the details that come with each.
+
+Sources: https://ai.google.dev/gemini-api/docs/troubleshooting (codes),
+https://cloud.google.com/apis/design/errors (the body and google.rpc details).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Response
+
+from sandbox.gemini.encoding import to_json
+
+SERVICE = "generativelanguage.googleapis.com"
+RATE_LIMITS_PAGE = "https://ai.google.dev/gemini-api/docs/rate-limits"
+
+# google.rpc.Code names by HTTP status (googleapis/google/rpc/code.proto).
+STATUS_NAMES: Mapping[int, str] = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+MESSAGES: Mapping[int, str] = {
+    400: "Request contains an invalid argument.",
+    401: "Request had invalid authentication credentials.",
+    403: "The caller does not have permission.",
+    429: "You exceeded your current quota, please check your plan and billing details. "
+    f"For more information on this error, head to: {RATE_LIMITS_PAGE}.",
+    500: "An internal error has occurred. Please retry.",
+    503: "The model is overloaded. Please try again later.",
+    504: "Deadline expired before operation could complete.",
+}
+
+BAD_GATEWAY_PAGE = (
+    "<!DOCTYPE html><html><title>Error 502 (Server Error)!!1</title><p>Please try again.</html>\n"
+)
+
+Details = Sequence[Mapping[str, Any]]
+
+
+class ApiError(Exception):
+    """An answer that is an error of Google's. `retry_after_seconds` goes into RetryInfo and Retry-After."""
+
+    def __init__(
+        self, code: int, message: str, *, details: Details = (), retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = list(details)
+        self.retry_after_seconds = retry_after_seconds
+        if retry_after_seconds is not None:
+            delay = f"{retry_after_seconds:g}s"
+            self.details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay})
+
+    def body(self) -> dict[str, Any]:
+        """Return the `{"error": …}` object."""
+        error: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "status": STATUS_NAMES.get(self.code, "UNKNOWN"),
+        }
+        if self.details:
+            error["details"] = self.details
+        return {"error": error}
+
+    def response(self, *, as_array: bool) -> Response:
+        """Return the HTTP answer; a JSON stream wraps its error into an array, as Google's does."""
+        if self.code == 502:
+            return Response(BAD_GATEWAY_PAGE, 502, mimetype="text/html")
+        response = Response(
+            to_json([self.body()] if as_array else self.body()),
+            self.code,
+            content_type="application/json; charset=UTF-8",
+        )
+        if self.retry_after_seconds is not None:
+            response.headers["Retry-After"] = str(math.ceil(self.retry_after_seconds))
+        return response
+
+
+def invalid_argument(message: str, *violations: tuple[str | None, str]) -> ApiError:
+    """400 INVALID_ARGUMENT; each violation is (path of the field or None, description)."""
+    if not violations:
+        return ApiError(400, message)
+    listed = [
+        {"field": path, "description": text} if path else {"description": text} for path, text in violations
+    ]
+    return ApiError(
+        400,
+        message,
+        details=[{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": listed}],
+    )
+
+
+def missing_api_key() -> ApiError:
+    """403: no key came with the request."""
+    return ApiError(
+        403,
+        "Method doesn't allow unregistered callers (callers without established identity). "
+        "Please use API Key or other form of API consumer identity to call this API.",
+    )
+
+
+def invalid_api_key() -> ApiError:
+    """400, not 401: so Google answers a key it does not know."""
+    message = "API key not valid. Please pass a valid API key."
+    return ApiError(
+        400,
+        message,
+        details=[
+            {
+                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                "reason": "API_KEY_INVALID",
+                "domain": "googleapis.com",
+                "metadata": {"service": SERVICE},
+            },
+            {
+                "@type": "type.googleapis.com/google.rpc.LocalizedMessage",
+                "locale": "en-US",
+                "message": message,
+            },
+        ],
+    )
+
+
+def model_not_found(model: str, method: str = "generateContent") -> ApiError:
+    """404: no such model, or not for this method."""
+    return ApiError(
+        404,
+        f"models/{model} is not found for API version v1beta, or is not supported for {method}. "
+        "Call ListModels to see the list of available models and their supported methods.",
+    )
+
+
+def model_shut_down(model: str) -> ApiError:
+    """404: a model that Google has ended."""
+    return ApiError(404, f"This model models/{model} is no longer available. Please use a newer model.")
+
+
+def asked_for(code: int, *, model: str, retry_after_seconds: float | None) -> ApiError:
+    """Return the error that a directive or the control API asked for."""
+    if code == 404:
+        return model_not_found(model)
+    message = MESSAGES.get(code, f"The sandbox was told to answer {code}.")
+    if code != 429:
+        return ApiError(code, message, retry_after_seconds=retry_after_seconds)
+    if retry_after_seconds is not None:
+        message += f"\nPlease retry in {retry_after_seconds:g}s."
+    return ApiError(code, message, details=_quota_details(model), retry_after_seconds=retry_after_seconds)
+
+
+def _quota_details(model: str) -> Details:
+    return [
+        {
+            "@type": "type.googleapis.com/google.rpc.Help",
+            "links": [{"description": "Learn more about Gemini API quotas", "url": RATE_LIMITS_PAGE}],
+        },
+        {
+            "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+            "violations": [
+                {
+                    "quotaMetric": f"{SERVICE}/generate_content_free_tier_requests",
+                    "quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+                    "quotaDimensions": {"location": "global", "model": model},
+                    "quotaValue": "10",
+                }
+            ],
+        },
+    ]

@@ -1,0 +1,148 @@
+"""The answers: a text that shows what was seen, and Google's JSON around it.
+
+Source of the shapes: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+from sandbox.gemini.behaviour import Behaviour, without_directives
+from sandbox.gemini.validation import Conversation
+
+# "For Gemini models, a token is equivalent to about 4 characters": https://ai.google.dev/gemini-api/docs/tokens
+CHARACTERS_A_TOKEN = 4
+EXCERPT_CHARACTERS = 80
+FILLER = "The stand-in goes on for as many words as it was asked for, one after the other, so that"
+
+Json = dict[str, Any]
+
+
+def tokens(characters: int) -> int:
+    """Return the tokens of a text of this length."""
+    return -(-characters // CHARACTERS_A_TOKEN)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request is answered: `text` is None where the model gives none."""
+
+    conversation: Conversation
+    text: str | None
+    finish: str = "STOP"
+    block: str | None = None
+    unknown_fields: bool = False
+
+    def whole(self) -> Json:
+        """Return the response to generateContent."""
+        return self._response(self.text, written=self.text or "", finish=self.finish)
+
+    def pieces(self) -> Iterator[Json]:
+        """Yield the responses of a stream, a word each; the last one tells why it ended."""
+        words = re.findall(r"\s*\S+|\s+", self.text or "")
+        written = ""
+        for number, word in enumerate(words, start=1):
+            written += word
+            yield self._response(word, written=written, finish=self.finish if number == len(words) else None)
+        if not words:
+            yield self.whole()
+
+    def _response(self, text: str | None, *, written: str, finish: str | None) -> Json:
+        response: Json = {}
+        if self.block:
+            response["promptFeedback"] = {"blockReason": self.block, "safetyRatings": [_danger()]}
+        else:
+            response["candidates"] = [self._candidate(text, finish)]
+        response["usageMetadata"] = self._usage(written)
+        response["modelVersion"] = self.conversation.model
+        response["responseId"] = self._id()
+        if self.unknown_fields:
+            response["fieldOfTomorrow"] = {"nested": [1, {"deep": True}]}
+            response["usageMetadata"]["dreamTokenCount"] = 7
+        return response
+
+    def _candidate(self, text: str | None, finish: str | None) -> Json:
+        candidate: Json = {"content": {"role": "model"}, "index": 0}
+        if text:
+            candidate["content"] = {"parts": [{"text": text}], "role": "model"}
+        if finish:
+            candidate["finishReason"] = finish
+        if finish == "SAFETY":
+            candidate["safetyRatings"] = [_danger()]
+        if self.unknown_fields:
+            candidate["moodOfTheModel"] = "SUNNY"
+            candidate["content"]["fieldOfTomorrow"] = None
+        return candidate
+
+    def _usage(self, written: str) -> Json:
+        prompt_tokens, output_tokens = tokens(self.conversation.characters), tokens(len(written))
+        usage = {"promptTokenCount": prompt_tokens, "totalTokenCount": prompt_tokens + output_tokens}
+        if output_tokens:
+            usage["candidatesTokenCount"] = output_tokens
+        return usage
+
+    def _id(self) -> str:
+        """The same request gets the same id, as it gets the same text."""
+        seen = repr((self.conversation.turns, self.conversation.system_instruction, self.text))
+        return hashlib.sha256(seen.encode()).hexdigest()[:22]
+
+
+def compose(conversation: Conversation, behaviour: Behaviour) -> Answer:
+    """Decide what to answer, within the request's maxOutputTokens."""
+    unknown = behaviour.unknown_fields
+    if behaviour.block:
+        return Answer(conversation, None, block=behaviour.block, unknown_fields=unknown)
+    if behaviour.empty or (behaviour.finish not in (None, "STOP") and behaviour.say is None):
+        return Answer(conversation, None, finish=behaviour.finish or "STOP", unknown_fields=unknown)
+    text, finish = _text(conversation, behaviour), behaviour.finish or "STOP"
+    limit = conversation.generation_config.get("maxOutputTokens")
+    if limit and tokens(len(text)) > limit:
+        text, finish = text[: limit * CHARACTERS_A_TOKEN], "MAX_TOKENS"
+    return Answer(conversation, text, finish=finish, unknown_fields=unknown)
+
+
+def _text(conversation: Conversation, behaviour: Behaviour) -> str:
+    if behaviour.say is not None:
+        return behaviour.say
+    text = " ".join(_sentences(conversation))
+    if behaviour.words is None:
+        return text
+    words = text.split()[: behaviour.words]
+    return " ".join([*words, *islice(cycle(FILLER.split()), behaviour.words - len(words))])
+
+
+def _sentences(conversation: Conversation) -> Iterator[str]:
+    turns = conversation.turns
+    prompts = [turn.text for turn in turns if turn.role == "user"]
+    answers = [turn.text for turn in turns if turn.role == "model"]
+    yield f"[sandbox] This is the stand-in for {conversation.model}, not Google's model."
+    yield f"I see {_count(len(turns), 'turn')} in this conversation, {len(prompts)} of them from you."
+    yield f"You have just written {_excerpt(prompts[-1])}."
+    if len(prompts) > 1:
+        yield f"Before that you wrote {_excerpt(prompts[-2])}."
+    if len(prompts) > 2:
+        yield f"It all began with {_excerpt(prompts[0])}."
+    if answers:
+        yield f"My last answer began with {_excerpt(answers[-1])}."
+    if conversation.system_instruction is None:
+        yield "There was no system instruction."
+    else:
+        yield f"A system instruction of {len(conversation.system_instruction)} characters came with it."
+    yield "With a real key, an answer to your question would be here."
+
+
+def _excerpt(text: str) -> str:
+    plain = without_directives(text) or "a directive for the sandbox"
+    shown = plain if len(plain) <= EXCERPT_CHARACTERS else plain[:EXCERPT_CHARACTERS].rstrip() + "…"
+    return f"“{shown}”"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _danger() -> Json:
+    return {"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": "HIGH"}

@@ -1,0 +1,201 @@
+"""Google's checks of a generateContent request, in Google's words.
+
+Sources: https://ai.google.dev/api/generate-content (the request), https://ai.google.dev/api/caching#Content
+(contents, parts, roles), https://protobuf.dev/programming-guides/json (camelCase and snake_case alike; a
+repeated field may hold a single object).
+
+Consecutive turns of one role are accepted, as Google does. A conversation that ends with a model's turn is
+refused for every model: Google's newer ones refuse it, and a chat never means it.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.gemini.encoding import to_json
+from sandbox.gemini.errors import ApiError, invalid_argument
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+REQUEST_FIELDS = _names(
+    "model contents tools toolConfig safetySettings systemInstruction generationConfig cachedContent "
+    "serviceTier store"
+)
+CONTENT_FIELDS = _names("parts role")
+PART_DATA_FIELDS = _names(
+    "text inlineData functionCall functionResponse fileData executableCode codeExecutionResult"
+)
+PART_FIELDS = PART_DATA_FIELDS | _names("thought thoughtSignature videoMetadata partMetadata mediaResolution")
+GENERATION_FIELDS = _names(
+    "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities candidateCount "
+    "maxOutputTokens temperature topP topK seed presencePenalty frequencyPenalty responseLogprobs logprobs "
+    "enableEnhancedCivicAnswers speechConfig thinkingConfig imageConfig mediaResolution"
+)
+ROLES = ("user", "model", "function")
+TYPES = "type.googleapis.com/google.ai.generativelanguage.v1beta"
+MAX_TEMPERATURE = 2.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One content of the conversation; `text` joins its text parts."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A checked request. `contents` is as it was sent, with lists where Google allows a single object."""
+
+    model: str
+    turns: tuple[Turn, ...]
+    contents: list[dict[str, Any]]
+    system_instruction: str | None
+    generation_config: dict[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        """The last turn's text."""
+        return self.turns[-1].text
+
+    @property
+    def characters(self) -> int:
+        """How long everything is that the model reads."""
+        return sum(len(turn.text) for turn in self.turns) + len(self.system_instruction or "")
+
+
+def read_conversation(model: str, body: Any) -> Conversation:
+    """Check a request's JSON body and return it as a conversation. Raises ApiError."""
+    request = _object(body, "", "GenerateContentRequest", REQUEST_FIELDS)
+    _refuse_lone_surrogates(request)
+    contents = _contents(request.get("contents"))
+    system = request.get("systemInstruction")
+    config = _object(
+        request.get("generationConfig") or {}, "generation_config", "GenerationConfig", GENERATION_FIELDS
+    )
+    _check_generation_config(config)
+    turns = tuple(Turn(content.get("role") or "user", _text(content)) for content in contents)
+    if turns[-1].role == "model":
+        raise ApiError(
+            400,
+            "Requests ending with a model turn are not supported "
+            "unless the last part is a function response.",
+        )
+    return Conversation(
+        model=model,
+        turns=turns,
+        contents=contents,
+        system_instruction=None if system is None else _text(_content(system, "system_instruction")),
+        generation_config=config,
+    )
+
+
+def _contents(value: Any) -> list[dict[str, Any]]:
+    listed = _list(value)
+    if not listed:
+        raise ApiError(400, "* GenerateContentRequest.contents: contents is not specified\n")
+    contents = [_content(item, f"contents[{index}]") for index, item in enumerate(listed)]
+    if any(content.get("role") and content["role"] not in ROLES for content in contents):
+        raise ApiError(400, "Please use a valid role: user, model.")
+    return contents
+
+
+def _content(value: Any, path: str) -> dict[str, Any]:
+    content = _object(value, path, "Content", CONTENT_FIELDS)
+    _string(content.get("role"), f"{path}.role")
+    listed = _list(content.get("parts"))
+    if not listed:
+        message = f"* GenerateContentRequest.{path}.parts: contents.parts must not be empty.\n"
+        raise ApiError(400, message)
+    content["parts"] = [_part(part, f"{path}.parts[{index}]") for index, part in enumerate(listed)]
+    return content
+
+
+def _part(value: Any, path: str) -> dict[str, Any]:
+    part = _object(value, path, "Part", PART_FIELDS)
+    _string(part.get("text"), f"{path}.text")
+    if not any(part.get(field) for field in PART_DATA_FIELDS):
+        raise ApiError(
+            400,
+            f"* GenerateContentRequest.{path}.data: "
+            "required oneof field 'data' must have one initialized field\n",
+        )
+    return part
+
+
+def _check_generation_config(config: dict[str, Any]) -> None:
+    limit = config.get("maxOutputTokens")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+        raise _bad_value("generation_config.max_output_tokens", "TYPE_INT32", limit)
+    if limit is not None and limit < 0:
+        raise ApiError(
+            400, "* GenerateContentRequest.generation_config.max_output_tokens: must be positive.\n"
+        )
+    temperature = config.get("temperature")
+    if temperature is not None and (
+        not isinstance(temperature, int | float) or isinstance(temperature, bool)
+    ):
+        raise _bad_value("generation_config.temperature", "TYPE_FLOAT", temperature)
+    if temperature is not None and not 0 <= temperature <= MAX_TEMPERATURE:
+        raise ApiError(
+            400,
+            "* GenerateContentRequest.generation_config.temperature: "
+            "temperature must be in the range [0.0, 2.0].\n",
+        )
+    if config.get("candidateCount") not in (None, 0, 1):
+        raise ApiError(400, "Multiple candidates is not enabled for this model")
+
+
+def _object(value: Any, path: str, kind: str, known: frozenset[str]) -> dict[str, Any]:
+    """Return the object with camelCase names; Google tells of all its unknown fields at once."""
+    if not isinstance(value, dict):
+        if not path:
+            raise invalid_argument("Invalid JSON payload received. Expected an object.")
+        raise _bad_value(path, f"{TYPES}.{kind}", value)
+    renamed = {_camel(name): item for name, item in value.items()}
+    unknown = [name for name in value if _camel(name) not in known]
+    if unknown:
+        where = f" at '{path}'" if path else ""
+        complaints = [
+            f'Invalid JSON payload received. Unknown name "{name}"{where}: Cannot find field.'
+            for name in unknown
+        ]
+        raise invalid_argument("\n".join(complaints), *((path or None, text) for text in complaints))
+    return renamed
+
+
+def _camel(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _string(value: Any, path: str) -> None:
+    if value is not None and not isinstance(value, str):
+        raise _bad_value(path, "TYPE_STRING", value)
+
+
+def _bad_value(path: str, kind: str, value: Any) -> ApiError:
+    shown = f'"{value}"' if isinstance(value, str) else str(value)
+    message = f"Invalid value at '{path}' ({kind}), {shown}"
+    return invalid_argument(message, (path, message))
+
+
+def _text(content: dict[str, Any]) -> str:
+    return "".join(part.get("text") or "" for part in content["parts"])
+
+
+def _refuse_lone_surrogates(value: Any) -> None:
+    """A lone `\\ud800` is no Unicode text: Google's JSON reader refuses it."""
+    try:
+        to_json(value).encode()
+    except UnicodeError:
+        raise invalid_argument("Invalid JSON payload received. Unpaired surrogate in a string.") from None

@@ -1,0 +1,80 @@
+"""The process: what it remembers, how much it holds at once, how it ends."""
+
+import concurrent.futures
+import json
+import time
+
+import pytest
+import requests
+
+from sandbox.gemini.process import running_gemini_stand_in
+
+
+def test_requests_are_remembered_without_the_key(quiet_gemini, post, prompt):
+    post(prompt("Remember me") | {"systemInstruction": {"parts": [{"text": "Be brief."}]}}, key="top-secret")
+
+    (seen,) = quiet_gemini.requests()
+    assert seen["model"] == "gemini-3.5-flash"
+    assert seen["api"] == "generateContent"
+    assert seen["contents"] == [{"role": "user", "parts": [{"text": "Remember me"}]}]
+    assert seen["system_instruction"] == "Be brief."
+    assert "python-requests" in seen["headers"]["user-agent"]
+    assert "top-secret" not in json.dumps(seen)
+
+
+def test_hundred_calls_of_half_a_second_run_side_by_side(quiet_gemini, post, prompt):
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        begin = time.monotonic()
+        answers = list(pool.map(lambda n: post(prompt(f"{n} [[sandbox: delay=0.5]]")), range(100)))
+        took = time.monotonic() - begin
+
+    assert all(answer.status_code == 200 for answer in answers)
+    assert quiet_gemini.stats()["max_in_flight"] == 100
+    assert took < 2.5
+
+
+def test_three_hundred_calls_hang_while_another_is_answered(quiet_gemini, post, prompt):
+    with concurrent.futures.ThreadPoolExecutor(300) as pool:
+        calls = [pool.submit(post, prompt("[[sandbox: hang]]"), timeout=20) for _ in range(300)]
+        quiet_gemini.wait_for(in_flight_at_least=300)
+        assert post(prompt("And me?"), timeout=2).status_code == 200
+        quiet_gemini.reset()
+        assert {call.result(20).status_code for call in calls} == {200}
+
+
+def test_connection_is_kept_alive(gemini, prompt):
+    url = f"{gemini.url}/v1beta/models/gemini-3.5-flash:generateContent?key=k"
+    with requests.Session() as session:
+        for _ in range(3):
+            assert session.post(url, json=prompt("Hi"), timeout=5).status_code == 200
+        pools = session.get_adapter(url).poolmanager.pools
+        assert [pools[key].num_connections for key in pools.keys()] == [1]  # noqa: SIM118
+
+
+def test_root_says_what_it_is(gemini):
+    assert "stand-in for the Gemini API" in requests.get(gemini.url, timeout=5).text
+    assert requests.get(f"{gemini.url}/healthz", timeout=5).status_code == 200
+
+
+def test_pace_spaces_the_words_of_a_stream(prompt, post):
+    begin = time.monotonic()
+    post(prompt('[[sandbox: pace=0.05 say="one two three four five"]]'), "streamGenerateContent")
+
+    assert time.monotonic() - begin >= 0.2
+
+
+def test_sigterm_ends_it_within_two_seconds_even_with_hanging_calls():
+    with running_gemini_stand_in() as stand_in, concurrent.futures.ThreadPoolExecutor() as pool:
+        url = f"{stand_in.url}/v1beta/models/gemini-3.5-flash:generateContent?key=k"
+        body = {"contents": [{"parts": [{"text": "[[sandbox: hang]]"}]}]}
+        calls = [pool.submit(requests.post, url, json=body, timeout=20) for _ in range(5)]
+        stand_in.wait_for(in_flight_at_least=5)
+
+        begin = time.monotonic()
+        stand_in.process.terminate()
+        stand_in.process.wait(5)
+
+        assert time.monotonic() - begin < 2
+        for call in calls:
+            with pytest.raises(requests.exceptions.ConnectionError):
+                call.result(5)
