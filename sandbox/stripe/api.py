@@ -1,0 +1,161 @@
+"""How every call under /v1 is answered: key, parameters, idempotency, failures on purpose, headers."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import stripe
+from flask import Blueprint, Response, g, jsonify, request
+
+from sandbox.stripe.behaviour import ConnectionDroppedError, cut
+from sandbox.stripe.errors import (
+    StripeError,
+    invalid_api_key,
+    no_api_key,
+    parameter_missing,
+    parameter_unknown,
+)
+from sandbox.stripe.forms import Params, parse_form
+from sandbox.stripe.listing import expanded
+from sandbox.stripe.stand_in import StandIn, stand_in
+from sandbox.stripe.store import Json, new_id, now
+
+Handler = Callable[..., Json]
+TEST_KEYS = ("sk_test_", "rk_test_")
+
+
+def endpoint(
+    blueprint: Blueprint, method: str, rule: str, accepts: type | None, required: tuple[str, ...] = ()
+) -> Callable[[Handler], Handler]:
+    """Serve a handler at a path of Stripe's API.
+
+    accepts: the `stripe` package's class of the parameters, so that an endpoint knows exactly those of the
+    pinned version; None for none but `expand`. The handler gets the stand-in, the parameters and the ids of
+    the path, runs with the store's lock held, and returns the object to send.
+    """
+    known = set(accepts.__annotations__ if accepts else ()) | {"expand"}
+
+    def register(handler: Handler) -> Handler:
+        @wraps(handler)
+        def view(**ids: str) -> Response:
+            return _answer(handler, known, required, ids)
+
+        blueprint.add_url_rule(rule, f"{method} {rule}".replace(".", "_"), view, methods=[method])
+        return handler
+
+    return register
+
+
+def before_call() -> Response | None:
+    """Log a call under /v1 and check its key; anything else passes."""
+    if not request.path.startswith("/v1/"):
+        return None
+    g.request_id = new_id("req_")
+    g.idempotency_key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
+    source = request.form if request.method in ("POST", "PUT", "PATCH") else request.args
+    try:
+        g.params = parse_form(source.items(multi=True))
+        stand_in().calls.append(
+            {
+                "at": now(),
+                "method": request.method,
+                "path": request.path,
+                "params": g.params,
+                "idempotency_key": g.idempotency_key,
+                "stripe_version": request.headers.get("Stripe-Version"),
+                "request_id": g.request_id,
+            }
+        )
+        _check_key()
+    except StripeError as error:
+        return error_response(error)
+    return None
+
+
+def _check_key() -> None:
+    credentials = request.authorization
+    key = (credentials.token or credentials.username or "") if credentials else ""
+    if not key:
+        raise no_api_key()
+    if not key.startswith(TEST_KEYS):
+        raise invalid_api_key(key)
+
+
+def error_response(error: StripeError) -> Response:
+    """An error with the headers of every answer."""
+    response = respond(error.status, error.body)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="Stripe"'
+    return response
+
+
+def respond(status: int, body: Json) -> Response:
+    """A JSON answer with the headers that Stripe sends."""
+    response = jsonify(body)
+    response.status_code = status
+    response.headers["Request-Id"] = g.get("request_id") or new_id("req_")
+    response.headers["Stripe-Version"] = request.headers.get("Stripe-Version") or stripe.api_version or ""
+    if g.get("idempotency_key"):
+        response.headers["Idempotency-Key"] = g.idempotency_key
+        response.headers["Original-Request"] = response.headers["Request-Id"]
+    return response
+
+
+def _answer(handler: Handler, known: set[str], required: tuple[str, ...], ids: dict[str, str]) -> Response:
+    here, params = stand_in(), g.params
+    try:
+        here.behaviours.apply("before", request.method, request.path)
+        _check_parameters(params, known, required)
+        response = _once(here, lambda: handler(here, params, **ids), params)
+        here.behaviours.apply("after", request.method, request.path)
+    except StripeError as error:
+        return error_response(error)
+    except ConnectionDroppedError:
+        cut(request.environ.get("gunicorn.socket"))
+        return respond(500, {})
+    return response
+
+
+def _check_parameters(params: Params, known: set[str], required: tuple[str, ...]) -> None:
+    unknown = [name for name in params if name not in known]
+    if unknown:
+        raise parameter_unknown(unknown)
+    for name in required:
+        if params.get(name) in (None, "", {}, []):
+            raise parameter_missing(name)
+
+
+def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
+    """Do the work unless its idempotency key has an answer already."""
+    key = g.idempotency_key
+    if not key:
+        return respond(*_work(here, work, params))
+    kept = here.keys.begin(key, request.method, request.path, params)
+    if kept is not None:
+        response = respond(kept["status"], kept["body"])
+        response.headers["Idempotent-Replayed"] = "true"
+        response.headers["Original-Request"] = kept["request_id"]
+        return response
+    try:
+        status, body = _work(here, work, params)
+        here.keys.finish(key, status, body, g.request_id)
+        here.store.save()
+    finally:
+        here.keys.abandon(key)
+    return respond(status, body)
+
+
+def _work(here: StandIn, work: Callable[[], Json], params: Params) -> tuple[int, Json]:
+    """Status and body. Raises the errors that no key keeps."""
+    here.behaviours.apply("during", request.method, request.path)
+    with here.store.lock:
+        try:
+            status, body = 200, expanded(here.store, work(), params)
+        except StripeError as error:
+            if not error.keep:
+                raise
+            status, body = error.status, error.body
+        here.events.flush()
+        if request.method != "GET":
+            here.store.save()
+    return status, body

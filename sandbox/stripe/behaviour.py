@@ -1,0 +1,119 @@
+"""Failures made on purpose: errors, delays, hangs and dropped connections, for chosen calls."""
+
+import socket
+import struct
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox.stripe.errors import of_status, parameter_invalid
+from sandbox.stripe.store import Json
+
+LONGEST_HANG_SECONDS = 600
+MOMENTS = ("before", "during", "after")
+
+
+class ConnectionDroppedError(Exception):
+    """The answer must not be sent: the connection is cut instead."""
+
+
+@dataclass
+class Behaviour:
+    """What happens to the calls that fit.
+
+    path: the beginning of the paths it is for. method: e.g. POST; any when empty. times: how many calls; all
+    when None. when: `before` the call is seen, so that nothing happens at Stripe; `during`, while its
+    idempotency key is in use; or `after`, so that all of it happened and only the answer is lost.
+    """
+
+    path: str = "/v1/"
+    method: str = ""
+    times: int | None = None
+    when: str = "before"
+    status: int | None = None
+    code: str | None = None
+    message: str | None = None
+    delay: float = 0.0
+    hang: bool = False
+    drop: bool = False
+    released: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @classmethod
+    def parse(cls, body: Any) -> "Behaviour":
+        """From the control API's JSON. Raises StripeError for unknown fields."""
+        known = set(cls.__dataclass_fields__) - {"released"}
+        if not isinstance(body, dict) or set(body) - known:
+            raise parameter_invalid("behaviour", f"A behaviour is an object with some of: {sorted(known)}")
+        if body.get("when", "before") not in MOMENTS:
+            raise parameter_invalid("when", f"`when` is one of {MOMENTS}.")
+        return cls(**body)
+
+    def shown(self) -> Json:
+        """As JSON."""
+        return {name: value for name, value in vars(self).items() if name != "released"}
+
+
+class Behaviours:
+    """The behaviours in force, the first that fits wins."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active: list[Behaviour] = []
+        self._closing = threading.Event()
+
+    def replace(self, behaviours: list[Behaviour]) -> None:
+        """Put these in force and let go of every call that hangs."""
+        with self._lock:
+            for old in self._active:
+                old.released.set()
+            self._active = behaviours
+
+    def close(self) -> None:
+        """Let go of every call for good: the server is going away."""
+        self._closing.set()
+
+    def shown(self) -> list[Json]:
+        """As JSON, those already used up left out."""
+        with self._lock:
+            return [behaviour.shown() for behaviour in self._active if behaviour.times != 0]
+
+    def apply(self, when: str, method: str, path: str) -> None:
+        """Delay or fail this call as told.
+
+        Raises StripeError, or ConnectionDroppedError for a connection to cut.
+        """
+        behaviour = self._take(when, method, path)
+        if behaviour is None:
+            return
+        if behaviour.delay:
+            self._wait(behaviour.released, behaviour.delay)
+        if behaviour.hang:
+            self._wait(behaviour.released, LONGEST_HANG_SECONDS)
+            raise ConnectionDroppedError
+        if behaviour.drop:
+            raise ConnectionDroppedError
+        if behaviour.status:
+            raise of_status(behaviour.status, behaviour.message, behaviour.code)
+
+    def _take(self, when: str, method: str, path: str) -> Behaviour | None:
+        with self._lock:
+            for behaviour in self._active:
+                fits = behaviour.when == when and path.startswith(behaviour.path)
+                if fits and behaviour.method.upper() in ("", method) and behaviour.times != 0:
+                    if behaviour.times is not None:
+                        behaviour.times -= 1
+                    return behaviour
+        return None
+
+    def _wait(self, released: threading.Event, seconds: float) -> None:
+        # Short turns, because the wait ends for either of two reasons.
+        for _ in range(max(1, int(seconds / 0.05))):
+            if self._closing.is_set() or released.wait(min(0.05, seconds)):
+                return
+
+
+def cut(connection: Any) -> None:
+    """Reset a client's connection, so that it sees neither an answer nor a clean end."""
+    if isinstance(connection, socket.socket):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RDWR)

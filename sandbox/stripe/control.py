@@ -1,0 +1,198 @@
+"""The control API under /sandbox, for tests and the guided tour. Stripe has nothing like it."""
+
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from sandbox.stripe.behaviour import Behaviour
+from sandbox.stripe.errors import StripeError, card_declined, missing_resource, parameter_invalid
+from sandbox.stripe.events import of_types, shown, sign
+from sandbox.stripe.stand_in import StandIn, stand_in
+from sandbox.stripe.store import TABLES, Json
+
+blueprint = Blueprint("control", __name__, url_prefix="/sandbox")
+LONGEST_WAIT_SECONDS = 30.0
+
+
+def _body() -> Any:
+    body = request.get_json(silent=True) if request.data else {}
+    if body is None:
+        raise parameter_invalid("body", "The body is not JSON.")
+    return body
+
+
+def _done(here: StandIn, answer: Json) -> Response:
+    """Send what an action made, keep the state, and answer with it."""
+    answer = answer | {"events": here.events.flush()}
+    here.store.save()
+    return jsonify(answer)
+
+
+@blueprint.put("/behaviour")
+def put_behaviour() -> Response:
+    """Put one behaviour, or a list of them, in force instead of those before."""
+    body = _body()
+    behaviours = [Behaviour.parse(one) for one in (body if isinstance(body, list) else [body])]
+    stand_in().behaviours.replace(behaviours)
+    return get_behaviour()
+
+
+@blueprint.get("/behaviour")
+def get_behaviour() -> Response:
+    """The behaviours in force."""
+    return jsonify({"behaviours": stand_in().behaviours.shown()})
+
+
+@blueprint.delete("/behaviour")
+def delete_behaviour() -> Response:
+    """Behave again, and let go of every call that hangs."""
+    stand_in().behaviours.replace([])
+    return get_behaviour()
+
+
+@blueprint.post("/checkout/<session_id>/<action>")
+def checkout(session_id: str, action: str) -> Response:
+    """pay, decline, cancel, expire, pay_async, async_succeed, async_fail."""
+    here = stand_in()
+    actions = {
+        "pay": here.payments.pay,
+        "expire": here.payments.expire,
+        "pay_async": here.payments.pay_async,
+        "async_succeed": here.payments.async_succeeded,
+        "async_fail": here.payments.async_failed,
+        # Neither changes anything at Stripe: the session stays open.
+        "decline": here.payments.session,
+        "cancel": here.payments.session,
+    }
+    if action not in actions:
+        raise parameter_invalid("action", f"Actions: {', '.join(actions)}.")
+    with here.store.lock:
+        answer: Json = {"session": actions[action](session_id)}
+        if action == "decline":
+            answer |= card_declined().body
+        if action == "cancel":
+            answer["redirect"] = answer["session"]["cancel_url"]
+        return _done(here, answer)
+
+
+@blueprint.post("/subscriptions/<subscription_id>/<action>")
+def subscription(subscription_id: str, action: str) -> Response:
+    """An action of `Lifecycle`, with its options as JSON."""
+    here = stand_in()
+    with here.store.lock:
+        return _done(here, {"subscription": here.lifecycle.act(subscription_id, action, _body())})
+
+
+@blueprint.put("/webhooks")
+def put_webhooks() -> Response:
+    """Change url, secret, mode, enabled_events, retry_delays."""
+    stand_in().sender.configure(_body())
+    return get_webhooks()
+
+
+@blueprint.get("/webhooks")
+def get_webhooks() -> Response:
+    """The settings, without the secret, and what is waiting to be sent."""
+    return jsonify(stand_in().sender.shown())
+
+
+@blueprint.post("/webhooks/wait")
+def wait_for_webhooks() -> Response:
+    """Wait up to `timeout` seconds (5) until nothing is left to send."""
+    timeout = min(float(_body().get("timeout", 5)), LONGEST_WAIT_SECONDS)
+    return jsonify({"idle": stand_in().sender.wait_idle(timeout)})
+
+
+@blueprint.get("/events")
+def events() -> Response:
+    """All events, oldest first, with payload and delivery; `?type=` selects."""
+    here, wanted = stand_in(), request.args.getlist("type")
+    fitting = {event["id"] for event in of_types(here.events.all(), wanted)}
+    with here.store.lock:
+        records = [shown(one) for one in here.store.table("events").values() if one["id"] in fitting]
+    return jsonify({"events": records})
+
+
+@blueprint.post("/events")
+def make_event() -> Response:
+    """Make an event of any type about an object, whole or by `object_id`; sent unless `send` is false."""
+    here, body = stand_in(), _body()
+    with here.store.lock:
+        item = body.get("object") or _object(here, str(body.get("object_id")))
+        event = here.events.make(str(body["type"]), item, body.get("previous"), body.get("api_version"))
+        record = here.store.table("events")[event["id"]]
+        if body.get("send", True):
+            here.events.flush()
+        else:
+            record["delivery"] = "unsent"
+        here.store.save()
+        return jsonify(shown(record))
+
+
+def _object(here: StandIn, object_id: str) -> Json:
+    for kind in TABLES:
+        if object_id in here.store.table(kind):
+            return here.store.get(kind, object_id)
+    raise missing_resource("object", object_id, "object_id")
+
+
+@blueprint.get("/events/<event_id>/signed")
+def signed(event_id: str) -> Response:
+    """Payload and header ready to deliver; `?timestamp=` and `?secret=` instead of now and the real one."""
+    here = stand_in()
+    payload = str(_record(here, event_id)["payload"])
+    secret = request.args.get("secret") or here.sender.endpoint.secret
+    header = sign(payload, secret, request.args.get("timestamp", type=int))
+    headers = {"Stripe-Signature": header, "Content-Type": "application/json; charset=utf-8"}
+    return jsonify({"id": event_id, "payload": payload, "signature": header, "headers": headers})
+
+
+@blueprint.post("/events/<event_id>/send")
+def send_again(event_id: str) -> Response:
+    """Send an event (again), whatever the mode."""
+    here = stand_in()
+    _record(here, event_id)
+    here.sender.send([event_id])
+    return jsonify({"queued": [event_id]})
+
+
+def _record(here: StandIn, event_id: str) -> Json:
+    with here.store.lock:
+        record = here.store.table("events").get(event_id)
+    if record is None:
+        raise missing_resource("event", event_id)
+    return record
+
+
+@blueprint.get("/requests")
+def requests_seen() -> Response:
+    """The calls under /v1, oldest first; never with their key. `?path=` and `?method=` select."""
+    path, method = request.args.get("path", ""), request.args.get("method", "").upper()
+    calls = [
+        call
+        for call in list(stand_in().calls)
+        if call["path"].startswith(path) and method in ("", call["method"])
+    ]
+    return jsonify({"requests": calls})
+
+
+@blueprint.get("/stats")
+def stats() -> Response:
+    """How many there are of everything."""
+    here = stand_in()
+    with here.store.lock:
+        counts = {name: len(rows) for name, rows in here.store.tables.items()}
+    return jsonify(counts | {"requests": len(here.calls), "webhooks": here.sender.shown()})
+
+
+@blueprint.post("/reset")
+def reset() -> Response:
+    """Forget everything and go back to the settings of the start."""
+    stand_in().reset()
+    return jsonify({"reset": True})
+
+
+@blueprint.errorhandler(StripeError)
+def refused(error: StripeError) -> tuple[Response, int]:
+    """Errors look as they do under /v1."""
+    return jsonify(error.body), error.status

@@ -1,0 +1,129 @@
+"""Errors in Stripe's shape (https://docs.stripe.com/api/errors)."""
+
+from http import HTTPStatus
+from typing import Any
+
+DOC_URL = "https://docs.stripe.com/error-codes#"
+VISIBLE_KEY_CHARS = 4
+
+
+class StripeError(Exception):
+    """An answer that is not a success.
+
+    `keep`: whether an idempotency key remembers it. Stripe keeps only what an endpoint answered once it
+    had begun; refused parameters and conflicts are not kept.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        keep: bool = True,
+        **extra: Any,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.keep = status, keep
+        error: dict[str, Any] = {"message": message, "type": kind}
+        if code:
+            error |= {"code": code, "doc_url": DOC_URL + code.replace("_", "-")}
+        if param:
+            error["param"] = param
+        self.body = {"error": error | extra}
+
+
+def missing_resource(kind: str, object_id: str, param: str | None = None) -> StripeError:
+    """No such object: 404 for the id of the path, 400 for one named by a parameter."""
+    return StripeError(
+        HTTPStatus.BAD_REQUEST if param else HTTPStatus.NOT_FOUND,
+        f"No such {kind}: '{object_id}'",
+        code="resource_missing",
+        param=param or "id",
+    )
+
+
+def parameter_missing(param: str) -> StripeError:
+    """A required parameter is not there."""
+    message = f"Missing required param: {param}."
+    return StripeError(400, message, code="parameter_missing", param=param, keep=False)
+
+
+def parameter_unknown(names: list[str]) -> StripeError:
+    """Parameters that the endpoint of this API version does not have."""
+    noun = "parameter" if len(names) == 1 else "parameters"
+    message = f"Received unknown {noun}: {', '.join(names)}"
+    return StripeError(400, message, code="parameter_unknown", param=names[0], keep=False)
+
+
+def parameter_invalid(param: str, message: str, code: str | None = None) -> StripeError:
+    """A parameter of the wrong kind."""
+    return StripeError(400, message, code=code, param=param, keep=False)
+
+
+def unrecognized_url(method: str, path: str) -> StripeError:
+    """A path that the stand-in does not know."""
+    message = (
+        f"Unrecognized request URL ({method}: {path}). The stand-in does not speak this part of the API."
+    )
+    return StripeError(404, message, keep=False)
+
+
+def no_api_key() -> StripeError:
+    """A request without a key."""
+    message = "You did not provide an API key: send it as 'Authorization: Bearer YOUR_SECRET_KEY'."
+    return StripeError(401, message, keep=False)
+
+
+def invalid_api_key(key: str) -> StripeError:
+    """A key that is no test key; the message masks it."""
+    return StripeError(401, f"Invalid API Key provided: {masked(key)}", keep=False)
+
+
+def masked(key: str) -> str:
+    """The key as Stripe shows it: its prefix, stars, and its last four characters."""
+    prefix = "_".join(key.split("_")[:2]) + "_" if key.count("_") > 1 else ""
+    secret = key[len(prefix) :]
+    visible = secret[-VISIBLE_KEY_CHARS:] if len(secret) > 2 * VISIBLE_KEY_CHARS else ""
+    return prefix + "*" * (len(secret) - len(visible)) + visible
+
+
+def card_declined() -> StripeError:
+    """The customer's bank said no (https://docs.stripe.com/declines)."""
+    return StripeError(
+        402,
+        "Your card was declined.",
+        kind="card_error",
+        code="card_declined",
+        decline_code="generic_decline",
+    )
+
+
+def idempotency_mismatch(key: str) -> StripeError:
+    """A key used again for another request."""
+    message = (
+        "Keys for idempotent requests can only be used with the same parameters they were first used with."
+        f" Try using a key other than '{key}' if you meant to execute a different request."
+    )
+    return StripeError(400, message, kind="idempotency_error", keep=False)
+
+
+def idempotency_in_use(key: str) -> StripeError:
+    """A request with this key is still being worked on."""
+    message = f"There is currently another in-progress request using this idempotency key: {key}."
+    return StripeError(409, message, kind="idempotency_error", code="idempotency_key_in_use", keep=False)
+
+
+def of_status(status: int, message: str | None = None, code: str | None = None) -> StripeError:
+    """The error that Stripe typically sends with a status, for failures made on purpose."""
+    if status == HTTPStatus.PAYMENT_REQUIRED:
+        return card_declined()
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return StripeError(status, message or "Request rate limit exceeded.", code=code or "rate_limit")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        text = message or "An unknown error occurred."
+        return StripeError(status, text, kind="api_error", code=code)
+    text = message or f"The stand-in was told to answer {status}."
+    return StripeError(status, text, code=code, keep=False)

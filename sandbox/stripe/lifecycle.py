@@ -1,0 +1,167 @@
+"""What happens to a subscription after it began (https://docs.stripe.com/billing/subscriptions/overview)."""
+
+from collections.abc import Callable
+
+from sandbox.stripe.errors import StripeError, parameter_invalid
+from sandbox.stripe.events import Events, changed_fields
+from sandbox.stripe.objects import period_end
+from sandbox.stripe.payment import DAY_SECONDS, Payments
+from sandbox.stripe.store import Json, Store, now
+
+ENDED = ("canceled", "incomplete_expired")
+STATUSES = ("active", "trialing", "past_due", "unpaid", "paused", "incomplete", *ENDED)
+RETRY_DAYS = 3  # the first pause of Stripe's default retry schedule is a few days
+
+
+class Lifecycle:
+    """Actions on a subscription, by name. Call them with the store's lock held."""
+
+    def __init__(self, store: Store, events: Events, payments: Payments) -> None:
+        self._store, self._events, self._payments = store, events, payments
+        self._actions: dict[str, Callable[[Json, Json], None]] = {
+            "renew": self.renew,
+            "fail_payment": self.fail_payment,
+            "recover": self.recover,
+            "cancel": self.cancel,
+            "cancel_at_period_end": self.cancel_at_period_end,
+            "resume": self.resume,
+            "pause": self.pause,
+            "unpaid": lambda subscription, _: self._update(subscription, {"status": "unpaid"}),
+            "incomplete_expired": self.incomplete_expired,
+            "set": self.set_fields,
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """The actions there are."""
+        return list(self._actions)
+
+    def act(self, subscription_id: str, action: str, options: Json) -> Json:
+        """Do an action; options: `period_start`, `period_end` in Unix seconds, and for `set` also `status`.
+
+        Raises StripeError for an unknown action and for a subscription that has ended (`set` may revive it).
+        """
+        subscription = self._store.get("subscription", subscription_id)
+        if action not in self._actions:
+            raise parameter_invalid("action", f"Actions: {', '.join(self._actions)}.")
+        if subscription["status"] in ENDED and action != "set":
+            raise StripeError(404, f"No such subscription: '{subscription_id}'", code="resource_missing")
+        self._actions[action](subscription, options)
+        return subscription
+
+    def renew(self, subscription: Json, options: Json) -> None:
+        """The period ends: the next one begins and is paid, or the subscription ends if it was to."""
+        if subscription["cancel_at_period_end"]:
+            self._end(subscription, "cancellation_requested")
+            return
+        start = options.get("period_start") or subscription["items"]["data"][0]["current_period_end"]
+        before = self._next_period(subscription, start, options.get("period_end"))
+        self._payments.settle(subscription, "active", before)
+
+    def fail_payment(self, subscription: Json, options: Json) -> None:
+        """The period ends now and the payment of the next one fails: past due from now on."""
+        start = options.get("period_start") or now()
+        before = self._next_period(subscription, start, options.get("period_end"))
+        invoice = self._store.get("invoice", subscription["latest_invoice"])
+        invoice |= {
+            "attempted": True,
+            "attempt_count": 1,
+            "next_payment_attempt": now() + RETRY_DAYS * DAY_SECONDS,
+        }
+        subscription["status"] = "past_due"
+        self._events.emit("invoice.payment_failed", invoice)
+        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
+
+    def recover(self, subscription: Json, _: Json) -> None:
+        """The open invoice is paid after all."""
+        self._payments.settle(subscription, "active")
+
+    def cancel(self, subscription: Json, _: Json) -> None:
+        """End at once."""
+        self._end(subscription, "cancellation_requested")
+
+    def cancel_at_period_end(self, subscription: Json, _: Json) -> None:
+        """End when the period does."""
+        at = max(item["current_period_end"] for item in subscription["items"]["data"])
+        details = subscription["cancellation_details"] | {"reason": "cancellation_requested"}
+        self._update(
+            subscription,
+            {
+                "cancel_at_period_end": True,
+                "cancel_at": at,
+                "canceled_at": now(),
+                "cancellation_details": details,
+            },
+        )
+
+    def resume(self, subscription: Json, _: Json) -> None:
+        """Go on: after a pause, or after a cancellation for the end of the period."""
+        if subscription["status"] == "paused":
+            subscription["status"] = "active"
+            self._events.emit("customer.subscription.resumed", subscription)
+            return
+        details = subscription["cancellation_details"] | {"reason": None}
+        self._update(
+            subscription,
+            {
+                "cancel_at_period_end": False,
+                "cancel_at": None,
+                "canceled_at": None,
+                "cancellation_details": details,
+            },
+        )
+
+    def pause(self, subscription: Json, _: Json) -> None:
+        """Status `paused`, as after a trial without a payment method."""
+        subscription["status"] = "paused"
+        self._events.emit("customer.subscription.paused", subscription)
+
+    def incomplete_expired(self, subscription: Json, _: Json) -> None:
+        """The first payment never came."""
+        self._update(subscription, {"status": "incomplete_expired", "ended_at": now()})
+
+    def set_fields(self, subscription: Json, options: Json) -> None:
+        """Any status and any period, however it came about."""
+        status = options.get("status", subscription["status"])
+        if status not in STATUSES:
+            raise parameter_invalid("status", f"Statuses: {', '.join(STATUSES)}.")
+        before = dict(subscription)
+        self._set_period(subscription, options.get("period_start"), options.get("period_end"))
+        if status == "canceled":
+            self._end(subscription, "cancellation_requested")
+            return
+        subscription |= {"status": status, "ended_at": now() if status in ENDED else None}
+        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
+
+    def _update(self, subscription: Json, changes: Json) -> None:
+        before = dict(subscription)
+        subscription |= changes
+        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
+
+    def _end(self, subscription: Json, reason: str) -> None:
+        details = subscription["cancellation_details"] | {"reason": reason}
+        subscription |= {
+            "status": "canceled",
+            "canceled_at": subscription["canceled_at"] or now(),
+            "ended_at": now(),
+            "cancellation_details": details,
+        }
+        self._events.emit("customer.subscription.deleted", subscription)
+
+    def _next_period(self, subscription: Json, start: int, end: int | None) -> Json:
+        before = dict(subscription)
+        if subscription["status"] == "trialing":
+            subscription["status"] = "active"  # a trial's invoice is free, the next one is not
+        self._set_period(subscription, start, end)
+        self._payments.new_invoice(subscription, "subscription_cycle")
+        return before
+
+    def _set_period(self, subscription: Json, start: int | None, end: int | None) -> None:
+        items = []
+        for item in subscription["items"]["data"]:
+            first = start if start is not None else item["current_period_start"]
+            last = end if end is not None else item["current_period_end"]
+            if start is not None and end is None:
+                last = period_end(start, item["price"])
+            items.append(item | {"current_period_start": first, "current_period_end": last})
+        subscription["items"] = subscription["items"] | {"data": items}

@@ -1,0 +1,166 @@
+"""The pages people see: home, Checkout and the billing portal. Plain HTML and forms, no JavaScript."""
+
+from datetime import UTC, datetime
+
+from flask import Blueprint, Response, redirect, render_template, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from sandbox.stripe.errors import StripeError
+from sandbox.stripe.lifecycle import ENDED
+from sandbox.stripe.stand_in import StandIn, stand_in
+from sandbox.stripe.store import Json
+
+blueprint = Blueprint("pages", __name__)
+# Stripe's Checkout waits up to ten seconds for the webhook's answer before it goes to the success URL.
+REDIRECT_WAIT_SECONDS = 10
+SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "inr": "₹"}
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
+OUTCOMES = {
+    "cancel_at_period_end": "The subscription will end with its period.",
+    "resume": "The subscription goes on.",
+    "cancel": "The subscription was cancelled at once.",
+    "renew": "The period ended.",
+    "fail_payment": "The period ended and its payment failed: the subscription is past due.",
+    "recover": "The open invoice was paid.",
+    "pause": "The subscription is paused.",
+}
+
+
+@blueprint.after_request
+def page_headers(response: Response) -> Response:
+    """No script, no cache, no referrer."""
+    response.headers.update(PAGE_HEADERS)
+    return response
+
+
+@blueprint.app_template_filter()
+def money(cents: int, currency: str) -> str:
+    """An amount in the smallest unit, for people."""
+    symbol = SYMBOLS.get(currency)
+    return f"{symbol}{cents / 100:,.2f}" if symbol else f"{cents / 100:,.2f} {currency.upper()}"
+
+
+@blueprint.app_template_filter()
+def day(timestamp: int) -> str:
+    """A date, for people."""
+    at = datetime.fromtimestamp(timestamp, UTC)
+    return f"{at.day} {at:%B %Y}"
+
+
+@blueprint.get("/")
+def home() -> str:
+    """What this server is."""
+    return render_template("home.html")
+
+
+@blueprint.get("/healthz")
+def health() -> Json:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@blueprint.get("/c/pay/<session_id>")
+def checkout_page(session_id: str) -> tuple[str, int]:
+    """Pay, decline or cancel; a session that is over says so."""
+    here = stand_in()
+    with here.store.lock:
+        session = here.payments.session(session_id)
+        here.events.flush()
+        lines = here.store.table("line_items")[session_id]["data"]
+        return render_template(
+            "checkout.html",
+            session=session,
+            lines=lines,
+            return_to=_success_url(session) if session["status"] == "complete" else session["cancel_url"],
+            declined="declined" in request.args,
+            can_settle=(session["status"], session["payment_status"]) == ("complete", "unpaid")
+            and here.store.get("subscription", session["subscription"])["status"] == "incomplete",
+        ), 200
+
+
+@blueprint.post("/c/pay/<session_id>/<any(pay,pay_async,async_succeeded,async_failed):action>")
+def pay(session_id: str, action: str) -> BaseResponse:
+    """Do what the button says, wait for the webhooks' answers, and go to the success URL."""
+    here = stand_in()
+    with here.store.lock:
+        session = here.payments.session(session_id)
+        if action.startswith("pay") and session["status"] != "open":
+            return redirect(_page(session_id), 303)
+        session = getattr(here.payments, action)(session_id)
+        made = here.events.flush()
+        here.store.save()
+        target = _success_url(session) if action.startswith("pay") else _page(session_id)
+    here.sender.wait_tried(made, REDIRECT_WAIT_SECONDS)
+    return redirect(target, 303)
+
+
+@blueprint.post("/c/pay/<session_id>/decline")
+def decline(session_id: str) -> BaseResponse:
+    """The card is declined: the session stays open."""
+    return redirect(_page(session_id) + "?declined", 303)
+
+
+@blueprint.post("/c/pay/<session_id>/cancel")
+def leave(session_id: str) -> BaseResponse:
+    """Back to the cancel URL; the session stays open."""
+    here = stand_in()
+    with here.store.lock:
+        session = here.payments.session(session_id)
+        return redirect(session["cancel_url"] or _page(session_id), 303)
+
+
+@blueprint.get("/portal/<portal_id>")
+def portal_page(portal_id: str) -> str:
+    """The customer's subscriptions and what can be done with each."""
+    here = stand_in()
+    with here.store.lock:
+        portal = here.store.get("billing_portal.session", portal_id)
+        customer = here.store.get("customer", portal["customer"])
+        subscriptions = _of_customer(here, customer["id"])
+        return render_template(
+            "portal.html",
+            portal=portal,
+            customer=customer,
+            subscriptions=subscriptions,
+            ended=ENDED,
+            outcome=OUTCOMES.get(request.args.get("done", "")),
+        )
+
+
+@blueprint.post("/portal/<portal_id>/<subscription_id>/<action>")
+def portal_action(portal_id: str, subscription_id: str, action: str) -> BaseResponse:
+    """Do what the button says and show the page again once the webhooks were answered."""
+    here = stand_in()
+    with here.store.lock:
+        portal = here.store.get("billing_portal.session", portal_id)
+        owned = [one["id"] for one in _of_customer(here, portal["customer"])]
+        if subscription_id not in owned or action not in OUTCOMES:
+            raise StripeError(404, "There is no such subscription or action.")
+        here.lifecycle.act(subscription_id, action, {})
+        made = here.events.flush()
+        here.store.save()
+    here.sender.wait_tried(made, REDIRECT_WAIT_SECONDS)
+    return redirect(f"/portal/{portal_id}?done={action}", 303)
+
+
+@blueprint.errorhandler(StripeError)
+def not_possible(error: StripeError) -> tuple[str, int]:
+    """An error as a page."""
+    return render_template("notice.html", message=str(error)), error.status
+
+
+def _of_customer(here: StandIn, customer_id: str) -> list[Json]:
+    every = here.store.newest_first("subscription")
+    return [subscription for subscription in every if subscription["customer"] == customer_id]
+
+
+def _page(session_id: str) -> str:
+    return f"/c/pay/{session_id}"
+
+
+def _success_url(session: Json) -> str:
+    return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])

@@ -1,0 +1,50 @@
+"""What is easier to show without the server: forms, masks, months."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from sandbox.stripe.errors import masked
+from sandbox.stripe.forms import parse_form
+from sandbox.stripe.objects import months_later
+
+
+@pytest.mark.parametrize(
+    ("pairs", "tree"),
+    [
+        ([("a", "1")], {"a": "1"}),
+        ([("a[b][c]", "1"), ("a[b][d]", "2")], {"a": {"b": {"c": "1", "d": "2"}}}),
+        ([("a[0][b]", "1"), ("a[1][b]", "2")], {"a": [{"b": "1"}, {"b": "2"}]}),
+        ([("a[]", "1"), ("a[]", "2")], {"a": ["1", "2"]}),
+        ([("metadata[a b]", "x=y")], {"metadata": {"a b": "x=y"}}),
+    ],
+)
+def test_brackets_nest(pairs, tree):
+    assert parse_form(pairs) == tree
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("sk_live_abcdefghijkl", "sk_live_********ijkl"),
+        ("sk_live_short", "sk_live_*****"),
+        ("nonsense", "********"),
+    ],
+)
+def test_keys_are_masked(key, shown):
+    assert masked(key) == shown
+
+
+@pytest.mark.parametrize(
+    ("start", "months", "end"),
+    [
+        ("2026-01-31", 1, "2026-02-28"),
+        ("2026-12-15", 1, "2027-01-15"),
+        ("2028-02-29", 12, "2029-02-28"),
+    ],
+)
+def test_a_month_later_is_a_calendar_month(start, months, end):
+    def at(day):
+        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+
+    assert months_later(at(start), months) == at(end)
