@@ -5,7 +5,13 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from sandbox.stripe.behaviour import Behaviour
-from sandbox.stripe.errors import StripeError, card_declined, missing_resource, parameter_invalid
+from sandbox.stripe.errors import (
+    StripeError,
+    card_declined,
+    missing_resource,
+    parameter_invalid,
+    parameter_missing,
+)
 from sandbox.stripe.events import of_types, shown, sign
 from sandbox.stripe.stand_in import StandIn, stand_in
 from sandbox.stripe.store import TABLES, Json
@@ -118,6 +124,8 @@ def make_event() -> Response:
     """Make an event of any type about an object, whole or by `object_id`; sent unless `send` is false."""
     here, body = stand_in(), _body()
     with here.store.lock:
+        if not body.get("type"):
+            raise parameter_missing("type")
         item = body.get("object") or _object(here, str(body.get("object_id")))
         event = here.events.make(str(body["type"]), item, body.get("previous"), body.get("api_version"))
         record = here.store.table("events")[event["id"]]

@@ -14,6 +14,7 @@ from flask import g, has_request_context
 from sandbox.stripe.store import Json, Store, new_id, now
 
 INDENT = 2  # Stripe sends its events indented
+REMEMBERED_EVENTS = 5_000  # so that a state kept for months stays small
 
 
 def sign(payload: str, secret: str, timestamp: int | None = None) -> str:
@@ -38,6 +39,7 @@ class Events:
     def __init__(self, store: Store, hand_on: Callable[[list[str]], None]) -> None:
         self._store = store
         self._hand_on = hand_on
+        self._fresh: list[str] = []
         self.api_version = stripe.api_version or ""
 
     def emit(self, kind: str, item: Json, previous: Json | None = None) -> str:
@@ -72,16 +74,21 @@ class Events:
             "delivery": "new",
             "attempts": [],
         }
-        self._store.table("events")[event["id"]] = record
+        table = self._store.table("events")
+        table[event["id"]] = record
+        self._fresh.append(event["id"])
+        while len(table) > REMEMBERED_EVENTS:
+            del table[next(iter(table))]
         return event
 
     def flush(self) -> list[str]:
         """Hand the new events to the sender, in the order they were made; returns their ids."""
         with self._store.lock:
-            batch = [record for record in self._store.table("events").values() if record["delivery"] == "new"]
-            for record in batch:
-                record["delivery"] = "pending"
-        ids = [record["id"] for record in batch]
+            fresh, self._fresh = self._fresh, []
+            records = self._store.table("events")
+            ids = [one for one in fresh if one in records and records[one]["delivery"] == "new"]
+            for one in ids:
+                records[one]["delivery"] = "pending"
         if ids:
             self._hand_on(ids)
         return ids

@@ -18,15 +18,19 @@ keepalive = 5
 accesslog = None
 loglevel = "warning"
 
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 def post_worker_init(worker: Any) -> None:
     """Let go of calls that hang when the server is asked to end, so that it ends at once."""
     here = worker.wsgi.extensions[EXTENSION]
-    earlier = signal.getsignal(signal.SIGTERM)
+    earlier = {number: signal.getsignal(number) for number in ENDINGS}
 
     def end(number: int, frame: FrameType | None) -> None:
         here.behaviours.close()
-        if callable(earlier):
-            earlier(number, frame)
+        handler = earlier[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in ENDINGS:
+        signal.signal(number, end)

@@ -51,7 +51,10 @@ class IdempotencyKeys:
         """Keep the answer."""
         with self._store.lock, self._lock:
             request = self._working.pop(key, "")
-            self._store.table("idempotency")[key] = {
+            table = self._store.table("idempotency")
+            for old in [one for one, kept in table.items() if kept["created"] + KEPT_SECONDS <= now()]:
+                del table[old]
+            table[key] = {
                 "request": request,
                 "status": status,
                 "body": body,

@@ -1,7 +1,5 @@
 """What happens to a subscription later, by the API, the control API and the portal page."""
 
-import re
-
 import pytest
 import requests
 import stripe
@@ -110,7 +108,7 @@ def test_the_page_of_an_expired_session_says_so(client, open_session):
     client.v1.checkout.sessions.expire(session.id)
     page = requests.get(session.url, timeout=5).text
     assert "This checkout has expired" in page
-    assert "/pay" not in re.findall(r'action="[^"]*"', page)
+    assert "<form" not in page
 
 
 def test_the_slower_method_is_on_the_page(client, open_session):
