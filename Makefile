@@ -1,0 +1,64 @@
+# Everything runs from a virtual environment in .venv, which is made and kept up to date by itself.
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+ARGS ?=
+m ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# A virtual environment that was moved here from elsewhere does not work: make it again.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint types imports check format pins migration chaos bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@sh sandbox/stack/install.sh "$(PYTHON)" $(STAMP)
+
+run: $(STAMP) ## Serve the whole stack on PORT (5000) until Ctrl-C; data stays in var/
+	@exec $(BIN)/python -m sandbox.stack
+
+demo: $(STAMP) ## Walk through the product with real requests, each shown with its answer
+	@exec $(BIN)/python -m sandbox.tour
+
+test: $(STAMP) ## Run the tests; ARGS="-k quota" picks some
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Check style and formatting
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(STAMP) ## Check types
+	@$(BIN)/mypy
+
+imports: $(STAMP) ## Check who imports whom
+	@$(BIN)/lint-imports
+
+check: lint types imports ## All three checks
+
+format: $(STAMP) ## Format the code and repair what can be repaired
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+pins: $(STAMP) ## Write requirements*.txt from requirements*.in; ARGS=--upgrade takes the newest
+	@sh sandbox/stack/pins.sh $(BIN)/python $(ARGS)
+
+migration: $(STAMP) ## Write a migration from the models: make migration m="What changes"
+	@exec $(BIN)/python -m sandbox.stack.migration "$(m)"
+
+chaos: $(STAMP) ## Kill processes under load and check that nothing is lost
+	@exec $(BIN)/python -m sandbox.chaos $(ARGS)
+
+bench: $(STAMP) ## Measure speed
+	@exec $(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove .venv and the caches; your data in var/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,108 @@
+"""`var/`: where everything that must survive a restart is kept, for one stack at a time."""
+
+import fcntl
+import json
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sandbox.stack import children
+from sandbox.stack.errors import StackError
+from sandbox.stack.waiting import wait_until
+
+_CLOCK_SLACK_SECONDS = 1.0
+_LEFTOVER_SECONDS = 10.0
+_HANDOVER_SECONDS = 1.0  # a runner that is just leaving
+
+
+class Lock:
+    """The right to use `var/`, and the record of what runs under it."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._started: dict[str, tuple[int, float]] = {}
+
+    def record(self, name: str, pid: int) -> None:
+        """Remember a process, so that the next start can end it should we be killed."""
+        self._started[name] = (pid, children.started_at(pid) or 0.0)
+        self._write({"pid": os.getpid(), "processes": self._started})
+
+    def end_leftovers(self) -> None:
+        """End what a killed stack left running; a process id that is somebody else's by now is left alone."""
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            for pid, began in json.loads(self._path.read_text())["processes"].values():
+                now = children.started_at(pid)
+                if now is not None and abs(now - began) < _CLOCK_SLACK_SECONDS:
+                    children.end_foreign(pid, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)
+        self._write({"pid": os.getpid()})
+
+    def clear(self) -> None:
+        """Forget everything: nothing runs any more."""
+        os.ftruncate(self._descriptor, 0)
+
+    def _write(self, content: object) -> None:
+        text = json.dumps(content).encode()
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text, 0)
+
+
+@contextmanager
+def locked(var: Path) -> Iterator[Lock]:
+    """Hold `var/` alone. The system drops the lock with the process, so a stale one never blocks.
+
+    Raises StackError when the folder cannot be written to, or another stack holds it.
+    """
+    try:
+        var.mkdir(exist_ok=True)
+        descriptor = os.open(var / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StackError(f"Cannot write to {var}: {error.strerror}. The data goes there.") from None
+    try:
+        if not wait_until(lambda: _try_lock(descriptor), seconds=_HANDOVER_SECONDS):
+            raise StackError(f"Already running here (pid {_holder(var / 'run.lock')}).")
+        lock = Lock(var / "run.lock", descriptor)
+        lock.end_leftovers()
+        try:
+            yield lock
+        finally:
+            lock.clear()
+            _hand_over(var)
+    finally:
+        os.close(descriptor)
+
+
+def _hand_over(var: Path) -> None:
+    """Give what root has written to the folder's owner, who may start the next stack without root."""
+    owner = var.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        for path in var.rglob("*"):
+            if path.lstat().st_uid == 0:
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["pid"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def kept_secret(path: Path) -> str:
+    """A random secret that stays the same from start to start, readable by its owner alone."""
+    if not path.exists() or not path.read_text().strip():
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(48))
+    return path.read_text().strip()

@@ -1,0 +1,54 @@
+#!/bin/sh
+# Makes .venv with everything that development and the sandbox need. Called by make as: install.sh PYTHON STAMP
+# The stamp is written last and holds the folder's path, so an install that was cut short or moved is done again.
+set -u
+wanted=$1
+stamp=$2
+venv=$(dirname "$stamp")
+
+refuse() {
+    echo "$1" >&2
+    exit 1
+}
+
+is_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+python=
+for candidate in "$wanted" python3.14 python3.13 python3.12 python3.11; do
+    if is_new_enough "$candidate"; then
+        python=$candidate
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    if found=$("$wanted" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); then
+        refuse "Python 3.11 or newer is needed and $wanted is $found: install one, or name it as in \`make PYTHON=/path/to/python3.12 run\`."
+    fi
+    refuse "Python 3.11 or newer is needed and $wanted was not found: install it, or name it as in \`make PYTHON=/path/to/python3.12 run\`."
+fi
+"$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    refuse "$python cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt install python3-venv)."
+
+if ! [ -w . ] || { [ -e "$venv" ] && ! [ -w "$venv" ]; }; then
+    refuse "Cannot write to $(pwd): the packages and the data go there."
+fi
+
+echo "Installing packages into $venv, about a minute the first time …"
+report=$(mktemp) || exit 1
+trap 'rm -f "$report"' EXIT
+trap 'exit 1' HUP INT TERM
+if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(pwd)" ]; then
+    "$python" -m venv --clear "$venv" >"$report" 2>&1 || {
+        cat "$report" >&2
+        refuse "$python could not make $venv: see above."
+    }
+fi
+rm -f "$stamp"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+    -r requirements-dev.txt >"$report" 2>&1 || {
+    tail -n 15 "$report" >&2
+    refuse "The packages could not be installed: see above, then run make again."
+}
+pwd >"$stamp"

@@ -1,0 +1,29 @@
+"""`make migration m="…"`: write a migration against a fresh database that stands at the newest one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sandbox.stack.servers import postgres_server, valkey_server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> int:
+    """Run `flask db migrate` with the message given as the only argument."""
+    if len(sys.argv) != 2 or not sys.argv[1].strip():
+        print('A migration needs a name: make migration m="Add the colour of a chatroom"', file=sys.stderr)
+        return 1
+    flask = [sys.executable, "-m", "flask", "--app", "wsgi", "db"]
+    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+        environ = {**os.environ, "DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
+        for arguments in (["upgrade"], ["migrate", "-m", sys.argv[1]]):
+            done = subprocess.run([*flask, *arguments], check=False, cwd=ROOT, env=environ)
+            if done.returncode != 0:
+                return done.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

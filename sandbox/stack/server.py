@@ -1,0 +1,153 @@
+"""What the two database servers have in common: start, stop, kill -9, and the orphans of an earlier run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+from sandbox.stack import children
+from sandbox.stack.accounts import Account
+from sandbox.stack.waiting import wait_until
+
+_START_SECONDS = 60.0  # recovery after a crash is included
+_STOP_SECONDS = 20.0
+
+
+class ServerError(Exception):
+    """A server did not start; the message is for people and ends with the server's own last words."""
+
+
+class Server(ABC):
+    """A database server with its data in a folder, or in a temporary one that goes with it.
+
+    The address stays the same over `stop`, `kill` and `start`. Not for use by several threads at once.
+    """
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals]
+    discard_signal: ClassVar[signal.Signals]
+
+    def __init__(self, folder: Path | None) -> None:
+        self._temporary = folder is None
+        self.folder = (folder or Path(tempfile.mkdtemp(prefix=f"{self.name}-"))).resolve()
+        self.account: Account | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where clients connect to, password included."""
+
+    @property
+    @abstractmethod
+    def pid_file(self) -> Path:
+        """The file in which the server itself writes its process id, on the first line."""
+
+    @abstractmethod
+    def prepare(self) -> Sequence[str]:
+        """Make everything ready in the folder and return the command that serves it."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether a client gets an answer."""
+
+    @abstractmethod
+    def owns(self, command: list[str]) -> bool:
+        """Whether a process with this command line serves this folder."""
+
+    @property
+    def log_file(self) -> Path:
+        """What the server says, this run's and earlier runs'."""
+        return self.folder / "server.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's main process; None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Serve, and return when clients get answers. Raises ServerError."""
+        if self.pid is not None:
+            return
+        self._end_orphan()
+        command = self.prepare()
+        with self.log_file.open("ab") as log:
+            said_before = log.tell()
+            self._process = children.spawn(
+                command,
+                output=log,
+                env={**os.environ, "LC_ALL": "C"},
+                cwd=self.folder,
+                account=self.account,
+                farewell=self.stop_signal,
+            )
+        process = self._process
+        wait_until(lambda: process.poll() is not None or self.answers(), seconds=_START_SECONDS)
+        if process.poll() is not None or not self.answers():
+            self.kill()
+            raise ServerError(f"{self.name} did not start:\n{self._last_words(said_before)}")
+
+    def stop(self) -> None:
+        """End in order; everything is on disk afterwards."""
+        if self._process is not None:
+            children.stop(self._process, self.stop_signal, seconds=_STOP_SECONDS)
+            self._process = None
+
+    def kill(self) -> None:
+        """End at once, as a crash does (SIGKILL, its helper processes too)."""
+        if self._process is None:
+            return
+        family = children.descendants(self._process.pid)
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(children.alive(pid) for pid in family), seconds=5)
+
+    def close(self) -> None:
+        """Stop, and remove a temporary folder."""
+        if not self._temporary:
+            self.stop()
+            return
+        if self._process is not None:
+            children.stop(self._process, self.discard_signal, seconds=_STOP_SECONDS)
+            self._process = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end_orphan(self) -> None:
+        """Stop the server that a killed run left on this folder; a stale pid file is dropped."""
+        try:
+            pid = int(self.pid_file.read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return
+        if self.owns(children.command_of(pid)):
+            children.end_foreign(pid, self.stop_signal, seconds=_STOP_SECONDS)
+        if not self.owns(children.command_of(pid)):
+            self.pid_file.unlink(missing_ok=True)
+
+    def _last_words(self, offset: int) -> str:
+        with self.log_file.open("rb") as log:
+            log.seek(offset)
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-10:])

@@ -1,0 +1,121 @@
+"""The environment of the stack's processes: what was given, and a stand-in for what was not."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from sandbox.stack.folder import kept_secret
+from sandbox.stack.errors import StackError
+from sandbox.stack.waiting import bind_error, free_port
+
+_DEFAULT_PORT = 5000
+_GEMINI_PORT = 8081
+_STRIPE_PORT = 8082
+_WEBHOOK_SECRET = "whsec_sandbox"
+_LAST_PORT = 65_535
+_OTHER_PORT = "`PORT=5001 make run`"
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A stand-in for an outside service: how to start it, and what the others must know to use it."""
+
+    name: str
+    port: int
+    command: list[str]
+    variables: dict[str, str]
+
+
+def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment with `.env` below it, as the application reads them: an empty value is none."""
+    given = {name: value for name, value in environ.items() if value.strip()}
+    if given.get("APP_ENV", "").strip().lower() == "production":
+        return given
+    written = dotenv_values(root / ".env")
+    return {name: value for name, value in written.items() if value and value.strip()} | given
+
+
+def chosen_port(environ: Mapping[str, str]) -> int:
+    """The port of the API. Raises StackError when it is none, or when something else listens there."""
+    text = environ.get("PORT", str(_DEFAULT_PORT)).strip()
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _LAST_PORT:
+        raise StackError(f"PORT is {text!r}, and must be a number from 1 to {_LAST_PORT}.")
+    port = int(text)
+    for host in ("127.0.0.1", "0.0.0.0"):  # one of them alone does not show on every system
+        error = bind_error(port, host)
+        if isinstance(error, PermissionError):
+            raise StackError(f"This account may not use port {port}: choose another, as in {_OTHER_PORT}.")
+        if error is not None:
+            raise StackError(f"Port {port} is in use: free it, or choose another, as in {_OTHER_PORT}.")
+    return port
+
+
+def stand_ins(environ: Mapping[str, str], *, port: int, var: Path) -> list[StandIn]:
+    """The stand-ins for the services that no key was given for."""
+    wanted = []
+    if not environ.get("GEMINI_API_KEY"):
+        wanted.append(_gemini())
+    if not environ.get("STRIPE_SECRET_KEY") and _is_there("sandbox.stripe.__main__"):
+        wanted.append(_stripe(port, var))
+    return wanted
+
+
+def _gemini() -> StandIn:
+    port = free_port(_GEMINI_PORT)
+    return StandIn(
+        "gemini",
+        port,
+        [sys.executable, "-m", "sandbox.gemini", "--port", str(port)],
+        {"GEMINI_API_KEY": "sandbox-key", "GEMINI_API_ENDPOINT": f"http://127.0.0.1:{port}"},
+    )
+
+
+def _stripe(api_port: int, var: Path) -> StandIn:
+    port = free_port(_STRIPE_PORT)
+    command = [sys.executable, "-m", "sandbox.stripe", "--port", str(port)]
+    command += ["--webhook-url", f"http://127.0.0.1:{api_port}/webhook/stripe"]
+    command += ["--webhook-secret", _WEBHOOK_SECRET, "--state", str(var / "stripe.json")]
+    variables = {
+        "STRIPE_SECRET_KEY": "sk_test_sandbox",
+        "STRIPE_API_BASE": f"http://127.0.0.1:{port}",
+        "STRIPE_WEBHOOK_SECRET": _WEBHOOK_SECRET,
+        "STRIPE_PRO_PRICE_ID": "price_sandbox_pro",
+    }
+    return StandIn("stripe", port, command, variables)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def token_secret(environ: Mapping[str, str], var: Path) -> dict[str, str]:
+    """In development, a secret for tokens that outlive a restart; in production one must be given."""
+    if environ.get("JWT_SECRET") or environ.get("APP_ENV", "development").strip().lower() != "development":
+        return {}
+    return {"JWT_SECRET": kept_secret(var / "jwt_secret")}
+
+
+def process_environment(given: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the stack's processes: what was given and what the stack adds."""
+    environ = {**given, **added}
+    programs = str(Path(sys.executable).parent)
+    environ["PATH"] = f"{programs}{os.pathsep}{environ.get('PATH', os.defpath)}"
+    environ["PYTHONUNBUFFERED"] = "1"  # a line of the log shows when it is written
+    return environ
+
+
+def write_exports(path: Path, variables: Mapping[str, str]) -> None:
+    """Write a file that a shell can source to reach the running stack; it holds passwords."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())]
+    path.write_text("".join(lines))
