@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 
 THREADS = 400
@@ -22,6 +23,16 @@ def gunicorn_arguments(*, port: int, pace: float, delay: float) -> list[str]:
     ]
 
 
+def require_free_port(port: int) -> None:
+    """End with one sentence when the port is taken; gunicorn would try for five seconds first."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            sys.exit(f"The Gemini stand-in cannot listen on 127.0.0.1:{port}: {error.strerror}.")
+
+
 def main() -> None:
     """Read the options and exec gunicorn, so that signals reach it directly."""
     parser = argparse.ArgumentParser(
@@ -33,6 +44,7 @@ def main() -> None:
     )
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before every answer (default 0)")
     options = parser.parse_args()
+    require_free_port(options.port)
     print(f"The Gemini stand-in listens on http://127.0.0.1:{options.port}", flush=True)
     command = gunicorn_arguments(port=options.port, pace=options.pace, delay=options.delay)
     os.execv(command[0], command)

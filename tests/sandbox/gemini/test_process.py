@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 import requests
 
-from sandbox.gemini.process import running_gemini_stand_in
+from sandbox.gemini.process import REPOSITORY, running_gemini_stand_in
 
 
 def test_requests_are_remembered_without_the_key(quiet_gemini, post, prompt):
@@ -78,3 +80,13 @@ def test_sigterm_ends_it_within_two_seconds_even_with_hanging_calls():
         for call in calls:
             with pytest.raises(requests.exceptions.ConnectionError):
                 call.result(5)
+
+
+def test_taken_port_is_told_in_one_sentence(gemini):
+    command = [sys.executable, "-m", "sandbox.gemini", "--port", str(gemini.port)]
+
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=5, check=False)
+
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert "cannot listen on 127.0.0.1" in ended.stderr
