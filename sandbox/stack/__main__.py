@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sandbox.stack import children, settings
+from sandbox.stack.errors import StackError, StoppedError
 from sandbox.stack.folder import Lock, locked
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import Processes, procfile_commands
-from sandbox.stack.errors import StackError, StoppedError
 from sandbox.stack.server import Server, ServerError
 from sandbox.stack.signals import StopSignals
 from sandbox.stack.valkey import ValkeyServer

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from sandbox.stack.folder import kept_secret
 from sandbox.stack.errors import StackError
+from sandbox.stack.folder import kept_secret
 from sandbox.stack.waiting import bind_error, free_port
 
 _DEFAULT_PORT = 5000

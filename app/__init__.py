@@ -1,0 +1,57 @@
+"""The application factory."""
+
+from typing import TYPE_CHECKING
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+from flask_migrate import Migrate
+
+from app.account.views import blp as account
+from app.auth.views import blp as auth
+from app.chatrooms.views import blp as chatrooms
+from app.core.auth import register_auth
+from app.core.database import db, engine_options
+from app.core.errors import register_error_handlers
+from app.core.http import register_http
+from app.core.logs import configure_logging
+from app.core.openapi import make_api
+from app.core.redis_clients import register_redis
+from app.core.request_ids import register_request_ids
+from app.core.tasks import register_celery
+from app.messages.views import blp as messages
+from app.ops.views import blp as operations
+from app.ops.views import docs
+from config import load_settings
+
+if TYPE_CHECKING:
+    from config import Settings
+
+
+def create_app(settings: "Settings | None" = None) -> Flask:
+    """A new application. settings: read from the environment when None. Raises config.ConfigError."""
+    settings = settings or load_settings()
+    configure_logging(level=settings.log_level, as_json=settings.is_production)
+    app = Flask(__name__, static_folder=None)
+    app.json = DefaultJSONProvider(app)
+    app.json.sort_keys = False  # fields come in the order that the schemas declare
+    app.extensions["settings"] = settings
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=settings.database_url,
+        SQLALCHEMY_ENGINE_OPTIONS=engine_options(settings.database_pool_size),
+        JWT_SECRET_KEY=settings.jwt_secret,
+        JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
+        JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
+    )
+    register_request_ids(app)
+    register_http(app)
+    register_error_handlers(app)
+    register_auth(app)
+    db.init_app(app)
+    Migrate(app, db, render_as_batch=False, compare_type=True)
+    register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)
+    register_celery(app, settings.redis_url, sweep_seconds=settings.reply_sweep_seconds)
+    api = make_api(app)
+    for blueprint in (auth, account, chatrooms, messages, operations):
+        api.register_blueprint(blueprint)
+    app.register_blueprint(docs)
+    return app

@@ -1,0 +1,1 @@
+"""What concerns a whole account: the one feature that reaches across the others."""

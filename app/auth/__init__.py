@@ -1,0 +1,1 @@
+"""Signing up, proving a number by a one-time code, and the tokens that follow."""

@@ -1,0 +1,1 @@
+"""What a user has paid for: the tier and where it comes from."""

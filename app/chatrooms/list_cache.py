@@ -1,0 +1,63 @@
+"""The first page of a user's chatrooms, cached in Redis.
+
+Each user has a version, a random word that every change replaces. A reader takes the version before it
+queries and stores it with the page, so a slow reader that races a change stores a page nobody will read.
+Redis gone: nothing is cached, and nobody is told.
+"""
+
+import logging
+import secrets
+from uuid import UUID
+
+import redis
+
+from app.core.redis_clients import cache
+
+log = logging.getLogger(__name__)
+
+VERSION_TTL_SECONDS = 86_400
+
+
+class ListCache:
+    """The cached first page of one user's chatrooms, for one page size."""
+
+    def __init__(self, user_id: UUID, limit: int) -> None:
+        self.version_key = version_key(user_id)
+        self.page_key = f"chatrooms:{user_id}:{limit}"
+        self.version: str | None = None
+
+    def read(self) -> str | None:
+        """The page's JSON as it was stored, or None. Remembers the version for `store`."""
+        try:
+            self.version, stored = cache.get_many(self.version_key, self.page_key)
+            if self.version is None:
+                self.version = secrets.token_hex(8)
+                if not cache.add(self.version_key, self.version, timeout=VERSION_TTL_SECONDS):
+                    self.version = cache.get(self.version_key)
+                return None
+        except redis.RedisError:
+            self.version = None
+            return None
+        version, _, page = (stored or "").partition("\n")
+        return page if version == self.version else None
+
+    def store(self, page: str) -> None:
+        """Keep the page's JSON, under the version that was read before its query."""
+        if self.version is None:
+            return
+        try:
+            cache.set(self.page_key, f"{self.version}\n{page}")
+        except redis.RedisError:
+            log.warning("The list of chatrooms could not be cached")
+
+
+def version_key(user_id: UUID) -> str:
+    return f"chatrooms:{user_id}:version"
+
+
+def forget_list(user_id: UUID) -> None:
+    """Make every cached page of the user stale. Call after the commit of a change."""
+    try:
+        cache.set(version_key(user_id), secrets.token_hex(8), timeout=VERSION_TTL_SECONDS)
+    except redis.RedisError:
+        log.warning("The cached list of chatrooms could not be renewed; it may be stale until it expires")

@@ -1,0 +1,30 @@
+"""The chatrooms table."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import db
+from app.core.ids import new_id
+
+MAX_TITLE_CHARS = 255
+
+
+class Chatroom(db.Model):  # type: ignore[name-defined,misc]
+    """A conversation. `turns` counts its messages so far: the next one's position."""
+
+    __tablename__ = "chatrooms"
+    __table_args__ = (
+        CheckConstraint("title <> ''", name="title_is_not_empty"),
+        Index("ix_chatrooms_newest_first", "user_id", "last_prompt_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    title: Mapped[str] = mapped_column(String(MAX_TITLE_CHARS))
+    turns: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    last_prompt_at: Mapped[datetime]

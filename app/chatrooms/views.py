@@ -1,0 +1,82 @@
+"""Routes of chatrooms. The page of one room with its messages is the messages feature's."""
+
+from typing import Any
+from uuid import UUID
+
+from flask import Response, url_for
+from flask.views import MethodView
+
+from app.chatrooms import service
+from app.chatrooms.list_cache import ListCache
+from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomIn, ChatroomOut, ChatroomPageOut
+from app.core.api import Blueprint
+from app.core.auth import current_user_id
+from app.core.clock import utc_now
+from app.core.errors import NotFound
+from app.core.pagination import InvalidCursor
+from app.core.schemas import PageQuery
+
+blp = Blueprint("chatroom", __name__, url_prefix="/chatroom", description="Open, list, rename and delete chatrooms.")
+
+CACHE_HEADERS = {"X-Cache": {"description": "`HIT` or `MISS`.", "schema": {"type": "string"}}}
+LOCATION = {"Location": {"description": "Where the chatroom is.", "schema": {"type": "string"}}}
+
+
+@blp.route("")
+class ChatroomCollection(MethodView):
+    @blp.authenticated()
+    @blp.arguments(ChatroomIn)
+    @blp.response(201, ChatroomOut, example=EXAMPLE_CHATROOM, headers=LOCATION)
+    def post(self, body: dict[str, Any]) -> object:
+        """Open a chatroom"""
+        room = service.create_chatroom(current_user_id(), body["title"], now=utc_now())
+        return room, {"Location": url_for("messages.ChatroomPage", chatroom_id=room.id)}
+
+    @blp.authenticated()
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(
+        200,
+        ChatroomPageOut,
+        example={"items": [EXAMPLE_CHATROOM], "next_cursor": None},
+        headers=CACHE_HEADERS,
+    )
+    @blp.errors(InvalidCursor)
+    def get(self, query: dict[str, Any]) -> object:
+        """List chatrooms
+
+        The one with the latest prompt (or the youngest) comes first. First pages are cached for a few
+        minutes; a change shows at once."""
+        limit, cursor = query["limit"], query["cursor"]
+        first_page = ListCache(current_user_id(), limit) if cursor is None else None
+        cached = first_page.read() if first_page else None
+        if cached is not None:
+            return json_response(cached, cache_status="HIT")
+        page = service.list_chatrooms(current_user_id(), limit=limit, cursor=cursor)
+        body = ChatroomPageOut().dumps(page)
+        if first_page:
+            first_page.store(body)
+        return json_response(body, cache_status="MISS")
+
+
+def json_response(body: str, *, cache_status: str) -> Response:
+    return Response(body, mimetype="application/json", headers={"X-Cache": cache_status})
+
+
+@blp.route("/<id:chatroom_id>")
+class ChatroomItem(MethodView):
+    @blp.authenticated()
+    @blp.arguments(ChatroomIn)
+    @blp.response(200, ChatroomOut, example=EXAMPLE_CHATROOM)
+    @blp.errors(NotFound)
+    def patch(self, body: dict[str, Any], chatroom_id: UUID) -> object:
+        """Rename a chatroom"""
+        return service.rename_chatroom(current_user_id(), chatroom_id, body["title"], now=utc_now())
+
+    @blp.authenticated()
+    @blp.response(204)
+    @blp.errors(NotFound)
+    def delete(self, chatroom_id: UUID) -> None:
+        """Delete a chatroom
+
+        Its messages go with it; prompts already spent stay spent."""
+        service.delete_chatroom(current_user_id(), chatroom_id)

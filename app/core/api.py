@@ -1,0 +1,136 @@
+"""flask-smorest, adapted: strict JSON bodies, problem documents, errors described where they are raised."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, NoReturn, TypeVar
+
+import flask_smorest
+from flask import Request, json
+from flask.typing import ResponseReturnValue
+from webargs.core import missing
+from webargs.flaskparser import FlaskParser
+from werkzeug.exceptions import HTTPException
+
+from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked, require_token
+from app.core.errors import (
+    AppError,
+    BodyTooLarge,
+    MalformedJson,
+    RateLimited,
+    ServiceUnavailable,
+    UnsupportedMediaType,
+    ValidationFailed,
+    handle_http_exception,
+)
+from app.core.schemas import Problem
+
+PROBLEM_TYPE = "application/problem+json"
+JSON_TYPE = "application/json"
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def read_json(incoming: Request) -> Any:
+    """The body as JSON; `missing` when there is none.
+
+    Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow).
+    """
+    raw = incoming.get_data()
+    if not raw and incoming.mimetype in {"", JSON_TYPE}:
+        return missing
+    if incoming.mimetype != JSON_TYPE:
+        raise UnsupportedMediaType
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise MalformedJson from None
+
+
+class ArgumentsParser(FlaskParser):
+    """Reads arguments, and tells what is wrong with them by our own errors."""
+
+    def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - webargs' signature
+        return read_json(req)
+
+    def handle_error(self, error: Any, req: Any, schema: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
+        location, messages = next(iter(error.messages.items()))
+        place = {"json": "body"}.get(location, location)
+        errors = messages if isinstance(messages, Mapping) else {"_schema": messages}
+        raise ValidationFailed(errors, f"The request {place} is not valid.") from None
+
+
+class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
+    """A feature's routes, each of which declares its auth and the errors it can give."""
+
+    ARGUMENTS_PARSER = ArgumentsParser()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prepare_doc_cbks.append(describe_errors)
+
+    def authenticated(self, *, refresh: bool = False) -> Callable[[View], View]:
+        """Let in only who brings a valid access token (or refresh token). Stands outermost."""
+
+        def decorate(view: View) -> View:
+            guarded = require_token(refresh=refresh)(view)
+            note(guarded, auth="refreshToken" if refresh else "accessToken")
+            return guarded
+
+        return decorate
+
+    def public(self) -> Callable[[View], View]:
+        """Let everybody in: said aloud, so that no route is open by an oversight."""
+        return lambda view: note(view, auth="public")
+
+    def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
+        """The errors of this route beyond those that every route of its kind can give."""
+        return lambda view: note(view, errors=errors)
+
+
+def note(view: View, **facts: Any) -> View:
+    """Keep facts about a view where flask-smorest keeps its own."""
+    apidoc: dict[str, Any] = dict(getattr(view, "_apidoc", {}))
+    apidoc["contract"] = apidoc.get("contract", {}) | facts
+    view._apidoc = apidoc  # type: ignore[attr-defined]
+    return view
+
+
+def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+    """Write every error that a route can give into its OpenAPI description, with an example of each."""
+    contract = doc_info.get("contract", {})
+    arguments = doc_info.get("arguments", {})
+    kinds: list[type[AppError]] = [*contract.get("errors", ()), RateLimited, ServiceUnavailable, AppError]
+    if contract.get("auth") != "public":
+        doc["security"] = [{contract.get("auth"): []}]
+        kinds += [TokenMissing, TokenInvalid, TokenExpired, TokenRevoked]
+    if arguments or "requestBody" in doc:
+        kinds.append(ValidationFailed)
+    if "requestBody" in doc:
+        kinds += [MalformedJson, UnsupportedMediaType, BodyTooLarge]
+    by_status: dict[HTTPStatus, list[type[AppError]]] = defaultdict(list)
+    for kind in kinds:
+        by_status[HTTPStatus(kind.status)].append(kind)
+    responses = {int(status): response for status, response in doc.get("responses", {}).items()}
+    responses.update({int(status): error_response(kinds) for status, kinds in by_status.items()})
+    doc["responses"] = dict(sorted(responses.items()))
+    return doc
+
+
+def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
+    """The OpenAPI response of one status, with its codes."""
+    examples = {kind.code: {"summary": kind.detail, "value": kind.example()} for kind in kinds}
+    return {
+        "description": ", ".join(f"`{code}`" for code in examples),
+        "content": {PROBLEM_TYPE: {"schema": Problem, "examples": examples}},
+    }
+
+
+class Api(flask_smorest.Api):  # type: ignore[misc]
+    """The API and its description; errors of every kind are problem documents."""
+
+    ERROR_SCHEMA = Problem
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def handle_http_exception(self, error: HTTPException) -> ResponseReturnValue:
+        return handle_http_exception(error)

@@ -1,0 +1,97 @@
+"""Bearer tokens: made and read here alone. Which session one belongs to is the auth feature's to know."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from flask import Flask, Response
+from flask_jwt_extended import (
+    JWTManager,
+    create_access_token,
+    create_refresh_token,
+    get_jwt,
+    get_jwt_identity,
+    jwt_required,
+)
+
+from app.core.errors import AppError, handle_app_error
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+jwt = JWTManager()
+
+
+class TokenError(AppError):
+    """A 401 with the challenge that RFC 6750 asks for."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    challenge = 'Bearer realm="api", error="invalid_token"'
+
+    def __init__(self) -> None:
+        super().__init__(headers={"WWW-Authenticate": self.challenge})
+
+
+class TokenMissing(TokenError):
+    code, detail = "token_missing", "Send an access token: `Authorization: Bearer <token>`."
+    challenge = 'Bearer realm="api"'
+
+
+class TokenInvalid(TokenError):
+    code, detail = "token_invalid", "The token is not one of ours, or not of the kind needed here."
+
+
+class TokenExpired(TokenError):
+    code, detail = "token_expired", "The token has expired. Refresh it, or log in again."
+
+
+class TokenRevoked(TokenError):
+    code, detail = "token_revoked", "The token no longer counts. Log in again."
+
+
+def require_token(*, refresh: bool = False) -> Callable[[View], View]:
+    """A view decorator: an access token (or a refresh token) that is valid, and a session that lives."""
+    return cast(Callable[[View], View], jwt_required(refresh=refresh))
+
+
+def current_user_id() -> UUID:
+    """Whose token the request carries."""
+    return UUID(get_jwt_identity())
+
+
+def current_session_id() -> UUID:
+    """The session that the request's token belongs to."""
+    return UUID(get_jwt()["sid"])
+
+
+def encode_access_token(user_id: UUID, session_id: UUID) -> str:
+    return str(create_access_token(str(user_id), additional_claims={"sid": str(session_id)}))
+
+
+def encode_refresh_token(user_id: UUID, session_id: UUID) -> str:
+    return str(create_refresh_token(str(user_id), additional_claims={"sid": str(session_id)}))
+
+
+def check_sessions_with(session_lives: Callable[[UUID, UUID], bool]) -> None:
+    """Let `session_lives(session_id, user_id)` decide, at each request, whether a valid token still counts."""
+
+    def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
+        return not session_lives(UUID(claims["sid"]), UUID(claims["sub"]))
+
+    jwt.token_in_blocklist_loader(is_revoked)
+
+
+def refuse(error: type[TokenError]) -> Callable[..., Response]:
+    return lambda *_: handle_app_error(error())
+
+
+def register_auth(app: Flask) -> None:
+    """Make flask-jwt-extended answer with problem documents."""
+    jwt.init_app(app)
+    jwt.unauthorized_loader(refuse(TokenMissing))
+    jwt.invalid_token_loader(refuse(TokenInvalid))
+    jwt.token_verification_failed_loader(refuse(TokenInvalid))
+    jwt.expired_token_loader(refuse(TokenExpired))
+    jwt.revoked_token_loader(refuse(TokenRevoked))
+    jwt.needs_fresh_token_loader(refuse(TokenInvalid))
+    jwt.user_lookup_error_loader(refuse(TokenRevoked))

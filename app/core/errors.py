@@ -1,0 +1,171 @@
+"""The one error envelope: RFC 9457 problem documents for every 4xx and 5xx."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import redis
+import sqlalchemy.exc
+from flask import Flask, Response, json
+from werkzeug.exceptions import HTTPException
+
+from app.core.request_ids import request_id
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 5  # for a 503: long enough for a dependency's restart, short enough for a person
+EXAMPLE_REQUEST_ID = "0192d3a4-5b6c-7d8e-9f01-23456789abcd"
+# RFC 9110's names, where Python 3.11 still has the older ones.
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "validation_error",
+    429: "rate_limited",
+    503: "service_unavailable",
+}
+DETAILS = {
+    404: "There is nothing at this address, or it is not yours.",
+    405: "This address does not know that method; `Allow` names those it knows.",
+    413: "The request body is too large.",
+    415: "Send the body as JSON, with `Content-Type: application/json`.",
+    422: "The request is not valid.",
+}
+
+
+class AppError(Exception):
+    """An outcome that the client is told of. Subclasses set `status`, `code` (public API) and `detail`."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    code = "internal_error"
+    detail = "Something went wrong here; it has been logged."
+
+    def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail or self.detail)
+        self.detail = detail or self.detail
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """The problem document of this error, as the API's description shows it."""
+        return problem(cls.status, cls.code, cls.detail) | {"request_id": EXAMPLE_REQUEST_ID}
+
+
+class NotFound(AppError):
+    """It does not exist, or it is somebody else's; nobody is told which."""
+
+    status, code, detail = HTTPStatus.NOT_FOUND, "not_found", DETAILS[404]
+
+
+class ValidationFailed(AppError):
+    """The request does not say what it must; `errors` lists messages by field."""
+
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "validation_error"
+    detail = "The request body is not valid."
+
+    def __init__(self, errors: Mapping[str, Any], detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.errors = dict(errors)
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        return super().example() | {"errors": {"field": ["Missing data for required field."]}}
+
+
+class MalformedJson(AppError):
+    status, code, detail = HTTPStatus.BAD_REQUEST, "malformed_json", "The request body is not JSON in UTF-8."
+
+
+class UnsupportedMediaType(AppError):
+    status, code, detail = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, CODES[415], DETAILS[415]
+
+
+class BodyTooLarge(AppError):
+    status, code, detail = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, CODES[413], DETAILS[413]
+
+
+class RateLimited(AppError):
+    """Too many requests from one user or address."""
+
+    status, code, detail = HTTPStatus.TOO_MANY_REQUESTS, CODES[429], "Too many requests. Slow down."
+
+
+class ServiceUnavailable(AppError):
+    """A dependency does not answer; nothing was stored or spent."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
+    detail = "A part of the service does not answer right now. Try again in a few seconds."
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def problem(status: int, code: str, detail: str) -> dict[str, Any]:
+    """The body of a problem document."""
+    title = TITLES.get(status) or HTTPStatus(status).phrase
+    return {
+        "type": "about:blank",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        "request_id": request_id(),
+    }
+
+
+def problem_response(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    errors: Mapping[str, Any] | None = None,
+) -> Response:
+    """An RFC 9457 problem document as a response; `errors` only where fields are at fault."""
+    body = problem(status, code, detail)
+    if errors is not None:
+        body["errors"] = errors
+    response = Response(json.dumps(body), status=status, content_type="application/problem+json")
+    response.headers.update(headers or {})
+    return response
+
+
+def handle_app_error(error: AppError) -> Response:
+    return problem_response(
+        error.status, error.code, error.detail, headers=error.headers, errors=getattr(error, "errors", None)
+    )
+
+
+def handle_http_exception(error: HTTPException) -> Response:
+    """Werkzeug's own errors, with the headers they bring (`Allow`, `Retry-After`)."""
+    status = error.code or 500
+    if 300 <= status < 400:  # noqa: PLR2004 - redirects are exceptions too
+        return Response(error.get_body(), status=status, headers=error.get_headers())
+    headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
+    detail = DETAILS.get(status) or error.description or HTTPStatus(status).phrase
+    code = CODES.get(status, "internal_error" if status >= 500 else "bad_request")  # noqa: PLR2004
+    return problem_response(status, code, detail, headers=headers)
+
+
+def handle_dependency_error(error: Exception) -> Response:
+    """PostgreSQL or Redis does not answer, or not in time."""
+    log.error("A dependency does not answer: %s", type(error).__name__, exc_info=error)
+    return handle_app_error(ServiceUnavailable())
+
+
+def handle_unexpected(error: Exception) -> Response:
+    log.error("Unexpected error", exc_info=error)
+    return problem_response(500, AppError.code, AppError.detail)
+
+
+def register_error_handlers(app: Flask) -> None:
+    app.register_error_handler(AppError, handle_app_error)
+    app.register_error_handler(HTTPException, handle_http_exception)
+    for unavailable in (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError, redis.RedisError):
+        app.register_error_handler(unavailable, handle_dependency_error)
+    app.register_error_handler(Exception, handle_unexpected)

@@ -1,0 +1,58 @@
+"""The API's description: OpenAPI 3.1, its introduction and its security schemes."""
+
+from flask import Flask
+
+from app.core.api import Api
+from app.core.ids import IdConverter
+from app.core.schemas import StrictBoolean, Text, Timestamp
+
+TITLE = "Gemini Backend"
+VERSION = "1.0.0"
+INTRODUCTION = """\
+A chat with Google Gemini: sign up with a mobile number, open a chatroom, send a message, read the reply.
+
+**The way in.** `POST /auth/signup`, then `POST /auth/send-otp`, then `POST /auth/verify-otp`: its
+`access_token` goes into *Authorize* here, and into `Authorization: Bearer …` in your program.
+
+**A message.** `POST /chatroom/{id}/message` answers 202 with the prompt and its reply, which is `queued`.
+Poll the reply's `Location` until its `status` is `completed` or `failed`, or send `Prefer: wait=10` and get it
+in the same answer if it comes in time. The model sees the conversation so far.
+
+**Limits.** Basic users have 5 prompts in a calendar day (UTC), told by `RateLimit-*` headers and
+`GET /user/usage`. What ends in an error spends nothing.
+
+**Errors** are `application/problem+json` (RFC 9457). `code` is stable and meant for programs; quote
+`request_id` when you ask for help. Ids are opaque; times are RFC 3339 in UTC.
+"""
+
+
+def make_api(app: Flask) -> Api:
+    """The flask-smorest API that blueprints register with."""
+    app.config.update(
+        API_TITLE=TITLE,
+        API_VERSION=VERSION,
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/",
+        OPENAPI_JSON_PATH="openapi.json",
+    )
+    app.url_map.converters["id"] = IdConverter
+    bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    api = Api()
+    api.init_app(
+        app,
+        spec_kwargs={
+            "info": {"description": INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
+            "servers": [{"url": "/"}],
+            "components": {
+                "securitySchemes": {
+                    "accessToken": bearer | {"description": "The `access_token` of a login."},
+                    "refreshToken": bearer | {"description": "The `refresh_token` of a login, for /auth/refresh."},
+                }
+            },
+        },
+    )
+    api.register_converter(IdConverter, lambda _: {"type": "string", "format": "uuid"})
+    api.register_field(Text, "string", None)
+    api.register_field(Timestamp, "string", "date-time")
+    api.register_field(StrictBoolean, "boolean", None)
+    return api

@@ -1,0 +1,13 @@
+"""The one door through which features reach the settings that the factory was given."""
+
+from typing import TYPE_CHECKING, cast
+
+from flask import current_app
+
+if TYPE_CHECKING:
+    from config import Settings
+
+
+def settings() -> "Settings":
+    """The settings of the running application."""
+    return cast("Settings", current_app.extensions["settings"])

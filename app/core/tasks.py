@@ -1,0 +1,76 @@
+"""Celery: the broker's settings, tasks that run inside the app, and ringing a task by its name."""
+
+import logging
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import before_task_publish, task_prerun
+from flask import Flask
+
+from app.core.redis_clients import TIMEOUTS
+from app.core.request_ids import request_id, set_request_id
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "request_id"
+REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
+
+
+class AppTask(Task):  # type: ignore[misc]
+    """A task that runs inside an application context, so that services find the database."""
+
+    flask_app: Flask
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.flask_app.app_context():
+            return self.run(*args, **kwargs)
+
+
+celery = Celery("gemini_backend", task_cls=AppTask)
+
+
+def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
+    """Set Celery up so that no work is lost with a worker and no request waits for a broker."""
+    AppTask.flask_app = app
+    celery.conf.update(
+        broker_url=url,
+        broker_transport_options=TIMEOUTS | {"visibility_timeout": REDELIVER_AFTER_SECONDS, "retry_on_timeout": False},
+        broker_use_ssl={"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        task_publish_retry=False,
+        task_serializer="json",
+        accept_content=["json"],
+        beat_schedule={
+            "sweep": {
+                "task": "messages.sweep",
+                "schedule": sweep_seconds,
+                "options": {"expires": sweep_seconds},
+            }
+        },
+        enable_utc=True,
+        timezone="UTC",
+    )
+    celery.set_default()
+    app.extensions["celery"] = celery
+
+
+def ring(task_name: str, *args: str, delay_seconds: float = 0) -> None:
+    """Queue a task by its name; its arguments are ids. Raises when the broker does not answer in time."""
+    celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
+
+
+@before_task_publish.connect
+def pass_request_id_on(headers: dict[str, Any], **_: Any) -> None:
+    headers[REQUEST_ID_HEADER] = request_id()
+
+
+@task_prerun.connect
+def take_request_id_over(task: AppTask, **_: Any) -> None:
+    set_request_id(task.request.get(REQUEST_ID_HEADER))

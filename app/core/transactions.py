@@ -1,0 +1,55 @@
+"""One use case, one transaction: services commit here and nowhere else."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.core.database import db
+
+log = logging.getLogger(__name__)
+
+
+class Transaction:
+    """The transaction under way; collects what must follow its commit."""
+
+    def __init__(self) -> None:
+        self._after_commit: list[Callable[[], object]] = []
+
+    def after_commit(self, action: Callable[[], object]) -> None:
+        """Run `action` once the commit has succeeded. Its failure is logged and undoes nothing."""
+        self._after_commit.append(action)
+
+    def run_actions(self) -> None:
+        for action in self._after_commit:
+            try:
+                action()
+            except Exception:
+                log.warning("An action after a commit failed", exc_info=True)
+
+
+@contextmanager
+def transaction() -> Iterator[Transaction]:
+    """Commit what the block wrote, or roll all of it back when it raises.
+
+    Afterwards no connection is held: the session keeps its loaded rows, as plain values.
+    Raises RuntimeError when used inside another one: a use case must not be cut in two.
+    """
+    session = db.session()
+    if session.info.get("in_transaction"):  # flask-sqlalchemy: one session a request or task
+        raise RuntimeError("transaction() does not nest")
+    session.info["in_transaction"] = True
+    current = Transaction()
+    try:
+        yield current
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+    finally:
+        session.info["in_transaction"] = False
+    current.run_actions()
+
+
+def release_connection() -> None:
+    """End the read transaction under way, so that a long wait holds no database connection."""
+    db.session.rollback()

@@ -1,0 +1,1 @@
+"""One module for each outside world: no database, exceptions of their own."""

@@ -1,0 +1,176 @@
+"""The worker's use case: one attempt at one reply, from the claim to a state that somebody looks after."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from app.core.database import db
+from app.core.logs import log_event
+from app.core.request_ids import set_request_id
+from app.core.settings import settings
+from app.core.tasks import ring
+from app.core.transactions import transaction
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.model_calls import (
+    Answer,
+    CallAborted,
+    ModelError,
+    ModelRejected,
+    ModelTimeout,
+    ModelUnavailable,
+    ReplyBlocked,
+    Turn,
+)
+from app.messages.breaker import Breaker
+from app.messages.conversation import conversation
+from app.messages.events import announce_end
+from app.messages.lease_keeper import LeaseKeeper
+from app.messages.leases import Claim, claim_reply, next_in_room, write
+from app.messages.models import ErrorCode, Message, Status
+from app.messages.quota import give_back
+from app.messages.retries import delay_before_retry
+from app.messages.service import GENERATE_REPLY
+from app.users.queries import lock_user
+
+log = logging.getLogger(__name__)
+
+COSTS_ITS_PROMPT = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
+
+
+class Model(Protocol):
+    """What can reply to a conversation; raises a ModelError."""
+
+    def generate(self, turns: Sequence[Turn], call: BoundedCall, *, timeout_seconds: float) -> Answer: ...
+
+
+class Generator:
+    """Generates replies by one model, in many threads of one process at once."""
+
+    def __init__(self, model: Model, keeper: LeaseKeeper, breaker: Breaker, clock: Callable[[], datetime]) -> None:
+        self.model = model
+        self.keeper = keeper
+        self.breaker = breaker
+        self.clock = clock
+
+    def generate(self, reply_id: UUID) -> None:
+        """Make one attempt at a reply; does nothing when it is done, held, or not yet its turn."""
+        with transaction():
+            claim = claim_reply(reply_id, now=self.clock(), lease=self.keeper.lease)
+            if claim is None:
+                return
+            prompt = db.session.get_one(Message, claim.prompt_id)
+            turns = conversation(claim.chatroom_id, prompt, max_chars=settings().gemini_history_max_chars)
+        set_request_id(claim.request_id)
+        wait_seconds = self.breaker.wait_seconds()
+        if wait_seconds:
+            self.put_off(claim, timedelta(seconds=wait_seconds))
+            return
+        begun = time.monotonic()
+        outcome = self.attempt(claim, turns)
+        facts = {
+            "reply_id": claim.reply_id,
+            "attempt": claim.attempt,
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        log_event(log, "generation", outcome=outcome, **facts)
+
+    def attempt(self, claim: Claim, turns: Sequence[Turn]) -> str:
+        """Ask the model and write down what came of it; the outcome, for the log."""
+        seconds = settings().gemini_timeout
+        try:
+            with self.keeper.hold(claim, seconds=seconds) as call:
+                answer = self.model.generate(turns, call, timeout_seconds=seconds)
+        except CallAborted:
+            self.breaker.record(answered=None)
+            return self.hand_back(claim)
+        except ModelUnavailable as error:
+            self.breaker.record(answered=False)
+            return self.retry_or_fail(claim, error)
+        except ModelError as error:
+            self.breaker.record(answered=True)
+            if isinstance(error, ModelRejected):
+                log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
+            return self.fail(claim, error_code_of(error))
+        self.breaker.record(answered=True)
+        return self.complete(claim, answer)
+
+    def complete(self, claim: Claim, answer: Answer) -> str:
+        return self.end(
+            claim,
+            status=Status.COMPLETED,
+            text=answer.text,
+            model=answer.model,
+            prompt_tokens=answer.prompt_tokens,
+            output_tokens=answer.output_tokens,
+        )
+
+    def fail(self, claim: Claim, code: ErrorCode) -> str:
+        return self.end(claim, status=Status.FAILED, error_code=code)
+
+    def end(self, claim: Claim, *, status: Status, **values: object) -> str:
+        """Put the reply into a final state, give its prompt back if that is due, and let the next one begin."""
+        now = self.clock()
+        code = values.get("error_code")
+        with transaction() as current:
+            if code is not None:
+                lock_user(claim.user_id)  # before the reply: the order in which everybody locks
+            if not write(claim, status=status, completed_at=now, **values):
+                return "superseded"
+            if code is not None and code not in COSTS_ITS_PROMPT:
+                give_back(claim.reply_id, now)
+            following = next_in_room(claim.chatroom_id)
+            if following is not None:
+                current.after_commit(lambda: ring(GENERATE_REPLY, str(following)))
+            current.after_commit(lambda: announce_end(claim.reply_id, status))
+        return str(code or status)
+
+    def retry_or_fail(self, claim: Claim, error: ModelUnavailable) -> str:
+        failures = claim.failures + 1
+        delay = delay_before_retry(
+            failures,
+            asked_for=error.retry_after,
+            started_at=claim.started_at,
+            now=self.clock(),
+            max_attempts=settings().reply_max_attempts,
+            max_seconds=settings().reply_max_seconds,
+        )
+        if delay is None:
+            return self.fail(claim, error_code_of(error))
+        self.requeue(claim, delay, failures=failures)
+        return f"retry after {error}"
+
+    def put_off(self, claim: Claim, delay: timedelta) -> None:
+        """Let the reply wait while the breaker is open; once its time is over, say so honestly."""
+        if self.clock() + delay > claim.started_at + timedelta(seconds=settings().reply_max_seconds):
+            self.fail(claim, ErrorCode.MODEL_UNAVAILABLE)
+        else:
+            self.requeue(claim, delay)
+
+    def hand_back(self, claim: Claim) -> str:
+        """The call was ended from outside: if the claim still holds, somebody else may have it at once."""
+        return "handed back" if self.requeue(claim, timedelta(0)) else "superseded"
+
+    def requeue(self, claim: Claim, delay: timedelta, **values: object) -> bool:
+        """Back into the queue, to be claimed after `delay`. The waiting holds no worker thread."""
+        due = self.clock() + delay
+        with transaction() as current:
+            if not write(claim, status=Status.QUEUED, not_before=due, rung_at=due, **values):
+                return False
+            current.after_commit(lambda: ring(GENERATE_REPLY, str(claim.reply_id), delay_seconds=delay.total_seconds()))
+        return True
+
+
+def error_code_of(error: ModelError) -> ErrorCode:
+    """What the client is told of an error."""
+    for kind, code in (
+        (ModelTimeout, ErrorCode.MODEL_TIMEOUT),
+        (ModelUnavailable, ErrorCode.MODEL_UNAVAILABLE),
+        (ModelRejected, ErrorCode.MODEL_REJECTED),
+        (ReplyBlocked, ErrorCode.BLOCKED_BY_SAFETY),
+    ):
+        if isinstance(error, kind):
+            return code
+    return ErrorCode.EMPTY_REPLY

@@ -1,0 +1,73 @@
+"""Idempotency keys: the same request sent again gives the first one's answer.
+
+The key is written in the prompt's own transaction, under the user's lock: of parallel requests the first
+writes it and the others find it. Kept 24 hours; only accepted prompts are remembered.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import make_transient
+
+from app.core.database import db
+from app.messages.errors import IdempotencyKeyReused
+from app.messages.models import IdempotencyKey, Message, Status
+
+LIFETIME = timedelta(hours=24)
+
+
+@dataclass
+class KnownRequest:
+    """What was answered under a key. `ended`: the first answer brought the reply itself."""
+
+    prompt: Message
+    reply: Message
+    ended: bool
+
+
+def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownRequest | None:
+    """The request that came under the key, or None. Raises IdempotencyKeyReused when it was another."""
+    record = db.session.get(IdempotencyKey, (user_id, key))
+    if record is None:
+        return None
+    if record.created_at <= now - LIFETIME:
+        db.session.delete(record)
+        db.session.flush()
+        return None
+    if record.fingerprint != fingerprint:
+        raise IdempotencyKeyReused
+    prompt = db.session.get_one(Message, record.prompt_id)
+    reply = db.session.scalars(select(Message).where(Message.in_reply_to == prompt.id)).one()
+    return KnownRequest(prompt, reply if record.answered_with_reply else as_accepted(reply), record.answered_with_reply)
+
+
+def remember(user_id: UUID, key: str, fingerprint: str, prompt_id: UUID, now: datetime) -> None:
+    db.session.add(
+        IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, prompt_id=prompt_id, created_at=now)
+    )
+
+
+def note_ended(user_id: UUID, key: str) -> None:
+    """The first answer brought the reply itself, so later ones do."""
+    record = db.session.get(IdempotencyKey, (user_id, key))
+    if record is not None:
+        record.answered_with_reply = True
+
+
+def forget_old_keys(now: datetime, *, at_most: int) -> int:
+    """Delete keys past their lifetime, in the caller's transaction; how many."""
+    old = select(IdempotencyKey.prompt_id).where(IdempotencyKey.created_at <= now - LIFETIME).limit(at_most)
+    result = db.session.execute(delete(IdempotencyKey).where(IdempotencyKey.prompt_id.in_(old)))
+    return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+def as_accepted(reply: Message) -> Message:
+    """The reply as the first answer showed it: queued."""
+    make_transient(reply)
+    reply.status = Status.QUEUED
+    reply.text = reply.error_code = reply.model = None
+    reply.prompt_tokens = reply.output_tokens = None
+    reply.completed_at = None
+    return reply

@@ -1,0 +1,120 @@
+"""Messages, what they cost, and the keys under which they were accepted."""
+
+import enum
+from datetime import date, datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import db, text_enum
+from app.core.ids import new_id
+
+
+class Role(enum.StrEnum):
+    """Who speaks."""
+
+    USER = "user"
+    MODEL = "model"
+
+
+class Status(enum.StrEnum):
+    """The states of a reply; a prompt is `completed` from the start."""
+
+    QUEUED = "queued"
+    GENERATING = "generating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in {Status.COMPLETED, Status.FAILED, Status.CANCELED}
+
+
+class ErrorCode(enum.StrEnum):
+    """Why a reply failed; public API."""
+
+    MODEL_UNAVAILABLE = "model_unavailable"
+    MODEL_TIMEOUT = "model_timeout"
+    BLOCKED_BY_SAFETY = "blocked_by_safety"
+    MODEL_REJECTED = "model_rejected"
+    EMPTY_REPLY = "empty_reply"
+
+
+UNFINISHED = text("status IN ('queued', 'generating')")
+
+
+class Message(db.Model):  # type: ignore[name-defined,misc]
+    """One turn of a chatroom: a user's prompt or the model's reply to one.
+
+    `position` orders a room's turns; a reply stands right behind its prompt. Only the holder of the current
+    `attempt`, whose lease has not been taken over, may finish a reply.
+    """
+
+    __tablename__ = "messages"
+    __table_args__ = (
+        UniqueConstraint("chatroom_id", "position"),
+        CheckConstraint("(role = 'model') = (in_reply_to IS NOT NULL)", name="replies_answer_a_prompt"),
+        CheckConstraint("role = 'model' OR (text IS NOT NULL AND status = 'completed')", name="prompts_are_complete"),
+        CheckConstraint("status <> 'completed' OR text <> ''", name="completed_has_text"),
+        CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_has_code"),
+        CheckConstraint("(status = 'generating') = (lease_expires_at IS NOT NULL)", name="generating_has_lease"),
+        Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
+        Index("ix_messages_unfinished_by_room", "chatroom_id", "position", postgresql_where=UNFINISHED),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    chatroom_id: Mapped[UUID] = mapped_column(ForeignKey("chatrooms.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    role: Mapped[Role] = mapped_column(text_enum(Role, "role_is_known"))
+    text: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[Status] = mapped_column(text_enum(Status, "status_is_known"))
+    error_code: Mapped[ErrorCode | None] = mapped_column(text_enum(ErrorCode, "error_code_is_known"))
+    model: Mapped[str | None] = mapped_column(String(100))
+    prompt_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    in_reply_to: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), unique=True)
+    created_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+
+    # How the generation of a reply stands
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    started_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    lease_expires_at: Mapped[datetime | None]
+
+
+class PromptCharge(db.Model):  # type: ignore[name-defined,misc]
+    """One prompt of a day, spent by a number: the ledger behind the quota's counter in Redis.
+
+    It outlives the message, the chatroom and the account, so that deleting them refills no day.
+    """
+
+    __tablename__ = "prompt_charges"
+    __table_args__ = (
+        Index("ix_prompt_charges_spent", "mobile_key", "day", postgresql_where=text("given_back_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    mobile_key: Mapped[str] = mapped_column(String(64))
+    day: Mapped[date]
+    reply_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime]
+    given_back_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
+    """A client's key and the prompt that was accepted under it, written in the prompt's own transaction."""
+
+    __tablename__ = "idempotency_keys"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    prompt_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
+    answered_with_reply: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,0 +1,122 @@
+"""The daily quota: counted in Redis by flask-limiter's strategy, backed by the ledger in PostgreSQL.
+
+Spending and giving back happen while the user's row is locked (`users.queries.lock_user`), so one after the
+other. That makes the ledger exact whenever the counter is in doubt: when Redis has lost it (it reads zero),
+and before anybody is refused. The counter may be too high after a crash, for the refusal that looks it up
+puts it right; it is never too low. Giving back just drops it: the next prompt counts the ledger anew.
+"""
+
+import logging
+from datetime import UTC, date, datetime
+from uuid import UUID
+
+import redis
+from limits import RateLimitItem
+from limits.limits import Granularity
+from sqlalchemy import func, select, update
+
+from app.billing.models import Tier
+from app.core.clock import next_midnight, seconds_until
+from app.core.database import db
+from app.core.redis_clients import limiter
+from app.core.settings import settings
+from app.messages.errors import QuotaExceeded
+from app.messages.models import PromptCharge
+from app.messages.usage import Usage
+from app.users.mobile_numbers import mobile_key
+from app.users.models import User
+
+log = logging.getLogger(__name__)
+
+UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
+
+
+class PromptsOfDay(RateLimitItem):
+    """A limit on one calendar day: its key names the day, and it expires at the next midnight UTC."""
+
+    GRANULARITY = Granularity(86_400, "utcday")
+    __slots__ = ("now",)
+
+    def __init__(self, amount: int, now: datetime) -> None:
+        super().__init__(amount, namespace="prompts")
+        self.now = now
+
+    def get_expiry(self) -> int:
+        return seconds_until(next_midnight(self.now), self.now)
+
+    def key_for(self, *identifiers: bytes | str | int | float) -> str:
+        return "/".join([self.namespace, quota_day(self.now).isoformat(), *map(str, identifiers)])
+
+
+def quota_day(now: datetime) -> date:
+    """The day that a prompt sent at `now` is charged to."""
+    return now.astimezone(UTC).date()
+
+
+def daily_limit(tier: Tier) -> int | None:
+    return None if tier is Tier.PRO else settings().basic_daily_prompts
+
+
+def spend_prompt(user: User, tier: Tier, reply_id: UUID, now: datetime) -> Usage:
+    """Spend one prompt of the day on a reply, within the caller's transaction.
+
+    user: locked by the caller.
+    Raises QuotaExceeded, redis.RedisError; then nothing was spent.
+    """
+    limit = daily_limit(tier)
+    item = PromptsOfDay(UNLIMITED if limit is None else limit, now)
+    key = mobile_key(user.mobile)
+    used = limiter.storage.get(item.key_for(key))
+    if used == 0 or (limit is not None and used >= limit):
+        used = recount(item, key)
+    if not limiter.limiter.hit(item, key):
+        raise QuotaExceeded(Usage(tier, limit, used, now))
+    db.session.add(PromptCharge(mobile_key=key, day=quota_day(now), reply_id=reply_id, created_at=now))
+    return Usage(tier, limit, used + 1, now)
+
+
+def recount(item: PromptsOfDay, key: str) -> int:
+    """Set the counter to what the ledger says; what it says."""
+    charged = charged_prompts(key, quota_day(item.now))
+    limiter.storage.clear(item.key_for(key))
+    if charged:
+        limiter.storage.incr(item.key_for(key), item.get_expiry(), amount=charged)
+    return charged
+
+
+def usage_of(user: User, tier: Tier, now: datetime) -> Usage:
+    """What of the day is used up, by the ledger."""
+    return Usage(tier, daily_limit(tier), charged_prompts(mobile_key(user.mobile), quota_day(now)), now)
+
+
+def give_back(reply_id: UUID, now: datetime) -> bool:
+    """Give the reply's last prompt back, once, to the day it was charged to; whether this call did it.
+
+    The caller has locked the user. Redis gone: the counter stays too high until a refusal looks it up.
+    """
+    newest = (
+        select(PromptCharge.id)
+        .where(PromptCharge.reply_id == reply_id)
+        .order_by(PromptCharge.created_at.desc(), PromptCharge.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    statement = (
+        update(PromptCharge)
+        .where(PromptCharge.id == newest, PromptCharge.given_back_at.is_(None))
+        .values(given_back_at=now)
+        .returning(PromptCharge.mobile_key)
+    )
+    key = db.session.scalar(statement)
+    if key is None:
+        return False
+    try:
+        limiter.storage.clear(PromptsOfDay(UNLIMITED, now).key_for(key))
+    except redis.RedisError:
+        log.warning("A prompt was given back while Redis was away")
+    return True
+
+
+def charged_prompts(key: str, day: date) -> int:
+    spent = (PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None))
+    return db.session.scalar(select(func.count()).select_from(PromptCharge).where(*spent)) or 0

@@ -1,0 +1,166 @@
+"""Requests and responses of the message routes."""
+
+from typing import Any
+
+import marshmallow as ma
+
+from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
+from app.core.schemas import Schema, StrictBoolean, Text, Timestamp
+from app.messages.models import ErrorCode, Message, Role, Status
+
+MAX_PROMPT_CHARS = 8_000
+MAX_IDEMPOTENCY_KEY_CHARS = 255
+
+ERROR_SENTENCES = {
+    ErrorCode.MODEL_UNAVAILABLE: "Gemini did not answer, also when asked again. The prompt was given back.",
+    ErrorCode.MODEL_TIMEOUT: "Gemini took too long. The prompt was given back.",
+    ErrorCode.BLOCKED_BY_SAFETY: "Gemini's safety rules blocked the prompt or the answer.",
+    ErrorCode.MODEL_REJECTED: "Gemini refused the request. The prompt was given back.",
+    ErrorCode.EMPTY_REPLY: "Gemini answered without a text.",
+}
+
+
+class PromptIn(Schema):
+    """A prompt."""
+
+    text = Text(
+        required=True,
+        max_chars=MAX_PROMPT_CHARS,
+        metadata={
+            "description": "The prompt, 1–8000 characters after trimming.",
+            "example": "Explain DNS to a child",
+        },
+    )
+    stream = StrictBoolean(
+        load_default=False,
+        metadata={"description": "Whether the reply is to be had piece by piece.", "example": False},
+    )
+
+
+class PromptHeaders(ma.Schema):
+    """Headers that change how a prompt is taken."""
+
+    class Meta:
+        unknown = ma.EXCLUDE
+
+    idempotency_key = ma.fields.String(
+        data_key="Idempotency-Key",
+        load_default=None,
+        validate=ma.validate.Regexp(
+            rf"^[\x21-\x7e]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}\Z", error="1–255 visible ASCII characters."
+        ),
+        metadata={
+            "description": "Send the same key again with the same message, and it counts as sent once; kept 24 hours.",
+            "example": "5f0c9e9a-7d3b-4a39-9e62-0c8e0f6b6a52",
+        },
+    )
+    prefer = ma.fields.String(
+        data_key="Prefer",
+        load_default="",
+        metadata={
+            "description": "`wait=N`: wait up to N seconds (20 at most) for the reply.",
+            "example": "wait=10",
+        },
+    )
+
+
+class ErrorOut(Schema):
+    """Why a reply failed."""
+
+    code = ma.fields.String(
+        validate=ma.validate.OneOf([code.value for code in ErrorCode]),
+        metadata={"description": "For programs."},
+    )
+    message = ma.fields.String(metadata={"description": "For people."})
+
+
+class TokensUsedOut(Schema):
+    """What a reply took, in Gemini's tokens."""
+
+    prompt_tokens = ma.fields.Integer(metadata={"description": "Tokens of the conversation sent."})
+    output_tokens = ma.fields.Integer(metadata={"description": "Tokens of the reply."})
+
+
+class MessageOut(Schema):
+    """A prompt or a reply."""
+
+    id = ma.fields.UUID(metadata={"description": "The message's id."})
+    chatroom_id = ma.fields.UUID(metadata={"description": "Its chatroom."})
+    role = ma.fields.Enum(Role, by_value=True, metadata={"description": "`user` for a prompt, `model` for a reply."})
+    text = ma.fields.String(allow_none=True, metadata={"description": "The text; of a reply null until there is some."})
+    status = ma.fields.Enum(
+        Status,
+        by_value=True,
+        metadata={"description": "Of a reply: queued → generating → completed, failed or canceled."},
+    )
+    error = ma.fields.Nested(ErrorOut, allow_none=True, metadata={"description": "Why a reply failed, else null."})
+    model = ma.fields.String(allow_none=True, metadata={"description": "The model that replied."})
+    usage = ma.fields.Nested(
+        TokensUsedOut, allow_none=True, metadata={"description": "Of a reply; null until it is known."}
+    )
+    in_reply_to = ma.fields.UUID(allow_none=True, metadata={"description": "Of a reply: the prompt's id."})
+    created_at = Timestamp(metadata={"description": "When the prompt was accepted."})
+    completed_at = Timestamp(allow_none=True, metadata={"description": "When the message reached its final state."})
+
+    def get_attribute(self, obj: Message, attr: str, default: Any) -> Any:
+        if attr == "error":
+            code = obj.error_code
+            return None if code is None else {"code": code, "message": ERROR_SENTENCES[code]}
+        if attr == "usage":
+            known = obj.prompt_tokens is not None and obj.output_tokens is not None
+            return {"prompt_tokens": obj.prompt_tokens, "output_tokens": obj.output_tokens} if known else None
+        return super().get_attribute(obj, attr, default)
+
+
+class AcceptedOut(Schema):
+    """A prompt that was taken, and the reply to come."""
+
+    message = ma.fields.Nested(MessageOut)
+    reply = ma.fields.Nested(MessageOut)
+
+
+class MessagePageOut(Schema):
+    """A part of a chatroom's messages."""
+
+    items = ma.fields.List(ma.fields.Nested(MessageOut))
+    next_cursor = ma.fields.String(allow_none=True, metadata={"description": "For the next page; null at the end."})
+
+
+class ChatroomWithMessagesOut(ChatroomOut):
+    """A chatroom with its latest messages."""
+
+    messages = ma.fields.List(ma.fields.Nested(MessageOut), metadata={"description": "The latest 50, oldest first."})
+    next_cursor = ma.fields.String(
+        allow_none=True,
+        metadata={"description": "For `…/messages?cursor=`: the older ones; null when there are none."},
+    )
+
+
+EXAMPLE_PROMPT: dict[str, Any] = {
+    "id": "0192d3a4-7100-7d11-b0c1-1123456789ab",
+    "chatroom_id": EXAMPLE_CHATROOM["id"],
+    "role": "user",
+    "text": "Explain DNS to a child",
+    "status": "completed",
+    "error": None,
+    "model": None,
+    "usage": None,
+    "in_reply_to": None,
+    "created_at": "2026-11-21T09:32:00.000000Z",
+    "completed_at": "2026-11-21T09:32:00.000000Z",
+}
+EXAMPLE_QUEUED: dict[str, Any] = EXAMPLE_PROMPT | {
+    "id": "0192d3a4-7101-7a2b-8c3d-2123456789ab",
+    "role": "model",
+    "text": None,
+    "status": "queued",
+    "in_reply_to": EXAMPLE_PROMPT["id"],
+    "completed_at": None,
+}
+EXAMPLE_REPLY: dict[str, Any] = EXAMPLE_QUEUED | {
+    "text": "DNS is the phone book of the internet…",
+    "status": "completed",
+    "model": "gemini-3.5-flash",
+    "usage": {"prompt_tokens": 12, "output_tokens": 48},
+    "completed_at": "2026-11-21T09:32:02.000000Z",
+}

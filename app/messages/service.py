@@ -1,0 +1,163 @@
+"""Use cases of a client: send a prompt, read a room."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from app.billing.service import tier_of
+from app.chatrooms.list_cache import forget_list
+from app.chatrooms.models import Chatroom
+from app.chatrooms.queries import take_turns
+from app.chatrooms.service import get_chatroom
+from app.core.database import db
+from app.core.errors import NotFound
+from app.core.ids import new_id
+from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
+from app.core.redis_clients import require_redis
+from app.core.request_ids import request_id
+from app.core.tasks import ring
+from app.core.transactions import transaction
+from app.messages import idempotency, queries
+from app.messages.events import wait_for_end
+from app.messages.models import Message, Role, Status
+from app.messages.quota import spend_prompt, usage_of
+from app.messages.usage import Usage
+from app.users.queries import find_user, lock_user
+
+log = logging.getLogger(__name__)
+
+GENERATE_REPLY = "messages.generate_reply"
+ROOM_PAGE_SIZE = 50
+
+
+@dataclass
+class Accepted:
+    """A prompt, its reply and what is left of the day. `replayed`: an Idempotency-Key came again."""
+
+    message: Message
+    reply: Message
+    usage: Usage
+    replayed: bool = False
+    ended: bool = False
+
+
+def accept_prompt(
+    user_id: UUID,
+    chatroom_id: UUID,
+    text: str,
+    *,
+    idempotency_key: str | None = None,
+    fingerprint: str = "",
+    now: datetime,
+) -> Accepted:
+    """Store a prompt with its pending reply, spend a prompt of the day, and queue the generation.
+
+    All of it happens while the user's row is locked, so of parallel requests one after the other.
+    fingerprint: what an Idempotency-Key may come again with.
+    Raises NotFound, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then nothing was stored or spent.
+    """
+    require_redis()
+    with transaction() as current:
+        user = lock_user(user_id)
+        if user is None:
+            raise NotFound
+        tier = tier_of(user_id, now)
+        if idempotency_key and (known := idempotency.find(user_id, idempotency_key, fingerprint, now)):
+            return Accepted(known.prompt, known.reply, usage_of(user, tier, now), True, known.ended)
+        position = take_turns(chatroom_id, user_id, 2, now)
+        if position is None:
+            raise NotFound
+        prompt, reply = new_turn(chatroom_id, position, text, now)
+        usage = spend_prompt(user, tier, reply.id, now)
+        if idempotency_key:
+            idempotency.remember(user_id, idempotency_key, fingerprint, prompt.id, now)
+        current.after_commit(lambda: forget_list(user_id))
+        current.after_commit(lambda: ring(GENERATE_REPLY, str(reply.id)))
+    return Accepted(prompt, reply, usage)
+
+
+def new_turn(chatroom_id: UUID, position: int, text: str, now: datetime) -> tuple[Message, Message]:
+    """A prompt and its pending reply, in the session."""
+    prompt = Message(
+        id=new_id(),
+        chatroom_id=chatroom_id,
+        position=position,
+        role=Role.USER,
+        text=text,
+        status=Status.COMPLETED,
+        created_at=now,
+        completed_at=now,
+    )
+    reply = Message(
+        id=new_id(),
+        chatroom_id=chatroom_id,
+        position=position + 1,
+        role=Role.MODEL,
+        status=Status.QUEUED,
+        in_reply_to=prompt.id,
+        created_at=now,
+        rung_at=now,
+        request_id=request_id(),
+    )
+    db.session.add(prompt)
+    db.session.flush()
+    db.session.add(reply)
+    db.session.flush()
+    return prompt, reply
+
+
+def wait_for_reply(user_id: UUID, accepted: Accepted, idempotency_key: str | None, seconds: float) -> None:
+    """Wait until the reply has ended, up to `seconds`, and put it into `accepted`. Holds no connection."""
+    wait_for_end(accepted.reply.id, seconds)
+    reply = get_message(user_id, accepted.reply.chatroom_id, accepted.reply.id)
+    if reply.status.is_final:
+        accepted.reply, accepted.ended = reply, True
+        if idempotency_key:
+            with transaction():
+                idempotency.note_ended(user_id, idempotency_key)
+
+
+def fingerprint_of(*parts: str) -> str:
+    """What makes two requests the same one."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message:
+    """A message of the user's chatroom, as it is now. Raises NotFound."""
+    message = queries.find_message(user_id, chatroom_id, message_id)
+    if message is None:
+        raise NotFound
+    return message
+
+
+def list_messages(user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None) -> Page[Message]:
+    """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor."""
+    get_chatroom(user_id, chatroom_id)
+    before = decode_cursor(cursor, parse_position)[0] if cursor is not None else None
+    rows = queries.list_messages(chatroom_id, limit=limit + 1, before=before)
+    return cut_page(rows, limit, lambda message: encode_cursor(message.position))
+
+
+def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]]:
+    """A chatroom with its latest messages, newest first. Raises NotFound."""
+    room = get_chatroom(user_id, chatroom_id)
+    rows = queries.list_messages(chatroom_id, limit=ROOM_PAGE_SIZE + 1, before=None)
+    return room, cut_page(rows, ROOM_PAGE_SIZE, lambda message: encode_cursor(message.position))
+
+
+def usage_today(user_id: UUID, *, now: datetime) -> Usage:
+    """What of the day's prompts is used up. Raises NotFound."""
+    user = find_user(user_id)
+    if user is None:
+        raise NotFound
+    return usage_of(user, tier_of(user_id, now), now)
+
+
+def parse_position(text: str) -> int:
+    """A position within a room. Raises ValueError."""
+    position = int(text)
+    if not 0 <= position < 2**31:
+        raise ValueError(text)
+    return position

@@ -1,0 +1,58 @@
+"""The sweeper: rings again for replies that nobody looks after, and throws old rows away."""
+
+import logging
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy.orm import aliased
+
+from app.core.database import db
+from app.core.tasks import ring
+from app.core.transactions import transaction
+from app.messages.idempotency import forget_old_keys
+from app.messages.leases import UNFINISHED
+from app.messages.models import Message, Status
+from app.messages.service import GENERATE_REPLY
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+
+
+def sweep_replies(*, now: datetime, patience: timedelta) -> list[UUID]:
+    """Ring again for up to BATCH replies whose bell was lost or whose worker is gone; their ids.
+
+    patience: how long a rung bell may take before it counts as lost. Safe to run twice at once: a reply is
+    taken by one sweep, and a bell too many changes nothing.
+    """
+    earlier = aliased(Message)
+    waits_its_turn = exists().where(
+        earlier.chatroom_id == Message.chatroom_id,
+        earlier.position < Message.position,
+        earlier.status.in_(UNFINISHED),
+    )
+    bell_lost = and_(Message.status == Status.QUEUED, ~waits_its_turn)
+    holder_gone = and_(Message.status == Status.GENERATING, Message.lease_expires_at < now)
+    unattended = (
+        select(Message.id)
+        .where(Message.rung_at < now - patience, or_(bell_lost, holder_gone))
+        .order_by(Message.created_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    statement = update(Message).where(Message.id.in_(unattended)).values(rung_at=now).returning(Message.id)
+    with transaction() as current:
+        rung = list(db.session.scalars(statement.execution_options(synchronize_session=False)))
+        for reply_id in rung:
+            current.after_commit(partial(ring, GENERATE_REPLY, str(reply_id)))
+    if rung:
+        log.warning("The sweeper rang again for %d replies", len(rung))
+    return rung
+
+
+def sweep_idempotency_keys(*, now: datetime) -> int:
+    """Throw away up to BATCH keys past their lifetime; how many."""
+    with transaction():
+        return forget_old_keys(now, at_most=BATCH)

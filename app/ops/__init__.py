@@ -1,0 +1,1 @@
+"""What operators and client developers need: health, the docs page, admin commands."""

@@ -1,0 +1,66 @@
+"""Routes for operators and for those who learn the API."""
+
+from pathlib import Path
+
+import flask_swagger_ui
+import marshmallow as ma
+from flask import Response, current_app, redirect, render_template, send_from_directory
+from flask.views import MethodView
+
+from app.core.api import Blueprint
+from app.core.errors import ServiceUnavailable
+from app.core.schemas import Schema
+from app.ops.health import failing_dependencies
+
+SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
+ASSET_SECONDS = 86_400
+
+blp = Blueprint("operations", __name__, description="Health, for load balancers and operators.")
+docs = Blueprint("docs", __name__, template_folder="templates", static_folder="static", static_url_path="/docs/page")
+
+
+class HealthOut(Schema):
+    """The process answers."""
+
+    status = ma.fields.String(metadata={"description": "Always `ok`."})
+
+
+@blp.route("/healthz")
+class Health(MethodView):
+    @blp.public()
+    @blp.response(200, HealthOut, example={"status": "ok"})
+    def get(self) -> object:
+        """Is the process alive?
+
+        Asks nothing else; for the platform's health check."""
+        return {"status": "ok"}
+
+
+@blp.route("/readyz")
+class Readiness(MethodView):
+    @blp.public()
+    @blp.response(200, HealthOut, example={"status": "ok"})
+    def get(self) -> object:
+        """Can it serve?
+
+        Asks PostgreSQL and Redis; the 503 names the one that does not answer."""
+        failing = failing_dependencies()
+        if failing:
+            raise ServiceUnavailable(f"Does not answer: {', '.join(failing)}.")
+        return {"status": "ok"}
+
+
+@docs.route("/")
+def home() -> object:
+    return redirect("/docs")
+
+
+@docs.route("/docs")
+def swagger_ui() -> str:
+    """Swagger UI, from this origin alone, and without inline scripts."""
+    return render_template("docs.html", title=current_app.config["API_TITLE"])
+
+
+@docs.route("/docs/assets/<path:name>")
+def swagger_ui_asset(name: str) -> Response:
+    return send_from_directory(SWAGGER_UI, name, max_age=ASSET_SECONDS)

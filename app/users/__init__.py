@@ -1,0 +1,1 @@
+"""The person's row and how to find it; no routes."""

@@ -1,0 +1,42 @@
+"""Mobile numbers: any international spelling in, E.164 out."""
+
+from typing import Any
+
+import marshmallow as ma
+import phonenumbers
+
+from app.core.keyed_hashes import keyed_hash
+from app.core.schemas import Text
+
+MAX_SPELLING_CHARS = 32
+
+
+def to_e164(spelling: str) -> str | None:
+    """The number in E.164, or None when it has no country code or is no valid number."""
+    try:
+        number = phonenumbers.parse(spelling)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(number) or number.extension:
+        return None
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def mobile_key(mobile: str) -> str:
+    """The number as a keyed hash: recognisable for counters that outlive the account, not readable."""
+    return keyed_hash("mobile", mobile)
+
+
+class MobileNumber(Text):
+    """A mobile number with its country code, as E.164."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        description = "A mobile number with its country code, in any international spelling."
+        metadata = {"description": description, "example": "+1 415 555 2671"}
+        super().__init__(max_chars=MAX_SPELLING_CHARS, metadata=metadata, **kwargs)
+
+    def _deserialize(self, *args: object, **kwargs: object) -> str:
+        number = to_e164(super()._deserialize(*args, **kwargs))  # type: ignore[arg-type]
+        if number is None:
+            raise ma.ValidationError("Not a valid mobile number; start with + and the country code.")
+        return number

@@ -1,0 +1,42 @@
+"""Finding and writing users."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.core.database import db
+from app.core.ids import new_id
+from app.users.models import User
+
+
+def find_user(user_id: UUID) -> User | None:
+    return db.session.get(User, user_id)
+
+
+def find_user_by_mobile(mobile: str) -> User | None:
+    return db.session.scalar(select(User).where(User.mobile == mobile))
+
+
+def lock_user(user_id: UUID) -> User | None:
+    """The user's row, held until the transaction ends: what one user does at once happens one by one."""
+    statement = select(User).where(User.id == user_id).with_for_update(key_share=True)
+    return db.session.scalar(statement, execution_options={"populate_existing": True})
+
+
+def replace_unverified(mobile: str, *, name: str | None, password_hash: str | None, now: datetime) -> User | None:
+    """Insert a user, in place of an earlier one who never verified the number; None where one did."""
+    fresh = {
+        "id": new_id(),
+        "name": name,
+        "password_hash": password_hash,
+        "created_at": now,
+    }
+    statement = (
+        insert(User)
+        .values(mobile=mobile, **fresh)
+        .on_conflict_do_update(index_elements=[User.mobile], set_=fresh, where=User.verified_at.is_(None))
+        .returning(User)
+    )
+    return db.session.scalar(statement, execution_options={"populate_existing": True})

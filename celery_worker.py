@@ -1,0 +1,33 @@
+"""What Celery runs: `celery -A celery_worker worker` and `celery -A celery_worker beat`."""
+
+import logging
+import sys
+from importlib import import_module
+from typing import Any
+
+from celery.signals import worker_init
+
+from app import create_app
+from config import ConfigError
+
+log = logging.getLogger(__name__)
+
+TASK_MODULES = ("app.messages.tasks",)
+
+try:
+    flask_app = create_app()
+except ConfigError as error:
+    sys.exit(f"Configuration: {error}")
+
+celery_app = flask_app.extensions["celery"]
+
+
+@worker_init.connect
+def import_tasks(**_: Any) -> None:
+    """Tasks, and the Gemini SDK with them, are the worker's alone: beat rings them by name."""
+    try:
+        for module in TASK_MODULES:
+            import_module(module)
+    except Exception as error:  # Celery would log it and run a worker that knows no task
+        log.exception("A task module cannot be imported")
+        raise SystemExit(1) from error

@@ -1,0 +1,25 @@
+"""How gunicorn serves: every choice with its reason."""
+
+import os
+from typing import Any
+
+bind = f"0.0.0.0:{os.environ.get('PORT', '5000')}"
+# Threads, because `Prefer: wait` and streams hold a request open without using the CPU.
+worker_class = "gthread"
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+threads = int(os.environ.get("WEB_THREADS", "32"))
+timeout = 60
+graceful_timeout = 25  # Render sends SIGKILL 30 s after SIGTERM
+keepalive = 75
+max_requests = 50_000  # a slow leak never matters; the jitter keeps workers from leaving together
+max_requests_jitter = 5_000
+control_socket_disable = True
+accesslog = None
+
+
+def post_fork(_server: Any, worker: Any) -> None:
+    """A connection must never be shared by two processes: each worker opens its own."""
+    from app.core.database import db  # noqa: PLC0415 - only once the worker is there
+
+    with worker.app.wsgi().app_context():
+        db.engine.dispose(close=False)

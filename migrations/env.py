@@ -1,0 +1,34 @@
+"""Runs migrations on the application's own database, never waiting long for a lock."""
+
+from alembic import context
+from flask import current_app
+from sqlalchemy import text
+
+# A migration that cannot have its lock gives up rather than stop the service behind it in the queue.
+LOCK_TIMEOUT = "5s"
+STATEMENT_TIMEOUT = "15min"
+
+migrate = current_app.extensions["migrate"]
+
+
+def run_online() -> None:
+    with migrate.db.engine.connect() as connection:
+        connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+        connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
+        connection.commit()
+        context.configure(connection=connection, target_metadata=migrate.db.metadata, **migrate.configure_args)
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+def run_offline() -> None:
+    url = migrate.db.engine.url.render_as_string(hide_password=False)
+    context.configure(url=url, target_metadata=migrate.db.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_offline()
+else:
+    run_online()

@@ -1,0 +1,212 @@
+"""What every test stands on: real PostgreSQL and Valkey from wheels, the stand-ins, a real worker process.
+
+A test gets an empty database and an empty Valkey. Only the outside worlds are stand-ins.
+"""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_migrate import upgrade
+from sqlalchemy import text
+from werkzeug.test import TestResponse
+
+from app import create_app
+from app.core.database import db
+from config import Settings, load_settings
+from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
+from sandbox.stack.servers import PostgresServer, ValkeyServer, postgres_server, valkey_server, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_environment() -> None:
+    """No variable of the developer's reaches a test."""
+    for field in Settings.model_fields:
+        os.environ.pop(field.upper(), None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server(durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    with valkey_server(append_only=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gemini_process() -> Iterator[GeminiStandIn]:
+    with running_gemini_stand_in(pace=0) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def gemini(gemini_process: GeminiStandIn) -> Iterator[GeminiStandIn]:
+    """The Gemini stand-in, well-behaved again after the test."""
+    gemini_process.reset()
+    yield gemini_process
+    gemini_process.reset()
+
+
+@pytest.fixture(scope="session")
+def environment(
+    clean_environment: None, postgres: PostgresServer, valkey: ValkeyServer, gemini_process: GeminiStandIn
+) -> dict[str, str]:
+    """The variables that the product runs with, here and in the processes that tests start."""
+    return {
+        "APP_ENV": "development",
+        "DATABASE_URL": postgres.url,
+        "REDIS_URL": valkey.url,
+        "JWT_SECRET": "a-secret-of-the-tests-long-enough-for-hs256",
+        "GEMINI_API_KEY": "sandbox-key",
+        "GEMINI_API_ENDPOINT": gemini_process.url,
+        "GEMINI_TIMEOUT": "5",
+        "RATE_LIMIT_PER_MINUTE": "0",
+    }
+
+
+@pytest.fixture(scope="session")
+def make_app(environment: dict[str, str]) -> Callable[..., Flask]:
+    """Make an application with settings of one's own."""
+
+    def make(**overrides: Any) -> Flask:
+        values = {name.lower(): value for name, value in environment.items()} | overrides
+        return create_app(load_settings(**values))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def migrated_app(make_app: Callable[..., Flask]) -> Flask:
+    app = make_app()
+    with app.app_context():
+        upgrade(directory=str(ROOT / "migrations"))
+    return app
+
+
+@pytest.fixture
+def app(migrated_app: Flask, redis_db: redis.Redis) -> Flask:
+    """The application, with nothing in its database."""
+    with migrated_app.app_context():
+        tables = ", ".join(table.name for table in db.metadata.sorted_tables)
+        db.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+        db.session.commit()
+    return migrated_app
+
+
+@pytest.fixture
+def redis_db(valkey: ValkeyServer) -> Iterator[redis.Redis]:
+    """A client of the product's own Valkey, emptied."""
+    with redis.Redis.from_url(valkey.url) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """Somebody without a token."""
+    return app.test_client()
+
+
+@dataclass
+class Person:
+    """A user with a token, and the requests made with it."""
+
+    client: FlaskClient
+    id: str
+    mobile: str
+    access_token: str
+    refresh_token: str
+
+    def call(self, method: str, path: str, **kwargs: Any) -> TestResponse:
+        headers = {"Authorization": f"Bearer {self.access_token}"} | kwargs.pop("headers", {})
+        return self.client.open(path, method=method, headers=headers, **kwargs)
+
+    def get(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.call("GET", path, **kwargs)
+
+    def post(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.call("POST", path, **kwargs)
+
+    def patch(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.call("PATCH", path, **kwargs)
+
+    def delete(self, path: str, **kwargs: Any) -> TestResponse:
+        return self.call("DELETE", path, **kwargs)
+
+    def make_chatroom(self, title: str = "A room") -> str:
+        """Open a chatroom; its path."""
+        response = self.post("/chatroom", json={"title": title})
+        assert response.status_code == 201, response.text
+        return f"/chatroom/{response.json['id']}"
+
+
+@pytest.fixture(scope="session")
+def mobile_numbers() -> Iterator[str]:
+    """Valid numbers, each given out once."""
+    return (f"+1415555{number:04}" for number in itertools.count(1000))
+
+
+def log_in(client: FlaskClient, mobile: str) -> TestResponse:
+    """Ask for a code and trade it for tokens."""
+    sent = client.post("/auth/send-otp", json={"mobile": mobile})
+    assert sent.status_code == 202, sent.text
+    return client.post("/auth/verify-otp", json={"mobile": mobile, "otp": sent.json["otp"]})
+
+
+@pytest.fixture
+def make_user(app: Flask, mobile_numbers: Iterator[str]) -> Callable[..., Person]:
+    """Sign a person up and log him in, through the API."""
+
+    def make(*, mobile: str | None = None, **signup: Any) -> Person:
+        client = app.test_client()
+        mobile = mobile or next(mobile_numbers)
+        assert client.post("/auth/signup", json={"mobile": mobile, **signup}).status_code == 201
+        tokens = log_in(client, mobile)
+        assert tokens.status_code == 200, tokens.text
+        body = tokens.json
+        return Person(client, body["user"]["id"], mobile, body["access_token"], body["refresh_token"])
+
+    return make
+
+
+@pytest.fixture
+def user(make_user: Callable[..., Person]) -> Person:
+    return make_user()
+
+
+@pytest.fixture(scope="session")
+def worker_process(environment: dict[str, str], migrated_app: Flask, tmp_path_factory: Any) -> Iterator[Path]:
+    """A real Celery worker, started as in production; its log file."""
+    log_file = tmp_path_factory.mktemp("worker") / "worker.log"
+    command = [sys.executable, "-m", "celery", "-A", "celery_worker", "worker", "--pool", "threads"]
+    command += ["--concurrency", "16", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    with log_file.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: " ready." in log_file.read_text(), seconds=30)
+        yield log_file
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture
+def worker(worker_process: Path, app: Flask, gemini: GeminiStandIn) -> Path:
+    """A worker that generates replies during the test; its log file."""
+    return worker_process
