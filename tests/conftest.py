@@ -195,11 +195,11 @@ def worker_process(environment: dict[str, str], migrated_app: Flask, tmp_path_fa
     """A real Celery worker, started as in production; its log file."""
     log_file = tmp_path_factory.mktemp("worker") / "worker.log"
     command = [sys.executable, "-m", "celery", "-A", "celery_worker", "worker", "--pool", "threads"]
-    command += ["--concurrency", "16", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    command += ["--concurrency", "16", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
     with log_file.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: " ready." in log_file.read_text(), seconds=30)
+        assert wait_until(lambda: " ready." in log_file.read_text(), seconds=30), log_file.read_text()
         yield log_file
     finally:
         process.send_signal(signal.SIGTERM)
