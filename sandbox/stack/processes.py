@@ -87,9 +87,12 @@ class Processes:
         """Print lines of the stack's own, with its prefix."""
         self._print(Message("line", text, datetime.now().astimezone(), "stack", None))
 
-    def wait_for_silence(self) -> None:
+    def wait_for_silence(self, *, unless: Callable[[], bool]) -> None:
         """Let the others say their first words, so that what comes next stays on the screen."""
-        wait_until(lambda: time.monotonic() - self._last_line > _SILENCE_SECONDS, seconds=_CHATTER_SECONDS)
+        wait_until(
+            lambda: unless() or time.monotonic() - self._last_line > _SILENCE_SECONDS,
+            seconds=_CHATTER_SECONDS,
+        )
 
     def show(self, text: str) -> None:
         """Print a text as it is, to be pasted from."""

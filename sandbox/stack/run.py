@@ -1,0 +1,160 @@
+"""One run of the whole stack, in the foreground until Ctrl-C."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+from sandbox.stack import children, settings
+from sandbox.stack.errors import StackError, StoppedError
+from sandbox.stack.folder import Lock, locked
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.processes import Processes, procfile_commands
+from sandbox.stack.server import Server, ServerError
+from sandbox.stack.signals import StopSignals
+from sandbox.stack.valkey import ValkeyServer
+from sandbox.stack.waiting import POLL_SECONDS, wait_until
+from sandbox.stack.welcome import welcome
+
+ROOT = Path(__file__).resolve().parents[2]
+_READY_SECONDS = 60.0
+_MIGRATION_SECONDS = 600.0
+_HTTP_OK = 200
+
+
+class Stack:
+    """One run, from the checks to the last process."""
+
+    def __init__(self, root: Path, stop: StopSignals) -> None:
+        self._root = root
+        self._var = root / "var"
+        self._stop = stop
+        self._processes = Processes(root=root, lost_output=stop.request)
+        self._servers: list[Server] = []
+        self._stand_ins: list[str] = []
+        self._app: list[str] = []
+
+    def run(self) -> None:
+        """Start everything, wait for the end, stop everything. Raises what `main` catches."""
+        began = time.monotonic()
+        given = settings.given_environment(self._root, os.environ)
+        commands = procfile_commands(self._root / "Procfile")
+        with locked(self._var) as lock, ExitStack() as at_the_end:
+            port = settings.chosen_port(given)
+            added = {"PORT": str(port), **settings.token_secret(given, self._var)}
+            added |= self._start_servers(given, at_the_end)
+            at_the_end.callback(self._stop_processes)
+            added |= self._start_stand_ins(given, port, lock)
+            environ = settings.process_environment(given, added)
+            self._migrate(environ)
+            for name, command in commands.items():
+                self._app.append(name)
+                lock.record(name, self._processes.start(name, command, environ))
+            self._wait_until_ready(port)
+            settings.write_exports(self._var / "stack.env", added)
+            at_the_end.callback((self._var / "stack.env").unlink, missing_ok=True)
+            self._processes.say(f"Ready after {time.monotonic() - began:.1f} s")
+            self._processes.wait_for_silence(unless=lambda: self._stop.requested)
+            self._stop.check()
+            self._processes.show(welcome(port=port, places=self._places()))
+            while not self._stop.requested:
+                self._fail_if_one_ended()
+                time.sleep(POLL_SECONDS)
+
+    def _start_servers(self, given: dict[str, str], at_the_end: ExitStack) -> dict[str, str]:
+        """Start the databases that no address was given for; their addresses."""
+        addresses = {}
+        if not given.get("DATABASE_URL"):
+            self._stop.check()
+            self._processes.say("Starting PostgreSQL")
+            postgres = at_the_end.enter_context(PostgresServer(self._var / "postgres"))
+            self._servers.append(postgres)
+            addresses["DATABASE_URL"] = postgres.url
+        if not given.get("REDIS_URL"):
+            self._stop.check()
+            self._processes.say("Starting Valkey")
+            valkey = at_the_end.enter_context(ValkeyServer(self._var / "valkey"))
+            self._servers.append(valkey)
+            addresses["REDIS_URL"] = valkey.url
+        return addresses
+
+    def _start_stand_ins(self, given: dict[str, str], port: int, lock: Lock) -> dict[str, str]:
+        """Start the stand-ins; the variables by which the others find them."""
+        variables: dict[str, str] = {}
+        for stand_in in settings.stand_ins(given, port=port, var=self._var):
+            self._stop.check()
+            self._stand_ins.append(stand_in.name)
+            environ = settings.process_environment(given, {})
+            lock.record(stand_in.name, self._processes.start(stand_in.name, stand_in.command, environ))
+            variables |= stand_in.variables
+        return variables
+
+    def _migrate(self, environ: dict[str, str]) -> None:
+        """Bring the database up to date; its output matters only when it fails."""
+        self._stop.check()
+        self._processes.say("Bringing the database up to date")
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
+        with tempfile.TemporaryFile() as output:
+            migration = children.spawn(command, output=output, env=environ, cwd=self._root)
+            wait_until(lambda: migration.poll() is not None or self._stop.requested, seconds=_MIGRATION_SECONDS)
+            children.kill_group(migration.pid)
+            code = migration.wait()
+            self._stop.check()
+            if code != 0:
+                output.seek(0)
+                self._processes.show(output.read().decode(errors="replace"))
+                raise StackError("The migrations failed: see above.")
+
+    def _wait_until_ready(self, port: int) -> None:
+        url = f"http://127.0.0.1:{port}/readyz"
+        deadline = time.monotonic() + _READY_SECONDS
+        while not _answers(url):
+            self._stop.check()
+            self._fail_if_one_ended()
+            if time.monotonic() > deadline:
+                raise StackError(f"{url} was not ready within {_READY_SECONDS:.0f} s: see the log above.")
+            time.sleep(POLL_SECONDS)
+
+    def _fail_if_one_ended(self) -> None:
+        ended = self._processes.ended()
+        if ended is None:
+            gone = [server for server in self._servers if server.pid is None]
+            ended = f"{gone[0].name} has stopped unexpectedly (see {gone[0].log_file})" if gone else None
+        if ended is not None and not self._stop.requested:
+            raise StackError(f"{ended}, so everything is being stopped.")
+
+    def _stop_processes(self) -> None:
+        """First what uses the others, then what they use; the databases come last, with their own context."""
+        if self._app:
+            self._processes.say("Stopping (Ctrl-C again to hurry)")
+        for names in (self._app, self._stand_ins):
+            self._processes.stop(names, hurried=lambda: self._stop.hurried)
+
+    def _places(self) -> dict[str, str]:
+        places = {server.name.capitalize(): str(server.folder) for server in self._servers}
+        return {**places, "Variables": f". {self._var.relative_to(self._root) / 'stack.env'}"}
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == _HTTP_OK)
+    except (OSError, urllib.error.HTTPError):
+        return False
+
+
+def main() -> int:
+    """0 after Ctrl-C or SIGTERM; 1, with a sentence, when something is in the way or breaks."""
+    try:
+        Stack(ROOT, StopSignals()).run()
+    except StoppedError:
+        return 0
+    except (StackError, ServerError, subprocess.SubprocessError, OSError) as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
+    return 0
