@@ -7,6 +7,7 @@ from flask import Flask, current_app
 from flask_caching import Cache
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
+from limits.strategies import RateLimiter
 
 TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each: a request meets at most a few of them
 TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
@@ -30,6 +31,7 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int) -> None:
     )
     cache.init_app(app)
     limiter.init_app(app)
+    app.extensions["rate_limits"] = limiter.limiter
     app.extensions["redis"] = redis.Redis.from_url(url, **options)
     patient = options | {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}
     app.extensions["redis_blocking"] = redis.Redis.from_url(url, **patient)
@@ -38,6 +40,11 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int) -> None:
 def redis_client(*, blocking: bool = False) -> redis.Redis:
     """A client; `blocking` for reads that wait, up to MAX_BLOCK_SECONDS each."""
     return cast(redis.Redis, current_app.extensions["redis_blocking" if blocking else "redis"])
+
+
+def rate_limits() -> RateLimiter:
+    """flask-limiter's strategy and, as its `storage`, the counters in Redis; for limits that a use case applies."""
+    return cast(RateLimiter, current_app.extensions["rate_limits"])
 
 
 def require_redis() -> None:

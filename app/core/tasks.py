@@ -5,7 +5,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.signals import before_task_publish, task_prerun
-from flask import Flask
+from flask import Flask, current_app
 
 from app.core.redis_clients import TIMEOUTS
 from app.core.request_ids import request_id, set_request_id
@@ -26,12 +26,9 @@ class AppTask(Task):  # type: ignore[misc]
             return self.run(*args, **kwargs)
 
 
-celery = Celery("gemini_backend", task_cls=AppTask)
-
-
 def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
     """Set Celery up so that no work is lost with a worker and no request waits for a broker."""
-    AppTask.flask_app = app
+    celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         broker_url=url,
         broker_transport_options=TIMEOUTS | {"visibility_timeout": REDELIVER_AFTER_SECONDS, "retry_on_timeout": False},
@@ -45,14 +42,8 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         task_publish_retry=False,
-        task_serializer="json",
-        accept_content=["json"],
         beat_schedule={
-            "sweep": {
-                "task": "messages.sweep",
-                "schedule": sweep_seconds,
-                "options": {"expires": sweep_seconds},
-            }
+            "sweep": {"task": "messages.sweep", "schedule": sweep_seconds, "options": {"expires": sweep_seconds}}
         },
         enable_utc=True,
         timezone="UTC",
@@ -63,6 +54,7 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
 
 def ring(task_name: str, *args: str, delay_seconds: float = 0) -> None:
     """Queue a task by its name; its arguments are ids. Raises when the broker does not answer in time."""
+    celery: Celery = current_app.extensions["celery"]
     celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
 
 

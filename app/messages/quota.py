@@ -18,7 +18,7 @@ from sqlalchemy import func, select, update
 from app.billing.models import Tier
 from app.core.clock import next_midnight, seconds_until
 from app.core.database import db
-from app.core.redis_clients import limiter
+from app.core.redis_clients import rate_limits
 from app.core.settings import settings
 from app.messages.errors import QuotaExceeded
 from app.messages.models import PromptCharge
@@ -66,10 +66,10 @@ def spend_prompt(user: User, tier: Tier, reply_id: UUID, now: datetime) -> Usage
     limit = daily_limit(tier)
     item = PromptsOfDay(UNLIMITED if limit is None else limit, now)
     key = mobile_key(user.mobile)
-    used = limiter.storage.get(item.key_for(key))
+    used = rate_limits().storage.get(item.key_for(key))
     if used == 0 or (limit is not None and used >= limit):
         used = recount(item, key)
-    if not limiter.limiter.hit(item, key):
+    if not rate_limits().hit(item, key):
         raise QuotaExceeded(Usage(tier, limit, used, now))
     db.session.add(PromptCharge(mobile_key=key, day=quota_day(now), reply_id=reply_id, created_at=now))
     return Usage(tier, limit, used + 1, now)
@@ -78,9 +78,9 @@ def spend_prompt(user: User, tier: Tier, reply_id: UUID, now: datetime) -> Usage
 def recount(item: PromptsOfDay, key: str) -> int:
     """Set the counter to what the ledger says; what it says."""
     charged = charged_prompts(key, quota_day(item.now))
-    limiter.storage.clear(item.key_for(key))
+    rate_limits().storage.clear(item.key_for(key))
     if charged:
-        limiter.storage.incr(item.key_for(key), item.get_expiry(), amount=charged)
+        rate_limits().storage.incr(item.key_for(key), item.get_expiry(), amount=charged)
     return charged
 
 
@@ -111,7 +111,7 @@ def give_back(reply_id: UUID, now: datetime) -> bool:
     if key is None:
         return False
     try:
-        limiter.storage.clear(PromptsOfDay(UNLIMITED, now).key_for(key))
+        rate_limits().storage.clear(PromptsOfDay(UNLIMITED, now).key_for(key))
     except redis.RedisError:
         log.warning("A prompt was given back while Redis was away")
     return True

@@ -1,0 +1,102 @@
+"""A generator inside the test's own process, and rooms to use it on."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from flask import Flask
+from sqlalchemy import select, text
+
+from app.core.clock import utc_now
+from app.core.database import db
+from app.integrations.gemini import Gemini
+from app.messages.breaker import Breaker
+from app.messages.generation import Generator
+from app.messages.lease_keeper import LeaseKeeper
+from app.messages.models import Message, PromptCharge
+from sandbox.gemini.process import GeminiStandIn
+
+
+@pytest.fixture
+def quiet_app(app: Flask, make_app: Callable[..., Flask], environment: dict[str, str]) -> Iterator[Flask]:
+    """The application on a database of Valkey's that no worker listens to: bells ring unheard."""
+    url = environment["REDIS_URL"].rsplit("/", 1)[0] + "/1"
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    yield make_app(redis_url=url, reply_max_attempts=3, reply_max_seconds=60, gemini_timeout=1)
+    app.extensions["celery"].set_default()
+
+
+@pytest.fixture
+def make_generator(quiet_app: Flask, gemini: GeminiStandIn) -> Callable[..., Generator]:
+    """A generator as the worker has one: the real SDK against the stand-in."""
+
+    def make(*, lease_seconds: float = 5, breaker: Breaker | None = None, api_key: str = "sandbox-key") -> Generator:
+        model = Gemini(
+            api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief."
+        )
+        keeper = LeaseKeeper(quiet_app, lease=timedelta(seconds=lease_seconds), clock=utc_now)
+        return Generator(model, keeper, breaker or Breaker(), clock=utc_now)
+
+    return make
+
+
+@pytest.fixture
+def generator(make_generator: Callable[..., Generator]) -> Generator:
+    return make_generator()
+
+
+class Room:
+    """A chatroom whose prompts wait until the test generates their replies."""
+
+    def __init__(self, app: Flask, person: Any, path: str) -> None:
+        self.app, self.person, self.path = app, person, path
+
+    def send(self, prompt: str) -> UUID:
+        """Send a prompt; the reply's id."""
+        response = self.person.post(f"{self.path}/message", json={"text": prompt})
+        assert response.status_code == 202, response.text
+        return UUID(response.json["reply"]["id"])
+
+    def read(self, reply_id: UUID) -> SimpleNamespace:
+        """The reply as the API shows it."""
+        return SimpleNamespace(**self.person.get(f"{self.path}/messages/{reply_id}").json)
+
+    def generate(self, generator: Generator, reply_id: UUID) -> None:
+        with self.app.app_context():
+            generator.generate(reply_id)
+
+    def answer(self, generator: Generator, prompt: str) -> SimpleNamespace:
+        """Send a prompt and generate its reply at once."""
+        reply_id = self.send(prompt)
+        self.generate(generator, reply_id)
+        return self.read(reply_id)
+
+    def row(self, reply_id: UUID) -> Message:
+        """The reply's row in the database."""
+        with self.app.app_context():
+            return db.session.scalars(select(Message).where(Message.id == reply_id)).one()
+
+    def charges(self) -> list[PromptCharge]:
+        with self.app.app_context():
+            return list(db.session.scalars(select(PromptCharge).order_by(PromptCharge.created_at)))
+
+    def sql(self, statement: str, **values: Any) -> None:
+        """Age or break a row."""
+        with self.app.app_context():
+            db.session.execute(text(statement), values)
+            db.session.commit()
+
+    def used(self) -> int:
+        return int(self.person.get("/user/usage").json["used"])
+
+
+@pytest.fixture
+def room(quiet_app: Flask, make_user: Callable[..., Any]) -> Room:
+    person = make_user()
+    person.client = quiet_app.test_client()
+    return Room(quiet_app, person, person.make_chatroom())

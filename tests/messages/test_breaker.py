@@ -1,0 +1,128 @@
+"""When Gemini is down for everybody, one call at a time asks whether it is back."""
+
+from datetime import timedelta
+
+import pytest
+
+from app.core.clock import utc_now
+from app.messages.breaker import Breaker
+from app.messages.retries import delay_before_retry
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock):
+    return Breaker(threshold=3, pause_seconds=2, max_pause_seconds=5, monotonic=clock)
+
+
+def fail(breaker, times=1):
+    for _ in range(times):
+        breaker.record(answered=False)
+
+
+def test_it_opens_after_failures_in_a_row_and_says_so(breaker, caplog):
+    fail(breaker, 2)
+    breaker.record(answered=True)
+    fail(breaker, 2)
+    assert breaker.wait_seconds() == 0
+    fail(breaker)
+    assert breaker.wait_seconds() > 2
+    assert "the breaker is open" in caplog.text
+
+
+def test_after_the_pause_one_call_probes_while_the_others_wait(breaker, clock):
+    fail(breaker, 3)
+    clock.now += 2.1
+    waits = [breaker.wait_seconds() for _ in range(5)]
+    assert waits[0] == 0
+    assert all(wait > 0 for wait in waits[1:])
+
+
+def test_a_failed_probe_doubles_the_pause_up_to_its_bound(breaker, clock):
+    fail(breaker, 3)
+    for pause in (2, 4, 5, 5):
+        clock.now += pause - 0.1
+        assert breaker.wait_seconds() > 0
+        clock.now += 0.2
+        assert breaker.wait_seconds() == 0
+        fail(breaker)
+
+
+def test_an_answered_probe_closes_it_and_says_so(breaker, clock, caplog):
+    fail(breaker, 3)
+    clock.now += 2.1
+    breaker.wait_seconds()
+    breaker.record(answered=True)
+    assert [breaker.wait_seconds() for _ in range(3)] == [0, 0, 0]
+    assert "the breaker is closed" in caplog.text
+
+
+def test_a_probe_that_tells_nothing_makes_room_for_another(breaker, clock):
+    fail(breaker, 3)
+    clock.now += 2.1
+    breaker.wait_seconds()
+    breaker.record(answered=None)
+    assert breaker.wait_seconds() == 0
+
+
+def test_while_it_is_open_replies_are_put_off_without_counting_as_tried(room, make_generator, gemini):
+    breaker = Breaker(threshold=1)
+    generator = make_generator(breaker=breaker)
+    breaker.record(answered=False)
+    gemini.clear_requests()
+    reply_id = room.send("Hello")
+    room.generate(generator, reply_id)
+    row = room.row(reply_id)
+    assert (row.status, row.failures) == ("queued", 0)
+    assert row.not_before > utc_now()
+    assert gemini.stats()["calls"] == 0
+
+
+def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, make_generator):
+    breaker = Breaker(threshold=1)
+    breaker.record(answered=False)
+    reply_id = room.send("Hello")
+    room.sql("UPDATE messages SET started_at = now() - interval '1 hour' WHERE role = 'model'")
+    room.generate(make_generator(breaker=breaker), reply_id)
+    assert room.read(reply_id).error["code"] == "model_unavailable"
+    assert room.used() == 0
+
+
+def delay(failures, *, asked_for=None, ago=0.0):
+    now = utc_now()
+    return delay_before_retry(
+        failures,
+        asked_for=asked_for,
+        started_at=now - timedelta(seconds=ago),
+        now=now,
+        max_attempts=10,
+        max_seconds=100,
+    )
+
+
+def test_delays_double_up_to_a_bound_and_are_spread():
+    for failures, longest in ((1, 1), (2, 2), (3, 4), (5, 16), (9, 20)):
+        delays = {delay(failures).total_seconds() for _ in range(50)}
+        assert all(longest / 2 <= seconds <= longest for seconds in delays)
+        assert len(delays) > 40
+
+
+def test_what_the_provider_asks_for_is_never_undercut():
+    assert delay(1, asked_for=30) == timedelta(seconds=30)
+
+
+def test_there_is_no_retry_past_the_count_or_the_time():
+    assert delay(10) is None
+    assert delay(1, ago=99.9) is None
+    assert delay(1, asked_for=101) is None

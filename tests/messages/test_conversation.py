@@ -1,0 +1,68 @@
+"""What Gemini is told of a room."""
+
+from uuid import UUID
+
+from app.core.database import db
+from app.messages.conversation import conversation
+from app.messages.models import Message
+
+
+def sent_to(gemini):
+    """The last conversation that the stand-in saw, as (role, text) pairs."""
+    contents = gemini.requests()[-1]["contents"]
+    return [(turn["role"], "".join(part["text"] for part in turn["parts"])) for turn in contents]
+
+
+def test_gemini_sees_the_turns_oldest_first_and_the_instruction(room, generator, gemini):
+    room.answer(generator, '[[sandbox: say="First answer"]]')
+    room.answer(generator, "And now?")
+    turns = sent_to(gemini)
+    assert [role for role, _ in turns] == ["user", "model", "user"]
+    assert turns[1] == ("model", "First answer")
+    assert turns[2] == ("user", "And now?")
+    assert "Be brief." in str(gemini.requests()[-1]["system_instruction"])
+
+
+def test_failed_turns_are_left_out_with_their_prompts(room, generator, gemini):
+    room.answer(generator, '[[sandbox: say="Fine"]]')
+    room.answer(generator, "[[sandbox: block]]")
+    room.answer(generator, "Third")
+    assert [text for _, text in sent_to(gemini)] == ['[[sandbox: say="Fine"]]', "Fine", "Third"]
+
+
+def test_other_rooms_are_not_seen(room, generator, gemini):
+    room.answer(generator, "In the first room")
+    room.path = room.person.make_chatroom()
+    room.answer(generator, "In the second")
+    assert [text for _, text in sent_to(gemini)] == ["In the second"]
+
+
+def test_the_newest_whole_turns_that_fit_are_kept(room, generator):
+    for index in range(4):
+        room.answer(generator, f'[[sandbox: say="{index}{"x" * 99}"]]')
+    prompt_id = room.row(room.send("Last")).in_reply_to
+    with room.app.app_context():
+        prompt = db.session.get_one(Message, prompt_id)
+        chatroom_id = UUID(room.path.rsplit("/", 1)[1])
+        pair = len('[[sandbox: say="0"]]') + 2 * 99 + 1
+
+        def kept(max_chars):
+            turns = conversation(chatroom_id, prompt, max_chars=max_chars)
+            assert [turn.role for turn in turns] == ["user", "model"] * (len(turns) // 2) + ["user"]
+            return [turn.text[0] for turn in turns if turn.role == "model"]
+
+        assert kept(4) == []
+        assert kept(4 + 2 * pair) == ["2", "3"]
+        assert kept(4 + 2 * pair - 1) == ["3"]
+        assert kept(100_000) == ["0", "1", "2", "3"]
+
+
+def test_a_part_kept_of_a_canceled_reply_is_seen_and_an_empty_one_is_left_out(room, generator, gemini):
+    for prompt in ("Kept", "Empty"):
+        room.send(prompt)
+    room.sql(
+        "UPDATE messages m SET status = 'canceled', completed_at = now(),"
+        " text = CASE WHEN p.text = 'Kept' THEN 'A part' END FROM messages p WHERE p.id = m.in_reply_to"
+    )
+    room.answer(generator, "Next")
+    assert [text for _, text in sent_to(gemini)] == ["Kept", "A part", "Next"]

@@ -1,0 +1,209 @@
+"""One attempt at a reply: what Gemini's answers become, and who may write them."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from app.core.clock import utc_now
+from app.core.transactions import transaction
+from app.messages.leases import claim_reply
+
+LEASE = timedelta(seconds=5)
+
+
+def test_a_reply_is_stored_with_its_model_and_tokens(room, generator):
+    reply = room.answer(generator, '[[sandbox: say="Hello, you."]]')
+    assert (reply.status, reply.text, reply.error) == ("completed", "Hello, you.", None)
+    assert reply.model == "gemini-3.5-flash"
+    assert reply.usage["prompt_tokens"] > 0
+    assert reply.usage["output_tokens"] > 0
+    assert reply.completed_at > reply.created_at
+
+
+@pytest.mark.parametrize(
+    ("directive", "code"),
+    [
+        ("block", "blocked_by_safety"),
+        ("finish=SAFETY", "blocked_by_safety"),
+        ("finish=RECITATION", "blocked_by_safety"),
+        ("empty", "empty_reply"),
+        ("finish=MAX_TOKENS", "empty_reply"),
+        ("status=400", "model_rejected"),
+        ("status=403", "model_rejected"),
+        ("status=404", "model_rejected"),
+    ],
+)
+def test_what_gemini_will_not_answer_fails_at_once_with_its_code(room, generator, gemini, directive, code):
+    reply = room.answer(generator, f"[[sandbox: {directive}]]")
+    assert (reply.status, reply.text, reply.error["code"]) == ("failed", None, code)
+    assert gemini.stats()["calls"] >= 1
+    assert room.row(reply.id).failures == 0
+
+
+@pytest.mark.parametrize(
+    ("directive", "spent"), [("block", 1), ("empty", 1), ("status=403", 0), ("status=404", 0), ("status=400", 0)]
+)
+def test_a_prompt_is_given_back_unless_the_failure_is_its_own_doing(room, generator, directive, spent):
+    room.answer(generator, f"[[sandbox: {directive}]]")
+    assert room.used() == spent
+
+
+@pytest.mark.parametrize(
+    "directive", ["status=429", "status=500", "status=502", "status=503", "status=504", "drop", "garbage"]
+)
+def test_what_may_pass_is_put_back_into_the_queue(room, generator, directive):
+    reply_id = room.send(f"[[sandbox: {directive}]]")
+    room.generate(generator, reply_id)
+    row = room.row(reply_id)
+    assert (row.status, row.failures, row.attempt) == ("queued", 1, 1)
+    assert row.not_before > utc_now() - timedelta(seconds=1)
+    assert room.used() == 1
+
+
+def test_a_reply_fails_when_its_attempts_are_used_up_and_its_prompt_comes_back_once(room, generator):
+    reply_id = room.send("[[sandbox: status=503]]")
+    for _ in range(3):
+        room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
+        room.generate(generator, reply_id)
+    assert room.read(reply_id).error["code"] == "model_unavailable"
+    assert room.used() == 0
+    room.generate(generator, reply_id)
+    assert room.used() == 0
+    assert [charge.given_back_at is not None for charge in room.charges()] == [True]
+
+
+def test_a_reply_waits_as_long_as_google_asks(room, generator):
+    reply_id = room.send("[[sandbox: status=429 retry_after=40]]")
+    before = utc_now()
+    room.generate(generator, reply_id)
+    assert room.row(reply_id).not_before >= before + timedelta(seconds=40)
+
+
+def test_a_reply_fails_rather_than_wait_past_its_time(room, generator):
+    reply_id = room.send("[[sandbox: status=503 retry_after=3600]]")
+    room.generate(generator, reply_id)
+    assert room.read(reply_id).error["code"] == "model_unavailable"
+
+
+@pytest.mark.parametrize("directive", ["hang", "trickle=0.05"])
+def test_an_attempt_is_bounded_as_a_whole(room, generator, directive):
+    begun = utc_now()
+    reply_id = room.send(f"[[sandbox: {directive}]]")
+    room.generate(generator, reply_id)
+    assert utc_now() - begun < timedelta(seconds=3)
+    assert room.row(reply_id).status == "queued"
+    room.sql("UPDATE messages SET failures = 2, not_before = NULL WHERE role = 'model'")
+    room.generate(generator, reply_id)
+    assert room.read(reply_id).error["code"] == "model_timeout"
+
+
+def test_a_task_that_comes_twice_asks_gemini_once(room, generator, gemini):
+    gemini.clear_requests()
+    reply_id = room.send("Once")
+    room.generate(generator, reply_id)
+    room.generate(generator, reply_id)
+    assert gemini.stats()["calls"] == 1
+
+
+def test_twenty_tasks_at_once_ask_gemini_once(room, generator, gemini):
+    gemini.clear_requests()
+    reply_id = room.send("[[sandbox: delay=0.3]] Once")
+    threads = [threading.Thread(target=room.generate, args=(generator, reply_id)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert gemini.stats()["calls"] == 1
+    assert room.read(reply_id).status == "completed"
+
+
+def test_only_the_current_attempt_may_write(room, make_generator, gemini):
+    """A worker that was thought dead comes back after another one has taken its reply over."""
+    slow, quick = make_generator(lease_seconds=300), make_generator()
+    reply_id = room.send('[[sandbox: delay=0.8]] [[sandbox: say="Done."]]')
+    thread = threading.Thread(target=room.generate, args=(slow, reply_id))
+    thread.start()
+    gemini.wait_for(in_flight_at_least=1)
+    room.sql("UPDATE messages SET lease_expires_at = now() - interval '1 second' WHERE role = 'model'")
+    room.generate(quick, reply_id)
+    first = room.read(reply_id)
+    thread.join()
+    assert room.row(reply_id).attempt == 2
+    assert room.read(reply_id) == first
+
+
+def test_a_held_lease_is_renewed_and_a_lost_one_ends_the_call(room, make_generator, gemini):
+    generator = make_generator(lease_seconds=0.3)
+    reply_id = room.send("[[sandbox: delay=0.9]] Long")
+    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
+    thread.start()
+    gemini.wait_for(in_flight_at_least=1)
+    claimed_until = room.row(reply_id).lease_expires_at
+    thread.join()
+    assert room.read(reply_id).status == "completed"
+
+    reply_id = room.send("[[sandbox: hang]] Lost")
+    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
+    thread.start()
+    gemini.wait_for(in_flight_at_least=1)
+    room.sql("UPDATE messages SET attempt = attempt + 1 WHERE status = 'generating'")
+    thread.join(5)
+    assert not thread.is_alive()
+    assert claimed_until is not None
+
+
+def test_a_claim_is_not_to_be_had_while_another_holds_it(room):
+    reply_id = room.send("Mine")
+    with room.app.app_context():
+        with transaction():
+            assert claim_reply(reply_id, now=utc_now(), lease=LEASE).attempt == 1
+        with transaction():
+            assert claim_reply(reply_id, now=utc_now(), lease=LEASE) is None
+        with transaction():
+            assert claim_reply(reply_id, now=utc_now() + 2 * LEASE, lease=LEASE).attempt == 2
+
+
+def test_replies_of_a_room_are_generated_in_order(room, generator):
+    first, second = room.send("One"), room.send("Two")
+    room.generate(generator, second)
+    assert room.read(second).status == "queued"
+    room.generate(generator, first)
+    room.generate(generator, second)
+    assert "“One”" in room.read(second).text
+
+
+def test_a_failed_reply_does_not_block_the_next(room, generator):
+    first, second = room.send("[[sandbox: block]]"), room.send("Two")
+    room.generate(generator, first)
+    room.generate(generator, second)
+    assert (room.read(first).status, room.read(second).status) == ("failed", "completed")
+
+
+def test_a_room_deleted_in_mid_generation_is_dropped_quietly(room, generator, gemini, caplog):
+    reply_id = room.send("[[sandbox: delay=0.5]] Gone")
+    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
+    thread.start()
+    gemini.wait_for(in_flight_at_least=1)
+    assert room.person.delete(room.path).status_code == 204
+    thread.join()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_shutdown_hands_replies_back(room, generator, gemini):
+    reply_id = room.send("[[sandbox: hang]]")
+    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
+    thread.start()
+    gemini.wait_for(in_flight_at_least=1)
+    generator.keeper.leave_after(0)
+    thread.join(5)
+    row = room.row(reply_id)
+    assert (row.status, row.failures) == ("queued", 0)
+
+
+def test_the_log_tells_of_a_refused_key_and_of_no_conversation(room, make_generator, caplog):
+    caplog.set_level("INFO")
+    room.answer(make_generator(api_key="invalid-key"), "My secret plan")
+    assert "mend the key" in caplog.text
+    assert "My secret plan" not in caplog.text
+    assert "outcome=model_rejected" in caplog.text

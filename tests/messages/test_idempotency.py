@@ -1,0 +1,85 @@
+"""The same request sent again counts as sent once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+KEY = {"Idempotency-Key": "5f0c9e9a-7d3b"}
+
+
+def post(room, text="Hello", headers=KEY, path=None):
+    return room.person.post(f"{path or room.path}/message", json={"text": text}, headers=headers)
+
+
+def test_the_same_key_and_body_give_the_first_answer_again(room):
+    first, again = post(room), post(room)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json == first.json
+    assert again.headers["Location"] == first.headers["Location"]
+    assert "Idempotent-Replayed" not in first.headers
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert room.used() == 1
+
+
+def test_twenty_at_once_are_accepted_once_and_answered_alike(room):
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: post(room), range(20)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.text for answer in answers}) == 1
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 19
+    assert room.used() == 1
+    assert len(room.person.get(f"{room.path}/messages").json["items"]) == 2
+
+
+def test_the_answer_stays_the_same_when_the_reply_has_come(room, generator):
+    first = post(room)
+    room.generate(generator, first.json["reply"]["id"])
+    assert post(room).json == first.json
+
+
+def test_an_answer_that_brought_the_reply_brings_it_again(user, worker):
+    path = user.make_chatroom()
+    headers = KEY | {"Prefer": "wait=10"}
+    first = user.post(f"{path}/message", json={"text": "Hello"}, headers=headers)
+    again = user.post(f"{path}/message", json={"text": "Hello"}, headers=headers)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert again.json == first.json
+
+
+def test_another_body_or_room_under_the_same_key_is_refused(room):
+    post(room)
+    other = room.person.make_chatroom()
+    for answer in (post(room, "Other"), post(room, path=other)):
+        assert (answer.status_code, answer.json["code"]) == (422, "idempotency_key_reused")
+    assert room.used() == 1
+
+
+def test_keys_are_each_users_own(room, make_user):
+    post(room)
+    somebody = make_user()
+    answer = somebody.post(f"{somebody.make_chatroom()}/message", json={"text": "Mine"}, headers=KEY)
+    assert answer.status_code == 202
+
+
+def test_refused_requests_are_not_remembered(room):
+    assert post(room, "").status_code == 422
+    assert post(room).status_code == 202
+
+
+def test_a_key_is_forgotten_after_a_day(room):
+    first = post(room)
+    room.sql("UPDATE idempotency_keys SET created_at = created_at - interval '24 hours'")
+    assert post(room).json["reply"]["id"] != first.json["reply"]["id"]
+
+
+def test_a_known_key_is_answered_when_the_day_is_spent(room):
+    first = post(room)
+    for _ in range(4):
+        post(room, headers={})
+    assert post(room).json == first.json
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é", "a\tb"])
+def test_a_key_that_is_none_is_a_validation_error(room, key):
+    answer = post(room, headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.json["code"]) == (422, "validation_error")

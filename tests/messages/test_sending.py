@@ -1,0 +1,131 @@
+"""Sending a prompt and reading a room, end to end: a real worker answers."""
+
+import time
+
+import pytest
+
+
+def test_a_prompt_is_accepted_at_once_and_its_location_leads_to_the_reply(user, worker):
+    path = user.make_chatroom()
+    response = user.post(f"{path}/message", json={"text": "  Hello  "})
+    assert response.status_code == 202
+    prompt, reply = response.json["message"], response.json["reply"]
+    assert (prompt["role"], prompt["text"], prompt["status"]) == ("user", "Hello", "completed")
+    assert (reply["role"], reply["text"], reply["status"]) == ("model", None, "queued")
+    assert reply["in_reply_to"] == prompt["id"]
+    assert response.headers["Location"] == f"{path}/messages/{reply['id']}"
+    deadline = time.monotonic() + 10
+    while (read := user.get(response.headers["Location"]).json)["status"] != "completed":
+        assert time.monotonic() < deadline
+    assert "Hello" in read["text"]
+
+
+def test_a_wait_brings_the_reply_in_the_same_answer(user, worker):
+    path = user.make_chatroom()
+    response = user.post(f"{path}/message", json={"text": "Hello"}, headers={"Prefer": "wait=10"})
+    assert response.status_code == 200
+    assert response.headers["Preference-Applied"] == "wait=10"
+    assert response.json["reply"]["status"] == "completed"
+    second = user.post(f"{path}/message", json={"text": "What did I say?"}, headers={"Prefer": "wait=10"})
+    assert "“Hello”" in second.json["reply"]["text"]
+
+
+def test_a_wait_brings_a_failed_reply_too(user, worker):
+    path = user.make_chatroom()
+    response = user.post(f"{path}/message", json={"text": "[[sandbox: block]]"}, headers={"Prefer": "wait=10"})
+    assert (response.status_code, response.json["reply"]["status"]) == (200, "failed")
+    error = response.json["reply"]["error"]
+    assert error["code"] == "blocked_by_safety"
+    assert error["message"]
+
+
+def test_a_wait_that_is_not_long_enough_answers_202(user, worker):
+    path = user.make_chatroom()
+    begun = time.monotonic()
+    response = user.post(
+        f"{path}/message", json={"text": "[[sandbox: delay=3]]"}, headers={"Prefer": "respond-async, wait=1"}
+    )
+    assert 1 <= time.monotonic() - begun < 2.5
+    assert response.status_code == 202
+    assert "Preference-Applied" not in response.headers
+
+
+@pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "wait", "wait=0", "nonsense", "=,=;;", "wait=1e9"])
+def test_a_preference_that_makes_no_sense_is_ignored(room, prefer):
+    response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": prefer})
+    assert response.status_code == 202
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"text": ""},
+        {"text": " \n\t "},
+        {"text": None},
+        {"text": 5},
+        {"text": ["a"]},
+        {"text": {"a": 1}},
+        {"text": "x" * 8001},
+        {"text": "a\x00b"},
+        {"text": "\ud800"},
+        {"text": "Hi", "stream": "yes"},
+        {"text": "Hi", "stream": 1},
+        {"text": "Hi", "stream": None},
+        {"text": "Hi", "unknown": 1},
+    ],
+)
+def test_a_bad_prompt_is_a_clear_error_and_nothing_is_stored(room, body):
+    response = room.person.post(f"{room.path}/message", json=body)
+    assert (response.status_code, response.json["code"]) == (422, "validation_error")
+    assert response.json["errors"]
+    assert room.person.get(f"{room.path}/messages").json["items"] == []
+
+
+def test_eight_thousand_characters_are_accepted_in_any_script(room):
+    text = "𝒳é" * 4000
+    assert room.person.post(f"{room.path}/message", json={"text": text}).json["message"]["text"] == text
+
+
+def test_a_stranger_finds_no_room_and_no_message(room, make_user):
+    reply_id = room.send("Private")
+    stranger = make_user()
+    for answer in (
+        stranger.get(room.path),
+        stranger.get(f"{room.path}/messages"),
+        stranger.get(f"{room.path}/messages/{reply_id}"),
+        stranger.post(f"{room.path}/message", json={"text": "Hi"}),
+        stranger.get(f"{stranger.make_chatroom()}/messages/{reply_id}"),
+    ):
+        assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+
+
+def test_a_room_shows_its_latest_fifty_messages_oldest_first(room):
+    room.sql(
+        "INSERT INTO pro_grants (id, user_id, reason, created_at) VALUES (gen_random_uuid(), :id, 'A test', now())",
+        id=room.person.id,
+    )
+    for index in range(30):
+        room.send(f"Prompt {index}")
+    page = room.person.get(room.path).json
+    assert len(page["messages"]) == 50
+    prompts = [message["text"] for message in page["messages"] if message["role"] == "user"]
+    assert prompts == [f"Prompt {index}" for index in range(5, 30)]
+    older = room.person.get(f"{room.path}/messages?cursor={page['next_cursor']}").json
+    assert [message["text"] for message in older["items"] if message["role"] == "user"] == [
+        f"Prompt {index}" for index in range(4, -1, -1)
+    ]
+    assert older["next_cursor"] is None
+
+
+def test_history_pages_neither_skip_nor_repeat_while_messages_come_in(room):
+    for index in range(4):
+        room.send(f"Prompt {index}")
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = room.person.get(f"{room.path}/messages?limit=3{cursor and f'&cursor={cursor}'}").json
+        seen += [message["id"] for message in page["items"]]
+        cursor = page["next_cursor"]
+        if len(seen) == 3:
+            room.send("In between")
+    assert len(seen) == len(set(seen)) == 8

@@ -1,0 +1,78 @@
+"""The sweeper rings for what nobody looks after, and for nothing else."""
+
+from datetime import timedelta
+
+import pytest
+
+from app.core.clock import utc_now
+from app.messages.idempotency import LIFETIME
+from app.messages.sweeping import sweep_idempotency_keys, sweep_replies
+
+PATIENCE = timedelta(seconds=8)
+
+
+def sweep(room, later=timedelta(seconds=9)):
+    with room.app.app_context():
+        return sweep_replies(now=utc_now() + later, patience=PATIENCE)
+
+
+def bells(room):
+    return room.app.extensions["redis"].llen("celery")
+
+
+def test_a_lost_bell_is_rung_again(room):
+    reply_id = room.send("Hello")
+    room.app.extensions["redis"].flushdb()
+    assert sweep(room, timedelta(seconds=1)) == []
+    assert sweep(room) == [reply_id]
+    assert bells(room) == 1
+
+
+def test_a_sweep_that_runs_twice_rings_once(room):
+    room.send("Hello")
+    room.app.extensions["redis"].flushdb()
+    assert len(sweep(room) + sweep(room)) == 1
+
+
+def test_a_dead_workers_reply_is_rung(room):
+    reply_id = room.send("Hello")
+    room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE role = 'model'")
+    assert sweep(room) == [reply_id]
+
+
+def test_a_reply_that_is_held_is_left_alone(room):
+    room.send("Hello")
+    room.sql(
+        "UPDATE messages SET status = 'generating', lease_expires_at = now() + interval '1 hour' WHERE role = 'model'"
+    )
+    assert sweep(room) == []
+
+
+def test_a_reply_that_waits_its_turn_is_left_alone(room):
+    first, _ = room.send("One"), room.send("Two")
+    assert sweep(room) == [first]
+
+
+def test_a_retry_that_is_not_yet_due_is_left_alone(room, generator):
+    reply_id = room.send("[[sandbox: status=503 retry_after=20]]")
+    room.generate(generator, reply_id)
+    assert sweep(room) == []
+    assert sweep(room, timedelta(seconds=30)) == [reply_id]
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "canceled"])
+def test_what_has_ended_is_left_alone(room, status):
+    room.send("Hello")
+    room.sql(
+        "UPDATE messages SET status = :status, text = 'Text',"
+        " error_code = CASE WHEN :status = 'failed' THEN 'empty_reply' END WHERE role = 'model'",
+        status=status,
+    )
+    assert sweep(room) == []
+
+
+def test_old_idempotency_keys_are_thrown_away(room):
+    room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Idempotency-Key": "k"})
+    with room.app.app_context():
+        assert sweep_idempotency_keys(now=utc_now()) == 0
+        assert sweep_idempotency_keys(now=utc_now() + LIFETIME) == 1
