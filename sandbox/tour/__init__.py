@@ -1,0 +1,1 @@
+"""`make demo`: a walk through the product with real requests, each shown with its answer."""

@@ -1,0 +1,42 @@
+"""`python -m sandbox.tour`: against BASE_URL, the running stack, or one that it starts for itself."""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+from sandbox.tour.chapters import STORY, tell
+from sandbox.tour.errors import TourError
+from sandbox.tour.own_stack import reachable_api
+from sandbox.tour.page import WIDTH, Page, wants_colour
+from sandbox.tour.visitor import Visitor
+
+
+def main() -> int:
+    """0 when every step came out as expected; else 1, with a sentence."""
+    signal.signal(signal.SIGTERM, _leave)
+    page = Page(colour=wants_colour(os.environ))
+    try:
+        with reachable_api(os.environ, page.say) as api:
+            began = time.monotonic()
+            page.say(f"A walk through the API\nAPI={api}")
+            tell(STORY, Visitor(api, page))
+            page.say(f"\n{'─' * WIDTH}\nAll {len(STORY)} chapters as expected, in {time.monotonic() - began:.1f} s.")
+    except TourError as error:
+        print(f"\n{error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever was reading has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(143)  # through the end of every `with`: no stack is left behind
+
+
+if __name__ == "__main__":
+    sys.exit(main())

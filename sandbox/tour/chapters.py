@@ -1,0 +1,122 @@
+"""The story, chapter by chapter. Each one gets the visitor and leaves in it what later ones need."""
+
+import secrets
+from collections.abc import Callable
+from http import HTTPStatus
+
+from sandbox.tour.errors import TourError
+from sandbox.tour.visitor import Visitor
+
+# Numbers of the exchange 555, which belong to nobody that a message could reach.
+_AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
+_TRIES = 5
+_MOST_PROMPTS = 20
+
+Chapter = Callable[[Visitor], None]
+
+
+def sign_up(visitor: Visitor) -> None:
+    """Sign up with a mobile number"""
+    visitor.page.note("A claim to a number: nothing counts until a code proves it.")
+    for _ in range(_TRIES):
+        visitor.mobile = fresh_number()
+        body = {"mobile": visitor.mobile, "name": "Ada"}
+        if visitor.call("POST", "/auth/signup", body, expect=(201, 409)).status_code == HTTPStatus.CREATED:
+            return
+    raise TourError(f"Every one of {_TRIES} random numbers was taken already.")
+
+
+def log_in(visitor: Visitor) -> None:
+    """Prove the number: a code for a token"""
+    visitor.page.note("The code comes in the answer, as OTP_DELIVERY=response has it.")
+    sent = visitor.call("POST", "/auth/send-otp", {"mobile": visitor.mobile}, expect=202).json()
+    visitor.expect("otp" in sent, "The code is not in the answer: the tour needs OTP_DELIVERY=response.")
+    visitor.page.note("It works once. The access token goes along with every request from here on.")
+    body = {"mobile": visitor.mobile, "otp": sent["otp"]}
+    visitor.token = visitor.call("POST", "/auth/verify-otp", body, expect=200).json()["access_token"]
+
+
+def open_chatroom(visitor: Visitor) -> None:
+    """Open a chatroom"""
+    room = visitor.call("POST", "/chatroom", {"title": "By the sea"}, expect=201)
+    visitor.room = f"/chatroom/{room.json()['id']}"
+
+
+def first_message(visitor: Visitor) -> None:
+    """Send a message, wait for the reply"""
+    visitor.page.note("The prompt is stored, its reply queued for a worker; `Prefer: wait` holds the answer back.")
+    answer, _ = visitor.prompt("My name is Ada, and I love tide pools. What lives in them?")
+    visitor.limit = int(answer.headers.get("RateLimit-Limit", 0))
+    visitor.expect(
+        1 < visitor.limit <= _MOST_PROMPTS,
+        f"The tour needs a daily limit of 2 to {_MOST_PROMPTS} prompts, and BASIC_DAILY_PROMPTS is not that.",
+    )
+    visitor.page.note("Without waiting, it would be read from its `Location`.")
+    visitor.call("GET", answer.headers["Location"], expect=200, brief=True)
+
+
+def second_message(visitor: Visitor) -> None:
+    """The model sees the conversation"""
+    visitor.page.note("This question makes no sense without the message before.")
+    _, reply = visitor.prompt("What is my name, and what do I love?")
+    visitor.expect("Ada" in reply["text"], "The second reply does not know the first message.")
+
+
+def look_around(visitor: Visitor) -> None:
+    """The list of chatrooms, and the room with its messages"""
+    visitor.page.note("The list comes from PostgreSQL once, then from the cache in Redis.")
+    for cache in ("MISS", "HIT"):
+        listed = visitor.call("GET", "/chatroom", expect=200, brief=cache == "HIT")
+        visitor.expect(listed.headers.get("X-Cache") == cache, f"The list's X-Cache is not {cache}.")
+    visitor.page.note("The room's page: its latest messages, oldest first.")
+    room = visitor.call("GET", visitor.room, expect=200).json()
+    visitor.expect(len(room["messages"]) == 4, "The room does not show two prompts and two replies.")
+
+
+def spend_the_day(visitor: Visitor) -> None:
+    """Use up the day"""
+    visitor.page.note(f"A Basic user has {visitor.limit} prompts in a calendar day, UTC.")
+    for number in range(3, visitor.limit + 1):
+        answer, _ = visitor.prompt(f"Prompt number {number}: and then?", brief=True)
+        left = answer.headers["RateLimit-Remaining"]
+        visitor.expect(left == str(visitor.limit - number), f"{left} prompts are left after prompt number {number}.")
+
+
+def one_too_many(visitor: Visitor) -> None:
+    """One prompt too many"""
+    visitor.page.note(f"Prompt number {visitor.limit + 1} is refused, and says when to come back.")
+    refused = visitor.call("POST", f"{visitor.room}/message", {"text": "One more?"}, expect=429)
+    visitor.expect(refused.json()["code"] == "daily_quota_exceeded", "The refusal is not daily_quota_exceeded.")
+    missing = {"Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"} - set(refused.headers)
+    visitor.expect(not missing, f"The refusal lacks {', '.join(sorted(missing))}.")
+
+
+def usage(visitor: Visitor) -> None:
+    """What is left of the day"""
+    used = visitor.call("GET", "/user/usage", expect=200).json()
+    visitor.expect(used["used"] == visitor.limit, f"Usage says {used['used']}, and {visitor.limit} were spent.")
+
+
+STORY: list[Chapter] = [
+    sign_up,
+    log_in,
+    open_chatroom,
+    first_message,
+    second_message,
+    look_around,
+    spend_the_day,
+    one_too_many,
+    usage,
+]
+
+
+def fresh_number() -> str:
+    """A random valid number."""
+    return f"+1{secrets.choice(_AREA_CODES)}555{secrets.randbelow(10_000):04}"
+
+
+def tell(story: list[Chapter], visitor: Visitor) -> None:
+    """Go through the chapters; their docstrings are the headings. Raises TourError."""
+    for chapter in story:
+        visitor.page.heading(chapter.__doc__ or chapter.__name__)
+        chapter(visitor)

@@ -1,0 +1,99 @@
+"""Somebody who uses the API and shows every step."""
+
+import time
+from typing import Any
+
+import requests
+
+from sandbox.tour.errors import TourError
+from sandbox.tour.page import Page, curl_line
+
+_TIMEOUT_SECONDS = 30
+_REPLY_SECONDS = 60.0
+_POLL_SECONDS = 0.5
+
+
+class Visitor:
+    """Makes requests with a token, prints them with their answers, and expects a status of each.
+
+    What a chapter leaves for later ones is kept here: `mobile`, `token`, `room` (a path) and `limit`.
+    """
+
+    def __init__(self, api: str, page: Page) -> None:
+        self.api = api
+        self.page = page
+        self.mobile = ""
+        self.token = ""
+        self.room = ""
+        self.limit = 0
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy between the tour and this machine
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        expect: int | tuple[int, ...],
+        headers: dict[str, str] | None = None,
+        brief: bool = False,
+    ) -> requests.Response:
+        """Make a request and show it. brief: without the answer's body.
+
+        Raises TourError when the answer has another status than those expected.
+        """
+        extra = headers or {}
+        shown = {"Authorization": "Bearer $TOKEN", **extra} if self.token else extra
+        sent = {"Authorization": f"Bearer {self.token}", **extra} if self.token else extra
+        self.page.request(curl_line(method, path, shown, body))
+        try:
+            answer = self._session.request(
+                method, self.api + path, json=body, headers=sent, timeout=_TIMEOUT_SECONDS, allow_redirects=False
+            )
+        except requests.RequestException as error:
+            raise TourError(f"{method} {path} got no answer ({type(error).__name__}).") from None
+        self.page.answer(f"{answer.status_code} {answer.reason}", answer.headers, json_of(answer), brief=brief)
+        wanted = expect if isinstance(expect, tuple) else (expect,)
+        if answer.status_code not in wanted:
+            expected = " or ".join(map(str, wanted))
+            raise TourError(f"{method} {path} was answered {answer.status_code}, and {expected} was expected.")
+        return answer
+
+    def prompt(self, text: str, *, brief: bool = False) -> tuple[requests.Response, dict[str, Any]]:
+        """Send a prompt that is to be answered; the response, and the reply once it has ended.
+
+        Raises TourError when the reply is not `completed`.
+        """
+        answer = self.call(
+            "POST",
+            f"{self.room}/message",
+            {"text": text},
+            headers={"Prefer": "wait=20"},
+            expect=(200, 202),
+            brief=brief,
+        )
+        reply = answer.json()["reply"]
+        deadline = time.monotonic() + _REPLY_SECONDS
+        while reply["status"] in {"queued", "generating"}:
+            if time.monotonic() > deadline:
+                raise TourError(f"The reply was not there after {_REPLY_SECONDS:.0f} s: is the worker running?")
+            time.sleep(_POLL_SECONDS)
+            reply = self.call("GET", answer.headers["Location"], expect=200, brief=brief).json()
+        if reply["status"] != "completed":
+            code = (reply["error"] or {}).get("code")
+            raise TourError(f"The reply ended {reply['status']} ({code}), and completed was expected.")
+        return answer, reply
+
+    def expect(self, truth: bool, complaint: str) -> None:
+        """Raise TourError with the complaint unless it is true."""
+        if not truth:
+            raise TourError(complaint)
+
+
+def json_of(answer: requests.Response) -> Any:
+    """The body, when it is JSON; else None."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None
