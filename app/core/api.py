@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import flask_smorest
 from flask import Request, json
 from flask.typing import ResponseReturnValue
+from marshmallow import EXCLUDE
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
@@ -27,6 +28,7 @@ from app.core.schemas import Problem
 
 PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
+QUERY_IS_NOT_VALID = "The query string is not valid."
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -42,22 +44,43 @@ def read_json(incoming: Request) -> Any:
     if incoming.mimetype != JSON_TYPE:
         raise UnsupportedMediaType
     try:
-        return json.loads(raw.decode("utf-8-sig"))
+        return json.loads(raw.decode("utf-8-sig"), parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         raise MalformedJson from None
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """`NaN` and `Infinity` are Python's, not JSON's. Raises ValueError."""
+    raise ValueError(name)
 
 
 class ArgumentsParser(FlaskParser):
     """Reads arguments, and tells what is wrong with them by our own errors."""
 
+    # In a query string the schema decides about unknown names, as it does in a body.
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"headers": EXCLUDE}  # noqa: RUF012 - as webargs has it
+
     def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - webargs' signature
         return read_json(req)
 
+    def load_querystring(self, req: Request, schema: Any) -> Any:
+        twice = [name for name, values in req.args.lists() if len(values) > 1]
+        if twice:
+            raise ValidationFailed({readable(name): ["Given more than once."] for name in twice}, QUERY_IS_NOT_VALID)
+        return super().load_querystring(req, schema)
+
     def handle_error(self, error: Any, req: Any, schema: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         location, messages = next(iter(error.messages.items()))
-        place = {"json": "body"}.get(location, location)
         errors = messages if isinstance(messages, Mapping) else {"_schema": messages}
-        raise ValidationFailed(errors, f"The request {place} is not valid.") from None
+        details = {"query": QUERY_IS_NOT_VALID, "headers": "The request headers are not valid."}
+        raise ValidationFailed(
+            {readable(str(name)): told for name, told in errors.items()}, details.get(location)
+        ) from None
+
+
+def readable(name: str) -> str:
+    """A name as the client sent it, fit for an answer: a lone surrogate is not."""
+    return name.encode(errors="replace").decode()
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]

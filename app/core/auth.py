@@ -76,9 +76,17 @@ def check_sessions_with(session_lives: Callable[[UUID, UUID], bool]) -> None:
     """Let `session_lives(session_id, user_id)` decide, at each request, whether a valid token still counts."""
 
     def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-        return not session_lives(UUID(claims["sid"]), UUID(claims["sub"]))
+        return not session_lives(claimed_id(claims, "sid"), claimed_id(claims, "sub"))
 
     jwt.token_in_blocklist_loader(is_revoked)
+
+
+def claimed_id(claims: dict[str, Any], name: str) -> UUID:
+    """The id that a token claims under `name`. Raises TokenInvalid when it claims none."""
+    try:
+        return UUID(claims[name])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise TokenInvalid from None
 
 
 def refuse(error: type[TokenError]) -> Callable[..., Response]:

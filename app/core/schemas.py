@@ -1,5 +1,6 @@
 """Fields and schemas that every feature's requests and responses share."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -47,6 +48,15 @@ class StrictBoolean(ma.fields.Boolean):
         return value
 
 
+class WholeNumber(ma.fields.Integer):
+    """A whole number in plain digits, as a query string has it; Python's other spellings (`1_0`, `５`) are none."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not re.fullmatch(r"-?[0-9]{1,9}", str(value)):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class Timestamp(ma.fields.DateTime):
     """RFC 3339 in UTC with `Z`, to the microsecond."""
 
@@ -74,7 +84,7 @@ class Problem(Schema):
 class PageQuery(Schema):
     """Which part of a list to give."""
 
-    limit = ma.fields.Integer(
+    limit = WholeNumber(
         load_default=20,
         validate=validate.Range(1, MAX_LIMIT),
         metadata={"description": f"Rows on a page, 1–{MAX_LIMIT}.", "example": 20},

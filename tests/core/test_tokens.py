@@ -1,0 +1,149 @@
+"""Bearer tokens that are none: each with its code and a challenge."""
+
+import base64
+import json
+from datetime import timedelta
+
+import jwt
+import pytest
+from flask_jwt_extended import create_access_token, create_refresh_token
+
+from app.core.auth import TokenError
+from app.core.database import db
+from tests.problems import assert_problem
+
+PROTECTED = [("GET", "/chatroom"), ("POST", "/chatroom"), ("GET", "/user/me"), ("GET", "/user/usage")]
+
+
+def call_with(client, authorization, method="GET", path="/user/me"):
+    return client.open(path, method=method, headers={"Authorization": authorization})
+
+
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
+def test_without_a_token_it_is_401_token_missing(client, method, path):
+    response = client.open(path, method=method)
+    assert_problem(response, 401, "token_missing")
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="api"'
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic YTpi", "Token abc", "abc", "bearer", "Digest x"])
+def test_other_schemes_are_no_token(client, authorization):
+    response = call_with(client, authorization)
+    assert response.json["code"] in {"token_missing", "token_invalid"}
+    assert_problem(response, 401, response.json["code"])
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        "a.b.c",
+        "..",
+        "...",
+        "null",
+        "undefined",
+        "a b",
+        "é.é.é",
+        "eyJhbGciOiJIUzI1NiJ9.e30.",
+        "%00",
+        "'; DROP TABLE users",
+        "A" * 8000,
+    ],
+)
+def test_garbage_is_token_invalid(client, token):
+    response = call_with(client, f"Bearer {token}".encode().decode("latin-1"))
+    assert_problem(response, 401, "token_invalid")
+    assert 'error="invalid_token"' in response.headers["WWW-Authenticate"]
+
+
+def test_token_signed_with_another_secret_is_invalid(client, user):
+    claims = jwt.decode(user.access_token, options={"verify_signature": False})
+    assert_problem(call_with(client, f"Bearer {jwt.encode(claims, 'x' * 40, 'HS256')}"), 401, "token_invalid")
+
+
+def test_token_without_a_signature_is_invalid(client, user):
+    _, claims, _ = user.access_token.split(".")
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "JWT"}).encode()).decode().rstrip("=")
+    assert_problem(call_with(client, f"Bearer {header}.{claims}."), 401, "token_invalid")
+
+
+def test_token_with_other_claims_under_the_old_signature_is_invalid(client, user, make_user):
+    header, _, signature = user.access_token.split(".")
+    claims = make_user().access_token.split(".")[1]
+    assert_problem(call_with(client, f"Bearer {header}.{claims}.{signature}"), 401, "token_invalid")
+
+
+def test_refresh_token_opens_no_route(client, user):
+    for method, path in PROTECTED:
+        assert_problem(call_with(client, f"Bearer {user.refresh_token}", method, path), 401, "token_invalid")
+
+
+def test_token_past_its_time_is_token_expired(app, client, user):
+    claims = jwt.decode(user.access_token, options={"verify_signature": False})
+    with app.app_context():
+        token = create_access_token(
+            user.id, expires_delta=timedelta(seconds=-1), additional_claims={"sid": claims["sid"]}
+        )
+        refresh = create_refresh_token(
+            user.id, expires_delta=timedelta(seconds=-1), additional_claims={"sid": claims["sid"]}
+        )
+    assert_problem(call_with(client, f"Bearer {token}"), 401, "token_expired")
+    response = call_with(client, f"Bearer {refresh}")
+    assert response.status_code == 401
+
+
+def test_token_whose_session_is_gone_is_token_revoked(app, client, user):
+    with app.app_context():
+        db.session.execute(db.text("DELETE FROM auth_sessions"))
+        db.session.commit()
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+def test_token_whose_user_is_gone_is_token_revoked(app, user):
+    room = user.make_chatroom()
+    with app.app_context():
+        db.session.execute(db.text("DELETE FROM users"))
+        db.session.commit()
+    for response in (user.get("/user/me"), user.get("/chatroom"), user.post(f"{room}/message", json={"text": "Hello"})):
+        assert_problem(response, 401, "token_revoked")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"sid": "not-a-uuid"},
+        {"sid": None},
+        {"sid": 7},
+        {"sid": "0192d3a4-5b6c-7d8e-9f01-23456789abcd"},
+    ],
+)
+def test_token_of_ours_with_odd_claims_is_401(app, client, user, claims):
+    with app.app_context():
+        tokens = [
+            create_access_token(user.id, additional_claims=claims),
+            create_access_token("x", additional_claims=claims),
+        ]
+    for token in tokens:
+        response = call_with(client, f"Bearer {token}")
+        assert response.status_code == 401, response.text
+        assert_problem(response, 401, response.json["code"])
+
+
+def test_token_is_taken_from_the_header_alone(client, user):
+    assert_problem(
+        client.get(f"/user/me?jwt={user.access_token}&access_token={user.access_token}"), 401, "token_missing"
+    )
+    client.set_cookie("access_token_cookie", user.access_token)
+    assert_problem(client.get("/user/me"), 401, "token_missing")
+
+
+def test_token_carries_a_string_identity_and_lasts_as_configured(user):
+    claims = jwt.decode(user.access_token, options={"verify_signature": False})
+    assert claims["sub"] == user.id
+    assert claims["exp"] - claims["iat"] == timedelta(days=1).total_seconds()
+
+
+def test_every_kind_of_token_error_has_a_challenge():
+    for kind in TokenError.__subclasses__():
+        assert kind().headers["WWW-Authenticate"].startswith("Bearer ")

@@ -1,0 +1,33 @@
+"""What every error answer must look like."""
+
+import re
+
+from werkzeug.test import TestResponse
+
+FIELDS = {"type", "title", "status", "detail", "code", "request_id"}
+# Words of the machinery, which no client may read.
+LEAKS = re.compile(r"Traceback|psycopg|sqlalchemy|SELECT |INSERT |redis\.|File \"|line \d+|marshmallow|werkzeug", re.I)
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> dict:
+    """The response is a problem document (RFC 9457) with this status and code; its body."""
+    assert response.status_code == status, response.text
+    assert response.content_type == "application/problem+json"
+    body = response.get_json()
+    assert body["code"] == code, body
+    assert set(body) == (FIELDS | {"errors"} if code == "validation_error" else FIELDS)
+    assert body["type"] == "about:blank"
+    assert body["status"] == status
+    assert body["title"]
+    assert body["detail"]
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert not LEAKS.search(response.text), response.text
+    if status == 401:
+        assert response.headers["WWW-Authenticate"]
+    if status == 405:
+        assert response.headers["Allow"]
+    if status in {429, 503}:
+        assert int(response.headers["Retry-After"]) >= 1
+    if code == "validation_error":
+        assert body["errors"]
+    return body
