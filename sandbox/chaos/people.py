@@ -1,0 +1,123 @@
+"""People who use the service over HTTP, all at once, and what they found in the end."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+
+import requests
+
+from sandbox.stack.waiting import wait_until
+
+Result = TypeVar("Result")
+FINAL = {"completed", "failed", "canceled"}
+PATIENCE_SECONDS = 10
+
+
+@dataclass
+class Person:
+    """Somebody with a token and one chatroom."""
+
+    base_url: str
+    session: requests.Session = field(default_factory=requests.Session)
+    room: str = ""
+    prompts: list[str] = field(default_factory=list)
+
+    def arrive(self) -> None:
+        """Sign up, log in and open a chatroom."""
+        mobile = f"+1415{secrets.randbelow(800) + 200:03}{secrets.randbelow(10_000):04}"
+        while not self._call("POST", "/auth/signup", json={"mobile": mobile}).ok:
+            mobile = f"+1415{secrets.randbelow(800) + 200:03}{secrets.randbelow(10_000):04}"
+        code = self._call("POST", "/auth/send-otp", json={"mobile": mobile}).json()["otp"]
+        tokens = self._call("POST", "/auth/verify-otp", json={"mobile": mobile, "otp": code}).json()
+        self.session.headers["Authorization"] = f"Bearer {tokens['access_token']}"
+        self.room = self._call("POST", "/chatroom", json={"title": "Chaos"}).headers["Location"]
+
+    def send(self, prompt: str) -> bool:
+        """Send a prompt; whether it was accepted."""
+        accepted = self._call("POST", f"{self.room}/message", json={"text": prompt}).status_code == 202
+        if accepted:
+            self.prompts.append(prompt)
+        return accepted
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The room's messages, oldest first."""
+        messages: list[dict[str, Any]] = self._call("GET", self.room).json()["messages"]
+        return messages
+
+    def all_ended(self) -> bool:
+        """Whether every reply has reached its end; False also while the service does not answer."""
+        try:
+            replies = [message for message in self.messages() if message["role"] == "model"]
+        except (requests.RequestException, KeyError):
+            return False
+        return all(reply["status"] in FINAL for reply in replies)
+
+    def used(self) -> int:
+        return int(self._call("GET", "/user/usage").json()["used"])
+
+    def _call(self, method: str, path: str, **options: Any) -> requests.Response:
+        return self.session.request(method, self.base_url + path, timeout=PATIENCE_SECONDS, **options)
+
+
+@dataclass
+class Findings:
+    """What became of the messages that were accepted."""
+
+    accepted: int = 0
+    lost: int = 0
+    doubled: int = 0
+    out_of_order: int = 0
+    miscounted: int = 0
+    longest_wait: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.doubled or self.out_of_order or self.miscounted)
+
+
+def everybody(people: Sequence[Person], what: Callable[[Person], Result]) -> list[Result]:
+    """Let all of them do something at the same time."""
+    with ThreadPoolExecutor(len(people)) as pool:
+        return list(pool.map(what, people))
+
+
+def wait_for_all(people: Sequence[Person], *, seconds: float) -> None:
+    """Wait until every reply has ended, or until `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    for person in people:
+        wait_until(person.all_ended, seconds=deadline - time.monotonic())
+
+
+def look(people: Sequence[Person]) -> Findings:
+    """Compare what was accepted with what is there."""
+    found = Findings()
+    for person in people:
+        messages = person.messages()
+        replies = [message for message in messages if message["role"] == "model"]
+        answered = [reply for reply in replies if reply["status"] == "completed"]
+        found.accepted += len(person.prompts)
+        found.lost += len(person.prompts) - len(answered)
+        found.doubled += len(replies) - len({reply["in_reply_to"] for reply in replies})
+        found.doubled += max(0, len(replies) - len(person.prompts))
+        found.out_of_order += not in_order(person.prompts, messages)
+        found.miscounted += person.used() != len(person.prompts)
+        waits = [seconds_between(reply["created_at"], reply["completed_at"]) for reply in answered]
+        found.longest_wait = max([found.longest_wait, *waits])
+    return found
+
+
+def in_order(prompts: Sequence[str], messages: Sequence[dict[str, Any]]) -> bool:
+    """Whether prompts stand in the order they were sent, and each reply was made with the ones before it."""
+    asked = [message["text"] for message in messages if message["role"] == "user"]
+    replies = [message for message in messages if message["role"] == "model" and message["status"] == "completed"]
+    ends = [reply["completed_at"] for reply in replies]
+    saw_all_before = all(f"I see {2 * index + 1} turn" in reply["text"] for index, reply in enumerate(replies))
+    return asked == list(prompts) and ends == sorted(ends) and saw_all_before
+
+
+def seconds_between(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()

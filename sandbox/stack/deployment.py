@@ -1,0 +1,131 @@
+"""The product as it is deployed, on servers of its own, with every process to be killed or ended alone.
+
+For what `make run` does not do: crashes on purpose, and benchmarks.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil  # type: ignore[import-untyped]
+import requests
+
+from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
+from sandbox.stack import children
+from sandbox.stack.errors import StackError
+from sandbox.stack.processes import procfile_commands
+from sandbox.stack.servers import PostgresServer, ValkeyServer, free_port, postgres_server, valkey_server, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 60.0
+
+
+class Deployment:
+    """PostgreSQL, Valkey, the Gemini stand-in, and the processes of the Procfile.
+
+    logs: the folder that gets a log file for each process.
+    """
+
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    gemini: GeminiStandIn
+
+    def __init__(self, logs: Path, *, append_only: bool = False, environ: Mapping[str, str] | None = None) -> None:
+        self.logs = logs
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._append_only = append_only
+        self._environ = dict(environ or {})
+        self._commands = procfile_commands(ROOT / "Procfile")
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as exits:
+            self.postgres = exits.enter_context(postgres_server())
+            self.valkey = exits.enter_context(valkey_server(append_only=self._append_only))
+            self.gemini = exits.enter_context(running_gemini_stand_in(pace=0))
+            exits.callback(self._end_all)
+            self._migrate()
+            for name in self._commands:
+                self.start(name)
+            self._wait_until_ready()
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.close()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What the product's processes are told."""
+        return {
+            **os.environ,
+            "APP_ENV": "development",
+            "PORT": self.url.rsplit(":", 1)[1],
+            "DATABASE_URL": self.postgres.url,
+            "REDIS_URL": self.valkey.url,
+            "JWT_SECRET": "a-secret-for-crashes-and-benchmarks-only",
+            "GEMINI_API_KEY": "sandbox-key",
+            "GEMINI_API_ENDPOINT": self.gemini.url,
+            "RATE_LIMIT_PER_MINUTE": "0",
+            **self._environ,
+        }
+
+    def start(self, name: str) -> None:
+        """Start a process of the Procfile."""
+        with (self.logs / f"{name}.log").open("ab") as log:
+            self._running[name] = children.spawn(self._commands[name], output=log, env=self.environ, cwd=ROOT)
+
+    def kill(self, name: str) -> None:
+        """End a process and its children as a crash does (SIGKILL)."""
+        process = self._running.pop(name)
+        children.kill_group(process.pid)
+        process.wait()
+
+    def end(self, name: str, *, seconds: float) -> bool:
+        """Ask a process to end; whether it did within `seconds`. It is killed if not."""
+        process = self._running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        in_time = wait_until(lambda: process.poll() is not None, seconds=seconds)
+        children.kill_group(process.pid)
+        process.wait()
+        return in_time
+
+    def memory_mb(self, name: str) -> float:
+        """Resident memory of a process and its children, in MiB (pages shared after a fork count in each)."""
+        leader = psutil.Process(self._running[name].pid)
+        return float(sum(process.memory_info().rss for process in [leader, *leader.children(recursive=True)]) / 2**20)
+
+    def cpu_seconds(self, name: str) -> float:
+        """CPU time that a process and its children have used."""
+        leader = psutil.Process(self._running[name].pid)
+        times = [process.cpu_times() for process in [leader, *leader.children(recursive=True)]]
+        return float(sum(time.user + time.system for time in times))
+
+    def _migrate(self) -> None:
+        command = ["/bin/sh", "-c", "exec flask --app wsgi db upgrade"]
+        done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StackError(f"The migrations failed:\n{done.stderr}")
+
+    def _wait_until_ready(self) -> None:
+        def ready() -> bool:
+            try:
+                answers = requests.get(f"{self.url}/readyz", timeout=5).ok
+            except requests.RequestException:
+                return False
+            return answers and b" ready." in (self.logs / "worker.log").read_bytes()
+
+        if not wait_until(ready, seconds=START_SECONDS):
+            raise StackError(f"The stack did not start; its logs are in {self.logs}.")
+
+    def _end_all(self) -> None:
+        for name in list(self._running):
+            self.kill(name)
