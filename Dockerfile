@@ -1,0 +1,31 @@
+# One image for every process. The default command serves the API; the others are named when a container starts:
+#   worker   celery -A celery_worker worker …          (the line in Procfile)
+#   beat     celery -A celery_worker beat …            (the line in Procfile; one of it, no more)
+#   migrate  flask --app wsgi db upgrade               (before a new version takes traffic)
+
+FROM python:3.13-slim AS packages
+RUN python -m venv /venv
+ENV PATH=/venv/bin:$PATH
+# Alone, so that the layer is built again only when a pin has changed. Wheels only: there is no compiler here.
+COPY requirements.txt .
+RUN pip install --no-cache-dir --disable-pip-version-check --only-binary :all: -r requirements.txt
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
+COPY --from=packages /venv /venv
+WORKDIR /srv
+COPY config.py wsgi.py celery_worker.py gunicorn.conf.py ./
+COPY migrations migrations
+COPY app app
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    FLASK_APP=wsgi \
+    APP_ENV=production \
+    PORT=5000
+USER app
+EXPOSE 5000
+# For the process that serves HTTP; run worker, beat and migrate with --no-healthcheck.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=4)"]
+CMD ["gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
