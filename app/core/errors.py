@@ -10,6 +10,7 @@ import sqlalchemy.exc
 from flask import Flask, Response, json
 from werkzeug.exceptions import HTTPException
 
+from app.core.logs import first_line
 from app.core.request_ids import request_id
 
 log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def handle_http_exception(error: HTTPException) -> Response:
 
 def handle_dependency_error(error: Exception) -> Response:
     """PostgreSQL or Redis does not answer, or not in time."""
-    log.error("A dependency does not answer: %s", type(error).__name__, exc_info=error)
+    log.error("A dependency does not answer: %s", first_line(error))
     return handle_app_error(ServiceUnavailable())
 
 

@@ -22,6 +22,12 @@ def log_event(log: logging.Logger, event: str, **facts: object) -> None:
     log.info("%s %s", event, " ".join(f"{name}={value}" for name, value in told.items()), extra=told)
 
 
+def first_line(error: BaseException) -> str:
+    """An error in one line, for what is known to happen and needs no traceback."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
 def configure_logging(*, level: str, as_json: bool) -> None:
     """Send every log record to standard error in one format. Safe to call twice."""
     handler = logging.StreamHandler(sys.stderr)

@@ -4,7 +4,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+
 from app.core.database import db
+from app.core.logs import first_line
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +27,10 @@ class Transaction:
         for action in self._after_commit:
             try:
                 action()
+            except (RedisError, BrokerError) as error:
+                log.warning("Redis did not hear of a commit: %s", first_line(error))
             except Exception:
-                log.warning("An action after a commit failed", exc_info=True)
+                log.exception("An action after a commit failed")
 
 
 @contextmanager

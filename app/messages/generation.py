@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from sqlalchemy.exc import OperationalError
+
 from app.core.database import db
 from app.core.logs import log_event
 from app.core.request_ids import set_request_id
@@ -37,6 +39,7 @@ from app.users.queries import lock_user
 
 log = logging.getLogger(__name__)
 
+STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # a restart of PostgreSQL; shorter than a lease
 COSTS_ITS_PROMPT = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
 
 
@@ -111,7 +114,20 @@ class Generator:
         return self.end(claim, status=Status.FAILED, error_code=code)
 
     def end(self, claim: Claim, *, status: Status, **values: object) -> str:
-        """Put the reply into a final state, give its prompt back if that is due, and let the next one begin."""
+        """Put the reply into a final state; what is lost of PostgreSQL meanwhile is waited for, a few times.
+
+        Should it stay away, the lease runs out and the sweeper has the reply generated again.
+        """
+        for pause_seconds in STORE_AGAIN_AFTER_SECONDS:
+            try:
+                return self.end_once(claim, status=status, **values)
+            except OperationalError:
+                log.warning("PostgreSQL is away; storing reply %s again in %s s", claim.reply_id, pause_seconds)
+                time.sleep(pause_seconds)
+        return self.end_once(claim, status=status, **values)
+
+    def end_once(self, claim: Claim, *, status: Status, **values: object) -> str:
+        """Write the final state, give the prompt back if that is due, and let the room's next reply begin."""
         now = self.clock()
         code = values.get("error_code")
         with transaction() as current:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from flask import Flask
 
+from app.core.logs import first_line
 from app.core.transactions import transaction
 from app.integrations.bounded_calls import BoundedCall
 from app.messages.leases import Claim, renew
@@ -71,8 +72,8 @@ class LeaseKeeper:
             try:
                 with self.app.app_context(), transaction():
                     still_held = renew(held, now=self.clock(), lease=self.lease)
-            except Exception:
-                log.warning("Leases could not be renewed; trying again", exc_info=True)
+            except Exception as error:
+                log.warning("Leases could not be renewed (%s); trying again", first_line(error))
                 continue
             for claim, call in held.items():
                 if claim.reply_id not in still_held:

@@ -1,5 +1,6 @@
 """The worker's doors to this feature. Every task takes ids, and may run twice."""
 
+import logging
 import threading
 from datetime import timedelta
 from functools import cache
@@ -9,8 +10,10 @@ from uuid import UUID
 from celery import shared_task
 from celery.signals import worker_shutting_down
 from flask import current_app
+from sqlalchemy.exc import OperationalError
 
 from app.core.clock import utc_now
+from app.core.logs import first_line
 from app.core.settings import settings
 from app.integrations.gemini import Gemini
 from app.messages import sweeping
@@ -18,6 +21,8 @@ from app.messages.breaker import Breaker
 from app.messages.generation import Generator
 from app.messages.lease_keeper import LeaseKeeper
 from app.messages.service import GENERATE_REPLY
+
+log = logging.getLogger(__name__)
 
 one_at_a_time = threading.Lock()  # `cache` alone would let two first tasks make two
 FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is handed back
@@ -46,14 +51,20 @@ def make_generator() -> Generator:
 @shared_task(name=GENERATE_REPLY)
 def generate_reply(reply_id: str) -> None:
     """Make one attempt at a reply; does nothing when somebody else holds it or it is done."""
-    generator().generate(UUID(reply_id))
+    try:
+        generator().generate(UUID(reply_id))
+    except OperationalError as error:
+        log.warning("PostgreSQL is away (%s); the sweeper will ring reply %s again", first_line(error), reply_id)
 
 
 @shared_task(name="messages.sweep")
 def sweep() -> None:
     """Ring again for replies that nobody looks after; throw old idempotency keys away."""
-    sweeping.sweep_replies(now=utc_now(), patience=timedelta(seconds=settings().reply_ring_again_seconds))
-    sweeping.sweep_idempotency_keys(now=utc_now())
+    try:
+        sweeping.sweep_replies(now=utc_now(), patience=timedelta(seconds=settings().reply_ring_again_seconds))
+        sweeping.sweep_idempotency_keys(now=utc_now())
+    except OperationalError as error:
+        log.warning("PostgreSQL is away (%s); the next sweep will do", first_line(error))
 
 
 @worker_shutting_down.connect
