@@ -2,8 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import Table, bindparam, func, select
 
 from app.core.database import db
 from app.integrations.model_calls import Turn
@@ -11,34 +10,46 @@ from app.messages.models import Message, Status
 
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
 
+messages: Table = Message.__table__
+reply, asked = messages.alias("reply"), messages.alias("asked")
+PAIRS = (
+    select(
+        asked.c.text.label("asked"),
+        reply.c.text.label("replied"),
+        func.sum(func.length(asked.c.text) + func.length(reply.c.text))
+        .over(order_by=reply.c.position.desc())
+        .label("length_so_far"),
+    )
+    .join(asked, asked.c.id == reply.c.in_reply_to)
+    .where(
+        reply.c.chatroom_id == bindparam("room"),
+        reply.c.position < bindparam("position"),
+        reply.c.status.in_([Status.COMPLETED, Status.CANCELED]),
+        reply.c.text != "",
+    )
+    .order_by(reply.c.position.desc())
+    .limit(MAX_PAIRS)
+    .subquery()
+)
+FITTING_PAIRS = (
+    select(PAIRS.c.asked, PAIRS.c.replied)
+    .where(PAIRS.c.length_so_far <= bindparam("budget"))
+    .order_by(PAIRS.c.length_so_far)
+)
 
-def conversation(chatroom_id: UUID, prompt: Message, *, max_chars: int) -> list[Turn]:
+
+def conversation(chatroom_id: UUID, position: int, prompt: str, *, max_chars: int) -> list[Turn]:
     """The turns to send, oldest first, user and model by turns, ending with the prompt.
 
-    Only pairs with an answer count: failed ones are left out with their prompts. The newest pairs whose
-    characters, together with the prompt's, fit into `max_chars` are sent; the prompt always is.
+    position: the reply's, in its room. Only pairs with an answer count: failed ones are left out with their
+    prompts. The newest pairs whose characters, together with the prompt's, fit into `max_chars` are sent; the
+    prompt always is.
     """
-    reply, asked = aliased(Message), aliased(Message)
-    length_so_far = func.sum(func.length(asked.text) + func.length(reply.text)).over(order_by=reply.position.desc())
-    pairs = (
-        select(asked.text.label("asked"), reply.text.label("replied"), length_so_far.label("length_so_far"))
-        .join(asked, asked.id == reply.in_reply_to)
-        .where(
-            reply.chatroom_id == chatroom_id,
-            reply.position < prompt.position,
-            reply.status.in_([Status.COMPLETED, Status.CANCELED]),
-            reply.text != "",
-        )
-        .order_by(reply.position.desc())
-        .limit(MAX_PAIRS)
-        .subquery()
-    )
-    budget = max_chars - len(prompt.text or "")
-    fitting = select(pairs.c.asked, pairs.c.replied).where(pairs.c.length_so_far <= budget)
-    newest_first = db.session.execute(fitting.order_by(pairs.c.length_so_far)).all()
+    values = {"room": chatroom_id, "position": position, "budget": max_chars - len(prompt)}
+    newest_first = db.session.execute(FITTING_PAIRS, values).all()
     turns = [
         turn
         for asked_text, replied_text in reversed(newest_first)
         for turn in (Turn("user", asked_text), Turn("model", replied_text))
     ]
-    return [*turns, Turn("user", prompt.text or "")]
+    return [*turns, Turn("user", prompt)]

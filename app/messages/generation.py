@@ -9,7 +9,6 @@ from uuid import UUID
 
 from sqlalchemy.exc import OperationalError
 
-from app.core.database import db
 from app.core.logs import log_event
 from app.core.request_ids import set_request_id
 from app.core.settings import settings
@@ -31,7 +30,7 @@ from app.messages.conversation import conversation
 from app.messages.events import announce_end
 from app.messages.lease_keeper import LeaseKeeper
 from app.messages.leases import Claim, claim_reply, next_in_room, write
-from app.messages.models import ErrorCode, Message, Status
+from app.messages.models import ErrorCode, Status
 from app.messages.quota import give_back
 from app.messages.retries import delay_before_retry
 from app.messages.service import GENERATE_REPLY
@@ -64,8 +63,8 @@ class Generator:
             claim = claim_reply(reply_id, now=self.clock(), lease=self.keeper.lease)
             if claim is None:
                 return
-            prompt = db.session.get_one(Message, claim.prompt_id)
-            turns = conversation(claim.chatroom_id, prompt, max_chars=settings().gemini_history_max_chars)
+            budget = settings().gemini_history_max_chars
+            turns = conversation(claim.chatroom_id, claim.position, claim.prompt, max_chars=budget)
         set_request_id(claim.request_id)
         wait_seconds = self.breaker.wait_seconds()
         if wait_seconds:

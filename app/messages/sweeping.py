@@ -5,15 +5,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import and_, exists, or_, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import and_, or_, select, update
 
 from app.core.database import db
 from app.core.tasks import ring
 from app.core.transactions import transaction
 from app.messages.idempotency import forget_old_keys
-from app.messages.leases import UNFINISHED
-from app.messages.models import Message, Status
+from app.messages.leases import WAITS_ITS_TURN, messages
+from app.messages.models import Status
 from app.messages.service import GENERATE_REPLY
 
 log = logging.getLogger(__name__)
@@ -27,24 +26,18 @@ def sweep_replies(*, now: datetime, patience: timedelta) -> list[UUID]:
     patience: how long a rung bell may take before it counts as lost. Safe to run twice at once: a reply is
     taken by one sweep, and a bell too many changes nothing.
     """
-    earlier = aliased(Message)
-    waits_its_turn = exists().where(
-        earlier.chatroom_id == Message.chatroom_id,
-        earlier.position < Message.position,
-        earlier.status.in_(UNFINISHED),
-    )
-    bell_lost = and_(Message.status == Status.QUEUED, ~waits_its_turn)
-    holder_gone = and_(Message.status == Status.GENERATING, Message.lease_expires_at < now)
+    bell_lost = and_(messages.c.status == Status.QUEUED, ~WAITS_ITS_TURN)
+    holder_gone = and_(messages.c.status == Status.GENERATING, messages.c.lease_expires_at < now)
     unattended = (
-        select(Message.id)
-        .where(Message.rung_at < now - patience, or_(bell_lost, holder_gone))
-        .order_by(Message.created_at)
+        select(messages.c.id)
+        .where(messages.c.rung_at < now - patience, or_(bell_lost, holder_gone))
+        .order_by(messages.c.created_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
-    statement = update(Message).where(Message.id.in_(unattended)).values(rung_at=now).returning(Message.id)
+    statement = update(messages).where(messages.c.id.in_(unattended)).values(rung_at=now).returning(messages.c.id)
     with transaction() as current:
-        rung = list(db.session.scalars(statement.execution_options(synchronize_session=False)))
+        rung = list(db.session.scalars(statement))
         for reply_id in rung:
             current.after_commit(partial(ring, GENERATE_REPLY, str(reply_id)))
     if rung:

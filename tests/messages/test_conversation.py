@@ -2,9 +2,7 @@
 
 from uuid import UUID
 
-from app.core.database import db
 from app.messages.conversation import conversation
-from app.messages.models import Message
 
 
 def sent_to(gemini):
@@ -40,14 +38,13 @@ def test_other_rooms_are_not_seen(room, generator, gemini):
 def test_the_newest_whole_turns_that_fit_are_kept(room, generator):
     for index in range(4):
         room.answer(generator, f'[[sandbox: say="{index}{"x" * 99}"]]')
-    prompt_id = room.row(room.send("Last")).in_reply_to
+    position = room.row(room.send("Last")).position
     with room.app.app_context():
-        prompt = db.session.get_one(Message, prompt_id)
         chatroom_id = UUID(room.path.rsplit("/", 1)[1])
         pair = len('[[sandbox: say="0"]]') + 2 * 99 + 1
 
         def kept(max_chars):
-            turns = conversation(chatroom_id, prompt, max_chars=max_chars)
+            turns = conversation(chatroom_id, position, "Last", max_chars=max_chars)
             assert [turn.role for turn in turns] == ["user", "model"] * (len(turns) // 2) + ["user"]
             return [turn.text[0] for turn in turns if turn.role == "model"]
 

@@ -1,0 +1,1 @@
+"""What measures speed: `make bench`, with the last results in bench/results.md."""

@@ -1,0 +1,17 @@
+"""`make bench`, or `python -m bench replies --pool threads:64 --pool prefork:16`."""
+
+import argparse
+
+from bench import replies
+
+
+def pool(text: str) -> tuple[str, int]:
+    name, _, concurrency = text.partition(":")
+    return name, int(concurrency or 64)
+
+
+parser = argparse.ArgumentParser(description="Measure speed.")
+parser.add_argument("what", nargs="?", choices=["replies"], default="replies")
+parser.add_argument("--pool", action="append", type=pool, help="name:concurrency, once for each row")
+chosen = parser.parse_args()
+replies.main(chosen.pool or [("threads", 64), ("threads", 128)])
