@@ -1,0 +1,151 @@
+"""README and .env.example name every variable, every route and every command, and none that is not there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dotenv import dotenv_values
+from pydantic_core import PydanticUndefined
+
+from config import DEVELOPMENT_JWT_SECRET, Settings
+from sandbox.stack.welcome import conversation
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+VARIABLES = {field.upper() for field in Settings.model_fields}
+REQUIRED = {"database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
+# Cells that describe a default rather than spell it.
+DESCRIBED = {"required", "none", "for development", "a sentence"}
+# Served, but no part of the API: the files behind /docs, and the way there.
+UNLISTED = {"GET /", "GET /docs/assets/{}", "GET /docs/page/{}"}
+
+
+def section(title: str) -> str:
+    """The text under a heading of README, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#+ )", README, flags=re.MULTILINE | re.DOTALL)
+    assert found, f"README has no section {title!r}"
+    return found[1]
+
+
+def documented_variables() -> dict[str, str]:
+    """README's table: the variable and its default as it stands there."""
+    return dict(re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", section("Configuration"), flags=re.MULTILINE))
+
+
+def example_variables() -> dict[str, str | None]:
+    return dotenv_values(ROOT / ".env.example")
+
+
+def variables_of_processes() -> dict[str, str]:
+    """What gunicorn.conf.py and Procfile read besides config.py, and the default where it is spelled there."""
+    read = re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"(?:, \"(\w+)\")?", (ROOT / "gunicorn.conf.py").read_text())
+    read += re.findall(r"\$\{?([A-Z_]+)(?::-(\w+))?", (ROOT / "Procfile").read_text())
+    return {name: default for name, default in read if name not in VARIABLES}
+
+
+def settings_with(**values: Any) -> Settings:
+    return Settings(_env_file=None, **REQUIRED | values)
+
+
+def test_readme_lists_every_variable_and_no_other():
+    assert set(documented_variables()) == VARIABLES
+
+
+def test_env_example_lists_every_variable_and_no_other():
+    assert set(example_variables()) == VARIABLES | set(variables_of_processes())
+
+
+def test_env_example_gives_the_processes_what_they_take_without_it():
+    defaults = {name: default for name, default in variables_of_processes().items() if default}
+    assert {name: example_variables()[name] for name in defaults} == defaults
+
+
+def test_every_variable_of_env_example_has_a_comment_above():
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    bare = [line for above, line in zip(["", *lines], lines, strict=False) if re.match("[A-Z]", line) and not above]
+    assert not bare
+
+
+def test_readme_names_the_variables_of_the_processes():
+    assert not [name for name in variables_of_processes() if f"`{name}`" not in README]
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLES))
+def test_readme_tells_the_true_default(name):
+    cell = documented_variables()[name].strip("`")
+    default = Settings.model_fields[name.lower()].default
+    if cell in DESCRIBED:
+        described = {
+            "required": default is PydanticUndefined,
+            "none": default in ("", None) or default == [],
+            "for development": default == DEVELOPMENT_JWT_SECRET,
+            "a sentence": isinstance(default, str) and default.endswith("."),
+        }
+        assert described[cell], f"{name} defaults to {default!r}"
+    else:
+        assert getattr(settings_with(**{name.lower(): cell}), name.lower()) == default
+
+
+def test_env_example_changes_nothing_when_copied(clean_environment):
+    assert Settings(_env_file=ROOT / ".env.example", **REQUIRED) == settings_with()
+
+
+def test_env_example_holds_no_secret():
+    secret_ones = [name for name in VARIABLES if re.search("SECRET|KEY|TOKEN|PASSWORD|_URL$", name)]
+    given = {name: example_variables()[name] for name in secret_ones if example_variables()[name]}
+    assert set(given) <= {"FRONTEND_URL"}
+
+
+def test_readme_lists_every_route_and_no_other(make_app):
+    routes = {
+        f"{method} {re.sub('<.*?>', '{}', rule.rule)}"
+        for rule in make_app().url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    listed = re.findall(r"^\| `([A-Z]+ /[^`]*)`", section("Routes"), flags=re.MULTILINE)
+    assert {re.sub("{.*?}", "{}", call) for call in listed} == routes - UNLISTED
+    assert len(listed) == len(set(listed))
+
+
+def test_readme_marks_the_routes_that_want_a_token(make_app):
+    marked = dict(re.findall(r"^\| `([A-Z]+ /[^`]*)`( 🔒)?", section("Routes"), flags=re.MULTILINE))
+    client = make_app().test_client()
+    unlike = []
+    for call, lock in marked.items():
+        method, path = call.split()
+        identifier = "0192d3a4-6b00-7c3f-8a55-0123456789ab"
+        answer = client.open(re.sub("{.*?}", identifier, path), method=method)
+        wants_token = answer.status_code == 401 and answer.json["code"] == "token_missing"
+        if wants_token is not bool(lock):
+            unlike.append(call)
+    assert not unlike
+
+
+def test_the_first_curls_are_those_that_make_run_prints():
+    assert f"```bash\n{conversation(5000)}```" in README
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    headings = {
+        re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+    lost = []
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            lost += [target] if target[1:] not in headings else []
+        elif not target.startswith("http") and not ((ROOT / page).parent / target.split("#")[0]).exists():
+            lost.append(target)
+    assert not lost
+
+
+def test_every_make_target_that_the_documents_name_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"`(?:PORT=\d+ )?make ([a-z]+)", page.read_text())}
+    assert named <= targets
