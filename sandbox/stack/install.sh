@@ -16,7 +16,9 @@ is_new_enough() {
 }
 
 python=
-for candidate in "$wanted" python3.14 python3.13 python3.12 python3.11; do
+others=
+[ "$wanted" = python3 ] && others="python3.14 python3.13 python3.12 python3.11"
+for candidate in "$wanted" $others; do
     if is_new_enough "$candidate"; then
         python=$candidate
         break
