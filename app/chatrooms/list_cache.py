@@ -12,6 +12,7 @@ from uuid import UUID
 import redis
 
 from app.core.redis_clients import cache
+from app.core.transactions import release_connection
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,11 @@ class ListCache:
         self.version: str | None = None
 
     def read(self) -> str | None:
-        """The page's JSON as it was stored, or None. Remembers the version for `store`."""
+        """The page's JSON as it was stored, or None. Remembers the version for `store`.
+
+        Gives the database connection back first: while Redis is silent, waits for it must not use them all up.
+        """
+        release_connection()
         try:
             self.version, stored = cache.get_many(self.version_key, self.page_key)
             if self.version is None:

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from marshmallow import EXCLUDE
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException
 
 from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked, require_token
 from app.core.errors import (
@@ -38,7 +38,10 @@ def read_json(incoming: Request) -> Any:
 
     Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow).
     """
-    raw = incoming.get_data()
+    try:
+        raw = incoming.get_data()
+    except BadRequest:  # fewer bytes than announced
+        raise MalformedJson from None
     if not raw and incoming.mimetype in {"", JSON_TYPE}:
         return missing
     if incoming.mimetype != JSON_TYPE:

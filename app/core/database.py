@@ -6,11 +6,13 @@ from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import DateTime, Enum, MetaData
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, registry
 
-CONNECT_TIMEOUT_SECONDS = 2  # libpq's minimum
-POOL_TIMEOUT_SECONDS = 2
-STATEMENT_TIMEOUT_MS = 4_000
+from app.core.database_waits import STATEMENT_TIMEOUT_MS, bound_waits
+
+POOL_TIMEOUT_SECONDS = 1.8  # with a ping and a new connection behind it, still within 5 seconds
 LOCK_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_MS = 15_000
 
@@ -32,6 +34,9 @@ class Base(DeclarativeBase):
     )
 
 
+# What SQLAlchemy raises when PostgreSQL is not to be had, or no connection to it in time.
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
+
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
 
@@ -52,6 +57,7 @@ def engine_options(pool_size: int) -> dict[str, Any]:
 
     pool_size: connections of one process; a thread that finds none free waits POOL_TIMEOUT_SECONDS.
     """
+    bound_waits()
     server_limits = {
         "statement_timeout": STATEMENT_TIMEOUT_MS,
         "lock_timeout": LOCK_TIMEOUT_MS,
@@ -65,7 +71,6 @@ def engine_options(pool_size: int) -> dict[str, Any]:
         "pool_pre_ping": True,
         "pool_recycle": 1_800,
         "connect_args": {
-            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "application_name": "gemini-backend",
             "tcp_user_timeout": 3_000,
             "keepalives_idle": 30,

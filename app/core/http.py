@@ -5,10 +5,11 @@ from typing import Any
 
 from flask import Flask, Response, request
 
-from app.core.errors import BodyTooLarge
+from app.core.errors import BodyTooLarge, MalformedJson
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_READ_AWAY_BYTES = 8 * 1024 * 1024
+READ_BYTES = 64 * 1024
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -24,19 +25,38 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 
 def refuse_oversized_body() -> None:
-    """Answer 413 to a body that is announced as too large, once it is read away.
+    """Answer 413 to a body that is larger than allowed, whether it says so beforehand or comes in chunks.
 
-    A server that closes while its client still sends makes the client see a broken connection, not the answer.
+    The rest of it is read away first: a server that closes while its client still sends makes the client see a
+    broken connection, not the answer. Raises BodyTooLarge, MalformedJson (broken chunks).
     """
     limit = request.max_content_length
-    if limit is None or (request.content_length or 0) <= limit:
+    if limit is None:
         return
     stream: Any = request.environ["wsgi.input"]
-    left = min(request.content_length or 0, MAX_READ_AWAY_BYTES)
-    while left > 0 and (chunk := stream.read(min(65_536, left))):
-        left -= len(chunk)
+    if "Transfer-Encoding" in request.headers:
+        body = read(stream, limit + 1)
+        request.environ["wsgi.input"] = io.BytesIO(body)
+        if len(body) <= limit:
+            return
+    elif (request.content_length or 0) <= limit:
+        return
+    read(stream, MAX_READ_AWAY_BYTES, keep=False)
     request.environ["wsgi.input"] = io.BytesIO()
     raise BodyTooLarge
+
+
+def read(stream: Any, at_most: int, *, keep: bool = True) -> bytes:
+    """Up to `at_most` bytes of a body, or nothing when they are not to be kept. Raises MalformedJson."""
+    kept, left = bytearray(), at_most
+    try:
+        while left > 0 and (piece := stream.read(min(READ_BYTES, left))):
+            left -= len(piece)
+            if keep:
+                kept += piece
+    except Exception:  # each server has its own exceptions for chunks that are none
+        raise MalformedJson from None
+    return bytes(kept)
 
 
 def add_headers(response: Response) -> Response:

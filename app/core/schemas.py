@@ -49,7 +49,7 @@ class StrictBoolean(ma.fields.Boolean):
 
 
 class WholeNumber(ma.fields.Integer):
-    """A whole number in plain digits, as a query string has it; Python's other spellings (`1_0`, `５`) are none."""
+    """A whole number in plain digits, as a query string has it: `1_0` is none, nor are digits of other scripts."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not re.fullmatch(r"-?[0-9]{1,9}", str(value)):

@@ -1,0 +1,263 @@
+"""PostgreSQL or Redis is gone, killed or frozen (it takes connections and never answers): how the service bears it."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import pytest
+import redis
+import requests
+from flask_migrate import upgrade
+
+from app.core.database import db
+from sandbox.stack.children import descendants
+from sandbox.stack.servers import PostgresServer, Server, ValkeyServer, postgres_server, valkey_server
+from tests.problems import assert_problem
+from tests.web_process import ROOT, WebProcess, serving
+
+ALL_AT_ONCE = 20
+ALL_THREADS = 32  # of the web process: more than it has database connections
+# They ask no database, or look at a signature first.
+NEED_NO_DATABASE = {"/healthz", "/metrics", "/webhook/stripe"}
+
+
+@pytest.fixture(scope="module")
+def own_postgres(make_app: Callable[..., Any]) -> Iterator[PostgresServer]:
+    with postgres_server(durable=False) as server:
+        with make_app(database_url=server.url).app_context():
+            upgrade(directory=str(ROOT / "migrations"))
+            db.engine.dispose()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_valkey() -> Iterator[ValkeyServer]:
+    with valkey_server(append_only=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def web(
+    environment: dict[str, str], own_postgres: PostgresServer, own_valkey: ValkeyServer, tmp_path_factory: Any
+) -> Iterator[WebProcess]:
+    variables = environment | {"DATABASE_URL": own_postgres.url, "REDIS_URL": own_valkey.url}
+    with serving(variables, tmp_path_factory.mktemp("web") / "web.log") as process:
+        yield process
+
+
+class Client:
+    """Somebody with a token and a chatroom."""
+
+    def __init__(self, web: WebProcess, mobile: str) -> None:
+        self.web = web
+        tokens = web.log_in(mobile)
+        self.tokens = {"accessToken": tokens["access_token"], "refreshToken": tokens["refresh_token"]}
+        self.room = f"/chatroom/{self.call('POST', '/chatroom', json={'title': 'A room'}).json()['id']}"
+
+    def call(self, method: str, path: str, scheme: str = "accessToken", **kwargs: Any) -> requests.Response:
+        return self.web.call(method, path, token=self.tokens[scheme], **kwargs)
+
+    def send(self, *_: object) -> requests.Response:
+        return self.call("POST", f"{self.room}/message", json={"text": "Hello"})
+
+
+@pytest.fixture
+def person(web: WebProcess, mobile_numbers: Iterator[str]) -> Client:
+    return Client(web, next(mobile_numbers))
+
+
+@contextmanager
+def frozen(server: Server) -> Iterator[None]:
+    """The server, stopped in its tracks with all its helpers: reachable, and silent."""
+    assert server.pid
+    family = [server.pid, *descendants(server.pid)]
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(family):
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def killed(server: Server) -> Iterator[None]:
+    """The server, ended as by a crash."""
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+GONE = pytest.mark.parametrize("gone", [killed, frozen])
+
+
+def in_parallel(action: Callable[[Any], Any], things: Any) -> list[Any]:
+    with ThreadPoolExecutor(ALL_THREADS) as threads:
+        return list(threads.map(action, things))
+
+
+def every_route(person: Client) -> list[tuple[str, str, dict[str, Any]]]:
+    """Each documented route but those that need no database, with a request that is in order."""
+    description = person.web.call("GET", "/openapi.json").json()
+    schemas = description["components"]["schemas"]
+    routes = []
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            if method not in {"get", "post", "put", "patch", "delete"} or path in NEED_NO_DATABASE:
+                continue
+            request: dict[str, Any] = {}
+            if security := operation.get("security"):
+                request["headers_of"] = next(iter(security[0]))
+            if body := operation.get("requestBody"):
+                fields = schemas[body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]]["properties"]
+                request["json"] = {name: field["example"] for name, field in fields.items() if "example" in field}
+            room_id = person.room.rsplit("/", 1)[1]
+            address = path.replace("{chatroom_id}", room_id)
+            while "{" in address:
+                start, end = address.index("{"), address.index("}")
+                address = f"{address[:start]}{room_id}{address[end + 1 :]}"
+            routes.append((method.upper(), address, request))
+    assert len(routes) > 10
+    return routes
+
+
+def call_route(person: Client, route: tuple[str, str, dict[str, Any]]) -> requests.Response:
+    method, address, request = route
+    body = {"json": request["json"]} if "json" in request else {}
+    if "headers_of" in request:
+        return person.call(method, address, request["headers_of"], **body)
+    return person.web.call(method, address, **body)
+
+
+def rows_of(server: PostgresServer, query: str) -> int:
+    connection = psycopg2.connect(server.url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0]
+    finally:
+        connection.close()
+
+
+@GONE
+def test_every_route_is_503_within_five_seconds_without_postgres(web, own_postgres, person, gone):
+    routes = every_route(person)
+    in_parallel(lambda _: person.call("GET", "/user/me"), range(ALL_AT_ONCE))  # open connections to lose
+    with gone(own_postgres):
+        for _ in ("on connections that were open", "on new connections"):
+            for route, response in zip(
+                routes, in_parallel(lambda route: call_route(person, route), routes), strict=True
+            ):
+                assert response.status_code == 503, (route, response.text)
+                body = assert_problem(response, 503, "service_unavailable")
+                assert "postgres" in body["detail"] if route[1] == "/readyz" else "postgres" not in body["detail"]
+                assert response.took < 5, (route, response.took)
+        assert web.call("GET", "/healthz").status_code == 200
+    assert person.call("GET", "/user/me").status_code == 200
+    assert web.call("GET", "/readyz").status_code == 200
+
+
+def test_query_under_way_is_given_up_when_postgres_freezes(own_postgres, person):
+    """The message waits for its user's row, which another transaction holds, when the server freezes."""
+    holder = psycopg2.connect(own_postgres.url)
+    answers: list[requests.Response] = []
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute("SELECT id FROM users FOR UPDATE")
+        thread = threading.Thread(target=lambda: answers.append(person.send()))
+        thread.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 5
+        while rows_of(own_postgres, waiting) == 0:
+            assert time.monotonic() < deadline
+        with frozen(own_postgres):
+            thread.join(10)
+    finally:
+        holder.rollback()
+        holder.close()
+    assert_problem(answers[0], 503, "service_unavailable")
+    assert answers[0].took < 5
+    assert person.call("GET", f"{person.room}/messages").json()["items"] == []
+
+
+@GONE
+def test_messages_are_503_without_redis_and_nothing_is_stored_or_spent(own_postgres, own_valkey, person, gone):
+    stored, charged = "SELECT count(*) FROM messages", "SELECT count(*) FROM prompt_charges"
+    before = rows_of(own_postgres, stored), rows_of(own_postgres, charged)
+    with gone(own_valkey):
+        for response in [person.send(), *in_parallel(person.send, range(ALL_AT_ONCE))]:
+            assert_problem(response, 503, "service_unavailable")
+            assert response.took < 3, response.took
+        assert person.call("GET", f"{person.room}/messages").json()["items"] == []
+        assert person.call("GET", "/user/usage").json()["used"] == 0
+    assert (rows_of(own_postgres, stored), rows_of(own_postgres, charged)) == before
+    response = person.send()
+    assert response.status_code == 202
+    assert response.headers["RateLimit-Remaining"] == "4"
+    assert person.call("DELETE", person.room).status_code == 204
+
+
+@GONE
+def test_everything_but_messages_works_without_redis(own_valkey, person, web, mobile_numbers, gone):
+    person.call("GET", "/chatroom")
+    with gone(own_valkey):
+        other = Client(web, next(mobile_numbers))
+        titles = [room["title"] for room in other.call("GET", "/chatroom").json()["items"]]
+        assert titles == ["A room"]
+        answers = [
+            other.call("GET", "/user/me"),
+            other.call("PATCH", "/user/me", json={"name": "Ada"}),
+            other.call("GET", "/user/usage"),
+            other.call("GET", other.room),
+            other.call("GET", f"{other.room}/messages"),
+            other.call("PATCH", other.room, json={"title": "Another name"}),
+            other.call("GET", "/chatroom"),
+            other.call("DELETE", other.room),
+        ]
+        assert [answer.status_code for answer in answers] == [200] * 7 + [204]
+        assert answers[6].json()["items"][0]["title"] == "Another name"
+        assert max(answer.took for answer in answers) < 2
+        ready = web.call("GET", "/readyz")
+        assert "redis" in assert_problem(ready, 503, "service_unavailable")["detail"]
+        assert ready.took < 5
+    assert web.call("GET", "/readyz").status_code == 200
+
+
+@GONE
+def test_lists_come_from_postgres_within_two_seconds_without_redis(own_valkey, person, gone):
+    assert person.call("GET", "/chatroom").headers["X-Cache"] == "MISS"
+    assert person.call("GET", "/chatroom").headers["X-Cache"] == "HIT"
+    with gone(own_valkey):
+        for response in in_parallel(lambda _: person.call("GET", "/chatroom"), range(ALL_THREADS)):
+            assert response.status_code == 200, response.text
+            assert response.headers["X-Cache"] == "MISS"
+            assert [room["title"] for room in response.json()["items"]] == ["A room"]
+            assert response.took < 2, response.took
+
+
+def test_readiness_names_both_when_both_are_gone(own_postgres, own_valkey, web):
+    with frozen(own_valkey), frozen(own_postgres):
+        response = web.call("GET", "/readyz")
+    assert assert_problem(response, 503, "service_unavailable")["detail"] == "Does not answer: postgres, redis."
+    assert response.took < 5
+
+
+def test_server_that_refuses_to_write_is_503(own_valkey, person):
+    """A full Redis answers, with an error."""
+    with redis.Redis.from_url(own_valkey.url) as client:
+        client.config_set("maxmemory", "1")
+        try:
+            response = person.send()
+        finally:
+            client.config_set("maxmemory", "0")
+    assert_problem(response, 503, "service_unavailable")
+    assert person.call("GET", f"{person.room}/messages").json()["items"] == []
+    assert person.call("GET", "/user/usage").json()["used"] == 0

@@ -1,0 +1,62 @@
+"""The web process as production starts it: gunicorn with its own configuration, on a free port."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from sandbox.stack.servers import free_port, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class WebProcess:
+    """A running service and requests to it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def call(self, method: str, path: str, *, token: str | None = None, **kwargs: Any) -> requests.Response:
+        """A request on a connection of its own; `response.took` is how long it took, in seconds."""
+        headers = kwargs.pop("headers", {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+        began = time.monotonic()
+        response = requests.request(method, self.url + path, headers=headers, timeout=30, **kwargs)
+        response.took = time.monotonic() - began
+        return response
+
+    def log_in(self, mobile: str) -> dict:
+        """Sign up and log in; the tokens."""
+        assert self.call("POST", "/auth/signup", json={"mobile": mobile}).status_code == 201
+        otp = self.call("POST", "/auth/send-otp", json={"mobile": mobile}).json()["otp"]
+        return self.call("POST", "/auth/verify-otp", json={"mobile": mobile, "otp": otp}).json()
+
+
+@contextmanager
+def serving(environment: Mapping[str, str], log_file: Path) -> Iterator[WebProcess]:
+    """One gunicorn worker with the environment, until the block ends."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+    variables = os.environ | environment | {"PORT": str(port), "WEB_CONCURRENCY": "1", "WEB_THREADS": "32"}
+    web = WebProcess(f"http://127.0.0.1:{port}")
+    with log_file.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
+    try:
+        assert wait_until(lambda: answers(web), seconds=30), log_file.read_text()
+        yield web
+    finally:
+        process.send_signal(signal.SIGQUIT)  # nobody is left to be answered
+        process.wait(30)
+
+
+def answers(web: WebProcess) -> bool:
+    try:
+        return web.call("GET", "/healthz").ok
+    except requests.ConnectionError:
+        return False
