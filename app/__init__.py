@@ -18,6 +18,7 @@ from app.core.openapi import make_api
 from app.core.redis_clients import register_redis
 from app.core.request_ids import register_request_ids
 from app.core.tasks import register_celery
+from app.messages.cli import replies
 from app.messages.views import blp as messages
 from app.ops.views import blp as operations
 from app.ops.views import docs
@@ -54,4 +55,5 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     for blueprint in (auth, account, chatrooms, messages, operations):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
+    app.cli.add_command(replies)
     return app

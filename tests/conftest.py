@@ -195,7 +195,15 @@ def worker_process(environment: dict[str, str], migrated_app: Flask, tmp_path_fa
     """A real Celery worker, started as in production; its log file."""
     log_file = tmp_path_factory.mktemp("worker") / "worker.log"
     command = [sys.executable, "-m", "celery", "-A", "celery_worker", "worker", "--pool", "threads"]
-    command += ["--concurrency", "16", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
+    command += [
+        "--concurrency",
+        "80",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "--loglevel",
+        "INFO",
+    ]
     with log_file.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
     try:

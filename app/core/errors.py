@@ -6,10 +6,10 @@ from http import HTTPStatus
 from typing import Any
 
 import redis
-import sqlalchemy.exc
 from flask import Flask, Response, json
 from werkzeug.exceptions import HTTPException
 
+from app.core.database import DATABASE_AWAY
 from app.core.logs import first_line
 from app.core.request_ids import request_id
 
@@ -167,6 +167,6 @@ def handle_unexpected(error: Exception) -> Response:
 def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(AppError, handle_app_error)
     app.register_error_handler(HTTPException, handle_http_exception)
-    for unavailable in (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError, redis.RedisError):
+    for unavailable in (*DATABASE_AWAY, redis.RedisError):
         app.register_error_handler(unavailable, handle_dependency_error)
     app.register_error_handler(Exception, handle_unexpected)

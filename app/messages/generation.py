@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from sqlalchemy.exc import OperationalError
-
+from app.core.database import DATABASE_AWAY
 from app.core.logs import log_event
 from app.core.request_ids import set_request_id
 from app.core.settings import settings
@@ -120,7 +119,7 @@ class Generator:
         for pause_seconds in STORE_AGAIN_AFTER_SECONDS:
             try:
                 return self.end_once(claim, status=status, **values)
-            except OperationalError:
+            except DATABASE_AWAY:
                 log.warning("PostgreSQL is away; storing reply %s again in %s s", claim.reply_id, pause_seconds)
                 time.sleep(pause_seconds)
         return self.end_once(claim, status=status, **values)

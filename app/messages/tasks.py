@@ -10,9 +10,9 @@ from uuid import UUID
 from celery import shared_task
 from celery.signals import worker_shutting_down
 from flask import current_app
-from sqlalchemy.exc import OperationalError
 
 from app.core.clock import utc_now
+from app.core.database import DATABASE_AWAY
 from app.core.logs import first_line
 from app.core.settings import settings
 from app.integrations.gemini import Gemini
@@ -53,7 +53,7 @@ def generate_reply(reply_id: str) -> None:
     """Make one attempt at a reply; does nothing when somebody else holds it or it is done."""
     try:
         generator().generate(UUID(reply_id))
-    except OperationalError as error:
+    except DATABASE_AWAY as error:
         log.warning("PostgreSQL is away (%s); the sweeper will ring reply %s again", first_line(error), reply_id)
 
 
@@ -63,7 +63,7 @@ def sweep() -> None:
     try:
         sweeping.sweep_replies(now=utc_now(), patience=timedelta(seconds=settings().reply_ring_again_seconds))
         sweeping.sweep_idempotency_keys(now=utc_now())
-    except OperationalError as error:
+    except DATABASE_AWAY as error:
         log.warning("PostgreSQL is away (%s); the next sweep will do", first_line(error))
 
 

@@ -36,9 +36,7 @@ def make_generator(quiet_app: Flask, gemini: GeminiStandIn) -> Callable[..., Gen
     """A generator as the worker has one: the real SDK against the stand-in."""
 
     def make(*, lease_seconds: float = 5, breaker: Breaker | None = None, api_key: str = "sandbox-key") -> Generator:
-        model = Gemini(
-            api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief."
-        )
+        model = Gemini(api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief.")
         keeper = LeaseKeeper(quiet_app, lease=timedelta(seconds=lease_seconds), clock=utc_now)
         return Generator(model, keeper, breaker or Breaker(), clock=utc_now)
 

@@ -1,0 +1,48 @@
+"""`flask replies …`: an operator's door to this feature."""
+
+import json
+from dataclasses import asdict
+from uuid import UUID
+
+import click
+from flask.cli import AppGroup
+
+from app.core.clock import utc_now
+from app.messages import operations
+
+COLUMNS = ("id", "error_code", "attempts", "failed_at", "request_id")
+
+replies = AppGroup("replies", help="Look at replies that failed, and have them generated again.")
+
+
+@replies.command("failed")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+def list_failed(limit: int, as_json: bool) -> None:
+    """List the replies that failed last, with why. Shows nothing of the conversations."""
+    rows = [{name: str(value) for name, value in asdict(row).items()} for row in operations.failed_replies(limit=limit)]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    if not rows:
+        click.echo("No reply has failed.")
+        return
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in COLUMNS}
+    for row in [{name: name for name in COLUMNS}, *rows]:
+        click.echo("  ".join(row[name].ljust(widths[name]) for name in COLUMNS).rstrip())
+
+
+@replies.command("retry")
+@click.argument("reply_id", required=False, type=click.UUID)
+@click.option("--all", "everything", is_flag=True, help="Every failed reply.")
+def retry(reply_id: UUID | None, everything: bool) -> None:
+    """Generate a failed reply again (REPLY_ID), or all of them (--all). Costs its user nothing."""
+    if (reply_id is None) != everything:
+        raise click.UsageError("Name one reply, or say --all.")
+    queued = operations.retry_failed([reply_id] if reply_id else None, now=utc_now())
+    while everything and (more := operations.retry_failed(None, now=utc_now())):
+        queued += more
+    if reply_id and not queued:
+        raise click.ClickException(f"{reply_id} is no failed reply.")
+    click.echo(f"{len(queued)} {'reply is' if len(queued) == 1 else 'replies are'} queued again.")

@@ -1,0 +1,48 @@
+"""`flask replies`: an operator looks at failed replies and has them generated again."""
+
+import json
+import uuid
+
+import pytest
+
+
+@pytest.fixture
+def flask(quiet_app):
+    return lambda *words: quiet_app.test_cli_runner().invoke(args=["replies", *words])
+
+
+def test_failed_replies_are_listed_without_their_text(room, generator, flask):
+    assert "No reply has failed." in flask("failed").output
+    reply = room.answer(generator, "[[sandbox: block]] my secret")
+    output = flask("failed").output
+    assert reply.id in output
+    assert "blocked_by_safety" in output
+    assert "secret" not in output
+    [row] = [json.loads(line) for line in flask("failed", "--json").output.splitlines()]
+    assert row["id"] == reply.id
+
+
+def test_a_failed_reply_is_generated_again_at_no_charge(room, generator, gemini, flask):
+    gemini.behave(status=404)
+    reply = room.answer(generator, "Hello")
+    gemini.reset()
+    assert "1 reply is queued again." in flask("retry", reply.id).output
+    room.generate(generator, reply.id)
+    assert room.read(reply.id).status == "completed"
+    assert room.used() == 0
+
+
+def test_all_failed_replies_are_queued_again(room, generator, flask):
+    for _ in range(3):
+        room.answer(generator, "[[sandbox: block]]")
+    assert "3 replies are queued again." in flask("retry", "--all").output
+    assert "0 replies" in flask("retry", "--all").output
+
+
+def test_nonsense_is_told_in_one_sentence(room, flask):
+    reply_id = room.send("Not failed")
+    for words in (["retry"], ["retry", "nonsense"], ["retry", str(uuid.uuid4())], ["retry", str(reply_id)]):
+        result = flask(*words)
+        assert result.exit_code != 0
+        assert "Traceback" not in result.output
+    assert flask("retry", str(reply_id), "--all").exit_code == 2
