@@ -1,0 +1,29 @@
+"""What web processes count, for Prometheus.
+
+With PROMETHEUS_MULTIPROC_DIR set (gunicorn.conf.py sets it) every process writes its numbers into a file there and
+any of them can tell the sum; without it a process knows its own. A feature that counts something in the web process
+makes a Counter in a file of its own; what happens in workers is counted from PostgreSQL (app/ops/metrics.py).
+Labels come from small fixed sets, never from what a client may choose.
+"""
+
+import os
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, multiprocess
+
+REQUESTS = Counter("http_requests", "Requests by route and status.", ["method", "route", "status"])
+REQUEST_SECONDS = Histogram(
+    "http_request_duration_seconds",
+    "Seconds from the request to the end of its answer, waits and streams included.",
+    ["method", "route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60),
+)
+REFUSALS = Counter("http_errors", "Answers that were problem documents, by their code.", ["code"])
+
+
+def web_registry() -> CollectorRegistry:
+    """What to collect the web processes' numbers from."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return registry
