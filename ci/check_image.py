@@ -40,7 +40,9 @@ def install(folder: Path) -> Path:
     """The first stage; the folder of the environment's programs."""
     venv.create(folder, with_pip=True)
     command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*command, "--only-binary", ":all:", "-r", ROOT / "requirements.txt"], check=True)
+    command += ["--only-binary", ":all:", "-r", ROOT / "requirements.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return folder / "bin"
 
 

@@ -43,7 +43,7 @@ class ListCache:
         except redis.RedisError:
             self.version = None
             return None
-        version, _, page = (stored or "").partition("\n")
+        version, _, page = (stored if isinstance(stored, str) else "").partition("\n")
         return page if version == self.version else None
 
     def store(self, page: str) -> None:

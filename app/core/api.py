@@ -24,7 +24,7 @@ from app.core.errors import (
     ValidationFailed,
     handle_http_exception,
 )
-from app.core.schemas import Problem
+from app.core.schemas import Problem, Schema
 
 PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
@@ -95,6 +95,12 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._prepare_doc_cbks.append(describe_errors)
 
+    def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
+        """What a route takes. A body's example is made of its fields' examples."""
+        if location == "json":
+            kwargs.setdefault("example", example_of(schema))
+        return super().arguments(schema, location=location, **kwargs)
+
     def authenticated(self, *, refresh: bool = False) -> Callable[[View], View]:
         """Let in only who brings a valid access token (or refresh token). Stands outermost."""
 
@@ -120,6 +126,12 @@ def note(view: View, **facts: Any) -> View:
     apidoc["contract"] = apidoc.get("contract", {}) | facts
     view._apidoc = apidoc  # type: ignore[attr-defined]
     return view
+
+
+def example_of(schema: type[Schema]) -> dict[str, Any]:
+    """A body in which every field that has an example shows it."""
+    fields = schema().fields.items()
+    return {name: field.metadata["example"] for name, field in fields if "example" in field.metadata}
 
 
 def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:

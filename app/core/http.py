@@ -70,5 +70,6 @@ def add_headers(response: Response) -> Response:
 def register_http(app: Flask) -> None:
     """Bound every body and harden every answer."""
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.url_map.merge_slashes = False  # `//chatroom` is an unknown address, not a redirect
     app.before_request(refuse_oversized_body)
     app.after_request(add_headers)

@@ -1,5 +1,9 @@
 """The API's description: OpenAPI 3.1, its introduction and its security schemes."""
 
+import re
+from typing import Any
+
+from apispec import BasePlugin
 from flask import Flask
 
 from app.core.api import Api
@@ -26,6 +30,18 @@ in the same answer if it comes in time. The model sees the conversation so far.
 """
 
 
+class OperationIds(BasePlugin):
+    """Names each operation after its method and address: `postChatroomByIdMessage`."""
+
+    def operation_helper(
+        self, path: str | None = None, operations: dict[str, dict[str, Any]] | None = None, **_: Any
+    ) -> None:
+        words = re.findall(r"\{|[a-z]+", re.sub(r"\{\w+\}", "{", path or ""))
+        name = "".join("ById" if word == "{" else word.capitalize() for word in words)
+        for method, operation in (operations or {}).items():
+            operation.setdefault("operationId", method + name)
+
+
 def make_api(app: Flask) -> Api:
     """The flask-smorest API that blueprints register with."""
     app.config.update(
@@ -41,6 +57,7 @@ def make_api(app: Flask) -> Api:
     api.init_app(
         app,
         spec_kwargs={
+            "extra_plugins": [OperationIds()],
             "info": {"description": INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
             "servers": [{"url": "/"}],
             "components": {

@@ -1,10 +1,11 @@
 """Google Gemini, through google-generativeai's REST client. Imported by the worker alone: it costs 85 MB.
 
-The client below `GenerativeModel` is used: it needs no global `configure()`, and it streams properly.
-Its own retries are off (they hold a 503 for ten minutes), and a call is bounded as a whole.
+The client below `GenerativeModel` is used: it needs no global `configure()`, and it hands out each piece of a
+stream as it comes. Its own retries are off (they hold a 503 for ten minutes).
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -28,19 +29,11 @@ from app.integrations.model_calls import (
 
 CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
 TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
-BLOCKED_FINISHES = {
-    "SAFETY",
-    "RECITATION",
-    "BLOCKLIST",
-    "PROHIBITED_CONTENT",
-    "SPII",
-    "IMAGE_SAFETY",
-    "LANGUAGE",
-}
+BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
 
 
 class Gemini:
-    """A connection to Gemini; safe to share between threads."""
+    """A `ModelClient` on google-generativeai."""
 
     def __init__(self, *, api_key: str, endpoint: str, model: str, system_instruction: str) -> None:
         self.model = model
@@ -52,18 +45,28 @@ class Gemini:
         session: requests.Session = vars(self.client.transport)["_session"]  # google-api-core has no door to it
         session.mount("http://", adapter)
         session.mount("https://", adapter)
+        session.hooks["response"].append(unwrap_error)
 
-    def generate(self, turns: Sequence[Turn], call: BoundedCall, *, timeout_seconds: float) -> Answer:
-        """Ask for the next turn of a conversation, oldest first, ending with the user's.
-
-        call: entered by the caller; ends the attempt as a whole. timeout_seconds: for each read.
-        Raises a ModelError.
-        """
+    def generate(
+        self,
+        turns: Sequence[Turn],
+        call: BoundedCall,
+        *,
+        timeout_seconds: float,
+        request_id: str | None = None,
+        on_piece: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """See `ModelClient.generate`."""
+        ask = self.client.stream_generate_content if on_piece else self.client.generate_content
+        metadata = [("x-request-id", request_id)] if request_id else []
         try:
-            response = self.client.generate_content(self._request(turns), timeout=timeout_seconds, retry=None)
+            answered = ask(self._request(turns), timeout=timeout_seconds, retry=None, metadata=metadata)
+            responses = answered if on_piece else [answered]
+            return read_answer(responses, self.model, on_piece or (lambda _: None))
+        except ModelError:
+            raise
         except Exception as error:
             raise classify(error, call) from error
-        return read_answer(response, self.model)
 
     def _request(self, turns: Sequence[Turn]) -> Any:
         return protos.GenerateContentRequest(
@@ -73,6 +76,44 @@ class Gemini:
             if self.system_instruction
             else None,
         )
+
+
+def read_answer(responses: Iterable[Any], model: str, on_piece: Callable[[str], None]) -> Answer:
+    """The text of one response, or of a stream of them. Raises ReplyBlocked, ReplyEmpty."""
+    pieces: list[str] = []
+    finish, prompt_tokens, output_tokens = "none", 0, 0
+    for response in responses:
+        if response.prompt_feedback.block_reason:
+            raise ReplyBlocked(f"prompt blocked: {response.prompt_feedback.block_reason.name}")
+        usage = response.usage_metadata
+        prompt_tokens = usage.prompt_token_count or prompt_tokens
+        output_tokens = usage.candidates_token_count or output_tokens
+        if not response.candidates:
+            continue
+        candidate = response.candidates[0]
+        finish = candidate.finish_reason.name
+        if finish in BLOCKED_FINISHES:
+            raise ReplyBlocked(f"answer blocked: {finish}")
+        piece = "".join(part.text for part in candidate.content.parts).replace("\x00", "")
+        if piece:
+            pieces.append(piece)
+            on_piece(piece)
+    text = "".join(pieces)
+    if not text.strip():
+        raise ReplyEmpty(f"no text, finish reason {finish}")
+    return Answer(text, model, prompt_tokens, output_tokens)
+
+
+def unwrap_error(response: requests.Response, **_: Any) -> None:
+    """Take an error out of the array that streams have it in, where google-api-core does not look for it."""
+    if response.status_code < HTTPStatus.BAD_REQUEST:
+        return
+    try:
+        body = response.json()
+    except ValueError:
+        return
+    if isinstance(body, list) and body:
+        response._content = json.dumps(body[0]).encode()
 
 
 def classify(error: Exception, call: BoundedCall) -> ModelError:
@@ -114,24 +155,3 @@ def detail_of(error: GoogleAPICallError, kind: str) -> dict[str, Any]:
     """One of the details that Google adds to an error; over REST they are plain dicts."""
     details = (detail for detail in error.details if isinstance(detail, dict))
     return next((detail for detail in details if str(detail.get("@type", "")).endswith(kind)), {})
-
-
-def read_answer(response: Any, model: str) -> Answer:
-    """The text of a response. Raises ReplyBlocked, ReplyEmpty."""
-    feedback = response.prompt_feedback.block_reason
-    if feedback:
-        raise ReplyBlocked(f"prompt blocked: {feedback.name}")
-    candidate = response.candidates[0] if response.candidates else None
-    finish = candidate.finish_reason.name if candidate else "none"
-    if finish in BLOCKED_FINISHES:
-        raise ReplyBlocked(f"answer blocked: {finish}")
-    text = "".join(part.text for part in candidate.content.parts) if candidate else ""
-    if not text.strip():
-        raise ReplyEmpty(f"no text, finish reason {finish}")
-    usage = response.usage_metadata
-    return Answer(
-        text=text.replace("\x00", ""),
-        model=model,
-        prompt_tokens=usage.prompt_token_count,
-        output_tokens=usage.candidates_token_count,
-    )

@@ -1,7 +1,10 @@
 """What goes to a model and comes back, whichever client carries it; costs nothing to import."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+from app.integrations.bounded_calls import BoundedCall
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,27 @@ class Answer:
     model: str
     prompt_tokens: int
     output_tokens: int
+
+
+class ModelClient(Protocol):
+    """A client of a model; shared by the threads of a worker process."""
+
+    def generate(
+        self,
+        turns: Sequence[Turn],
+        call: BoundedCall,
+        *,
+        timeout_seconds: float,
+        request_id: str | None = None,
+        on_piece: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Ask for the next turn of a conversation, oldest first, ending with the user's.
+
+        call: entered by the caller; bounds the attempt as a whole. timeout_seconds: for each read.
+        request_id: goes along, for whoever looks for one request in two logs.
+        on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text.
+        Raises a ModelError, also after some pieces.
+        """
 
 
 class ModelError(Exception):

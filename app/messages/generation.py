@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 from uuid import UUID
 
 from app.core.database import DATABASE_AWAY
@@ -13,10 +12,10 @@ from app.core.request_ids import set_request_id
 from app.core.settings import settings
 from app.core.tasks import ring
 from app.core.transactions import transaction
-from app.integrations.bounded_calls import BoundedCall
 from app.integrations.model_calls import (
     Answer,
     CallAborted,
+    ModelClient,
     ModelError,
     ModelRejected,
     ModelTimeout,
@@ -41,16 +40,12 @@ STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # a restart of PostgreSQL; shorter t
 COSTS_ITS_PROMPT = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
 
 
-class Model(Protocol):
-    """What can reply to a conversation; raises a ModelError."""
-
-    def generate(self, turns: Sequence[Turn], call: BoundedCall, *, timeout_seconds: float) -> Answer: ...
-
-
 class Generator:
     """Generates replies by one model, in many threads of one process at once."""
 
-    def __init__(self, model: Model, keeper: LeaseKeeper, breaker: Breaker, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, model: ModelClient, keeper: LeaseKeeper, breaker: Breaker, clock: Callable[[], datetime]
+    ) -> None:
         self.model = model
         self.keeper = keeper
         self.breaker = breaker

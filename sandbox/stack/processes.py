@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from honcho.colour import get_colours
 from honcho.environ import parse_procfile
@@ -38,10 +39,11 @@ class _Running:
 class Processes:
     """Starts processes, prints what they say, notices when one ends, stops them together."""
 
-    def __init__(self, *, root: Path, lost_output: Callable[[], None]) -> None:
+    def __init__(self, *, root: Path, lost_output: Callable[[], None], output: TextIO | None = None) -> None:
         self._root = root
         self._lost_output = lost_output
-        self._printer = Printer(sys.stdout, width=_NAME_WIDTH)
+        self._output = output or sys.stdout
+        self._printer = Printer(self._output, width=_NAME_WIDTH)
         self._printing = threading.Lock()
         self._colours = get_colours()
         self._last_line = 0.0
@@ -98,14 +100,15 @@ class Processes:
         """Print a text as it is, to be pasted from."""
         with self._printing:
             try:
-                print(text, flush=True)
+                print(text, file=self._output, flush=True)
             except (OSError, ValueError):
                 self._lost_output()
 
     def _pump(self, name: str, process: subprocess.Popen[bytes], colour: str) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self._print(Message("line", line, datetime.now().astimezone(), name, colour))
+        with process.stdout as lines:
+            for line in lines:
+                self._print(Message("line", line, datetime.now().astimezone(), name, colour))
 
     def _print(self, message: Message) -> None:
         with self._printing:

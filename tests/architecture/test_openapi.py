@@ -1,0 +1,202 @@
+"""The API's description is valid, complete, and true to its own schemas."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+
+METHODS = {"get", "post", "put", "patch", "delete"}
+# What ECMA-262 does not know, or reads differently from Python: \A \Z, (?P<…>), (?i) at the front, (?<=…) is fine.
+NOT_ECMA_262 = re.compile(r"\\A|\\Z|\(\?P[<=]|\(\?[aiLmsux]+[):]|\(\?#|\(\?\(")
+# The routes that are not the API: the docs page and what it loads.
+OUTSIDE = {"/", "/docs", "/docs/assets/<path:name>", "/docs/page/<path:filename>", "/openapi.json"}
+
+
+class Operation(NamedTuple):
+    """One method of one address, as described."""
+
+    method: str
+    path: str
+    description: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.method.upper()} {self.path}"
+
+
+@pytest.fixture(scope="module")
+def description(migrated_app) -> dict[str, Any]:
+    return migrated_app.test_client().get("/openapi.json").get_json()
+
+
+@pytest.fixture(scope="module")
+def operations(description) -> list[Operation]:
+    return [
+        Operation(method, path, operation)
+        for path, item in description["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    ]
+
+
+def walk(value: Any) -> Iterator[Any]:
+    """Every object inside a document."""
+    if isinstance(value, dict):
+        yield value
+        for child in value.values():
+            yield from walk(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from walk(child)
+
+
+def examples(media: dict[str, Any]) -> list[Any]:
+    if "example" in media:
+        return [media["example"]]
+    return [example["value"] for example in media.get("examples", {}).values()]
+
+
+def validator(schema: dict[str, Any], description: dict[str, Any]) -> Draft202012Validator:
+    """Checks values against a schema that refers into the description."""
+    resource = Resource(description, DRAFT202012)
+    pointed = {"$ref": "urn:description" + schema["$ref"]} if "$ref" in schema else schema
+    registry = Registry().with_resource("urn:description", resource)
+    return Draft202012Validator(pointed, registry=registry, format_checker=FormatChecker())
+
+
+def test_description_is_valid_openapi_3_1(description):
+    assert description["openapi"].startswith("3.1")
+    OpenAPIV31SpecValidator(description).validate()
+
+
+def test_every_route_is_described(migrated_app, description):
+    served = {
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in migrated_app.url_map.iter_rules()
+        if rule.rule not in OUTSIDE
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    described = {(method, path) for path, item in description["paths"].items() for method in item if method in METHODS}
+    assert served == described
+
+
+def test_every_operation_says_what_it_does_and_where_it_belongs(operations, description):
+    tags = {tag["name"]: tag for tag in description["tags"]}
+    for operation in operations:
+        assert operation.description.get("summary"), operation
+        assert not operation.description["summary"].endswith("."), operation
+        assert operation.description.get("tags"), operation
+        assert set(operation.description["tags"]) <= set(tags), operation
+    assert all(tag.get("description") for tag in tags.values())
+
+
+def test_every_operation_has_a_stable_readable_id_of_its_own(operations):
+    ids = [operation.description.get("operationId", "") for operation in operations]
+    for operation, name in zip(operations, ids, strict=True):
+        assert re.fullmatch(r"[a-z]+([A-Z][a-z]+)*", name), (str(operation), name)
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_operation_declares_who_may_call_it(migrated_app, description):
+    for rule in migrated_app.url_map.iter_rules():
+        if rule.rule in OUTSIDE:
+            continue
+        view = migrated_app.view_functions[rule.endpoint].view_class
+        for method in rule.methods - {"HEAD", "OPTIONS"}:
+            contract = getattr(view, method.lower())._apidoc.get("contract", {})
+            assert contract.get("auth") in {"public", "accessToken", "refreshToken"}, rule
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+            security = description["paths"][path][method.lower()].get("security")
+            assert security == (None if contract["auth"] == "public" else [{contract["auth"]: []}]), rule
+
+
+def test_every_protected_operation_tells_of_401_and_every_one_of_500_and_503(operations):
+    for operation in operations:
+        responses = operation.description["responses"]
+        assert {"500", "503"} <= set(responses), operation
+        assert ("401" in responses) or not operation.description.get("security"), operation
+        if "requestBody" in operation.description:
+            assert {"400", "413", "415", "422"} <= set(responses), operation
+        if any(parameter["in"] == "query" for parameter in operation.description.get("parameters", [])):
+            assert "422" in responses, operation
+        if "{" in operation.path:
+            assert "404" in responses, operation
+
+
+def test_every_success_has_an_example_that_fits_its_schema(operations, description):
+    for operation in operations:
+        successes = {
+            status: response
+            for status, response in operation.description["responses"].items()
+            if status.startswith("2")
+        }
+        assert successes, operation
+        for status, response in successes.items():
+            assert response.get("description"), operation
+            if status == "204":
+                assert "content" not in response, operation
+                continue
+            for media in response["content"].values():
+                shown = examples(media)
+                assert shown, f"{operation}: no example for {status}"
+                for example in shown:
+                    if "schema" in media:
+                        validator(media["schema"], description).validate(example)
+
+
+def test_every_request_body_has_an_example_that_fits_its_schema(operations, description):
+    for operation in operations:
+        for media in operation.description.get("requestBody", {}).get("content", {}).values():
+            shown = examples(media)
+            assert shown, f"{operation}: no example of a body"
+            for example in shown:
+                assert example, operation
+                validator(media["schema"], description).validate(example)
+
+
+def test_every_error_has_an_example_that_fits_its_schema(operations, description):
+    for operation in operations:
+        for status, response in operation.description["responses"].items():
+            if status.startswith("2"):
+                continue
+            media = response["content"]["application/problem+json"]
+            assert examples(media), f"{operation}: {status}"
+            for example in examples(media):
+                validator(media["schema"], description).validate(example)
+                assert example["status"] == int(status)
+                assert f"`{example['code']}`" in response["description"]
+
+
+def test_every_field_and_parameter_is_described(operations, description):
+    for name, schema in description["components"]["schemas"].items():
+        for field, facts in schema.get("properties", {}).items():
+            assert "description" in facts or "$ref" in facts or facts.get("type") == "array", f"{name}.{field}"
+    for operation in operations:
+        for parameter in operation.description.get("parameters", []):
+            assert parameter["in"] == "path" or parameter.get("description"), (str(operation), parameter["name"])
+
+
+def test_patterns_are_regular_expressions_of_javascript_too(description):
+    patterns = [part["pattern"] for part in walk(description) if isinstance(part.get("pattern"), str)]
+    for pattern in patterns:
+        re.compile(pattern)
+        assert not NOT_ECMA_262.search(pattern), pattern
+        assert pattern.isprintable(), pattern
+
+
+def test_request_schemas_refuse_unknown_fields(operations, description):
+    for operation in operations:
+        for media in operation.description.get("requestBody", {}).get("content", {}).values():
+            if "$ref" in media.get("schema", {}):
+                schema = description["components"]["schemas"][media["schema"]["$ref"].rsplit("/", 1)[1]]
+                assert schema.get("additionalProperties") is False, operation
+
+
+def test_security_schemes_are_bearer_tokens(description):
+    schemes = description["components"]["securitySchemes"]
+    assert set(schemes) == {"accessToken", "refreshToken"}
+    assert all((scheme["type"], scheme["scheme"]) == ("http", "bearer") for scheme in schemes.values())

@@ -1,0 +1,180 @@
+"""Rules that the source keeps: error codes, imports, sizes, and a schema that agrees with its models."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask_migrate import downgrade, upgrade
+from sqlalchemy import inspect
+
+from app.core.database import db
+from app.core.errors import CODES, AppError
+from sandbox.stack.servers import postgres_server
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "app").rglob("*.py"))
+MAX_LINES = 300
+
+# The codes of the API's contract: public, never renamed.
+PUBLIC_CODES = {
+    "malformed_json", "invalid_cursor", "invalid_signature",
+    "token_missing", "token_invalid", "token_expired", "token_revoked", "otp_invalid", "invalid_credentials",
+    "wrong_password",
+    "not_found", "account_not_found",
+    "method_not_allowed", "body_too_large", "unsupported_media_type",
+    "account_exists", "already_subscribed", "reply_not_retryable", "reply_not_cancelable",
+    "validation_error", "idempotency_key_reused",
+    "daily_quota_exceeded", "rate_limited", "otp_cooldown", "otp_locked", "too_many_streams",
+    "internal_error", "payment_provider_error", "service_unavailable",
+}  # fmt: skip
+# Given by the web server's own errors alone, which no route declares.
+RARE_CODES = {"bad_request", "request_timeout"}
+
+
+def error_classes() -> list[type[AppError]]:
+    """Every error of every feature."""
+    for source in SOURCES:
+        import_module(".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+
+    def below(kind: type[AppError]) -> Iterator[type[AppError]]:
+        for child in kind.__subclasses__():
+            yield child
+            yield from below(child)
+
+    return [AppError, *below(AppError)]
+
+
+def test_every_error_code_is_one_of_the_contract():
+    told = {kind.code for kind in error_classes()} | set(CODES.values())
+    assert told - RARE_CODES <= PUBLIC_CODES
+
+
+def test_every_error_code_belongs_to_one_class():
+    own = [kind.code for kind in error_classes() if "code" in vars(kind)]
+    assert [code for code, count in Counter(own).items() if count > 1] == []
+
+
+def test_every_error_has_a_status_and_a_sentence_for_people():
+    for kind in error_classes():
+        assert 400 <= kind.status <= 599, kind
+        assert kind.detail[-1] in ".`", kind
+
+
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    return {source: ast.parse(source.read_text()) for source in SOURCES}
+
+
+def test_nothing_is_printed(trees):
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"print", "breakpoint"}
+    ]
+    assert found == []
+
+
+def test_nothing_is_imported_inside_a_function(trees):
+    found = [
+        f"{path.name}:{inner.lineno}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    ]
+    assert found == []
+
+
+def test_no_view_touches_the_session(trees):
+    found = [
+        str(path.relative_to(ROOT))
+        for path, tree in trees.items()
+        if path.name == "views.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "session"
+    ]
+    assert found == []
+
+
+def test_only_one_place_commits(trees):
+    found = {
+        str(path.relative_to(ROOT))
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "commit"
+    }
+    assert found == {"app/core/transactions.py"}
+
+
+def test_only_one_place_asks_for_the_time(trees):
+    found = {
+        str(path.relative_to(ROOT))
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
+        if isinstance(node.value, ast.Name) and node.value.id in {"datetime", "date"}
+    }
+    assert found == {"app/core/clock.py"}
+
+
+def test_every_file_stays_short():
+    assert [path.name for path in SOURCES if len(path.read_text().splitlines()) > MAX_LINES] == []
+
+
+def test_every_module_says_what_it_is_for(trees):
+    assert [str(path.relative_to(ROOT)) for path, tree in trees.items() if not ast.get_docstring(tree)] == []
+
+
+def test_import_rules_hold():
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_web_process_imports_neither_the_sandbox_nor_the_gemini_sdk(environment):
+    program = (
+        "import sys; from app import create_app; create_app();"
+        "print([name for name in sys.modules if name.startswith(('google.', 'grpc', 'sandbox'))])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_there_is_one_migration_head(migrated_app):
+    assert len(ScriptDirectory(str(ROOT / "migrations")).get_heads()) == 1
+
+
+def test_models_and_migrations_agree(migrated_app):
+    with migrated_app.app_context(), db.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, db.metadata) == []
+
+
+def test_checks_and_foreign_keys_of_the_models_are_in_the_database(migrated_app):
+    """Autogeneration compares no check constraints."""
+    with migrated_app.app_context():
+        inspector = inspect(db.engine)
+        for table in db.metadata.sorted_tables:
+            stored = {check["name"] for check in inspector.get_check_constraints(table.name)}
+            named = {str(check.name) for check in table.constraints if type(check).__name__ == "CheckConstraint"}
+            assert {name for name in named if name.startswith("ck_")} <= stored, table.name
+
+
+def test_migrations_lead_up_from_nothing_and_down_again(make_app):
+    with postgres_server(durable=False) as own, make_app(database_url=own.url).app_context():
+        upgrade(directory=str(ROOT / "migrations"))
+        downgrade(directory=str(ROOT / "migrations"), revision="base")
+        assert set(inspect(db.engine).get_table_names()) <= {"alembic_version"}
+        upgrade(directory=str(ROOT / "migrations"))
+        db.engine.dispose()

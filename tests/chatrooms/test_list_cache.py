@@ -1,0 +1,193 @@
+"""The cached first page: a hit costs no query, and no change is ever missed."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import event
+
+from app.chatrooms import service
+from app.chatrooms.list_cache import ListCache
+from app.core.database import db
+
+
+@pytest.fixture
+def statements(app) -> Iterator[list[str]]:
+    """Every statement that is sent to the database."""
+    sent: list[str] = []
+
+    def note(_connection, _cursor, statement, *_):
+        sent.append(statement)
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(engine, "before_cursor_execute", note)
+
+
+def listed(user, query=""):
+    response = user.get(f"/chatroom{query}")
+    assert response.status_code == 200, response.text
+    return response.headers["X-Cache"], [room["title"] for room in response.json["items"]]
+
+
+def test_first_list_is_a_miss_and_the_second_a_hit_with_the_same_body(user):
+    user.make_chatroom("A room")
+    miss, hit = user.get("/chatroom"), user.get("/chatroom")
+    assert (miss.headers["X-Cache"], hit.headers["X-Cache"]) == ("MISS", "HIT")
+    assert miss.data == hit.data
+    assert miss.content_type == hit.content_type == "application/json"
+
+
+def test_hit_costs_no_query_on_chatrooms(user, statements):
+    user.make_chatroom("A room")
+    assert listed(user) == ("MISS", ["A room"])
+    assert any("chatrooms" in statement for statement in statements)
+    statements.clear()
+    assert listed(user) == ("HIT", ["A room"])
+    assert statements  # the session of the token is looked up
+    assert not [statement for statement in statements if "chatrooms" in statement]
+
+
+def test_empty_list_is_cached_too(user):
+    assert listed(user) == ("MISS", [])
+    assert listed(user) == ("HIT", [])
+
+
+def test_every_page_size_has_its_own_page(user):
+    for title in ("first", "second", "third"):
+        user.make_chatroom(title)
+    assert listed(user, "?limit=1") == ("MISS", ["third"])
+    assert listed(user, "?limit=2") == ("MISS", ["third", "second"])
+    assert listed(user, "?limit=1") == ("HIT", ["third"])
+    user.make_chatroom("fourth")
+    assert listed(user, "?limit=1") == ("MISS", ["fourth"])
+    assert listed(user, "?limit=2") == ("MISS", ["fourth", "third"])
+
+
+def test_later_pages_are_not_cached(user):
+    for title in ("first", "second"):
+        user.make_chatroom(title)
+    cursor = user.get("/chatroom?limit=1").json["next_cursor"]
+    for _ in range(2):
+        assert listed(user, f"?limit=1&cursor={cursor}") == ("MISS", ["first"])
+
+
+@pytest.mark.parametrize("change", ["create", "rename", "delete", "message"])
+def test_change_shows_at_the_very_next_list(user, change):
+    first = user.make_chatroom("first")
+    user.make_chatroom("second")
+    for _ in range(3):
+        assert listed(user)[1][-1] == "first"
+    assert listed(user)[0] == "HIT"
+    if change == "create":
+        user.make_chatroom("third")
+    elif change == "rename":
+        user.patch(first, json={"title": "renamed"})
+    elif change == "delete":
+        user.delete(first)
+    else:
+        assert user.post(f"{first}/message", json={"text": "Hello"}).status_code == 202
+    expected = {
+        "create": ["third", "second", "first"],
+        "rename": ["second", "renamed"],
+        "delete": ["second"],
+        "message": ["first", "second"],
+    }
+    assert listed(user) == ("MISS", expected[change])
+    assert listed(user) == ("HIT", expected[change])
+
+
+def test_change_of_somebody_else_costs_nobody_his_cache(make_user):
+    ada, bob = make_user(), make_user()
+    ada.make_chatroom("Ada's")
+    listed(ada)
+    bob.make_chatroom("Bob's")
+    assert listed(ada) == ("HIT", ["Ada's"])
+
+
+def test_change_that_is_refused_costs_no_cache(user):
+    user.make_chatroom("A room")
+    listed(user)
+    assert user.post("/chatroom", json={"title": ""}).status_code == 422
+    assert user.delete("/chatroom/0192d3a4-5b6c-7d8e-9f01-23456789abcd").status_code == 404
+    assert listed(user) == ("HIT", ["A room"])
+
+
+@pytest.mark.parametrize("cached_before", [True, False])
+def test_slow_reader_that_races_a_change_leaves_no_stale_list(user, monkeypatch, cached_before):
+    """It reads the version, queries, is overtaken by a change, and stores its page after it."""
+    if cached_before:
+        user.make_chatroom("first")
+    real_query = service.list_chatrooms
+
+    def overtaken(*args, **kwargs):
+        page = real_query(*args, **kwargs)
+        user.make_chatroom("new")
+        return page
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "list_chatrooms", overtaken)
+        slow = listed(user)
+    assert slow == ("MISS", ["first"] if cached_before else [])
+    assert listed(user) == ("MISS", ["new", "first"] if cached_before else ["new"])
+    assert listed(user)[0] == "HIT"
+
+
+def test_slow_reader_stores_after_a_fresh_reader_without_harm(app, user):
+    """Two readers and a change in between: the later store is the older page."""
+    user.make_chatroom("first")
+    listed(user)
+    user.patch(user.make_chatroom("second"), json={"title": "second, renamed"})
+    with app.app_context():
+        slow = ListCache(user.id, 20)
+        assert slow.read() is None
+        user.make_chatroom("third")
+        fresh = listed(user)
+        assert fresh == ("MISS", ["third", "second, renamed", "first"])
+        slow.store('{"items": [], "next_cursor": null}')
+    assert listed(user)[1] == fresh[1]
+
+
+def test_version_that_redis_forgot_makes_no_old_page_current_again(user, redis_db):
+    user.make_chatroom("first")
+    listed(user)
+    page_key = next(key for key in redis_db.keys("cache:chatrooms:*") if not key.endswith(b":version"))
+    old_page = redis_db.dump(page_key)
+    user.make_chatroom("second")
+    redis_db.delete(*redis_db.keys("cache:chatrooms:*:version"))
+    redis_db.restore(page_key, 60_000, old_page, replace=True)
+    assert listed(user) == ("MISS", ["second", "first"])
+
+
+def test_cached_list_ends_after_five_minutes(user, redis_db):
+    user.make_chatroom("A room")
+    listed(user)
+    page_key = next(key for key in redis_db.keys("cache:chatrooms:*") if not key.endswith(b":version"))
+    assert 290 <= redis_db.ttl(page_key) <= 300
+
+
+def test_what_is_no_cached_list_of_ours_is_a_miss(user, redis_db):
+    user.make_chatroom("A room")
+    listed(user)
+    page_key = next(key for key in redis_db.keys("cache:chatrooms:*") if not key.endswith(b":version"))
+    for rubbish in (b"", b"\x00", b"rubbish", b"!\x80\x04N."):
+        redis_db.set(page_key, rubbish)
+        assert listed(user) == ("MISS", ["A room"])
+
+
+def test_redis_gone_is_said_in_the_log_and_not_to_the_client(user, monkeypatch, caplog):
+    import redis as client_library
+
+    from app.core.redis_clients import cache
+
+    def fail(*_args, **_kwargs):
+        raise client_library.ConnectionError
+
+    with caplog.at_level(logging.WARNING):
+        for name in ("get_many", "set"):
+            monkeypatch.setattr(type(cache), name, fail)
+        user.make_chatroom("A room")
+        assert listed(user) == ("MISS", ["A room"])
+    assert "stale" in caplog.text

@@ -1,0 +1,158 @@
+"""The databases that `make run` and the tests themselves stand on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg2
+import pytest
+import redis
+
+from sandbox.stack.accounts import short_name
+from sandbox.stack.children import alive
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ServerError, postgres_server, valkey_server, wait_until
+
+
+def ask(url: str, sql: str) -> list[tuple]:
+    connection = psycopg2.connect(url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        rows = cursor.fetchall() if cursor.description else []
+    connection.close()
+    return rows
+
+
+def test_postgres_keeps_committed_rows_and_its_address_over_a_kill():
+    with postgres_server(durable=False) as server:
+        address = server.url
+        ask(address, "CREATE TABLE kept AS SELECT 42 AS answer")
+        server.kill()
+        with pytest.raises(psycopg2.OperationalError):
+            ask(address, "SELECT 1")
+
+        server.start()
+
+        assert server.url == address
+        assert ask(address, "SELECT answer FROM kept") == [(42,)]
+
+
+def test_postgres_orders_text_the_same_way_on_every_machine():
+    with postgres_server(durable=False) as server:
+        rows = ask(server.url, "SELECT datlocprovider, datlocale FROM pg_database WHERE datname = 'postgres'")
+
+    assert rows == [("b", "C.UTF-8")]
+
+
+def test_a_folder_keeps_postgres_data_for_the_next_server(server_folder: Path):
+    with postgres_server(server_folder / "postgres", durable=False) as first:
+        ask(first.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+
+    with postgres_server(server_folder / "postgres", durable=False) as second:
+        assert ask(second.url, "SELECT answer FROM kept") == [(42,)]
+
+
+def test_postgres_works_in_a_folder_too_deep_for_a_socket(server_folder: Path):
+    deep = server_folder / ("d" * 100) / "postgres"
+    deep.parent.mkdir(mode=0o755)
+
+    with postgres_server(deep, durable=False) as server:
+        assert ask(server.url, "SELECT 1") == [(1,)]
+
+
+def test_an_initialisation_cut_short_is_done_again(server_folder: Path):
+    folder = server_folder / "postgres"
+    server = PostgresServer(folder, durable=False)
+    (folder / "data.new").mkdir()
+    (folder / "data.new" / "PG_VERSION").write_text("18\n")
+
+    with server:
+        assert ask(server.url, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
+def test_root_opens_no_closed_folder_for_the_server(server_folder: Path):
+    closed = server_folder / "home"
+    closed.mkdir(mode=0o700)
+    server = PostgresServer(closed / "postgres", durable=False)
+    try:
+        with server:
+            ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        with PostgresServer(closed / "postgres", durable=False) as again:
+            assert ask(again.url, "SELECT answer FROM kept") == [(42,)]
+        assert closed.stat().st_mode & 0o777 == 0o700
+        assert server.folder.name == f"data-{short_name(closed / 'postgres')}"
+    finally:
+        subprocess.run(["rm", "-rf", str(server.folder)], check=True)
+
+
+def test_valkey_keeps_acknowledged_writes_and_its_address_over_a_kill():
+    with valkey_server() as server:
+        redis.Redis.from_url(server.url).set("answer", 42)
+        address = server.url
+        server.kill()
+
+        server.start()
+
+        assert server.url == address
+        assert redis.Redis.from_url(address).get("answer") == b"42"
+
+
+def test_valkey_refuses_rather_than_forgets_and_wants_its_password():
+    with valkey_server(append_only=False) as server:
+        settings = redis.Redis.from_url(server.url).config_get("maxmemory-policy")
+        stranger = f"redis://{server.url.partition('@')[2]}"
+
+        assert settings == {"maxmemory-policy": "noeviction"}
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis.from_url(stranger).ping()
+
+
+def test_a_server_that_cannot_start_says_why(server_folder: Path):
+    with valkey_server(server_folder / "valkey") as server:
+        (server_folder / "valkey" / "appendonlydir").rename(server_folder / "aside")
+        (server_folder / "valkey" / "appendonlydir").write_text("not a folder")
+        server.kill()
+
+        with pytest.raises(ServerError, match=r"(?s)valkey did not start:.*appendonlydir"):
+            server.start()
+
+
+_OWNER = """
+import sys, time
+from pathlib import Path
+from sandbox.stack.servers import postgres_server, valkey_server
+folder = Path(sys.argv[1])
+with postgres_server(folder / "postgres", durable=False) as postgres, valkey_server(folder / "valkey") as valkey:
+    print(postgres.pid, valkey.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
+def test_servers_end_with_a_killed_owner_and_the_next_one_starts_at_once(server_folder: Path):
+    command = [sys.executable, "-c", _OWNER, str(server_folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pids = [int(word) for word in owner.stdout.readline().split()]
+        owner.kill()
+
+    with postgres_server(server_folder / "postgres", durable=False), valkey_server(server_folder / "valkey"):
+        assert len(pids) == 2
+        assert wait_until(lambda: not any(alive(pid) for pid in pids), seconds=10)
+
+
+def test_a_stale_pid_file_that_names_a_foreign_process_harms_neither(server_folder: Path):
+    with valkey_server(server_folder / "valkey") as server:
+        server.kill()
+        with subprocess.Popen(["sleep", "60"]) as foreign:
+            try:
+                server.pid_file.write_text(f"{foreign.pid}\n")
+
+                server.start()
+
+                assert foreign.poll() is None
+                assert server.answers()
+            finally:
+                foreign.kill()
