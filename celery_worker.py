@@ -7,12 +7,13 @@ from typing import Any
 
 from celery.signals import worker_init
 
+import app.core.task_log  # noqa: F401 - it listens to Celery's signals
 from app import create_app
 from config import ConfigError
 
 log = logging.getLogger(__name__)
 
-TASK_MODULES = ("app.messages.tasks",)
+TASK_MODULES = ("app.messages.tasks", "app.ops.tasks")
 
 try:
     flask_app = create_app()

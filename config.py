@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     app_env: AppEnv = AppEnv.DEVELOPMENT
     port: int = Field(5000, ge=1, le=65_535)
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    metrics_token: str = Field("", description="Bearer token of /metrics; without it there is none in production")
 
     # Where data lives
     database_url: str

@@ -1,20 +1,83 @@
-"""How gunicorn serves: every choice with its reason."""
+"""How gunicorn serves: every choice with its reason.
 
+Read by the master before the application is loaded. What may differ from machine to machine is a variable.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 from typing import Any
 
+from gunicorn import glogging
+
+# ── Where ────────────────────────────────────────────────────────────────────
 bind = f"0.0.0.0:{os.environ.get('PORT', '5000')}"
-# Threads, because `Prefer: wait` and streams hold a request open without using the CPU.
+# Who may say where a request comes from is the application's to decide; gunicorn believes nobody.
+forwarded_allow_ips = ""
+
+# ── How many ─────────────────────────────────────────────────────────────────
+# Threads, because `Prefer: wait` and streams hold a request open without using the CPU. `sync` would need a
+# process for each of them, ignores keep-alive, and takes a long wait for a hang.
 worker_class = "gthread"
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-threads = int(os.environ.get("WEB_THREADS", "32"))
+# A process for each core at hand, two at least: one Python process computes on one core at a time, and with two a
+# process that ends is not missed. More than the cores would only share them.
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
+# As many requests as may wait at once in one process; each costs a thread's stack and no CPU. Many threads that
+# compute at once cost throughput (the interpreter's lock), so this is no place to make a service faster.
+threads = int(os.environ.get("WEB_THREADS") or "32")
+
+# ── How long ─────────────────────────────────────────────────────────────────
+# A process whose main thread says nothing for this long is killed. Its threads may take longer: waits are 20 seconds.
 timeout = 60
-graceful_timeout = 25  # Render sends SIGKILL 30 s after SIGTERM
+# After SIGTERM requests may end in peace. Platforms send SIGKILL 30 seconds after SIGTERM.
+graceful_timeout = 25
+# Longer than a load balancer's own idle time (60 seconds is common), so that it is never the one to be surprised.
 keepalive = 75
-max_requests = 50_000  # a slow leak never matters; the jitter keeps workers from leaving together
+# A slow leak never matters; the jitter keeps the processes from leaving all at once.
+max_requests = 50_000
 max_requests_jitter = 5_000
-control_socket_disable = True
-accesslog = None
+
+# ── What else ────────────────────────────────────────────────────────────────
+# The heartbeat's file lives in memory where there is such a place: on a disk that hangs, a healthy process would
+# look dead and be killed.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+control_socket_disable = True  # it would be a file in a home folder, for nobody to use
+accesslog = None  # the application writes a line for each request, and knows more
+
+
+def prepare_metrics() -> None:
+    """Give the processes a folder for their numbers; each adds to its own file, and any can tell the sum."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder:  # kept by somebody else, who wants it empty at the start
+        os.makedirs(folder, exist_ok=True)
+        for name in os.listdir(folder):
+            if name.endswith(".db"):
+                os.unlink(os.path.join(folder, name))
+        return
+    folder = tempfile.mkdtemp(prefix="metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    master = os.getpid()
+    atexit.register(lambda: os.getpid() == master and shutil.rmtree(folder, ignore_errors=True))
+
+
+prepare_metrics()
+
+
+class Logger(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's own lines go where all others go, in the same form."""
+
+    def setup(self, cfg: Any) -> None:
+        from app.core.logs import configure_logging, log_through_root  # noqa: PLC0415 - after `prepare_metrics`
+
+        super().setup(cfg)
+        as_json = os.environ.get("APP_ENV", "").strip().lower() == "production"
+        configure_logging(level="INFO", as_json=as_json)
+        log_through_root("gunicorn.error", "gunicorn.access")
+
+
+logger_class = Logger
 
 
 def post_fork(_server: Any, worker: Any) -> None:
@@ -23,3 +86,10 @@ def post_fork(_server: Any, worker: Any) -> None:
 
     with worker.app.wsgi().app_context():
         db.engine.dispose(close=False)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """What a process counted stays counted; what it was at that moment goes with it."""
+    from prometheus_client import multiprocess  # noqa: PLC0415 - after `prepare_metrics`
+
+    multiprocess.mark_process_dead(worker.pid)

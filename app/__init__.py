@@ -15,8 +15,10 @@ from app.core.errors import register_error_handlers
 from app.core.http import register_http
 from app.core.logs import configure_logging
 from app.core.openapi import make_api
+from app.core.redaction import secrets_of
 from app.core.redis_clients import register_redis
 from app.core.request_ids import register_request_ids
+from app.core.request_log import register_request_log
 from app.core.tasks import register_celery
 from app.messages.cli import replies
 from app.messages.views import blp as messages
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 def create_app(settings: "Settings | None" = None) -> Flask:
     """A new application. settings: read from the environment when None. Raises config.ConfigError."""
     settings = settings or load_settings()
-    configure_logging(level=settings.log_level, as_json=settings.is_production)
+    configure_logging(
+        level=settings.log_level, as_json=settings.is_production, secrets=secrets_of(settings.model_dump())
+    )
     app = Flask(__name__, static_folder=None)
     app.json = DefaultJSONProvider(app)
     app.json.sort_keys = False  # fields come in the order that the schemas declare
@@ -44,6 +48,7 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
     )
     register_request_ids(app)
+    register_request_log(app)
     register_http(app)
     register_error_handlers(app)
     register_auth(app)

@@ -39,11 +39,11 @@ class WebProcess:
 
 
 @contextmanager
-def serving(environment: Mapping[str, str], log_file: Path) -> Iterator[WebProcess]:
-    """One gunicorn worker with the environment, until the block ends."""
+def serving(environment: Mapping[str, str], log_file: Path, *, processes: int = 1) -> Iterator[WebProcess]:
+    """gunicorn with the environment, until the block ends."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
-    variables = os.environ | environment | {"PORT": str(port), "WEB_CONCURRENCY": "1", "WEB_THREADS": "32"}
+    variables = os.environ | environment | {"PORT": str(port), "WEB_CONCURRENCY": str(processes), "WEB_THREADS": "32"}
     web = WebProcess(f"http://127.0.0.1:{port}")
     with log_file.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)

@@ -65,6 +65,7 @@ def engine_options(pool_size: int) -> dict[str, Any]:
         "timezone": "UTC",
     }
     return {
+        "hide_parameters": True,  # an error of SQLAlchemy's would tell what was to be stored
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_SECONDS,

@@ -9,6 +9,7 @@ import redis
 from flask import Flask, Response, json
 from werkzeug.exceptions import HTTPException
 
+from app.core import metrics
 from app.core.database import DATABASE_AWAY
 from app.core.logs import first_line
 from app.core.request_ids import request_id
@@ -128,6 +129,7 @@ def problem_response(
     errors: Mapping[str, Any] | None = None,
 ) -> Response:
     """An RFC 9457 problem document as a response; `errors` only where fields are at fault."""
+    metrics.REFUSALS.labels(code).inc()
     body = problem(status, code, detail)
     if errors is not None:
         body["errors"] = errors

@@ -19,9 +19,7 @@ __all__ = ["configure_logging", "first_line", "log_event", "log_through_root"]
 READABLE = "%(levelname)-7s %(name)s: %(message)s [%(request_id)s]"
 FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
 
-ExcInfo: TypeAlias = (
-    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-)
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 class RequestIdFilter(logging.Filter):

@@ -4,6 +4,7 @@ import logging
 import time
 from functools import partial
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 from flask import Flask, Response, g, request
 from flask_jwt_extended import get_jwt_identity
@@ -24,7 +25,7 @@ def register_request_log(app: Flask) -> None:
         g.began = time.monotonic()
 
     def finish(response: Response) -> Response:
-        facts = {
+        facts: dict[str, Any] = {
             "method": request.method if request.method in KNOWN_METHODS else "(other)",
             "route": request.url_rule.rule if request.url_rule else NO_ROUTE,
             "status": response.status_code,
@@ -38,12 +39,12 @@ def register_request_log(app: Flask) -> None:
     app.after_request(finish)
 
 
-def conclude(facts: dict[str, str | int], began: float, its_request_id: str | None) -> None:
+def conclude(facts: dict[str, Any], began: float, its_request_id: str | None) -> None:
     seconds = time.monotonic() - began
     set_request_id(its_request_id)
     metrics.REQUESTS.labels(facts["method"], facts["route"], facts["status"]).inc()
     metrics.REQUEST_SECONDS.labels(facts["method"], facts["route"]).observe(seconds)
-    told = {**facts, "duration_ms": round(seconds * 1_000, 1)}
+    told: dict[str, Any] = {**facts, "duration_ms": round(seconds * 1_000, 1)}
     log.info(
         "%(method)s %(route)s %(status)s in %(duration_ms)s ms, user %(user_id)s from %(network)s",
         told,

@@ -42,6 +42,7 @@ class ErrorCode(enum.StrEnum):
     EMPTY_REPLY = "empty_reply"
 
 
+FINISHED = text("role = 'model' AND completed_at IS NOT NULL")
 UNFINISHED = text("status IN ('queued', 'generating')")
 
 
@@ -60,6 +61,7 @@ class Message(db.Model):  # type: ignore[name-defined,misc]
         CheckConstraint("status <> 'completed' OR text <> ''", name="completed_has_text"),
         CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_has_code"),
         CheckConstraint("(status = 'generating') = (lease_expires_at IS NOT NULL)", name="generating_has_lease"),
+        Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
         Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
         Index("ix_messages_unfinished_by_room", "chatroom_id", "position", postgresql_where=UNFINISHED),
     )

@@ -67,7 +67,7 @@ def retry_failed(reply_ids: Sequence[UUID] | None, *, now: datetime) -> list[UUI
             error_code=None,
             failures=0,
             started_at=None,
-            not_before=None,
+            not_before=now,  # it waits from now on, for whoever looks at ages
             completed_at=None,
             rung_at=now,
         )

@@ -1,15 +1,20 @@
 """Routes for operators and for those who learn the API."""
 
+import hmac
 from pathlib import Path
 
 import flask_swagger_ui
 import marshmallow as ma
-from flask import Response, current_app, redirect, render_template, send_from_directory
+from flask import Response, current_app, redirect, render_template, request, send_from_directory
 from flask.views import MethodView
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.core.api import Blueprint
-from app.core.errors import ServiceUnavailable
+from app.core.auth import TokenInvalid, TokenMissing
+from app.core.errors import NotFound, ServiceUnavailable
 from app.core.schemas import Schema
+from app.core.settings import settings
+from app.ops import metrics
 from app.ops.health import failing_dependencies
 
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
@@ -48,6 +53,34 @@ class Readiness(MethodView):
         if failing:
             raise ServiceUnavailable(f"Does not answer: {', '.join(failing)}.")
         return {"status": "ok"}
+
+
+@blp.route("/metrics")
+class Metrics(MethodView):
+    @blp.public()
+    @blp.response(200, {"type": "string"}, content_type="text/plain", example="http_requests_total{…} 1.0")
+    @blp.errors(NotFound, TokenMissing, TokenInvalid)
+    def get(self) -> Response:
+        """How is it doing?
+
+        Numbers in Prometheus' text format, for whoever brings METRICS_TOKEN as the bearer token. Where that is not
+        set, they are open in development, and in production there is nothing at this address."""
+        check_metrics_token()
+        return Response(metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
+
+
+def check_metrics_token() -> None:
+    """Raises NotFound, TokenMissing, TokenInvalid."""
+    expected = settings().metrics_token
+    if not expected:
+        if settings().is_production:
+            raise NotFound
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given:
+        raise TokenMissing
+    if not hmac.compare_digest(given.strip().encode(), expected.encode()):
+        raise TokenInvalid
 
 
 @docs.route("/")

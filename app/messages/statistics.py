@@ -1,0 +1,93 @@
+"""What became of replies, in numbers: nothing of a conversation, and every query bounded by an index."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import and_, case, func, select
+
+from app.core.database import db
+from app.messages.leases import UNFINISHED, WAITS_ITS_TURN, messages
+from app.messages.models import ErrorCode, Role, Status
+
+REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
+GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT)
+COUNTED_ROWS = 50_000  # a longer queue is told as this long: its exact length would change nothing
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Replies that are not finished, and how long the longest-waiting one has had nobody to look after it."""
+
+    by_status: dict[str, int]
+    oldest_due_seconds: float
+
+
+def queue(now: datetime) -> Queue:
+    """The unfinished replies at `now`.
+
+    Due is a reply that a worker could take at once: queued, its pause over, its turn come; or generating under a
+    lease that has run out.
+    """
+    waiting = and_(messages.c.status == Status.QUEUED, ~WAITS_ITS_TURN)
+    due_since = case(
+        (waiting, func.coalesce(messages.c.not_before, messages.c.created_at)),
+        (messages.c.status == Status.GENERATING, messages.c.lease_expires_at),
+    )
+    unfinished = (
+        select(messages.c.status, due_since.label("due_since"))
+        .where(messages.c.status.in_(UNFINISHED))
+        .order_by(messages.c.created_at)
+        .limit(COUNTED_ROWS)
+        .subquery()
+    )
+    statement = select(unfinished.c.status, func.count(), func.min(unfinished.c.due_since)).group_by(
+        unfinished.c.status
+    )
+    by_status, oldest = {str(status): 0 for status in UNFINISHED}, now
+    for status, count, due in db.session.execute(statement):
+        by_status[str(status)] = count
+        oldest = min(oldest, due or now)
+    return Queue(by_status, (now - oldest).total_seconds())
+
+
+def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str]]:
+    """What to add to the totals for the replies that ended within (after, until], by name and label.
+
+    `reply_seconds_bucket` counts each reply once, under the smallest bound it is within. A call to Gemini that was
+    cut short by a shutdown, or whose reply was cancelled, is not counted.
+    """
+    seconds = func.extract("epoch", messages.c.completed_at - messages.c.created_at)
+    bucket = case(*[(seconds <= bound, str(bound)) for bound in REPLY_SECONDS], else_="+Inf")
+    statement = (
+        select(
+            messages.c.status,
+            messages.c.error_code,
+            bucket.label("bucket"),
+            func.count(),
+            func.sum(seconds),
+            func.sum(messages.c.failures),
+            func.coalesce(func.sum(messages.c.prompt_tokens), 0),
+            func.coalesce(func.sum(messages.c.output_tokens), 0),
+        )
+        .where(
+            messages.c.role == Role.MODEL,
+            messages.c.completed_at > after,
+            messages.c.completed_at <= until,
+            messages.c.status.not_in(UNFINISHED),
+        )
+        .group_by(messages.c.status, messages.c.error_code, bucket)
+    )
+    totals: Counter[tuple[str, str]] = Counter()
+    for row in db.session.execute(statement):
+        status, code, bound, count, its_seconds, failures, prompt_tokens, output_tokens = row
+        gemini_failed = code in GEMINI_FAILED
+        totals["replies", str(code or status)] += count
+        totals["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
+        totals["gemini_calls", "answered"] += 0 if gemini_failed or status is Status.CANCELED else count
+        totals["gemini_tokens", "prompt"] += prompt_tokens
+        totals["gemini_tokens", "output"] += output_tokens
+        if status is Status.COMPLETED:
+            totals["reply_seconds_bucket", bound] += count
+            totals["reply_seconds_sum", ""] += float(its_seconds)  # type: ignore[assignment]
+    return totals

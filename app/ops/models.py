@@ -1,0 +1,27 @@
+"""What operators are told from: signs of life, and totals that only grow."""
+
+from datetime import datetime
+
+from sqlalchemy import Double, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import db
+
+
+class Heartbeat(db.Model):  # type: ignore[name-defined,misc]
+    """When something was last done, by its name."""
+
+    __tablename__ = "heartbeats"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    at: Mapped[datetime]
+
+
+class Total(db.Model):  # type: ignore[name-defined,misc]
+    """A number that only grows, by its name and one label (empty: it has none)."""
+
+    __tablename__ = "totals"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    label: Mapped[str] = mapped_column(String(50), primary_key=True)
+    value: Mapped[float] = mapped_column(Double)

@@ -1,0 +1,145 @@
+"""What /metrics tells, and whom."""
+
+from datetime import timedelta
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+
+from app.core.clock import utc_now
+from app.core.database import db
+from app.ops import rollup
+from sandbox.stack.servers import wait_until
+from tests.web_process import serving
+
+
+def samples(exposition: str) -> dict[tuple[str, ...], float]:
+    """Values by a sample's name and its labels' values."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+    }
+
+
+def scrape(client) -> dict[tuple[str, ...], float]:
+    response = client.get("/metrics")
+    assert response.status_code == 200, response.text
+    return samples(response.text)
+
+
+def test_requests_are_counted_by_route_and_status(client):
+    before = scrape(client)
+    client.get("/healthz").close()
+    client.get("/chatroom").close()
+    client.get("/no/such/address").close()
+    after = scrape(client)
+    for labels in (("GET", "/healthz", "200"), ("GET", "/chatroom", "401"), ("GET", "(none)", "404")):
+        assert after["http_requests_total", *labels] == before.get(("http_requests_total", *labels), 0) + 1
+
+
+def test_a_quota_refusal_is_counted(user):
+    room = user.make_chatroom()
+    before = scrape(user.client)["http_errors_total", "daily_quota_exceeded"]
+    answers = [user.post(f"{room}/message", json={"text": "Hello"}).status_code for _ in range(6)]
+    assert answers[-1] == 429
+    assert scrape(user.client)["http_errors_total", "daily_quota_exceeded"] == before + 1
+
+
+def test_the_queue_is_told(user, app):
+    room = user.make_chatroom()
+    user.post(f"{room}/message", json={"text": "Hello"})
+    user.post(f"{room}/message", json={"text": "Again"})
+    with app.app_context():
+        db.session.execute(text("UPDATE messages SET created_at = created_at - interval '90 seconds'"))
+        db.session.commit()
+    told = scrape(user.client)
+    assert told["replies_unfinished", "queued"] == 2
+    assert 90 <= told["oldest_due_reply_seconds",] < 120
+
+
+def test_a_reply_in_its_pause_is_not_due(user, app):
+    user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
+    with app.app_context():
+        db.session.execute(text("UPDATE messages SET not_before = now() + interval '1 minute' WHERE role = 'model'"))
+        db.session.commit()
+    assert scrape(user.client)["oldest_due_reply_seconds",] == 0
+
+
+def test_what_workers_did_is_counted_once(user, app, worker, gemini):
+    room = user.make_chatroom()
+    answer = user.post(f"{room}/message", json={"text": "Hello"}, headers={"Prefer": "wait=10"})
+    assert answer.json["reply"]["status"] == "completed"
+    now = utc_now()
+    with app.app_context():
+        rollup.count_replies(now)  # from here on
+        for later in (rollup.SETTLING + timedelta(seconds=1), rollup.SETTLING + timedelta(seconds=2)):
+            db.session.execute(text("UPDATE heartbeats SET at = at"))
+            db.session.commit()
+            rollup.count_replies(now + later)
+    told = scrape(user.client)
+    usage = answer.json["reply"]["usage"]
+    assert told["replies_total", "completed"] == 1
+    assert told["gemini_calls_total", "answered"] == 1
+    assert told["gemini_tokens_total", "output"] == usage["output_tokens"]
+    assert told["reply_seconds_count",] == 1
+    assert told["reply_seconds_bucket", "+Inf"] == 1
+
+
+def test_a_failed_reply_is_counted_by_its_reason(user, app, worker, gemini):
+    gemini.behave(block="SAFETY")
+    room = user.make_chatroom()
+    answer = user.post(f"{room}/message", json={"text": "Hello"}, headers={"Prefer": "wait=10"})
+    code = answer.json["reply"]["error"]["code"]
+    now = utc_now()
+    with app.app_context():
+        rollup.count_replies(now)
+        rollup.count_replies(now + rollup.SETTLING + timedelta(seconds=1))
+    assert scrape(user.client)["replies_total", code] == 1
+
+
+def test_beat_is_heard(client, app):
+    now = utc_now()
+    with app.app_context():
+        rollup.tick(now - timedelta(seconds=40))
+    assert 40 <= scrape(client)["beat_last_tick_seconds",] < 60
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "code"),
+    [
+        ({}, 401, "token_missing"),
+        ({"Authorization": "Bearer wrong"}, 401, "token_invalid"),
+        ({"Authorization": "Basic right"}, 401, "token_missing"),
+        ({"Authorization": "Bearer right"}, 200, None),
+    ],
+)
+def test_the_token_opens_the_metrics(make_app, given, status, code):
+    answer = make_app(metrics_token="right").test_client().get("/metrics", headers=given)
+    assert (answer.status_code, (answer.json or {}).get("code") if code else None) == (status, code)
+
+
+def test_without_a_token_production_has_no_metrics(make_app):
+    answer = make_app(app_env="production", otp_delivery="log").test_client().get("/metrics")
+    assert answer.status_code == 404
+
+
+def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
+    with serving(environment | {"WEB_CONCURRENCY": "2"}, tmp_path / "web.log", processes=2) as web:
+        pids = set()
+        for _ in range(40):
+            assert web.call("GET", "/readyz").ok
+
+        def counted() -> float:
+            told = samples(web.call("GET", "/metrics").text)
+            return told["http_requests_total", "GET", "/readyz", "200"]
+
+        assert wait_until(lambda: counted() == 40, seconds=5), counted()
+        assert [counted() for _ in range(6)] == [40] * 6, pids
+
+
+def test_metrics_survive_without_postgres(make_app):
+    client = make_app(database_url="postgresql://127.0.0.1:1/nothing").test_client()
+    told = scrape(client)
+    assert told["postgres_answers",] == 0
+    assert ("http_errors_total", "daily_quota_exceeded") in told
