@@ -22,6 +22,8 @@ from app.core.request_log import register_request_log
 from app.core.tasks import register_celery
 from app.messages.cli import replies
 from app.messages.views import blp as messages
+from app.ops.cli import health
+from app.ops.users_cli import users
 from app.ops.views import blp as operations
 from app.ops.views import docs
 from config import load_settings
@@ -60,5 +62,6 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     for blueprint in (auth, account, chatrooms, messages, operations):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
-    app.cli.add_command(replies)
+    for command in (replies, users, health):
+        app.cli.add_command(command)
     return app

@@ -1,6 +1,5 @@
 """`flask replies …`: an operator's door to this feature."""
 
-import json
 from dataclasses import asdict
 from uuid import UUID
 
@@ -8,6 +7,7 @@ import click
 from flask.cli import AppGroup
 
 from app.core.clock import utc_now
+from app.core.tables import json_lines, table
 from app.messages import operations
 
 COLUMNS = ("id", "error_code", "attempts", "failed_at", "request_id")
@@ -20,17 +20,11 @@ replies = AppGroup("replies", help="Look at replies that failed, and have them g
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 def list_failed(limit: int, as_json: bool) -> None:
     """List the replies that failed last, with why. Shows nothing of the conversations."""
-    rows = [{name: str(value) for name, value in asdict(row).items()} for row in operations.failed_replies(limit=limit)]
-    if as_json:
-        for row in rows:
-            click.echo(json.dumps(row))
-        return
-    if not rows:
+    rows = [asdict(row) for row in operations.failed_replies(limit=limit)]
+    if rows:
+        click.echo(json_lines(rows) if as_json else table(rows, COLUMNS))
+    elif not as_json:
         click.echo("No reply has failed.")
-        return
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in COLUMNS}
-    for row in [{name: name for name in COLUMNS}, *rows]:
-        click.echo("  ".join(row[name].ljust(widths[name]) for name in COLUMNS).rstrip())
 
 
 @replies.command("retry")

@@ -1,0 +1,52 @@
+"""`flask health`: what an orchestrator asks about worker and beat, which have no port to knock at."""
+
+import sys
+
+import click
+from flask.cli import with_appcontext
+
+from app.core.clock import utc_now
+from app.core.tables import json_lines, table
+from app.ops.health import Check, checks
+
+MAX_QUEUED_SECONDS = 60.0  # Gemini may be slow; replies that nobody takes for a minute mean that nobody is there
+MAX_TICK_SECONDS = 60.0  # six ticks: a restart of beat or of all workers is shorter
+
+
+@click.command("health")
+@click.option(
+    "--max-queued",
+    default=MAX_QUEUED_SECONDS,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds that a reply which could be generated may wait for a worker.",
+)
+@click.option(
+    "--max-tick",
+    default=MAX_TICK_SECONDS,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds since a worker last heard beat.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@with_appcontext
+def health(max_queued: float, max_tick: float, as_json: bool) -> None:
+    """Say whether replies are being generated.
+
+    \b
+    Exit code 0: all is well.
+    Exit code 1: PostgreSQL or Redis does not answer.
+    Exit code 2: replies wait with nobody to take them, so no worker is there or all are stuck.
+    Exit code 3: no worker has heard beat lately. Replies are still generated; what gets lost is not found again.
+
+    With several at once, the smallest counts.
+    """
+    found = checks(now=utc_now(), max_queued_seconds=max_queued, max_tick_seconds=max_tick)
+    rows = [row_of(check) for check in found]
+    click.echo(json_lines(rows) if as_json else table(rows, ("check", "result", "measured")))
+    sys.exit(min((check.exit_code for check in found if not check.passed), default=0))
+
+
+def row_of(check: Check) -> dict[str, object]:
+    result = "passed" if check.passed else "FAILED"
+    return {"check": check.name, "result": result, "measured": check.measured}

@@ -1,0 +1,108 @@
+"""`flask users …`: an operator's door to accounts."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime, time, timedelta
+
+import click
+from flask.cli import AppGroup
+
+from app.account import service as account
+from app.billing.grants import revoke_pro
+from app.billing.service import grant_pro, tier_of
+from app.core.clock import utc_now
+from app.core.errors import AppError
+from app.core.tables import json_lines, table
+from app.ops import users as operations
+from app.users.models import User
+
+MAX_REASON_CHARS = 255
+
+users = AppGroup(
+    "users",
+    help="Find users, give and take Pro, delete accounts.\n\n"
+    "USER is an id, or a mobile number in any international spelling (quote it when it has spaces).",
+)
+
+
+class UserParam(click.ParamType):
+    """An id or a number of somebody who is there."""
+
+    name = "user"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> User:
+        found = operations.find(str(value))
+        if found is None:
+            self.fail(f"{value!r} is neither a user's id nor the number of one.", param, ctx)
+        return found
+
+
+USER = click.argument("user", type=UserParam())
+
+
+@users.command("find")
+@USER
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def find(user: User, as_json: bool) -> None:
+    """Show a user, the tier, and every grant of Pro. Shows nothing of the conversations."""
+    now = utc_now()
+    found = asdict(operations.summary(user, now=now))
+    grants = operations.grants(user, now=now)
+    if as_json:
+        click.echo(json_lines([{"kind": "user"} | found, *({"kind": "grant"} | grant for grant in grants)]))
+        return
+    click.echo(table([{"field": name, "value": value} for name, value in found.items()], ("field", "value")))
+    if grants:
+        click.echo("\n" + table(grants, ("state", "reason", "created_at", "ends_at", "revoked_at")))
+
+
+@users.command("grant-pro")
+@USER
+@click.option("--reason", required=True, help="Why; kept with the grant.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day, UTC. Neither this nor --days: no end.")
+@click.option("--days", type=click.IntRange(1, 3_660), help="For how many days from now.")
+def grant(user: User, reason: str, until: datetime | None, days: int | None) -> None:
+    """Give Pro by hand, beside whatever Stripe says.
+
+    flask users grant-pro +14155552671 --reason "Lost two days of service" --until 2027-01-31
+    """
+    now = utc_now()
+    if until and days:
+        raise click.UsageError("Say --until or --days, not both.")
+    ends_at = now + timedelta(days=days) if days else None
+    if until:
+        ends_at = datetime.combine(until.date() + timedelta(days=1), time.min, UTC)
+    if ends_at is not None and ends_at <= now:
+        raise click.BadParameter("That day is over.", param_hint="--until")
+    if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS:
+        raise click.BadParameter(f"Give a reason of 1 to {MAX_REASON_CHARS} characters.", param_hint="--reason")
+    grant_pro(user.id, reason=reason.strip(), ends_at=ends_at, now=now)
+    click.echo(f"{user.id} is Pro {f'until {ends_at:%Y-%m-%d %H:%M} UTC' if ends_at else 'until it is revoked'}.")
+
+
+@users.command("revoke-pro")
+@USER
+def revoke(user: User) -> None:
+    """Take back every grant that still counts. A subscription that is paid for stays."""
+    now = utc_now()
+    revoked = revoke_pro(user.id, now=now)
+    if not revoked:
+        raise click.ClickException(f"{user.id} has no grant that counts.")
+    click.echo(f"{revoked} {'grant' if revoked == 1 else 'grants'} revoked; {user.id} is now {tier_of(user.id, now)}.")
+
+
+@users.command("delete")
+@USER
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(user: User, yes: bool) -> None:
+    """Delete an account as its owner could: subscription cancelled, chatrooms, messages and sessions gone."""
+    if not yes:
+        click.confirm(f"Delete {user.id} ({user.mobile}) for good?", abort=True)
+    delete_account = getattr(account, "delete_account", None)
+    if delete_account is None:
+        raise click.ClickException("This version cannot delete accounts.")
+    user_id = user.id
+    try:
+        delete_account(user_id, now=utc_now())
+    except AppError as error:
+        raise click.ClickException(error.detail) from error
+    click.echo(f"{user_id} is deleted.")
