@@ -36,11 +36,11 @@ fi
     refuse "$python cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt install python3-venv)."
 
 if ! [ -w . ] || { [ -e "$venv" ] && ! [ -w "$venv" ]; }; then
-    refuse "Cannot write to $(pwd): the packages and the data go there."
+    refuse "Cannot write to $(pwd -P): the packages and the data go there."
 fi
 
 fresh=
-if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(pwd)" ]; then
+if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(pwd -P)" ]; then
     fresh=yes
     if [ -L "$venv" ] || { [ -e "$venv" ] && ! [ -e "$mark" ]; }; then
         refuse "$venv is there and was not made by make: move it away first, so that nothing in it is lost."
@@ -65,4 +65,4 @@ rm -f "$stamp"
     tail -n 15 "$report" >&2
     refuse "The packages could not be installed: see above, then run make again."
 }
-pwd >"$stamp"
+pwd -P >"$stamp"
