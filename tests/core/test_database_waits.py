@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from app.core.database import db
 from app.core.database_waits import patience
+from tests.problems import assert_problem
 
 
 def test_statement_that_takes_too_long_is_given_up_and_the_next_one_works(app):
@@ -56,3 +57,31 @@ def test_threads_wait_side_by_side(app):
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(sleep, range(8))) == [1] * 8
     assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("how", ["ended by the server", "closed here"])
+def test_connection_lost_in_the_middle_of_a_request_is_503_and_the_next_request_works(app, user, postgres, how):
+    lost = []
+
+    def lose(connection, _cursor, statement, *_):
+        if "chatrooms" not in statement or lost:
+            return
+        lost.append(statement)
+        ours = connection.connection.dbapi_connection
+        if how == "closed here":
+            ours.close()
+            return
+        with psycopg2.connect(postgres.url) as admin, admin.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 2000)", (ours.info.backend_pid,))
+        admin.close()
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", lose)
+    try:
+        assert_problem(user.post("/chatroom", json={"title": "Lost"}), 503, "service_unavailable")
+    finally:
+        event.remove(engine, "before_cursor_execute", lose)
+    assert lost
+    assert user.post("/chatroom", json={"title": "Kept"}).status_code == 201
+    assert [room["title"] for room in user.get("/chatroom").json["items"]] == ["Kept"]
