@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     # Limits
     basic_daily_prompts: int = Field(5, ge=0, le=100_000)
     rate_limit_per_minute: int = Field(120, ge=0, description="Per user or IP; 0 lifts every such limit")
+    streams_per_user: int = Field(10, ge=1, description="Replies that one user may follow at once")
+    streams_per_process: int = Field(200, ge=1, description="Replies that are followed in one web process at once")
     chatroom_list_ttl_seconds: int = Field(300, ge=1)
 
     # Clients

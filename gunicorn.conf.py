@@ -7,7 +7,7 @@ bind = f"0.0.0.0:{os.environ.get('PORT', '5000')}"
 # Threads, because `Prefer: wait` and streams hold a request open without using the CPU.
 worker_class = "gthread"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-threads = int(os.environ.get("WEB_THREADS", "32"))
+threads = int(os.environ.get("WEB_THREADS", "256"))
 timeout = 60
 graceful_timeout = 25  # Render sends SIGKILL 30 s after SIGTERM
 keepalive = 75
@@ -23,3 +23,10 @@ def post_fork(_server: Any, worker: Any) -> None:
 
     with worker.app.wsgi().app_context():
         db.engine.dispose(close=False)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Let open streams end when their worker is to end, on SIGTERM as on recycling."""
+    from app.core import draining  # noqa: PLC0415 - only once the worker is there
+
+    draining.watch(lambda: not worker.alive)
