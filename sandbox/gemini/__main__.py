@@ -35,13 +35,9 @@ def require_free_port(port: int) -> None:
 
 def main() -> None:
     """Read the options and exec gunicorn, so that signals reach it directly."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sandbox.gemini", description="A stand-in for the Gemini API."
-    )
+    parser = argparse.ArgumentParser(prog="python -m sandbox.gemini", description="A stand-in for the Gemini API.")
     parser.add_argument("--port", type=int, default=8081, help="port on 127.0.0.1 (default 8081)")
-    parser.add_argument(
-        "--pace", type=float, default=0.03, help="seconds between the words of a stream (default 0.03)"
-    )
+    parser.add_argument("--pace", type=float, default=0.03, help="seconds between the words of a stream (default 0.03)")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before every answer (default 0)")
     options = parser.parse_args()
     require_free_port(options.port)

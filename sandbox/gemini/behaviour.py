@@ -118,9 +118,7 @@ def read_fields(raw: Mapping[str, Any]) -> Fields:
     for name, value in raw.items():
         known = "say" if name == "echo" else name
         if known not in READERS:
-            raise UnknownBehaviourError(
-                f"[sandbox] There is no directive {name!r}; known: {', '.join(READERS)}."
-            )
+            raise UnknownBehaviourError(f"[sandbox] There is no directive {name!r}; known: {', '.join(READERS)}.")
         if value is None:
             continue
         try:

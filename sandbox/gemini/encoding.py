@@ -49,6 +49,5 @@ def with_numbers_for_enums(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: ENUMS[key].get(item, item) if key in ENUMS else with_numbers_for_enums(item)
-        for key, item in value.items()
+        key: ENUMS[key].get(item, item) if key in ENUMS else with_numbers_for_enums(item) for key, item in value.items()
     }

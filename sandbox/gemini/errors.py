@@ -41,9 +41,7 @@ MESSAGES: Mapping[int, str] = {
     504: "Deadline expired before operation could complete.",
 }
 
-BAD_GATEWAY_PAGE = (
-    "<!DOCTYPE html><html><title>Error 502 (Server Error)!!1</title><p>Please try again.</html>\n"
-)
+BAD_GATEWAY_PAGE = "<!DOCTYPE html><html><title>Error 502 (Server Error)!!1</title><p>Please try again.</html>\n"
 
 Details = Sequence[Mapping[str, Any]]
 
@@ -92,9 +90,7 @@ def invalid_argument(message: str, *violations: tuple[str | None, str]) -> ApiEr
     """400 INVALID_ARGUMENT; each violation is (path of the field or None, description)."""
     if not violations:
         return ApiError(400, message)
-    listed = [
-        {"field": path, "description": text} if path else {"description": text} for path, text in violations
-    ]
+    listed = [{"field": path, "description": text} if path else {"description": text} for path, text in violations]
     return ApiError(
         400,
         message,

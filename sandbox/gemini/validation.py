@@ -21,13 +21,10 @@ def _names(text: str) -> frozenset[str]:
 
 
 REQUEST_FIELDS = _names(
-    "model contents tools toolConfig safetySettings systemInstruction generationConfig cachedContent "
-    "serviceTier store"
+    "model contents tools toolConfig safetySettings systemInstruction generationConfig cachedContent serviceTier store"
 )
 CONTENT_FIELDS = _names("parts role")
-PART_DATA_FIELDS = _names(
-    "text inlineData functionCall functionResponse fileData executableCode codeExecutionResult"
-)
+PART_DATA_FIELDS = _names("text inlineData functionCall functionResponse fileData executableCode codeExecutionResult")
 PART_FIELDS = PART_DATA_FIELDS | _names("thought thoughtSignature videoMetadata partMetadata mediaResolution")
 GENERATION_FIELDS = _names(
     "stopSequences responseMimeType responseSchema responseJsonSchema responseModalities candidateCount "
@@ -74,16 +71,13 @@ def read_conversation(model: str, body: Any) -> Conversation:
     _refuse_lone_surrogates(request)
     contents = _contents(request.get("contents"))
     system = request.get("systemInstruction")
-    config = _object(
-        request.get("generationConfig") or {}, "generation_config", "GenerationConfig", GENERATION_FIELDS
-    )
+    config = _object(request.get("generationConfig") or {}, "generation_config", "GenerationConfig", GENERATION_FIELDS)
     _check_generation_config(config)
     turns = tuple(Turn(content.get("role") or "user", _text(content)) for content in contents)
     if turns[-1].role == "model":
         raise ApiError(
             400,
-            "Requests ending with a model turn are not supported "
-            "unless the last part is a function response.",
+            "Requests ending with a model turn are not supported unless the last part is a function response.",
         )
     return Conversation(
         model=model,
@@ -121,8 +115,7 @@ def _part(value: Any, path: str) -> dict[str, Any]:
     if not any(part.get(field) for field in PART_DATA_FIELDS):
         raise ApiError(
             400,
-            f"* GenerateContentRequest.{path}.data: "
-            "required oneof field 'data' must have one initialized field\n",
+            f"* GenerateContentRequest.{path}.data: required oneof field 'data' must have one initialized field\n",
         )
     return part
 
@@ -132,19 +125,14 @@ def _check_generation_config(config: dict[str, Any]) -> None:
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
         raise _bad_value("generation_config.max_output_tokens", "TYPE_INT32", limit)
     if limit is not None and limit < 0:
-        raise ApiError(
-            400, "* GenerateContentRequest.generation_config.max_output_tokens: must be positive.\n"
-        )
+        raise ApiError(400, "* GenerateContentRequest.generation_config.max_output_tokens: must be positive.\n")
     temperature = config.get("temperature")
-    if temperature is not None and (
-        not isinstance(temperature, int | float) or isinstance(temperature, bool)
-    ):
+    if temperature is not None and (not isinstance(temperature, int | float) or isinstance(temperature, bool)):
         raise _bad_value("generation_config.temperature", "TYPE_FLOAT", temperature)
     if temperature is not None and not 0 <= temperature <= MAX_TEMPERATURE:
         raise ApiError(
             400,
-            "* GenerateContentRequest.generation_config.temperature: "
-            "temperature must be in the range [0.0, 2.0].\n",
+            "* GenerateContentRequest.generation_config.temperature: temperature must be in the range [0.0, 2.0].\n",
         )
     if config.get("candidateCount") not in (None, 0, 1):
         raise ApiError(400, "Multiple candidates is not enabled for this model")
@@ -161,8 +149,7 @@ def _object(value: Any, path: str, kind: str, known: frozenset[str]) -> dict[str
     if unknown:
         where = f" at '{path}'" if path else ""
         complaints = [
-            f'Invalid JSON payload received. Unknown name "{name}"{where}: Cannot find field.'
-            for name in unknown
+            f'Invalid JSON payload received. Unknown name "{name}"{where}: Cannot find field.' for name in unknown
         ]
         raise invalid_argument("\n".join(complaints), *((path or None, text) for text in complaints))
     return renamed

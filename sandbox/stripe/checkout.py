@@ -57,9 +57,7 @@ def create(here: StandIn, params: Params) -> Json:
 def _fields(here: StandIn, params: Params) -> dict[str, Any]:
     customer_id, email = as_text(params, "customer"), as_text(params, "customer_email")
     if customer_id and email:
-        raise parameter_invalid(
-            "customer", "You may only specify one of these parameters: customer, customer_email."
-        )
+        raise parameter_invalid("customer", "You may only specify one of these parameters: customer, customer_email.")
     if customer_id:
         customer = here.store.get("customer", customer_id, "customer")
         if customer.get("deleted"):
@@ -82,9 +80,7 @@ def _fields(here: StandIn, params: Params) -> dict[str, Any]:
     expires_at = as_int(params, "expires_at")
     if expires_at is not None:
         if not SHORTEST_SECONDS - 60 <= expires_at - now() <= LONGEST_SECONDS + 60:
-            raise parameter_invalid(
-                "expires_at", "The session must expire in 30 minutes to 24 hours from now."
-            )
+            raise parameter_invalid("expires_at", "The session must expire in 30 minutes to 24 hours from now.")
         fields["expires_at"] = expires_at
     return fields
 
@@ -100,15 +96,9 @@ def _line(here: StandIn, entry: Any, position: int) -> Json:
 @endpoint(blueprint, "GET", "/v1/checkout/sessions", SessionListParams)
 def index(here: StandIn, params: Params) -> Json:
     """List sessions by customer, status, subscription."""
-    wanted = {
-        name: as_text(params, name) for name in ("customer", "status", "subscription") if name in params
-    }
-    sessions = [
-        here.payments.session(session["id"]) for session in here.store.newest_first("checkout.session")
-    ]
-    fitting = [
-        session for session in sessions if all(session[name] == value for name, value in wanted.items())
-    ]
+    wanted = {name: as_text(params, name) for name in ("customer", "status", "subscription") if name in params}
+    sessions = [here.payments.session(session["id"]) for session in here.store.newest_first("checkout.session")]
+    fitting = [session for session in sessions if all(session[name] == value for name, value in wanted.items())]
     return page(fitting, params, "/v1/checkout/sessions")
 
 

@@ -177,9 +177,7 @@ def requests_seen() -> Response:
     """The calls under /v1, oldest first; never with their key. `?path=` and `?method=` select."""
     path, method = request.args.get("path", ""), request.args.get("method", "").upper()
     calls = [
-        call
-        for call in list(stand_in().calls)
-        if call["path"].startswith(path) and method in ("", call["method"])
+        call for call in list(stand_in().calls) if call["path"].startswith(path) and method in ("", call["method"])
     ]
     return jsonify({"requests": calls})
 

@@ -65,9 +65,7 @@ def parameter_invalid(param: str, message: str, code: str | None = None) -> Stri
 
 def unrecognized_url(method: str, path: str) -> StripeError:
     """A path that the stand-in does not know."""
-    message = (
-        f"Unrecognized request URL ({method}: {path}). The stand-in does not speak this part of the API."
-    )
+    message = f"Unrecognized request URL ({method}: {path}). The stand-in does not speak this part of the API."
     return StripeError(404, message, keep=False)
 
 

@@ -46,9 +46,7 @@ class Events:
         """Make one event of the object as it is now, to be sent at the next `flush`; returns its id."""
         return self.make(kind, item, previous)["id"]  # type: ignore[no-any-return]
 
-    def make(
-        self, kind: str, item: Json, previous: Json | None = None, api_version: str | None = None
-    ) -> Json:
+    def make(self, kind: str, item: Json, previous: Json | None = None, api_version: str | None = None) -> Json:
         """As `emit`, optionally of another API version; returns the whole event."""
         in_request = has_request_context()
         event: Json = {

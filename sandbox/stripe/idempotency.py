@@ -32,9 +32,7 @@ class IdempotencyKeys:
         `finish` or `abandon` must follow.
         """
         if len(key) > MAX_KEY_CHARS:
-            raise StripeError(
-                400, f"Idempotency keys are at most {MAX_KEY_CHARS} characters long.", keep=False
-            )
+            raise StripeError(400, f"Idempotency keys are at most {MAX_KEY_CHARS} characters long.", keep=False)
         print_of = _fingerprint(method, path, params)
         with self._store.lock, self._lock:
             kept = self._store.table("idempotency").get(key)

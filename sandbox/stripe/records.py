@@ -20,9 +20,7 @@ blueprint = Blueprint("records", __name__)
 @endpoint(blueprint, "GET", "/v1/invoices", InvoiceListParams)
 def list_invoices(here: StandIn, params: Params) -> Json:
     """List invoices by customer, status, subscription."""
-    customer, status, subscription = (
-        as_text(params, name) for name in ("customer", "status", "subscription")
-    )
+    customer, status, subscription = (as_text(params, name) for name in ("customer", "status", "subscription"))
     invoices = [
         invoice
         for invoice in here.store.newest_first("invoice")

@@ -139,9 +139,7 @@ def running_stripe_stand_in(
     port: int | None = None,
 ) -> Iterator[RunningStandIn]:
     """A running stand-in, ended with the block; webhooks are retried quickly."""
-    running = start_stripe_stand_in(
-        webhook_url=webhook_url, webhook_secret=webhook_secret, state=state, port=port
-    )
+    running = start_stripe_stand_in(webhook_url=webhook_url, webhook_secret=webhook_secret, state=state, port=port)
     try:
         running.webhooks(retry_delays=FAST_RETRIES)
         yield running

@@ -28,9 +28,7 @@ def stand_in(running: RunningStandIn) -> RunningStandIn:
     return running
 
 
-def sdk(
-    url: str, key: str = "sk_test_123456789", *, retries: int = 0, read_timeout: float = 5
-) -> stripe.StripeClient:
+def sdk(url: str, key: str = "sk_test_123456789", *, retries: int = 0, read_timeout: float = 5) -> stripe.StripeClient:
     """The real SDK, pointed at the stand-in."""
     return stripe.StripeClient(
         key,

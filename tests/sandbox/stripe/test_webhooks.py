@@ -115,9 +115,7 @@ def test_the_state_survives_a_restart_and_so_do_undelivered_webhooks(tmp_path, r
         assert receiver.types(1) == ["customer.created"]
         second.behave(path="/v1/customers", hang=True)
         with pytest.raises(requests.ReadTimeout):
-            requests.get(
-                f"{second.url}/v1/customers", headers={"Authorization": "Bearer sk_test_1"}, timeout=0.2
-            )
+            requests.get(f"{second.url}/v1/customers", headers={"Authorization": "Bearer sk_test_1"}, timeout=0.2)
         began = time.monotonic()
         second.stop()
         assert time.monotonic() - began < 2
