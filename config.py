@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     app_env: AppEnv = AppEnv.DEVELOPMENT
     port: int = Field(5000, ge=1, le=65_535)
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: Literal["", "json", "readable"] = Field("", description="Empty: json in production, else readable")
     metrics_token: str = Field("", description="Bearer token of /metrics; without it there is none in production")
 
     # Where data lives
@@ -101,6 +102,8 @@ class Settings(BaseSettings):
     # Limits
     basic_daily_prompts: int = Field(5, ge=0, le=100_000)
     rate_limit_per_minute: int = Field(120, ge=0, description="Per user or IP; 0 lifts every such limit")
+    streams_per_user: int = Field(10, ge=1, description="Replies that one user may follow at once")
+    streams_per_process: int = Field(200, ge=1, description="Replies that are followed in one web process at once")
     chatroom_list_ttl_seconds: int = Field(300, ge=1)
 
     # Clients
@@ -119,6 +122,10 @@ class Settings(BaseSettings):
     @property
     def is_production(self) -> bool:
         return self.app_env is AppEnv.PRODUCTION
+
+    @property
+    def logs_json(self) -> bool:
+        return self.log_format == "json" or (not self.log_format and self.is_production)
 
 
 def load_settings(**overrides: Any) -> Settings:

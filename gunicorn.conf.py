@@ -24,9 +24,9 @@ worker_class = "gthread"
 # process that ends is not missed. More than the cores would only share them.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
-# As many requests as may wait at once in one process; each costs a thread's stack and no CPU. Many threads that
+# As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. Many threads that
 # compute at once cost throughput (the interpreter's lock), so this is no place to make a service faster.
-threads = int(os.environ.get("WEB_THREADS") or "32")
+threads = int(os.environ.get("WEB_THREADS") or "256")
 
 # ── How long ─────────────────────────────────────────────────────────────────
 # A process whose main thread says nothing for this long is killed. Its threads may take longer: waits are 20 seconds.
@@ -72,8 +72,9 @@ class Logger(glogging.Logger):  # type: ignore[misc]
         from app.core.logs import configure_logging, log_through_root  # noqa: PLC0415 - after `prepare_metrics`
 
         super().setup(cfg)
-        as_json = os.environ.get("APP_ENV", "").strip().lower() == "production"
-        configure_logging(level="INFO", as_json=as_json)
+        usual = "json" if os.environ.get("APP_ENV", "").strip().lower() == "production" else "readable"
+        form = os.environ.get("LOG_FORMAT", "").strip() or usual
+        configure_logging(level="INFO", as_json=form == "json")
         log_through_root("gunicorn.error", "gunicorn.access")
 
 
@@ -86,6 +87,13 @@ def post_fork(_server: Any, worker: Any) -> None:
 
     with worker.app.wsgi().app_context():
         db.engine.dispose(close=False)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Let open streams end when their worker is to end, on SIGTERM as on recycling."""
+    from app.core import draining  # noqa: PLC0415 - only once the worker is there
+
+    draining.watch(lambda: not worker.alive)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 def create_app(settings: "Settings | None" = None) -> Flask:
     """A new application. settings: read from the environment when None. Raises config.ConfigError."""
     settings = settings or load_settings()
-    configure_logging(
-        level=settings.log_level, as_json=settings.is_production, secrets=secrets_of(settings.model_dump())
-    )
+    configure_logging(level=settings.log_level, as_json=settings.logs_json, secrets=secrets_of(settings.model_dump()))
     app = Flask(__name__, static_folder=None)
     app.json = DefaultJSONProvider(app)
     app.json.sort_keys = False  # fields come in the order that the schemas declare

@@ -10,7 +10,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, registry
 
-from app.core.database_waits import STATEMENT_TIMEOUT_MS, bound_waits
+from app.core.database_waits import STATEMENT_TIMEOUT_MS, BoundedConnection, bound_waits
 
 POOL_TIMEOUT_SECONDS = 1.8  # with a ping and a new connection behind it, still within 5 seconds
 LOCK_TIMEOUT_MS = 2_000
@@ -72,6 +72,7 @@ def engine_options(pool_size: int) -> dict[str, Any]:
         "pool_pre_ping": True,
         "pool_recycle": 1_800,
         "connect_args": {
+            "connection_factory": BoundedConnection,
             "application_name": "gemini-backend",
             "tcp_user_timeout": 3_000,
             "keepalives_idle": 30,

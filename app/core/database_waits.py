@@ -5,6 +5,7 @@ frozen. psycopg2 lets us wait in its stead, by poll(2), which costs about 3 µs 
 process's, and every thread runs it on its own connection.
 """
 
+import math
 import select
 import time
 from collections.abc import Iterator
@@ -20,7 +21,11 @@ PING_SECONDS = 1.0  # a connection that is slower than this to say it is alive i
 STATEMENT_TIMEOUT_MS = 4_000  # what the server is told
 ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs has the first word
 
-_answer_seconds: ContextVar[float] = ContextVar("answer_seconds", default=ANSWER_SECONDS)
+_patience_seconds: ContextVar[float | None] = ContextVar("patience_seconds", default=None)
+
+
+class BoundedConnection(extensions.connection):  # type: ignore[misc]
+    """A connection of our pool, whose statements are bounded; those of others in this process are not."""
 
 
 def bound_waits() -> None:
@@ -31,11 +36,11 @@ def bound_waits() -> None:
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
     """Let statements of this thread take longer, for migrations and other work without a client."""
-    token = _answer_seconds.set(seconds)
+    token = _patience_seconds.set(seconds)
     try:
         yield
     finally:
-        _answer_seconds.reset(token)
+        _patience_seconds.reset(token)
 
 
 def wait_for_answer(connection: Any) -> None:
@@ -48,7 +53,7 @@ def wait_for_answer(connection: Any) -> None:
         poller = select.poll()  # made anew, for libpq may change the socket while it connects
         poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
         left = deadline - time.monotonic()
-        if left <= 0 or not poller.poll(left * 1_000):
+        if left <= 0 or not poller.poll(None if left == math.inf else left * 1_000):
             raise psycopg2.OperationalError("PostgreSQL does not answer in time")
 
 
@@ -56,6 +61,9 @@ def seconds_allowed(connection: Any) -> float:
     """How long this wait may take: for a connection, for a sign of life, or for a statement."""
     if connection.status not in {extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED}:
         return CONNECT_SECONDS
+    if not isinstance(connection, BoundedConnection):
+        return math.inf
+    if (patience_seconds := _patience_seconds.get()) is not None:
+        return patience_seconds
     # Outside of a transaction the pool alone says something: its ping.
-    answer_seconds = _answer_seconds.get()
-    return min(PING_SECONDS, answer_seconds) if connection.autocommit else answer_seconds
+    return PING_SECONDS if connection.autocommit else ANSWER_SECONDS

@@ -65,6 +65,13 @@ class BoundedCall:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
+def talk_through(connection: socket.socket) -> None:
+    """Tell this thread's call, if it makes one, which socket it waits at from now on."""
+    call: BoundedCall | None = getattr(_of_thread, "call", None)
+    if call is not None:
+        call.talk_through(connection)
+
+
 class _Reporting:
     """Tells the thread's call which socket a request goes through, new or kept alive."""
 

@@ -1,42 +1,142 @@
-"""What happens to a reply, told to whoever waits for it: a Redis stream for each reply.
+"""What happens to a reply, told to whoever waits for it: a Redis stream for each reply, bounded and expiring.
 
-PostgreSQL holds the truth; a lost event costs a waiter its early wake-up and nothing else.
+An entry is a piece of text, a status or an end, each with the attempt it belongs to. PostgreSQL holds the
+truth: what is lost here costs a waiter its early wake-up and nothing else.
 """
 
 import logging
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import redis
 
 from app.core.redis_clients import MAX_BLOCK_SECONDS, redis_client
+from app.messages.models import Status
 
 log = logging.getLogger(__name__)
 
-STREAM_TTL_SECONDS = 600
+STREAM_TTL_SECONDS = 600  # longer than any reply takes; later readers are served from PostgreSQL
+MAX_ENTRIES = 5_000
+READ_AT_ONCE = 200
+STOP_CHANNEL = "replies:stop"
+FROM_THE_START = "0"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a reply's stream.
+
+    piece: text, which ends at `offset` characters of the attempt's text. status: a state that was reached; a
+    final one is the end of the attempt.
+    """
+
+    attempt: int
+    piece: str = ""
+    offset: int = 0
+    status: Status | None = None
+
+    @property
+    def is_end(self) -> bool:
+        return self.status is not None and self.status.is_final
 
 
 def stream_key(reply_id: UUID) -> str:
     return f"reply:{reply_id}:events"
 
 
-def announce_end(reply_id: UUID, status: str) -> None:
-    """Wake whoever waits for the reply. Raises redis.RedisError."""
+def publish(reply_id: UUID, entry: Entry) -> str:
+    """Append an entry; its id in the stream. Raises redis.RedisError."""
+    fields: dict[Any, Any] = {"attempt": entry.attempt}
+    fields |= {"piece": entry.piece, "offset": entry.offset} if entry.piece else {}
+    fields |= {"status": entry.status.value} if entry.status else {}
     pipeline = redis_client().pipeline(transaction=False)
-    pipeline.xadd(stream_key(reply_id), {"end": status}, maxlen=1_000, approximate=True)
+    pipeline.xadd(stream_key(reply_id), fields, maxlen=MAX_ENTRIES, approximate=True)
     pipeline.expire(stream_key(reply_id), STREAM_TTL_SECONDS)
-    pipeline.execute()
+    return str(pipeline.execute()[0].decode())
+
+
+def read(client: redis.Redis, reply_id: UUID, after: str, *, seconds: float) -> tuple[str, list[Entry]]:
+    """Entries behind the id `after`, waiting up to `seconds` for the first; and the last one's id.
+
+    client: a blocking one. Raises redis.RedisError.
+    """
+    block_ms = max(1, int(min(seconds, MAX_BLOCK_SECONDS) * 1_000))
+    answer: Any = client.xread({stream_key(reply_id): after}, count=READ_AT_ONCE, block=block_ms)
+    entries = answer[0][1] if answer else []
+    return (entries[-1][0].decode() if entries else after), [parse(fields) for _, fields in entries]
+
+
+def pieces_until(reply_id: UUID, last_id: str, attempt: int) -> str:
+    """The text that an attempt had written when the entry `last_id` was made. Raises redis.RedisError."""
+    entries: Any = redis_client().xrange(stream_key(reply_id), max=last_id)
+    text = ""
+    for entry in (parse(fields) for _, fields in entries):
+        if entry.attempt == attempt and entry.offset - len(entry.piece) == len(text):
+            text += entry.piece
+    return text
+
+
+def parse(fields: dict[bytes, bytes]) -> Entry:
+    status = fields.get(b"status")
+    return Entry(
+        attempt=int(fields[b"attempt"]),
+        piece=fields.get(b"piece", b"").decode(),
+        offset=int(fields.get(b"offset", 0)),
+        status=Status(status.decode()) if status else None,
+    )
+
+
+def stop_generating(reply_id: UUID) -> None:
+    """Tell every worker that nobody wants this reply any more. Raises redis.RedisError."""
+    redis_client().publish(STOP_CHANNEL, str(reply_id))
+
+
+def unwanted_replies() -> Iterator[UUID | None]:
+    """Replies that `stop_generating` names, as it does; None from time to time. Raises redis.RedisError."""
+    client: Any = redis_client(blocking=True)
+    with client.pubsub(ignore_subscribe_messages=True) as subscription:
+        subscription.subscribe(STOP_CHANNEL)
+        while True:
+            message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
+            yield UUID(message["data"].decode()) if message else None
 
 
 def wait_for_end(reply_id: UUID, seconds: float) -> None:
     """Return when the reply has ended, when `seconds` are over, or when Redis is gone."""
     deadline = time.monotonic() + seconds
+    last_id = FROM_THE_START
     while (left := deadline - time.monotonic()) > 0:
-        block_ms = max(1, int(min(left, MAX_BLOCK_SECONDS) * 1_000))
         try:
-            events = redis_client(blocking=True).xread({stream_key(reply_id): "0"}, block=block_ms)
+            last_id, entries = read(redis_client(blocking=True), reply_id, last_id, seconds=left)
         except redis.RedisError:
             log.warning("Redis went away while a request waited for its reply")
             return
-        if events:
+        if any(entry.is_end for entry in entries):
             return
+
+
+class Publisher:
+    """Passes the pieces of one attempt on. Redis gone: the rest is not passed on, and the reply goes on."""
+
+    def __init__(self, reply_id: UUID, attempt: int) -> None:
+        self.reply_id = reply_id
+        self.attempt = attempt
+        self.offset = 0
+        self.lost = False
+        self._publish(Entry(attempt, status=Status.GENERATING))
+
+    def pass_on(self, piece: str) -> None:
+        self.offset += len(piece)
+        self._publish(Entry(self.attempt, piece=piece, offset=self.offset))
+
+    def _publish(self, entry: Entry) -> None:
+        if self.lost:
+            return
+        try:
+            publish(self.reply_id, entry)
+        except redis.RedisError:
+            log.warning("Redis went away in the middle of a streamed reply; it goes on without")
+            self.lost = True

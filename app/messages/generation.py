@@ -25,7 +25,7 @@ from app.integrations.model_calls import (
 )
 from app.messages.breaker import Breaker
 from app.messages.conversation import conversation
-from app.messages.events import announce_end
+from app.messages.events import Entry, Publisher, publish
 from app.messages.lease_keeper import LeaseKeeper
 from app.messages.leases import Claim, claim_reply, next_in_room, write
 from app.messages.models import ErrorCode, Status
@@ -78,7 +78,13 @@ class Generator:
         seconds = settings().gemini_timeout
         try:
             with self.keeper.hold(claim, seconds=seconds) as call:
-                answer = self.model.generate(turns, call, timeout_seconds=seconds)
+                answer = self.model.generate(
+                    turns,
+                    call,
+                    timeout_seconds=seconds,
+                    request_id=claim.request_id,
+                    on_piece=Publisher(claim.reply_id, claim.attempt).pass_on if claim.streamed else None,
+                )
         except CallAborted:
             self.breaker.record(answered=None)
             return self.hand_back(claim)
@@ -133,7 +139,7 @@ class Generator:
             following = next_in_room(claim.chatroom_id)
             if following is not None:
                 current.after_commit(lambda: ring(GENERATE_REPLY, str(following)))
-            current.after_commit(lambda: announce_end(claim.reply_id, status))
+            current.after_commit(lambda: publish(claim.reply_id, Entry(claim.attempt, status=status)))
         return str(code or status)
 
     def retry_or_fail(self, claim: Claim, error: ModelUnavailable) -> str:

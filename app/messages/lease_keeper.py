@@ -1,19 +1,27 @@
-"""Keeps the leases of a worker process alive while it generates, in one thread for all of them."""
+"""Keeps the leases of a worker process alive while it generates, and ends the calls that nobody wants any more.
+
+One thread renews all leases, another one listens for canceled replies.
+"""
 
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from flask import Flask
+from redis.exceptions import RedisError
 
 from app.core.logs import first_line
 from app.core.transactions import transaction
 from app.integrations.bounded_calls import BoundedCall
+from app.messages.events import unwanted_replies
 from app.messages.leases import Claim, renew
 
 log = logging.getLogger(__name__)
+
+LISTEN_AGAIN_SECONDS = 1.0
 
 
 class LeaseKeeper:
@@ -27,6 +35,7 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._started = False
         self._leaving = False
+        self._closed = threading.Event()
 
     @contextmanager
     def hold(self, claim: Claim, *, seconds: float) -> Iterator[BoundedCall]:
@@ -35,7 +44,8 @@ class LeaseKeeper:
             with self._lock:
                 self._held[claim] = call
                 if not self._started:
-                    threading.Thread(target=self._run, name="lease-keeper", daemon=True).start()
+                    for work in (self._renew, self._listen):
+                        threading.Thread(target=work, name=f"lease-keeper{work.__name__}", daemon=True).start()
                     self._started = True
             if self._leaving:
                 call.abort()
@@ -51,6 +61,10 @@ class LeaseKeeper:
         timer.daemon = True
         timer.start()
 
+    def close(self) -> None:
+        """Let the threads end, for whoever makes more than one keeper."""
+        self._closed.set()
+
     def _leave(self) -> None:
         self._leaving = True
         calls = self._snapshot()
@@ -63,9 +77,8 @@ class LeaseKeeper:
         with self._lock:
             return dict(self._held)
 
-    def _run(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(self.lease.total_seconds() / 3):
+    def _renew(self) -> None:
+        while not self._closed.wait(self.lease.total_seconds() / 3):
             held = self._snapshot()
             if not held:
                 continue
@@ -78,3 +91,21 @@ class LeaseKeeper:
             for claim, call in held.items():
                 if claim.reply_id not in still_held:
                     call.abort()
+
+    def _listen(self) -> None:
+        """End the calls of canceled replies at once; without Redis their leases tell, a little later."""
+        while not self._closed.is_set():
+            try:
+                with self.app.app_context():
+                    for reply_id in unwanted_replies():
+                        self._abort(reply_id)
+                        if self._closed.is_set():
+                            return
+            except RedisError as error:
+                log.warning("Redis is away (%s); cancellations take until a lease is renewed", first_line(error))
+                self._closed.wait(LISTEN_AGAIN_SECONDS)
+
+    def _abort(self, reply_id: UUID | None) -> None:
+        for claim, call in self._snapshot().items():
+            if claim.reply_id == reply_id:
+                call.abort()

@@ -38,6 +38,7 @@ class Claim:
     created_at: datetime
     started_at: datetime
     request_id: str | None
+    streamed: bool
 
 
 WAITS_ITS_TURN = exists().where(
@@ -79,6 +80,7 @@ CLAIM = (
         messages.c.created_at,
         messages.c.started_at,
         messages.c.request_id,
+        messages.c.streamed,
     )
 )
 NEXT_IN_ROOM = (

@@ -81,6 +81,7 @@ class Message(db.Model):  # type: ignore[name-defined,misc]
     completed_at: Mapped[datetime | None]
 
     # How the generation of a reply stands
+    streamed: Mapped[bool] = mapped_column(default=False)
     request_id: Mapped[str | None] = mapped_column(String(128))
     attempt: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)

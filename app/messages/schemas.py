@@ -70,6 +70,22 @@ class PromptHeaders(ma.Schema):
     )
 
 
+class StreamHeaders(ma.Schema):
+    """Where to go on."""
+
+    class Meta:
+        unknown = ma.EXCLUDE
+
+    last_event_id = ma.fields.String(
+        data_key="Last-Event-ID",
+        load_default="",
+        metadata={
+            "description": "The `id` of the last event that arrived; anything else is ignored.",
+            "example": "1:42",
+        },
+    )
+
+
 class ErrorOut(Schema):
     """Why a reply failed."""
 
@@ -142,6 +158,29 @@ class ChatroomWithMessagesOut(ChatroomOut):
     )
 
 
+class StreamEventOut(Schema):
+    """One Server-Sent Event of a reply's stream."""
+
+    event = ma.fields.String(
+        validate=ma.validate.OneOf(["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"]),
+        metadata={"description": "What happened."},
+    )
+    id = ma.fields.String(metadata={"description": "`attempt:characters so far`, for `Last-Event-ID`."})
+    data = ma.fields.Nested(
+        ma.Schema.from_dict(
+            {
+                "status": ma.fields.Enum(Status, by_value=True, metadata={"description": "With `status`."}),
+                "text": ma.fields.String(metadata={"description": "With `delta`: the next piece."}),
+                "message": ma.fields.Nested(
+                    MessageOut, metadata={"description": "With `completed`, `failed` and `canceled`."}
+                ),
+            },
+            name="StreamEventData",
+        ),
+        metadata={"description": "JSON; `{}` with `reset` and `reconnect`."},
+    )
+
+
 EXAMPLE_PROMPT: dict[str, Any] = {
     "id": "0192d3a4-7100-7d11-b0c1-1123456789ab",
     "chatroom_id": EXAMPLE_CHATROOM["id"],
@@ -170,3 +209,19 @@ EXAMPLE_REPLY: dict[str, Any] = EXAMPLE_QUEUED | {
     "usage": {"prompt_tokens": 12, "output_tokens": 48},
     "completed_at": "2026-11-21T09:32:02.000000Z",
 }
+EXAMPLE_EVENTS = """\
+event: status
+data: {"status": "generating"}
+
+event: delta
+data: {"text": "DNS is "}
+id: 1:7
+
+event: delta
+data: {"text": "the phone book…"}
+id: 1:22
+
+event: completed
+data: {"message": {"id": "…", "status": "completed", "text": "DNS is the phone book…"}}
+id: 1:22
+"""

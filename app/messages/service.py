@@ -48,6 +48,7 @@ def accept_prompt(
     chatroom_id: UUID,
     text: str,
     *,
+    streamed: bool = False,
     idempotency_key: str | None = None,
     fingerprint: str = "",
     now: datetime,
@@ -55,7 +56,7 @@ def accept_prompt(
     """Store a prompt with its pending reply, spend a prompt of the day, and queue the generation.
 
     All of it happens while the user's row is locked, so of parallel requests one after the other.
-    fingerprint: what an Idempotency-Key may come again with.
+    streamed: whether the reply is to be had piece by piece. fingerprint: what an Idempotency-Key may come again with.
     Raises NotFound, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then nothing was stored or spent.
     """
     require_redis()
@@ -69,7 +70,7 @@ def accept_prompt(
         position = take_turns(chatroom_id, user_id, 2, now)
         if position is None:
             raise NotFound
-        prompt, reply = new_turn(chatroom_id, position, text, now)
+        prompt, reply = new_turn(chatroom_id, position, text, streamed=streamed, now=now)
         usage = spend_prompt(user, tier, reply.id, now)
         if idempotency_key:
             idempotency.remember(user_id, idempotency_key, fingerprint, prompt.id, now)
@@ -78,7 +79,7 @@ def accept_prompt(
     return Accepted(prompt, reply, usage)
 
 
-def new_turn(chatroom_id: UUID, position: int, text: str, now: datetime) -> tuple[Message, Message]:
+def new_turn(chatroom_id: UUID, position: int, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
     """A prompt and its pending reply, in the session."""
     prompt = Message(
         id=new_id(),
@@ -98,6 +99,7 @@ def new_turn(chatroom_id: UUID, position: int, text: str, now: datetime) -> tupl
         status=Status.QUEUED,
         in_reply_to=prompt.id,
         created_at=now,
+        streamed=streamed,
         rung_at=now,
         request_id=request_id(),
     )

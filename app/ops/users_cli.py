@@ -24,7 +24,7 @@ users = AppGroup(
 )
 
 
-class UserParam(click.ParamType):
+class UserParam(click.ParamType):  # type: ignore[type-arg]
     """An id or a number of somebody who is there."""
 
     name = "user"

@@ -20,12 +20,7 @@ def upgrade() -> None:
         sa.Column(
             "purpose",
             sa.Enum(
-                "login",
-                "reset_password",
-                name="purpose_is_known",
-                native_enum=False,
-                create_constraint=True,
-                length=32,
+                "login", "reset_password", name="purpose_is_known", native_enum=False, create_constraint=True, length=32
             ),
             nullable=False,
         ),
@@ -140,6 +135,7 @@ def upgrade() -> None:
         sa.Column("in_reply_to", sa.Uuid(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("streamed", sa.Boolean(), nullable=False),
         sa.Column("request_id", sa.String(length=128), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
@@ -152,8 +148,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name=op.f("ck_messages_failed_has_code")),
         sa.CheckConstraint(
-            "(status = 'generating') = (lease_expires_at IS NOT NULL)",
-            name=op.f("ck_messages_generating_has_lease"),
+            "(status = 'generating') = (lease_expires_at IS NOT NULL)", name=op.f("ck_messages_generating_has_lease")
         ),
         sa.CheckConstraint(
             "role = 'model' OR (text IS NOT NULL AND status = 'completed')",
@@ -227,9 +222,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index(
-        "ix_prompt_charges_spent",
-        table_name="prompt_charges",
-        postgresql_where=sa.text("given_back_at IS NULL"),
+        "ix_prompt_charges_spent", table_name="prompt_charges", postgresql_where=sa.text("given_back_at IS NULL")
     )
     op.drop_index(op.f("ix_prompt_charges_reply_id"), table_name="prompt_charges")
     op.drop_table("prompt_charges")
@@ -242,9 +235,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("status IN ('queued', 'generating')"),
     )
     op.drop_index(
-        "ix_messages_unfinished",
-        table_name="messages",
-        postgresql_where=sa.text("status IN ('queued', 'generating')"),
+        "ix_messages_unfinished", table_name="messages", postgresql_where=sa.text("status IN ('queued', 'generating')")
     )
     op.drop_table("messages")
     op.drop_index(op.f("ix_pro_grants_user_id"), table_name="pro_grants")

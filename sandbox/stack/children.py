@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -74,16 +74,19 @@ def stop(
     process.wait()
 
 
-def end_foreign(pid: int, how: signal.Signals, *, seconds: float) -> None:
-    """End a process that an earlier run left behind; the caller knows that it is one of ours."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        family = process.children(recursive=True)
-        process.send_signal(how)
-        _, alive = psutil.wait_procs([process, *family], timeout=seconds)
-        for survivor in alive:
+def end_orphans(pids: Iterable[int], how: signal.Signals, *, seconds: float) -> None:
+    """End processes that an earlier run left behind, and theirs; the caller knows that they are ours."""
+    family = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            family += [process, *process.children(recursive=True)]
+            process.send_signal(how)
+    _, survivors = psutil.wait_procs(family, timeout=seconds)
+    for survivor in survivors:
+        with contextlib.suppress(psutil.NoSuchProcess):
             survivor.kill()
-        psutil.wait_procs(alive, timeout=5)
+    psutil.wait_procs(survivors, timeout=5)
 
 
 def command_of(pid: int) -> list[str]:

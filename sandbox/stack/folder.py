@@ -6,15 +6,16 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sandbox.stack import children
 from sandbox.stack.errors import StackError
 from sandbox.stack.waiting import wait_until
 
 _CLOCK_SLACK_SECONDS = 1.0
-_LEFTOVER_SECONDS = 10.0
+_LEFTOVER_SECONDS = 4.0  # they were told to end when their runner was killed, and their servers are gone
 _HANDOVER_SECONDS = 1.0  # a runner that is just leaving
 
 
@@ -33,16 +34,22 @@ class Lock:
 
     def end_leftovers(self) -> None:
         """End what a killed stack left running; a process id that is somebody else's by now is left alone."""
-        with suppress(ValueError, KeyError, TypeError, AttributeError):
-            for pid, began in json.loads(self._path.read_text())["processes"].values():
-                now = children.started_at(pid)
-                if now is not None and abs(now - began) < _CLOCK_SLACK_SECONDS:
-                    children.end_foreign(pid, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)
+        orphans = [pid for pid, began in self._recorded() if _is_same(pid, began)]
+        children.end_orphans(orphans, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)
         self._write({"pid": os.getpid()})
 
     def clear(self) -> None:
         """Forget everything: nothing runs any more."""
         os.ftruncate(self._descriptor, 0)
+
+    def _recorded(self) -> list[tuple[int, float]]:
+        try:
+            return [(int(pid), float(began)) for pid, began in self._read()["processes"].values()]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return []
+
+    def _read(self) -> Any:
+        return json.loads(self._path.read_text())
 
     def _write(self, content: object) -> None:
         text = json.dumps(content).encode()
@@ -73,6 +80,11 @@ def locked(var: Path) -> Iterator[Lock]:
             _hand_over(var)
     finally:
         os.close(descriptor)
+
+
+def _is_same(pid: int, began: float) -> bool:
+    now = children.started_at(pid)
+    return now is not None and abs(now - began) < _CLOCK_SLACK_SECONDS
 
 
 def _hand_over(var: Path) -> None:

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Makes .venv with everything that development and the sandbox need. Called by make as: install.sh PYTHON STAMP
 # The stamp is written last and holds the folder's path, so an install that was cut short or moved is done again.
+# The mark is written first: nothing is ever deleted that was not made here.
 set -u
 wanted=$1
 stamp=$2
 venv=$(dirname "$stamp")
+mark=$venv/.made-by-make
 
 refuse() {
     echo "$1" >&2
@@ -34,15 +36,25 @@ fi
     refuse "$python cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt install python3-venv)."
 
 if ! [ -w . ] || { [ -e "$venv" ] && ! [ -w "$venv" ]; }; then
-    refuse "Cannot write to $(pwd): the packages and the data go there."
+    refuse "Cannot write to $(pwd -P): the packages and the data go there."
+fi
+
+fresh=
+if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(pwd -P)" ]; then
+    fresh=yes
+    if [ -L "$venv" ] || { [ -e "$venv" ] && ! [ -e "$mark" ]; }; then
+        refuse "$venv is there and was not made by make: move it away first, so that nothing in it is lost."
+    fi
 fi
 
 echo "Installing packages into $venv, about a minute the first time …"
 report=$(mktemp) || exit 1
 trap 'rm -f "$report"' EXIT
 trap 'exit 1' HUP INT TERM
-if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(pwd)" ]; then
-    "$python" -m venv --clear "$venv" >"$report" 2>&1 || {
+if [ -n "$fresh" ]; then
+    rm -rf "$venv"
+    mkdir "$venv" && : >"$mark" || exit 1
+    "$python" -m venv "$venv" >"$report" 2>&1 || {
         cat "$report" >&2
         refuse "$python could not make $venv: see above."
     }
@@ -53,4 +65,4 @@ rm -f "$stamp"
     tail -n 15 "$report" >&2
     refuse "The packages could not be installed: see above, then run make again."
 }
-pwd >"$stamp"
+pwd -P >"$stamp"

@@ -10,7 +10,7 @@ trap 'exit 1' HUP INT TERM
 
 "$python" -m venv "$tools"
 "$tools/bin/python" -m pip install --quiet --disable-pip-version-check pip-tools
-for name in requirements requirements-dev; do
+for name in requirements requirements-genai requirements-dev; do
     CUSTOM_COMPILE_COMMAND="make pins" "$tools/bin/python" -m piptools compile --quiet \
         --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
         --strip-extras --annotation-style=line "$@" --output-file "$name.txt" "$name.in"

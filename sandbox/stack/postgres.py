@@ -59,8 +59,9 @@ class PostgresServer(Server):
 
     @property
     def _socket_folder(self) -> Path:
-        """The server's own folder, or a short one that stands for it."""
-        if len(os.fsencode(self.folder / _SOCKET_NAME)) <= _MAX_SOCKET_PATH_BYTES:
+        """The server's own folder, or a short one that stands for it; the setting is a list with commas."""
+        path = str(self.folder / _SOCKET_NAME)
+        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES and not set(path) & set(',"'):
             return self.folder
         return Path(tempfile.gettempdir()) / f"postgres-{accounts.short_name(self.folder)}"
 

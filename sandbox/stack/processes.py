@@ -25,8 +25,8 @@ from sandbox.stack.waiting import wait_until
 
 _DRAIN_SECONDS = 25.0  # Render sends SIGKILL 30 s after SIGTERM
 _LAST_LINES_SECONDS = 1.0
-_SILENCE_SECONDS = 1.2
-_CHATTER_SECONDS = 4.0
+_SILENCE_SECONDS = 0.7
+_CHATTER_SECONDS = 3.0
 _NAME_WIDTH = 8
 
 

@@ -143,7 +143,7 @@ class Server(ABC):
         except (OSError, ValueError, IndexError):
             return
         if self.owns(children.command_of(pid)):
-            children.end_foreign(pid, self.stop_signal, seconds=_STOP_SECONDS)
+            children.end_orphans([pid], self.stop_signal, seconds=_STOP_SECONDS)
         if not self.owns(children.command_of(pid)):
             self.pid_file.unlink(missing_ok=True)
 

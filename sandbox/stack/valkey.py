@@ -45,8 +45,8 @@ class ValkeyServer(Server):
             "bind": "127.0.0.1",
             "port": str(self._port),
             "requirepass": self._password,
-            "dir": f'"{self.folder}"',
-            "pidfile": f'"{self.pid_file}"',
+            "dir": _quoted(self.folder),
+            "pidfile": _quoted(self.pid_file),
             "appendonly": "yes" if self._append_only else "no",
             "save": '""',
             "maxmemory-policy": "noeviction",  # a broker must refuse rather than forget
@@ -65,3 +65,8 @@ class ValkeyServer(Server):
 
     def owns(self, command: list[str]) -> bool:
         return str(self._configuration) in command
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -140,11 +140,11 @@ def test_every_success_has_an_example_that_fits_its_schema(operations, descripti
             if status == "204":
                 assert "content" not in response, operation
                 continue
-            for media in response["content"].values():
+            for kind, media in response["content"].items():
                 shown = examples(media)
                 assert shown, f"{operation}: no example for {status}"
                 for example in shown:
-                    if "schema" in media:
+                    if kind == "application/json" and "schema" in media:
                         validator(media["schema"], description).validate(example)
 
 

@@ -243,6 +243,8 @@ def test_lists_come_from_postgres_within_two_seconds_without_redis(own_valkey, p
 
 def test_readiness_names_both_when_both_are_gone(own_postgres, own_valkey, web):
     with frozen(own_valkey), frozen(own_postgres):
+        for path in ("/healthz", "/docs", "/openapi.json"):
+            assert web.call("GET", path).took < 1
         response = web.call("GET", "/readyz")
     assert assert_problem(response, 503, "service_unavailable")["detail"] == "Does not answer: postgres, redis."
     assert response.took < 5

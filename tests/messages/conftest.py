@@ -1,5 +1,6 @@
 """A generator inside the test's own process, and rooms to use it on."""
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -32,15 +33,19 @@ def quiet_app(app: Flask, make_app: Callable[..., Flask], environment: dict[str,
 
 
 @pytest.fixture
-def make_generator(quiet_app: Flask, gemini: GeminiStandIn) -> Callable[..., Generator]:
+def make_generator(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..., Generator]]:
     """A generator as the worker has one: the real SDK against the stand-in."""
+    keepers = []
 
     def make(*, lease_seconds: float = 5, breaker: Breaker | None = None, api_key: str = "sandbox-key") -> Generator:
         model = Gemini(api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief.")
         keeper = LeaseKeeper(quiet_app, lease=timedelta(seconds=lease_seconds), clock=utc_now)
+        keepers.append(keeper)
         return Generator(model, keeper, breaker or Breaker(), clock=utc_now)
 
-    return make
+    yield make
+    for keeper in keepers:
+        keeper.close()
 
 
 @pytest.fixture
@@ -51,12 +56,14 @@ def generator(make_generator: Callable[..., Generator]) -> Generator:
 class Room:
     """A chatroom whose prompts wait until the test generates their replies."""
 
+    generator: Generator
+
     def __init__(self, app: Flask, person: Any, path: str) -> None:
         self.app, self.person, self.path = app, person, path
 
-    def send(self, prompt: str) -> UUID:
+    def send(self, prompt: str, **fields: Any) -> UUID:
         """Send a prompt; the reply's id."""
-        response = self.person.post(f"{self.path}/message", json={"text": prompt})
+        response = self.person.post(f"{self.path}/message", json={"text": prompt, **fields})
         assert response.status_code == 202, response.text
         return UUID(response.json["reply"]["id"])
 
@@ -67,6 +74,12 @@ class Room:
     def generate(self, generator: Generator, reply_id: UUID) -> None:
         with self.app.app_context():
             generator.generate(reply_id)
+
+    def generate_meanwhile(self, generator: Generator, reply_id: UUID) -> threading.Thread:
+        """Generate in another thread; join it in the end."""
+        thread = threading.Thread(target=self.generate, args=(generator, reply_id))
+        thread.start()
+        return thread
 
     def answer(self, generator: Generator, prompt: str) -> SimpleNamespace:
         """Send a prompt and generate its reply at once."""
@@ -98,3 +111,21 @@ def room(quiet_app: Flask, make_user: Callable[..., Any]) -> Room:
     person = make_user()
     person.client = quiet_app.test_client()
     return Room(quiet_app, person, person.make_chatroom())
+
+
+@pytest.fixture
+def make_generator_for(gemini: GeminiStandIn) -> Iterator[Callable[[Flask, Any], Room]]:
+    """A room with a generator of its own, on an application of the test's."""
+    keepers = []
+
+    def make(app: Flask, person: Any) -> Room:
+        model = Gemini(api_key="sandbox-key", endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="")
+        keeper = LeaseKeeper(app, lease=timedelta(seconds=5), clock=utc_now)
+        keepers.append(keeper)
+        room = Room(app, person, person.make_chatroom())
+        room.generator = Generator(model, keeper, Breaker(), clock=utc_now)
+        return room
+
+    yield make
+    for keeper in keepers:
+        keeper.close()

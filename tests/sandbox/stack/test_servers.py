@@ -53,12 +53,14 @@ def test_a_folder_keeps_postgres_data_for_the_next_server(server_folder: Path):
         assert ask(second.url, "SELECT answer FROM kept") == [(42,)]
 
 
-def test_postgres_works_in_a_folder_too_deep_for_a_socket(server_folder: Path):
-    deep = server_folder / ("d" * 100) / "postgres"
-    deep.parent.mkdir(mode=0o755)
+@pytest.mark.parametrize("name", ["d" * 100, 'spaces, commas and "é"'], ids=["too deep for a socket", "odd"])
+def test_both_servers_work_in_any_folder(server_folder: Path, name: str):
+    folder = server_folder / name
+    folder.mkdir(mode=0o755)
 
-    with postgres_server(deep, durable=False) as server:
-        assert ask(server.url, "SELECT 1") == [(1,)]
+    with postgres_server(folder / "postgres", durable=False) as postgres, valkey_server(folder / "valkey") as valkey:
+        assert ask(postgres.url, "SELECT 1") == [(1,)]
+        assert valkey.answers()
 
 
 def test_an_initialisation_cut_short_is_done_again(server_folder: Path):

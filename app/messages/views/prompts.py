@@ -1,4 +1,4 @@
-"""Routes of messages, and of a chatroom's page with its messages."""
+"""Routes of a room: its page, its history, and sending a prompt."""
 
 import re
 from typing import Any
@@ -9,7 +9,6 @@ from flask.views import MethodView
 from werkzeug.http import parse_dict_header
 
 from app.chatrooms.schemas import EXAMPLE_CHATROOM
-from app.core.api import Blueprint
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
@@ -23,28 +22,16 @@ from app.messages.schemas import (
     EXAMPLE_REPLY,
     AcceptedOut,
     ChatroomWithMessagesOut,
-    MessageOut,
     MessagePageOut,
     PromptHeaders,
     PromptIn,
 )
+from app.messages.views.blueprint import QUOTA_HEADERS, blp, header
 
 MAX_WAIT_SECONDS = 20
 
-blp = Blueprint(
-    "messages", __name__, url_prefix="/chatroom/<id:chatroom_id>", description="Send prompts, read replies."
-)
-
-
-def header(description: str, kind: str = "string") -> dict[str, Any]:
-    return {"description": description, "schema": {"type": kind}}
-
-
-ACCEPTED_HEADERS = {
+ACCEPTED_HEADERS = QUOTA_HEADERS | {
     "Location": header("Where the reply is, and will be."),
-    "RateLimit-Limit": header("Prompts a day; Basic only.", "integer"),
-    "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
-    "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
     "Preference-Applied": header("`wait=N` when a wait was asked for and the reply came."),
     "Idempotent-Replayed": header("`true` when this Idempotency-Key had been answered before."),
 }
@@ -98,7 +85,8 @@ class MessageCollection(MethodView):
         """Send a message
 
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
-        `Prefer: wait=10` the answer waits for the reply, up to that many seconds."""
+        `Prefer: wait=10` the answer waits for the reply, up to that many seconds. With `stream: true` the reply can
+        be followed as it is written, at its `…/stream`."""
         wait_seconds = preferred_wait(headers["prefer"])
         accepted = service.accept_prompt(
             current_user_id(),
@@ -106,6 +94,7 @@ class MessageCollection(MethodView):
             body["text"],
             idempotency_key=headers["idempotency_key"],
             fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
+            streamed=body["stream"],
             now=utc_now(),
         )
         if wait_seconds and not accepted.replayed:
@@ -131,18 +120,6 @@ class MessageHistory(MethodView):
 
         Newest first."""
         return service.list_messages(current_user_id(), chatroom_id, limit=query["limit"], cursor=query["cursor"])
-
-
-@blp.route("/messages/<id:message_id>")
-class MessageItem(MethodView):
-    @blp.authenticated()
-    @blp.response(200, MessageOut, example=EXAMPLE_REPLY)
-    @blp.errors(NotFound)
-    def get(self, chatroom_id: UUID, message_id: UUID) -> object:
-        """Read a message
-
-        Poll a reply here until its `status` is final, or send the prompt with `Prefer: wait`."""
-        return service.get_message(current_user_id(), chatroom_id, message_id)
 
 
 def preferred_wait(prefer: str) -> int:

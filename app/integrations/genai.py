@@ -1,0 +1,133 @@
+"""Google Gemini, through google-genai. Imported by the worker alone, and only when GEMINI_SDK chooses it.
+
+What the library would do beyond one request is off: calling functions, asking for continuations.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import httpx2
+from google import genai
+from google.genai import errors, types
+
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.bounded_streams import bound
+from app.integrations.gemini_answers import BLOCKED_FINISHES, error_for
+from app.integrations.model_calls import (
+    Answer,
+    CallAborted,
+    ModelError,
+    ModelTimeout,
+    ModelUnavailable,
+    ReplyBlocked,
+    ReplyEmpty,
+    Turn,
+)
+
+CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
+KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
+
+
+class GenAI:
+    """A `ModelClient` on google-genai."""
+
+    def __init__(self, *, api_key: str, endpoint: str, model: str, system_instruction: str) -> None:
+        self.model = model
+        self.system_instruction = system_instruction
+        self.client = genai.Client(
+            enterprise=False,
+            api_key=api_key,
+            http_options=types.HttpOptions(
+                base_url=endpoint, api_version="v1beta", httpx_client=bound(httpx2.Client(limits=LIMITS))
+            ),
+        )
+
+    def generate(
+        self,
+        turns: Sequence[Turn],
+        call: BoundedCall,
+        *,
+        timeout_seconds: float,
+        request_id: str | None = None,
+        on_piece: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """See `ModelClient.generate`."""
+        request: Any = {
+            "model": f"models/{self.model}",
+            "contents": [types.Content(role=turn.role, parts=[types.Part(text=turn.text)]) for turn in turns],
+            "config": types.GenerateContentConfig(
+                system_instruction=self.system_instruction or None,
+                automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+                automatic_continuation=False,
+                http_options=types.HttpOptions(
+                    timeout=max(1, round(timeout_seconds * 1000)),  # 0 would mean for ever
+                    headers={"x-request-id": request_id} if request_id else {},
+                ),
+            ),
+        }
+        try:
+            with closing(self._responses(request, streamed=on_piece is not None)) as responses:
+                return read_answer(responses, self.model, on_piece or (lambda _: None))
+        except ModelError:
+            raise
+        except Exception as error:
+            raise classify(error, call) from error
+
+    def _responses(self, request: Any, *, streamed: bool) -> Iterator[types.GenerateContentResponse]:
+        if streamed:
+            yield from self.client.models.generate_content_stream(**request)
+        else:
+            yield self.client.models.generate_content(**request)
+
+
+def read_answer(
+    responses: Iterator[types.GenerateContentResponse], model: str, on_piece: Callable[[str], None]
+) -> Answer:
+    """The text of one response, or of a stream of them. Raises ReplyBlocked, ReplyEmpty."""
+    pieces: list[str] = []
+    finish, prompt_tokens, output_tokens = "none", 0, 0
+    for response in responses:
+        if response.prompt_feedback and response.prompt_feedback.block_reason:
+            raise ReplyBlocked(f"prompt blocked: {response.prompt_feedback.block_reason.name}")
+        if response.usage_metadata:
+            prompt_tokens = response.usage_metadata.prompt_token_count or prompt_tokens
+            output_tokens = response.usage_metadata.candidates_token_count or output_tokens
+        if not response.candidates:
+            continue
+        candidate = response.candidates[0]
+        finish = candidate.finish_reason.name if candidate.finish_reason else finish
+        if finish in BLOCKED_FINISHES:
+            raise ReplyBlocked(f"answer blocked: {finish}")
+        piece = text_of(candidate)
+        if piece:
+            pieces.append(piece)
+            on_piece(piece)
+    text = "".join(pieces)
+    if not text.strip():
+        raise ReplyEmpty(f"no text, finish reason {finish}")
+    return Answer(text, model, prompt_tokens, output_tokens)
+
+
+def text_of(candidate: types.Candidate) -> str:
+    parts = (candidate.content and candidate.content.parts) or []
+    return "".join(part.text or "" for part in parts if not part.thought).replace("\x00", "")
+
+
+def classify(error: Exception, call: BoundedCall) -> ModelError:
+    """What an exception out of the client means for the reply."""
+    if call.aborted:
+        return CallAborted("aborted")
+    if call.timed_out or isinstance(error, httpx2.TimeoutException):
+        return ModelTimeout(type(error).__name__)
+    if isinstance(error, errors.APIError):
+        return error_for(int(error.code or 0), details_of(error), getattr(error.response, "headers", {}))
+    return ModelUnavailable(type(error).__name__)
+
+
+def details_of(error: errors.APIError) -> list[Any]:
+    """The details of google.rpc.Status; what stands between Google and us may answer with anything."""
+    body = error.details.get("error") if isinstance(error.details, dict) else None
+    details = body.get("details") if isinstance(body, dict) else None
+    return details if isinstance(details, list) else []

@@ -1,0 +1,115 @@
+"""Use cases of a client on a reply: cancel it, or have it made again."""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import redis
+from sqlalchemy import func, update
+
+from app.billing.service import tier_of
+from app.core.database import db
+from app.core.errors import NotFound
+from app.core.redis_clients import require_redis
+from app.core.tasks import ring
+from app.core.transactions import Transaction, transaction
+from app.messages import events
+from app.messages.errors import ReplyNotCancelable, ReplyNotRetryable
+from app.messages.leases import messages, next_in_room
+from app.messages.models import Message, Role, Status
+from app.messages.queries import find_message
+from app.messages.quota import give_back, spend_prompt
+from app.messages.service import GENERATE_REPLY, get_message
+from app.messages.usage import Usage
+from app.users.queries import lock_user
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Retried:
+    """A reply that is queued again, and what is left of the day."""
+
+    reply: Message
+    usage: Usage
+
+
+def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Message:
+    """Stop a reply that is queued or under way, and keep what was written of it.
+
+    Its prompt is given back only if it was still queued. Raises NotFound, ReplyNotCancelable.
+    """
+    reply = get_message(user_id, chatroom_id, reply_id)
+    while reply.role is Role.MODEL and not reply.status.is_final:
+        part = part_written(reply) if reply.status is Status.GENERATING else ""
+        with transaction() as current:
+            lock_user(user_id)
+            if end_as_canceled(reply, part, now):
+                if reply.status is Status.QUEUED:
+                    give_back(reply.id, now)
+                after_cancel(reply, current)
+                return get_message(user_id, chatroom_id, reply_id)
+        reply = get_message(user_id, chatroom_id, reply_id)  # claimed, retried or finished meanwhile
+    raise ReplyNotCancelable
+
+
+def part_written(reply: Message) -> str:
+    """Close the attempt's stream, and read what came before: readers were told that much and no more."""
+    try:
+        end_id = events.publish(reply.id, events.Entry(reply.attempt, status=Status.CANCELED))
+        return events.pieces_until(reply.id, end_id, reply.attempt)
+    except redis.RedisError:
+        log.warning("A reply was canceled while Redis was away; its part is lost")
+        return ""
+
+
+def end_as_canceled(reply: Message, part: str, now: datetime) -> bool:
+    """Cancel the reply if it still is as it was read; whether it was."""
+    statement = (
+        update(messages)
+        .where(
+            messages.c.id == reply.id,
+            messages.c.status == reply.status,
+            messages.c.attempt == reply.attempt,
+        )
+        .values(
+            status=Status.CANCELED,
+            text=func.coalesce(func.nullif(part, ""), messages.c.text),
+            completed_at=now,
+            lease_expires_at=None,
+            not_before=None,
+        )
+        .returning(messages.c.id)
+    )
+    return db.session.scalar(statement) is not None
+
+
+def after_cancel(reply: Message, current: Transaction) -> None:
+    following = next_in_room(reply.chatroom_id)
+    if following is not None:
+        current.after_commit(lambda: ring(GENERATE_REPLY, str(following)))
+    current.after_commit(lambda: events.stop_generating(reply.id))
+    current.after_commit(lambda: events.publish(reply.id, events.Entry(reply.attempt, status=Status.CANCELED)))
+
+
+def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Retried:
+    """Have a failed or canceled reply made again, for one prompt of the day. It sees only the turns before it.
+
+    A part that was kept stays until the new text is there.
+    Raises NotFound, ReplyNotRetryable, QuotaExceeded, redis.RedisError; then nothing was changed or spent.
+    """
+    require_redis()
+    with transaction() as current:
+        user = lock_user(user_id)
+        reply = find_message(user_id, chatroom_id, reply_id)
+        if user is None or reply is None:
+            raise NotFound
+        if reply.status not in {Status.FAILED, Status.CANCELED}:
+            raise ReplyNotRetryable
+        usage = spend_prompt(user, tier_of(user_id, now), reply.id, now)
+        reply.status, reply.error_code, reply.failures = Status.QUEUED, None, 0
+        reply.started_at = reply.not_before = reply.completed_at = None
+        reply.rung_at = now
+        current.after_commit(lambda: ring(GENERATE_REPLY, str(reply_id)))
+    return Retried(reply, usage)

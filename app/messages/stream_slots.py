@@ -1,0 +1,83 @@
+"""How many streams may be open: of one user, on all processes together, and of this process."""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import redis
+
+from app.core.errors import ServiceUnavailable
+from app.core.redis_clients import redis_client
+from app.messages.errors import TooManyStreams
+
+log = logging.getLogger(__name__)
+
+FORGOTTEN_AFTER_SECONDS = 60  # a slot whose process died; living ones are renewed with each heartbeat
+
+_open_here = 0
+_lock = threading.Lock()
+
+
+class Slot:
+    """A stream's place among its user's."""
+
+    def __init__(self, user_id: UUID, per_user: int) -> None:
+        self.key = f"streams:{user_id}"
+        self.name = secrets.token_hex(8)
+        self.per_user = per_user
+        self.client = redis_client()  # a slot is given up when its request is over, and its context with it
+
+    def take(self) -> None:
+        """Raises TooManyStreams. Redis gone: nobody counts."""
+        try:
+            if self._renew() > self.per_user:
+                self.give_up()
+                raise TooManyStreams
+        except redis.RedisError:
+            log.warning("Redis is away; the streams of a user are not counted")
+
+    def keep(self) -> None:
+        """Say that the stream is still open."""
+        try:
+            self._renew()
+        except redis.RedisError:
+            log.warning("Redis is away; the streams of a user are not counted")
+
+    def give_up(self) -> None:
+        try:
+            self.client.zrem(self.key, self.name)
+        except redis.RedisError:
+            log.warning("Redis is away; a stream's slot is forgotten in %d s", FORGOTTEN_AFTER_SECONDS)
+
+    def _renew(self) -> int:
+        now = time.time()
+        pipeline = self.client.pipeline(transaction=True)
+        pipeline.zremrangebyscore(self.key, "-inf", now)
+        pipeline.zadd(self.key, {self.name: now + FORGOTTEN_AFTER_SECONDS})
+        pipeline.zcard(self.key)
+        pipeline.expire(self.key, FORGOTTEN_AFTER_SECONDS)
+        return int(pipeline.execute()[2])
+
+
+@contextmanager
+def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
+    """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
+    global _open_here  # noqa: PLW0603 - the count is the process's
+    with _lock:
+        if _open_here >= per_process:
+            raise ServiceUnavailable("This process follows as many replies as it may. Try again in a few seconds.")
+        _open_here += 1
+    try:
+        slot = Slot(user_id, per_user)
+        slot.take()
+        try:
+            yield slot
+        finally:
+            slot.give_up()
+    finally:
+        with _lock:
+            _open_here -= 1

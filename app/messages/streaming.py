@@ -1,0 +1,148 @@
+"""Following a reply as it is written.
+
+Pieces come from the reply's Redis stream, and what Redis has lost comes from PostgreSQL in the end. A place is
+an attempt and a number of characters, so a resume is a slice of the text; another attempt, or a text that does
+not continue what was sent, begins with `reset`.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import redis
+
+from app.messages import events
+from app.messages.models import Message, Status
+
+HEARTBEAT_SECONDS = 15.0
+SLICE_SECONDS = 2.0  # how long a drain may go unnoticed
+WITHOUT_REDIS_SECONDS = 1.0
+
+Name = Literal["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"]
+
+FINAL_NAMES: dict[Status, Name] = {
+    Status.COMPLETED: "completed",
+    Status.FAILED: "failed",
+    Status.CANCELED: "canceled",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a client has come: characters of an attempt's text."""
+
+    attempt: int
+    chars: int
+
+    @classmethod
+    def parse(cls, event_id: str) -> "Place | None":
+        """The place that an event's id names; None for anything else."""
+        match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", event_id)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+    def __str__(self) -> str:
+        return f"{self.attempt}:{self.chars}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to tell the client. `message`: of the final events; `text`: of a delta; `status`: of a status."""
+
+    name: Name
+    place: Place | None
+    text: str = ""
+    status: Status | None = None
+    message: Message | None = None
+
+
+class Follower:
+    """Follows one reply for one client.
+
+    load: reads the reply anew and holds no connection afterwards; raises NotFound when it is gone.
+    client: a blocking one, for the reply's stream. Nothing here needs an application context.
+    wait: lets time pass while Redis is away. leaving: whether this process is about to end.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Message],
+        place: Place | None,
+        *,
+        client: redis.Redis,
+        leaving: Callable[[], bool],
+        wait: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.load = load
+        self.place = place
+        self.client = client
+        self.leaving = leaving
+        self.wait = wait
+        self.monotonic = monotonic
+        self.status: Status | None = None
+
+    def follow(self) -> Iterator[Event | None]:
+        """The events, up to a final one or `reconnect`; None is a sign of life while nothing happens."""
+        message = self.load()
+        yield from self.tell_status(message.status)
+        last_id, last_word = events.FROM_THE_START, self.monotonic()
+        while not message.status.is_final:
+            if self.leaving():
+                yield Event("reconnect", self.place)
+                return
+            look_again = False
+            try:
+                last_id, entries = events.read(self.client, message.id, last_id, seconds=SLICE_SECONDS)
+            except redis.RedisError:
+                self.wait(WITHOUT_REDIS_SECONDS)
+                entries, look_again = [], True
+            for entry in entries:
+                if entry.attempt < message.attempt:
+                    continue
+                told = list(self.tell(entry))
+                look_again = look_again or entry.is_end
+                yield from told
+                last_word = self.monotonic() if told else last_word
+            if self.monotonic() - last_word >= HEARTBEAT_SECONDS:
+                yield None
+                last_word, look_again = self.monotonic(), True
+            if look_again:
+                message = self.load()
+                if not message.status.is_final:
+                    yield from self.tell_status(message.status)
+        yield from self.tell_rest(message)
+
+    def tell_status(self, status: Status) -> Iterator[Event]:
+        if status is not self.status and not status.is_final:
+            self.status = status
+            yield Event("status", self.place, status=status)
+
+    def tell(self, entry: events.Entry) -> Iterator[Event]:
+        """What an entry of the stream means for this client."""
+        if entry.status is not None:
+            yield from self.tell_status(entry.status)
+            return
+        if self.place is None or self.place.attempt < entry.attempt:
+            if self.place is not None and self.place.chars:
+                yield Event("reset", Place(entry.attempt, 0))
+            self.place = Place(entry.attempt, 0)
+        begins = entry.offset - len(entry.piece)
+        if self.place.attempt == entry.attempt and begins <= self.place.chars < entry.offset:
+            text = entry.piece[self.place.chars - begins :]
+            self.place = Place(entry.attempt, entry.offset)
+            yield Event("delta", self.place, text=text)
+
+    def tell_rest(self, message: Message) -> Iterator[Event]:
+        """What the client lacks of the stored text, and how it ended."""
+        text = message.text or ""
+        place = self.place or Place(message.attempt, 0)
+        continues = place.attempt == message.attempt and place.chars <= len(text) and message.status != Status.FAILED
+        if not continues:
+            if place.chars:
+                yield Event("reset", Place(message.attempt, 0))
+            place = Place(message.attempt, 0)
+        if text[place.chars :]:
+            yield Event("delta", Place(message.attempt, len(text)), text=text[place.chars :])
+        yield Event(FINAL_NAMES[message.status], Place(message.attempt, len(text)), message=message)

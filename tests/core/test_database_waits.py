@@ -1,0 +1,87 @@
+"""How long the service waits for PostgreSQL; what happens when it is gone is in test_dependencies_gone.py."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg2
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
+
+from app.core.database import db
+from app.core.database_waits import patience
+from tests.problems import assert_problem
+
+
+def test_statement_that_takes_too_long_is_given_up_and_the_next_one_works(app):
+    with app.app_context():
+        began = time.monotonic()
+        with patience(0.2), pytest.raises(OperationalError), db.engine.connect() as connection:
+            connection.execute(text("SELECT pg_sleep(3)"))
+        assert time.monotonic() - began < 1
+        assert db.session.scalar(text("SELECT 1")) == 1
+
+
+def test_server_ends_a_long_statement_before_we_hang_up(app):
+    """Its word says more than our silence, and the connection survives."""
+    with app.app_context(), db.engine.connect() as connection:
+        connection.execute(text("SET statement_timeout = 100"))
+        with pytest.raises(OperationalError, match="statement timeout"):
+            connection.execute(text("SELECT pg_sleep(3)"))
+        connection.rollback()
+        assert connection.scalar(text("SELECT 1")) == 1
+
+
+def test_migrations_may_take_longer_also_outside_of_a_transaction(app):
+    """An index made concurrently is made in no transaction, where pings are heard otherwise."""
+    with app.app_context(), patience(10), db.engine.connect() as connection:
+        autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
+        assert autocommit.scalar(text("SELECT 1 FROM pg_sleep(1.1)")) == 1
+
+
+def test_connections_that_are_not_the_services_own_are_let_alone(app, postgres):
+    connection = psycopg2.connect(postgres.url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_sleep(1.1)")
+        assert cursor.fetchone() == (1,)
+    connection.close()
+
+
+def test_threads_wait_side_by_side(app):
+    def sleep(_):
+        with app.app_context():
+            return db.session.scalar(text("SELECT 1 FROM pg_sleep(0.3)"))
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(sleep, range(8))) == [1] * 8
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("how", ["ended by the server", "closed here"])
+def test_connection_lost_in_the_middle_of_a_request_is_503_and_the_next_request_works(app, user, postgres, how):
+    lost = []
+
+    def lose(connection, _cursor, statement, *_):
+        if "chatrooms" not in statement or lost:
+            return
+        lost.append(statement)
+        ours = connection.connection.dbapi_connection
+        if how == "closed here":
+            ours.close()
+            return
+        with psycopg2.connect(postgres.url) as admin, admin.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 2000)", (ours.info.backend_pid,))
+        admin.close()
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", lose)
+    try:
+        assert_problem(user.post("/chatroom", json={"title": "Lost"}), 503, "service_unavailable")
+    finally:
+        event.remove(engine, "before_cursor_execute", lose)
+    assert lost
+    assert user.post("/chatroom", json={"title": "Kept"}).status_code == 201
+    assert [room["title"] for room in user.get("/chatroom").json["items"]] == ["Kept"]

@@ -1,0 +1,60 @@
+"""What a log line never shows, wherever it comes from."""
+
+import json
+import logging
+
+import pytest
+
+from app.core.logs import JsonLineFormatter
+from app.core.redaction import redact, secrets_of
+
+SETTINGS = {
+    "jwt_secret": "a-very-long-secret",
+    "gemini_api_key": "AIzaSyExample",
+    "metrics_token": 'with"quote',
+    "database_url": "postgresql+psycopg2://app:p%40ssw0rd@db/app",
+    "gemini_model": "gemini-3.5-flash",
+    "otp_delivery": "log",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("signed with a-very-long-secret", "signed with [secret]"),
+        ("GET /v1beta?key=AIzaSyExample", "GET /v1beta?key=[secret]"),
+        ("password p@ssw0rd and p%40ssw0rd", "password [secret] and [secret]"),
+        ('{"token": "with\\"quote"}', '{"token": "[secret]"}'),
+        ("redis://:hunter22@host:6379/0", "redis://[credentials]@host:6379/0"),
+        ("for +14155552671 now", "for …71 now"),
+        ("mobile=%2B4915112345678", "mobile=…78"),
+        ("Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "Bearer [token]"),
+        (
+            "gemini-3.5-flash took 1.25 s at 2026-11-21T09:30:00+0000",
+            "gemini-3.5-flash took 1.25 s at 2026-11-21T09:30:00+0000",
+        ),
+        ("http://127.0.0.1:8081/v1beta a@b", "http://127.0.0.1:8081/v1beta a@b"),
+    ],
+)
+def test_secrets_tokens_and_numbers_are_masked(line, shown):
+    assert redact(line, secrets_of(SETTINGS)) == shown
+
+
+def test_a_traceback_shows_no_row():
+    def fail() -> None:
+        try:
+            raise ValueError("violates a check\nDETAIL: Failing row contains (the text of a prompt)\n\nand more of it")
+        except ValueError as error:
+            raise RuntimeError("could not store\n[parameters: the text of a prompt]") from error
+
+    try:
+        fail()
+    except RuntimeError as error:
+        record = logging.LogRecord("x", logging.ERROR, __file__, 1, "Failed", None, (type(error), error, None))
+    record.request_id = "-"
+    told = json.loads(JsonLineFormatter("%(levelname)s %(message)s").format(record))
+    assert "the text of a prompt" not in told["exc_info"]
+    assert "more of it" not in told["exc_info"]
+    assert "ValueError: violates a check" in told["exc_info"]
+    assert "RuntimeError: could not store" in told["exc_info"]
+    assert "in fail" in told["exc_info"]

@@ -1,0 +1,38 @@
+"""Reading Server-Sent Events as a client does."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class SentEvent:
+    """One event as it arrived."""
+
+    name: str
+    data: dict[str, Any]
+    id: str | None = None
+
+
+def events_of(chunks: Iterator[bytes]) -> Iterator[SentEvent]:
+    """The events in a response's chunks, as they come; comments are passed over."""
+    buffer = ""
+    for chunk in chunks:
+        buffer += chunk.decode()
+        while "\n\n" in buffer:
+            block, buffer = buffer.split("\n\n", 1)
+            fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
+            if fields:
+                yield SentEvent(fields["event"], json.loads(fields["data"]), fields.get("id"))
+
+
+def text_of(events: list[SentEvent], already: str = "") -> str:
+    """What a client shows after these events."""
+    text = already
+    for event in events:
+        if event.name == "reset":
+            text = ""
+        elif event.name == "delta":
+            text += event.data["text"]
+    return text

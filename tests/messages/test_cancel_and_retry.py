@@ -1,0 +1,198 @@
+"""Canceling a reply at each stage, and having one made again after each kind of end."""
+
+import time
+
+import pytest
+
+from tests.messages.event_streams import events_of, text_of
+
+SAID = "One two three four five six."
+PROMPT = f'[[sandbox: hang_after=3]] [[sandbox: say="{SAID}"]]'
+
+
+def cancel(room, reply_id):
+    return room.person.post(f"{room.path}/messages/{reply_id}/cancel")
+
+
+def retry(room, reply_id):
+    return room.person.post(f"{room.path}/messages/{reply_id}/retry")
+
+
+def test_a_queued_reply_is_canceled_and_its_prompt_given_back(room, generator, gemini):
+    gemini.clear_requests()
+    reply_id = room.send("Hello")
+    answer = cancel(room, reply_id)
+    assert (answer.status_code, answer.json["status"], answer.json["text"]) == (200, "canceled", None)
+    assert answer.json["completed_at"]
+    assert room.used() == 0
+    room.generate(generator, reply_id)
+    assert gemini.stats()["calls"] == 0
+    assert room.read(reply_id).status == "canceled"
+
+
+def test_a_running_reply_stops_within_a_second_and_keeps_its_part(room, generator, gemini):
+    reply_id = room.send(PROMPT, stream=True)
+    response = room.person.get(f"{room.path}/messages/{reply_id}/stream")
+    stream, received = events_of(response.response), []
+    thread = room.generate_meanwhile(generator, reply_id)
+    while sum(event.name == "delta" for event in received) < 3:
+        received.append(next(stream))
+    begun = time.monotonic()
+    answer = cancel(room, reply_id)
+    thread.join(3)
+    assert not thread.is_alive()
+    assert time.monotonic() - begun < 1
+    assert answer.json["status"] == "canceled"
+    assert answer.json["text"]
+    assert SAID.startswith(answer.json["text"])
+    received += list(stream)
+    response.close()
+    assert received[-1].name == "canceled"
+    assert text_of(received) == answer.json["text"] == room.read(reply_id).text
+    assert room.used() == 1
+
+
+def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, generator, gemini):
+    reply_id = room.send("[[sandbox: hang]]")
+    thread = room.generate_meanwhile(generator, reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    answer = cancel(room, reply_id)
+    thread.join(3)
+    assert not thread.is_alive()
+    assert (answer.json["status"], answer.json["text"]) == ("canceled", None)
+    assert room.used() == 1
+
+
+def test_a_reply_that_waits_for_its_retry_is_canceled(room, generator):
+    reply_id = room.send("[[sandbox: status=503 retry_after=30]]")
+    room.generate(generator, reply_id)
+    assert cancel(room, reply_id).json["status"] == "canceled"
+    assert room.used() == 0
+
+
+@pytest.mark.parametrize("prompt", ['[[sandbox: say="Done"]]', "[[sandbox: block]]"])
+def test_what_has_ended_cannot_be_canceled(room, generator, prompt):
+    reply = room.answer(generator, prompt)
+    answer = cancel(room, reply.id)
+    assert (answer.status_code, answer.json["code"]) == (409, "reply_not_cancelable")
+    assert room.read(reply.id) == reply
+
+
+def test_canceling_twice_gives_back_once(room):
+    reply_id = room.send("Hello")
+    assert [cancel(room, reply_id).status_code for _ in range(2)] == [200, 409]
+    assert room.used() == 0
+    assert len([charge for charge in room.charges() if charge.given_back_at]) == 1
+
+
+def test_a_prompt_is_no_reply(room):
+    prompt_id = room.row(room.send("Hello")).in_reply_to
+    assert cancel(room, prompt_id).json["code"] == "reply_not_cancelable"
+    assert retry(room, prompt_id).json["code"] == "reply_not_retryable"
+
+
+def test_strangers_can_neither_cancel_nor_retry(room, make_user):
+    reply_id = room.send("Hello")
+    for verb in ("cancel", "retry"):
+        assert make_user().post(f"{room.path}/messages/{reply_id}/{verb}").status_code == 404
+    assert room.read(reply_id).status == "queued"
+
+
+def test_the_next_reply_goes_on_after_a_cancel_and_an_empty_part_breaks_nothing(room, generator):
+    first, second = room.send("One"), room.send('[[sandbox: say="Two"]]')
+    cancel(room, first)
+    room.generate(generator, second)
+    assert room.read(second).text == "Two"
+
+
+@pytest.mark.parametrize("directive", ["block", "empty", "status=400", "status=404"])
+def test_a_failed_reply_is_made_again_for_one_prompt(room, generator, gemini, directive):
+    fields = {"status=400": {"status": 400}, "status=404": {"status": 404}}.get(directive, {directive: True})
+    gemini.behave(**fields)
+    reply = room.answer(generator, f'[[sandbox: say="{SAID}"]]')
+    assert reply.status == "failed"
+    spent = room.used()
+    gemini.reset()
+    answer = retry(room, reply.id)
+    assert (answer.status_code, answer.json["status"], answer.json["error"]) == (202, "queued", None)
+    assert answer.headers["RateLimit-Remaining"] == str(5 - spent - 1)
+    assert answer.headers["Location"].endswith(reply.id)
+    room.generate(generator, reply.id)
+    assert room.read(reply.id).text == SAID
+    assert room.used() == spent + 1
+
+
+def test_a_kept_part_stays_until_the_new_text_is_there(room, generator, gemini):
+    gemini.behave(hang_after=3)
+    reply_id = room.send(f'[[sandbox: say="{SAID}"]]', stream=True)
+    thread = room.generate_meanwhile(generator, reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    while room.app.extensions["redis"].xlen(f"reply:{reply_id}:events") < 4:
+        time.sleep(0.01)
+    part = cancel(room, reply_id).json["text"]
+    thread.join()
+    gemini.reset()
+    assert retry(room, reply_id).json["text"] == part
+    gemini.behave(status=404)
+    room.generate(generator, reply_id)
+    failed = room.read(reply_id)
+    assert (failed.status, failed.text) == ("failed", part)
+    gemini.reset()
+    retry(room, reply_id)
+    room.generate(generator, reply_id)
+    assert room.read(reply_id).text == SAID
+
+
+def test_a_retried_reply_sees_only_the_turns_before_it(room, generator, gemini):
+    room.answer(generator, "First")
+    second = room.answer(generator, "[[sandbox: block]]")
+    room.answer(generator, "Third")
+    retry(room, second.id)
+    room.generate(generator, second.id)
+    contents = gemini.requests()[-1]["contents"]
+    assert "First" in str(contents)
+    assert "Third" not in str(contents)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_has_not_failed_cannot_be_retried_and_nothing_is_spent(room, generator, ended):
+    reply_id = room.send("Hello")
+    if ended:
+        room.generate(generator, reply_id)
+    answer = retry(room, reply_id)
+    assert (answer.status_code, answer.json["code"]) == (409, "reply_not_retryable")
+    assert room.used() == 1
+
+
+def test_a_retry_needs_a_prompt_of_the_day(room, generator):
+    reply = room.answer(generator, "[[sandbox: block]]")
+    for _ in range(4):
+        room.send("Hello")
+    answer = retry(room, reply.id)
+    assert (answer.status_code, answer.json["code"]) == (429, "daily_quota_exceeded")
+    assert room.read(reply.id).status == "failed"
+
+
+def test_a_retry_that_fails_gives_its_own_prompt_back(room, generator, gemini):
+    reply = room.answer(generator, "[[sandbox: block]]")
+    assert room.used() == 1
+    retry(room, reply.id)
+    assert room.used() == 2
+    gemini.behave(status=404)
+    room.generate(generator, reply.id)
+    assert room.read(reply.id).error["code"] == "model_rejected"
+    assert room.used() == 1
+
+
+def test_a_follower_of_a_retried_reply_gets_the_new_text(room, generator, gemini):
+    gemini.behave(block=True)
+    reply_id = room.send(f'[[sandbox: say="{SAID}"]]', stream=True)
+    room.generate(generator, reply_id)
+    gemini.reset()
+    retry(room, reply_id)
+    response = room.person.get(f"{room.path}/messages/{reply_id}/stream")
+    room.generate(generator, reply_id)
+    events = list(events_of(response.response))
+    response.close()
+    assert events[-1].name == "completed"
+    assert text_of(events) == SAID

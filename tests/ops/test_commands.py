@@ -1,0 +1,124 @@
+"""`flask users` and `flask health`, as an operator or an orchestrator runs them."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from app.account import service as account
+from app.core.clock import utc_now
+from app.core.database import db
+from app.ops import rollup
+
+
+@pytest.fixture
+def flask(app):
+    return lambda *words: app.test_cli_runner().invoke(args=list(words))
+
+
+def tier(person) -> str:
+    return person.get("/user/usage").json["tier"]
+
+
+def test_a_user_is_found_by_id_and_by_any_spelling_of_the_number(user, flask):
+    spelled = f"{user.mobile[:2]} ({user.mobile[2:5]}) {user.mobile[5:]}"
+    for who in (user.id, user.mobile, spelled):
+        output = flask("users", "find", who).output
+        assert user.id in output, output
+        assert user.mobile in output
+
+
+def test_json_is_for_programs(user, flask):
+    flask("users", "grant-pro", user.mobile, "--reason", "A gift")
+    found, grant = (json.loads(line) for line in flask("users", "find", user.id, "--json").output.splitlines())
+    assert (found["kind"], found["id"], found["tier"]) == ("user", user.id, "pro")
+    assert (grant["kind"], grant["state"], grant["reason"], grant["ends_at"]) == ("grant", "counts", "A gift", None)
+
+
+def test_pro_is_given_and_taken_back(user, flask):
+    assert tier(user) == "basic"
+    assert flask("users", "grant-pro", user.mobile, "--reason", "A gift", "--days", "7").exit_code == 0
+    assert tier(user) == "pro"
+    assert "1 grant revoked" in flask("users", "revoke-pro", user.mobile).output
+    assert tier(user) == "basic"
+    assert "revoked" in flask("users", "find", user.mobile).output
+    assert flask("users", "revoke-pro", user.mobile).exit_code == 1
+
+
+def test_a_grant_lasts_through_its_last_day(user, flask, app):
+    day = (utc_now() + timedelta(days=3)).date()
+    flask("users", "grant-pro", user.mobile, "--reason", "A gift", "--until", day.isoformat())
+    with app.app_context():
+        ends_at = db.session.scalar(text("SELECT ends_at FROM pro_grants"))
+    assert ends_at.date() == day + timedelta(days=1)
+    assert (ends_at.hour, ends_at.minute) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["grant-pro", "MOBILE"],
+        ["grant-pro", "MOBILE", "--reason", "  "],
+        ["grant-pro", "MOBILE", "--reason", "x", "--until", "2020-01-01"],
+        ["grant-pro", "MOBILE", "--reason", "x", "--until", "2999-01-01", "--days", "3"],
+        ["find", "+15005550000"],
+        ["find", "nonsense"],
+    ],
+)
+def test_nonsense_is_told_in_one_sentence(user, flask, words):
+    result = flask("users", *(user.mobile if word == "MOBILE" else word for word in words))
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    assert tier(user) == "basic"
+
+
+@pytest.mark.skipif(not hasattr(account, "delete_account"), reason="accounts cannot be deleted yet")
+def test_an_account_is_deleted_after_a_yes(user, flask):
+    assert flask("users", "delete", user.mobile).exit_code == 1  # nobody is there to say yes
+    assert user.get("/user/me").status_code == 200
+    assert flask("users", "delete", user.mobile, "--yes").exit_code == 0
+    assert user.get("/user/me").status_code == 401
+
+
+def test_health_is_well_when_beat_is_heard_and_nothing_waits(app, flask):
+    with app.app_context():
+        rollup.tick(utc_now())
+    result = flask("health")
+    assert result.exit_code == 0, result.output
+    assert "FAILED" not in result.output
+
+
+def test_health_tells_that_replies_wait_for_nobody(user, app, flask):
+    user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
+    with app.app_context():
+        rollup.tick(utc_now())
+        db.session.execute(text("UPDATE messages SET created_at = created_at - interval '90 seconds'"))
+        db.session.commit()
+    result = flask("health", "--json")
+    assert result.exit_code == 2
+    [queue] = [row for row in map(json.loads, result.output.splitlines()) if row["result"] == "FAILED"]
+    assert queue["check"] == "queue"
+    assert flask("health", "--max-queued", "600").exit_code == 0
+
+
+def test_health_tells_that_beat_is_silent(app, flask):
+    assert flask("health").exit_code == 3
+    with app.app_context():
+        rollup.tick(utc_now() - timedelta(seconds=90))
+    assert flask("health").exit_code == 3
+    assert flask("health", "--max-tick", "120").exit_code == 0
+
+
+def test_health_tells_what_does_not_answer(make_app):
+    app = make_app(database_url="postgresql://127.0.0.1:1/nothing", redis_url="redis://127.0.0.1:1")
+    result = app.test_cli_runner().invoke(args=["health"])
+    assert result.exit_code == 1
+    assert result.output.count("FAILED") == 2
+
+
+@pytest.mark.parametrize("words", [["users"], ["replies"], ["health"], ["users", "find"], ["users", "grant-pro"]])
+def test_help_is_there(flask, words):
+    result = flask(*words, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4

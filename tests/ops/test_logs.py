@@ -1,0 +1,133 @@
+"""A whole run of real processes, as in production: what their logs tell, and what they never do."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.stack import children
+from sandbox.stack.processes import procfile_commands
+from sandbox.stack.servers import wait_until
+from tests.web_process import serving
+
+ROOT = Path(__file__).resolve().parents[2]
+MOBILE = "+14155550987"
+PASSWORD = "planted-password-77"
+PROMPT = "planted words of a conversation"
+REQUEST_ID = "a-request-to-follow"
+SECRETS = {
+    "JWT_SECRET": "planted-jwt-secret-that-is-long-enough-for-hs256",
+    "GEMINI_API_KEY": "planted-gemini-key",
+    "METRICS_TOKEN": "planted-metrics-token",
+    "STRIPE_SECRET_KEY": "sk_live_planted",
+    "STRIPE_WEBHOOK_SECRET": "whsec_planted",
+    "TWILIO_AUTH_TOKEN": "planted-twilio-token",
+}
+
+
+@pytest.fixture(scope="module")
+def variables(environment) -> dict[str, str]:
+    return environment | SECRETS | {"APP_ENV": "development", "OTP_DELIVERY": "response", "LOG_LEVEL": "DEBUG"}
+
+
+class Run:
+    """The lines that each process wrote, and what must be in none of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.planted = {MOBILE, MOBILE[1:], PASSWORD, PROMPT, *SECRETS.values()}
+
+    def text(self) -> str:
+        return "".join(path.read_text() for path in self.folder.glob("*.log"))
+
+    def lines(self, process: str) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / f"{process}.log").read_text().splitlines()]
+
+
+def talk(web, run: Run) -> None:
+    """What a person does, and some of what goes wrong; every secret of it is noted."""
+    body = {"mobile": MOBILE, "password": PASSWORD, "name": "Ada"}
+    assert web.call("POST", "/auth/signup", json=body).status_code == 201
+    otp = web.call("POST", "/auth/send-otp", json={"mobile": MOBILE}).json()["otp"]
+    web.call("POST", "/auth/verify-otp", json={"mobile": MOBILE, "otp": "not-it"})
+    tokens = web.call("POST", "/auth/verify-otp", json={"mobile": MOBILE, "otp": otp}).json()
+    token = tokens["access_token"]
+    run.planted |= {token, tokens["refresh_token"]}
+    run.codes = {otp}
+    run.user_id = tokens["user"]["id"]
+    run.room = web.call("POST", "/chatroom", token=token, json={"title": PROMPT}).json()["id"]
+    address = f"/chatroom/{run.room}/message"
+    headers = {"Prefer": "wait=15", "X-Request-ID": REQUEST_ID}
+    answer = web.call("POST", address, token=token, json={"text": PROMPT}, headers=headers)
+    assert answer.json()["reply"]["status"] == "completed", answer.text
+    run.planted.add(answer.json()["reply"]["text"])
+    web.call("POST", address, token=token, json={"text": f"{PROMPT} [[sandbox: block]]"}, headers=headers)
+    web.call("GET", f"/chatroom?cursor={token}", token=token)
+    web.call("GET", f"/auth/nothing?code={otp}&mobile={MOBILE}&password={PASSWORD}")
+    web.call("POST", "/auth/login", data=f"{{broken {PASSWORD}", headers={"Content-Type": "application/json"})
+    web.call("POST", "/webhook/stripe", data="{}", headers={"Stripe-Signature": SECRETS["STRIPE_WEBHOOK_SECRET"]})
+    web.call("GET", "/metrics", headers={"Authorization": f"Bearer {SECRETS['METRICS_TOKEN']}"})
+
+
+@pytest.fixture(scope="module")
+def run(variables, migrated_app, gemini_process, tmp_path_factory) -> Iterator[Run]:
+    """JSON as in production, where stand-ins and codes in answers are refused: so only the form is taken from it."""
+    folder = tmp_path_factory.mktemp("logs")
+    result = Run(folder)
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = os.environ | variables | {"PATH": programs, "LOG_FORMAT": "json", "WORKER_CONCURRENCY": "4"}
+    processes = []
+    try:
+        for name in ("worker", "beat"):
+            with (folder / f"{name}.log").open("wb") as log:
+                command = procfile_commands(ROOT / "Procfile")[name]
+                processes.append(children.spawn(command, output=log, env=environ, cwd=ROOT))
+        with serving(variables | {"LOG_FORMAT": "json"}, folder / "web.log") as web:
+            assert wait_until(lambda: '"ops.tick"' in result.text(), seconds=40), result.text()
+            talk(web, result)
+    finally:
+        for process in processes:
+            children.stop(process, signal.SIGTERM, seconds=40)
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "users", "find", "nobody"]
+    with (folder / "command.log").open("w") as log:
+        subprocess.run(command, cwd=ROOT, env=environ, stderr=log, stdout=subprocess.DEVNULL, check=False, timeout=30)
+    (folder / "command.log").unlink()
+    yield result
+
+
+def test_nothing_that_was_planted_is_in_any_line(run):
+    text = run.text()
+    assert len(text.splitlines()) > 20
+    assert not [planted for planted in run.planted if planted in text]
+    assert not [code for code in run.codes if re.search(rf"(?<![\d.]){code}(?![\d])", text)]
+
+
+@pytest.mark.parametrize("process", ["web", "worker", "beat"])
+def test_every_line_is_json(run, process):
+    lines = run.lines(process)
+    assert lines
+    assert all({"levelname", "name", "message", "request_id", "timestamp"} <= set(line) for line in lines)
+
+
+def test_a_request_has_one_line(run):
+    [line] = [line for line in run.lines("web") if line.get("event") == "request" and line["request_id"] == REQUEST_ID][
+        :1
+    ]
+    assert line["route"] == "/chatroom/<id:chatroom_id>/message"
+    assert (line["method"], line["status"], line["user_id"]) == ("POST", 200, run.user_id)
+    assert line["network"] == "127.0.0.0/24"
+    assert line["duration_ms"] > 0
+
+
+def test_a_task_has_one_line_with_the_request_that_led_to_it(run):
+    told = [line for line in run.lines("worker") if line.get("event") == "task"]
+    [first, *_] = [line for line in told if line["request_id"] == REQUEST_ID]
+    assert (first["task"], first["outcome"]) == ("messages.generate_reply", "success")
+    assert first["duration_ms"] > 0
+    assert any(line["task"] == "ops.tick" for line in told)
