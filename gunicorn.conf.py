@@ -24,8 +24,8 @@ worker_class = "gthread"
 # process that ends is not missed. More than the cores would only share them.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
-# As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. Many threads that
-# compute at once cost throughput (the interpreter's lock), so this is no place to make a service faster.
+# As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. Many
+# threads that compute at once cost throughput (the interpreter's lock): this is no place to make a service faster.
 threads = int(os.environ.get("WEB_THREADS") or "256")
 
 # ── How long ─────────────────────────────────────────────────────────────────

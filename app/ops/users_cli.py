@@ -24,27 +24,23 @@ users = AppGroup(
 )
 
 
-class UserParam(click.ParamType):  # type: ignore[type-arg]
-    """An id or a number of somebody who is there."""
-
-    name = "user"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> User:
-        found = operations.find(str(value))
-        if found is None:
-            self.fail(f"{value!r} is neither a user's id nor the number of one.", param, ctx)
-        return found
+USER = click.argument("who", metavar="USER")
 
 
-USER = click.argument("user", type=UserParam())
+def the_user(id_or_mobile: str) -> User:
+    """Somebody who is there. Raises click.BadParameter."""
+    found = operations.find(id_or_mobile)
+    if found is None:
+        raise click.BadParameter(f"{id_or_mobile!r} is neither a user's id nor the number of one.", param_hint="USER")
+    return found
 
 
 @users.command("find")
 @USER
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
-def find(user: User, as_json: bool) -> None:
+def find(who: str, as_json: bool) -> None:
     """Show a user, the tier, and every grant of Pro. Shows nothing of the conversations."""
-    now = utc_now()
+    now, user = utc_now(), the_user(who)
     found = asdict(operations.summary(user, now=now))
     grants = operations.grants(user, now=now)
     if as_json:
@@ -60,12 +56,12 @@ def find(user: User, as_json: bool) -> None:
 @click.option("--reason", required=True, help="Why; kept with the grant.")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day, UTC. Neither this nor --days: no end.")
 @click.option("--days", type=click.IntRange(1, 3_660), help="For how many days from now.")
-def grant(user: User, reason: str, until: datetime | None, days: int | None) -> None:
+def grant(who: str, reason: str, until: datetime | None, days: int | None) -> None:
     """Give Pro by hand, beside whatever Stripe says.
 
     flask users grant-pro +14155552671 --reason "Lost two days of service" --until 2027-01-31
     """
-    now = utc_now()
+    now, user = utc_now(), the_user(who)
     if until and days:
         raise click.UsageError("Say --until or --days, not both.")
     ends_at = now + timedelta(days=days) if days else None
@@ -81,9 +77,9 @@ def grant(user: User, reason: str, until: datetime | None, days: int | None) -> 
 
 @users.command("revoke-pro")
 @USER
-def revoke(user: User) -> None:
+def revoke(who: str) -> None:
     """Take back every grant that still counts. A subscription that is paid for stays."""
-    now = utc_now()
+    now, user = utc_now(), the_user(who)
     revoked = revoke_pro(user.id, now=now)
     if not revoked:
         raise click.ClickException(f"{user.id} has no grant that counts.")
@@ -93,8 +89,9 @@ def revoke(user: User) -> None:
 @users.command("delete")
 @USER
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def delete(user: User, yes: bool) -> None:
+def delete(who: str, yes: bool) -> None:
     """Delete an account as its owner could: subscription cancelled, chatrooms, messages and sessions gone."""
+    user = the_user(who)
     if not yes:
         click.confirm(f"Delete {user.id} ({user.mobile}) for good?", abort=True)
     delete_account = getattr(account, "delete_account", None)

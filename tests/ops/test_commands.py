@@ -24,8 +24,9 @@ def tier(person) -> str:
 def test_a_user_is_found_by_id_and_by_any_spelling_of_the_number(user, flask):
     spelled = f"{user.mobile[:2]} ({user.mobile[2:5]}) {user.mobile[5:]}"
     for who in (user.id, user.mobile, spelled):
-        output = flask("users", "find", who).output
-        assert user.id in output, output
+        result = flask("users", "find", who)
+        output = result.output
+        assert user.id in output, (output, result.exception)
         assert user.mobile in output
 
 
