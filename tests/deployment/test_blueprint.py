@@ -1,0 +1,123 @@
+"""render.yaml says what Render's documentation knows, and starts what the Procfile starts.
+
+Fields and their values: https://render.com/docs/blueprint-spec, read in November 2026. Render publishes the same as a
+JSON Schema at https://render.com/schema/render.yaml.json. What is listed here is what we rely on.
+"""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deployment.files import ROOT, procfile_lines, setting_names
+
+SERVICE_FIELDS = {
+    "type", "name", "runtime", "plan", "region", "branch", "numInstances", "dockerCommand", "dockerfilePath",
+    "healthCheckPath", "preDeployCommand", "maxShutdownDelaySeconds", "envVars", "autoDeployTrigger",
+}  # fmt: skip
+KEY_VALUE_FIELDS = {"type", "name", "plan", "region", "maxmemoryPolicy", "ipAllowList"}
+DATABASE_FIELDS = {"name", "plan", "region", "databaseName", "user", "postgresMajorVersion", "ipAllowList"}
+SOURCES = {"value", "generateValue", "sync", "fromDatabase", "fromService"}  # of one variable, exactly one
+MAX_SHUTDOWN_SECONDS = 300
+PLANS = {"starter", "standard", "pro"}
+DATABASE_PLANS = {"basic-256mb", "basic-1gb", "basic-4gb"}
+
+
+@pytest.fixture(scope="module")
+def blueprint() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "render.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def services(blueprint) -> dict[str, dict[str, Any]]:
+    return {service["name"].removeprefix("gemini-backend-"): service for service in blueprint["services"]}
+
+
+@pytest.fixture(scope="module")
+def group(blueprint) -> dict[str, Any]:
+    [only] = blueprint["envVarGroups"]
+    return only
+
+
+def variables(service: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {variable["key"]: variable for variable in service["envVars"] if "key" in variable}
+
+
+def test_every_field_is_documented(blueprint):
+    assert set(blueprint) == {"services", "databases", "envVarGroups"}
+    for service in blueprint["services"]:
+        known = KEY_VALUE_FIELDS if service["type"] == "keyvalue" else SERVICE_FIELDS
+        assert set(service) <= known, service["name"]
+        assert service["plan"] in PLANS
+    for database in blueprint["databases"]:
+        assert set(database) <= DATABASE_FIELDS
+        assert database["plan"] in DATABASE_PLANS
+
+
+def test_there_are_the_processes_and_their_stores(services, blueprint):
+    assert {name: service["type"] for name, service in services.items()} == {
+        "web": "web", "worker": "worker", "beat": "worker", "redis": "keyvalue",
+    }  # fmt: skip
+    assert [database["name"] for database in blueprint["databases"]] == ["gemini-backend-db"]
+    assert services["redis"]["maxmemoryPolicy"] == "noeviction"
+    assert services["redis"]["ipAllowList"] == []
+    assert services["beat"]["numInstances"] == 1
+
+
+def test_the_new_version_takes_traffic_after_the_migrations_and_when_it_is_healthy(services, make_app):
+    assert services["web"]["preDeployCommand"] == "flask db upgrade"
+    assert make_app().test_client().get(services["web"]["healthCheckPath"]).status_code == 200
+    assert [name for name, service in services.items() if "preDeployCommand" in service] == ["web"]
+
+
+def test_processes_are_given_the_time_to_end(services):
+    for name in ("web", "worker", "beat"):
+        assert 30 <= services[name]["maxShutdownDelaySeconds"] <= MAX_SHUTDOWN_SECONDS
+
+
+@pytest.mark.parametrize("name", ["worker", "beat"])
+def test_commands_are_those_of_the_procfile(services, name):
+    assert services[name]["dockerCommand"] == procfile_lines()[name]
+
+
+def test_every_variable_has_one_source_and_is_a_setting(services, group):
+    for holder in (*services.values(), group):
+        for variable in holder.get("envVars", []):
+            if "fromGroup" in variable:
+                assert variable["fromGroup"] == group["name"]
+                continue
+            assert variable["key"] in setting_names(), f"{variable['key']} is no variable of config.py"
+            assert len(SOURCES & set(variable)) == 1, variable
+
+
+def test_references_lead_somewhere(services, blueprint):
+    by_name = {service["name"]: service for service in blueprint["services"]}
+    for service in services.values():
+        for variable in service.get("envVars", []):
+            source = variable.get("fromService")
+            if source:
+                assert by_name[source["name"]]["type"] == source["type"]
+                if "envVarKey" in source:
+                    assert source["envVarKey"] in variables(by_name[source["name"]])
+            if "fromDatabase" in variable:
+                assert variable["fromDatabase"]["name"] in {database["name"] for database in blueprint["databases"]}
+
+
+def test_the_group_asks_for_nothing(group):
+    """Render ignores `sync: false` within a group, so what is asked for stands at a service."""
+    assert all("value" in variable or variable.get("generateValue") for variable in group["envVars"])
+
+
+def test_secrets_are_generated_or_asked_for(services, group):
+    for holder in (*services.values(), group):
+        for name, variable in variables({"envVars": holder.get("envVars", [])}).items():
+            if any(part in name for part in ("SECRET", "_KEY", "TOKEN", "PASSWORD")):
+                assert "value" not in variable, name
+
+
+def test_all_processes_share_what_must_be_the_same(services):
+    worker, beat, web = (variables(services[name]) for name in ("worker", "beat", "web"))
+    assert worker == beat
+    assert set(worker) <= set(web)
+    for service in ("web", "worker", "beat"):
+        assert {"fromGroup": "gemini-backend"} in services[service]["envVars"]

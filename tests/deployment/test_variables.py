@@ -1,0 +1,64 @@
+"""Every variable that production must be told is told by both deployments, or stands here with its reason.
+
+A new variable in config.py fails these tests until somebody has decided about it.
+"""
+
+import re
+
+import pytest
+
+from tests.deployment.files import ROOT, process_names, setting_names
+
+# Good as they are on any platform; README's table has their defaults.
+LEFT_ALONE = {
+    "PORT",  # Render sets it; compose publishes it
+    "FLASK_DEBUG",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+    "DATABASE_POOL_SIZE",
+    "JWT_EXPIRES_IN",
+    "REFRESH_EXPIRES_IN",
+    "OTP_RESPONSE_IN_PRODUCTION",
+    "ALLOWED_COUNTRY_CODES",
+    "TWILIO_ACCOUNT_SID",
+    "TWILIO_AUTH_TOKEN",
+    "TWILIO_FROM",
+    "TWILIO_API_BASE",
+    "GEMINI_API_ENDPOINT",
+    "GEMINI_SDK",
+    "GEMINI_TIMEOUT",
+    "GEMINI_SYSTEM_INSTRUCTION",
+    "GEMINI_HISTORY_MAX_CHARS",
+    "REPLY_MAX_ATTEMPTS",
+    "REPLY_MAX_SECONDS",
+    "REPLY_LEASE_SECONDS",
+    "REPLY_RING_AGAIN_SECONDS",
+    "REPLY_SWEEP_SECONDS",
+    "STRIPE_API_BASE",
+    "STRIPE_TIMEOUT",
+    "STRIPE_GRACE_DAYS",
+    "BILLING_SYNC_SECONDS",
+    "BASIC_DAILY_PROMPTS",
+    "RATE_LIMIT_PER_MINUTE",
+    "CHATROOM_LIST_TTL_SECONDS",
+    "STREAMS_PER_PROCESS",
+    "STREAMS_PER_USER",
+}
+
+
+@pytest.mark.parametrize("file", ["render.yaml", "compose.yaml"])
+def test_every_setting_is_given_or_left_alone_on_purpose(file):
+    text = (ROOT / file).read_text()
+    given = {name for name in setting_names() if re.search(rf"(key: |^ +){name}(:|$)", text, re.M)}
+    undecided = setting_names() - given - LEFT_ALONE
+    assert not undecided, f"{file} does not say {sorted(undecided)}: add them there, or to LEFT_ALONE with a reason"
+
+
+def test_the_variables_of_the_processes_are_known():
+    assert process_names() == {
+        "WEB_CONCURRENCY",
+        "WEB_THREADS",
+        "WORKER_POOL",
+        "WORKER_CONCURRENCY",
+        "PROMETHEUS_MULTIPROC_DIR",
+    }
