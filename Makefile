@@ -14,7 +14,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types imports check format pins migration chaos bench clean
+.PHONY: help run demo test lint types imports check format pins migration postman chaos bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ pins: $(STAMP) ## Write requirements*.txt from requirements*.in; ARGS=--upgrade 
 
 migration: $(STAMP) ## Write a migration from the models: make migration m="What changes"
 	@exec $(BIN)/python -m sandbox.stack.migration "$(m)"
+
+postman: $(STAMP) ## Write the Postman collection in docs/postman/ from the API's description
+	@exec $(BIN)/python -m sandbox.postman $(ARGS)
 
 chaos: $(STAMP) ## Kill processes under load and check that nothing is lost
 	@exec $(BIN)/python -m sandbox.chaos $(ARGS)

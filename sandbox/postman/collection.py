@@ -1,0 +1,151 @@
+"""The collection and its environment, from an OpenAPI description and the story."""
+
+import re
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from sandbox.postman import scripts
+from sandbox.postman.story import FAREWELL, FOLDERS, STORY, Step
+
+SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
+METHODS = ("get", "post", "put", "patch", "delete")
+TOLD_OF_SUCCESS = range(200, 300)
+
+Json = dict[str, Any]
+
+
+def operations_of(description: Json) -> dict[str, Json]:
+    """Every operation by `METHOD /path`."""
+    return {
+        f"{method.upper()} {path}": operation
+        for path, item in description["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    }
+
+
+def collection_of(description: Json) -> Json:
+    """The collection: the story's steps that are served, then what is served and not told of."""
+    operations = operations_of(description)
+    told = {step.operation for steps in STORY.values() for step in steps}
+    folders = []
+    for name in (*FOLDERS, FAREWELL):
+        steps = [step for step in STORY[name] if step.operation in operations]
+        steps += [
+            untold(operation, operations[operation], description)
+            for operation in operations
+            if operation not in told and folder_of(operation) == name
+        ]
+        if steps:
+            items = [item_of(step, operations[step.operation]) for step in steps]
+            folders.append({"name": name, "item": items})
+    return {
+        "info": {
+            "_postman_id": str(uuid5(NAMESPACE_URL, "gemini-backend/collection")),
+            "name": description["info"]["title"],
+            "description": "Run it from top to bottom: it signs somebody new up and tells the whole story.\n\n"
+            + description["info"].get("description", ""),
+            "schema": SCHEMA,
+        },
+        "item": folders,
+    }
+
+
+def untold(operation: str, its_description: Json, description: Json) -> Step:
+    """A step for what the story does not tell of."""
+    return Step(operation, its_description.get("summary", operation), example_body(its_description, description))
+
+
+def folder_of(operation: str) -> str:
+    """The folder whose beginning fits best."""
+    path = operation.split()[1]
+    fits = [(len(prefix), name) for name, prefixes in FOLDERS.items() for prefix in prefixes if path.startswith(prefix)]
+    return max(fits)[1]
+
+
+def item_of(step: Step, operation: Json) -> Json:
+    method, path = step.operation.split()
+    documented = tuple(int(status) for status in operation["responses"] if int(status) in TOLD_OF_SUCCESS)
+    statuses = step.only or (*documented, *step.also)
+    request: Json = {
+        "method": method,
+        "header": [{"key": name, "value": value} for name, value in headers_of(step).items()],
+        "url": url_of(path),
+        "description": operation.get("description", ""),
+        "auth": auth_of(step, operation),
+    }
+    if step.body is not None:
+        request["body"] = {"mode": "raw", "raw": raw_body(step.body), "options": {"raw": {"language": "json"}}}
+    events = [event("prerequest", step.before)] if step.before else []
+    events.append(event("test", (scripts.answers(statuses), *step.after)))
+    return {"name": step.name, "event": events, "request": request, "response": []}
+
+
+def headers_of(step: Step) -> dict[str, str]:
+    sends_json = step.body is not None and "Content-Type" not in step.headers
+    return ({"Content-Type": "application/json"} if sends_json else {}) | step.headers
+
+
+def url_of(path: str) -> Json:
+    """`/chatroom/{chatroom_id}` as Postman has it: `{{base_url}}/chatroom/{{chatroom_id}}`."""
+    filled = re.sub(r"{(\w+)}", r"{{\1}}", path)
+    return {"raw": "{{base_url}}" + filled, "host": ["{{base_url}}"], "path": filled.strip("/").split("/")}
+
+
+def auth_of(step: Step, operation: Json) -> Json:
+    if not operation.get("security") and step.token != "metrics_token":
+        return {"type": "noauth"}
+    return {"type": "bearer", "bearer": [{"key": "token", "value": "{{" + step.token + "}}", "type": "string"}]}
+
+
+def event(listen: str, parts: tuple[str, ...]) -> Json:
+    lines = [line for part in parts for line in part.split("\n")]
+    return {"listen": listen, "script": {"type": "text/javascript", "exec": lines}}
+
+
+def raw_body(body: Json | str) -> str:
+    if isinstance(body, str):
+        return body
+    fields = ",\n".join(f'    "{name}": {quoted(value)}' for name, value in body.items())
+    return "{\n" + fields + "\n}"
+
+
+def quoted(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else f'"{value}"'
+
+
+def example_body(operation: Json, description: Json) -> Json | None:
+    """A body made from the examples of a schema's fields."""
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if content is None:
+        return None
+    schema = content["schema"]
+    if "$ref" in schema:
+        schema = description["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    fields: Json = schema.get("properties", {})
+    return {name: told["example"] for name, told in fields.items() if "example" in told}
+
+
+def environment() -> Json:
+    """The variables that the requests share, for the stack of `make run`."""
+    values = {
+        "base_url": "http://127.0.0.1:5000",
+        "webhook_secret": "whsec_sandbox",
+        "metrics_token": "",
+        **dict.fromkeys(
+            ("mobile", "password", "new_password", "otp", "access_token", "refresh_token", "session_id"), ""
+        ),
+        **dict.fromkeys(("chatroom_id", "message_id", "webhook_body", "webhook_signature"), ""),
+    }
+    secret = {"password", "new_password", "access_token", "refresh_token", "webhook_secret", "metrics_token"}
+    return {
+        "id": str(uuid5(NAMESPACE_URL, "gemini-backend/environment")),
+        "name": "Gemini Backend, make run",
+        "values": [
+            {"key": key, "value": value, "type": "secret" if key in secret else "default", "enabled": True}
+            for key, value in values.items()
+        ],
+        "_postman_variable_scope": "environment",
+    }
