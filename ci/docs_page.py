@@ -1,0 +1,116 @@
+"""Opens /docs in headless Chromium, authorizes, sends a message by "Try it out" and sees the reply.
+
+No request may leave the service's own origin, and the console may show no error.
+
+    python ci/docs_page.py http://127.0.0.1:5000 screenshot.png
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import requests
+from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect, sync_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+TAGS = ["auth", "user", "chatroom", "messages", "billing", "subscription", "webhook", "operations"]  # the story's order
+PROMPT = "Explain DNS to a child"
+WAIT_MS = 20_000
+
+
+class Visit:
+    """A page, and what must not happen while it is open."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.address = address
+        self.elsewhere: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", self.note_request)
+        page.on("console", self.note_console)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def note_request(self, request: Request) -> None:
+        if not request.url.startswith((self.address, "data:", "blob:")):
+            self.elsewhere.append(request.url)
+
+    def note_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def operation(self, method: str, path: str) -> Locator:
+        """An operation of the page, opened."""
+        block = self.page.locator(f".opblock-{method}").filter(
+            has=self.page.locator(f'.opblock-summary-path[data-path="{path}"]')
+        )
+        block.locator(".opblock-summary-control").first.click()
+        expect(block.locator(".opblock-body")).to_be_visible(timeout=WAIT_MS)
+        return block
+
+    def authorize(self, token: str) -> None:
+        self.page.locator(".auth-wrapper .authorize").first.click()
+        dialog = self.page.locator(".dialog-ux")
+        form = dialog.locator(".auth-container").filter(has_text="accessToken").first
+        form.locator("input").fill(token)
+        form.locator("button.authorize").click()
+        expect(form.get_by_text("Authorized")).to_be_visible()
+        dialog.locator("button.close-modal").click()
+
+    def send(self, block: Locator) -> dict:
+        """Press Execute; the answer as the page shows it."""
+        block.locator("button.execute").click()
+        live = block.locator(".live-responses-table .response")
+        expect(live).to_be_visible(timeout=WAIT_MS)
+        status = live.locator(".response-col_status").inner_text().split()[0]
+        shown = live.locator(".response-col_description .highlight-code code").first.inner_text()
+        assert status.startswith("2"), f"{status}: {shown}"
+        return json.loads(shown)
+
+
+def log_in(address: str) -> str:
+    """An access token of somebody new."""
+    mobile = {"mobile": f"+1415{random.randint(2_000_000, 9_999_999)}"}  # noqa: S311
+    post = lambda path, body: requests.post(address + path, json=body, timeout=10).json()  # noqa: E731
+    post("/auth/signup", mobile)
+    otp = post("/auth/send-otp", mobile)["otp"]
+    return str(post("/auth/verify-otp", mobile | {"otp": otp})["access_token"])
+
+
+def tour(visit: Visit, token: str) -> str:
+    """What a newcomer does on the page; the reply's text."""
+    page = visit.page
+    page.goto(f"{visit.address}/docs")
+    expect(page.locator(".opblock").first).to_be_visible(timeout=WAIT_MS)
+    shown = page.locator(".opblock-tag").evaluate_all("tags => tags.map(tag => tag.dataset.tag)")
+    assert shown == [tag for tag in TAGS if tag in shown], f"The tags are not in the order of the story: {shown}"
+    visit.authorize(token)
+    room = visit.send(visit.operation("post", "/chatroom"))
+    block = visit.operation("post", "/chatroom/{chatroom_id}/message")
+    block.locator('tr[data-param-name="chatroom_id"] input').fill(room["id"])
+    block.locator('tr[data-param-name="Prefer"] input').fill("wait=15")
+    block.locator("textarea.body-param__text").fill(json.dumps({"text": PROMPT}))
+    reply = visit.send(block)["reply"]
+    assert reply["status"] == "completed", reply
+    block.locator(".live-responses-table").scroll_into_view_if_needed()
+    return str(reply["text"])
+
+
+def main() -> None:
+    address, screenshot = sys.argv[1:3]
+    token = log_in(address)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1400})
+        visit = Visit(page, address)
+        reply = tour(visit, token)
+        Path(screenshot).parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=screenshot)
+        browser.close()
+    assert not visit.elsewhere, f"Requests left the origin: {visit.elsewhere}"
+    assert not visit.errors, f"Errors in the console: {visit.errors}"
+    print(f"/docs works in Chromium: the reply was {reply[:60]!r}. Screenshot: {screenshot}")
+
+
+if __name__ == "__main__":
+    main()
