@@ -70,7 +70,7 @@ class Visit:
 
 def log_in(address: str) -> str:
     """An access token of somebody new."""
-    mobile = {"mobile": f"+1415{random.randint(2_000_000, 9_999_999)}"}  # noqa: S311
+    mobile = {"mobile": f"+1415{random.randint(2_000_000, 9_999_999)}"}
     post = lambda path, body: requests.post(address + path, json=body, timeout=10).json()  # noqa: E731
     post("/auth/signup", mobile)
     otp = post("/auth/send-otp", mobile)["otp"]

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import and_, case, func, select
 
 from app.core.database import db
-from app.messages.leases import UNFINISHED, WAITS_ITS_TURN, messages
+from app.messages.leases import UNFINISHED, messages
 from app.messages.models import ErrorCode, Role, Status
 
 REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
@@ -29,21 +29,21 @@ def queue(now: datetime) -> Queue:
     Due is a reply that a worker could take at once: queued, its pause over, its turn come; or generating under a
     lease that has run out.
     """
-    waiting = and_(messages.c.status == Status.QUEUED, ~WAITS_ITS_TURN)
-    due_since = case(
-        (waiting, func.coalesce(messages.c.not_before, messages.c.created_at)),
-        (messages.c.status == Status.GENERATING, messages.c.lease_expires_at),
-    )
+    place = func.row_number().over(partition_by=messages.c.chatroom_id, order_by=messages.c.position)
     unfinished = (
-        select(messages.c.status, due_since.label("due_since"))
+        select(messages.c.status, messages.c.not_before, messages.c.created_at, messages.c.lease_expires_at)
+        .add_columns(place.label("place"))
         .where(messages.c.status.in_(UNFINISHED))
         .order_by(messages.c.created_at)
         .limit(COUNTED_ROWS)
         .subquery()
     )
-    statement = select(unfinished.c.status, func.count(), func.min(unfinished.c.due_since)).group_by(
-        unfinished.c.status
+    its_turn = and_(unfinished.c.status == Status.QUEUED, unfinished.c.place == 1)
+    due_since = case(
+        (its_turn, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
+        (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
     )
+    statement = select(unfinished.c.status, func.count(), func.min(due_since)).group_by(unfinished.c.status)
     by_status, oldest = {str(status): 0 for status in UNFINISHED}, now
     for status, count, due in db.session.execute(statement):
         by_status[str(status)] = count
