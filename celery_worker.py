@@ -8,6 +8,7 @@ from typing import Any
 from celery.signals import worker_init
 
 from app import create_app
+from app.integrations.models import SdkMissing, model_client_class
 from config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,13 @@ celery_app = flask_app.extensions["celery"]
 
 @worker_init.connect
 def import_tasks(**_: Any) -> None:
-    """Tasks, and the Gemini SDK with them, are the worker's alone: beat rings them by name."""
+    """Tasks and the Gemini SDK are the worker's alone: beat rings them by name."""
     try:
+        model_client_class(flask_app.extensions["settings"].gemini_sdk)
         for module in TASK_MODULES:
             import_module(module)
+    except SdkMissing as error:
+        raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker that knows no task
         log.exception("A task module cannot be imported")
         raise SystemExit(1) from error

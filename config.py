@@ -37,6 +37,13 @@ class OtpDelivery(StrEnum):
     TWILIO = "twilio"
 
 
+class GeminiSdk(StrEnum):
+    """Which of Google's libraries the worker calls Gemini with."""
+
+    GOOGLE_GENERATIVEAI = "google-generativeai"
+    GOOGLE_GENAI = "google-genai"
+
+
 def parse_duration(value: Any) -> Any:
     """`1d`, `12h`, `30m`, `45s` or plain seconds as a timedelta; anything else passes on to be refused."""
     match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", str(value).strip().lower())
@@ -82,6 +89,7 @@ class Settings(BaseSettings):
 
     # Gemini
     gemini_api_key: str = ""
+    gemini_sdk: GeminiSdk = GeminiSdk.GOOGLE_GENERATIVEAI
     gemini_model: str = Field("gemini-3.5-flash", min_length=1, max_length=100)
     gemini_api_endpoint: str = Field("https://generativelanguage.googleapis.com", pattern="^https?://")
     gemini_timeout: float = Field(30, gt=0, le=600, description="Seconds for one attempt as a whole")

@@ -3,7 +3,8 @@
 What the library would do beyond one request is off: calling functions, asking for continuations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -27,9 +28,9 @@ from app.integrations.model_calls import (
 
 CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
-LIMITS = httpx2.Limits(
-    max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS
-)
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would tell of every request
 
 
 class GenAI:
@@ -77,7 +78,7 @@ class GenAI:
         except Exception as error:
             raise classify(error, call) from error
 
-    def _responses(self, request: Any, *, streamed: bool) -> Iterator[types.GenerateContentResponse]:
+    def _responses(self, request: Any, *, streamed: bool) -> Generator[types.GenerateContentResponse, None, None]:
         if streamed:
             yield from self.client.models.generate_content_stream(**request)
         else:
@@ -107,6 +108,8 @@ def read_answer(
             pieces.append(piece)
             on_piece(piece)
     text = "".join(pieces)
+    if text and finish == "none":  # "If empty, the model has not stopped": https://ai.google.dev/api/generate-content
+        raise EOFError("the stream ended in the middle")
     if not text.strip():
         raise ReplyEmpty(f"no text, finish reason {finish}")
     return Answer(text, model, prompt_tokens, output_tokens)
