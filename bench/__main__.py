@@ -1,8 +1,8 @@
-"""`make bench`, or `python -m bench replies --pool threads:64 --pool prefork:16`."""
+"""`make bench`, or one of them: `python -m bench replies --pool threads:64 --pool prefork:16`."""
 
 import argparse
 
-from bench import replies
+from bench import replies, streams
 
 
 def pool(text: str) -> tuple[str, int]:
@@ -11,7 +11,10 @@ def pool(text: str) -> tuple[str, int]:
 
 
 parser = argparse.ArgumentParser(description="Measure speed.")
-parser.add_argument("what", nargs="?", choices=["replies"], default="replies")
+parser.add_argument("what", nargs="?", choices=["replies", "streams", "all"], default="all")
 parser.add_argument("--pool", action="append", type=pool, help="name:concurrency, once for each row")
 chosen = parser.parse_args()
-replies.main(chosen.pool or [("threads", 64), ("threads", 128)])
+if chosen.what in {"replies", "all"}:
+    replies.main(chosen.pool or [("threads", 64), ("threads", 128)])
+if chosen.what in {"streams", "all"}:
+    streams.main()
