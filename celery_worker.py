@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -27,9 +28,11 @@ celery_app = flask_app.extensions["celery"]
 def import_tasks(**_: Any) -> None:
     """Tasks and the Gemini SDK are the worker's alone: beat rings them by name."""
     try:
-        model_client_class(flask_app.extensions["settings"].gemini_sdk)
-        for module in TASK_MODULES:
-            import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005
+            model_client_class(flask_app.extensions["settings"].gemini_sdk)
+            for module in TASK_MODULES:
+                import_module(module)
     except SdkMissing as error:
         raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker that knows no task
