@@ -73,10 +73,11 @@ class GenAI:
         try:
             with closing(self._responses(request, streamed=on_piece is not None)) as responses:
                 return read_answer(responses, self.model, on_piece or (lambda _: None))
-        except ModelError:
-            raise
         except Exception as error:
-            raise classify(error, call) from error
+            meaning = classify(error, call)
+            if meaning is error:
+                raise
+            raise meaning from error
 
     def _responses(self, request: Any, *, streamed: bool) -> Generator[types.GenerateContentResponse, None, None]:
         if streamed:
@@ -108,8 +109,8 @@ def read_answer(
             pieces.append(piece)
             on_piece(piece)
     text = "".join(pieces)
-    if text and finish == "none":  # "If empty, the model has not stopped": https://ai.google.dev/api/generate-content
-        raise EOFError("the stream ended in the middle")
+    if finish == "none" and (text or not prompt_tokens):
+        raise EOFError("the answer broke off, or never began")  # it would pass for a whole one, or an empty one
     if not text.strip():
         raise ReplyEmpty(f"no text, finish reason {finish}")
     return Answer(text, model, prompt_tokens, output_tokens)
@@ -126,6 +127,8 @@ def classify(error: Exception, call: BoundedCall) -> ModelError:
         return CallAborted("aborted")
     if call.timed_out or isinstance(error, httpx2.TimeoutException):
         return ModelTimeout(type(error).__name__)
+    if isinstance(error, ModelError):
+        return error
     if isinstance(error, errors.APIError):
         return error_for(int(error.code or 0), details_of(error), getattr(error.response, "headers", {}))
     return ModelUnavailable(type(error).__name__)
