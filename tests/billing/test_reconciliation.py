@@ -7,7 +7,6 @@ import pytest
 
 from app.billing import tasks
 from app.billing.reconciliation import forget_old_events, sync_due
-from app.core.tasks import celery
 from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import Shop
 
@@ -43,10 +42,10 @@ def test_what_has_ended_for_good_is_left_alone(user: Any, shop: Shop, stripe: Ru
 
 def test_the_task_that_beat_rings(user: Any, shop: Shop) -> None:
     shop.buy(user)
+    celery = shop.app.extensions["celery"]
     entry = celery.conf.beat_schedule["billing-sync"]
     assert entry["task"] == tasks.sync.name
-    tasks.sync.flask_app = shop.app
-    tasks.sync()
+    celery.tasks[entry["task"]]()
     assert user.get("/user/me").json["tier"] == "pro"
 
 
