@@ -36,7 +36,7 @@ def test_the_open_session_is_handed_out_again(user: Any, stripe: RunningStandIn)
 def test_ten_at_once_make_one_customer_and_one_session(
     user: Any, stripe: RunningStandIn, shop: Shop, at_once: Callable[..., list[Any]]
 ) -> None:
-    stripe.behave(path="/v1/customers", method="POST", when="during", delay=0.3, times=1)
+    stripe.behave(path="/v1/customers", method="POST", when="during", delay=1.2, times=1)
     answers = at_once(*[lambda: replace(user, client=shop.app.test_client()).post("/subscribe/pro")] * 10)
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json["session_id"] for answer in answers}) == 1

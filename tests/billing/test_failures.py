@@ -82,11 +82,12 @@ def test_an_error_of_stripes(
     assert len(shop.stripe.events("customer.created")) == 1
 
 
-@pytest.mark.parametrize("when", ["during", "after"])
+@pytest.mark.parametrize("path", ["/v1/customers", "/v1/checkout/sessions"])
+@pytest.mark.parametrize("when", ["during", "within", "after"])
 def test_an_error_that_stripe_keeps_under_the_key_is_not_met_again(
-    when: str, user: Any, stripe: RunningStandIn
+    when: str, path: str, user: Any, stripe: RunningStandIn
 ) -> None:
-    stripe.behave(path="/v1/checkout/sessions", method="POST", status=500, when=when, times=2)
+    stripe.behave(path=path, method="POST", status=500, when=when, times=1 if when == "within" else 2)
     assert user.post("/subscribe/pro").status_code == 503
     assert user.post("/subscribe/pro").status_code == 200
 
