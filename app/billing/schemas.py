@@ -58,3 +58,11 @@ EXAMPLE_STATUS: dict[str, Any] = {
     "cancel_at_period_end": False,
     "grace_until": None,
 }
+EXAMPLE_EVENT: dict[str, Any] = {
+    "id": "evt_1a2B3c4D5e6F7g8H",
+    "object": "event",
+    "api_version": "2026-10-28.endive",
+    "created": 1795253400,
+    "type": "customer.subscription.updated",
+    "data": {"object": {"id": "sub_1a2B3c4D5e6F7g8H", "object": "subscription", "customer": "cus_a1B2c3D4e5F6g7"}},
+}

@@ -7,6 +7,7 @@ from app.billing import checkout, events, service
 from app.billing.errors import AlreadySubscribed, InvalidSignature, PaymentProviderError
 from app.billing.schemas import (
     EXAMPLE_CHECKOUT,
+    EXAMPLE_EVENT,
     EXAMPLE_STATUS,
     CheckoutOut,
     PortalOut,
@@ -77,7 +78,7 @@ class Webhook(MethodView):
         requestBody={
             "required": True,
             "description": "The event exactly as Stripe sent it, up to 1 MiB.",
-            "content": {"application/json": {"schema": {"type": "object"}}},
+            "content": {"application/json": {"schema": {"type": "object"}, "example": EXAMPLE_EVENT}},
         },
     )
     @blp.response(200, ReceivedOut, example={"received": True})
