@@ -105,6 +105,15 @@ class Settings(BaseSettings):
     reply_ring_again_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's bell counts as lost")
     reply_sweep_seconds: float = Field(4, ge=0.5, le=60, description="How often the sweeper looks")
 
+    # Stripe
+    stripe_secret_key: str = ""
+    stripe_pro_price_id: str = ""
+    stripe_webhook_secret: str = ""
+    stripe_api_base: str = Field("https://api.stripe.com", pattern="^https?://")
+    stripe_timeout: float = Field(10, gt=0, le=12, description="Seconds for all of a request's calls together")
+    stripe_grace_days: float = Field(3, ge=0, le=60, description="How long an unpaid subscription stays Pro")
+    billing_sync_seconds: float = Field(900, ge=1, description="How often our copies are compared with Stripe's")
+
     # Limits
     basic_daily_prompts: int = Field(5, ge=0, le=100_000)
     rate_limit_per_minute: int = Field(120, ge=0, description="Per user or IP; 0 lifts every such limit")

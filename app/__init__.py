@@ -8,6 +8,8 @@ from flask_migrate import Migrate
 
 from app.account.views import blp as account
 from app.auth.views import blp as auth
+from app.billing.cli import commands as billing_commands
+from app.billing.views import blp as billing
 from app.chatrooms.views import blp as chatrooms
 from app.core.auth import register_auth
 from app.core.database import db, engine_options
@@ -50,10 +52,16 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     db.init_app(app)
     Migrate(app, db, render_as_batch=False, compare_type=True)
     register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)
-    register_celery(app, settings.redis_url, sweep_seconds=settings.reply_sweep_seconds)
+    register_celery(
+        app,
+        settings.redis_url,
+        sweep_seconds=settings.reply_sweep_seconds,
+        billing_sync_seconds=settings.billing_sync_seconds,
+    )
     api = make_api(app)
-    for blueprint in (auth, account, chatrooms, messages, operations):
+    for blueprint in (auth, account, chatrooms, messages, billing, operations):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
     app.cli.add_command(replies)
+    app.cli.add_command(billing_commands)
     return app

@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 
 from app.core.errors import BodyTooLarge, MalformedJson
 
@@ -22,6 +22,14 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
+
+
+def choose_body_limit() -> None:
+    """Let a view class that says so (`max_body_bytes`) take larger bodies than the others."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    own_limit: int | None = getattr(getattr(view, "view_class", None), "max_body_bytes", None)
+    if own_limit is not None:
+        request.max_content_length = own_limit
 
 
 def refuse_oversized_body() -> None:
@@ -71,5 +79,6 @@ def register_http(app: Flask) -> None:
     """Bound every body and harden every answer."""
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.merge_slashes = False  # `//chatroom` is an unknown address, not a redirect
+    app.before_request(choose_body_limit)
     app.before_request(refuse_oversized_body)
     app.after_request(add_headers)

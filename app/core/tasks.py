@@ -26,7 +26,7 @@ class AppTask(Task):  # type: ignore[misc]
             return self.run(*args, **kwargs)
 
 
-def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
+def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_seconds: float) -> None:
     """Set Celery up so that no work is lost with a worker and no request waits for a broker."""
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
@@ -43,7 +43,12 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
         worker_hijack_root_logger=False,
         task_publish_retry=False,
         beat_schedule={
-            "sweep": {"task": "messages.sweep", "schedule": sweep_seconds, "options": {"expires": sweep_seconds}}
+            "sweep": {"task": "messages.sweep", "schedule": sweep_seconds, "options": {"expires": sweep_seconds}},
+            "billing-sync": {
+                "task": "billing.sync",
+                "schedule": billing_sync_seconds,
+                "options": {"expires": billing_sync_seconds},
+            },
         },
         enable_utc=True,
         timezone="UTC",
