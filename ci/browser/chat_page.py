@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 CHAT_URL = os.environ.get("CHAT_URL", "http://127.0.0.1:8083").rstrip("/")
 SCREENSHOTS = os.environ.get("SCREENSHOTS", "")
@@ -48,7 +48,7 @@ class Visit:
         self.page.on("console", self._listen)
 
     def _listen(self, message: Any) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:  # a 4xx the page deals with
+        if message.type == "error" and "Failed to load resource" not in message.text:  # the page deals with those
             self.complaints.append(message.text)
 
     def shot(self, what: str) -> None:
@@ -199,6 +199,41 @@ def on_a_phone(visit: Visit) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the phone"
 
 
+def lose_things(visit: Visit) -> None:
+    """An answer lost on its way, a stream that breaks off, a token that ran out: nothing is doubled or missing."""
+    page, asked = visit.page, []
+
+    def lose_answer(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    def break_off(route: Route) -> None:
+        body = 'event: delta\ndata: {"text": "[sand"}\nid: 1:5\n\nevent: delta\ndata: {"te'
+        route.fulfill(body=body, content_type="text/event-stream", headers={"Access-Control-Allow-Origin": "*"})
+
+    def expire(route: Route) -> None:
+        headers = {"Access-Control-Allow-Origin": "*"}
+        route.fulfill(status=401, json={"status": 401, "code": "token_expired"}, headers=headers)
+
+    page.route("**/message", lose_answer, times=1)
+    page.route("**/stream", break_off, times=1)
+    page.on("request", lambda request: asked.append((request.url, request.headers)))
+    visit.send("Hello")
+    visit.wait_for("completed")
+    expect(page.locator("li.user")).to_have_count(2)
+    keys = {headers["idempotency-key"] for _, headers in asked if "idempotency-key" in headers}
+    places = [headers.get("last-event-id") for url, headers in asked if url.endswith("/stream")]
+    assert len(keys) == 1, "a prompt sent again has the same key"
+    assert places[-2:] == [None, "1:5"], places
+    assert page.locator("li.model .text").last.text_content() == page.evaluate(READ_STORED), "not the stored text"
+
+    before = page.evaluate("localStorage.getItem('chat.tokens')")
+    page.route("**/user/me", expire, times=1)
+    page.reload()
+    expect(page.locator("li.user")).to_have_count(2)
+    assert page.evaluate("localStorage.getItem('chat.tokens')") != before, "the token was renewed"
+
+
 def log_out(visit: Visit) -> None:
     if visit.name == "phone":
         visit.page.get_by_role("button", name="Rooms and account").click()
@@ -213,7 +248,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         for visit, steps in (
             (Visit(browser, DESK), (talk, use_keyboard, keep_rooms, spend_the_day, upgrade, log_out)),
-            (Visit(browser, PHONE, has_touch=True, device_scale_factor=2), (on_a_phone, log_out)),
+            (Visit(browser, PHONE, has_touch=True, device_scale_factor=2), (on_a_phone, lose_things, log_out)),
         ):
             visit.log_in()
             for step in steps:
