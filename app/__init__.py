@@ -7,6 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
 from app.account.views import blp as account
+from app.auth.session_views import blp as sessions
 from app.auth.views import blp as auth
 from app.chatrooms.views import blp as chatrooms
 from app.core.auth import register_auth
@@ -44,7 +45,7 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
     )
     register_request_ids(app)
-    register_http(app)
+    register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
     register_error_handlers(app)
     register_auth(app)
     db.init_app(app)
@@ -52,7 +53,7 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)
     register_celery(app, settings.redis_url, sweep_seconds=settings.reply_sweep_seconds)
     api = make_api(app)
-    for blueprint in (auth, account, chatrooms, messages, operations):
+    for blueprint in (auth, sessions, account, chatrooms, messages, operations):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
     app.cli.add_command(replies)

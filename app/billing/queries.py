@@ -17,3 +17,8 @@ def has_live_grant(user_id: UUID, now: datetime) -> bool:
         or_(ProGrant.ends_at.is_(None), ProGrant.ends_at > now),
     )
     return bool(db.session.scalar(select(live)))
+
+
+def grants_of(user_id: UUID) -> list[ProGrant]:
+    """Every grant of the user's, oldest first."""
+    return list(db.session.scalars(select(ProGrant).where(ProGrant.user_id == user_id).order_by(ProGrant.created_at)))
