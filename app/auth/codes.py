@@ -33,7 +33,7 @@ def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID |
     lock_guard(key, now)
     refuse_haste(key, purpose, now)
     earlier = (OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose, OneTimeCode.expires_at > now)
-    db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=now, sealed=None))
+    db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=now, sealed=None, claim_id=None))
     code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
     row = OneTimeCode(
         mobile_key=key,

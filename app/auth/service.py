@@ -89,7 +89,7 @@ def verify_number(user: User, used: OneTimeCode, client: Client, now: datetime) 
     user.verified_at = now
     if user.id != used.claim_id or user.claim_origin != origin_of(client):
         user.password_hash = None
-    user.claim_origin = None
+    user.claim_origin = used.claim_id = None
 
 
 def origin_of(client: Client) -> str:
