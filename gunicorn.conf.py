@@ -17,6 +17,7 @@ max_requests = 50_000  # a slow leak never matters; the jitter keeps workers fro
 max_requests_jitter = 5_000
 control_socket_disable = True
 accesslog = None
+limit_request_line = 8190  # as long as gunicorn bounds it at all: what is longer is answered before the product
 forwarded_allow_ips = ""  # TRUSTED_PROXIES decides whom to believe, in one place
 
 # What serves is nobody's business, and gunicorn has no setting for it.
