@@ -1,5 +1,6 @@
 """Use cases of a session that goes on: refresh, list, end."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,9 +14,12 @@ from app.billing.service import tier_of
 from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
+from app.core.logs import log_event
 from app.core.settings import settings
 from app.core.transactions import transaction
 from app.users.queries import find_user
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def refresh(user_id: UUID, session_id: UUID, rotation_id: UUID, *, now: datetime
             session.last_used_at = now
             return issue(user, tier_of(user_id, now), session.id, successor)
         session.revoked_at = now
+    log_event(log, "refresh_token_reused", user_id=user_id, session_id=session_id)
     raise TokenRevoked
 
 

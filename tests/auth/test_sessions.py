@@ -54,11 +54,13 @@ def rotation(tokens):
     return jwt.decode(tokens["refresh_token"], options={"verify_signature": False})["rid"]
 
 
-def test_refresh_token_used_again_later_ends_its_whole_session(app, member):
+def test_refresh_token_used_again_later_ends_its_whole_session(app, member, caplog):
+    caplog.set_level("INFO")
     who, tokens = member
     fresh = refresh(who, tokens).json
     let_pass(app, 11)
     assert_problem(refresh(who, tokens), 401, "token_revoked")
+    assert "refresh_token_reused" in caplog.text
     assert_problem(refresh(who, fresh), 401, "token_revoked")
     for old in (tokens, fresh):
         assert_problem(who.me(old["access_token"]), 401, "token_revoked")
