@@ -14,7 +14,7 @@ from config import ConfigError
 
 log = logging.getLogger(__name__)
 
-TASK_MODULES = ("app.messages.tasks", "app.billing.tasks")
+TASK_MODULES = ("app.messages.tasks", "app.billing.tasks", "app.auth.tasks")
 
 try:
     flask_app = create_app()

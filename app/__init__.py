@@ -7,6 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
 from app.account.views import blp as account
+from app.auth.session_views import blp as sessions
 from app.auth.views import blp as auth
 from app.billing.cli import commands as billing_commands
 from app.billing.views import blp as billing
@@ -46,7 +47,7 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
     )
     register_request_ids(app)
-    register_http(app)
+    register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
     register_error_handlers(app)
     register_auth(app)
     db.init_app(app)
@@ -59,7 +60,7 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         billing_sync_seconds=settings.billing_sync_seconds,
     )
     api = make_api(app)
-    for blueprint in (auth, account, chatrooms, messages, billing, operations):
+    for blueprint in (auth, sessions, account, chatrooms, messages, billing, operations):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
     app.cli.add_command(replies)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import replies, streams
+from bench import adapters, replies, streams
 
 
 def pool(text: str) -> tuple[str, int]:
@@ -11,10 +11,12 @@ def pool(text: str) -> tuple[str, int]:
 
 
 parser = argparse.ArgumentParser(description="Measure speed.")
-parser.add_argument("what", nargs="?", choices=["replies", "streams", "all"], default="all")
+parser.add_argument("what", nargs="?", choices=["replies", "streams", "adapters", "all"], default="all")
 parser.add_argument("--pool", action="append", type=pool, help="name:concurrency, once for each row")
 chosen = parser.parse_args()
 if chosen.what in {"replies", "all"}:
     replies.main(chosen.pool or [("threads", 64), ("threads", 128)])
 if chosen.what in {"streams", "all"}:
     streams.main()
+if chosen.what in {"adapters", "all"}:
+    adapters.main()

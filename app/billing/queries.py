@@ -124,3 +124,8 @@ def note_customer_deleted(customer_id: UUID, ticket: int, now: datetime) -> None
     lost = (Subscription.customer_id == customer_id, Subscription.status.not_in(ENDED), Subscription.ticket < ticket)
     values = {"status": "canceled", "past_due_since": None, "ended_at": now, "ticket": ticket, "fetched_at": now}
     db.session.execute(update(Subscription).where(*lost).values(values))
+
+
+def grants_of(user_id: UUID) -> list[ProGrant]:
+    """Every grant of the user's, oldest first."""
+    return list(db.session.scalars(select(ProGrant).where(ProGrant.user_id == user_id).order_by(ProGrant.created_at)))

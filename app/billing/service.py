@@ -66,8 +66,8 @@ def told(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
 
 
 def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
-    """Every subscription that the user ever had, oldest first, ready for JSON."""
-    return [
+    """Every subscription and every grant by hand that the user ever had, oldest first, ready for JSON."""
+    subscriptions = [
         {
             "id": row.id,
             "status": row.status,
@@ -80,3 +80,14 @@ def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
         }
         for row in queries.subscriptions_of_user(user_id)
     ]
+    grants = [
+        {
+            "status": "granted",
+            "reason": grant.reason,
+            "created_at": as_rfc3339(grant.created_at),
+            "ends_at": as_rfc3339(grant.ends_at),
+            "revoked_at": as_rfc3339(grant.revoked_at),
+        }
+        for grant in queries.grants_of(user_id)
+    ]
+    return subscriptions + grants

@@ -13,6 +13,7 @@ from app.core.request_ids import request_id, set_request_id
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "request_id"
+AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose bell was lost is rung for soon
 REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
 
 
@@ -48,6 +49,11 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_
                 "task": "billing.sync",
                 "schedule": billing_sync_seconds,
                 "options": {"expires": billing_sync_seconds},
+            },
+            "auth-sweep": {
+                "task": "auth.sweep",
+                "schedule": AUTH_SWEEP_SECONDS,
+                "options": {"expires": AUTH_SWEEP_SECONDS},
             },
         },
         enable_utc=True,
