@@ -162,6 +162,7 @@ def upgrade(visit: Visit) -> None:
     page.wait_for_url(f"{CHAT_URL}/**")
     expect(page.locator("#tier")).to_have_text("Pro")
     expect(page.locator("#notice")).to_contain_text("You are Pro now")
+    expect(page.get_by_text("The fifth", exact=True)).to_be_visible()  # the room is open again
     visit.shot("pro")
     page.get_by_role("button", name="Manage").click()
     page.get_by_role("link", name="Back to app").click()
