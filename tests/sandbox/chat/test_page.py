@@ -12,6 +12,7 @@ import pytest
 from sandbox.chat.page import FILE, load_page
 from sandbox.chat.server import ChatServer
 from sandbox.stack import settings
+from sandbox.stack.welcome import welcome
 
 API = "http://127.0.0.1:5999"
 
@@ -114,3 +115,10 @@ def test_the_stack_keeps_given_origins_and_has_no_page_in_production():
     assert page is not None
     assert set(page.variables) == {"CORS_ORIGINS"}
     assert settings.chat_page({"APP_ENV": "production"}, api_port=5000) is None
+
+
+def test_the_welcome_names_the_page_in_one_line():
+    text = welcome(port=5000, chat="http://127.0.0.1:8083", places={})
+
+    assert [line.split()[0] for line in text.splitlines() if "http://127.0.0.1:8083" in line] == ["Chat"]
+    assert "Chat" not in welcome(port=5000, chat=None, places={})
