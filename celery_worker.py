@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -9,11 +10,12 @@ from celery.signals import worker_init
 
 import app.core.task_log  # noqa: F401 - it listens to Celery's signals
 from app import create_app
+from app.integrations.models import SdkMissing, model_client_class
 from config import ConfigError
 
 log = logging.getLogger(__name__)
 
-TASK_MODULES = ("app.messages.tasks", "app.ops.tasks")
+TASK_MODULES = ("app.messages.tasks", "app.billing.tasks", "app.auth.tasks", "app.ops.tasks")
 
 try:
     flask_app = create_app()
@@ -25,10 +27,15 @@ celery_app = flask_app.extensions["celery"]
 
 @worker_init.connect
 def import_tasks(**_: Any) -> None:
-    """Tasks, and the Gemini SDK with them, are the worker's alone: beat rings them by name."""
+    """Tasks and the Gemini SDK are the worker's alone: beat rings them by name."""
     try:
-        for module in TASK_MODULES:
-            import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005
+            model_client_class(flask_app.extensions["settings"].gemini_sdk)
+            for module in TASK_MODULES:
+                import_module(module)
+    except SdkMissing as error:
+        raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker that knows no task
         log.exception("A task module cannot be imported")
         raise SystemExit(1) from error

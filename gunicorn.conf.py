@@ -10,10 +10,11 @@ import tempfile
 from typing import Any
 
 from gunicorn import glogging
+from gunicorn.http.wsgi import Response
 
 # ── Where ────────────────────────────────────────────────────────────────────
 bind = f"0.0.0.0:{os.environ.get('PORT', '5000')}"
-# Who may say where a request comes from is the application's to decide; gunicorn believes nobody.
+# TRUSTED_PROXIES decides whom to believe, in one place.
 forwarded_allow_ips = ""
 
 # ── How many ─────────────────────────────────────────────────────────────────
@@ -45,6 +46,7 @@ max_requests_jitter = 5_000
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 control_socket_disable = True  # it would be a file in a home folder, for nobody to use
 accesslog = None  # the application writes a line for each request, and knows more
+limit_request_line = 8190  # as long as gunicorn bounds it at all: what is longer is answered before the product
 
 
 def prepare_metrics() -> None:
@@ -79,6 +81,17 @@ class Logger(glogging.Logger):  # type: ignore[misc]
 
 
 logger_class = Logger
+
+
+# What serves is nobody's business, and gunicorn has no setting for it.
+with_banner = Response.default_headers
+
+
+def without_banner(response: Response) -> list[str]:
+    return [header for header in with_banner(response) if not header.startswith("Server:")]
+
+
+Response.default_headers = without_banner
 
 
 def post_fork(_server: Any, worker: Any) -> None:

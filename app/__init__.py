@@ -7,7 +7,10 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
 from app.account.views import blp as account
+from app.auth.session_views import blp as sessions
 from app.auth.views import blp as auth
+from app.billing.cli import commands as billing_commands
+from app.billing.views import blp as billing
 from app.chatrooms.views import blp as chatrooms
 from app.core.auth import register_auth
 from app.core.database import db, engine_options
@@ -49,17 +52,22 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     )
     register_request_ids(app)
     register_request_log(app)
-    register_http(app)
+    register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
     register_error_handlers(app)
     register_auth(app)
     db.init_app(app)
     Migrate(app, db, render_as_batch=False, compare_type=True)
     register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)
-    register_celery(app, settings.redis_url, sweep_seconds=settings.reply_sweep_seconds)
+    register_celery(
+        app,
+        settings.redis_url,
+        sweep_seconds=settings.reply_sweep_seconds,
+        billing_sync_seconds=settings.billing_sync_seconds,
+    )
     api = make_api(app)
-    for blueprint in (auth, account, chatrooms, messages, operations):
+    for blueprint in (auth, sessions, account, chatrooms, messages, billing, operations):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
-    for command in (replies, users, health):
+    for command in (replies, users, billing_commands, health):
         app.cli.add_command(command)
     return app

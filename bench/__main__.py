@@ -1,8 +1,8 @@
-"""`make bench`, or `python -m bench replies --pool threads:64 --pool prefork:16`, or `python -m bench metrics`."""
+"""`make bench`, or one of them: `python -m bench replies --pool threads:64 --pool prefork:16`."""
 
 import argparse
 
-from bench import metrics, replies
+from bench import adapters, metrics, replies, streams
 
 
 def pool(text: str) -> tuple[str, int]:
@@ -11,10 +11,14 @@ def pool(text: str) -> tuple[str, int]:
 
 
 parser = argparse.ArgumentParser(description="Measure speed.")
-parser.add_argument("what", nargs="?", choices=["replies", "metrics"], default="replies")
+parser.add_argument("what", nargs="?", choices=["replies", "streams", "adapters", "metrics", "all"], default="all")
 parser.add_argument("--pool", action="append", type=pool, help="name:concurrency, once for each row")
 chosen = parser.parse_args()
-if chosen.what == "metrics":
-    metrics.main()
-else:
+if chosen.what in {"replies", "all"}:
     replies.main(chosen.pool or [("threads", 64), ("threads", 128)])
+if chosen.what in {"streams", "all"}:
+    streams.main()
+if chosen.what in {"adapters", "all"}:
+    adapters.main()
+if chosen.what in {"metrics", "all"}:
+    metrics.main()

@@ -23,6 +23,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.core.database import db
+from app.users.mobile_numbers import mobile_key
 from config import Settings, load_settings
 from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
 from sandbox.stack.servers import PostgresServer, ValkeyServer, postgres_server, valkey_server, wait_until
@@ -162,8 +163,23 @@ def mobile_numbers() -> Iterator[str]:
     return (f"+1415555{number:04}" for number in itertools.count(1000))
 
 
+def age_codes(app: Flask, mobile: str, *, seconds: float) -> None:
+    """Let time pass for all that concerns the number's codes, so that the next one can be asked for."""
+    clocks = {
+        "one_time_codes": ("created_at", "expires_at"),
+        "number_guards": ("wrong_codes_since", "password_tries_since", "touched_at"),
+    }
+    with app.app_context():
+        for table, columns in clocks.items():
+            turned = ", ".join(f"{column} = {column} - make_interval(secs => :seconds)" for column in columns)
+            statement = text(f"UPDATE {table} SET {turned} WHERE mobile_key = :key")
+            db.session.execute(statement, {"seconds": seconds, "key": mobile_key(mobile)})
+        db.session.commit()
+
+
 def log_in(client: FlaskClient, mobile: str) -> TestResponse:
-    """Ask for a code and trade it for tokens."""
+    """Ask for a code, long after the last one, and trade it for tokens."""
+    age_codes(client.application, mobile, seconds=3_601)
     sent = client.post("/auth/send-otp", json={"mobile": mobile})
     assert sent.status_code == 202, sent.text
     return client.post("/auth/verify-otp", json={"mobile": mobile, "otp": sent.json["otp"]})

@@ -3,11 +3,17 @@
 from datetime import datetime
 from uuid import UUID
 
-from app.billing.service import tier_of
+from sqlalchemy import text
+
+from app.billing.service import close_account, tier_of
+from app.chatrooms.list_cache import forget_list
 from app.core.auth import TokenRevoked
+from app.core.database import db
 from app.core.transactions import transaction
 from app.users.profiles import Profile
-from app.users.queries import find_user
+from app.users.queries import delete_user, find_user, lock_user
+
+DELETION_TIMEOUT_MS = 30_000  # thousands of messages go in one statement, which no other may be as slow as
 
 
 def profile(user_id: UUID, *, now: datetime) -> Profile:
@@ -26,3 +32,18 @@ def rename(user_id: UUID, name: str | None, *, now: datetime) -> Profile:
             raise TokenRevoked
         user.name = name
     return Profile.of(user, tier_of(user_id, now))
+
+
+def delete_account(user_id: UUID, *, now: datetime) -> None:
+    """Delete the user with his chatrooms, messages and sessions; every token stops working.
+
+    What he pays for ends first, so that nobody is charged for an account that is gone. The day's quota stays
+    spent, under the number's keyed hash, and the number can be signed up again.
+    Raises TokenRevoked when he is gone, and what `close_account` raises; then nothing was deleted.
+    """
+    close_account(user_id, now=now)
+    with transaction() as current:
+        db.session.execute(text(f"SET LOCAL statement_timeout = {DELETION_TIMEOUT_MS}"))
+        if lock_user(user_id) is None or not delete_user(user_id):
+            raise TokenRevoked
+        current.after_commit(lambda: forget_list(user_id))

@@ -2,17 +2,26 @@
 
 from typing import Any
 
+from flask import Response, stream_with_context
 from flask.views import MethodView
 
 from app.account import service
-from app.account.schemas import EXAMPLE_USAGE, ProfileIn, UsageOut
+from app.account.export import export
+from app.account.schemas import EXAMPLE_EXPORT, EXAMPLE_USAGE, ExportOut, ProfileIn, UsageOut
 from app.core.api import Blueprint
-from app.core.auth import current_user_id
+from app.core.auth import current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.messages.service import usage_today
 from app.users.profiles import EXAMPLE_USER, UserOut
 
-blp = Blueprint("user", __name__, url_prefix="/user", description="One's own account: profile and usage.")
+blp = Blueprint(
+    "user", __name__, url_prefix="/user", description="One's own account: profile, usage, export, deletion."
+)
+
+EXPORT_AS_FILE = {"Content-Disposition": 'attachment; filename="export.json"'}
+EXPORT_HEADERS = {
+    "Content-Disposition": {"description": "Suggests a file name.", "schema": {"type": "string"}},
+}
 
 
 @blp.route("/me")
@@ -33,6 +42,27 @@ class Me(MethodView):
 
         `null` takes it away."""
         return service.rename(current_user_id(), body["name"], now=utc_now())
+
+    @blp.authenticated()
+    @blp.response(204)
+    def delete(self) -> None:
+        """Delete your account
+
+        Your chatrooms, messages and sessions go at once, a subscription is ended, and the number is free to be
+        signed up again. Prompts of today stay spent."""
+        service.delete_account(current_user_id(), now=utc_now())
+
+
+@blp.route("/me/export")
+class Export(MethodView):
+    @blp.authenticated()
+    @blp.response(200, ExportOut, example=EXAMPLE_EXPORT, headers=EXPORT_HEADERS)
+    def get(self) -> object:
+        """Export your data
+
+        Everything there is about you, as one JSON document, streamed."""
+        pieces = export(current_user_id(), current_session_id(), now=utc_now())
+        return Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
 
 
 @blp.route("/usage")

@@ -1,60 +1,96 @@
-"""One-time codes (NIST SP 800-63B-4, 3.1.3): made, kept as keyed hashes, used once."""
+"""One-time codes (NIST SP 800-63B-4, 3.1.3): made, kept as keyed hashes, guessed at five times, used once."""
 
 import hmac
 import secrets
 from datetime import datetime, timedelta
+from uuid import UUID
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
+from app.auth.errors import OtpCooldown
+from app.auth.guards import lock_guard
 from app.auth.models import OneTimeCode, Purpose
+from app.core.clock import seconds_until
 from app.core.database import db
 from app.core.keyed_hashes import keyed_hash
 from app.users.mobile_numbers import mobile_key
 
 DIGITS = 6  # NIST SP 800-63B-4: at least six decimal digits
 LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six digits
+MAX_GUESSES = 5
+COOLDOWN = timedelta(seconds=60)  # between two codes for a number and purpose
+COUNTED = timedelta(hours=1)
+MAX_CODES = 10  # for a number within COUNTED, both purposes together
 
 
-def issue_code(mobile: str, purpose: Purpose, now: datetime) -> str:
-    """A fresh code for the number and purpose; an earlier one stops working."""
-    code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
+def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID | None) -> tuple[OneTimeCode, str]:
+    """A fresh code for the number and purpose; an earlier one stops working. The row, and the code in clear.
+
+    claim_id: the unverified signup that the number has now.
+    Raises OtpLocked, OtpCooldown.
+    """
     key = mobile_key(mobile)
-    db.session.execute(delete(OneTimeCode).where(OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose))
-    db.session.add(
-        OneTimeCode(
-            mobile_key=key,
-            purpose=purpose,
-            code_hash=hash_code(mobile, purpose, code),
-            created_at=now,
-            expires_at=now + LIFETIME,
-        )
+    lock_guard(key, now)
+    refuse_haste(key, purpose, now)
+    earlier = (OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose, OneTimeCode.expires_at > now)
+    db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=now, sealed=None, claim_id=None))
+    code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
+    row = OneTimeCode(
+        mobile_key=key,
+        purpose=purpose,
+        code_hash=hash_code(mobile, purpose, code),
+        claim_id=claim_id,
+        created_at=now,
+        expires_at=now + LIFETIME,
     )
-    return code
+    db.session.add(row)
+    db.session.flush()
+    return row, code
 
 
-def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> bool:
-    """Whether the code is the right one; if so it is used up, for one caller alone."""
-    newest = db.session.scalar(
-        select(OneTimeCode)
-        .where(
-            OneTimeCode.mobile_key == mobile_key(mobile),
-            OneTimeCode.purpose == purpose,
-            OneTimeCode.used_at.is_(None),
-            OneTimeCode.expires_at > now,
-        )
-        .order_by(OneTimeCode.created_at.desc())
-        .limit(1)
+def refuse_haste(key: str, purpose: Purpose, now: datetime) -> None:
+    """Raise OtpCooldown when the number got a code for the purpose just now, or too many in the hour."""
+    recent = recent_codes(key, now)
+    if len(recent) >= MAX_CODES:
+        raise OtpCooldown(retry_after=seconds_until(recent[-MAX_CODES][1] + COUNTED, now))
+    latest = max((made for used_for, made in recent if used_for is purpose), default=None)
+    if latest is not None and latest > now - COOLDOWN:
+        raise OtpCooldown(retry_after=seconds_until(latest + COOLDOWN, now))
+
+
+def recent_codes(key: str, now: datetime) -> list[tuple[Purpose, datetime]]:
+    """Purpose and time of the number's codes of the last hour, oldest first."""
+    counted = (OneTimeCode.mobile_key == key, OneTimeCode.created_at > now - COUNTED)
+    statement = select(OneTimeCode.purpose, OneTimeCode.created_at).where(*counted)
+    return [(row.purpose, row.created_at) for row in db.session.execute(statement.order_by(OneTimeCode.created_at))]
+
+
+def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> OneTimeCode | None:
+    """The number's live code when `code` is the right one, used up now, for one caller alone; else None.
+
+    The guess is counted before it is compared; the caller commits either way.
+    Raises OtpLocked.
+    """
+    key = mobile_key(mobile)
+    guard = lock_guard(key, now)
+    live = (
+        OneTimeCode.mobile_key == key,
+        OneTimeCode.purpose == purpose,
+        OneTimeCode.expires_at > now,
+        OneTimeCode.used_at.is_(None),
+        OneTimeCode.guesses < MAX_GUESSES,
     )
-    offered = hash_code(mobile, purpose, code)
-    if newest is None or not hmac.compare_digest(newest.code_hash, offered):
-        return False
-    claim = (
-        update(OneTimeCode)
-        .where(OneTimeCode.id == newest.id, OneTimeCode.used_at.is_(None))
-        .values(used_at=now)
-        .returning(OneTimeCode.id)
-    )
-    return db.session.scalar(claim) is not None
+    counted = update(OneTimeCode).where(*live).values(guesses=OneTimeCode.guesses + 1).returning(OneTimeCode)
+    row: OneTimeCode | None = db.session.scalar(counted, execution_options={"populate_existing": True})
+    newest = select(OneTimeCode.code_hash).where(OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose)
+    expected = db.session.scalar(newest.order_by(OneTimeCode.created_at.desc()).limit(1)) or hash_code("", purpose, "")
+    right = hmac.compare_digest(expected, hash_code(mobile, purpose, code))
+    if row is not None and right:
+        row.used_at, row.sealed = now, None
+        return row
+    if not right:  # the right code, too late or a second time, is a mishap and no guess
+        guard.wrong_codes += 1
+    return None
 
 
 def hash_code(mobile: str, purpose: Purpose, code: str) -> str:

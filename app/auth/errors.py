@@ -20,10 +20,48 @@ class AccountNotFound(AppError):
 
 
 class OtpInvalid(AppError):
-    """Wrong, expired, used or meant for something else: which of them is not told."""
+    """Wrong, expired, used, burned or meant for something else: which of them is not told."""
 
     status, code = HTTPStatus.UNAUTHORIZED, "otp_invalid"
     detail = "The code is wrong or has expired. Ask for a new one."
 
     def __init__(self) -> None:
         super().__init__(headers={"WWW-Authenticate": 'OTP realm="api"'})
+
+
+class InvalidCredentials(AppError):
+    """No such account, no password, or a wrong one: which of them is not told."""
+
+    status, code = HTTPStatus.UNAUTHORIZED, "invalid_credentials"
+    detail = "The number or the password is wrong."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"WWW-Authenticate": 'Password realm="api"'})
+
+
+class WrongPassword(AppError):
+    """Somebody who is logged in did not know the current password."""
+
+    status, code, detail = HTTPStatus.FORBIDDEN, "wrong_password", "The current password is wrong."
+
+
+class TryLater(AppError):
+    """A limit of the number's own; `Retry-After` says when it is over."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, *, retry_after: int) -> None:
+        super().__init__(headers={"Retry-After": str(retry_after)})
+
+
+class OtpCooldown(TryLater):
+    """Codes were asked for too quickly one after the other, or too many in an hour."""
+
+    code, detail = "otp_cooldown", "A code was sent a short while ago. `Retry-After` says when the next one can be."
+
+
+class OtpLocked(TryLater):
+    """Too many wrong codes for one number."""
+
+    code = "otp_locked"
+    detail = "Too many wrong codes for this number. `Retry-After` says when codes work again."

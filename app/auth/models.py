@@ -1,10 +1,10 @@
-"""One-time codes and sessions."""
+"""One-time codes, what protects a number against guessing, and sessions."""
 
 import enum
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import db, text_enum
@@ -19,18 +19,46 @@ class Purpose(enum.StrEnum):
 
 
 class OneTimeCode(db.Model):  # type: ignore[name-defined,misc]
-    """A code that was sent to a number; both are kept as keyed hashes only."""
+    """A code that was sent to a number; both are kept as keyed hashes only.
+
+    A row stays for an hour after its code has ended, because the codes of the last hour are counted.
+    `claim_id` is the signup that the number had, unverified, when the code was made.
+    `sealed` is the encrypted message while the worker has still to send it.
+    """
 
     __tablename__ = "one_time_codes"
-    __table_args__ = (Index(None, "mobile_key", "purpose", "created_at"),)
+    __table_args__ = (
+        Index(None, "mobile_key", "purpose", "created_at"),
+        Index("ix_one_time_codes_unsent", "created_at", postgresql_where=text("sealed IS NOT NULL")),
+        CheckConstraint("guesses BETWEEN 0 AND 5", name="guesses_are_bounded"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     mobile_key: Mapped[str] = mapped_column(String(64))
     purpose: Mapped[Purpose] = mapped_column(text_enum(Purpose, "purpose_is_known"))
     code_hash: Mapped[str] = mapped_column(String(64))
+    claim_id: Mapped[UUID | None]
+    sealed: Mapped[str | None] = mapped_column(Text)
+    guesses: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     used_at: Mapped[datetime | None]
+
+
+class NumberGuard(db.Model):  # type: ignore[name-defined,misc]
+    """What was tried against a number, known or not, within a window that begins with the first try.
+
+    Locking its row makes everything that concerns the number's codes happen one by one.
+    """
+
+    __tablename__ = "number_guards"
+
+    mobile_key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    wrong_codes: Mapped[int] = mapped_column(default=0)
+    wrong_codes_since: Mapped[datetime]
+    password_tries: Mapped[int] = mapped_column(default=0)
+    password_tries_since: Mapped[datetime]
+    touched_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class AuthSession(db.Model):  # type: ignore[name-defined,misc]
@@ -43,5 +71,24 @@ class AuthSession(db.Model):  # type: ignore[name-defined,misc]
     ip: Mapped[str | None] = mapped_column(String(45))
     user_agent: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime]
-    last_used_at: Mapped[datetime]
+    last_used_at: Mapped[datetime] = mapped_column(index=True)
     revoked_at: Mapped[datetime | None]
+
+
+class Rotation(db.Model):  # type: ignore[name-defined,misc]
+    """One refresh token of a session. At any time exactly one of a session's is unused: the current one."""
+
+    __tablename__ = "refresh_rotations"
+    __table_args__ = (
+        Index(
+            "uq_refresh_rotations_current",
+            "session_id",
+            unique=True,
+            postgresql_where=text("used_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    session_id: Mapped[UUID] = mapped_column(ForeignKey("auth_sessions.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    used_at: Mapped[datetime | None] = mapped_column(index=True)

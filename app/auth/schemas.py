@@ -4,10 +4,10 @@ from typing import Any
 
 import marshmallow as ma
 
-from app.auth.passwords import MAX_CHARS, MIN_CHARS
-from app.core.schemas import Schema, Text
-from app.users.mobile_numbers import MobileNumber
-from app.users.profiles import UserOut
+from app.auth.passwords import MAX_CHARS, NewPassword
+from app.core.schemas import Schema, Text, Timestamp
+from app.users.mobile_numbers import MobileNumber, ServedMobileNumber
+from app.users.profiles import EXAMPLE_USER, UserOut
 
 MAX_NAME_CHARS = 100
 
@@ -20,41 +20,70 @@ class Name(Text):
         super().__init__(max_chars=MAX_NAME_CHARS, allow_none=True, metadata=metadata, **kwargs)
 
 
+class Password(Text):
+    """A password as somebody remembers it."""
+
+    def __init__(self, *, description: str, **kwargs: Any) -> None:
+        metadata = {"description": description, "example": "correct horse battery staple", "format": "password"}
+        super().__init__(max_chars=MAX_CHARS, trim=False, load_only=True, metadata=metadata, **kwargs)
+
+
+class OneTimePassword(Text):
+    """A code as somebody types it."""
+
+    def __init__(self) -> None:
+        metadata = {"description": "The code, six digits.", "example": "294817"}
+        super().__init__(required=True, max_chars=16, metadata=metadata)
+
+
 class SignupIn(Schema):
     """A claim to a number."""
 
-    mobile = MobileNumber(required=True)
+    mobile = ServedMobileNumber(required=True)
     name = Name(load_default=None)
-    password = Text(
-        min_chars=MIN_CHARS,
-        max_chars=MAX_CHARS,
-        trim=False,
+    password = NewPassword(
         load_default=None,
         allow_none=True,
-        load_only=True,
-        metadata={
-            "description": "Optional, 8–128 characters; takes effect when the number is first verified.",
-            "example": "correct horse battery staple",
-            "format": "password",
-        },
+        description="Optional, 8–128 characters, none of the commonest; counts once the number is verified from "
+        "where you signed up.",
     )
 
 
 class MobileIn(Schema):
     """A number."""
 
-    mobile = MobileNumber(required=True)
+    mobile = ServedMobileNumber(required=True)
 
 
 class VerifyIn(Schema):
     """A number and the code that was sent to it."""
 
     mobile = MobileNumber(required=True)
-    otp = Text(
-        required=True,
-        max_chars=16,
-        metadata={"description": "The code, six digits.", "example": "294817"},
+    otp = OneTimePassword()
+
+
+class LoginIn(Schema):
+    """A number and its password."""
+
+    mobile = MobileNumber(required=True)
+    password = Password(required=True, description="The password.")
+
+
+class ChangePasswordIn(Schema):
+    """A new password, and the one that is set."""
+
+    new_password = NewPassword(required=True, description="8–128 characters, none of the commonest.")
+    current_password = Password(
+        load_default=None, allow_none=True, description="The password that is set; required once there is one."
     )
+
+
+class ResetPasswordIn(Schema):
+    """A number, the code that was sent to it for this, and a new password."""
+
+    mobile = MobileNumber(required=True)
+    otp = OneTimePassword()
+    new_password = NewPassword(required=True, description="8–128 characters, none of the commonest.")
 
 
 class SentCodeOut(Schema):
@@ -80,4 +109,36 @@ class TokensOut(Schema):
     user = ma.fields.Nested(UserOut)
 
 
+class SessionOut(Schema):
+    """A login that goes on."""
+
+    id = ma.fields.UUID(metadata={"description": "The session's id."})
+    current = ma.fields.Boolean(metadata={"description": "Whether this request came with it."})
+    created_at = Timestamp(metadata={"description": "When it began."})
+    last_used_at = Timestamp(metadata={"description": "When it was last used, to within five minutes."})
+    ip = ma.fields.String(allow_none=True, metadata={"description": "The address it began from."})
+    user_agent = ma.fields.String(allow_none=True, metadata={"description": "The program it began in."})
+
+
+class SessionsOut(Schema):
+    """The logins of a user that go on."""
+
+    items = ma.fields.List(ma.fields.Nested(SessionOut), metadata={"description": "The latest used first."})
+
+
+EXAMPLE_SESSION: dict[str, Any] = {
+    "id": "0192d3a4-6a00-7b1c-9d22-3123456789ab",
+    "current": True,
+    "created_at": "2026-11-21T09:30:30.000000Z",
+    "last_used_at": "2026-11-21T09:41:00.000000Z",
+    "ip": "203.0.113.7",
+    "user_agent": "curl/8.5.0",
+}
+EXAMPLE_TOKENS: dict[str, Any] = {
+    "access_token": "eyJhbGciOi…",
+    "refresh_token": "eyJhbGciOi…",
+    "token_type": "Bearer",
+    "expires_in": 86_400,
+    "user": EXAMPLE_USER,
+}
 EXAMPLE_SENT = {"mobile": "+14155552671", "expires_in": 300, "resend_in": 60, "otp": "294817"}

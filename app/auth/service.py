@@ -4,14 +4,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.auth import codes
-from app.auth.errors import AccountExists, AccountNotFound, OtpInvalid
-from app.auth.models import Purpose
-from app.auth.passwords import hash_password
+from app.auth.delivery import deliver
+from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
+from app.auth.guards import give_password_try_back, take_password_try
+from app.auth.models import OneTimeCode, Purpose
+from app.auth.passwords import hash_password, password_matches
 from app.auth.tokens import Client, Tokens, open_session
 from app.billing.service import tier_of
-from app.core.settings import settings
+from app.core.addresses import client_network
+from app.core.keyed_hashes import keyed_hash
 from app.core.transactions import transaction
 from app.users import queries as users
+from app.users.mobile_numbers import mobile_key
+from app.users.models import User
 from app.users.profiles import Profile
 
 
@@ -25,38 +30,88 @@ class SentCode:
     otp: str | None
 
 
-def sign_up(mobile: str, *, name: str | None, password: str | None, now: datetime) -> Profile:
+def sign_up(mobile: str, *, name: str | None, password: str | None, client: Client, now: datetime) -> Profile:
     """Claim a number. Nothing counts, the password included, until a code proves that the number is one's own.
 
-    mobile: E.164. An earlier claim that was never verified is replaced.
+    mobile: E.164. An earlier claim that was never verified is replaced, with its password.
     Raises AccountExists when the number's owner has verified it.
     """
     password_hash = hash_password(password) if password else None
     with transaction():
-        user = users.replace_unverified(mobile, name=name, password_hash=password_hash, now=now)
+        user = users.replace_unverified(
+            mobile, name=name, password_hash=password_hash, claim_origin=origin_of(client), now=now
+        )
         if user is None:
             raise AccountExists
         return Profile.of(user, tier_of(user.id, now))
 
 
-def send_login_code(mobile: str, *, now: datetime) -> SentCode:
-    """Make a code for logging in, the same way for known and unknown numbers. mobile: E.164."""
-    with transaction():
-        code = codes.issue_code(mobile, Purpose.LOGIN, now)
-    shown = code if settings().otp_delivery == "response" else None
-    return SentCode(mobile, expires_in=int(codes.LIFETIME.total_seconds()), resend_in=0, otp=shown)
+def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
+    """Make a code and bring it on its way, the same for known and unknown numbers. mobile: E.164.
+
+    Raises OtpLocked, OtpCooldown.
+    """
+    with transaction() as current:
+        user = users.find_user_by_mobile(mobile)
+        claim_id = user.id if user is not None and user.verified_at is None else None
+        row, code = codes.issue_code(mobile, purpose, now, claim_id=claim_id)
+        shown = deliver(current, row, mobile, code, now)
+    return SentCode(
+        mobile,
+        expires_in=int(codes.LIFETIME.total_seconds()),
+        resend_in=int(codes.COOLDOWN.total_seconds()),
+        otp=shown,
+    )
 
 
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:
     """Trade a code for tokens; the first one verifies the number.
 
-    Raises OtpInvalid, AccountNotFound (the code was right and is used up).
+    Raises OtpInvalid, OtpLocked, AccountNotFound (the code was right and is used up).
     """
     with transaction():
-        if not codes.use_code(mobile, Purpose.LOGIN, code, now):
-            raise OtpInvalid
-        user = users.find_user_by_mobile(mobile)
-        if user is not None:
-            user.verified_at = user.verified_at or now
+        used = codes.use_code(mobile, Purpose.LOGIN, code, now)
+        user = users.lock_user_by_mobile(mobile)
+        if used is not None and user is not None:
+            verify_number(user, used, client, now)
             return open_session(user, tier_of(user.id, now), client, now)
-    raise AccountNotFound
+    raise AccountNotFound if used is not None else OtpInvalid
+
+
+def verify_number(user: User, used: OneTimeCode, client: Client, now: datetime) -> None:
+    """Note that the number is the user's. A password that somebody else may have given at signup is dropped.
+
+    It counts only when the signup is the one that stood when the code was sent, and came from the address that
+    now proves the number: a stranger who signs up with somebody's number, before or after him, gains nothing.
+    """
+    if user.verified_at is not None:
+        return
+    user.verified_at = now
+    if user.id != used.claim_id or user.claim_origin != origin_of(client):
+        user.password_hash = None
+    user.claim_origin = used.claim_id = None
+
+
+def origin_of(client: Client) -> str:
+    """Where a claim comes from, recognisable and not readable."""
+    return keyed_hash("claim-origin", client_network(client.ip))
+
+
+def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:
+    """Trade a password for tokens, in the same time for every kind of failure.
+
+    The guess is counted first and given back when it was right; no transaction is open while it is hashed.
+    Raises InvalidCredentials, RateLimited.
+    """
+    with transaction():
+        take_password_try(mobile_key(mobile), now)
+        user = users.find_user_by_mobile(mobile)
+    known_hash = user.password_hash if user is not None and user.verified_at is not None else None
+    if not password_matches(known_hash, password):
+        raise InvalidCredentials
+    with transaction():
+        give_password_try_back(mobile_key(mobile))
+        user = users.lock_user_by_mobile(mobile)
+        if user is None or user.password_hash != known_hash:  # changed or deleted while it was compared
+            raise InvalidCredentials
+        return open_session(user, tier_of(user.id, now), client, now)

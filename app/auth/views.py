@@ -1,28 +1,39 @@
-"""Routes of signing up and logging in."""
+"""Routes of signing up, logging in and passwords."""
 
 from typing import Any
 
 from flask import request
 from flask.views import MethodView
 
-from app.auth import service
-from app.auth.errors import AccountExists, AccountNotFound, OtpInvalid
-from app.auth.schemas import EXAMPLE_SENT, MobileIn, SentCodeOut, SignupIn, TokensOut, VerifyIn
-from app.auth.tokens import Client, session_lives
+from app.auth import password_changes, service
+from app.auth.errors import (
+    AccountExists,
+    AccountNotFound,
+    InvalidCredentials,
+    OtpCooldown,
+    OtpInvalid,
+    OtpLocked,
+    WrongPassword,
+)
+from app.auth.models import Purpose
+from app.auth.schemas import (
+    EXAMPLE_SENT,
+    EXAMPLE_TOKENS,
+    ChangePasswordIn,
+    LoginIn,
+    MobileIn,
+    ResetPasswordIn,
+    SentCodeOut,
+    SignupIn,
+    TokensOut,
+    VerifyIn,
+)
+from app.auth.tokens import Client
 from app.core.api import Blueprint
-from app.core.auth import check_sessions_with
+from app.core.auth import current_user_id
 from app.core.clock import utc_now
+from app.core.limits import AUTH_REQUESTS, CODES_SENT
 from app.users.profiles import EXAMPLE_USER, UserOut
-
-EXAMPLE_TOKENS = {
-    "access_token": "eyJhbGciOi…",
-    "refresh_token": "eyJhbGciOi…",
-    "token_type": "Bearer",
-    "expires_in": 86_400,
-    "user": EXAMPLE_USER,
-}
-
-check_sessions_with(session_lives)
 
 blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, prove the number, get tokens.")
 
@@ -34,7 +45,7 @@ def client() -> Client:
 
 @blp.route("/signup")
 class Signup(MethodView):
-    @blp.public()
+    @blp.public(AUTH_REQUESTS)
     @blp.arguments(SignupIn)
     @blp.response(201, UserOut, example=EXAMPLE_USER)
     @blp.errors(AccountExists)
@@ -42,30 +53,93 @@ class Signup(MethodView):
         """Sign up with a mobile number
 
         Nothing counts until the number is verified: ask for a code with `/auth/send-otp` and trade it for
-        tokens with `/auth/verify-otp`. A number that was never verified can be signed up again."""
-        return service.sign_up(body["mobile"], name=body["name"], password=body["password"], now=utc_now())
+        tokens with `/auth/verify-otp`. A number that was never verified can be signed up again; that replaces
+        the earlier signup. A password counts when the code is asked for after the signup and traded from the
+        same address; else it is dropped, `has_password` is false, and `/auth/change-password` sets one."""
+        return service.sign_up(
+            body["mobile"], name=body["name"], password=body["password"], client=client(), now=utc_now()
+        )
 
 
 @blp.route("/send-otp")
 class SendOtp(MethodView):
-    @blp.public()
+    @blp.public(AUTH_REQUESTS, CODES_SENT)
     @blp.arguments(MobileIn)
     @blp.response(202, SentCodeOut, example=EXAMPLE_SENT)
+    @blp.errors(OtpCooldown, OtpLocked)
     def post(self, body: dict[str, Any]) -> object:
         """Send a one-time code
 
         The answer is the same for known and unknown numbers. A new code ends the one before."""
-        return service.send_login_code(body["mobile"], now=utc_now())
+        return service.send_code(body["mobile"], Purpose.LOGIN, now=utc_now())
 
 
 @blp.route("/verify-otp")
 class VerifyOtp(MethodView):
-    @blp.public()
+    @blp.public(AUTH_REQUESTS)
     @blp.arguments(VerifyIn)
     @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
-    @blp.errors(OtpInvalid, AccountNotFound)
+    @blp.errors(OtpInvalid, OtpLocked, AccountNotFound)
     def post(self, body: dict[str, Any]) -> object:
         """Trade a code for tokens
 
-        A code works once. The first one that is right verifies the number."""
+        A code works once, and five wrong guesses end it. The first one that is right verifies the number."""
         return service.verify_login_code(body["mobile"], body["otp"], client(), now=utc_now())
+
+
+@blp.route("/login")
+class Login(MethodView):
+    @blp.public(AUTH_REQUESTS)
+    @blp.arguments(LoginIn)
+    @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @blp.errors(InvalidCredentials)
+    def post(self, body: dict[str, Any]) -> object:
+        """Log in with a password
+
+        Ten wrong tries within a quarter of an hour close this way in for the rest of it; codes still work."""
+        return service.log_in(body["mobile"], body["password"], client(), now=utc_now())
+
+
+@blp.route("/forgot-password")
+class ForgotPassword(MethodView):
+    @blp.public(AUTH_REQUESTS, CODES_SENT)
+    @blp.arguments(MobileIn)
+    @blp.response(202, SentCodeOut, example=EXAMPLE_SENT)
+    @blp.errors(OtpCooldown, OtpLocked)
+    def post(self, body: dict[str, Any]) -> object:
+        """Send a code for a new password
+
+        It serves for `/auth/reset-password` alone. The answer is the same for known and unknown numbers."""
+        return service.send_code(body["mobile"], Purpose.RESET_PASSWORD, now=utc_now())
+
+
+@blp.route("/reset-password")
+class ResetPassword(MethodView):
+    @blp.public(AUTH_REQUESTS)
+    @blp.arguments(ResetPasswordIn)
+    @blp.response(204)
+    @blp.errors(OtpInvalid, OtpLocked, AccountNotFound)
+    def post(self, body: dict[str, Any]) -> None:
+        """Set a password with a code
+
+        Every earlier token of the user stops working."""
+        password_changes.reset_password(body["mobile"], body["otp"], body["new_password"], now=utc_now())
+
+
+@blp.route("/change-password")
+class ChangePassword(MethodView):
+    @blp.authenticated()
+    @blp.arguments(ChangePasswordIn)
+    @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @blp.errors(WrongPassword)
+    def post(self, body: dict[str, Any]) -> object:
+        """Set or change your password
+
+        Every earlier token stops working; the answer has new ones."""
+        return password_changes.change_password(
+            current_user_id(),
+            current=body["current_password"],
+            new=body["new_password"],
+            client=client(),
+            now=utc_now(),
+        )

@@ -4,7 +4,7 @@ import enum
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, Index, Sequence, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import db
@@ -29,3 +29,69 @@ class ProGrant(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime]
     ends_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class StripeCustomer(db.Model):  # type: ignore[name-defined,misc]
+    """A user's customer at Stripe, and the Checkout session that was opened last.
+
+    Outlives the user, so that a payment that comes after the account is gone finds its way here and is undone.
+    `attempt` is a part of the idempotency keys: Stripe keeps an error under its key for a day.
+    """
+
+    __tablename__ = "stripe_customers"
+    __table_args__ = (
+        Index(
+            "uq_stripe_customers_user_id",
+            "user_id",
+            unique=True,
+            postgresql_where=text("user_id IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        Index("ix_stripe_customers_user_id", "user_id"),
+        Index("ix_stripe_customers_checked_at", "checked_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    stripe_id: Mapped[str | None] = mapped_column(String(255), unique=True)
+    attempt: Mapped[int] = mapped_column(default=1, server_default="1")
+    session_id: Mapped[str | None] = mapped_column(String(255))
+    session_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    checked_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+
+
+class Subscription(db.Model):  # type: ignore[name-defined,misc]
+    """Our copy of what Stripe last said about a subscription.
+
+    `ticket` fences the copy: it was taken before Stripe was asked, and a lower one never overwrites a higher one.
+    `past_due_since` is the start of the first period that is owed, while the status is `past_due`.
+    """
+
+    __tablename__ = "subscriptions"
+
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    customer_id: Mapped[UUID] = mapped_column(ForeignKey("stripe_customers.id"), index=True)
+    status: Mapped[str] = mapped_column(String(32))
+    price_id: Mapped[str | None] = mapped_column(String(255))
+    current_period_start: Mapped[datetime | None]
+    current_period_end: Mapped[datetime | None]
+    cancel_at_period_end: Mapped[bool]
+    past_due_since: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    ticket: Mapped[int] = mapped_column(BigInteger)
+    fetched_at: Mapped[datetime]
+
+
+class StripeEvent(db.Model):  # type: ignore[name-defined,misc]
+    """An event whose effect is in the database: written in the same transaction, so it has none a second time."""
+
+    __tablename__ = "stripe_events"
+
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    type: Mapped[str] = mapped_column(String(100))
+    received_at: Mapped[datetime] = mapped_column(index=True)
+
+
+FETCH_TICKETS = Sequence("stripe_fetch_tickets", data_type=BigInteger, metadata=db.metadata)

@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import wraps
 from http import HTTPStatus
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import flask_smorest
 from flask import Request, json
@@ -24,6 +25,7 @@ from app.core.errors import (
     ValidationFailed,
     handle_http_exception,
 )
+from app.core.limits import Limit, limit_address
 from app.core.schemas import Problem, Schema
 
 PROBLEM_TYPE = "application/problem+json"
@@ -111,9 +113,21 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
         return decorate
 
-    def public(self) -> Callable[[View], View]:
-        """Let everybody in: said aloud, so that no route is open by an oversight."""
-        return lambda view: note(view, auth="public")
+    def public(self, *limits: Limit) -> Callable[[View], View]:
+        """Let everybody in: said aloud, so that no route is open by an oversight. Stands outermost.
+
+        limits: what an address may do; none for health checks, webhooks and the like.
+        """
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def limited(*args: Any, **kwargs: Any) -> Any:
+                limit_address(*limits)
+                return view(*args, **kwargs)
+
+            return note(cast(View, limited), auth="public", limits=limits)
+
+        return decorate
 
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
         """The errors of this route beyond those that every route of its kind can give."""

@@ -1,6 +1,8 @@
 """Bearer tokens: made and read here alone. Which session one belongs to is the auth feature's to know."""
 
 from collections.abc import Callable
+from datetime import datetime
+from functools import wraps
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -12,10 +14,14 @@ from flask_jwt_extended import (
     create_refresh_token,
     get_jwt,
     get_jwt_identity,
-    jwt_required,
+    verify_jwt_in_request,
 )
+from flask_jwt_extended.exceptions import JWTExtendedException
+from jwt.exceptions import PyJWTError
 
+from app.core.clock import utc_now
 from app.core.errors import AppError, handle_app_error
+from app.core.limits import REQUESTS, limit_address, limit_user
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -50,8 +56,24 @@ class TokenRevoked(TokenError):
 
 
 def require_token(*, refresh: bool = False) -> Callable[[View], View]:
-    """A view decorator: an access token (or a refresh token) that is valid, and a session that lives."""
-    return cast(Callable[[View], View], jwt_required(refresh=refresh))
+    """A view decorator: an access token (or a refresh token) that is valid, and a session that lives.
+
+    Requests with a good signature are counted by user, all others by address.
+    """
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            try:
+                verify_jwt_in_request(refresh=refresh)
+            except (JWTExtendedException, PyJWTError):
+                limit_address(REQUESTS)
+                raise
+            return view(*args, **kwargs)
+
+        return cast(View, guarded)
+
+    return decorate
 
 
 def current_user_id() -> UUID:
@@ -64,19 +86,27 @@ def current_session_id() -> UUID:
     return UUID(get_jwt()["sid"])
 
 
+def current_rotation_id() -> UUID:
+    """Which of its session's refresh tokens the request carries. Raises TokenInvalid."""
+    return claimed_id(get_jwt(), "rid")
+
+
 def encode_access_token(user_id: UUID, session_id: UUID) -> str:
     return str(create_access_token(str(user_id), additional_claims={"sid": str(session_id)}))
 
 
-def encode_refresh_token(user_id: UUID, session_id: UUID) -> str:
-    return str(create_refresh_token(str(user_id), additional_claims={"sid": str(session_id)}))
+def encode_refresh_token(user_id: UUID, session_id: UUID, rotation_id: UUID) -> str:
+    """rotation_id: which of the session's refresh tokens this is."""
+    claims = {"sid": str(session_id), "rid": str(rotation_id)}
+    return str(create_refresh_token(str(user_id), additional_claims=claims))
 
 
-def check_sessions_with(session_lives: Callable[[UUID, UUID], bool]) -> None:
-    """Let `session_lives(session_id, user_id)` decide, at each request, whether a valid token still counts."""
+def check_sessions_with(session_lives: Callable[[UUID, UUID, datetime], bool]) -> None:
+    """Let `session_lives(session_id, user_id, now)` decide, at each request, whether a token still counts."""
 
     def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-        return not session_lives(claimed_id(claims, "sid"), claimed_id(claims, "sub"))
+        limit_user(str(claims.get("sub")))
+        return not session_lives(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now())
 
     jwt.token_in_blocklist_loader(is_revoked)
 

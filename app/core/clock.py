@@ -16,3 +16,10 @@ def next_midnight(now: datetime) -> datetime:
 def seconds_until(moment: datetime, now: datetime) -> int:
     """Whole seconds from `now` to `moment`, rounded up, at least 1: what `Retry-After` wants."""
     return max(1, -int((now - moment).total_seconds() // 1))
+
+
+def as_rfc3339(moment: datetime | None) -> str | None:
+    """A time as RFC 3339 in UTC with `Z`, to the microsecond; null stays null."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

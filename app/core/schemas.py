@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import validate
 
+from app.core.clock import as_rfc3339
 from app.core.pagination import MAX_CURSOR_CHARS, MAX_LIMIT
 
 
@@ -61,9 +62,7 @@ class Timestamp(ma.fields.DateTime):
     """RFC 3339 in UTC with `Z`, to the microsecond."""
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return as_rfc3339(value)
 
 
 class Problem(Schema):

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "request_id"
 TICK_SECONDS = 10.0  # how fresh the sign of life of beat and the workers is
+AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose bell was lost is rung for soon
 REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
 
 
@@ -27,7 +28,7 @@ class AppTask(Task):  # type: ignore[misc]
             return self.run(*args, **kwargs)
 
 
-def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
+def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_seconds: float) -> None:
     """Set Celery up so that no work is lost with a worker and no request waits for a broker."""
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
@@ -46,6 +47,16 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float) -> None:
         beat_schedule={
             "sweep": {"task": "messages.sweep", "schedule": sweep_seconds, "options": {"expires": sweep_seconds}},
             "tick": {"task": "ops.tick", "schedule": TICK_SECONDS, "options": {"expires": TICK_SECONDS}},
+            "billing-sync": {
+                "task": "billing.sync",
+                "schedule": billing_sync_seconds,
+                "options": {"expires": billing_sync_seconds},
+            },
+            "auth-sweep": {
+                "task": "auth.sweep",
+                "schedule": AUTH_SWEEP_SECONDS,
+                "options": {"expires": AUTH_SWEEP_SECONDS},
+            },
         },
         enable_utc=True,
         timezone="UTC",

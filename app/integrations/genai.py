@@ -3,7 +3,8 @@
 What the library would do beyond one request is off: calling functions, asking for continuations.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -28,6 +29,8 @@ from app.integrations.model_calls import (
 CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would tell of every request
 
 
 class GenAI:
@@ -70,12 +73,13 @@ class GenAI:
         try:
             with closing(self._responses(request, streamed=on_piece is not None)) as responses:
                 return read_answer(responses, self.model, on_piece or (lambda _: None))
-        except ModelError:
-            raise
         except Exception as error:
-            raise classify(error, call) from error
+            meaning = classify(error, call)
+            if meaning is error:
+                raise
+            raise meaning from error
 
-    def _responses(self, request: Any, *, streamed: bool) -> Iterator[types.GenerateContentResponse]:
+    def _responses(self, request: Any, *, streamed: bool) -> Generator[types.GenerateContentResponse, None, None]:
         if streamed:
             yield from self.client.models.generate_content_stream(**request)
         else:
@@ -105,6 +109,8 @@ def read_answer(
             pieces.append(piece)
             on_piece(piece)
     text = "".join(pieces)
+    if finish == "none" and (text or not prompt_tokens):
+        raise EOFError("the answer broke off, or never began")  # it would pass for a whole one, or an empty one
     if not text.strip():
         raise ReplyEmpty(f"no text, finish reason {finish}")
     return Answer(text, model, prompt_tokens, output_tokens)
@@ -121,6 +127,8 @@ def classify(error: Exception, call: BoundedCall) -> ModelError:
         return CallAborted("aborted")
     if call.timed_out or isinstance(error, httpx2.TimeoutException):
         return ModelTimeout(type(error).__name__)
+    if isinstance(error, ModelError):
+        return error
     if isinstance(error, errors.APIError):
         return error_for(int(error.code or 0), details_of(error), getattr(error.response, "headers", {}))
     return ModelUnavailable(type(error).__name__)

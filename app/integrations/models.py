@@ -1,12 +1,13 @@
 """Which client of the model a worker uses; imports none but the chosen one."""
 
+from collections.abc import Callable
 from importlib import import_module
 
 from app.integrations.model_calls import ModelClient
 
-CLIENTS = {
-    "google-generativeai": ("app.integrations.gemini", "Gemini"),
-    "google-genai": ("app.integrations.genai", "GenAI"),
+CLIENTS = {  # by what GEMINI_SDK says: module, class, and the file that installs the library
+    "google-generativeai": ("app.integrations.gemini", "Gemini", "requirements.txt"),
+    "google-genai": ("app.integrations.genai", "GenAI", "requirements-genai.txt"),
 }
 
 
@@ -14,13 +15,11 @@ class SdkMissing(Exception):
     """The chosen library is not installed; the message is a sentence for the operator."""
 
 
-def model_client_class(sdk: str) -> type[ModelClient]:
-    """The client on one of the libraries that GEMINI_SDK names. Raises SdkMissing."""
-    module, name = CLIENTS[sdk]
+def model_client_class(sdk: str) -> Callable[..., ModelClient]:
+    """What makes a client on the library that GEMINI_SDK names. Raises SdkMissing."""
+    module, name, requirements = CLIENTS[sdk]
     try:
-        client: type[ModelClient] = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("app."):
-            raise
-        raise SdkMissing(f"GEMINI_SDK is {sdk}, which is not installed: install requirements-genai.txt.") from error
+        client: Callable[..., ModelClient] = getattr(import_module(module), name)
+    except ImportError as error:
+        raise SdkMissing(f"GEMINI_SDK is {sdk}, which is not installed ({error}): install {requirements}.") from error
     return client

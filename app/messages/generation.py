@@ -60,6 +60,9 @@ class Generator:
             budget = settings().gemini_history_max_chars
             turns = conversation(claim.chatroom_id, claim.position, claim.prompt, max_chars=budget)
         set_request_id(claim.request_id)
+        if claim.failures >= settings().reply_max_attempts:  # its workers died, again and again
+            self.fail(claim, ErrorCode.MODEL_UNAVAILABLE)
+            return
         wait_seconds = self.breaker.wait_seconds()
         if wait_seconds:
             self.put_off(claim, timedelta(seconds=wait_seconds))

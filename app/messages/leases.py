@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Table, and_, bindparam, exists, func, or_, select, tuple_, update
+from sqlalchemy import Table, and_, bindparam, case, exists, func, or_, select, tuple_, update
 
 from app.chatrooms.models import Chatroom
 from app.core.database import db
@@ -65,6 +65,7 @@ CLAIM = (
     .values(
         status=Status.GENERATING,
         attempt=messages.c.attempt + 1,
+        failures=messages.c.failures + case((messages.c.status == Status.GENERATING, 1), else_=0),
         lease_expires_at=bindparam("leased_until"),
         not_before=None,
         started_at=func.coalesce(messages.c.started_at, bindparam("now")),
@@ -94,7 +95,7 @@ NEXT_IN_ROOM = (
 def claim_reply(reply_id: UUID, *, now: datetime, lease: timedelta) -> Claim | None:
     """Claim a reply that waits its turn or whose holder is gone; None when it is not to be had.
 
-    Its turn comes when no earlier reply of its room is unfinished.
+    Its turn comes when no earlier reply of its room is unfinished. An attempt whose holder is gone has failed.
     """
     values = {"reply_id": reply_id, "now": now, "leased_until": now + lease}
     row: Any = db.session.execute(CLAIM, values).one_or_none()

@@ -15,7 +15,7 @@ from app.core.clock import utc_now
 from app.core.database import DATABASE_AWAY
 from app.core.logs import first_line
 from app.core.settings import settings
-from app.integrations.gemini import Gemini
+from app.integrations.models import model_client_class
 from app.messages import sweeping
 from app.messages.breaker import Breaker
 from app.messages.generation import Generator
@@ -37,7 +37,7 @@ def generator() -> Generator:
 @cache
 def make_generator() -> Generator:
     chosen = settings()
-    model = Gemini(
+    model = model_client_class(chosen.gemini_sdk)(
         api_key=chosen.gemini_api_key,
         endpoint=chosen.gemini_api_endpoint,
         model=chosen.gemini_model,

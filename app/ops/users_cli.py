@@ -94,12 +94,9 @@ def delete(who: str, yes: bool) -> None:
     user = the_user(who)
     if not yes:
         click.confirm(f"Delete {user.id} ({user.mobile}) for good?", abort=True)
-    delete_account = getattr(account, "delete_account", None)
-    if delete_account is None:
-        raise click.ClickException("This version cannot delete accounts.")
     user_id = user.id
     try:
-        delete_account(user_id, now=utc_now())
+        account.delete_account(user_id, now=utc_now())
     except AppError as error:
         raise click.ClickException(error.detail) from error
     click.echo(f"{user_id} is deleted.")

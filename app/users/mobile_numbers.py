@@ -7,6 +7,7 @@ import phonenumbers
 
 from app.core.keyed_hashes import keyed_hash
 from app.core.schemas import Text
+from app.core.settings import settings
 
 MAX_SPELLING_CHARS = 32
 
@@ -20,6 +21,13 @@ def to_e164(spelling: str) -> str | None:
     if not phonenumbers.is_valid_number(number) or number.extension:
         return None
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def is_served(mobile: str) -> bool:
+    """Whether ALLOWED_COUNTRY_CODES, regions (`DE`) or calling codes (`49`), let a number in E.164 have codes."""
+    allowed = settings().allowed_country_codes
+    number = phonenumbers.parse(mobile)
+    return not allowed or bool({str(number.country_code), phonenumbers.region_code_for_number(number)} & {*allowed})
 
 
 def mobile_key(mobile: str) -> str:
@@ -39,4 +47,14 @@ class MobileNumber(Text):
         number = to_e164(super()._deserialize(*args, **kwargs))  # type: ignore[arg-type]
         if number is None:
             raise ma.ValidationError("Not a valid mobile number; start with + and the country code.")
+        return number
+
+
+class ServedMobileNumber(MobileNumber):
+    """A mobile number of a country that codes are sent to: what keeps strangers from pumping messages."""
+
+    def _deserialize(self, *args: object, **kwargs: object) -> str:
+        number = super()._deserialize(*args, **kwargs)
+        if not is_served(number):
+            raise ma.ValidationError("Numbers of this country are not served.")
         return number

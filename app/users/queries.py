@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.core.database import db
@@ -25,12 +25,26 @@ def lock_user(user_id: UUID) -> User | None:
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
-def replace_unverified(mobile: str, *, name: str | None, password_hash: str | None, now: datetime) -> User | None:
+def lock_user_by_mobile(mobile: str) -> User | None:
+    """As `lock_user`; while it is held, no other signup replaces an unverified one."""
+    statement = select(User).where(User.mobile == mobile).with_for_update()
+    return db.session.scalar(statement, execution_options={"populate_existing": True})
+
+
+def delete_user(user_id: UUID) -> bool:
+    """Delete the user, and by cascade all that belongs to him; whether he was there."""
+    return db.session.scalar(delete(User).where(User.id == user_id).returning(User.id)) is not None
+
+
+def replace_unverified(
+    mobile: str, *, name: str | None, password_hash: str | None, claim_origin: str, now: datetime
+) -> User | None:
     """Insert a user, in place of an earlier one who never verified the number; None where one did."""
     fresh = {
         "id": new_id(),
         "name": name,
         "password_hash": password_hash,
+        "claim_origin": claim_origin,
         "created_at": now,
     }
     statement = (

@@ -43,6 +43,21 @@ class Person:
             self.prompts.append(prompt)
         return accepted
 
+    def send_streamed(self, prompt: str) -> str:
+        """Send a prompt whose reply is to be had piece by piece; the reply's path."""
+        body = {"text": prompt, "stream": True}
+        return self._call("POST", f"{self.room}/message", json=body).headers["Location"]
+
+    def follow(self, reply: str) -> requests.Response:
+        """Open a reply's stream."""
+        headers = {"Authorization": str(self.session.headers["Authorization"])}
+        response = requests.get(f"{self.base_url}{reply}/stream", headers=headers, stream=True, timeout=600)
+        response.raise_for_status()
+        return response
+
+    def read_list(self) -> None:
+        self._call("GET", "/chatroom").raise_for_status()
+
     def messages(self) -> list[dict[str, Any]]:
         """The room's messages, oldest first."""
         messages: list[dict[str, Any]] = self._call("GET", self.room).json()["messages"]

@@ -38,6 +38,7 @@ class Stack:
         self._servers: list[Server] = []
         self._stand_ins: list[str] = []
         self._app: list[str] = []
+        self._chat_address: str | None = None
 
     def run(self) -> None:
         """Start everything, wait for the end, stop everything. Raises what `main` catches."""
@@ -61,7 +62,7 @@ class Stack:
             self._processes.say(f"Ready after {time.monotonic() - began:.1f} s")
             self._processes.wait_for_silence(unless=lambda: self._stop.requested)
             self._stop.check()
-            self._processes.show(welcome(port=port, places=self._places()))
+            self._processes.show(welcome(port=port, chat=self._chat_address, places=self._places()))
             while not self._stop.requested:
                 self._fail_if_one_ended()
                 time.sleep(POLL_SECONDS)
@@ -86,7 +87,12 @@ class Stack:
     def _start_stand_ins(self, given: dict[str, str], port: int, lock: Lock) -> dict[str, str]:
         """Start the stand-ins; the variables by which the others find them."""
         variables: dict[str, str] = {}
-        for stand_in in settings.stand_ins(given, port=port, var=self._var):
+        stand_ins = settings.stand_ins(given, port=port, var=self._var)
+        chat = settings.chat_page(given, api_port=port)
+        if chat is not None:
+            stand_ins.append(chat)
+            self._chat_address = f"http://127.0.0.1:{chat.port}"
+        for stand_in in stand_ins:
             self._stop.check()
             self._stand_ins.append(stand_in.name)
             environ = settings.process_environment(given, {})

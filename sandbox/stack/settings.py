@@ -17,6 +17,7 @@ from sandbox.stack.waiting import bind_error, free_port
 _DEFAULT_PORT = 5000
 _GEMINI_PORT = 8081
 _STRIPE_PORT = 8082
+_CHAT_PORT = 8083
 _WEBHOOK_SECRET = "whsec_sandbox"
 _LAST_PORT = 65_535
 _OTHER_PORT = "`PORT=5001 make run`"
@@ -90,6 +91,21 @@ def _stripe(api_port: int, var: Path) -> StandIn:
     return StandIn("stripe", port, command, variables)
 
 
+def chat_page(environ: Mapping[str, str], *, api_port: int) -> StandIn | None:
+    """The page to try the product in a browser, in development; the API lets it in and sends payers back to it."""
+    if not _in_development(environ):
+        return None
+    port = free_port(_CHAT_PORT)
+    command = [sys.executable, "-m", "sandbox.chat", "--port", str(port), "--api", f"http://127.0.0.1:{api_port}"]
+    origin = f"http://127.0.0.1:{port}"
+    wanted = {"CORS_ORIGINS": origin, "FRONTEND_URL": origin}
+    return StandIn("chat", port, command, {name: value for name, value in wanted.items() if not environ.get(name)})
+
+
+def _in_development(environ: Mapping[str, str]) -> bool:
+    return environ.get("APP_ENV", "development").strip().lower() == "development"
+
+
 def _is_there(module: str) -> bool:
     try:
         return find_spec(module) is not None
@@ -99,7 +115,7 @@ def _is_there(module: str) -> bool:
 
 def token_secret(environ: Mapping[str, str], var: Path) -> dict[str, str]:
     """In development, a secret for tokens that outlive a restart; in production one must be given."""
-    if environ.get("JWT_SECRET") or environ.get("APP_ENV", "development").strip().lower() != "development":
+    if environ.get("JWT_SECRET") or not _in_development(environ):
         return {}
     return {"JWT_SECRET": kept_secret(var / "jwt_secret")}
 

@@ -31,8 +31,10 @@ _TEXT = """
 _WIDTH = 78
 
 
-def welcome(*, port: int, places: dict[str, str]) -> str:
-    """The text; `places` are further lines of what is where."""
+def welcome(*, port: int, chat: str | None, places: dict[str, str]) -> str:
+    """The text; `chat` is the page to try it all in, `places` are further lines of what is where."""
+    if chat is not None:
+        places = {"Chat": f"{chat} (try it in a browser)", **places}
     lines = "\n".join(f"   {name:<9} {where}" for name, where in places.items())
     return _TEXT.format(rule="─" * _WIDTH, port=port, places=lines, conversation=conversation(port))
 

@@ -150,6 +150,7 @@ def _work(here: StandIn, work: Callable[[], Json], params: Params) -> tuple[int,
     here.behaviours.apply("during", request.method, request.path)
     with here.store.lock:
         try:
+            here.behaviours.apply("within", request.method, request.path)
             status, body = 200, expanded(here.store, work(), params)
         except StripeError as error:
             if not error.keep:

@@ -10,7 +10,7 @@ from sandbox.stripe.errors import of_status, parameter_invalid
 from sandbox.stripe.store import Json
 
 LONGEST_HANG_SECONDS = 600
-MOMENTS = ("before", "during", "after")
+MOMENTS = ("before", "during", "within", "after")
 
 
 class ConnectionDroppedError(Exception):
@@ -23,7 +23,8 @@ class Behaviour:
 
     path: the beginning of the paths it is for. method: e.g. POST; any when empty. times: how many calls; all
     when None. when: `before` the call is seen, so that nothing happens at Stripe; `during`, while its
-    idempotency key is in use; or `after`, so that all of it happened and only the answer is lost.
+    idempotency key is in use; `within`, so that the key keeps the failure; or `after`, so that all of it
+    happened and only the answer is lost.
     """
 
     path: str = "/v1/"

@@ -1,8 +1,10 @@
 """The story, chapter by chapter. Each one gets the visitor and leaves in it what later ones need."""
 
 import secrets
+import time
 from collections.abc import Callable
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from sandbox.tour.errors import TourError
 from sandbox.tour.visitor import Visitor
@@ -11,6 +13,8 @@ from sandbox.tour.visitor import Visitor
 _AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
 _TRIES = 5
 _MOST_PROMPTS = 20
+_PRO_SECONDS = 20
+_POLL_SECONDS = 0.5
 
 Chapter = Callable[[Visitor], None]
 
@@ -97,6 +101,28 @@ def usage(visitor: Visitor) -> None:
     visitor.expect(used["used"] == visitor.limit, f"Usage says {used['used']}, and {visitor.limit} were spent.")
 
 
+def buy_pro(visitor: Visitor) -> None:
+    """Buy Pro"""
+    visitor.page.note("A page of Stripe's takes the money; in the sandbox a stand-in does, and no money moves.")
+    opened = visitor.call("POST", "/subscribe/pro", expect=(200, 503))
+    if opened.status_code != HTTPStatus.OK:
+        visitor.page.note("Payments are not set up here, so Pro stays unbought.")
+        return
+    url = str(opened.json()["url"])
+    if urlsplit(url).hostname != "127.0.0.1":
+        visitor.page.note("This is the real Stripe, and the tour does not buy: pay on that page yourself.")
+        return
+    visitor.page.note("What its button Pay does. The stand-in then sends the signed webhooks that Stripe would.")
+    visitor.press(f"{url}/pay")
+    deadline = time.monotonic() + _PRO_SECONDS
+    while visitor.call("GET", "/subscription/status", expect=200).json()["tier"] != "pro":
+        visitor.expect(time.monotonic() < deadline, f"Pro was paid for, and not there after {_PRO_SECONDS} s.")
+        time.sleep(_POLL_SECONDS)
+    visitor.page.note("The prompt that was refused is answered now: Pro has no daily limit.")
+    answer, _ = visitor.prompt("One more?")
+    visitor.expect("RateLimit-Limit" not in answer.headers, "A prompt of Pro's was counted against a limit.")
+
+
 STORY: list[Chapter] = [
     sign_up,
     log_in,
@@ -107,6 +133,7 @@ STORY: list[Chapter] = [
     spend_the_day,
     one_too_many,
     usage,
+    buy_pro,
 ]
 
 

@@ -85,6 +85,17 @@ class Visitor:
             raise TourError(f"The reply ended {reply['status']} ({code}), and completed was expected.")
         return answer, reply
 
+    def press(self, url: str) -> None:
+        """Press a button of a page elsewhere: a form without fields, and no token goes along. Raises TourError."""
+        self.page.request(f'curl -X POST "{url}"')
+        try:
+            answer = self._session.post(url, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
+        except requests.RequestException as error:
+            raise TourError(f"{url} got no answer ({type(error).__name__}).") from None
+        self.page.answer(f"{answer.status_code} {answer.reason}", answer.headers, None, brief=True)
+        if not answer.is_redirect:
+            raise TourError(f"{url} was answered {answer.status_code}, and a redirect was expected.")
+
     def expect(self, truth: bool, complaint: str) -> None:
         """Raise TourError with the complaint unless it is true."""
         if not truth:

@@ -133,6 +133,20 @@ def test_only_the_current_attempt_may_write(room, make_generator, gemini):
     assert room.read(reply_id) == first
 
 
+def test_a_reply_whose_workers_die_again_and_again_fails_in_the_end(room, generator, gemini):
+    reply_id = room.send("Poison")
+    with room.app.app_context():
+        for crash in range(3):
+            with transaction():
+                assert claim_reply(reply_id, now=utc_now() + crash * 2 * LEASE, lease=LEASE)
+    room.sql("UPDATE messages SET lease_expires_at = now() - interval '1 second' WHERE role = 'model'")
+    gemini.clear_requests()
+    room.generate(generator, reply_id)
+    assert room.read(reply_id).error["code"] == "model_unavailable"
+    assert gemini.stats()["calls"] == 0
+    assert room.used() == 0
+
+
 def test_a_held_lease_is_renewed_and_a_lost_one_ends_the_call(room, make_generator, gemini):
     generator = make_generator(lease_seconds=0.3)
     reply_id = room.send("[[sandbox: delay=0.9]] Long")

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from app.core.clock import utc_now
 from app.core.database import db
+from app.messages import service
 from app.ops import rollup
 from sandbox.stack.servers import wait_until
 from tests.web_process import serving
@@ -46,7 +47,13 @@ def test_a_quota_refusal_is_counted(user):
     assert scrape(user.client)["http_errors_total", "daily_quota_exceeded"] == before + 1
 
 
-def test_the_queue_is_told(user, app):
+@pytest.fixture
+def unheard(monkeypatch):
+    """No worker hears of a reply."""
+    monkeypatch.setattr(service, "ring", lambda *_, **__: None)
+
+
+def test_the_queue_is_told(user, app, unheard):
     room = user.make_chatroom()
     user.post(f"{room}/message", json={"text": "Hello"})
     user.post(f"{room}/message", json={"text": "Again"})
@@ -58,7 +65,7 @@ def test_the_queue_is_told(user, app):
     assert 90 <= told["oldest_due_reply_seconds",] < 120
 
 
-def test_a_reply_in_its_pause_is_not_due(user, app):
+def test_a_reply_in_its_pause_is_not_due(user, app, unheard):
     user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
         db.session.execute(text("UPDATE messages SET not_before = now() + interval '1 minute' WHERE role = 'model'"))
@@ -119,8 +126,17 @@ def test_the_token_opens_the_metrics(make_app, given, status, code):
     assert (answer.status_code, (answer.json or {}).get("code") if code else None) == (status, code)
 
 
+PRODUCTION = {
+    "app_env": "production",
+    "otp_delivery": "log",
+    "gemini_api_key": "none",
+    "gemini_api_endpoint": "https://gemini.example",
+    "stripe_webhook_secret": "whsec_none",
+}
+
+
 def test_without_a_token_production_has_no_metrics(make_app):
-    answer = make_app(app_env="production", otp_delivery="log").test_client().get("/metrics")
+    answer = make_app(**PRODUCTION).test_client().get("/metrics")
     assert answer.status_code == 404
 
 

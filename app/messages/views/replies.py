@@ -15,6 +15,7 @@ from app.core.draining import is_draining
 from app.core.errors import NotFound
 from app.core.redis_clients import redis_client
 from app.core.settings import settings
+from app.core.transactions import release_connection
 from app.messages import replies, service
 from app.messages.errors import QuotaExceeded, ReplyNotCancelable, ReplyNotRetryable, TooManyStreams
 from app.messages.models import Message
@@ -71,7 +72,8 @@ class MessageStream(MethodView):
             with app.app_context():  # and the connection goes back with it
                 return service.get_message(user_id, chatroom_id, message_id)
 
-        load()
+        service.get_message(user_id, chatroom_id, message_id)
+        release_connection()
         exits = ExitStack()
         slot = exits.enter_context(
             open_slot(user_id, per_user=settings().streams_per_user, per_process=settings().streams_per_process)

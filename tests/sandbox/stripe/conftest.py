@@ -105,8 +105,8 @@ def receiver(stand_in: RunningStandIn) -> Iterator[Receiver]:
             status = inbox.answers.pop(0) if inbox.answers else 200
             self.send_response(status)
             self.send_header("Content-Length", "0")
+            inbox.arrived.put((body, self.headers["Stripe-Signature"]))  # first: the answer lets the next one come
             self.end_headers()
-            inbox.arrived.put((body, self.headers["Stripe-Signature"]))
 
         def log_message(self, *args: Any) -> None:
             """Say nothing."""

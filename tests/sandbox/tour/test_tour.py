@@ -14,6 +14,7 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from sandbox.stack.waiting import free_port
+from sandbox.stripe.testing import running_stripe_stand_in
 from sandbox.tour.chapters import STORY, fresh_number
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,6 +63,18 @@ def test_the_whole_story_is_told_to_the_end(app, worker, serve):
         assert seen in done.stdout
     assert f"All {len(STORY)} chapters as expected" in done.stdout
     assert done.stderr == ""
+
+
+def test_pro_is_bought_where_payments_are_set_up(app, worker, make_app, serve):
+    with running_stripe_stand_in(webhook_secret="whsec_tour") as stripe:
+        settings = {"stripe_secret_key": "sk_test_tour", "stripe_pro_price_id": "price_pro"}
+        paying = make_app(**settings, stripe_webhook_secret="whsec_tour", stripe_api_base=stripe.url)
+        with serve(paying) as api:
+            stripe.webhooks(url=f"{api}/webhook/stripe")
+            done = tour(api)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "303 SEE OTHER" in done.stdout
+    assert '"tier": "pro"' in done.stdout
 
 
 def test_no_token_is_printed(app, worker, serve):

@@ -1,0 +1,76 @@
+"""Counters for each number, known or not, in PostgreSQL: exact under concurrency, and nothing lifts them."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import case, func, or_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from app.auth.errors import OtpLocked
+from app.auth.models import NumberGuard
+from app.core.clock import seconds_until
+from app.core.database import db
+from app.core.errors import RateLimited
+
+WRONG_CODES_WINDOW = timedelta(hours=1)
+MAX_WRONG_CODES = 10  # of a million: even for a year without a pause, under nine in a hundred
+PASSWORD_WINDOW = timedelta(minutes=15)
+MAX_PASSWORD_TRIES = 10  # NIST SP 800-63B-4, 3.2.2, allows a hundred in a row; a person needs a few
+
+
+def lock_guard(mobile_key: str, now: datetime) -> NumberGuard:
+    """The number's row, made when it is new, held until the transaction ends. Raises OtpLocked."""
+    over = or_(NumberGuard.wrong_codes == 0, NumberGuard.wrong_codes_since <= now - WRONG_CODES_WINDOW)
+    guard = touch(
+        mobile_key,
+        now,
+        wrong_codes=case((over, 0), else_=NumberGuard.wrong_codes),
+        wrong_codes_since=case((over, now), else_=NumberGuard.wrong_codes_since),
+    )
+    if guard.wrong_codes >= MAX_WRONG_CODES:
+        raise OtpLocked(retry_after=seconds_until(guard.wrong_codes_since + WRONG_CODES_WINDOW, now))
+    return guard
+
+
+def take_password_try(mobile_key: str, now: datetime) -> None:
+    """Count a password before it is looked at, so that parallel guesses do not slip through.
+
+    Within the caller's transaction, which must commit. Raises RateLimited.
+    """
+    over = or_(NumberGuard.password_tries == 0, NumberGuard.password_tries_since <= now - PASSWORD_WINDOW)
+    guard = touch(
+        mobile_key,
+        now,
+        password_tries=case((over, 1), else_=func.least(NumberGuard.password_tries, MAX_PASSWORD_TRIES) + 1),
+        password_tries_since=case((over, now), else_=NumberGuard.password_tries_since),
+    )
+    if guard.password_tries > MAX_PASSWORD_TRIES:
+        raise RateLimited(retry_after=seconds_until(guard.password_tries_since + PASSWORD_WINDOW, now))
+
+
+def give_password_try_back(mobile_key: str) -> None:
+    """The password was right: it was no guess."""
+    fewer = func.greatest(NumberGuard.password_tries - 1, 0)
+    db.session.execute(
+        update(NumberGuard).where(NumberGuard.mobile_key == mobile_key).values(password_tries=fewer),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberGuard:
+    """Insert the number's row, or change it as told; either way it is locked and fresh."""
+    first = {
+        "mobile_key": mobile_key,
+        "wrong_codes": 0,
+        "wrong_codes_since": now,
+        "password_tries": 1 if "password_tries" in changes else 0,
+        "password_tries_since": now,
+        "touched_at": now,
+    }
+    statement = (
+        insert(NumberGuard)
+        .values(first)
+        .on_conflict_do_update(index_elements=[NumberGuard.mobile_key], set_=changes | {"touched_at": now})
+        .returning(NumberGuard)
+    )
+    return db.session.scalars(statement, execution_options={"populate_existing": True}).one()

@@ -1,0 +1,48 @@
+"""The way to Stripe for this feature: one connection a process, and its errors as a client is told of them."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from app.billing.errors import PaymentProviderError
+from app.core.errors import ServiceUnavailable
+from app.core.settings import settings
+from app.core.transactions import release_connection
+from app.integrations.payment_calls import PaymentsRejected, PaymentsUnavailable
+from app.integrations.payments import Payments
+
+log = logging.getLogger(__name__)
+
+
+def required(name: str) -> str:
+    """A setting that payments need. Raises ServiceUnavailable, which names it, when it is empty."""
+    value = str(getattr(settings(), name))
+    if not value:
+        raise ServiceUnavailable(f"Payments are not set up here: {name.upper()} is not set.")
+    return value
+
+
+@cache
+def connect(secret_key: str, api_base: str, timeout_seconds: float) -> Payments:
+    return Payments(secret_key=secret_key, api_base=api_base, timeout_seconds=timeout_seconds)
+
+
+@contextmanager
+def stripe_calls() -> Iterator[Payments]:
+    """Stripe, for the calls of one use case, which are bounded together. Holds no database connection.
+
+    Raises PaymentProviderError (Stripe refuses), ServiceUnavailable (no key, or Stripe does not answer in time).
+    """
+    chosen = settings()
+    payments = connect(required("stripe_secret_key"), chosen.stripe_api_base, chosen.stripe_timeout)
+    release_connection()
+    try:
+        with payments.bounded():
+            yield payments
+    except PaymentsRejected as error:
+        log.error("Stripe refused a call: %s", error)  # noqa: TRY400 - no traceback: it could show more than that
+        raise PaymentProviderError from None
+    except PaymentsUnavailable as error:
+        log.warning("Stripe did not answer a call: %s", error)
+        raise ServiceUnavailable("The payment provider does not answer right now. Try again shortly.") from None

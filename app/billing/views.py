@@ -1,0 +1,91 @@
+"""Routes of Pro: buy it, see it, manage it; and the webhook through which Stripe tells of it."""
+
+from flask import request
+from flask.views import MethodView
+
+from app.billing import checkout, events, service
+from app.billing.errors import AlreadySubscribed, InvalidSignature, PaymentProviderError
+from app.billing.schemas import (
+    EXAMPLE_CHECKOUT,
+    EXAMPLE_EVENT,
+    EXAMPLE_STATUS,
+    CheckoutOut,
+    PortalOut,
+    ReceivedOut,
+    SubscriptionStatusOut,
+)
+from app.core.api import Blueprint
+from app.core.auth import current_user_id
+from app.core.clock import utc_now
+from app.core.errors import BodyTooLarge
+
+MAX_EVENT_BYTES = 1024 * 1024
+
+blp = Blueprint("billing", __name__, description="Pro: buy it, see it, manage it.")
+
+
+@blp.route("/subscribe/pro")
+class ProCheckout(MethodView):
+    @blp.authenticated()
+    @blp.response(200, CheckoutOut, example=EXAMPLE_CHECKOUT)
+    @blp.errors(AlreadySubscribed, PaymentProviderError)
+    def post(self) -> object:
+        """Buy Pro
+
+        Opens a Stripe Checkout page, or gives the one that is open already. Pro begins when Stripe says that it
+        is paid, which is a moment after the payment."""
+        return checkout.start_checkout(current_user_id(), now=utc_now())
+
+
+@blp.route("/subscription/status")
+class Status(MethodView):
+    @blp.authenticated()
+    @blp.response(200, SubscriptionStatusOut, example=EXAMPLE_STATUS)
+    def get(self) -> object:
+        """See your subscription
+
+        While it is `past_due`, Pro stays until `grace_until`."""
+        return service.subscription_status(current_user_id(), now=utc_now())
+
+
+@blp.route("/subscription/portal")
+class Portal(MethodView):
+    @blp.authenticated()
+    @blp.response(200, PortalOut, example={"url": "https://billing.stripe.com/p/session/test_a1B2c3D4"})
+    @blp.errors(PaymentProviderError)
+    def post(self) -> object:
+        """Manage your subscription
+
+        Gives the address of Stripe's billing portal: change the card, cancel, resume, see invoices."""
+        return {"url": checkout.open_portal(current_user_id(), now=utc_now())}
+
+
+@blp.route("/webhook/stripe")
+class Webhook(MethodView):
+    max_body_bytes = MAX_EVENT_BYTES
+
+    @blp.public()
+    @blp.doc(
+        parameters=[
+            {
+                "in": "header",
+                "name": "Stripe-Signature",
+                "required": True,
+                "description": "Stripe's signature of the body, and when it was made.",
+                "schema": {"type": "string"},
+            }
+        ],
+        requestBody={
+            "required": True,
+            "description": "The event exactly as Stripe sent it, up to 1 MiB.",
+            "content": {"application/json": {"schema": {"type": "object"}, "example": EXAMPLE_EVENT}},
+        },
+    )
+    @blp.response(200, ReceivedOut, example={"received": True})
+    @blp.errors(InvalidSignature, BodyTooLarge, PaymentProviderError)
+    def post(self) -> object:
+        """Take an event from Stripe
+
+        For Stripe alone. Any 5xx makes Stripe send the event again."""
+        events.receive(request.get_data(), request.headers.get("Stripe-Signature", ""), now=utc_now())
+        return {"received": True}

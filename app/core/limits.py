@@ -1,0 +1,70 @@
+"""Abuse limits: so many requests a minute or an hour, for a user or an address, counted by flask-limiter.
+
+Each is a share of RATE_LIMIT_PER_MINUTE, and 0 lifts them all. Redis gone: they are open, and for a few
+seconds Redis is not even asked, so that not every request waits for it. Limits for each mobile number are the
+auth feature's and live in PostgreSQL: nothing lifts those.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+from flask import current_app, request
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+
+from app.core.addresses import client_network
+from app.core.errors import RateLimited
+from app.core.redis_clients import rate_limits
+from app.core.settings import settings
+
+log = logging.getLogger(__name__)
+
+REST_SECONDS = 5.0  # how long Redis is left alone after it did not answer
+RESTING = "limits_open_until"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit for each key. share: from RATE_LIMIT_PER_MINUTE to the amount in one window."""
+
+    name: str
+    window: type[RateLimitItem]
+    share: Callable[[int], int]
+
+    def item(self) -> RateLimitItem:
+        return self.window(self.share(settings().rate_limit_per_minute or 0), namespace=self.name)
+
+
+REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minute)
+# A person needs a handful of these; the floor keeps a household behind one address going.
+AUTH_REQUESTS = Limit("auth", RateLimitItemPerMinute, lambda per_minute: min(per_minute, max(10, per_minute // 4)))
+CODES_SENT = Limit("codes", RateLimitItemPerHour, lambda per_minute: max(30, per_minute // 2))
+
+
+def limit_user(user_id: str) -> None:
+    """Count a request with a good token. Raises RateLimited."""
+    enforce(REQUESTS, f"user:{user_id}")
+
+
+def limit_address(*limits: Limit) -> None:
+    """Count a request by where it comes from. Raises RateLimited."""
+    for limit in limits:
+        enforce(limit, f"ip:{client_network(request.remote_addr)}")
+
+
+def enforce(limit: Limit, key: str) -> None:
+    """Count one for the key: one round trip to Redis, two when it is refused. Raises RateLimited."""
+    if not settings().rate_limit_per_minute or time.monotonic() < current_app.extensions.get(RESTING, 0):
+        return
+    item = limit.item()
+    try:
+        if rate_limits().hit(item, key):
+            return
+        window = rate_limits().get_window_stats(item, key)
+    except redis.RedisError:
+        current_app.extensions[RESTING] = time.monotonic() + REST_SECONDS
+        log.warning("Redis does not answer: abuse limits are open for %.0f s", REST_SECONDS)
+        return
+    raise RateLimited(retry_after=int(window.reset_time - time.time()) + 1)

@@ -1,0 +1,103 @@
+"""Whether known and unknown numbers can be told apart by time: `python -m bench.otp_timing`.
+
+Calls each route in turn for a number that is known and one that is not, on an application of its own with real
+databases, and compares the medians. Exits with 1 when one differs by more than NOTICEABLE of the other and by
+more than NOTICEABLE_SECONDS.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_migrate import upgrade
+from sqlalchemy import text
+
+from app import create_app
+from app.core.database import db
+from config import load_settings
+from sandbox.stack.servers import postgres_server, valkey_server
+
+PAIRS = 200
+NOTICEABLE = 0.15
+NOTICEABLE_SECONDS = 0.001
+PASSWORD = "a-password-of-the-bench"
+WRONG_PASSWORD = "another-one-of-the-bench"
+MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+
+Call = Callable[[FlaskClient, str], object]
+
+ROUTES: dict[str, Call] = {
+    "send-otp": lambda client, mobile: client.post("/auth/send-otp", json={"mobile": mobile}),
+    "verify-otp, wrong code": lambda client, mobile: client.post(
+        "/auth/verify-otp", json={"mobile": mobile, "otp": "wrong"}
+    ),
+    "forgot-password": lambda client, mobile: client.post("/auth/forgot-password", json={"mobile": mobile}),
+    "reset-password, wrong code": lambda client, mobile: client.post(
+        "/auth/reset-password", json={"mobile": mobile, "otp": "wrong", "new_password": WRONG_PASSWORD}
+    ),
+    "login, wrong password": lambda client, mobile: client.post(
+        "/auth/login", json={"mobile": mobile, "password": WRONG_PASSWORD}
+    ),
+}
+
+
+def seconds(call: Call, client: FlaskClient, mobile: str) -> float:
+    began = time.perf_counter()
+    call(client, mobile)
+    return time.perf_counter() - began
+
+
+def sign_up(client: FlaskClient, mobile: str) -> None:
+    """Make a number known: signed up with a password, and verified."""
+    client.post("/auth/signup", json={"mobile": mobile, "password": PASSWORD})
+    otp = client.post("/auth/send-otp", json={"mobile": mobile}).json["otp"]
+    assert client.post("/auth/verify-otp", json={"mobile": mobile, "otp": otp}).status_code == 200
+
+
+def forget_codes(app: Flask) -> None:
+    """As if nobody had asked for a code yet: known numbers were just verified with one."""
+    with app.app_context():
+        db.session.execute(text("TRUNCATE one_time_codes, number_guards"))
+        db.session.commit()
+
+
+def compare(client: FlaskClient, known: list[str], unknown: list[str]) -> bool:
+    """Print the medians of every route; whether none can be told apart."""
+    alike = True
+    print(f"{'medians of ' + str(len(known)):28} {'known':>10} {'unknown':>10} {'difference':>11}")
+    for name, call in ROUTES.items():
+        pairs = [
+            (seconds(call, client, one), seconds(call, client, other))
+            for one, other in zip(known, unknown, strict=True)
+        ]
+        a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
+        print(f"{name:28} {a * 1000:7.2f} ms {b * 1000:7.2f} ms {(b - a) / a:+10.1%}")
+        alike &= abs(b - a) < max(NOTICEABLE * a, NOTICEABLE_SECONDS)
+    return alike
+
+
+def main() -> int:
+    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+        settings = load_settings(
+            database_url=postgres.url, redis_url=valkey.url, rate_limit_per_minute=0, log_level="ERROR"
+        )
+        app = create_app(settings)
+        with app.app_context():
+            upgrade(directory=str(MIGRATIONS))
+        client = app.test_client()
+        known = [f"+1415555{number:04}" for number in range(PAIRS)]
+        unknown = [f"+1415556{number:04}" for number in range(PAIRS)]
+        for mobile in known:
+            sign_up(client, mobile)
+        forget_codes(app)
+        return 0 if compare(client, known, unknown) else 1
+
+
+if __name__ == "__main__":
+    os.environ.pop("APP_ENV", None)
+    sys.exit(main())

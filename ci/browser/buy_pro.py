@@ -1,0 +1,145 @@
+"""Buys Pro in a browser, through the checkout page of the Stripe stand-in, from a stack that is running.
+
+    BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python ci/browser/buy_pro.py
+
+CHROMIUM is the browser's path (`chromium` on PATH when it is not given). The pages are used as a person does:
+on a large screen and a phone, by buttons and by keyboard alone. Pictures of them are left in SCREENSHOTS.
+"""
+
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import APIRequestContext, Browser, Page, Playwright, expect, sync_playwright
+
+WAIT_SECONDS = 15
+PHONE = {"width": 360, "height": 740}
+
+
+class Client:
+    """Somebody who talks to the API."""
+
+    def __init__(self, playwright: Playwright, base_url: str) -> None:
+        self.http: APIRequestContext = playwright.request.new_context(base_url=base_url)
+        self.headers: dict[str, str] = {}
+
+    def call(self, method: str, path: str, status: int, body: Any = None) -> Any:
+        """The answer's JSON, once its status is the expected one."""
+        answer = self.http.fetch(path, method=method, headers=self.headers, data=body)
+        assert answer.status == status, f"{method} {path}: {answer.status} instead of {status}: {answer.text()}"
+        return answer.json()
+
+    def sign_up(self) -> None:
+        """A fresh account, and its token."""
+        mobile = f"+1202555{random.randrange(10_000):04}"
+        self.call("POST", "/auth/signup", 201, {"mobile": mobile, "name": "Ada"})
+        code = self.call("POST", "/auth/send-otp", 202, {"mobile": mobile})["otp"]
+        tokens = self.call("POST", "/auth/verify-otp", 200, {"mobile": mobile, "otp": code})
+        self.headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+
+    def wait_for_status(self, **wanted: Any) -> None:
+        """Wait until GET /subscription/status says this."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            told = self.call("GET", "/subscription/status", 200)
+            if {name: told[name] for name in wanted} == wanted:
+                return
+            assert time.monotonic() < deadline, f"The status is {told} instead of {wanted}."
+            time.sleep(0.2)
+
+
+def spend_the_day(client: Client) -> str:
+    """Spend a Basic day; where prompts go."""
+    room = client.call("POST", "/chatroom", 201, {"title": "Browser"})["id"]
+    path = f"/chatroom/{room}/message"
+    limit = client.call("GET", "/user/usage", 200)["limit"]
+    for _ in range(limit):
+        client.call("POST", path, 202, {"text": "Explain DNS"})
+    refused = client.call("POST", path, 429, {"text": "Explain DNS"})
+    assert refused["code"] == "daily_quota_exceeded", refused
+    return path
+
+
+def open_page(browser: Browser, url: str, **options: Any) -> Page:
+    """A page of its own, without a past."""
+    page = browser.new_context(**options).new_page()
+    page.goto(url)
+    return page
+
+
+def check_on_a_phone(browser: Browser, url: str, picture: Path) -> None:
+    """The page fits a small screen, and its buttons are large enough for a thumb."""
+    page = open_page(browser, url, viewport=PHONE, is_mobile=True, has_touch=True)
+    wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wider <= 0, f"The checkout page is {wider} px wider than a phone."
+    box = page.get_by_role("button", name="Pay $").bounding_box()
+    assert box is not None
+    assert box["height"] >= 44, box
+    page.screenshot(path=picture, full_page=True)
+    page.context.close()
+
+
+def pay_by_keyboard(browser: Browser, url: str, pictures: Path) -> None:
+    """A declined card first; then Tab to Pay, and Enter."""
+    page = open_page(browser, url)
+    page.screenshot(path=pictures / "checkout.png", full_page=True)
+    page.get_by_role("button", name="Decline the card").click()
+    expect(page.get_by_role("alert")).to_contain_text("declined")
+    page.screenshot(path=pictures / "declined.png", full_page=True)
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if str(page.evaluate("document.activeElement.textContent")).strip().startswith("Pay $"):
+            break
+    else:
+        raise AssertionError("Tab does not reach the button that pays.")
+    with page.expect_request("**/billing/success?session_id=cs_*"):  # the frontend itself need not be there
+        page.keyboard.press("Enter")
+    page.context.close()
+    page = open_page(browser, url)
+    expect(page.get_by_role("status")).to_contain_text("paid")
+    page.screenshot(path=pictures / "paid.png", full_page=True)
+    page.context.close()
+
+
+def cancel_in_the_portal(browser: Browser, client: Client, picture: Path) -> None:
+    """Cancel for the end of the period, and think better of it."""
+    page = open_page(browser, client.call("POST", "/subscription/portal", 200)["url"])
+    page.get_by_role("button", name="Cancel at period end").click()
+    expect(page.get_by_role("button", name="Keep the subscription")).to_be_visible()
+    client.wait_for_status(tier="pro", cancel_at_period_end=True)
+    page.get_by_role("button", name="Keep the subscription").click()
+    client.wait_for_status(tier="pro", cancel_at_period_end=False)
+    page.screenshot(path=picture, full_page=True)
+    page.context.close()
+
+
+def main() -> None:
+    """Raises AssertionError or playwright's errors when something is not as a person would expect."""
+    base_url = os.environ.get("BASE_URL", "http://127.0.0.1:5000")
+    pictures = Path(os.environ.get("SCREENSHOTS", "var/screenshots"))
+    pictures.mkdir(parents=True, exist_ok=True)
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert chromium, "There is no Chromium: install Debian's package, or name one in CHROMIUM."
+    with sync_playwright() as playwright:
+        # Chromium refuses its own sandbox to root, which is who runs in a container.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        client = Client(playwright, base_url)
+        client.sign_up()
+        prompts = spend_the_day(client)
+        url = client.call("POST", "/subscribe/pro", 200)["url"]
+        check_on_a_phone(browser, url, pictures / "checkout-phone.png")
+        pay_by_keyboard(browser, url, pictures)
+        client.wait_for_status(tier="pro", status="active")
+        client.call("POST", prompts, 202, {"text": "Explain DNS"})
+        client.call("POST", "/subscribe/pro", 409)
+        cancel_in_the_portal(browser, client, pictures / "portal.png")
+        browser.close()
+    print(f"Pro was bought in a browser; pictures are in {pictures}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Uses the chat page of a running stack as a person does, in a real browser: log in, send, watch the reply grow,
+refresh in mid-reply, stop, retry, upgrade, pay, log out; on a desk, then on a phone.
+
+    python -m venv /tmp/browser && /tmp/browser/bin/pip install -r ci/browser/chat-requirements.txt
+    CHAT_URL=http://127.0.0.1:8083 SCREENSHOTS=/tmp/shots /tmp/browser/bin/python ci/browser/chat_page.py
+
+CHROMIUM names the browser's program (default: `chromium` on the PATH); SCREENSHOTS a folder for what was seen.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+CHAT_URL = os.environ.get("CHAT_URL", "http://127.0.0.1:8083").rstrip("/")
+SCREENSHOTS = os.environ.get("SCREENSHOTS", "")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+OPTIONS += ["--disable-component-update", "--disable-sync"]
+DESK = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+LONG = "Explain DNS to a child [[sandbox:words=120]]"  # at the stand-in's pace some four seconds
+ENOUGH_STEPS = 4
+TIMEOUT_MS = 20_000
+
+READ_STORED = """async (id) => {
+  const api = document.querySelector('meta[name=api]').content;
+  const token = JSON.parse(localStorage.getItem('chat.tokens')).access_token;
+  const room = location.hash.split('/').pop();
+  const answer = await fetch(`${api}/chatroom/${room}`, {headers: {Authorization: `Bearer ${token}`}});
+  return (await answer.json()).messages.filter((message) => message.role === 'model').at(-1).text;
+}"""
+
+
+class Visit:
+    """One browser window with its complaints."""
+
+    def __init__(self, browser: Browser, size: dict[str, int], **options: Any) -> None:
+        self.name = "phone" if size is PHONE else "desk"
+        self.complaints: list[str] = []
+        self.context = browser.new_context(viewport=size, **options)
+        self.context.set_default_timeout(TIMEOUT_MS)
+        self.page: Page = self.context.new_page()
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._listen)
+
+    def _listen(self, message: Any) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:  # the page deals with those
+            self.complaints.append(message.text)
+
+    def shot(self, what: str) -> None:
+        """Keep what is seen, in both colour schemes."""
+        if not SCREENSHOTS:
+            return
+        for scheme in ("dark", "light"):
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.screenshot(path=Path(SCREENSHOTS) / f"{what}-{self.name}-{scheme}.png")
+
+    def log_in(self) -> None:
+        page = self.page
+        page.goto(CHAT_URL)
+        self.shot("login")
+        page.get_by_role("button", name="Use a made-up number").click()
+        page.get_by_label("Your name").fill("Ada")
+        page.get_by_role("button", name="Send me a code").click()
+        expect(page.get_by_label("One-time code")).not_to_have_value("")
+        self.shot("code")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_label("Message", exact=True)).to_be_visible()
+        expect(page.locator("#quota")).to_contain_text("left today")
+
+    def send(self, text: str) -> None:
+        """Send a prompt, and wait until its reply has begun."""
+        replies = self.page.locator("li.model")
+        before = replies.count()
+        self.type(text)
+        expect(replies).to_have_count(before + 1)
+
+    def type(self, text: str) -> None:
+        self.page.get_by_label("Message", exact=True).fill(text)
+        self.page.keyboard.press("Enter")
+
+    def watch_growth(self) -> None:
+        """See the latest reply grow in steps, each a continuation of the one before."""
+        text = self.page.locator("li.model .text").last
+        seen, deadline = [""], time.monotonic() + TIMEOUT_MS / 1000
+        while len(seen) <= ENOUGH_STEPS:
+            assert time.monotonic() < deadline, f"the reply did not grow: {seen}"
+            now = text.text_content() or ""
+            assert now.startswith(seen[-1]), f"{now!r} does not continue {seen[-1]!r}"
+            if now != seen[-1]:
+                seen.append(now)
+            self.page.wait_for_timeout(50)
+
+    def wait_for(self, status: str) -> None:
+        expect(self.page.locator("li.model").last).to_have_attribute("data-status", status)
+
+
+def talk(visit: Visit) -> None:
+    """A room, a reply that grows, a refresh in the middle of it, a stop and a retry."""
+    page = visit.page
+    visit.send(LONG)
+    visit.watch_growth()
+    visit.shot("writing")
+    expect(page.get_by_role("button", name="Stop the reply")).to_be_visible()
+    page.reload()
+    visit.watch_growth()
+    visit.wait_for("completed")
+    assert page.locator("li.model .text").last.text_content() == page.evaluate(READ_STORED), "not the stored text"
+    expect(page.locator("#quota")).to_contain_text("4 of 5 left today")
+
+    visit.send(LONG)
+    visit.watch_growth()
+    page.get_by_role("button", name="Stop the reply").click()
+    visit.wait_for("canceled")
+    kept = page.locator("li.model .text").last.text_content() or ""
+    assert 0 < len(kept) < len(LONG) * 20, "a stopped reply keeps its part"
+    page.get_by_role("button", name="Retry").click()
+    visit.wait_for("completed")
+    visit.shot("chat")
+
+
+def keep_rooms(visit: Visit) -> None:
+    """Rename, make and delete a room."""
+    page = visit.page
+    page.get_by_role("button", name="Rename this room").click()
+    visit.shot("rename")
+    page.get_by_role("dialog").get_by_role("textbox").fill("<b>Names & numbers</b>")
+    page.keyboard.press("Enter")
+    expect(page.locator("#title")).to_have_text("<b>Names & numbers</b>")
+    page.get_by_role("button", name="New room").click()
+    visit.shot("empty")
+    page.get_by_role("button", name="Plan three days in Lisbon").click()
+    visit.wait_for("completed")
+    expect(page.locator("#rooms li")).to_have_count(2)
+    page.get_by_role("button", name="Delete this room").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(page.locator("#rooms li")).to_have_count(1)
+    page.locator("#rooms a").click()
+    expect(page.locator("li.model")).to_have_count(2)
+
+
+def spend_the_day(visit: Visit) -> None:
+    """The sixth prompt is refused kindly, and comes back into the box."""
+    visit.send("The fifth")
+    visit.wait_for("completed")
+    visit.type("The sixth")
+    expect(visit.page.locator("#notice")).to_contain_text("That was it for today")
+    expect(visit.page.get_by_label("Message", exact=True)).to_have_value("The sixth")
+    visit.shot("quota")
+
+
+def upgrade(visit: Visit) -> None:
+    """Pay on the checkout page, come back, and be Pro."""
+    page = visit.page
+    page.locator("#notice").get_by_role("button", name="Upgrade").click()
+    page.wait_for_url("**/c/pay/**")
+    page.get_by_role("button", name="Pay $").click()
+    page.wait_for_url(f"{CHAT_URL}/**")
+    expect(page.locator("#tier")).to_have_text("Pro")
+    expect(page.locator("#notice")).to_contain_text("You are Pro now")
+    expect(page.get_by_text("The fifth", exact=True)).to_be_visible()  # the room is open again
+    visit.shot("pro")
+    page.get_by_role("button", name="Manage").click()
+    page.get_by_role("link", name="Back to app").click()
+    expect(page.locator("#notice")).to_contain_text("Welcome back")
+
+
+def use_keyboard(visit: Visit) -> None:
+    """The skip link leads to the message box; Shift+Enter makes a new line and sends nothing."""
+    page = visit.page
+    page.get_by_role("link", name="Skip to the message box").focus()
+    page.keyboard.press("Enter")
+    box = page.get_by_label("Message", exact=True)
+    expect(box).to_be_focused()
+    box.fill("")
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    expect(box).to_have_value("one\ntwo")
+    box.fill("")
+
+
+def on_a_phone(visit: Visit) -> None:
+    """The rooms are in a drawer that Escape closes, and nothing is wider than the screen."""
+    page = visit.page
+    visit.send("Explain DNS to a child")
+    visit.wait_for("completed")
+    visit.shot("chat")
+    page.get_by_role("button", name="Rooms and account").click()
+    expect(page.get_by_role("link", name="Explain DNS to a child")).to_be_visible()
+    page.wait_for_timeout(300)  # the drawer slides
+    visit.shot("drawer")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("link", name="Explain DNS to a child")).to_be_hidden()
+    expect(page.get_by_role("button", name="Rooms and account")).to_be_focused()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the phone"
+
+
+def lose_things(visit: Visit) -> None:
+    """An answer lost on its way, a stream that breaks off, a token that ran out: nothing is doubled or missing."""
+    page, asked = visit.page, []
+
+    def lose_answer(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    def break_off(route: Route) -> None:
+        body = 'event: delta\ndata: {"text": "[sand"}\nid: 1:5\n\nevent: delta\ndata: {"te'
+        route.fulfill(body=body, content_type="text/event-stream", headers={"Access-Control-Allow-Origin": "*"})
+
+    def expire(route: Route) -> None:
+        headers = {"Access-Control-Allow-Origin": "*"}
+        route.fulfill(status=401, json={"status": 401, "code": "token_expired"}, headers=headers)
+
+    page.route("**/message", lose_answer, times=1)
+    page.route("**/stream", break_off, times=1)
+    page.on("request", lambda request: asked.append((request.url, request.headers)))
+    visit.send("Hello")
+    visit.wait_for("completed")
+    expect(page.locator("li.user")).to_have_count(2)
+    keys = {headers["idempotency-key"] for _, headers in asked if "idempotency-key" in headers}
+    places = [headers.get("last-event-id") for url, headers in asked if url.endswith("/stream")]
+    assert len(keys) == 1, "a prompt sent again has the same key"
+    assert places[-2:] == [None, "1:5"], places
+    assert page.locator("li.model .text").last.text_content() == page.evaluate(READ_STORED), "not the stored text"
+
+    before = page.evaluate("localStorage.getItem('chat.tokens')")
+    page.route("**/user/me", expire, times=1)
+    page.reload()
+    expect(page.locator("li.user")).to_have_count(2)
+    assert page.evaluate("localStorage.getItem('chat.tokens')") != before, "the token was renewed"
+
+
+def log_out(visit: Visit) -> None:
+    if visit.name == "phone":
+        visit.page.get_by_role("button", name="Rooms and account").click()
+    visit.page.get_by_role("button", name="Log out").click()
+    expect(visit.page.locator("#notice")).to_contain_text("You are logged out")
+    assert visit.page.evaluate("localStorage.getItem('chat.tokens')") is None
+
+
+def main() -> None:
+    expect.set_options(timeout=TIMEOUT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        for visit, steps in (
+            (Visit(browser, DESK), (talk, use_keyboard, keep_rooms, spend_the_day, upgrade, log_out)),
+            (Visit(browser, PHONE, has_touch=True, device_scale_factor=2), (on_a_phone, lose_things, log_out)),
+        ):
+            visit.log_in()
+            for step in steps:
+                step(visit)
+                print(f"{visit.name}: {step.__name__}", flush=True)
+            assert not visit.complaints, visit.complaints
+            visit.context.close()
+        browser.close()
+    print("The chat page works.")
+
+
+if __name__ == "__main__":
+    main()

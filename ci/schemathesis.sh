@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Checks a running service against its own /openapi.json: no 5xx, no answer that is not described, none that breaks
+# its schema. All checks are on, the number of examples is bounded, and so is the time (10 minutes).
+#
+#   ci/schemathesis.sh [URL] [further options of `schemathesis run`]
+#
+# The service must run with OTP_DELIVERY=response and RATE_LIMIT_PER_MINUTE=0. Needs the packages of
+# ci/requirements.txt: SCHEMATHESIS names the program, .venv-ci/bin/schemathesis when it is not set.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+url=${1:-http://127.0.0.1:5000}
+shift || true
+program=${SCHEMATHESIS:-.venv-ci/bin/schemathesis}
+
+post() { curl -sS --fail-with-body "$url$1" -H 'Content-Type: application/json' -d "$2"; }
+pick() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+
+log_in() {
+    local mobile otp
+    mobile="+1415555$(printf '%04d' $((RANDOM % 10000)))"
+    post /auth/signup "{\"mobile\": \"$mobile\"}" >/dev/null
+    otp=$(post /auth/send-otp "{\"mobile\": \"$mobile\"}" | pick otp)
+    post /auth/verify-otp "{\"mobile\": \"$mobile\", \"otp\": \"$otp\"}"
+}
+
+check() {
+    timeout 600 "$program" --config-file ci/schemathesis.toml run "$url/openapi.json" \
+        --checks all --phases examples,coverage,fuzzing --workers 2 "$@"
+}
+
+# These end the token that they are called with: each gets one of its own, when the others are done.
+ending=(POST:/auth/logout POST:/auth/change-password DELETE:/user/me)
+others='^(POST /auth/logout|POST /auth/change-password|DELETE /user/me|POST /auth/refresh|DELETE /auth/sessions/.*)$'
+
+status=0
+TOKEN=$(log_in | pick access_token)
+export TOKEN
+check --exclude-name-regex "$others" "$@" || status=1
+for operation in "${ending[@]}"; do
+    TOKEN=$(log_in | pick access_token)
+    check --include-name "${operation%%:*} ${operation#*:}" --max-examples 5 "$@" || status=1
+done
+TOKEN=$(log_in | pick refresh_token)
+check --include-name "POST /auth/refresh" --max-examples 5 "$@" || status=1
+TOKEN=$(log_in | pick access_token)
+check --include-name "DELETE /auth/sessions/{session_id}" --max-examples 5 "$@" || status=1
+exit "$status"

@@ -1,0 +1,111 @@
+"""Every route with an id in it, called with somebody else's token and with none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+from flask import Flask
+from werkzeug.routing import Rule
+
+from app.core.ids import IdConverter, new_id
+from tests.problems import assert_problem
+
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+# Arguments of a route that name a file of the documentation, and nobody's property.
+PUBLIC_ARGUMENTS = {("docs.swagger_ui_asset", "name"), ("docs.static", "filename")}
+# What a request must say so that nothing but ownership decides.
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("PATCH", "/chatroom/<id:chatroom_id>"): {"title": "Mine now"},
+    ("POST", "/chatroom/<id:chatroom_id>/message"): {"text": "Hello"},
+}
+
+
+def owned_by(owner: Any) -> dict[str, str]:
+    """An id of the owner's for every argument that a route has."""
+    room = owner.make_chatroom("Private")
+    accepted = owner.post(f"{room}/message", json={"text": "A secret"})
+    assert accepted.status_code == 202, accepted.text
+    return {
+        "chatroom_id": room.rsplit("/", 1)[1],
+        "message_id": accepted.json["reply"]["id"],
+        "session_id": jwt.decode(owner.access_token, options={"verify_signature": False})["sid"],
+    }
+
+
+def rules_with_ids(app: Flask) -> list[tuple[str, Rule]]:
+    """Every method and rule that names somebody's property."""
+    found = []
+    for rule in app.url_map.iter_rules():
+        for name in rule.arguments:
+            if (rule.endpoint, name) in PUBLIC_ARGUMENTS:
+                break
+            converter = rule._converters[name]
+            assert isinstance(converter, IdConverter), f"{rule.rule}: `{name}` must be an <id:…>"
+        else:
+            found += [(method, rule) for method in sorted(rule.methods & METHODS) if rule.arguments]
+    return found
+
+
+@pytest.fixture
+def property_of_another(make_user: Callable[..., Any]) -> dict[str, str]:
+    return owned_by(make_user())
+
+
+def address(app: Flask, rule: Rule, values: dict[str, Any]) -> str:
+    unknown = rule.arguments - values.keys()
+    assert not unknown, f"{rule.rule}: tell `owned_by` how to make a {unknown} that belongs to somebody"
+    with app.test_request_context():
+        return app.url_map.bind("").build(rule.endpoint, {name: values[name] for name in rule.arguments})
+
+
+def call(person: Any, method: str, rule: Rule, path: str) -> Any:
+    body = BODIES.get((method, rule.rule))
+    return person.open(path, method=method, **({} if body is None else {"json": body}))
+
+
+def test_there_are_routes_to_look_at(app):
+    assert len(rules_with_ids(app)) >= 7
+
+
+def test_somebody_elses_is_404_and_looks_like_nothing(app, user, property_of_another):
+    for method, rule in rules_with_ids(app):
+        path = address(app, rule, property_of_another)
+        nothing = address(app, rule, {name: new_id() for name in property_of_another})
+        body = BODIES.get((method, rule.rule))
+        sent = {} if body is None else {"json": body}
+        theirs, missing = user.call(method, path, **sent), user.call(method, nothing, **sent)
+        assert theirs.status_code == 404, f"{method} {rule.rule}: {theirs.status_code} {theirs.text}"
+        told = assert_problem(theirs, 404, "not_found")
+        same = assert_problem(missing, 404, "not_found")
+        assert told | {"request_id": ""} == same | {"request_id": ""}
+        assert [name for name, _ in theirs.headers] == [name for name, _ in missing.headers]
+
+
+def test_without_a_token_it_is_401(app, client, property_of_another):
+    for method, rule in rules_with_ids(app):
+        response = call(client, method, rule, address(app, rule, property_of_another))
+        assert response.status_code == 401, f"{method} {rule.rule}: {response.status_code}"
+        assert_problem(response, 401, "token_missing")
+
+
+def test_nothing_was_changed_by_asking(app, user, make_user):
+    owner = make_user()
+    values = owned_by(owner)
+    before = owner.get(f"/chatroom/{values['chatroom_id']}").json
+    for method, rule in rules_with_ids(app):
+        body = BODIES.get((method, rule.rule))
+        user.call(method, address(app, rule, values), **({} if body is None else {"json": body}))
+    after = owner.get(f"/chatroom/{values['chatroom_id']}").json
+    assert (after["title"], after["updated_at"]) == (before["title"], before["updated_at"])
+    assert [message["id"] for message in after["messages"]] == [message["id"] for message in before["messages"]]
+    assert after["messages"][1]["status"] != "canceled"  # a worker may have finished it meanwhile
+    assert user.get("/user/usage").json["used"] == 0
+
+
+def test_route_that_nobody_covered_fails(app):
+    class Stranger:
+        rule, arguments = "/invoice/<id:invoice_id>", {"invoice_id"}
+
+    with pytest.raises(AssertionError, match="invoice_id"):
+        address(app, Stranger, {"chatroom_id": "x"})

@@ -1,0 +1,205 @@
+"""One-time codes against somebody who guesses, asks again, or comes twenty times at once."""
+
+from collections import Counter
+from datetime import timedelta
+
+from sqlalchemy import func, select
+
+from app.auth import sweeping
+from app.auth.models import AuthSession, NumberGuard, OneTimeCode
+from app.core.clock import utc_now
+from app.core.database import db
+from tests.auth.conftest import all_at_once, wrong
+from tests.conftest import age_codes
+from tests.problems import assert_problem
+
+
+def test_code_lets_in_once(visitor):
+    visitor.sign_up()
+    otp = visitor.send_otp().json["otp"]
+    assert visitor.verify(otp).status_code == 200
+    assert_problem(visitor.verify(otp), 401, "otp_invalid")
+
+
+def test_right_code_of_a_number_that_never_signed_up_is_404_and_used_up(visitor):
+    otp = visitor.send_otp().json["otp"]
+    assert_problem(visitor.verify(otp), 404, "account_not_found")
+    assert_problem(visitor.verify(otp), 401, "otp_invalid")
+
+
+def test_fifth_wrong_guess_burns_the_code(visitor):
+    visitor.sign_up()
+    otp = visitor.send_otp().json["otp"]
+    for _ in range(5):
+        assert_problem(visitor.verify(wrong(otp)), 401, "otp_invalid")
+    assert_problem(visitor.verify(otp), 401, "otp_invalid")
+
+
+def test_fifth_guess_may_still_be_right(visitor):
+    visitor.sign_up()
+    otp = visitor.send_otp().json["otp"]
+    for _ in range(4):
+        visitor.verify(wrong(otp))
+    assert visitor.verify(otp).status_code == 200
+
+
+def test_new_code_does_not_forgive_wrong_guesses(app, visitor):
+    visitor.sign_up()
+    for _ in range(2):
+        otp = visitor.send_otp().json["otp"]
+        for _ in range(5):
+            assert_problem(visitor.verify(wrong(otp)), 401, "otp_invalid")
+        age_codes(app, visitor.mobile, seconds=61)
+    for refused in (visitor.verify(otp), visitor.send_otp(), visitor.forgot(), visitor.reset(otp, "long-enough-7")):
+        assert_problem(refused, 429, "otp_locked")
+        assert 3_400 < int(refused.headers["Retry-After"]) <= 3_600
+
+
+def test_lock_ends_with_the_hour(app, visitor):
+    visitor.sign_up()
+    otp = visitor.send_otp().json["otp"]
+    for _ in range(10):
+        visitor.verify(wrong(otp))
+    assert_problem(visitor.send_otp(), 429, "otp_locked")
+    age_codes(app, visitor.mobile, seconds=3_601)
+    assert visitor.verify(visitor.send_otp().json["otp"]).status_code == 200
+
+
+def test_wrong_guesses_count_without_a_code_too(visitor):
+    answers = [visitor.verify("123456").status_code for _ in range(11)]
+    assert answers == [401] * 10 + [429]
+
+
+def test_parallel_guesses_get_no_more_than_the_limit(app, visitor):
+    visitor.sign_up()
+    otp = visitor.send_otp().json["otp"]
+    guesses = [lambda n=n: visitor.verify(f"{(int(otp) + 1 + n) % 1_000_000:06}") for n in range(20)]
+    assert Counter(answer.status_code for answer in all_at_once(guesses)) == {401: 10, 429: 10}
+    with app.app_context():
+        assert db.session.scalar(select(OneTimeCode.guesses)) == 5
+
+
+def test_twenty_parallel_verifications_give_one_session(app, visitor):
+    visitor.sign_up()
+    otp = visitor.send_otp().json["otp"]
+    answers = all_at_once([lambda: visitor.verify(otp)] * 20)
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 401: 19}
+    with app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(AuthSession)) == 1
+    assert visitor.verify("000000" if otp != "000000" else "1").status_code == 401, "nobody was locked out by it"
+
+
+def test_second_code_within_a_minute_is_refused(visitor):
+    first = visitor.send_otp()
+    assert first.json["resend_in"] == 60
+    refused = visitor.send_otp()
+    assert_problem(refused, 429, "otp_cooldown")
+    assert 55 <= int(refused.headers["Retry-After"]) <= 60
+
+
+def test_parallel_requests_send_one_code(visitor):
+    answers = all_at_once([visitor.send_otp] * 8)
+    assert Counter(answer.status_code for answer in answers) == {202: 1, 429: 7}
+
+
+def test_cooldown_is_for_each_purpose(visitor):
+    assert visitor.send_otp().status_code == 202
+    assert visitor.forgot().status_code == 202
+    assert_problem(visitor.forgot(), 429, "otp_cooldown")
+
+
+def test_cooldown_holds_although_abuse_limits_are_lifted(app, visitor):
+    assert app.extensions["settings"].rate_limit_per_minute == 0
+    visitor.send_otp()
+    assert visitor.send_otp().status_code == 429
+
+
+def test_number_gets_ten_codes_an_hour(app, visitor):
+    for _ in range(10):
+        assert visitor.send_otp().status_code == 202
+        age_codes(app, visitor.mobile, seconds=61)
+    refused = visitor.send_otp()
+    assert_problem(refused, 429, "otp_cooldown")
+    assert int(refused.headers["Retry-After"]) == 3_600 - 10 * 61
+
+
+def test_new_code_ends_the_one_before(app, visitor):
+    visitor.sign_up()
+    old = visitor.send_otp().json["otp"]
+    age_codes(app, visitor.mobile, seconds=61)
+    new = visitor.send_otp().json["otp"]
+    if old != new:
+        assert_problem(visitor.verify(old), 401, "otp_invalid")
+    assert visitor.verify(new).status_code == 200
+
+
+def test_used_code_does_not_bring_an_older_one_back(app, visitor):
+    visitor.sign_up()
+    old = visitor.send_otp().json["otp"]
+    age_codes(app, visitor.mobile, seconds=61)
+    visitor.verify(visitor.send_otp().json["otp"])
+    assert_problem(visitor.verify(old), 401, "otp_invalid")
+
+
+def test_code_ends_after_five_minutes(app, visitor):
+    visitor.sign_up()
+    sent = visitor.send_otp().json
+    assert sent["expires_in"] == 300
+    age_codes(app, visitor.mobile, seconds=300)
+    assert_problem(visitor.verify(sent["otp"]), 401, "otp_invalid")
+
+
+def test_code_serves_its_purpose_alone(app, make_member):
+    visitor, _ = make_member()
+    login, reset = visitor.send_otp().json["otp"], visitor.forgot().json["otp"]
+    if login != reset:
+        assert_problem(visitor.reset(login, "long-enough-7"), 401, "otp_invalid")
+        assert_problem(visitor.verify(reset), 401, "otp_invalid")
+    assert visitor.reset(reset, "long-enough-7").status_code == 204
+    assert visitor.verify(login).status_code == 200
+
+
+def test_code_of_one_number_opens_no_other(make_member):
+    one, _ = make_member()
+    other, _ = make_member()
+    otp = one.send_otp().json["otp"]
+    other.send_otp()
+    assert other.verify(otp).status_code == 401
+    assert one.verify(otp).status_code == 200
+
+
+def test_known_and_unknown_numbers_get_the_same_answers(visitor, make_member):
+    member, _ = make_member(password="a-good-long-one")
+    varying = {"otp", "mobile"}
+    for call in (
+        lambda who: who.send_otp(),
+        lambda who: who.verify("no"),
+        lambda who: who.forgot(),
+        lambda who: who.reset("no", "long-enough-7"),
+        lambda who: who.login("not-the-right-one"),
+        lambda who: who.send_otp(),
+    ):
+        known, unknown = call(member), call(visitor)
+        assert known.status_code == unknown.status_code
+        assert [name for name, _ in known.headers] == [name for name, _ in unknown.headers]
+        told = [
+            {k: v for k, v in answer.json.items() if k not in varying | {"request_id"}} for answer in (known, unknown)
+        ]
+        assert told[0] == told[1]
+
+
+def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_member):
+    make_member()
+    visitor.send_otp()
+    visitor.verify("wrong")
+    with app.app_context():
+        assert sweeping.sweep(now=utc_now() + timedelta(minutes=30)) == {
+            "codes": 1,  # the member's, two hours old
+            "guards": 1,
+            "sessions": 0,
+            "rotations": 0,
+        }
+        sweeping.sweep(now=utc_now() + timedelta(minutes=66))
+        assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == 0
+        assert db.session.scalar(select(func.count()).select_from(NumberGuard)) == 0
+        assert sweeping.sweep(now=utc_now() + timedelta(days=31))["sessions"] == 1

@@ -1,0 +1,254 @@
+"""How codes reach their owner: by text message from the worker, in the log, or in the answer."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+from uuid import UUID
+
+import pytest
+from celery import Celery
+from flask import Flask
+
+from app.auth import delivery
+from app.auth.models import OneTimeCode
+from app.core.clock import utc_now
+from app.core.database import db
+from app.integrations.sms import SmsRejected, SmsUnavailable, Twilio
+from sandbox.stack.servers import wait_until
+from tests.auth.conftest import Visitor
+from tests.conftest import ROOT
+from tests.problems import assert_problem
+
+SID, TOKEN, SENDER = "AC00000000000000000000000000000000", "the-auth-token", "+15005550006"
+
+
+class TwilioStandIn:
+    """Answers as Twilio's Messages API does, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict] = []
+        self.answer = (201, {"sid": "SM00000000000000000000000000000001", "status": "queued"})
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                fields = {name: values[0] for name, values in form.items()}
+                stand_in.requests.append({"path": self.path, "authorization": self.headers["Authorization"], **fields})
+                status, body = stand_in.answer
+                payload = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def twilio() -> Iterator[TwilioStandIn]:
+    stand_in = TwilioStandIn()
+    thread = threading.Thread(target=stand_in.server.serve_forever, daemon=True)
+    thread.start()
+    yield stand_in
+    stand_in.server.shutdown()
+    stand_in.server.server_close()
+
+
+@pytest.fixture
+def texting(app, make_app, twilio, other_numbers, monkeypatch) -> Visitor:
+    """Somebody whose codes come by text message, with the worker's bells caught."""
+    texting_app = make_app(
+        otp_delivery="twilio",
+        twilio_account_sid=SID,
+        twilio_auth_token=TOKEN,
+        twilio_from=SENDER,
+        twilio_api_base=twilio.url,
+    )
+    visitor = Visitor(texting_app, next(other_numbers))
+    visitor.bells = []
+    monkeypatch.setattr(delivery, "ring", lambda name, *args: visitor.bells.append((name, *args)))
+    return visitor
+
+
+def work(visitor: Visitor, **kwargs) -> None:
+    """Do what the worker does for the last bell."""
+    name, code_id = visitor.bells[-1]
+    assert name == "auth.send_code"
+    with visitor.app.app_context():
+        delivery.send_code(UUID(code_id), now=kwargs.get("now", utc_now()))
+
+
+def test_code_comes_by_text_message_and_lets_in(texting, twilio):
+    texting.sign_up()
+    sent = texting.send_otp()
+    assert set(sent.json) == {"mobile", "expires_in", "resend_in"}
+    assert twilio.requests == [], "no request waits for the provider"
+    work(texting)
+    (request,) = twilio.requests
+    assert request["path"] == f"/2010-04-01/Accounts/{SID}/Messages.json"
+    assert (request["To"], request["From"]) == (texting.mobile, SENDER)
+    assert request["authorization"].startswith("Basic ")
+    otp = re.search(r"\b\d{6}\b", request["Body"])[0]
+    assert texting.verify(otp).status_code == 200
+
+
+def test_bell_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
+    texting.send_otp()
+    work_before = texting.bells[-1]
+    with texting.app.app_context():
+        row = db.session.scalar(db.select(OneTimeCode))
+        assert work_before == ("auth.send_code", str(row.id))
+        assert texting.mobile.strip("+") not in row.sealed
+    work(texting)
+    with texting.app.app_context():
+        assert db.session.scalar(db.select(OneTimeCode.sealed)) is None
+
+
+def test_message_is_sent_once_however_often_the_bell_rings(texting, twilio):
+    texting.send_otp()
+    for _ in range(3):
+        work(texting)
+    assert len(twilio.requests) == 1
+
+
+def test_code_that_has_ended_is_not_sent(texting, twilio):
+    texting.send_otp()
+    work(texting, now=utc_now() + timedelta(minutes=6))
+    assert twilio.requests == []
+
+
+@pytest.mark.parametrize("answer", [(503, "<html>"), (429, {"code": 20429}), (500, {})])
+def test_provider_that_does_not_answer_is_asked_again_by_the_sweeper(texting, twilio, answer):
+    good, twilio.answer = twilio.answer, answer
+    texting.send_otp()
+    work(texting)
+    twilio.answer = good
+    with texting.app.app_context():
+        assert delivery.ring_again(utc_now()) == []
+        assert len(delivery.ring_again(utc_now() + timedelta(seconds=20))) == 1
+    work(texting)
+    assert len(twilio.requests) == 2
+    with texting.app.app_context():
+        assert delivery.ring_again(utc_now() + timedelta(seconds=20)) == []
+
+
+def test_refused_message_is_not_sent_again_and_logged_without_code_or_number(texting, twilio, caplog):
+    twilio.answer = (400, {"code": 21211, "message": f"Invalid 'To' {texting.mobile}", "status": 400})
+    texting.send_otp()
+    work(texting)
+    with texting.app.app_context():
+        assert delivery.ring_again(utc_now() + timedelta(seconds=20)) == []
+    assert "21211" in caplog.text
+    assert texting.mobile not in caplog.text
+    assert not re.search(r"\b\d{6}\b", caplog.text.replace(str(texting.bells[-1][1]), ""))
+
+
+def test_lost_bell_is_rung_again(texting, twilio, monkeypatch):
+    def lost(*_):
+        raise ConnectionError
+
+    monkeypatch.setattr(delivery, "ring", lost)
+    assert texting.send_otp().status_code == 202
+    monkeypatch.setattr(delivery, "ring", lambda name, *args: texting.bells.append((name, *args)))
+    with texting.app.app_context():
+        delivery.ring_again(utc_now() + timedelta(seconds=20))
+    work(texting)
+    assert len(twilio.requests) == 1
+
+
+def test_messaging_service_sends_instead_of_a_number(twilio):
+    client = Twilio(account_sid=SID, auth_token=TOKEN, sender="MG123", api_base=twilio.url + "/")
+    assert client.send("+14155552671", "Hello").startswith("SM")
+    assert twilio.requests[0]["MessagingServiceSid"] == "MG123"
+    assert "From" not in twilio.requests[0]
+
+
+def test_provider_that_is_not_there_is_unavailable(twilio):
+    with pytest.raises(SmsUnavailable):
+        Twilio(account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base="http://127.0.0.1:9").send("+1", "x")
+    twilio.answer = (301, {})
+    with pytest.raises(SmsRejected):
+        Twilio(account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base=twilio.url).send("+1", "x")
+
+
+@pytest.fixture
+def logging_app(app, make_app) -> Flask:
+    """An application that logs its codes; made first, because it takes hold of the root logger."""
+    return make_app(otp_delivery="log")
+
+
+def test_log_tells_the_code_where_that_is_the_way(logging_app, other_numbers, caplog):
+    visitor = Visitor(logging_app, next(other_numbers))
+    visitor.sign_up()
+    assert "otp" not in visitor.send_otp().json
+    otp = re.search(rf"{re.escape(visitor.mobile)}: (\d{{6}})", caplog.text)[1]
+    assert visitor.verify(otp).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("codes", "mobile", "served"),
+    [
+        ("", "+4915112345678", True),
+        ("49", "+4915112345678", True),
+        ("DE, at", "+4915112345678", True),
+        ("US", "+14155552671", True),
+        ("US", "+18765551234", False),  # Jamaica shares the calling code
+        ("+1", "+18765551234", True),
+        ("1", "+4915112345678", False),
+    ],
+)
+def test_codes_go_to_allowed_countries_alone(app, make_app, codes, mobile, served):
+    visitor = Visitor(make_app(allowed_country_codes=codes), mobile)
+    for answer in (visitor.sign_up(), visitor.send_otp(), visitor.forgot()):
+        if served:
+            assert answer.status_code in {201, 202}
+        else:
+            assert "mobile" in assert_problem(answer, 422, "validation_error")["errors"]
+    assert visitor.verify("123456").status_code == 401, "who has an account may still prove it"
+
+
+@pytest.fixture
+def own_redis(valkey) -> str:
+    """A database of Valkey's where no other worker listens."""
+    return f"{valkey.url.removesuffix('/0')}/1"
+
+
+def test_real_worker_sends_what_a_request_rang_for(texting, twilio, own_redis, environment, tmp_path):
+    own = {
+        "OTP_DELIVERY": "twilio",
+        "TWILIO_ACCOUNT_SID": SID,
+        "TWILIO_AUTH_TOKEN": TOKEN,
+        "TWILIO_FROM": SENDER,
+        "TWILIO_API_BASE": twilio.url,
+        "REDIS_URL": own_redis,
+    }
+    texting.sign_up()
+    texting.send_otp()
+    log_file = tmp_path / "worker.log"
+    command = [sys.executable, "-m", "celery", "-A", "celery_worker", "worker", "--pool", "threads"]
+    with log_file.open("w") as log:
+        worker = subprocess.Popen(
+            [*command, "--loglevel", "INFO"], cwd=ROOT, env=os.environ | environment | own, stdout=log, stderr=log
+        )
+    try:
+        celery = Celery(broker=own_redis)
+        celery.send_task(texting.bells[-1][0], args=texting.bells[-1][1:])
+        assert wait_until(lambda: twilio.requests, seconds=30), log_file.read_text()
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    otp = re.search(r"\b\d{6}\b", twilio.requests[0]["Body"])[0]
+    assert otp not in log_file.read_text()
+    assert texting.verify(otp).status_code == 200

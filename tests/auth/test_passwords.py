@@ -1,0 +1,149 @@
+"""Passwords: which ones will do, and the ways to use, change and reset one."""
+
+import pytest
+
+from app.auth.models import NumberGuard
+from app.auth.passwords import hash_password, hasher, password_matches
+from app.core.database import db
+from tests.auth.conftest import all_at_once
+from tests.conftest import age_codes
+from tests.problems import assert_problem
+
+GOOD, BETTER = "a-good-long-password", "an-even-better-one"
+
+
+@pytest.fixture
+def member(make_member):
+    return make_member(password=GOOD)
+
+
+@pytest.mark.parametrize("password", ["short7!", "password", "Password1", "QWERTY123", "12345678", "x" * 129])
+def test_password_that_will_not_do_is_422(visitor, password):
+    body = assert_problem(visitor.sign_up(password=password), 422, "validation_error")
+    assert "password" in body["errors"]
+
+
+@pytest.mark.parametrize("password", ["x7-_4-ab", "ß" * 128, "  spaces count  ", "пароль-длинный"])
+def test_any_other_password_of_8_to_128_characters_will_do(visitor, password):
+    assert visitor.sign_up(password=password).status_code == 201
+    visitor.verify(visitor.send_otp().json["otp"])
+    assert visitor.login(password).status_code == 200
+    assert visitor.login(password.strip()[:-1]).status_code == 401
+
+
+def test_hash_is_argon2id_with_the_recommended_cost():
+    assert hash_password(GOOD).startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
+def test_nobodys_hash_matches_nothing():
+    assert password_matches(None, "the password of an account that does not exist") is False
+
+
+def test_login_of_an_unknown_number_does_the_same_work(monkeypatch, visitor, member):
+    verified = []
+    real = type(hasher).verify
+    monkeypatch.setattr(type(hasher), "verify", lambda self, *args: verified.append(1) or real(self, *args))
+    assert_problem(visitor.login(GOOD), 401, "invalid_credentials")
+    assert_problem(member[0].login(BETTER), 401, "invalid_credentials")
+    assert len(verified) == 2
+
+
+def test_eleventh_wrong_password_is_429_for_known_and_unknown_numbers(visitor, member):
+    for who in (visitor, member[0]):
+        assert [who.login(BETTER).status_code for _ in range(10)] == [401] * 10
+        refused = who.login(GOOD)
+        assert_problem(refused, 429, "rate_limited")
+        assert 850 < int(refused.headers["Retry-After"]) <= 900
+
+
+def test_closed_login_opens_again_and_codes_work_meanwhile(app, member):
+    who, _ = member
+    for _ in range(11):
+        who.login(BETTER)
+    assert who.verify(who.send_otp().json["otp"]).status_code == 200
+    age_codes(app, who.mobile, seconds=901)
+    assert who.login(GOOD).status_code == 200
+
+
+def test_parallel_wrong_passwords_get_no_more_than_the_limit(member):
+    answers = all_at_once([lambda: member[0].login(BETTER)] * 16)
+    assert [answer.status_code for answer in answers].count(401) == 10
+
+
+def test_right_password_costs_no_try(app, member):
+    who, _ = member
+    assert [who.login(GOOD).status_code for _ in range(12)] == [200] * 12
+    with app.app_context():
+        assert db.session.scalars(db.select(NumberGuard.password_tries)).all() == [0]
+
+
+def test_change_needs_the_current_password(member):
+    who, tokens = member
+    token = tokens["access_token"]
+    body = assert_problem(who.post("/auth/change-password", token=token, new_password=BETTER), 422, "validation_error")
+    assert "current_password" in body["errors"]
+    wrong = who.post("/auth/change-password", token=token, new_password=BETTER, current_password="not-this-one")
+    assert_problem(wrong, 403, "wrong_password")
+    assert who.login(GOOD).status_code == 200
+
+
+def test_guesses_at_the_current_password_are_limited(member):
+    who, tokens = member
+    guess = {"token": tokens["access_token"], "new_password": BETTER, "current_password": "not-this-one"}
+    answers = [who.post("/auth/change-password", **guess).status_code for _ in range(11)]
+    assert answers == [403] * 10 + [429]
+
+
+def test_change_revokes_every_earlier_token_at_once(member):
+    who, tokens = member
+    other = who.login(GOOD).json
+    changed = who.post(
+        "/auth/change-password", token=tokens["access_token"], new_password=BETTER, current_password=GOOD
+    )
+    assert changed.status_code == 200
+    for earlier in (tokens, other):
+        assert_problem(who.me(earlier["access_token"]), 401, "token_revoked")
+        assert_problem(who.post("/auth/refresh", token=earlier["refresh_token"]), 401, "token_revoked")
+    assert who.me(changed.json["access_token"]).json["has_password"] is True
+    assert who.login(GOOD).status_code == 401
+    assert who.login(BETTER).status_code == 200
+
+
+def test_first_password_needs_no_current_one(make_member):
+    who, tokens = make_member()
+    assert who.post("/auth/change-password", token=tokens["access_token"], new_password=GOOD).status_code == 200
+    assert who.login(GOOD).status_code == 200
+
+
+def test_of_parallel_changes_one_wins(member):
+    who, tokens = member
+    change = {"token": tokens["access_token"], "current_password": GOOD}
+    answers = all_at_once(
+        [lambda n=n: who.post("/auth/change-password", new_password=f"number-{n}-of-six", **change) for n in range(6)]
+    )
+    won = [n for n, answer in enumerate(answers) if answer.status_code == 200]
+    assert len(won) == 1
+    assert {answer.status_code for answer in answers} <= {200, 401, 403}
+    assert who.login(f"number-{won[0]}-of-six").status_code == 200
+
+
+def test_reset_sets_the_password_and_revokes_every_token(member):
+    who, tokens = member
+    otp = who.forgot().json["otp"]
+    answer = who.reset(otp, BETTER)
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert_problem(who.me(tokens["access_token"]), 401, "token_revoked")
+    assert who.login(GOOD).status_code == 401
+    assert who.login(BETTER).status_code == 200
+    assert_problem(who.reset(otp, GOOD), 401, "otp_invalid")
+
+
+def test_password_that_will_not_do_spends_no_code(member):
+    who, _ = member
+    otp = who.forgot().json["otp"]
+    assert_problem(who.reset(otp, "password"), 422, "validation_error")
+    assert who.reset(otp, BETTER).status_code == 204
+
+
+def test_reset_for_a_number_that_never_signed_up_is_404(visitor):
+    assert_problem(visitor.reset(visitor.forgot().json["otp"], BETTER), 404, "account_not_found")

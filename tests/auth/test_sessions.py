@@ -1,0 +1,191 @@
+"""Sessions: refresh tokens that rotate, and logins that can be seen and ended."""
+
+from datetime import timedelta
+
+import jwt
+import pytest
+from flask_jwt_extended import create_refresh_token
+from sqlalchemy import event, text
+
+from app.auth.tokens import session_lives
+from app.core.clock import utc_now
+from app.core.database import db
+from tests.auth.conftest import Visitor, all_at_once
+from tests.problems import assert_problem
+
+
+@pytest.fixture
+def member(make_member):
+    return make_member()
+
+
+def refresh(visitor, tokens):
+    return visitor.post("/auth/refresh", token=tokens["refresh_token"])
+
+
+def let_pass(app, seconds):
+    """Let time pass since every refresh token's use."""
+    with app.app_context():
+        db.session.execute(text(f"UPDATE refresh_rotations SET used_at = used_at - interval '{seconds} s'"))
+        db.session.commit()
+
+
+def test_refresh_gives_new_tokens_of_the_same_session(member):
+    who, tokens = member
+    fresh = refresh(who, tokens)
+    assert fresh.status_code == 200
+    assert fresh.json["refresh_token"] != tokens["refresh_token"]
+    assert fresh.json["user"] == tokens["user"]
+    assert who.me(fresh.json["access_token"]).status_code == 200
+    assert who.me(tokens["access_token"]).status_code == 200
+
+
+def test_refresh_token_answers_again_within_ten_seconds_for_parallel_clients(app, member):
+    who, tokens = member
+    first = refresh(who, tokens).json
+    let_pass(app, 9)
+    second = refresh(who, tokens)
+    assert second.status_code == 200
+    assert rotation(second.json) == rotation(first), "both hold the token that is current"
+    assert refresh(who, second.json).status_code == 200
+
+
+def rotation(tokens):
+    return jwt.decode(tokens["refresh_token"], options={"verify_signature": False})["rid"]
+
+
+def test_refresh_token_used_again_later_ends_its_whole_session(app, member, caplog):
+    caplog.set_level("INFO")
+    who, tokens = member
+    fresh = refresh(who, tokens).json
+    let_pass(app, 11)
+    assert_problem(refresh(who, tokens), 401, "token_revoked")
+    assert "refresh_token_reused" in caplog.text
+    assert_problem(refresh(who, fresh), 401, "token_revoked")
+    for old in (tokens, fresh):
+        assert_problem(who.me(old["access_token"]), 401, "token_revoked")
+
+
+def test_token_from_two_rotations_ago_still_answers_within_its_ten_seconds(app, member):
+    who, tokens = member
+    second = refresh(who, tokens).json
+    third = refresh(who, second).json
+    late = refresh(who, tokens)
+    assert late.status_code == 200
+    assert rotation(late.json) == rotation(third)
+
+
+def test_stolen_session_leaves_the_other_sessions_alone(app, member):
+    who, tokens = member
+    other = who.verify(who.send_otp().json["otp"]).json
+    refresh(who, tokens)
+    let_pass(app, 11)
+    refresh(who, tokens)
+    assert who.me(other["access_token"]).status_code == 200
+    assert refresh(who, other).status_code == 200
+
+
+def test_parallel_refreshes_end_with_one_current_token(member):
+    who, tokens = member
+    answers = all_at_once([lambda: refresh(who, tokens)] * 8)
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert len({rotation(answer.json) for answer in answers}) == 1
+
+
+def test_access_token_refreshes_nothing_and_refresh_token_opens_nothing(member):
+    who, tokens = member
+    assert_problem(who.post("/auth/refresh", token=tokens["access_token"]), 401, "token_invalid")
+    assert_problem(who.me(tokens["refresh_token"]), 401, "token_invalid")
+
+
+def test_refresh_token_of_ours_without_its_rotation_is_refused(app, member):
+    who, tokens = member
+    claims = jwt.decode(tokens["refresh_token"], options={"verify_signature": False})
+    with app.app_context():
+        odd = create_refresh_token(claims["sub"], additional_claims={"sid": claims["sid"]})
+        foreign = create_refresh_token(claims["sub"], additional_claims={"sid": claims["sid"], "rid": claims["sid"]})
+    assert_problem(who.post("/auth/refresh", token=odd), 401, "token_invalid")
+    assert_problem(who.post("/auth/refresh", token=foreign), 401, "token_revoked")
+
+
+def test_refresh_token_of_another_users_session_is_refused(app, make_member):
+    (who, tokens), (_, others) = make_member(), make_member()
+    mine, theirs = (jwt.decode(t["refresh_token"], options={"verify_signature": False}) for t in (tokens, others))
+    with app.app_context():
+        crossed = create_refresh_token(mine["sub"], additional_claims={"sid": theirs["sid"], "rid": theirs["rid"]})
+    assert_problem(who.post("/auth/refresh", token=crossed), 401, "token_revoked")
+
+
+def test_logout_ends_this_session_alone(member):
+    who, tokens = member
+    other = who.verify(who.send_otp().json["otp"]).json
+    answer = who.post("/auth/logout", token=tokens["access_token"])
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert_problem(who.me(tokens["access_token"]), 401, "token_revoked")
+    assert_problem(refresh(who, tokens), 401, "token_revoked")
+    assert_problem(who.post("/auth/logout", token=tokens["access_token"]), 401, "token_revoked")
+    assert who.me(other["access_token"]).status_code == 200
+
+
+def test_sessions_tell_where_from_and_which_is_this_one(app, member):
+    who, tokens = member
+    away = Visitor(app, who.mobile, ip="2001:db8::7")
+    tokens = away.verify(away.send_otp().json["otp"]).json
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    items = who.client.get("/auth/sessions", headers=headers).json["items"]
+    assert [(item["ip"], item["current"]) for item in items] == [("2001:db8::7", True), ("203.0.113.7", False)]
+    assert set(items[0]) == {"id", "current", "created_at", "last_used_at", "ip", "user_agent"}
+    ended = who.client.delete(f"/auth/sessions/{items[1]['id']}", headers=headers)
+    assert (ended.status_code, ended.data) == (204, b"")
+    assert len(who.client.get("/auth/sessions", headers=headers).json["items"]) == 1
+    assert_problem(who.client.delete(f"/auth/sessions/{items[1]['id']}", headers=headers), 404, "not_found")
+
+
+def test_somebody_elses_session_is_404_and_goes_on(make_member):
+    (who, tokens), (other, theirs) = make_member(), make_member()
+    session_id = jwt.decode(theirs["access_token"], options={"verify_signature": False})["sid"]
+    answer = who.client.delete(
+        f"/auth/sessions/{session_id}", headers={"Authorization": f"Bearer {tokens['access_token']}"}
+    )
+    assert_problem(answer, 404, "not_found")
+    assert other.me(theirs["access_token"]).status_code == 200
+
+
+def test_valid_token_costs_one_look_up(app, member):
+    who, tokens = member
+    statements = []
+    with app.app_context():
+        engine = db.engine
+    listener = lambda *args: statements.append(args[2])  # noqa: E731
+    event.listen(engine, "before_cursor_execute", listener)
+    try:
+        who.client.get("/user/usage", headers={"Authorization": f"Bearer {tokens['access_token']}"})
+    finally:
+        event.remove(engine, "before_cursor_execute", listener)
+    assert sum("auth_sessions" in statement for statement in statements) == 1
+
+
+def test_use_is_noted_every_five_minutes(app, member):
+    _, tokens = member
+    claims = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    with app.app_context():
+        last_used = text("SELECT last_used_at FROM auth_sessions")
+        began = db.session.scalar(last_used)
+        for minutes, noted in ((4, 0), (6, 6), (10, 6), (12, 12)):
+            assert session_lives(claims["sid"], claims["sub"], began + timedelta(minutes=minutes))
+            assert db.session.scalar(last_used) == began + timedelta(minutes=noted)
+
+
+def test_session_that_rested_for_too_long_is_not_listed(app, member):
+    who, tokens = member
+    with app.app_context():
+        db.session.execute(
+            text(
+                "INSERT INTO auth_sessions (id, user_id, created_at, last_used_at) "
+                "SELECT gen_random_uuid(), user_id, :then, :then FROM auth_sessions"
+            ),
+            {"then": utc_now() - timedelta(days=31)},
+        )
+        db.session.commit()
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    assert len(who.client.get("/auth/sessions", headers=headers).json["items"]) == 1

@@ -1,0 +1,168 @@
+"""The product with the real Stripe SDK, pointed at the stand-in; and ways to buy, deliver and look."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import text
+from werkzeug.serving import make_server
+from werkzeug.test import TestResponse
+
+from app.core.database import db
+from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
+
+SECRET = "whsec_of_the_tests"
+KEY = "sk_test_never_to_be_seen_in_a_log_4242"
+
+
+@pytest.fixture(scope="session")
+def stripe_process() -> Iterator[RunningStandIn]:
+    with running_stripe_stand_in(webhook_secret=SECRET) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def stripe(stripe_process: RunningStandIn) -> Iterator[RunningStandIn]:
+    """The Stripe stand-in, with nothing in it; it sends no webhook by itself."""
+    stripe_process.behave()
+    stripe_process.reset()
+    yield stripe_process
+    stripe_process.behave()
+
+
+@pytest.fixture(scope="session")
+def make_billing_app(
+    make_app: Callable[..., Flask], migrated_app: Flask, stripe_process: RunningStandIn
+) -> Callable[..., Flask]:
+    """Make an application that talks to the stand-in."""
+
+    def make(**overrides: Any) -> Flask:
+        settings = {
+            "stripe_secret_key": KEY,
+            "stripe_pro_price_id": "price_pro",
+            "stripe_webhook_secret": SECRET,
+            "stripe_api_base": stripe_process.url,
+            "stripe_timeout": 6,
+            "frontend_url": "https://app.example.com/",
+        }
+        return make_app(**(settings | overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def billing_app(make_billing_app: Callable[..., Flask]) -> Flask:
+    return make_billing_app()
+
+
+@pytest.fixture(scope="session")
+def impatient_app(make_billing_app: Callable[..., Flask]) -> Flask:
+    """Waits for Stripe half a second at most."""
+    return make_billing_app(stripe_timeout=0.5)
+
+
+@pytest.fixture
+def app(billing_app: Flask, redis_db: redis.Redis, stripe: RunningStandIn) -> Flask:
+    """The application, with nothing in its database, and a Stripe that knows nothing."""
+    with billing_app.app_context():
+        tables = ", ".join(table.name for table in db.metadata.sorted_tables)
+        db.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+        db.session.commit()
+    return billing_app
+
+
+@dataclass
+class Shop:
+    """What happens between a user, Stripe and the product."""
+
+    app: Flask
+    stripe: RunningStandIn
+
+    def buy(self, user: Any) -> str:
+        """Go through Checkout; the subscription's id. No event is delivered."""
+        opened = user.post("/subscribe/pro")
+        assert opened.status_code == 200, opened.text
+        return str(self.stripe.pay(opened.json["session_id"])["subscription"])
+
+    def subscribe(self, user: Any) -> str:
+        """Buy, and deliver every event."""
+        subscription_id = self.buy(user)
+        self.deliver_all()
+        return subscription_id
+
+    def deliver(self, event_id: str, client: FlaskClient | None = None) -> TestResponse:
+        """Send one event to the webhook, as Stripe does."""
+        signed = self.stripe.signed(event_id)
+        return self.post(signed["payload"], signed["headers"]["Stripe-Signature"], client)
+
+    def post(self, payload: str, signature: str, client: FlaskClient | None = None) -> TestResponse:
+        client = client or self.app.test_client()
+        headers = {"Stripe-Signature": signature, "Content-Type": "application/json; charset=utf-8"}
+        return client.post("/webhook/stripe", data=payload.encode(), headers=headers)
+
+    def deliver_all(self, *types: str) -> None:
+        """Send every event made so far, in the order they were made."""
+        for event in self.stripe.events(*types):
+            answer = self.deliver(event["id"])
+            assert (answer.status_code, answer.json) == (200, {"received": True}), answer.text
+
+    def event(self, kind: str) -> str:
+        """The id of the latest event of a type."""
+        return str(self.stripe.events(kind)[-1]["id"])
+
+    def rows(self, table: str = "subscriptions") -> list[dict[str, Any]]:
+        with self.app.app_context():
+            found = db.session.execute(text(f"SELECT * FROM {table} ORDER BY id"))
+            return [dict(row._mapping) for row in found]
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Call a use case as a task does."""
+        with self.app.app_context():
+            return work()
+
+    def execute(self, sql: str, **values: Any) -> None:
+        with self.app.app_context():
+            db.session.execute(text(sql), values)
+            db.session.commit()
+
+    def delete_user(self, user_id: str) -> None:
+        """What the account feature does in the end."""
+        self.execute("DELETE FROM users WHERE id = :id", id=user_id)
+
+
+@pytest.fixture
+def shop(app: Flask, stripe: RunningStandIn) -> Shop:
+    return Shop(app, stripe)
+
+
+@pytest.fixture
+def at_once() -> Callable[..., list[Any]]:
+    """Do several things at the same moment; their results, in their order."""
+
+    def call(*work: Callable[[], Any]) -> list[Any]:
+        barrier = threading.Barrier(len(work))
+
+        def one(part: Callable[[], Any]) -> Any:
+            barrier.wait(10)
+            return part()
+
+        with ThreadPoolExecutor(len(work)) as pool:
+            return list(pool.map(one, work))
+
+    return call
+
+
+@pytest.fixture
+def live_url(app: Flask) -> Iterator[str]:
+    """The application behind a real socket, where the stand-in can send its webhooks."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()

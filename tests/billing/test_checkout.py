@@ -1,0 +1,113 @@
+"""Buying Pro: one customer, one open session, and no second subscription."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import Shop
+
+
+def posts(stripe: RunningStandIn, path: str) -> list[dict[str, Any]]:
+    return [call for call in stripe.requests(path, "POST") if call["path"] == path]
+
+
+def test_opens_a_session_that_names_the_user(user: Any, stripe: RunningStandIn) -> None:
+    answer = user.post("/subscribe/pro")
+    assert answer.status_code == 200
+    assert answer.json["url"] == f"{stripe.url}/c/pay/{answer.json['session_id']}"
+    (made,) = posts(stripe, "/v1/checkout/sessions")
+    assert made["params"]["mode"] == "subscription"
+    assert made["params"]["client_reference_id"] == user.id
+    assert made["params"]["metadata"] == {"user_id": user.id}
+    assert made["params"]["subscription_data"]["metadata"] == {"user_id": user.id}
+    assert made["params"]["line_items"] == [{"price": "price_pro", "quantity": "1"}]
+    assert made["params"]["success_url"].startswith("https://app.example.com/billing/success?session_id={CHECKOUT_")
+    assert made["params"]["cancel_url"] == "https://app.example.com/billing/cancel"
+    assert user.mobile not in str(stripe.requests())
+
+
+def test_the_open_session_is_handed_out_again(user: Any, stripe: RunningStandIn) -> None:
+    first, second = user.post("/subscribe/pro"), user.post("/subscribe/pro")
+    assert first.json == second.json
+    assert len(posts(stripe, "/v1/checkout/sessions")) == 1
+
+
+def test_ten_at_once_make_one_customer_and_one_session(
+    user: Any, stripe: RunningStandIn, shop: Shop, at_once: Callable[..., list[Any]]
+) -> None:
+    stripe.behave(path="/v1/customers", method="POST", when="during", delay=1.2, times=1)
+    answers = at_once(*[lambda: replace(user, client=shop.app.test_client()).post("/subscribe/pro")] * 10)
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json["session_id"] for answer in answers}) == 1
+    assert len(stripe.events("customer.created")) == 1
+    (customer,) = shop.rows("stripe_customers")
+    assert customer["session_id"] == answers[0].json["session_id"]
+
+
+def test_a_session_that_expired_is_followed_by_a_new_one(user: Any, stripe: RunningStandIn) -> None:
+    first = user.post("/subscribe/pro").json["session_id"]
+    stripe.checkout(first, "expire")
+    second = user.post("/subscribe/pro").json["session_id"]
+    assert second != first
+    assert len(stripe.events("customer.created")) == 1
+
+
+def test_a_live_subscription_is_not_bought_twice(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.subscribe(user)
+    for status in ("active", "trialing", "past_due"):
+        stripe.act(subscription_id, "set", status=status)
+        shop.deliver_all("customer.subscription.updated")
+        answer = user.post("/subscribe/pro")
+        assert (answer.status_code, answer.json["code"]) == (409, "already_subscribed"), status
+        assert "POST /subscription/portal" in answer.json["detail"]
+
+
+def test_a_payment_whose_events_were_lost_is_noticed_at_the_next_try(user: Any, shop: Shop) -> None:
+    shop.buy(user)
+    assert user.get("/user/me").json["tier"] == "basic"
+    assert user.post("/subscribe/pro").status_code == 409
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_after_a_canceled_subscription_one_can_buy_again(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    first = shop.subscribe(user)
+    stripe.act(first, "cancel")
+    shop.deliver_all()
+    second = shop.subscribe(user)
+    assert second != first
+    assert user.get("/subscription/status").json["status"] == "active"
+    assert len(stripe.events("customer.created")) == 1
+
+
+def test_a_customer_deleted_at_stripe_is_replaced(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    user.post("/subscribe/pro")
+    (gone,) = shop.rows("stripe_customers")
+    stripe.reset()  # Stripe knows neither the session nor the customer any more
+    shop.subscribe(user)
+    assert user.get("/user/me").json["tier"] == "pro"
+    kept = {row["stripe_id"]: row for row in shop.rows("stripe_customers")}
+    assert len(kept) == 2
+    assert kept[gone["stripe_id"]]["deleted_at"] is not None
+
+
+def test_the_portal_is_the_customers(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    shop.subscribe(user)
+    answer = user.post("/subscription/portal")
+    assert answer.status_code == 200
+    assert answer.json["url"].startswith(f"{stripe.url}/portal/")
+    (asked,) = posts(stripe, "/v1/billing_portal/sessions")
+    assert asked["params"]["customer"] == shop.rows("stripe_customers")[0]["stripe_id"]
+    assert asked["params"]["return_url"] == "https://app.example.com/billing"
+
+
+def test_the_portal_opens_before_the_first_purchase(user: Any, stripe: RunningStandIn) -> None:
+    assert user.post("/subscription/portal").status_code == 200
+    user.post("/subscribe/pro")
+    assert len(stripe.events("customer.created")) == 1
+
+
+def test_every_route_of_the_user_wants_a_token(client: Any) -> None:
+    assert client.post("/subscribe/pro").json["code"] == "token_missing"
+    assert client.post("/subscription/portal").json["code"] == "token_missing"
+    assert client.get("/subscription/status").json["code"] == "token_missing"

@@ -1,0 +1,124 @@
+"""An account that is deleted leaves nothing that could still be paid for."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from app.billing.errors import PaymentProviderError
+from app.billing.service import close_account, export_subscriptions
+from app.core.errors import ServiceUnavailable
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import Shop
+
+
+def close(shop: Shop, user: Any) -> None:
+    shop.run(lambda: close_account(UUID(user.id), now=datetime.now(UTC)))
+
+
+def test_a_subscription_is_canceled_at_stripe_first(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.subscribe(user)
+    close(shop, user)
+    assert stripe.events("customer.subscription.deleted")[0]["event"]["data"]["object"]["id"] == subscription_id
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_an_open_session_can_no_longer_be_paid(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    user.post("/subscribe/pro")
+    close(shop, user)
+    assert len(stripe.events("checkout.session.expired")) == 1
+
+
+def test_who_never_bought_anything_needs_no_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    stripe.behave(path="/v1/", status=500)
+    close(shop, user)
+    assert stripe.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        ({"status": 500}, ServiceUnavailable),
+        ({"drop": True}, ServiceUnavailable),
+        ({"status": 400}, PaymentProviderError),
+    ],
+)
+def test_a_failure_leaves_everything_as_it_was(
+    behaviour: dict[str, Any], error: type[Exception], user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    shop.subscribe(user)
+    before = shop.rows(), shop.rows("stripe_customers")
+    stripe.behave(path="/v1/subscriptions", **behaviour)
+    with pytest.raises(error):
+        close(shop, user)
+    assert (shop.rows(), shop.rows("stripe_customers")) == before
+    assert user.get("/user/me").json["tier"] == "pro"
+    stripe.behave()
+    close(shop, user)
+    assert user.get("/user/me").json["tier"] == "basic"
+
+
+def test_a_subscription_that_ended_meanwhile_is_no_obstacle(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    stripe.act(shop.subscribe(user), "cancel")
+    close(shop, user)
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_what_is_kept_does_not_name_the_user(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.subscribe(user)
+    close(shop, user)
+    shop.delete_user(user.id)
+    (customer,) = shop.rows("stripe_customers")
+    assert customer["user_id"] is None
+    assert customer["stripe_id"].startswith("cus_")
+    assert [row["id"] for row in shop.rows()] == [subscription_id]
+    kept = str([shop.rows(table) for table in ("stripe_customers", "subscriptions", "stripe_events")])
+    assert user.mobile not in kept
+    assert user.mobile not in str(stripe.requests())
+
+
+def test_a_payment_that_slips_through_is_canceled_when_its_event_comes(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    session_id = user.post("/subscribe/pro").json["session_id"]
+    shop.delete_user(user.id)  # as if it had been paid just before its session could be expired
+    subscription_id = stripe.pay(session_id)["subscription"]
+    shop.deliver_all()
+    (ended,) = stripe.events("customer.subscription.deleted")
+    assert ended["event"]["data"]["object"]["id"] == subscription_id
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_a_payment_that_cannot_be_canceled_yet_is_sent_again(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    session_id = user.post("/subscribe/pro").json["session_id"]
+    shop.delete_user(user.id)
+    stripe.pay(session_id)
+    event_id = shop.event("invoice.paid")
+    stripe.behave(path="/v1/subscriptions/", method="DELETE", status=500)
+    assert shop.deliver(event_id).status_code == 503
+    assert shop.rows("stripe_events") == []
+    stripe.behave()
+    assert shop.deliver(event_id).status_code == 200
+    assert len(stripe.events("customer.subscription.deleted")) == 1
+
+
+def test_the_export_tells_every_subscription(user: Any, shop: Shop, stripe: RunningStandIn, make_user: Any) -> None:
+    first = shop.subscribe(user)
+    stripe.act(first, "cancel")
+    shop.deliver_all()
+    second = shop.subscribe(user)
+    shop.subscribe(make_user())
+    exported = shop.run(lambda: export_subscriptions(UUID(user.id)))
+    assert {(one["id"], one["status"]) for one in exported} == {(first, "canceled"), (second, "active")}
+    assert exported[0]["created_at"].endswith("Z")
+    assert set(exported[0]) == {
+        "id",
+        "status",
+        "price_id",
+        "current_period_start",
+        "current_period_end",
+        "cancel_at_period_end",
+        "created_at",
+        "ended_at",
+    }

@@ -1,0 +1,197 @@
+"""Stripe declines, errs, hangs or refuses the key: a problem document in time, and nothing half written."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import KEY, Shop
+
+ROUTES = ("/subscribe/pro", "/subscription/portal")
+
+
+class Listener(logging.Handler):
+    """Keeps whatever is logged, with everything that belongs to it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.heard: list[str] = []
+        self.setFormatter(logging.Formatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(f"{self.format(record)} {vars(record)}")
+
+
+@pytest.fixture(autouse=True)
+def logged() -> Iterator[list[str]]:
+    """What is logged, at any level; whatever fails, the key is not in it."""
+    listener = Listener()
+    names = ("app", "stripe", "urllib3", "requests", "werkzeug")
+    levels = {name: logging.getLogger(name).level for name in ("app", "requests")}
+    for name in names:
+        logging.getLogger(name).addHandler(listener)
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    yield listener.heard
+    for name in names:
+        logging.getLogger(name).removeHandler(listener)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    said = "".join(listener.heard)
+    assert KEY not in said
+    assert "4242" not in said
+    assert "sk_" not in said
+
+
+@pytest.fixture
+def impatient(impatient_app: Flask, user: Any) -> Any:
+    """The user, where Stripe is waited for half a second."""
+    return replace(user, client=impatient_app.test_client())
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ({"status": 402}, (502, "payment_provider_error")),
+        ({"status": 400}, (502, "payment_provider_error")),
+        ({"status": 403}, (502, "payment_provider_error")),
+        ({"status": 429}, (503, "service_unavailable")),
+        ({"status": 500}, (503, "service_unavailable")),
+        ({"status": 503}, (503, "service_unavailable")),
+        ({"drop": True}, (503, "service_unavailable")),
+    ],
+)
+def test_an_error_of_stripes(
+    route: str, behaviour: dict[str, Any], expected: tuple[int, str], user: Any, shop: Shop
+) -> None:
+    shop.stripe.behave(path="/v1/", **behaviour)
+    answer = user.post(route)
+    assert (answer.status_code, answer.json["code"]) == expected
+    assert answer.content_type == "application/problem+json"
+    assert ("Retry-After" in answer.headers) == (answer.status_code == 503)
+    assert [row["stripe_id"] for row in shop.rows("stripe_customers")] == [None]
+    assert shop.rows() == []
+    shop.stripe.behave()
+    assert user.post(route).status_code == 200
+    assert len(shop.stripe.events("customer.created")) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/customers", "/v1/checkout/sessions"])
+@pytest.mark.parametrize("when", ["during", "within", "after"])
+def test_an_error_that_stripe_keeps_under_the_key_is_not_met_again(
+    when: str, path: str, user: Any, stripe: RunningStandIn
+) -> None:
+    stripe.behave(path=path, method="POST", status=500, when=when, times=1 if when == "within" else 2)
+    assert user.post("/subscribe/pro").status_code == 503
+    assert user.post("/subscribe/pro").status_code == 200
+
+
+def test_an_answer_that_got_lost_makes_no_second_session(user: Any, stripe: RunningStandIn) -> None:
+    stripe.behave(path="/v1/", method="POST", drop=True, when="after", times=1)
+    assert user.post("/subscribe/pro").status_code == 200  # the SDK asks again under the same key
+    stripe.behave(path="/v1/checkout/sessions", method="POST", drop=True, when="after", times=1)
+    assert user.post("/subscribe/pro").status_code == 200
+    assert len(stripe.events("customer.created")) == 1
+    assert stripe.call("GET", "/stats")["sessions"] == 1
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_stripe_that_hangs_is_left_in_time(
+    route: str, impatient: Any, user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    stripe.behave(path="/v1/", hang=True)
+    began = time.monotonic()
+    answer = impatient.post(route)
+    assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
+    assert time.monotonic() - began < 2  # half a second, and the SDK's pause before its one retry
+    stripe.behave()
+    assert user.post(route).status_code == 200
+    assert len(stripe.events("customer.created")) == 1
+
+
+def test_several_slow_calls_are_bounded_together(impatient: Any, stripe: RunningStandIn) -> None:
+    stripe.behave(path="/v1/", delay=0.4)
+    assert impatient.post("/subscribe/pro").status_code == 503
+
+
+def test_the_bounds_in_production_stay_below_fifteen_seconds() -> None:
+    from app.integrations.payments import CONNECT_SECONDS, MAX_RETRIES
+    from config import Settings
+
+    most = max(bound.le for bound in Settings.model_fields["stripe_timeout"].metadata if hasattr(bound, "le"))
+    pause_seconds = 0.5  # the SDK's before its first retry
+    assert most + MAX_RETRIES * (pause_seconds + CONNECT_SECONDS) < 15
+
+
+def test_a_stripe_that_is_not_there(make_billing_app: Callable[..., Flask], user: Any, shop: Shop) -> None:
+    nowhere = make_billing_app(stripe_api_base="http://127.0.0.1:1")
+    answer = replace(user, client=nowhere.test_client()).post("/subscribe/pro")
+    assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
+
+
+def test_a_bad_key_is_told_to_the_operator_and_not_to_the_client(
+    make_billing_app: Callable[..., Flask], user: Any, logged: list[str]
+) -> None:
+    wrong = make_billing_app(stripe_secret_key="wrong_key_of_somebody_4242")
+    answer = replace(user, client=wrong.test_client()).post("/subscribe/pro")
+    assert (answer.status_code, answer.json["code"]) == (502, "payment_provider_error")
+    assert "KEY" not in answer.text
+    assert any("Stripe refuses STRIPE_SECRET_KEY" in line for line in logged)
+
+
+def test_a_key_that_no_header_can_carry(make_billing_app: Callable[..., Flask], user: Any) -> None:
+    odd = make_billing_app(stripe_secret_key="sk_test_4242\nX: y")
+    answer = replace(user, client=odd.test_client()).post("/subscribe/pro")
+    assert answer.status_code in {502, 503}
+    assert "4242" not in answer.text
+
+
+@pytest.mark.parametrize("missing", ["stripe_secret_key", "stripe_pro_price_id"])
+def test_without_a_setting_the_answer_says_which(
+    missing: str, make_billing_app: Callable[..., Flask], user: Any, shop: Shop
+) -> None:
+    client = make_billing_app(**{missing: ""}).test_client()
+    answer = replace(user, client=client).post("/subscribe/pro")
+    assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
+    assert missing.upper() in answer.json["detail"]
+    assert replace(user, client=client).get("/subscription/status").status_code == 200
+
+
+def test_a_price_that_stripe_does_not_know(make_billing_app: Callable[..., Flask], user: Any) -> None:
+    client = make_billing_app(stripe_pro_price_id="price_missing_1").test_client()
+    answer = replace(user, client=client).post("/subscribe/pro")
+    assert (answer.status_code, answer.json["code"]) == (502, "payment_provider_error")
+    assert user.post("/subscribe/pro").status_code == 200
+
+
+@pytest.mark.parametrize("behaviour", [{"status": 500}, {"status": 429}, {"drop": True}, {"status": 401}])
+def test_an_event_that_cannot_be_looked_up_is_asked_for_again(
+    behaviour: dict[str, Any], user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    shop.buy(user)
+    event_id = shop.event("invoice.paid")
+    stripe.behave(path="/v1/subscriptions/", **behaviour)
+    assert shop.deliver(event_id).status_code in {502, 503}
+    assert shop.rows() == shop.rows("stripe_events") == []
+    stripe.behave()
+    assert shop.deliver(event_id).status_code == 200
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_while_stripe_hangs_is_asked_for_again(
+    impatient_app: Flask, user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    shop.buy(user)
+    event_id = shop.event("invoice.paid")
+    stripe.behave(path="/v1/subscriptions/", hang=True)
+    began = time.monotonic()
+    assert shop.deliver(event_id, impatient_app.test_client()).status_code == 503
+    assert time.monotonic() - began < 2
+    stripe.behave()
+    assert shop.deliver(event_id).status_code == 200

@@ -1,0 +1,218 @@
+"""What Stripe's status means for the tier, the status route and the day's prompts."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event
+
+from app.billing.models import Tier
+from app.billing.service import grant_pro, subscription_status, tier_of
+from app.core.database import db
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import Shop
+
+NOTHING_YET = {
+    "tier": "basic",
+    "status": "none",
+    "current_period_end": None,
+    "cancel_at_period_end": False,
+    "grace_until": None,
+}
+
+
+def parsed(moment: str) -> datetime:
+    assert moment.endswith("Z")
+    return datetime.fromisoformat(moment)
+
+
+def test_before_the_first_subscription(user: Any) -> None:
+    assert user.get("/subscription/status").json == NOTHING_YET
+
+
+@pytest.mark.parametrize(
+    ("status", "tier"),
+    [
+        ("active", "pro"),
+        ("trialing", "pro"),
+        ("past_due", "pro"),
+        ("canceled", "basic"),
+        ("unpaid", "basic"),
+        ("incomplete", "basic"),
+        ("incomplete_expired", "basic"),
+        ("paused", "basic"),
+    ],
+)
+def test_every_status_and_the_way_back(status: str, tier: str, user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.subscribe(user)
+    stripe.act(subscription_id, "set", status=status)
+    shop.deliver_all()
+    told = user.get("/subscription/status").json
+    assert (told["status"], told["tier"], user.get("/user/me").json["tier"]) == (status, tier, tier)
+    assert (told["grace_until"] is not None) == (status == "past_due")
+    stripe.act(subscription_id, "set", status="active")
+    shop.deliver_all()
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_grace_is_counted_from_the_start_of_the_unpaid_period(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.subscribe(user)
+    start = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    stripe.act(subscription_id, "fail_payment", period_start=int(start.timestamp()))
+    shop.deliver_all()
+    told = user.get("/subscription/status").json
+    assert told["status"] == "past_due"
+    assert parsed(told["grace_until"]) == start + timedelta(days=3)
+    last_moment = start + timedelta(days=3) - timedelta(microseconds=1)
+    for now, tier in ((last_moment, Tier.PRO), (start + timedelta(days=3), Tier.BASIC)):
+        assert shop.run(lambda now=now: tier_of(UUID(user.id), now)) is tier
+        assert shop.run(lambda now=now: subscription_status(UUID(user.id), now=now)).tier is tier
+    stripe.act(subscription_id, "recover")
+    shop.deliver_all()
+    assert shop.run(lambda: tier_of(UUID(user.id), start + timedelta(days=30))) is Tier.PRO
+    assert user.get("/subscription/status").json["grace_until"] is None
+
+
+def test_grace_does_not_begin_anew_with_the_next_unpaid_period(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.subscribe(user)
+    first, second = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
+    for start in (first, second):
+        stripe.act(subscription_id, "set", status="past_due", period_start=int(start.timestamp()))
+        shop.deliver_all()
+    assert parsed(user.get("/subscription/status").json["grace_until"]) == first + timedelta(days=3)
+    stripe.act(subscription_id, "set", status="active")
+    shop.deliver_all()
+    stripe.act(subscription_id, "set", status="past_due", period_start=int(second.timestamp()))
+    shop.deliver_all()
+    assert parsed(user.get("/subscription/status").json["grace_until"]) == second + timedelta(days=3)
+
+
+def test_a_cancellation_for_the_end_of_the_period_stays_pro_until_then(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    subscription_id = shop.subscribe(user)
+    stripe.act(subscription_id, "cancel_at_period_end")
+    shop.deliver_all()
+    told = user.get("/subscription/status").json
+    assert (told["tier"], told["cancel_at_period_end"]) == ("pro", True)
+    item = stripe.act(subscription_id, "renew")["items"]["data"][0]  # the period is over
+    assert parsed(told["current_period_end"]).timestamp() == item["current_period_end"]
+    shop.deliver_all()
+    assert user.get("/user/me").json["tier"] == "basic"
+
+
+def test_a_grant_by_hand_is_apart_from_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    now = datetime.now(UTC)
+    ends = now + timedelta(days=7)
+    shop.run(lambda: grant_pro(UUID(user.id), reason="a gift", ends_at=ends, now=now))
+    told = user.get("/subscription/status").json
+    assert (told["tier"], told["status"], parsed(told["current_period_end"])) == ("pro", "granted", ends)
+    stripe.act(shop.subscribe(user), "cancel")
+    shop.deliver_all()
+    assert user.get("/subscription/status").json["status"] == "granted"
+    assert shop.run(lambda: tier_of(UUID(user.id), ends)) is Tier.BASIC
+    assert shop.run(lambda: subscription_status(UUID(user.id), now=ends)).status == "canceled"
+
+
+def test_a_late_payment_is_pro_only_when_it_has_come(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    session_id = user.post("/subscribe/pro").json["session_id"]
+    stripe.checkout(session_id, "pay_async")
+    shop.deliver_all()
+    assert user.get("/subscription/status").json["status"] == "incomplete"
+    assert user.get("/user/me").json["tier"] == "basic"
+    stripe.checkout(session_id, "async_succeed")
+    shop.deliver_all("checkout.session.async_payment_succeeded")
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_a_late_payment_that_fails_gives_nothing(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    session_id = user.post("/subscribe/pro").json["session_id"]
+    stripe.checkout(session_id, "pay_async")
+    stripe.checkout(session_id, "async_fail")
+    shop.deliver_all("checkout.session.async_payment_failed")
+    assert user.get("/subscription/status").json["status"] == "incomplete_expired"
+
+
+def test_a_declined_card_changes_nothing(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    session_id = user.post("/subscribe/pro").json["session_id"]
+    stripe.checkout(session_id, "decline")
+    shop.deliver_all()
+    assert user.get("/subscription/status").json == NOTHING_YET
+    assert user.post("/subscribe/pro").json["session_id"] == session_id
+
+
+def test_a_deleted_customer_is_basic(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    shop.subscribe(user)
+    customer_id = shop.rows("stripe_customers")[0]["stripe_id"]
+    stripe.act(shop.rows()[0]["id"], "cancel")
+    event = stripe.make_event("customer.deleted", object_id=customer_id, send=False)
+    assert shop.deliver(event["id"]).status_code == 200
+    assert user.get("/user/me").json["tier"] == "basic"
+    assert shop.subscribe(user)  # with a new customer
+    assert len({row["stripe_id"] for row in shop.rows("stripe_customers")}) == 2
+
+
+def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    shop.subscribe(user)
+    customer = {"id": shop.rows("stripe_customers")[0]["stripe_id"], "object": "customer"}
+    stripe.reset()
+    event = stripe.make_event("customer.deleted", object=customer, send=False)
+    assert shop.deliver(event["id"]).status_code == 200
+    assert user.get("/user/me").json["tier"] == "basic"
+
+
+def test_the_tier_takes_one_query_by_indexes(user: Any, shop: Shop) -> None:
+    shop.subscribe(user)
+    seen: list[tuple[str, Any]] = []
+
+    def listen(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        seen.append((statement, parameters))
+
+    with shop.app.app_context():
+        event.listen(db.engine, "before_cursor_execute", listen)
+        assert tier_of(UUID(user.id), datetime.now(UTC)) is Tier.PRO
+        event.remove(db.engine, "before_cursor_execute", listen)
+        assert len(seen) == 1
+        connection = db.session.connection()
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {seen[0][0]}", seen[0][1]))
+    assert "Seq Scan" not in plan
+    assert "stripe_customers_user_id" in plan
+    assert "ix_subscriptions_customer_id" in plan
+
+
+def test_the_next_prompt_has_the_new_limit_and_falling_back_counts_the_day(
+    user: Any, shop: Shop, stripe: RunningStandIn, prompt: Callable[[], Any]
+) -> None:
+    assert [prompt().status_code for _ in range(6)] == [202] * 5 + [429]
+    subscription_id = shop.subscribe(user)
+    answers = [prompt() for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [202] * 3
+    assert "RateLimit-Limit" not in answers[0].headers
+    assert user.get("/user/usage").json["used"] == 8
+    stripe.act(subscription_id, "cancel")
+    shop.deliver_all()
+    assert prompt().json["code"] == "daily_quota_exceeded"
+    usage = user.get("/user/usage").json
+    assert (usage["tier"], usage["limit"], usage["used"], usage["remaining"]) == ("basic", 5, 8, 0)
+
+
+def test_pro_prompts_count_when_one_falls_back_below_the_limit(
+    user: Any, shop: Shop, stripe: RunningStandIn, prompt: Callable[[], Any]
+) -> None:
+    subscription_id = shop.subscribe(user)
+    assert [prompt().status_code for _ in range(3)] == [202] * 3
+    stripe.act(subscription_id, "cancel")
+    shop.deliver_all()
+    assert [prompt().status_code for _ in range(3)] == [202, 202, 429]
+
+
+@pytest.fixture
+def prompt(user: Any) -> Callable[[], Any]:
+    """Send a prompt."""
+    room = user.make_chatroom()
+    return lambda: user.post(f"{room}/message", json={"text": "Explain DNS"})

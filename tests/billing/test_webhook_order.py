@@ -1,0 +1,187 @@
+"""Events come twice, late, in any order, at once: the end is always what Stripe says."""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.core.database import db
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import Shop
+
+FIRST_THREE = ("checkout.session.completed", "customer.subscription.created", "invoice.paid")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(FIRST_THREE)))
+def test_the_first_events_in_any_order_and_twice_each(
+    order: tuple[str, ...], user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    subscription_id = shop.buy(user)
+    deliveries = [shop.event(kind) for kind in order for _ in range(2)]
+    for event_id in deliveries:
+        assert shop.deliver(event_id).status_code == 200
+    assert user.get("/subscription/status").json["status"] == "active"
+    assert user.get("/user/me").json["tier"] == "pro"
+    (row,) = shop.rows()
+    assert (row["id"], row["status"], row["price_id"]) == (subscription_id, "active", "price_pro")
+    assert len(shop.rows("stripe_events")) == 3
+    asked = [call for call in stripe.requests("/v1/subscriptions/") if call["method"] == "GET"]
+    assert len(asked) == 3  # a duplicate asks nobody
+
+
+def test_every_event_of_a_life_in_any_order(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.buy(user)
+    stripe.act(subscription_id, "fail_payment")
+    stripe.act(subscription_id, "recover")
+    stripe.act(subscription_id, "cancel_at_period_end")
+    events = [event["id"] for event in stripe.events()]
+    for event_id in [*reversed(events), *events]:
+        assert shop.deliver(event_id).status_code == 200
+    told = user.get("/subscription/status").json
+    assert (told["status"], told["tier"], told["cancel_at_period_end"]) == ("active", "pro", True)
+
+
+def test_a_late_update_to_active_does_not_revive_what_is_deleted(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.buy(user)
+    stripe.act(subscription_id, "cancel")
+    assert shop.deliver(shop.event("customer.subscription.deleted")).status_code == 200
+    assert user.get("/user/me").json["tier"] == "basic"
+    late = stripe.events("customer.subscription.updated")[0]
+    assert late["event"]["data"]["object"]["status"] == "active"
+    assert shop.deliver(late["id"]).status_code == 200
+    assert user.get("/user/me").json["tier"] == "basic"
+    assert user.get("/subscription/status").json["status"] == "canceled"
+
+
+def test_a_duplicate_changes_nothing(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    shop.subscribe(user)
+    before = shop.rows(), shop.rows("stripe_events")
+    shop.deliver_all()
+    assert (shop.rows(), shop.rows("stripe_events")) == before
+
+
+def test_ten_copies_of_an_event_at_once_take_effect_once(
+    user: Any, shop: Shop, at_once: Callable[..., list[Any]]
+) -> None:
+    shop.buy(user)
+    event_id = shop.event("invoice.paid")
+    answers = at_once(*[lambda: shop.deliver(event_id)] * 10)
+    assert [answer.status_code for answer in answers] == [200] * 10
+    assert user.get("/user/me").json["tier"] == "pro"
+    assert len(shop.rows("stripe_events")) == len(shop.rows()) == 1
+
+
+def test_different_events_at_once_end_in_what_stripe_says(
+    user: Any, shop: Shop, stripe: RunningStandIn, at_once: Callable[..., list[Any]]
+) -> None:
+    subscription_id = shop.buy(user)
+    stripe.act(subscription_id, "cancel")
+    waiting = [event["id"] for event in stripe.events()]
+    answers = at_once(*[partial(shop.deliver, event_id) for event_id in waiting])
+    assert {answer.status_code for answer in answers} == {200}
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_a_slow_fetch_never_overwrites_a_later_one(
+    user: Any, shop: Shop, stripe: RunningStandIn, at_once: Callable[..., list[Any]]
+) -> None:
+    """The first delivery reads `active` and is held up before it writes; meanwhile the subscription ends."""
+    subscription_id = shop.buy(user)
+    stripe.behave(path="/v1/subscriptions/", method="GET", when="after", delay=1.0, times=1)
+    early = shop.event("customer.subscription.updated")
+
+    def cancel_meanwhile() -> Any:
+        while not stripe.requests("/v1/subscriptions/", "GET"):
+            pass
+        stripe.act(subscription_id, "cancel")
+        answer = shop.deliver(shop.event("customer.subscription.deleted"))
+        assert shop.rows()[0]["status"] == "canceled"
+        return answer
+
+    answers = at_once(lambda: shop.deliver(early), cancel_meanwhile)
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert len(shop.rows("stripe_events")) == 2
+    assert shop.rows()[0]["status"] == "canceled"
+
+
+def test_an_event_of_another_api_version_is_understood(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.buy(user)
+    invoice = stripe.events("invoice.paid")[0]["event"]["data"]["object"]
+    old = {name: value for name, value in invoice.items() if name != "parent"} | {"subscription": subscription_id}
+    event = stripe.make_event("invoice.paid", object=old, api_version="2020-08-27", send=False)
+    assert shop.deliver(event["id"]).status_code == 200
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_other_types_and_unknown_customers_are_acknowledged(shop: Shop, stripe: RunningStandIn, caplog: Any) -> None:
+    product = stripe.make_event("product.created", object={"id": "prod_1", "object": "product"}, send=False)
+    assert shop.deliver(product["id"]).status_code == 200
+    stranger = {"id": "sub_1", "object": "subscription", "customer": "cus_stranger"}
+    event = stripe.make_event("customer.subscription.updated", object=stranger, send=False)
+    with caplog.at_level("INFO"):
+        assert shop.deliver(event["id"]).status_code == 200
+    assert "event_of_unknown_customer" in caplog.text
+    assert "cus_stranger" in caplog.text
+    assert stripe.requests() == []
+    assert shop.rows("stripe_events") == []
+
+
+def test_a_crash_between_signature_and_commit_loses_nothing(user: Any, shop: Shop) -> None:
+    """PostgreSQL ends the connection in the middle of the transaction; Stripe sends again."""
+    shop.buy(user)
+    event_id = shop.event("invoice.paid")
+    shop.execute(
+        "CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+    )
+    shop.execute(
+        "CREATE CONSTRAINT TRIGGER crash AFTER INSERT ON subscriptions DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION crash()"
+    )
+    try:
+        answer = shop.deliver(event_id)
+    finally:
+        shop.execute("DROP TRIGGER crash ON subscriptions")
+        shop.execute("DROP FUNCTION crash()")
+    assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
+    assert shop.rows() == shop.rows("stripe_events") == []
+    assert user.get("/user/me").json["tier"] == "basic"
+    assert shop.deliver(event_id).status_code == 200
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_no_transaction_is_open_while_stripe_is_asked(
+    user: Any, shop: Shop, stripe: RunningStandIn, at_once: Callable[..., list[Any]]
+) -> None:
+    shop.buy(user)
+    stripe.behave(path="/v1/subscriptions/", delay=0.8, times=1)
+    event_id = shop.event("invoice.paid")
+    answer, seen = at_once(lambda: shop.deliver(event_id), lambda: open_transactions(shop, stripe))
+    assert (answer.status_code, seen) == (200, 0)
+
+
+def open_transactions(shop: Shop, stripe: RunningStandIn) -> int:
+    """How many transactions there are, but for this one, while the stand-in keeps a call waiting."""
+    while not stripe.requests("/v1/subscriptions/", "GET"):
+        pass
+    with shop.app.app_context():
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+        count = db.session.execute(text(f"{sql} AND backend_type = 'client backend'")).scalar_one()
+        return int(count)
+
+
+def test_webhooks_over_the_wire_doubled_and_shuffled(
+    user: Any, shop: Shop, stripe: RunningStandIn, live_url: str
+) -> None:
+    for mode in ("duplicate", "shuffle"):
+        stripe.webhooks(url=f"{live_url}/webhook/stripe", mode=mode)
+        subscription_id = shop.buy(user)
+        stripe.wait_delivered()
+        assert user.get("/user/me").json["tier"] == "pro"
+        stripe.act(subscription_id, "cancel")
+        stripe.wait_delivered()
+        assert user.get("/user/me").json["tier"] == "basic"
+    assert {event["delivery"] for event in stripe.events()} == {"delivered"}

@@ -1,0 +1,95 @@
+"""The edge: TLS, browsers of other origins, and what is told to nobody."""
+
+import pytest
+
+from app.core.auth import TokenMissing
+from tests.problems import assert_problem
+from tests.web_process import serving
+
+ORIGIN = "https://app.example.com"
+ROUTES = ["/healthz", "/docs", "/docs/assets/swagger-ui.css", "/openapi.json", "/user/me", "/nowhere"]
+
+
+@pytest.fixture(scope="module")
+def web(environment, migrated_app, tmp_path_factory):
+    own = environment | {"TRUSTED_PROXIES": "1", "CORS_ORIGINS": ORIGIN, "RATE_LIMIT_PER_MINUTE": "100"}
+    with serving(own, tmp_path_factory.mktemp("edge") / "web.log") as process:
+        yield process
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_no_banner_and_no_cookie(web, path):
+    response = web.call("GET", path)
+    assert "Server" not in response.headers
+    assert "Set-Cookie" not in response.headers
+    assert "X-Powered-By" not in response.headers
+
+
+def test_tls_at_the_proxy_is_kept_by_hsts(web):
+    secure = web.call("GET", "/healthz", headers={"X-Forwarded-Proto": "https"})
+    assert secure.headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert "Strict-Transport-Security" not in web.call("GET", "/healthz").headers
+
+
+def test_nobody_claims_tls_without_a_trusted_proxy(client):
+    response = client.get("/healthz", headers={"X-Forwarded-Proto": "https"})
+    assert "Strict-Transport-Security" not in response.headers
+
+
+def test_session_tells_the_address_that_the_proxy_saw(web, mobile_numbers, app):
+    forwarded = {"X-Forwarded-For": "192.0.2.66, 198.51.100.4"}
+    mobile = next(mobile_numbers)
+    web.call("POST", "/auth/signup", json={"mobile": mobile})
+    otp = web.call("POST", "/auth/send-otp", json={"mobile": mobile}).json()["otp"]
+    tokens = web.call("POST", "/auth/verify-otp", json={"mobile": mobile, "otp": otp}, headers=forwarded).json()
+    (session,) = web.call("GET", "/auth/sessions", token=tokens["access_token"]).json()["items"]
+    assert session["ip"] == "198.51.100.4"
+
+
+def test_session_tells_the_peers_address_without_one(client, mobile_numbers):
+    forwarded = {"X-Forwarded-For": "192.0.2.66", "Forwarded": "for=192.0.2.66", "X-Real-IP": "192.0.2.66"}
+    mobile = next(mobile_numbers)
+    client.post("/auth/signup", json={"mobile": mobile})
+    otp = client.post("/auth/send-otp", json={"mobile": mobile}).json["otp"]
+    tokens = client.post("/auth/verify-otp", json={"mobile": mobile, "otp": otp}, headers=forwarded).json
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    assert client.get("/auth/sessions", headers=headers).json["items"][0]["ip"] == "127.0.0.1"
+
+
+def test_pages_of_a_named_origin_may_call(web):
+    asked = {
+        "Origin": ORIGIN,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type, idempotency-key, prefer",
+    }
+    answer = web.call("OPTIONS", "/chatroom", headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    allowed = answer.headers["Access-Control-Allow-Headers"].lower()
+    assert all(name in allowed for name in ("authorization", "content-type", "idempotency-key", "prefer"))
+    refused = web.call("GET", "/user/me", headers={"Origin": ORIGIN})
+    assert refused.status_code == TokenMissing.status
+    assert refused.headers["Access-Control-Allow-Origin"] == ORIGIN, "a page may read errors too"
+    exposed = refused.headers["Access-Control-Expose-Headers"]
+    assert all(
+        name in exposed for name in ("Location", "RateLimit-Remaining", "Retry-After", "X-Request-ID", "X-Cache")
+    )
+    assert "Access-Control-Allow-Credentials" not in refused.headers
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example.com", "https://app.example.com.evil.net", "null"])
+def test_pages_of_other_origins_may_not(web, origin):
+    for method in ("GET", "OPTIONS"):
+        answer = web.call(method, "/user/me", headers={"Origin": origin, "Access-Control-Request-Method": "GET"})
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_without_origins_cors_is_off(client):
+    answer = client.get("/user/me", headers={"Origin": ORIGIN})
+    assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
+
+
+def test_large_body_is_refused(client):
+    too_large = b'{"mobile": "' + b"1" * 128 * 1024 + b'"}'
+    assert_problem(client.post("/auth/signup", data=too_large, content_type="application/json"), 413, "body_too_large")

@@ -1,0 +1,153 @@
+"""Abuse limits: by user, by address, tighter for accounts, none where they would do harm, open without Redis."""
+
+import time
+
+import pytest
+import redis
+from flask import Flask
+
+from app.core import limits
+from app.core.addresses import client_network
+from app.core.limits import AUTH_REQUESTS, CODES_SENT, REQUESTS
+from sandbox.stack.servers import free_port, valkey_server
+from tests.problems import assert_problem
+
+PER_MINUTE = 12
+
+
+@pytest.fixture
+def limited(app, make_app) -> Flask:
+    """The application, with limits that a test can reach."""
+    return make_app(rate_limit_per_minute=PER_MINUTE)
+
+
+def call(app, method="GET", path="/user/me", *, ip="203.0.113.1", token=None, **kwargs):
+    headers = kwargs.pop("headers", {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+    return app.test_client().open(path, method=method, headers=headers, environ_overrides={"REMOTE_ADDR": ip}, **kwargs)
+
+
+def statuses(count, *args, **kwargs):
+    return [call(*args, **kwargs).status_code for _ in range(count)]
+
+
+def test_user_is_limited_whatever_his_address(limited, user, make_user):
+    other = make_user()
+    assert statuses(PER_MINUTE, limited, token=user.access_token) == [200] * PER_MINUTE
+    refused = call(limited, token=user.access_token, ip="203.0.113.2")
+    assert_problem(refused, 429, "rate_limited")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 61
+    assert call(limited, token=other.access_token).status_code == 200, "another user at the same address goes on"
+
+
+def test_address_without_a_good_token_is_limited(limited):
+    assert statuses(PER_MINUTE, limited) == [401] * PER_MINUTE
+    assert_problem(call(limited), 429, "rate_limited")
+    assert_problem(call(limited, token="a.b.c"), 429, "rate_limited")
+    assert call(limited, ip="203.0.113.2").status_code == 401
+
+
+def test_account_routes_are_tighter(limited):
+    allowed = AUTH_REQUESTS.share(PER_MINUTE)
+    assert allowed < PER_MINUTE
+    body = {"mobile": "+14155552671", "otp": "123456"}
+    seen = statuses(allowed, limited, "POST", "/auth/verify-otp", json=body)
+    assert set(seen) == {401}
+    for path in ("/auth/verify-otp", "/auth/login", "/auth/signup", "/auth/send-otp", "/auth/reset-password"):
+        assert_problem(call(limited, "POST", path, json=body), 429, "rate_limited")
+
+
+def test_codes_for_one_address_are_capped_by_the_hour(make_app, app):
+    roomy = make_app(rate_limit_per_minute=400)
+    allowed = CODES_SENT.share(400)
+    with roomy.test_request_context(environ_overrides={"REMOTE_ADDR": "203.0.113.1"}):
+        for _ in range(allowed):
+            limits.limit_address(CODES_SENT)
+    refused = call(roomy, "POST", "/auth/send-otp", json={"mobile": "+14155552671"})
+    assert_problem(refused, 429, "rate_limited")
+    assert int(refused.headers["Retry-After"]) > 3_000
+    assert call(roomy, "POST", "/auth/forgot-password", json={"mobile": "+14155552671"}).status_code == 429
+
+
+def test_body_is_not_even_read_above_the_limit(limited):
+    statuses(PER_MINUTE, limited, "POST", "/auth/signup", data="{", content_type="application/json")
+    assert call(limited, "POST", "/auth/signup", data="{", content_type="application/json").status_code == 429
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs", "/"])
+def test_health_and_docs_are_not_limited(limited, path):
+    assert set(statuses(3 * PER_MINUTE, limited, path=path)) <= {200, 302}
+
+
+def test_every_public_route_says_what_an_address_may_do(app):
+    free = {"/healthz", "/readyz", "/metrics", "/webhook/stripe"}
+    for rule in app.url_map.iter_rules():
+        view_class = getattr(app.view_functions[rule.endpoint], "view_class", None)
+        for method in rule.methods & {"GET", "POST", "PATCH", "DELETE"}:
+            view = getattr(view_class, method.lower(), None)
+            contract = getattr(view, "_apidoc", {}).get("contract", {})
+            if contract.get("auth") == "public" and rule.rule not in free:
+                assert contract["limits"], f"{method} {rule.rule} is open to floods"
+
+
+def test_zero_lifts_them(app, user):
+    assert set(statuses(3 * PER_MINUTE, app, token=user.access_token)) == {200}
+
+
+def test_shares_of_the_setting():
+    assert [REQUESTS.share(n) for n in (1, 120, 6_000)] == [1, 120, 6_000]
+    assert [AUTH_REQUESTS.share(n) for n in (1, 5, 20, 120, 6_000)] == [1, 5, 10, 30, 1_500]
+    assert [CODES_SENT.share(n) for n in (1, 120, 6_000)] == [30, 60, 3_000]
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        (None, "unknown"),
+        ("unix:", "unknown"),
+    ],
+)
+def test_address_stands_for_a_customer(address, network):
+    assert client_network(address) == network
+
+
+def test_forwarded_address_counts_only_behind_trusted_proxies(app, make_app):
+    def flood(target, headers):
+        return [
+            call(target, headers={"X-Forwarded-For": headers.format(n=n)}).status_code for n in range(PER_MINUTE + 1)
+        ][-1]
+
+    plain = make_app(rate_limit_per_minute=PER_MINUTE)
+    assert flood(plain, "198.51.100.{n}") == 429, "nobody escapes by naming another address"
+    behind = make_app(rate_limit_per_minute=PER_MINUTE, trusted_proxies=1)
+    assert flood(behind, "198.51.100.{n}") == 401, "the proxy's word counts"
+    assert flood(behind, "192.0.2.{n}, 198.51.100.200") == 429, "what the client wrote before it does not"
+
+
+def test_without_redis_limits_are_open_at_once_and_close_again(app, make_app, user, monkeypatch):
+    with valkey_server(append_only=False) as own:
+        limited = make_app(rate_limit_per_minute=PER_MINUTE, redis_url=own.url)
+        assert call(limited, token=user.access_token).status_code == 200
+        own.kill()
+        began = time.monotonic()
+        assert set(statuses(2 * PER_MINUTE, limited, token=user.access_token)) == {200}
+        assert time.monotonic() - began < 5
+        own.start()
+        limited.extensions[limits.RESTING] = 0
+        assert 429 in statuses(PER_MINUTE + 1, limited, token=user.access_token)
+
+
+def test_silent_redis_is_asked_once_and_not_by_every_request(app, make_app, user, monkeypatch):
+    asked = []
+
+    class Silent:
+        def hit(self, *_):
+            asked.append(1)
+            raise redis.TimeoutError
+
+    silent = make_app(rate_limit_per_minute=PER_MINUTE, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    silent.extensions["rate_limits"] = Silent()
+    assert set(statuses(5, silent, token=user.access_token)) == {200}
+    assert len(asked) == 1

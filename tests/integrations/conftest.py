@@ -1,0 +1,97 @@
+"""Both clients of the model, and asking them."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.model_calls import Answer, ModelClient, ModelError, Turn
+from app.integrations.models import CLIENTS, model_client_class
+from sandbox.gemini.process import GeminiStandIn
+
+
+@dataclass
+class Outcome:
+    """What became of asking."""
+
+    answer: Answer | None
+    error: ModelError | None
+    seconds: float
+    pieces: list[str] = field(default_factory=list)
+
+
+class Asker:
+    """A client, asked with one prompt or a conversation, whole or streamed."""
+
+    def __init__(self, client: ModelClient) -> None:
+        self.client = client
+
+    def ask(
+        self,
+        *turns: str | Turn,
+        streamed: bool = False,
+        seconds: float = 10,
+        call: BoundedCall | None = None,
+        on_piece: Callable[[str], Any] = lambda _: None,
+        request_id: str | None = None,
+    ) -> Outcome:
+        pieces: list[str] = []
+
+        def collect(piece: str) -> None:
+            pieces.append(piece)
+            on_piece(piece)
+
+        begun = time.monotonic()
+        answer = error = None
+        try:
+            with call or BoundedCall(seconds) as bounded:
+                answer = self.client.generate(
+                    [turn if isinstance(turn, Turn) else Turn("user", turn) for turn in turns],
+                    bounded,
+                    timeout_seconds=seconds,
+                    request_id=request_id,
+                    on_piece=collect if streamed else None,
+                )
+        except ModelError as raised:
+            error = raised
+        return Outcome(answer, error, time.monotonic() - begun, pieces)
+
+
+@pytest.fixture(params=sorted(CLIENTS))
+def sdk(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def close(client: Any) -> None:
+    """End the connections that a client keeps; the worker's last as long as the worker."""
+    below = vars(client.client)
+    session = below["_api_client"]._httpx_client if "_api_client" in below else client.client.transport
+    session.close()
+
+
+@pytest.fixture
+def make_asker(sdk: str, gemini: GeminiStandIn) -> Iterator[Callable[..., Asker]]:
+    made = []
+
+    def make(**overrides: str) -> Asker:
+        arguments = {
+            "api_key": gemini.api_key,
+            "endpoint": gemini.url,
+            "model": "gemini-3.5-flash",
+            "system_instruction": "Be brief.",
+        }
+        made.append(model_client_class(sdk)(**arguments | overrides))
+        return Asker(made[-1])
+
+    yield make
+    for client in made:
+        close(client)
+
+
+@pytest.fixture
+def model(make_asker: Callable[..., Asker]) -> Asker:
+    """One of the two, talking to the stand-in."""
+    return make_asker()

@@ -1,0 +1,373 @@
+"""What every client of the model owes the worker, held against both, whole and streamed."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.model_calls import (
+    Answer,
+    CallAborted,
+    ModelRejected,
+    ModelTimeout,
+    ModelUnavailable,
+    ReplyBlocked,
+    ReplyEmpty,
+    Turn,
+)
+from sandbox.stack.servers import free_port
+from tests.integrations.scripted import JSON, says, serving
+
+KEY_REFUSED = "Google refuses GEMINI_API_KEY; mend the key"
+MODEL_UNKNOWN = "HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers"
+GRACE_SECONDS = 0.5
+CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))
+
+both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+
+
+def say(text: str) -> str:
+    """A prompt that is answered with exactly this text."""
+    return f"[[sandbox: say={json.dumps(text)}]]"
+
+
+# What is sent
+
+
+@both_ways
+def test_the_conversation_goes_along_as_it_was_said(model, gemini, streamed):
+    model.ask(*CONVERSATION, streamed=streamed)
+
+    contents = gemini.requests()[-1]["contents"]
+    assert [(content["role"], content["parts"]) for content in contents] == [
+        ("user", [{"text": "What is DNS?"}]),
+        ("model", [{"text": "A phone book."}]),
+        ("user", [{"text": "And DHCP?"}]),
+    ]
+
+
+@both_ways
+@pytest.mark.parametrize(("instruction", "seen"), [("Rhyme.", "Rhyme."), ("", None)])
+def test_the_system_instruction_goes_along_when_there_is_one(make_asker, gemini, streamed, instruction, seen):
+    make_asker(system_instruction=instruction).ask("Hello", streamed=streamed)
+
+    assert gemini.requests()[-1]["system_instruction"] == seen
+
+
+@both_ways
+def test_the_request_id_goes_along(model, gemini, streamed):
+    model.ask("Hello", streamed=streamed, request_id="a-request-id")
+    assert gemini.requests()[-1]["headers"]["x-request-id"] == "a-request-id"
+
+    model.ask("Hello", streamed=streamed)
+    assert "x-request-id" not in gemini.requests()[-1]["headers"]
+
+
+@both_ways
+def test_the_model_is_the_one_that_was_named(make_asker, gemini, streamed):
+    outcome = make_asker(model="gemini-3.5-pro").ask("Hello", streamed=streamed)
+
+    assert gemini.requests()[-1]["model"] == "gemini-3.5-pro"
+    assert outcome.answer.model == "gemini-3.5-pro"
+
+
+def test_a_slash_at_the_end_of_the_endpoint_does_no_harm(make_asker, gemini):
+    assert make_asker(endpoint=f"{gemini.url}/").ask("Hello").answer
+
+
+# What comes back
+
+
+@both_ways
+def test_an_answer_has_text_model_and_tokens(model, streamed):
+    outcome = model.ask(*CONVERSATION[:2], "[[sandbox: say=abcdefghi]]", streamed=streamed)
+
+    sent = len("What is DNS?" + "A phone book." + "[[sandbox: say=abcdefghi]]" + "Be brief.")
+    assert outcome.answer == Answer("abcdefghi", "gemini-3.5-flash", prompt_tokens=-(-sent // 4), output_tokens=3)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "text",
+    ["ß é 東京 𝄞 👩‍👩‍👧 עברית", "a\u2028b\u2029c\u0085d", "one\n\n  two\r\n three", '" \\ {[,]} data: x', "x" * 70_000],
+)
+def test_every_character_comes_through(model, streamed, text):
+    outcome = model.ask(say(text), streamed=streamed)
+
+    assert outcome.answer.text == text
+    assert "".join(outcome.pieces) == (text if streamed else "")
+
+
+@both_ways
+def test_nul_which_postgresql_cannot_store_is_left_out(model, streamed):
+    outcome = model.ask(say("no\0thing \0 here"), streamed=streamed)
+
+    assert outcome.answer.text == "nothing  here"
+    assert "\x00" not in "".join(outcome.pieces)
+
+
+def test_whole_and_streamed_are_the_same(model):
+    whole, streamed = model.ask(*CONVERSATION), model.ask(*CONVERSATION, streamed=True)
+
+    assert streamed.answer == whole.answer
+    assert "".join(streamed.pieces) == whole.answer.text
+    assert len(streamed.pieces) > 20
+
+
+def test_pieces_come_as_they_are_written(model, gemini):
+    in_flight = []
+    first = threading.Event()
+
+    def look(_: str) -> None:
+        if not first.is_set():
+            first.set()
+            in_flight.append(gemini.stats()["in_flight"])
+
+    outcome = model.ask('[[sandbox: pace=0.05 say="one two three four five six"]]', streamed=True, on_piece=look)
+
+    assert in_flight == [1]  # the first piece was here before the last was sent
+    assert [piece.strip() for piece in outcome.pieces] == ["one", "two", "three", "four", "five", "six"]
+
+
+def test_a_long_stream_comes_whole(model):
+    outcome = model.ask("[[sandbox: words=1500]]", streamed=True)
+
+    assert len(outcome.answer.text.split()) == 1500
+    assert "".join(outcome.pieces) == outcome.answer.text
+
+
+@both_ways
+def test_fields_that_nobody_knows_yet_are_passed_over(model, streamed):
+    outcome = model.ask("[[sandbox: unknown_fields say=fine]]", streamed=streamed)
+
+    assert outcome.answer.text == "fine"
+
+
+@both_ways
+def test_a_text_cut_short_by_the_token_limit_is_an_answer(model, streamed):
+    outcome = model.ask('[[sandbox: finish=MAX_TOKENS say="as far as"]]', streamed=streamed)
+
+    assert outcome.answer.text == "as far as"
+
+
+# No text
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("directive", "finish"),
+    [("empty", "STOP"), ("finish=MAX_TOKENS", "MAX_TOKENS"), ("finish=OTHER", "OTHER"), ('say="\\n "', "STOP")],
+)
+def test_an_answer_without_text_is_empty(model, streamed, directive, finish):
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ReplyEmpty)
+    assert str(outcome.error) == f"no text, finish reason {finish}"
+
+
+@both_ways
+@pytest.mark.parametrize("reason", ["SAFETY", "PROHIBITED_CONTENT", "OTHER"])
+def test_a_blocked_prompt_is_told_apart(model, streamed, reason):
+    outcome = model.ask(f"[[sandbox: block={reason}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ReplyBlocked)
+    assert str(outcome.error) == f"prompt blocked: {reason}"
+
+
+@both_ways
+@pytest.mark.parametrize("finish", ["SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"])
+def test_an_answer_stopped_by_safety_is_blocked(model, streamed, finish):
+    outcome = model.ask(f"[[sandbox: finish={finish}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ReplyBlocked)
+    assert str(outcome.error) == f"answer blocked: {finish}"
+
+
+def test_safety_may_stop_an_answer_in_the_middle(model):
+    outcome = model.ask('[[sandbox: finish=SAFETY say="one two three"]]', streamed=True)
+
+    assert isinstance(outcome.error, ReplyBlocked)
+    assert "".join(outcome.pieces) == "one two"
+    assert model.ask("Hello again", streamed=True).answer
+
+
+# Errors
+
+
+@both_ways
+@pytest.mark.parametrize("status", [408, 429, 499, 500, 502, 503, 504])
+def test_passing_trouble_may_be_tried_again(model, streamed, status):
+    outcome = model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+    assert str(outcome.error) == f"HTTP {status}"
+    assert outcome.error.retry_after is None
+
+
+@both_ways
+def test_trouble_is_told_at_the_first_attempt(model, gemini, streamed):
+    gemini.clear_requests()
+    model.ask("[[sandbox: status=503]]", streamed=streamed)
+
+    assert gemini.stats()["calls"] == 1
+
+
+@both_ways
+@pytest.mark.parametrize(("status", "seconds"), [(429, 2), (429, 0.25), (503, 7)])
+def test_the_time_that_google_asks_for_is_told(model, streamed, status, seconds):
+    outcome = model.ask(f"[[sandbox: status={status} retry_after={seconds}]]", streamed=streamed)
+
+    assert outcome.error.retry_after == seconds
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (400, "HTTP 400"),
+        (401, f"HTTP 401 : {KEY_REFUSED}"),
+        (403, f"HTTP 403 : {KEY_REFUSED}"),
+        (404, MODEL_UNKNOWN),
+        (409, "HTTP 409"),
+    ],
+)
+def test_a_refusal_is_for_good_and_says_what_to_mend(model, streamed, status, sentence):
+    outcome = model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ModelRejected)
+    assert str(outcome.error) == sentence
+
+
+@both_ways
+def test_a_wrong_key_is_told(make_asker, streamed):
+    outcome = make_asker(api_key="invalid-key").ask("Hello", streamed=streamed)
+
+    assert isinstance(outcome.error, ModelRejected)
+    assert str(outcome.error) == f"HTTP 400 API_KEY_INVALID: {KEY_REFUSED}"
+
+
+@both_ways
+def test_a_model_that_google_has_ended_is_told(make_asker, streamed):
+    outcome = make_asker(model="gemini-2.0-flash").ask("Hello", streamed=streamed)
+
+    assert isinstance(outcome.error, ModelRejected)
+    assert str(outcome.error) == MODEL_UNKNOWN
+
+
+@both_ways
+@pytest.mark.parametrize("directive", ["garbage", "drop", "drop_after=3"])
+def test_a_broken_answer_may_be_tried_again(model, streamed, directive):
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+    assert len(outcome.pieces) == (3 if streamed and directive == "drop_after=3" else 0)
+    assert model.ask("Hello again", streamed=streamed).answer
+
+
+def test_no_answer_at_all_is_no_empty_answer(make_asker):
+    with serving(says(JSON)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello")
+
+    assert type(outcome.error) is ModelUnavailable
+
+
+@both_ways
+def test_nobody_at_the_endpoint_may_be_tried_again(make_asker, streamed):
+    outcome = make_asker(endpoint=f"http://127.0.0.1:{free_port()}").ask("Hello", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+
+
+# Bounds
+
+
+@both_ways
+@pytest.mark.parametrize("directive", ["hang", "trickle=0.05", "delay=30"])
+@pytest.mark.parametrize("kept_alive", [False, True], ids=["new", "kept-alive"])
+def test_a_call_is_bounded_as_a_whole(model, streamed, directive, kept_alive):
+    if kept_alive:
+        assert model.ask("Hello").answer
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed, seconds=0.6)
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert 0.5 < outcome.seconds < 0.6 + GRACE_SECONDS
+    assert model.ask("Hello again", streamed=streamed).answer
+
+
+@pytest.mark.parametrize("directive", ["hang_after=3", "pace=0.2"])
+def test_a_stream_is_bounded_as_a_whole_and_keeps_its_pieces(model, directive):
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=True, seconds=0.7)
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 0.7 + GRACE_SECONDS
+    assert len(outcome.pieces) >= 3
+
+
+@both_ways
+def test_the_time_for_a_read_holds_by_itself(model, streamed):
+    outcome = model.ask("[[sandbox: hang]]", streamed=streamed, seconds=0.5, call=BoundedCall(30))
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 0.5 + GRACE_SECONDS
+
+
+@pytest.mark.parametrize(("directive", "streamed"), [("hang", False), ("trickle=0.05", False), ("hang_after=3", True)])
+def test_another_thread_can_end_a_call(model, gemini, directive, streamed):
+    gemini.clear_requests()
+    with ThreadPoolExecutor(1) as others:
+        call = BoundedCall(30)
+        asked = others.submit(model.ask, f"[[sandbox: {directive}]]", streamed=streamed, seconds=30, call=call)
+        gemini.wait_for(in_flight_at_least=1)
+        call.abort()
+        outcome = asked.result(timeout=GRACE_SECONDS)
+
+    assert isinstance(outcome.error, CallAborted)
+    gemini.wait_for(in_flight_at_most=0)  # Google is told by the end of the connection
+    assert model.ask("Hello again").answer
+
+
+def test_a_call_can_be_ended_out_of_its_own_stream(model, gemini):
+    call = BoundedCall(30)
+    outcome = model.ask("[[sandbox: pace=0.05]]", streamed=True, call=call, on_piece=lambda _: call.abort())
+
+    assert isinstance(outcome.error, CallAborted)
+    gemini.wait_for(in_flight_at_most=0)
+
+
+@both_ways
+def test_a_call_aborted_before_it_began_ends_at_once(model, streamed):
+    call = BoundedCall(30)
+    call.abort()
+    outcome = model.ask("[[sandbox: hang]]", streamed=streamed, seconds=30, call=call)
+
+    assert isinstance(outcome.error, CallAborted)
+    assert outcome.seconds < GRACE_SECONDS
+
+
+# Many at once
+
+
+def test_threads_share_a_client_and_each_has_a_connection(model, gemini):
+    together = 140  # more than a worker's 128 threads
+    gemini.clear_requests()
+    gemini.behave(hang=True)
+    with ThreadPoolExecutor(together) as threads:
+        asked = [threads.submit(model.ask, say(str(number)), seconds=50) for number in range(together)]
+        gemini.wait_for(in_flight_at_least=together, timeout=30)
+        gemini.reset()
+        outcomes = [one.result() for one in asked]
+
+    texts = [outcome.answer and outcome.answer.text for outcome in outcomes]
+    assert texts == [str(number) for number in range(together)]
+
+
+def test_only_the_calls_whose_time_is_over_end(model):
+    late, in_time = ("[[sandbox: hang]]", 0.5), ("[[sandbox: delay=1 say=here]]", 20)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(model.ask, prompt, seconds=seconds) for prompt, seconds in [late, in_time] * 4]
+        outcomes = [one.result() for one in asked]
+
+    assert [isinstance(outcome.error, ModelTimeout) for outcome in outcomes] == [True, False] * 4
+    assert [outcome.answer and outcome.answer.text for outcome in outcomes] == [None, "here"] * 4

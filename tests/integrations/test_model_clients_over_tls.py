@@ -1,0 +1,86 @@
+"""Both clients over https: the bound must reach below the encryption."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.model_calls import CallAborted, ModelTimeout, ModelUnavailable
+from tests.integrations.scripted import JSON, certify, says, serving
+
+ANSWER = b'{"candidates": [{"content": {"parts": [{"text": "safe"}]}, "finishReason": "STOP"}]}'
+
+
+@pytest.fixture(scope="session")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    return certify(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def context(certified: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """The server's side; the clients trust it."""
+    for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(variable, str(certified[1]))
+    return certified[0]
+
+
+def trickle(connection: socket.socket) -> None:
+    connection.sendall(JSON)
+    while True:
+        connection.sendall(b" ")
+        time.sleep(0.05)
+
+
+def hang(connection: socket.socket) -> None:
+    connection.recv(1)
+
+
+def test_it_answers(make_asker: Callable[..., Any], context: ssl.SSLContext):
+    with serving(says(JSON, ANSWER), context) as url:
+        assert make_asker(endpoint=url).ask("Hello").answer.text == "safe"
+
+
+def test_a_stranger_is_not_talked_to(make_asker: Callable[..., Any], certified: tuple[ssl.SSLContext, Path]):
+    with serving(says(JSON, ANSWER), certified[0]) as url:
+        assert type(make_asker(endpoint=url).ask("Hello").error) is ModelUnavailable
+
+
+@pytest.mark.parametrize("script", [hang, trickle])
+def test_a_call_is_bounded_as_a_whole(make_asker, context, script):
+    with serving(script, context) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", seconds=0.6)
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 1.1
+
+
+@pytest.mark.parametrize("script", [hang, trickle])
+def test_another_thread_can_end_a_call(make_asker, context, script):
+    asked = threading.Event()
+
+    def begin(connection: socket.socket) -> None:
+        asked.set()
+        script(connection)
+
+    call = BoundedCall(30)
+    with serving(begin, context) as url, ThreadPoolExecutor(1) as others:
+        outcome = others.submit(make_asker(endpoint=url).ask, "Hello", seconds=30, call=call)
+        assert asked.wait(10)
+        call.abort()
+
+        assert isinstance(outcome.result(timeout=0.5).error, CallAborted)
+
+
+def test_a_handshake_that_never_ends_is_bounded(make_asker):
+    with serving(hang) as url:  # waits for a request in the clear
+        outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=0.6)
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 1.1

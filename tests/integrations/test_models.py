@@ -1,0 +1,74 @@
+"""Choosing the SDK: only the chosen one is imported, and a missing one is told of at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.integrations.models import CLIENTS
+from config import ConfigError, GeminiSdk, load_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = {"google-generativeai": "google.generativeai", "google-genai": "google.genai"}
+WORKER = (
+    "import sys; {}; from celery.__main__ import main; sys.argv = ['celery', '-A', 'celery_worker', 'worker']; main()"
+)
+
+
+def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_every_choice_of_the_setting_has_a_client():
+    assert set(CLIENTS) == set(GeminiSdk)
+
+
+@pytest.mark.parametrize("sdk", sorted(CLIENTS))
+def test_only_the_chosen_library_is_imported(sdk):
+    others = [package for name, package in PACKAGES.items() if name != sdk]
+    done = run(
+        f"import sys; from app.integrations.models import model_client_class; model_client_class({sdk!r});"
+        f"print({PACKAGES[sdk]!r} in sys.modules, [name for name in {others!r} if name in sys.modules])"
+    )
+
+    assert done.stdout.split("\n")[0] == "True []", done.stderr
+
+
+def test_the_web_process_imports_neither(environment):
+    done = run(
+        f"import sys, wsgi; print([name for name in {list(PACKAGES.values())!r} if name in sys.modules])", **environment
+    )
+
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("sdk", "file"), [("google-generativeai", "requirements.txt"), ("google-genai", "requirements-genai.txt")]
+)
+def test_a_worker_without_the_chosen_library_ends_with_one_sentence(environment, sdk, file):
+    missing = f"sys.modules[{PACKAGES[sdk]!r}] = None"
+    done = run(WORKER.format(missing), **environment | {"GEMINI_SDK": sdk})
+
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"Configuration: GEMINI_SDK is {sdk}, which is not installed (")
+    assert last.endswith(f"): install {file}.")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_library_that_does_not_exist_is_refused():
+    with pytest.raises(
+        ConfigError, match="GEMINI_SDK is wrong: Input should be 'google-generativeai' or 'google-genai'"
+    ):
+        load_settings(gemini_sdk="google-gemini", database_url="postgresql://x/y", redis_url="redis://x")
