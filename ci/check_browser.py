@@ -1,4 +1,4 @@
-"""Buys Pro in Debian's Chromium, with the stack running; installs the browser where there is none.
+"""Walks through the pages in Debian's Chromium, with the stack running; installs the browser where there is none.
 
 The test-suite needs none of this. BASE_URL names a stack that runs already; else one is started.
 """
@@ -10,6 +10,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from dotenv import dotenv_values
 from sandbox.tour.own_stack import own_stack
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,8 +43,10 @@ def main() -> None:
     python = install_playwright()
     given = os.environ.get("BASE_URL")
     with nullcontext(given) if given else own_stack(os.environ) as address:
-        environ = {"SCREENSHOTS": str(PICTURES), **os.environ, "BASE_URL": str(address)}
-        subprocess.run([str(python), str(HERE / "buy_pro.py")], check=True, env=environ)
+        chat = dotenv_values(ROOT / "var" / "stack.env").get("FRONTEND_URL") or ""
+        environ = {"SCREENSHOTS": str(PICTURES), "CHAT_URL": chat, **os.environ, "BASE_URL": str(address)}
+        for walk in ("buy_pro.py", "chat_page.py"):
+            subprocess.run([str(python), str(HERE / walk)], check=True, env=environ)
 
 
 if __name__ == "__main__":

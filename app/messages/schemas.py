@@ -158,27 +158,34 @@ class ChatroomWithMessagesOut(ChatroomOut):
     )
 
 
-class StreamEventOut(Schema):
-    """One Server-Sent Event of a reply's stream."""
-
-    event = ma.fields.String(
-        validate=ma.validate.OneOf(["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"]),
-        metadata={"description": "What happened."},
-    )
-    id = ma.fields.String(metadata={"description": "`attempt:characters so far`, for `Last-Event-ID`."})
-    data = ma.fields.Nested(
-        ma.Schema.from_dict(
-            {
-                "status": ma.fields.Enum(Status, by_value=True, metadata={"description": "With `status`."}),
-                "text": ma.fields.String(metadata={"description": "With `delta`: the next piece."}),
-                "message": ma.fields.Nested(
-                    MessageOut, metadata={"description": "With `completed`, `failed` and `canceled`."}
-                ),
+# One Server-Sent Event of a reply's stream. Its data is text, as the format has it, and JSON inside.
+STREAM_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "One Server-Sent Event of a reply's stream.",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {
+            "type": "string",
+            "enum": ["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"],
+            "description": "What happened.",
+        },
+        "id": {"type": "string", "description": "`attempt:characters so far`, for `Last-Event-ID`."},
+        "retry": {"type": "integer", "description": "Milliseconds after which to come back; with `reconnect`."},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "type": "object",
+                "description": "`{}` with `reset` and `reconnect`.",
+                "properties": {
+                    "status": {"type": "string", "description": "With `status`."},
+                    "text": {"type": "string", "description": "With `delta`: the next piece."},
+                    "message": {"$ref": "#/components/schemas/MessageOut"},
+                },
             },
-            name="StreamEventData",
-        ),
-        metadata={"description": "JSON; `{}` with `reset` and `reconnect`."},
-    )
+        },
+    },
+}
 
 
 EXAMPLE_PROMPT: dict[str, Any] = {

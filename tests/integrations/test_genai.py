@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.model_calls import CallAborted, ModelRejected, ModelUnavailable
+from app.integrations.model_calls import CallAborted, ModelRejected, ModelTimeout, ModelUnavailable
 from tests.integrations.scripted import SSE, says, serving
 
 
@@ -123,7 +123,18 @@ def environment_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def test_no_variable_but_the_settings_steers_it(make_asker, environment_of_another_kind):
-    assert make_asker().ask("Hello").answer
+    asker = make_asker()
+
+    assert not asker.client.client.vertexai
+    assert asker.ask("Hello").answer
+
+
+def test_a_handshake_is_bounded_as_a_whole(make_asker):
+    with serving(lambda _: None) as url:  # waits for the end of a request in the clear
+        outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=20, call=BoundedCall(0.4))
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 0.9
 
 
 def test_a_proxy_of_the_environment_is_used_and_bounded(make_asker, monkeypatch):

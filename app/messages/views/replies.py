@@ -23,8 +23,8 @@ from app.messages.schemas import (
     EXAMPLE_EVENTS,
     EXAMPLE_QUEUED,
     EXAMPLE_REPLY,
+    STREAM_EVENT,
     MessageOut,
-    StreamEventOut,
     StreamHeaders,
 )
 from app.messages.stream_slots import Slot, open_slot
@@ -52,7 +52,7 @@ class MessageItem(MethodView):
 class MessageStream(MethodView):
     @blp.authenticated()
     @blp.arguments(StreamHeaders, location="headers")
-    @blp.response(200, StreamEventOut, content_type="text/event-stream", example=EXAMPLE_EVENTS)
+    @blp.response(200, STREAM_EVENT, content_type="text/event-stream", example=EXAMPLE_EVENTS)
     @blp.errors(NotFound, TooManyStreams)
     def get(self, headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> Response:
         """Follow a reply as it is written
