@@ -33,7 +33,7 @@ pm.test("the reply is there", () => pm.expect(pm.response.json().status).to.eql(
 
 SIGN_WEBHOOK = """\
 // As Stripe signs: HMAC-SHA256 over "<time>.<body>", https://docs.stripe.com/webhooks#verify-manually
-const CryptoJS = require("crypto-js");
+const crypto = require("crypto-js");
 const body = JSON.stringify({
     id: "evt_" + pm.variables.replaceIn("{{$guid}}").replace(/-/g, ""),
     object: "event",
@@ -41,7 +41,7 @@ const body = JSON.stringify({
     data: { object: { id: "sub_of_nobody", object: "subscription", customer: "cus_nobody" } },
 });
 const time = Math.floor(Date.now() / 1000);
-const signature = CryptoJS.HmacSHA256(time + "." + body, pm.environment.get("webhook_secret")).toString();
+const signature = crypto.HmacSHA256(time + "." + body, pm.environment.get("webhook_secret")).toString();
 pm.variables.set("webhook_body", body);
 pm.environment.set("webhook_body", body);
 pm.environment.set("webhook_signature", "t=" + time + ",v1=" + signature);"""
