@@ -8,6 +8,8 @@ import logging
 from datetime import datetime
 from typing import Any
 
+from prometheus_client import Counter
+
 from app.billing import customer_rows, queries
 from app.billing.errors import InvalidSignature
 from app.billing.provider import required, stripe_calls
@@ -18,6 +20,8 @@ from app.integrations.payment_calls import EventRejected, PaymentsRejected, Remo
 from app.integrations.payments import Payments, read_event
 
 log = logging.getLogger(__name__)
+
+WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
 
 CUSTOMER_DELETED = "customer.deleted"
 HANDLED = frozenset(
@@ -47,13 +51,20 @@ def receive(body: bytes, signature: str, *, now: datetime) -> None:
         event = read_event(body, signature, secret, now_seconds=now.timestamp())
     except EventRejected as error:
         log.warning("A webhook was refused: %s", error)
+        WEBHOOKS.labels("(unverified)", "refused").inc()
         raise InvalidSignature from None
     if event["type"] not in HANDLED:
+        WEBHOOKS.labels("(other)", "ignored").inc()
         return
     item = event["data"].get("object") if isinstance(event.get("data"), dict) else None
     if not isinstance(item, dict):
         raise InvalidSignature
-    apply(Event(event["id"], event["type"]), item, now)
+    try:
+        apply(Event(event["id"], event["type"]), item, now)
+    except Exception:
+        WEBHOOKS.labels(event["type"], "failed").inc()
+        raise
+    WEBHOOKS.labels(event["type"], "taken").inc()
 
 
 def apply(event: Event, item: dict[str, Any], now: datetime) -> None:

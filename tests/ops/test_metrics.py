@@ -159,3 +159,10 @@ def test_metrics_survive_without_postgres(make_app):
     told = scrape(client)
     assert told["postgres_answers",] == 0
     assert ("http_errors_total", "daily_quota_exceeded") in told
+
+
+def test_a_webhook_that_is_refused_is_counted(client, make_app):
+    client = make_app(stripe_webhook_secret="whsec_of_the_test", stripe_secret_key="sk_test_x").test_client()
+    before = scrape(client).get(("stripe_webhooks_total", "refused", "(unverified)"), 0)
+    assert client.post("/webhook/stripe", data=b"{}", headers={"Stripe-Signature": "t=1,v1=0"}).status_code == 400
+    assert scrape(client)["stripe_webhooks_total", "refused", "(unverified)"] == before + 1
