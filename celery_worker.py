@@ -28,6 +28,8 @@ celery_app = flask_app.extensions["celery"]
 @worker_init.connect
 def import_tasks(**_: Any) -> None:
     """Tasks and the Gemini SDK are the worker's alone: beat rings them by name."""
+    if not flask_app.extensions["settings"].gemini_api_key:
+        raise SystemExit("Configuration: GEMINI_API_KEY is not set; the worker cannot ask Gemini without it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005

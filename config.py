@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     # Gemini
     gemini_api_key: str = ""
     gemini_sdk: GeminiSdk = GeminiSdk.GOOGLE_GENERATIVEAI
-    gemini_model: str = Field("gemini-3.5-flash", min_length=1, max_length=100)
+    gemini_model: str = Field("gemini-3.5-flash", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     gemini_api_endpoint: str = Field("https://generativelanguage.googleapis.com", pattern="^https?://")
     gemini_timeout: float = Field(30, gt=0, le=600, description="Seconds for one attempt as a whole")
     gemini_system_instruction: str = (

@@ -62,7 +62,8 @@ class BoundedCall:
     def _shut_down(self) -> None:
         with self._lock, contextlib.suppress(OSError):
             if self._socket is not None:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                # An SSLSocket's own shutdown() drops its TLS first: another thread could then send in the clear.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def talk_through(connection: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Google Gemini, through google-generativeai's REST client. Imported by the worker alone: it costs 85 MB.
+"""Google Gemini, through google-generativeai's REST client. Imported by the worker alone: see decision 0008.
 
 The client below `GenerativeModel` is used: it needs no global `configure()`, and it hands out each piece of a
 stream as it comes. Its own retries are off (they hold a 503 for ten minutes).
@@ -15,11 +15,11 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.generativeai import protos
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
+from app.integrations.gemini_answers import BLOCKED_FINISHES, error_for
 from app.integrations.model_calls import (
     Answer,
     CallAborted,
     ModelError,
-    ModelRejected,
     ModelTimeout,
     ModelUnavailable,
     ReplyBlocked,
@@ -28,8 +28,6 @@ from app.integrations.model_calls import (
 )
 
 CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
-TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
-BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
 
 
 class Gemini:
@@ -63,8 +61,6 @@ class Gemini:
             answered = ask(self._request(turns), timeout=timeout_seconds, retry=None, metadata=metadata)
             responses = answered if on_piece else [answered]
             return read_answer(responses, self.model, on_piece or (lambda _: None))
-        except ModelError:
-            raise
         except Exception as error:
             raise classify(error, call) from error
 
@@ -122,36 +118,8 @@ def classify(error: Exception, call: BoundedCall) -> ModelError:
         return CallAborted("aborted")
     if call.timed_out or isinstance(error, requests.Timeout):
         return ModelTimeout(type(error).__name__)
+    if isinstance(error, ModelError):
+        return error
     if isinstance(error, GoogleAPICallError):
-        return classify_status(error)
+        return error_for(int(error.code or 0), list(error.details), getattr(error.response, "headers", {}))
     return ModelUnavailable(type(error).__name__)
-
-
-def classify_status(error: GoogleAPICallError) -> ModelError:
-    status = int(error.code or 0)
-    if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return ModelUnavailable(f"HTTP {status}", retry_after=retry_after_of(error))
-    reason = str(detail_of(error, "google.rpc.ErrorInfo").get("reason", ""))
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or reason == "API_KEY_INVALID":
-        return ModelRejected(f"HTTP {status} {reason}: Google refuses GEMINI_API_KEY; mend the key")
-    if status == HTTPStatus.NOT_FOUND:
-        return ModelRejected("HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers")
-    return ModelRejected(f"HTTP {status} {reason}".strip())
-
-
-def retry_after_of(error: GoogleAPICallError) -> float | None:
-    """Seconds that Google asks to wait: google.rpc.RetryInfo, or the header `Retry-After`."""
-    delay = str(detail_of(error, "google.rpc.RetryInfo").get("retryDelay", "")).removesuffix("s")
-    header = getattr(error.response, "headers", {}).get("Retry-After", "")
-    for seconds in (delay, header):
-        try:
-            return max(0.0, float(seconds))
-        except ValueError:
-            continue
-    return None
-
-
-def detail_of(error: GoogleAPICallError, kind: str) -> dict[str, Any]:
-    """One of the details that Google adds to an error; over REST they are plain dicts."""
-    details = (detail for detail in error.details if isinstance(detail, dict))
-    return next((detail for detail in details if str(detail.get("@type", "")).endswith(kind)), {})

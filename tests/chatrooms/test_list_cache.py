@@ -1,29 +1,11 @@
 """The cached first page: a hit costs no query, and no change is ever missed."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import event
 
 from app.chatrooms import service
 from app.chatrooms.list_cache import ListCache
-from app.core.database import db
-
-
-@pytest.fixture
-def statements(app) -> Iterator[list[str]]:
-    """Every statement that is sent to the database."""
-    sent: list[str] = []
-
-    def note(_connection, _cursor, statement, *_):
-        sent.append(statement)
-
-    with app.app_context():
-        engine = db.engine
-    event.listen(engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(engine, "before_cursor_execute", note)
 
 
 def listed(user, query=""):
