@@ -100,6 +100,7 @@ def main() -> None:
             "JWT_SECRET": secrets.token_urlsafe(48),
             "OTP_DELIVERY": "log",
             "GEMINI_API_KEY": "not-used-here",
+            "STRIPE_WEBHOOK_SECRET": "not-used-here",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         healthcheck = instruction(r"HEALTHCHECK .*CMD")

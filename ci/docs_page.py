@@ -14,7 +14,7 @@ import requests
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
-TAGS = ["auth", "user", "chatroom", "messages", "billing", "subscription", "webhook", "operations"]  # the story's order
+TAGS = ["auth", "sessions", "user", "chatroom", "messages", "billing", "operations"]  # the order of the story
 PROMPT = "Explain DNS to a child"
 WAIT_MS = 20_000
 
