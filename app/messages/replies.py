@@ -109,7 +109,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
             raise ReplyNotRetryable
         usage = spend_prompt(user, tier_of(user_id, now), reply.id, now)
         reply.status, reply.error_code, reply.failures = Status.QUEUED, None, 0
-        reply.started_at = reply.not_before = reply.completed_at = None
-        reply.rung_at = now
+        reply.started_at = reply.completed_at = None
+        reply.not_before = reply.rung_at = now
         current.after_commit(lambda: ring(GENERATE_REPLY, str(reply_id)))
     return Retried(reply, usage)

@@ -57,7 +57,6 @@ class PromptHeaders(ma.Schema):
         metadata={
             "pattern": f"^{IDEMPOTENCY_KEY}$",
             "description": "Send the same key again with the same message, and it counts as sent once; kept 24 hours.",
-            "example": "5f0c9e9a-7d3b-4a39-9e62-0c8e0f6b6a52",
         },
     )
     prefer = ma.fields.String(

@@ -18,7 +18,7 @@ from app.core.database import db
 from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
 
 SECRET = "whsec_of_the_tests"
-KEY = "sk_test_never_to_be_seen_in_a_log_4242"
+KEY = "sk_test_never_to_be_seen_in_a_log_quokka"
 
 
 @pytest.fixture(scope="session")

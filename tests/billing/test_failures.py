@@ -44,7 +44,7 @@ def logged() -> Iterator[list[str]]:
         logging.getLogger(name).setLevel(level)
     said = "".join(listener.heard)
     assert KEY not in said
-    assert "4242" not in said
+    assert "quokka" not in said
     assert "sk_" not in said
 
 
@@ -138,7 +138,7 @@ def test_a_stripe_that_is_not_there(make_billing_app: Callable[..., Flask], user
 def test_a_bad_key_is_told_to_the_operator_and_not_to_the_client(
     make_billing_app: Callable[..., Flask], user: Any, logged: list[str]
 ) -> None:
-    wrong = make_billing_app(stripe_secret_key="wrong_key_of_somebody_4242")
+    wrong = make_billing_app(stripe_secret_key="wrong_key_of_somebody_quokka")
     answer = replace(user, client=wrong.test_client()).post("/subscribe/pro")
     assert (answer.status_code, answer.json["code"]) == (502, "payment_provider_error")
     assert "KEY" not in answer.text
@@ -146,10 +146,10 @@ def test_a_bad_key_is_told_to_the_operator_and_not_to_the_client(
 
 
 def test_a_key_that_no_header_can_carry(make_billing_app: Callable[..., Flask], user: Any) -> None:
-    odd = make_billing_app(stripe_secret_key="sk_test_4242\nX: y")
+    odd = make_billing_app(stripe_secret_key="sk_test_quokka\nX: y")
     answer = replace(user, client=odd.test_client()).post("/subscribe/pro")
     assert answer.status_code in {502, 503}
-    assert "4242" not in answer.text
+    assert "quokka" not in answer.text
 
 
 @pytest.mark.parametrize("missing", ["stripe_secret_key", "stripe_pro_price_id"])

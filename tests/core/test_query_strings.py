@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import Person
 from tests.problems import assert_problem
 
+AN_ID = "0192d3a4-5b6c-7d8e-9f01-23456789abcd"
+
 
 @pytest.fixture(params=["/chatroom", "{room}/messages"])
 def listing(request, user) -> str:
@@ -91,15 +93,15 @@ GARBAGE = [
     encoded(str(2**31)),
     encoded(f"2026-11-21T00:00:00+00:00|{'0' * 31}"),
     encoded("2026-11-21T00:00:00+00:00|x"),
-    encoded(f"2026-11-21T00:00:00|{uuid4()}"),
-    encoded(f"2026-11-21|{uuid4()}"),
-    encoded(f"99999-01-01T00:00:00+00:00|{uuid4()}"),
-    encoded(f"-0001-01-01T00:00:00+00:00|{uuid4()}"),
-    encoded(f"0000-00-00T00:00:00+00:00|{uuid4()}"),
-    encoded(f"infinity|{uuid4()}"),
-    encoded(f"now|{uuid4()}"),
-    encoded(f"2026-11-21T00:00:00+00:00|{uuid4()}|1"),
-    encoded(f"2026-11-21T00:00:00+00:00|'; DROP TABLE users; --{uuid4()}"),
+    encoded(f"2026-11-21T00:00:00|{AN_ID}"),
+    encoded(f"2026-11-21|{AN_ID}"),
+    encoded(f"99999-01-01T00:00:00+00:00|{AN_ID}"),
+    encoded(f"-0001-01-01T00:00:00+00:00|{AN_ID}"),
+    encoded(f"0000-00-00T00:00:00+00:00|{AN_ID}"),
+    encoded(f"infinity|{AN_ID}"),
+    encoded(f"now|{AN_ID}"),
+    encoded(f"2026-11-21T00:00:00+00:00|{AN_ID}|1"),
+    encoded(f"2026-11-21T00:00:00+00:00|'; DROP TABLE users; --{AN_ID}"),
     encoded("1|2"),
 ]
 
