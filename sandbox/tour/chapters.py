@@ -52,8 +52,8 @@ def first_message(visitor: Visitor) -> None:
     answer, _ = visitor.prompt("My name is Ada, and I love tide pools. What lives in them?")
     visitor.limit = int(answer.headers.get("RateLimit-Limit", 0))
     visitor.expect(
-        1 < visitor.limit <= _MOST_PROMPTS,
-        f"The tour needs a daily limit of 2 to {_MOST_PROMPTS} prompts, and BASIC_DAILY_PROMPTS is not that.",
+        2 < visitor.limit <= _MOST_PROMPTS,
+        f"The tour needs a daily limit of 3 to {_MOST_PROMPTS} prompts, and BASIC_DAILY_PROMPTS is not that.",
     )
     visitor.page.note("Without waiting, it would be read from its `Location`.")
     visitor.call("GET", answer.headers["Location"], expect=200, brief=True)
@@ -77,10 +77,21 @@ def look_around(visitor: Visitor) -> None:
     visitor.expect(len(room["messages"]) == 4, "The room does not show two prompts and two replies.")
 
 
+def watch_a_reply(visitor: Visitor) -> None:
+    """Watch a reply being written"""
+    visitor.page.note("With `stream: true` the reply comes piece by piece, as Server-Sent Events.")
+    body = {"text": "Tell me more about the sea anemone.", "stream": True}
+    accepted = visitor.call("POST", f"{visitor.room}/message", body, expect=202, brief=True)
+    location = accepted.headers["Location"]
+    written = visitor.follow(f"{location}/stream")
+    stored = visitor.call("GET", location, expect=200, brief=True).json()
+    visitor.expect(written == stored["text"], "What was streamed is not what was stored.")
+
+
 def spend_the_day(visitor: Visitor) -> None:
     """Use up the day"""
     visitor.page.note(f"A Basic user has {visitor.limit} prompts in a calendar day, UTC.")
-    for number in range(3, visitor.limit + 1):
+    for number in range(4, visitor.limit + 1):
         answer, _ = visitor.prompt(f"Prompt number {number}: and then?", brief=True)
         left = answer.headers["RateLimit-Remaining"]
         visitor.expect(left == str(visitor.limit - number), f"{left} prompts are left after prompt number {number}.")
@@ -130,6 +141,7 @@ STORY: list[Chapter] = [
     first_message,
     second_message,
     look_around,
+    watch_a_reply,
     spend_the_day,
     one_too_many,
     usage,

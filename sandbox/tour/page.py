@@ -85,6 +85,10 @@ class Page:
         if body is not None and not brief:
             self.say(json.dumps(shortened(body), indent=2, ensure_ascii=False))
 
+    def write(self, text: str) -> None:
+        """A piece of text, behind the one before."""
+        print(text, end="", flush=True)
+
     def _in(self, style: str, text: str) -> str:
         return f"{style}{text}{_PLAIN}" if self._colour else text
 

@@ -1,5 +1,6 @@
 """Somebody who uses the API and shows every step."""
 
+import json
 import time
 from typing import Any
 
@@ -84,6 +85,34 @@ class Visitor:
             code = (reply["error"] or {}).get("code")
             raise TourError(f"The reply ended {reply['status']} ({code}), and completed was expected.")
         return answer, reply
+
+    def follow(self, path: str) -> str:
+        """Follow a reply's stream and show its text as it comes; the text. Raises TourError."""
+        shown = {"Authorization": "Bearer $TOKEN"}
+        self.page.request(curl_line("GET", path, shown).replace("curl ", "curl -N ", 1))
+        text = ""
+        try:
+            with self._session.get(
+                self.api + path,
+                headers={"Authorization": f"Bearer {self.token}"},
+                stream=True,
+                timeout=_TIMEOUT_SECONDS,
+            ) as answer:
+                event = ""
+                for line in answer.iter_lines(chunk_size=None, decode_unicode=True):
+                    name, _, value = line.partition(": ")
+                    event = value if name == "event" else event
+                    if name == "data" and event == "reset":
+                        text = ""
+                    elif name == "data" and event == "delta":
+                        piece = json.loads(value)["text"]
+                        text += piece
+                        self.page.write(piece)
+        except requests.RequestException as error:
+            raise TourError(f"GET {path} broke off ({type(error).__name__}).") from None
+        self.page.say()
+        self.expect(event == "completed", f"The stream ended with {event or 'nothing'}, and completed was expected.")
+        return text
 
     def press(self, url: str) -> None:
         """Press a button of a page elsewhere: a form without fields, and no token goes along. Raises TourError."""
