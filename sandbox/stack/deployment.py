@@ -6,6 +6,7 @@ For what `make run` does not do: crashes on purpose, and benchmarks.
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,6 +68,7 @@ class Deployment:
         """What the product's processes are told."""
         return {
             **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "APP_ENV": "development",
             "PORT": self.url.rsplit(":", 1)[1],
             "DATABASE_URL": self.postgres.url,
