@@ -7,6 +7,7 @@ from celery import Celery, Task
 from celery.signals import before_task_publish, task_prerun
 from flask import Flask, current_app
 
+from app.core.broker import outlive_lost_connections
 from app.core.redis_clients import TIMEOUTS
 from app.core.request_ids import request_id, set_request_id
 
@@ -30,6 +31,7 @@ class AppTask(Task):  # type: ignore[misc]
 
 def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_seconds: float) -> None:
     """Set Celery up so that no work is lost with a worker and no request waits for a broker."""
+    outlive_lost_connections()
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         broker_url=url,
@@ -41,6 +43,7 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
+        worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         task_publish_retry=False,

@@ -36,7 +36,7 @@ def everything_in_redis(client: redis.Redis) -> str:
     return "\n".join(found)
 
 
-def test_no_code_and_no_password_lies_in_clear(app, make_app, environment, redis_db, other_numbers, caplog):
+def test_no_code_and_no_password_lies_in_clear(app, make_app, redis_db, other_numbers, caplog):
     caplog.set_level(logging.DEBUG)
     limited = make_app(rate_limit_per_minute=100)
     logging.getLogger().addHandler(caplog.handler)
@@ -52,7 +52,7 @@ def test_no_code_and_no_password_lies_in_clear(app, make_app, environment, redis
     visitor.post("/auth/change-password", token=token, new_password=PASSWORDS[2], current_password=PASSWORDS[1])
     assert tokens["user"]["has_password"]
 
-    unheard = environment["REDIS_URL"].rsplit("/", 1)[0] + "/2"  # no test's worker listens there
+    unheard = app.extensions["settings"].redis_url.rsplit("/", 1)[0] + "/2"  # no test's worker listens there
     texting = make_app(
         redis_url=unheard,
         otp_delivery="twilio",
