@@ -27,7 +27,7 @@ def profile(user_id: UUID, *, now: datetime) -> Profile:
 def rename(user_id: UUID, name: str | None, *, now: datetime) -> Profile:
     """Change what to call the user. Raises TokenRevoked when he is gone."""
     with transaction():
-        user = find_user(user_id)
+        user = lock_user(user_id)
         if user is None:
             raise TokenRevoked
         user.name = name

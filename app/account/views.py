@@ -8,6 +8,7 @@ from flask.views import MethodView
 from app.account import service
 from app.account.export import export
 from app.account.schemas import EXAMPLE_EXPORT, EXAMPLE_USAGE, ExportOut, ProfileIn, UsageOut
+from app.billing.errors import PaymentProviderError
 from app.core.api import Blueprint
 from app.core.auth import current_session_id, current_user_id
 from app.core.clock import utc_now
@@ -45,6 +46,7 @@ class Me(MethodView):
 
     @blp.authenticated()
     @blp.response(204)
+    @blp.errors(PaymentProviderError)
     def delete(self) -> None:
         """Delete your account
 

@@ -1,20 +1,24 @@
 """Use cases of chatrooms."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from app.chatrooms import queries
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom
+from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
+from app.users.queries import lock_user
 
 
 def create_chatroom(user_id: UUID, title: str, *, now: datetime) -> Chatroom:
-    """Open a chatroom of the user's."""
+    """Open a chatroom of the user's. Raises TokenRevoked when he is gone."""
     with transaction() as current:
+        if lock_user(user_id) is None:
+            raise TokenRevoked
         room = Chatroom(user_id=user_id, title=title, created_at=now, updated_at=now, last_prompt_at=now)
         db.session.add(room)
         current.after_commit(lambda: forget_list(user_id))
@@ -36,7 +40,7 @@ def parse_moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(text)
-    return moment
+    return moment.astimezone(UTC)  # PostgreSQL knows fewer offsets than Python
 
 
 def get_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom:

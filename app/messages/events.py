@@ -23,6 +23,7 @@ MAX_ENTRIES = 5_000
 READ_AT_ONCE = 200
 STOP_CHANNEL = "replies:stop"
 FROM_THE_START = "0"
+WITHOUT_REDIS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -104,18 +105,24 @@ def unwanted_replies() -> Iterator[UUID | None]:
             yield UUID(message["data"].decode()) if message else None
 
 
-def wait_for_end(reply_id: UUID, seconds: float) -> None:
-    """Return when the reply has ended, when `seconds` are over, or when Redis is gone."""
+def wait_for_end(reply_id: UUID, seconds: float, *, after: str = FROM_THE_START) -> str:
+    """Return at the next sign behind `after` that the reply has ended, when `seconds` are over, or soon without Redis.
+
+    A sign may come before its commit, and be of an attempt that went on after all: look, and wait on behind it.
+    Returns the place to go on from.
+    """
     deadline = time.monotonic() + seconds
-    last_id = FROM_THE_START
+    last_id = after
     while (left := deadline - time.monotonic()) > 0:
         try:
             last_id, entries = read(redis_client(blocking=True), reply_id, last_id, seconds=left)
         except redis.RedisError:
             log.warning("Redis went away while a request waited for its reply")
-            return
+            time.sleep(min(left, WITHOUT_REDIS_SECONDS))
+            break
         if any(entry.is_end for entry in entries):
-            return
+            break
+    return last_id
 
 
 class Publisher:

@@ -9,6 +9,7 @@ import redis
 from sqlalchemy import func, update
 
 from app.billing.service import tier_of
+from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.redis_clients import require_redis
@@ -97,13 +98,15 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     """Have a failed or canceled reply made again, for one prompt of the day. It sees only the turns before it.
 
     A part that was kept stays until the new text is there.
-    Raises NotFound, ReplyNotRetryable, QuotaExceeded, redis.RedisError; then nothing was changed or spent.
+    Raises TokenRevoked, NotFound, ReplyNotRetryable, QuotaExceeded, redis.RedisError; then nothing changed.
     """
     require_redis()
     with transaction() as current:
         user = lock_user(user_id)
         reply = find_message(user_id, chatroom_id, reply_id)
-        if user is None or reply is None:
+        if user is None:
+            raise TokenRevoked
+        if reply is None:
             raise NotFound
         if reply.status not in {Status.FAILED, Status.CANCELED}:
             raise ReplyNotRetryable

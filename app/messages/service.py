@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,6 +12,7 @@ from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom
 from app.chatrooms.queries import take_turns
 from app.chatrooms.service import get_chatroom
+from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.ids import new_id
@@ -18,9 +20,9 @@ from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
 from app.core.redis_clients import require_redis
 from app.core.request_ids import request_id
 from app.core.tasks import ring
-from app.core.transactions import transaction
+from app.core.transactions import release_connection, transaction
 from app.messages import idempotency, queries
-from app.messages.events import wait_for_end
+from app.messages.events import FROM_THE_START, wait_for_end
 from app.messages.models import Message, Role, Status
 from app.messages.quota import spend_prompt, usage_of
 from app.messages.usage import Usage
@@ -57,13 +59,14 @@ def accept_prompt(
 
     All of it happens while the user's row is locked, so of parallel requests one after the other.
     streamed: whether the reply is to be had piece by piece. fingerprint: what an Idempotency-Key may come again with.
-    Raises NotFound, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then nothing was stored or spent.
+    Raises TokenRevoked, NotFound, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then nothing was stored
+    or spent.
     """
     require_redis()
     with transaction() as current:
         user = lock_user(user_id)
         if user is None:
-            raise NotFound
+            raise TokenRevoked
         tier = tier_of(user_id, now)
         if idempotency_key and (known := idempotency.find(user_id, idempotency_key, fingerprint, now)):
             return Accepted(known.prompt, known.reply, usage_of(user, tier, now), True, known.ended)
@@ -111,9 +114,19 @@ def new_turn(chatroom_id: UUID, position: int, text: str, *, streamed: bool, now
 
 
 def wait_for_reply(user_id: UUID, accepted: Accepted, idempotency_key: str | None, seconds: float) -> None:
-    """Wait until the reply has ended, up to `seconds`, and put it into `accepted`. Holds no connection."""
-    wait_for_end(accepted.reply.id, seconds)
-    reply = get_message(user_id, accepted.reply.chatroom_id, accepted.reply.id)
+    """Wait until the reply has ended, up to `seconds`, and put it into `accepted`. Holds no connection.
+
+    A chatroom that is deleted meanwhile ends the wait; the prompt was accepted all the same.
+    """
+    deadline, place = time.monotonic() + seconds, FROM_THE_START
+    reply = accepted.reply
+    while not reply.status.is_final and (left := deadline - time.monotonic()) > 0:
+        place = wait_for_end(reply.id, left, after=place)
+        try:
+            reply = get_message(user_id, reply.chatroom_id, reply.id)
+        except NotFound:
+            return
+        release_connection()
     if reply.status.is_final:
         accepted.reply, accepted.ended = reply, True
         if idempotency_key:
@@ -150,10 +163,10 @@ def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]
 
 
 def usage_today(user_id: UUID, *, now: datetime) -> Usage:
-    """What of the day's prompts is used up. Raises NotFound."""
+    """What of the day's prompts is used up. Raises TokenRevoked when the user is gone."""
     user = find_user(user_id)
     if user is None:
-        raise NotFound
+        raise TokenRevoked
     return usage_of(user, tier_of(user_id, now), now)
 
 

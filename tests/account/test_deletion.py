@@ -1,11 +1,17 @@
 """An account that is deleted: what goes, what stays, and what happens meanwhile."""
 
+from uuid import uuid4
+
 import pytest
 from sqlalchemy import text
 
 from app.account import service
+from app.chatrooms.service import create_chatroom
+from app.core.auth import TokenRevoked
+from app.core.clock import utc_now
 from app.core.database import db
 from app.core.errors import ServiceUnavailable
+from app.messages.service import accept_prompt, usage_today
 from tests.conftest import log_in
 from tests.problems import assert_problem
 
@@ -70,3 +76,17 @@ def test_account_stays_when_what_it_pays_for_cannot_be_ended(monkeypatch, user):
 def test_without_a_token_nothing_is_deleted_or_told(client, path):
     method = "DELETE" if path == "/user/me" else "GET"
     assert_problem(client.open(path, method=method), 401, "token_missing")
+
+
+def test_what_races_the_deletion_is_told_that_the_token_no_longer_counts(app):
+    """A request whose token was looked up just before the account went."""
+    nobody, now = uuid4(), utc_now()
+    with app.app_context():
+        for do in (
+            lambda: create_chatroom(nobody, "A room", now=now),
+            lambda: accept_prompt(nobody, uuid4(), "Hello", now=now),
+            lambda: service.rename(nobody, "Ada", now=now),
+            lambda: usage_today(nobody, now=now),
+        ):
+            with pytest.raises(TokenRevoked):
+                do()

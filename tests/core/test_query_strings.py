@@ -100,6 +100,7 @@ GARBAGE = [
     encoded(f"0000-00-00T00:00:00+00:00|{AN_ID}"),
     encoded(f"infinity|{AN_ID}"),
     encoded(f"now|{AN_ID}"),
+    encoded(f"0001-01-01T00:00:00+16:00|{AN_ID}"),
     encoded(f"2026-11-21T00:00:00+00:00|{AN_ID}|1"),
     encoded(f"2026-11-21T00:00:00+00:00|'; DROP TABLE users; --{AN_ID}"),
     encoded("1|2"),
@@ -118,6 +119,9 @@ def test_garbage_cursor_is_400(user, listing, cursor):
         "0001-01-01T00:00:00+00:00",
         "9999-12-31T23:59:59.999999-14:00",
         "2026-11-21T00:00:00+00:00:01",
+        "2026-01-01T00:00:00+16:00",
+        "2026-01-01T00:00:00-23:59:59",
+        "2026-01-01T00:00:00+01:00:00.9",
     ],
 )
 def test_moment_at_the_edge_of_time_is_a_place_or_a_garbage_cursor_but_never_an_error_of_ours(user, moment):

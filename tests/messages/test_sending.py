@@ -1,8 +1,11 @@
 """Sending a prompt and reading a room, end to end: a real worker answers."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from app.messages.views.prompts import preferred_wait
 
 
 def test_a_prompt_is_accepted_at_once_and_its_location_leads_to_the_reply(user, worker):
@@ -48,6 +51,38 @@ def test_a_wait_that_is_not_long_enough_answers_202(user, worker):
     assert 1 <= time.monotonic() - begun < 2.5
     assert response.status_code == 202
     assert "Preference-Applied" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=5", 5),
+        ("WAIT=5", 5),
+        ('wait="7"', 7),
+        ("respond-async, wait=5;foo=bar", 5),
+        ("wait=5, wait=1", 5),
+        ("wait=99999999999999999999", 20),
+    ],
+)
+def test_the_first_wait_of_a_preference_counts(prefer, seconds):
+    assert preferred_wait(prefer) == seconds
+
+
+@pytest.mark.parametrize("verb", ["cancel", "delete"])
+def test_a_wait_ends_well_when_the_reply_is_canceled_or_deleted(room, verb):
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            room.person.post, f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=4"}
+        )
+        while not (items := room.person.get(f"{room.path}/messages").json["items"]):
+            pass
+        if verb == "cancel":
+            room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE role = 'model'")
+            assert room.person.post(f"{room.path}/messages/{items[0]['id']}/cancel").status_code == 200
+            assert (waiting.result().status_code, waiting.result().json["reply"]["status"]) == (200, "canceled")
+        else:
+            assert room.person.delete(room.path).status_code == 204
+            assert (waiting.result().status_code, waiting.result().json["reply"]["status"]) == (202, "queued")
 
 
 @pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "wait", "wait=0", "nonsense", "=,=;;", "wait=1e9"])

@@ -8,6 +8,7 @@ from flask import Flask
 
 from app.core import draining
 from app.messages import events as reply_events
+from app.messages import streaming
 from app.messages.models import Status
 from sandbox.stack.servers import valkey_server
 from tests.messages.event_streams import events_of, text_of
@@ -178,6 +179,14 @@ def test_a_place_beyond_the_text_is_reset(room, generator):
     events = list(follow(room, reply_id, "1:999"))
     assert names(events) == ["reset", "delta", "completed"]
     assert text_of(events, "something else") == SAID
+
+
+def test_the_stream_of_a_deleted_reply_just_ends(room, monkeypatch):
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.0)
+    stream = follow(room, room.send(PROMPT, stream=True))
+    next(stream)
+    room.person.delete(room.path)
+    assert list(stream) == []
 
 
 def test_strangers_and_unknown_replies_are_404(room, make_user):

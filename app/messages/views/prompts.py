@@ -6,7 +6,6 @@ from uuid import UUID
 
 from flask import request, url_for
 from flask.views import MethodView
-from werkzeug.http import parse_dict_header
 
 from app.chatrooms.schemas import EXAMPLE_CHATROOM
 from app.core.auth import current_user_id
@@ -123,6 +122,10 @@ class MessageHistory(MethodView):
 
 
 def preferred_wait(prefer: str) -> int:
-    """Seconds of `Prefer: wait=N` (RFC 7240), clamped; 0 when there is none that makes sense."""
-    wait = parse_dict_header(prefer).get("wait") or ""
-    return min(int(wait), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,9}", wait) else 0
+    """Seconds of the first `wait=N` in `Prefer` (RFC 7240), clamped; 0 when there is none that makes sense."""
+    for preference in prefer.split(","):
+        name, _, value = preference.split(";", 1)[0].partition("=")
+        if name.strip().lower() == "wait":
+            seconds = value.strip().strip('"')
+            return min(int(seconds), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,30}", seconds) else 0
+    return 0

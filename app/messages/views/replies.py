@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 from uuid import UUID
 
@@ -119,13 +119,14 @@ class MessageRetry(MethodView):
 
 
 def as_event_stream(follower: Follower, slot: Slot) -> Iterator[str]:
-    """The events as lines of an event stream; a comment as a sign of life."""
-    for event in follower.follow():
-        if event is None:
-            slot.keep()
-            yield ": still here\n\n"
-        else:
-            yield event_lines(event)
+    """The events as lines of an event stream; a comment as a sign of life. It just ends when the reply is deleted."""
+    with suppress(NotFound):
+        for event in follower.follow():
+            if event is None:
+                slot.keep()
+                yield ": still here\n\n"
+            else:
+                yield event_lines(event)
 
 
 def event_lines(event: Event) -> str:
