@@ -101,7 +101,7 @@ class Settings(BaseSettings):
 
     # Where data lives
     database_url: str
-    database_pool_size: int = Field(10, ge=1, le=200, description="Connections of one process")
+    database_pool_size: int = Field(20, ge=1, le=200, description="Connections of one process")
     redis_url: str = Field(pattern="^rediss?://")
 
     # Accounts
