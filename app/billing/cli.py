@@ -1,5 +1,6 @@
 """`flask billing …`: what an operator does by hand."""
 
+import json
 from uuid import UUID
 
 import click
@@ -16,7 +17,8 @@ commands = AppGroup("billing", help="Payments.")
 
 @commands.command("sync")
 @click.argument("user", required=False)
-def sync(user: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def sync(user: str | None, as_json: bool) -> None:
     """Compare our copies with Stripe and mend them.
 
     USER is an id or a mobile number; without it every customer is compared.
@@ -25,6 +27,13 @@ def sync(user: str | None) -> None:
         compared, mended = reconciliation.sync_all(parse_user(user) if user else None, now=utc_now())
     except AppError as error:
         raise click.ClickException(error.detail) from error
+    if as_json:
+        changes = [
+            {"subscription": change.subscription_id, "before": change.before, "after": change.after}
+            for change in mended
+        ]
+        click.echo(json.dumps({"compared": compared, "mended": changes}))
+        return
     for change in mended:
         click.echo(f"{change.subscription_id}: {change.before or 'unknown'} -> {change.after}")
     click.echo(f"Compared {compared} customers with Stripe, mended {len(mended)} subscriptions.")

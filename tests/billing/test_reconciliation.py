@@ -1,5 +1,6 @@
 """What lost events left wrong is mended by comparing with Stripe."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,6 +109,13 @@ def test_the_command_mends_and_tells(name: str, make_user: Any, shop: Shop) -> N
     assert user.get("/user/me").json["tier"] == "pro"
     again = shop.app.test_cli_runner().invoke(args=["billing", "sync", *arguments])
     assert "mended 0 subscriptions" in again.output
+
+
+def test_the_command_speaks_json(user: Any, shop: Shop) -> None:
+    subscription_id = shop.buy(user)
+    result = shop.app.test_cli_runner().invoke(args=["billing", "sync", "--json"])
+    told = json.loads(result.output)
+    assert told["mended"] == [{"subscription": subscription_id, "before": None, "after": "active"}]
 
 
 def test_the_command_says_what_is_wrong(shop: Shop, user: Any, stripe: RunningStandIn) -> None:
