@@ -32,8 +32,11 @@ SECRETS = {
 
 
 @pytest.fixture(scope="module")
-def variables(environment) -> dict[str, str]:
-    return environment | SECRETS | {"APP_ENV": "development", "OTP_DELIVERY": "response", "LOG_LEVEL": "DEBUG"}
+def variables(environment, valkey) -> dict[str, str]:
+    """A database of Valkey's for itself: no other worker of the tests takes a task of this run's."""
+    own_redis = f"{valkey.url.removesuffix('/0')}/2"
+    chosen = {"APP_ENV": "development", "OTP_DELIVERY": "response", "LOG_LEVEL": "DEBUG", "REDIS_URL": own_redis}
+    return environment | SECRETS | chosen
 
 
 class Run:
