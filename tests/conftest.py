@@ -5,9 +5,6 @@ A test gets an empty database and an empty Valkey. Only the outside worlds are s
 
 import itertools
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ from app.users.mobile_numbers import mobile_key
 from config import Settings, load_settings
 from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
 from sandbox.stack.servers import PostgresServer, ValkeyServer, postgres_server, valkey_server, wait_until
+from tests.celery_process import celery_process
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -223,26 +221,11 @@ def user(make_user: Callable[..., Person]) -> Person:
 
 @pytest.fixture(scope="session")
 def worker_process(environment: dict[str, str], migrated_app: Flask, tmp_path_factory: Any) -> Iterator[Path]:
-    """A real Celery worker, started as in production; its log file."""
+    """A real Celery worker; its log file."""
     log_file = tmp_path_factory.mktemp("worker") / "worker.log"
-    command = [sys.executable, "-m", "celery", "-A", "celery_worker", "worker", "--pool", "threads"]
-    command += [
-        "--concurrency",
-        "80",
-        "--without-gossip",
-        "--without-mingle",
-        "--without-heartbeat",
-        "--loglevel",
-        "INFO",
-    ]
-    with log_file.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
-    try:
+    with celery_process("worker", environment, log_file):
         assert wait_until(lambda: " ready." in log_file.read_text(), seconds=30), log_file.read_text()
         yield log_file
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.fixture

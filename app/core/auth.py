@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 from flask_jwt_extended import (
     JWTManager,
     create_access_token,
@@ -64,6 +64,7 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
+            spell_scheme()
             try:
                 verify_jwt_in_request(refresh=refresh)
             except (JWTExtendedException, PyJWTError):
@@ -74,6 +75,13 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
         return cast(View, guarded)
 
     return decorate
+
+
+def spell_scheme() -> None:
+    """`bearer` means `Bearer` (RFC 9110, 11.1); flask-jwt-extended knows one spelling."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        request.environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
 
 
 def current_user_id() -> UUID:

@@ -1,19 +1,25 @@
 """Celery: the broker's settings, tasks that run inside the app, and ringing a task by its name."""
 
+import json
 import logging
+from datetime import datetime
 from typing import Any
 
 from celery import Celery, Task
 from celery.signals import before_task_publish, task_prerun
 from flask import Flask, current_app
+from kombu.entity import Queue
 
 from app.core.broker import outlive_lost_connections
-from app.core.redis_clients import TIMEOUTS
+from app.core.clock import utc_now
+from app.core.redis_clients import TIMEOUTS, redis_client
 from app.core.request_ids import request_id, set_request_id
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "request_id"
+PUBLISHED_HEADER = "published_at"
+CHORES, GENERATIONS = "chores", "generations"
 TICK_SECONDS = 10.0  # how fresh the sign of life of beat and the workers is
 AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose bell was lost is rung for soon
 REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
@@ -39,6 +45,10 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_
         broker_use_ssl={"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A worker takes from both by turns: a thousand replies ahead of them delay neither a login code nor a sweep.
+        task_queues=[Queue(CHORES), Queue(GENERATIONS)],  # type: ignore[no-untyped-call]
+        task_default_queue=CHORES,
+        task_routes={"messages.generate_reply": {"queue": GENERATIONS}},
         task_ignore_result=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -74,9 +84,23 @@ def ring(task_name: str, *args: str, delay_seconds: float = 0) -> None:
     celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
 
 
+def next_published_at(queue: str) -> datetime | None:
+    """When the task that workers take next was published; None when none waits. Raises redis.RedisError.
+
+    A queue is a list of JSON documents in Redis, in the order in which they came.
+    """
+    oldest: Any = redis_client().lindex(queue, -1)
+    try:
+        return datetime.fromisoformat(json.loads(oldest)["headers"][PUBLISHED_HEADER]) if oldest else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 @before_task_publish.connect
-def pass_request_id_on(headers: dict[str, Any], **_: Any) -> None:
+def mark(headers: dict[str, Any], **_: Any) -> None:
+    """Pass on whose request it serves, and say since when it waits."""
     headers[REQUEST_ID_HEADER] = request_id()
+    headers[PUBLISHED_HEADER] = utc_now().isoformat()
 
 
 @task_prerun.connect

@@ -1,10 +1,7 @@
 """How codes reach their owner: by text message from the worker, in the log, or in the answer."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,10 +17,11 @@ from app.auth import delivery
 from app.auth.models import OneTimeCode
 from app.core.clock import utc_now
 from app.core.database import db
+from app.core.tasks import CHORES
 from app.integrations.sms import SmsRejected, SmsUnavailable, Twilio
 from sandbox.stack.servers import wait_until
 from tests.auth.conftest import Visitor
-from tests.conftest import ROOT
+from tests.celery_process import celery_process
 from tests.problems import assert_problem
 
 SID, TOKEN, SENDER = "AC00000000000000000000000000000000", "the-auth-token", "+15005550006"
@@ -237,18 +235,9 @@ def test_real_worker_sends_what_a_request_rang_for(texting, twilio, own_redis, e
     texting.sign_up()
     texting.send_otp()
     log_file = tmp_path / "worker.log"
-    command = [sys.executable, "-m", "celery", "-A", "celery_worker", "worker", "--pool", "threads"]
-    with log_file.open("w") as log:
-        worker = subprocess.Popen(
-            [*command, "--loglevel", "INFO"], cwd=ROOT, env=os.environ | environment | own, stdout=log, stderr=log
-        )
-    try:
-        celery = Celery(broker=own_redis)
-        celery.send_task(texting.bells[-1][0], args=texting.bells[-1][1:])
+    with celery_process("worker", environment | own, log_file):
+        Celery(broker=own_redis).send_task(texting.bells[-1][0], args=texting.bells[-1][1:], queue=CHORES)
         assert wait_until(lambda: twilio.requests, seconds=30), log_file.read_text()
-    finally:
-        worker.terminate()
-        worker.wait(30)
     otp = re.search(r"\b\d{6}\b", twilio.requests[0]["Body"])[0]
     assert otp not in log_file.read_text()
     assert texting.verify(otp).status_code == 200

@@ -33,6 +33,11 @@ def test_other_schemes_are_no_token(client, authorization):
     assert_problem(response, 401, response.json["code"])
 
 
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "Bearer"])
+def test_the_scheme_may_be_spelled_in_any_case(client, user, scheme):
+    assert call_with(client, f"{scheme} {user.access_token}").status_code == 200
+
+
 @pytest.mark.parametrize(
     "token",
     [

@@ -5,8 +5,10 @@ from datetime import timedelta
 import pytest
 
 from app.core.clock import utc_now
+from app.core.tasks import GENERATIONS
 from app.messages.idempotency import LIFETIME
 from app.messages.sweeping import sweep_idempotency_keys, sweep_replies
+from tests.messages.conftest import Room
 
 PATIENCE = timedelta(seconds=8)
 
@@ -17,25 +19,53 @@ def sweep(room, later=timedelta(seconds=9)):
 
 
 def bells(room):
-    return room.app.extensions["redis"].llen("celery")
+    return room.app.extensions["redis"].llen(GENERATIONS)
+
+
+def let_workers_take_all(room):
+    """Every bell, as if workers had died with them."""
+    room.app.extensions["redis"].flushdb()
 
 
 def test_a_lost_bell_is_rung_again(room):
     reply_id = room.send("Hello")
-    room.app.extensions["redis"].flushdb()
+    let_workers_take_all(room)
     assert sweep(room, timedelta(seconds=1)) == []
     assert sweep(room) == [reply_id]
     assert bells(room) == 1
 
 
+def test_a_bell_that_waits_behind_others_is_not_lost(room):
+    room.send("Hello")
+    assert sweep(room, timedelta(hours=1)) == []
+    assert bells(room) == 1
+
+
+def test_a_bell_that_was_lost_ahead_of_those_that_wait_is_rung_again(room):
+    lost = room.send("Hello")
+    let_workers_take_all(room)
+    room.sql("UPDATE messages SET rung_at = now() - interval '1 minute' WHERE role = 'model'")
+    other = Room(room.app, room.person, room.person.make_chatroom())
+    other.send("Hello")
+    assert sweep(room, timedelta(hours=1)) == [lost]
+
+
+def test_a_message_that_is_none_of_ours_does_not_stop_the_sweeps(room):
+    reply_id = room.send("Hello")
+    let_workers_take_all(room)
+    room.app.extensions["redis"].rpush(GENERATIONS, "not a task")
+    assert sweep(room) == [reply_id]
+
+
 def test_a_sweep_that_runs_twice_rings_once(room):
     room.send("Hello")
-    room.app.extensions["redis"].flushdb()
+    let_workers_take_all(room)
     assert len(sweep(room) + sweep(room)) == 1
 
 
 def test_a_dead_workers_reply_is_rung(room):
     reply_id = room.send("Hello")
+    let_workers_take_all(room)
     room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE role = 'model'")
     assert sweep(room) == [reply_id]
 
@@ -50,12 +80,14 @@ def test_a_reply_that_is_held_is_left_alone(room):
 
 def test_a_reply_that_waits_its_turn_is_left_alone(room):
     first, _ = room.send("One"), room.send("Two")
+    let_workers_take_all(room)
     assert sweep(room) == [first]
 
 
 def test_a_retry_that_is_not_yet_due_is_left_alone(room, generator):
     reply_id = room.send("[[sandbox: status=503 retry_after=20]]")
     room.generate(generator, reply_id)
+    let_workers_take_all(room)
     assert sweep(room) == []
     assert sweep(room, timedelta(seconds=30)) == [reply_id]
 

@@ -1,20 +1,15 @@
 """A whole run of real processes, as in production: what their logs tell, and what they never do."""
 
 import json
-import os
 import re
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 
-from sandbox.stack import children
-from sandbox.stack.processes import procfile_commands
 from sandbox.stack.servers import wait_until
+from tests.celery_process import celery_process
 from tests.web_process import serving
 
-ROOT = Path(__file__).resolve().parents[2]
 MOBILE = "+14155550987"
 PASSWORD = "planted-password-77"
 PROMPT = "planted words of a conversation"
@@ -84,20 +79,14 @@ def run(variables, migrated_app, gemini_process, tmp_path_factory) -> Run:
     """A person and his replies, with lines in production's form (production itself refuses stand-ins)."""
     folder = tmp_path_factory.mktemp("logs")
     result = Run(folder)
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environ = os.environ | variables | {"PATH": programs, "LOG_FORMAT": "json", "WORKER_CONCURRENCY": "4"}
-    processes = []
-    try:
-        for name in ("worker", "beat"):
-            with (folder / f"{name}.log").open("wb") as log:
-                command = procfile_commands(ROOT / "Procfile")[name]
-                processes.append(children.spawn(command, output=log, env=environ, cwd=ROOT))
-        with serving(variables | {"LOG_FORMAT": "json"}, folder / "web.log") as web:
-            assert wait_until(lambda: '"ops.tick"' in result.text(), seconds=40), result.text()
-            talk(web, result)
-    finally:
-        for process in processes:
-            children.stop(process, signal.SIGTERM, seconds=40)
+    environ = variables | {"LOG_FORMAT": "json"}
+    with (
+        celery_process("worker", environ, folder / "worker.log"),
+        celery_process("beat", environ, folder / "beat.log"),
+        serving(environ, folder / "web.log") as web,
+    ):
+        assert wait_until(lambda: '"ops.tick"' in result.text(), seconds=40), result.text()
+        talk(web, result)
     return result
 
 

@@ -1,0 +1,34 @@
+"""What a worker takes first."""
+
+import re
+
+from celery import Celery
+
+from app.core.ids import new_id
+from app.core.tasks import CHORES, GENERATIONS
+from sandbox.stack.servers import wait_until
+from tests.celery_process import celery_process
+
+REPLIES_AHEAD = 200
+
+
+def test_a_chore_does_not_wait_behind_all_replies(migrated_app, environment, valkey, tmp_path):
+    own_redis = f"{valkey.url.removesuffix('/0')}/3"
+    log_file = tmp_path / "worker.log"
+    with Celery(broker=own_redis) as celery:
+        for _ in range(REPLIES_AHEAD):
+            celery.send_task("messages.generate_reply", args=[str(new_id())], queue=GENERATIONS)
+        celery.send_task("ops.tick", queue=CHORES)
+    with celery_process("worker", environment | {"REDIS_URL": own_redis, "WORKER_CONCURRENCY": "1"}, log_file):
+
+        def tasks() -> list[str]:
+            return re.findall(r"(messages\.generate_reply|ops\.tick)\(", log_file.read_text())
+
+        assert wait_until(lambda: len(tasks()) == REPLIES_AHEAD + 1, seconds=30), log_file.read_text()
+        assert tasks().index("ops.tick") < REPLIES_AHEAD / 10
+
+
+def test_what_an_application_rings_goes_where_workers_look(migrated_app):
+    router = migrated_app.extensions["celery"].amqp.router
+    assert router.route({}, "messages.generate_reply")["queue"].name == GENERATIONS
+    assert router.route({}, "auth.send_code")["queue"].name == CHORES
