@@ -101,9 +101,9 @@ def migrated_app(make_app: Callable[..., Flask]) -> Flask:
 @pytest.fixture
 def app(migrated_app: Flask, redis_db: redis.Redis) -> Flask:
     """The application, with nothing in its database."""
-    with migrated_app.app_context():
-        tables = ", ".join(table.name for table in db.metadata.sorted_tables)
-        db.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    with migrated_app.app_context():  # a tenth of what TRUNCATE takes on tables this small
+        for table in reversed(db.metadata.sorted_tables):
+            db.session.execute(table.delete())
         db.session.commit()
     return migrated_app
 
