@@ -34,8 +34,9 @@ def retry(reply_id: UUID | None, everything: bool) -> None:
     """Generate a failed reply again (REPLY_ID), or all of them (--all). Costs its user nothing."""
     if (reply_id is None) != everything:
         raise click.UsageError("Name one reply, or say --all.")
-    queued = operations.retry_failed([reply_id] if reply_id else None, now=utc_now())
-    while everything and (more := operations.retry_failed(None, now=utc_now())):
+    begun = utc_now()  # what fails again meanwhile is left alone
+    queued = operations.retry_failed([reply_id] if reply_id else None, until=begun, now=begun)
+    while everything and (more := operations.retry_failed(None, until=begun, now=utc_now())):
         queued += more
     if reply_id and not queued:
         raise click.ClickException(f"{reply_id} is no failed reply.")

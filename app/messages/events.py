@@ -6,7 +6,7 @@ truth: what is lost here costs a waiter its early wake-up and nothing else.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,7 @@ READ_AT_ONCE = 200
 STOP_CHANNEL = "replies:stop"
 FROM_THE_START = "0"
 WITHOUT_REDIS_SECONDS = 1.0
+SLICE_SECONDS = 2.0  # of a wait: how long a drain may go unnoticed
 
 
 @dataclass(frozen=True)
@@ -96,26 +97,32 @@ def stop_generating(reply_id: UUID) -> None:
 
 
 def unwanted_replies() -> Iterator[UUID | None]:
-    """Replies that `stop_generating` names, as it does; None from time to time. Raises redis.RedisError."""
+    """Replies that `stop_generating` names, as it does; None once it listens, and from time to time.
+
+    Raises redis.RedisError.
+    """
     client: Any = redis_client(blocking=True)
     with client.pubsub(ignore_subscribe_messages=True) as subscription:
         subscription.subscribe(STOP_CHANNEL)
+        yield None
         while True:
             message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
             yield UUID(message["data"].decode()) if message else None
 
 
-def wait_for_end(reply_id: UUID, seconds: float, *, after: str = FROM_THE_START) -> str:
+def wait_for_end(
+    reply_id: UUID, seconds: float, *, after: str = FROM_THE_START, leaving: Callable[[], bool] = lambda: False
+) -> str:
     """Return at the next sign behind `after` that the reply has ended, when `seconds` are over, or soon without Redis.
 
     A sign may come before its commit, and be of an attempt that went on after all: look, and wait on behind it.
-    Returns the place to go on from.
+    leaving: whether to give up. Returns the place to go on from.
     """
     deadline = time.monotonic() + seconds
     last_id = after
-    while (left := deadline - time.monotonic()) > 0:
+    while (left := deadline - time.monotonic()) > 0 and not leaving():
         try:
-            last_id, entries = read(redis_client(blocking=True), reply_id, last_id, seconds=left)
+            last_id, entries = read(redis_client(blocking=True), reply_id, last_id, seconds=min(left, SLICE_SECONDS))
         except redis.RedisError:
             log.warning("Redis went away while a request waited for its reply")
             time.sleep(min(left, WITHOUT_REDIS_SECONDS))

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from app.messages.breaker import Breaker
 from app.messages.conversation import conversation
 from app.messages.events import Entry, Publisher, publish
 from app.messages.lease_keeper import LeaseKeeper
-from app.messages.leases import Claim, claim_reply, next_in_room, write
+from app.messages.leases import Claim, RoomBusy, claim_reply, next_in_room, write
 from app.messages.models import ErrorCode, Status
 from app.messages.quota import give_back
 from app.messages.retries import delay_before_retry
@@ -38,6 +39,20 @@ log = logging.getLogger(__name__)
 
 STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # a restart of PostgreSQL; shorter than a lease
 COSTS_ITS_PROMPT = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an attempt, for the log; `answer` when the model gave one."""
+
+    name: str
+    answer: Answer | None = None
+
+    @property
+    def tokens(self) -> dict[str, int | None]:
+        if self.answer is None:
+            return {}
+        return {"prompt_tokens": self.answer.prompt_tokens, "output_tokens": self.answer.output_tokens}
 
 
 class Generator:
@@ -53,31 +68,33 @@ class Generator:
 
     def generate(self, reply_id: UUID) -> None:
         """Make one attempt at a reply; does nothing when it is done, held, or not yet its turn."""
-        with transaction():
-            claim = claim_reply(reply_id, now=self.clock(), lease=self.keeper.lease)
-            if claim is None:
-                return
-            budget = settings().gemini_history_max_chars
-            turns = conversation(claim.chatroom_id, claim.position, claim.prompt, max_chars=budget)
-        set_request_id(claim.request_id)
-        if claim.failures >= settings().reply_max_attempts:  # its workers died, again and again
-            self.fail(claim, ErrorCode.MODEL_UNAVAILABLE)
+        try:
+            with transaction():
+                claim = claim_reply(reply_id, now=self.clock(), lease=self.keeper.lease)
+                if claim is None:
+                    return
+                budget = settings().gemini_history_max_chars
+                turns = conversation(claim.chatroom_id, claim.position, claim.prompt, max_chars=budget)
+        except RoomBusy:  # whoever generates the other one rings for this one in the end
             return
+        set_request_id(claim.request_id)
+        begun = time.monotonic()
+        outcome = self.outcome_of(claim, turns)
+        seconds = round(time.monotonic() - begun, 3)
+        facts = {"reply_id": claim.reply_id, "attempt": claim.attempt, "seconds": seconds}
+        log_event(log, "generation", outcome=outcome.name, **facts, **outcome.tokens)
+
+    def outcome_of(self, claim: Claim, turns: Sequence[Turn]) -> Outcome:
+        """Make the attempt, unless the reply has used its attempts up or Gemini is given a rest."""
+        if claim.failures >= settings().reply_max_attempts:  # its workers died, again and again
+            return Outcome(self.fail(claim, ErrorCode.MODEL_UNAVAILABLE))
         wait_seconds = self.breaker.wait_seconds()
         if wait_seconds:
-            self.put_off(claim, timedelta(seconds=wait_seconds))
-            return
-        begun = time.monotonic()
-        outcome = self.attempt(claim, turns)
-        facts = {
-            "reply_id": claim.reply_id,
-            "attempt": claim.attempt,
-            "seconds": round(time.monotonic() - begun, 3),
-        }
-        log_event(log, "generation", outcome=outcome, **facts)
+            return Outcome(self.put_off(claim, timedelta(seconds=wait_seconds)))
+        return self.attempt(claim, turns)
 
-    def attempt(self, claim: Claim, turns: Sequence[Turn]) -> str:
-        """Ask the model and write down what came of it; the outcome, for the log."""
+    def attempt(self, claim: Claim, turns: Sequence[Turn]) -> Outcome:
+        """Ask the model and write down what came of it."""
         seconds = settings().gemini_timeout
         try:
             with self.keeper.hold(claim, seconds=seconds) as call:
@@ -90,17 +107,17 @@ class Generator:
                 )
         except CallAborted:
             self.breaker.record(answered=None)
-            return self.hand_back(claim)
+            return Outcome(self.hand_back(claim))
         except ModelUnavailable as error:
             self.breaker.record(answered=False)
-            return self.retry_or_fail(claim, error)
+            return Outcome(self.retry_or_fail(claim, error))
         except ModelError as error:
             self.breaker.record(answered=True)
             if isinstance(error, ModelRejected):
                 log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
-            return self.fail(claim, error_code_of(error))
+            return Outcome(self.fail(claim, error_code_of(error)))
         self.breaker.record(answered=True)
-        return self.complete(claim, answer)
+        return Outcome(self.complete(claim, answer), answer)
 
     def complete(self, claim: Claim, answer: Answer) -> str:
         return self.end(
@@ -157,15 +174,13 @@ class Generator:
         )
         if delay is None:
             return self.fail(claim, error_code_of(error))
-        self.requeue(claim, delay, failures=failures)
-        return f"retry after {error}"
+        return f"retry after {error}" if self.requeue(claim, delay, failures=failures) else "superseded"
 
-    def put_off(self, claim: Claim, delay: timedelta) -> None:
+    def put_off(self, claim: Claim, delay: timedelta) -> str:
         """Let the reply wait while the breaker is open; once its time is over, say so honestly."""
         if self.clock() + delay > claim.started_at + timedelta(seconds=settings().reply_max_seconds):
-            self.fail(claim, ErrorCode.MODEL_UNAVAILABLE)
-        else:
-            self.requeue(claim, delay)
+            return self.fail(claim, ErrorCode.MODEL_UNAVAILABLE)
+        return "put off" if self.requeue(claim, delay) else "superseded"
 
     def hand_back(self, claim: Claim) -> str:
         """The call was ended from outside: if the claim still holds, somebody else may have it at once."""

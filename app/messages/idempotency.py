@@ -20,15 +20,22 @@ LIFETIME = timedelta(hours=24)
 
 @dataclass
 class KnownRequest:
-    """What was answered under a key. `ended`: the first answer brought the reply itself."""
+    """What was answered under a key.
+
+    ended: the first answer brought the reply as it ended. waits_until: the first request may still wait for that.
+    """
 
     prompt: Message
     reply: Message
     ended: bool
+    waits_until: datetime | None
 
 
 def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownRequest | None:
-    """The request that came under the key, or None. Raises IdempotencyKeyReused when it was another."""
+    """The request that came under the key, or None. Raises IdempotencyKeyReused when it was another.
+
+    A chatroom that is deleted takes its keys along, maybe at this very moment.
+    """
     record = db.session.get(IdempotencyKey, (user_id, key))
     if record is None:
         return None
@@ -38,14 +45,28 @@ def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownReque
         return None
     if record.fingerprint != fingerprint:
         raise IdempotencyKeyReused
-    prompt = db.session.get_one(Message, record.prompt_id)
-    reply = db.session.scalars(select(Message).where(Message.in_reply_to == prompt.id)).one()
-    return KnownRequest(prompt, reply if record.answered_with_reply else as_accepted(reply), record.answered_with_reply)
+    prompt = db.session.get(Message, record.prompt_id)
+    reply = db.session.scalar(select(Message).where(Message.in_reply_to == record.prompt_id))
+    if prompt is None or reply is None:
+        return None
+    if record.answered_with_reply:
+        return KnownRequest(prompt, reply, ended=True, waits_until=None)
+    return KnownRequest(prompt, as_accepted(reply), ended=False, waits_until=record.waits_until)
 
 
-def remember(user_id: UUID, key: str, fingerprint: str, prompt_id: UUID, now: datetime) -> None:
+def remember(
+    user_id: UUID, key: str, fingerprint: str, *, prompt_id: UUID, waits_until: datetime | None, now: datetime
+) -> None:
+    """Write the key down in the prompt's own transaction. waits_until: how long its request waits for the reply."""
     db.session.add(
-        IdempotencyKey(user_id=user_id, key=key, fingerprint=fingerprint, prompt_id=prompt_id, created_at=now)
+        IdempotencyKey(
+            user_id=user_id,
+            key=key,
+            fingerprint=fingerprint,
+            prompt_id=prompt_id,
+            waits_until=waits_until,
+            created_at=now,
+        )
     )
 
 

@@ -35,6 +35,7 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._started = False
         self._leaving = False
+        self._listening = threading.Event()
         self._closed = threading.Event()
 
     @contextmanager
@@ -47,6 +48,7 @@ class LeaseKeeper:
                     for work in (self._renew, self._listen):
                         threading.Thread(target=work, name=f"lease-keeper{work.__name__}", daemon=True).start()
                     self._started = True
+            self._listening.wait(LISTEN_AGAIN_SECONDS)  # the process's first replies: no cancellation goes unheard
             if self._leaving:
                 call.abort()
             try:
@@ -98,6 +100,7 @@ class LeaseKeeper:
             try:
                 with self.app.app_context():
                     for reply_id in unwanted_replies():
+                        self._listening.set()
                         self._abort(reply_id)
                         if self._closed.is_set():
                             return

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Table, and_, bindparam, case, exists, func, or_, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
 
 from app.chatrooms.models import Chatroom
 from app.core.database import db
@@ -21,7 +22,11 @@ UNFINISHED = (Status.QUEUED, Status.GENERATING)
 
 messages: Table = Message.__table__
 chatrooms: Table = Chatroom.__table__
-prompts, earlier = messages.alias("prompts"), messages.alias("earlier")
+prompts, others = messages.alias("prompts"), messages.alias("others")
+
+
+class RoomBusy(Exception):
+    """Another reply of the room is being generated."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class Claim:
     streamed: bool
 
 
+# A retried reply may be earlier in its room than the one that is generated.
 WAITS_ITS_TURN = exists().where(
-    earlier.c.chatroom_id == messages.c.chatroom_id,
-    earlier.c.position < messages.c.position,
-    earlier.c.status.in_(UNFINISHED),
+    others.c.chatroom_id == messages.c.chatroom_id,
+    others.c.id != messages.c.id,
+    others.c.status.in_(UNFINISHED),
+    or_(others.c.position < messages.c.position, others.c.status == Status.GENERATING),
 )
 CLAIM = (
     update(messages)
@@ -95,10 +102,15 @@ NEXT_IN_ROOM = (
 def claim_reply(reply_id: UUID, *, now: datetime, lease: timedelta) -> Claim | None:
     """Claim a reply that waits its turn or whose holder is gone; None when it is not to be had.
 
-    Its turn comes when no earlier reply of its room is unfinished. An attempt whose holder is gone has failed.
+    Its turn comes when no earlier reply of its room is unfinished and no later one is under way. An attempt whose
+    holder is gone has failed. Raises RoomBusy when another reply of the room is claimed at this very moment; the
+    transaction has failed then.
     """
     values = {"reply_id": reply_id, "now": now, "leased_until": now + lease}
-    row: Any = db.session.execute(CLAIM, values).one_or_none()
+    try:
+        row: Any = db.session.execute(CLAIM, values).one_or_none()
+    except IntegrityError as error:
+        raise RoomBusy from error
     return None if row is None else Claim(*row)
 
 

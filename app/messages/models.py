@@ -44,13 +44,14 @@ class ErrorCode(enum.StrEnum):
 
 FINISHED = text("role = 'model' AND completed_at IS NOT NULL")
 UNFINISHED = text("status IN ('queued', 'generating')")
+GENERATING = text("status = 'generating'")
 
 
 class Message(db.Model):  # type: ignore[name-defined,misc]
     """One turn of a chatroom: a user's prompt or the model's reply to one.
 
     `position` orders a room's turns; a reply stands right behind its prompt. Only the holder of the current
-    `attempt`, whose lease has not been taken over, may finish a reply.
+    `attempt`, whose lease has not been taken over, may finish a reply. A room has one at a time that is generated.
     """
 
     __tablename__ = "messages"
@@ -64,6 +65,7 @@ class Message(db.Model):  # type: ignore[name-defined,misc]
         Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
         Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
         Index("ix_messages_unfinished_by_room", "chatroom_id", "position", postgresql_where=UNFINISHED),
+        Index("ix_messages_generating_by_room", "chatroom_id", unique=True, postgresql_where=GENERATING),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
@@ -85,6 +87,7 @@ class Message(db.Model):  # type: ignore[name-defined,misc]
     request_id: Mapped[str | None] = mapped_column(String(128))
     attempt: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
+    accepted_at: Mapped[datetime | None]  # when it was last asked for: with its prompt, or by a retry
     started_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
     rung_at: Mapped[datetime | None]
@@ -120,4 +123,5 @@ class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
     fingerprint: Mapped[str] = mapped_column(String(64))
     prompt_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
     answered_with_reply: Mapped[bool] = mapped_column(default=False)
+    waits_until: Mapped[datetime | None]  # how long the first request waits for its reply
     created_at: Mapped[datetime] = mapped_column(index=True)

@@ -50,12 +50,12 @@ def failed_replies(*, limit: int) -> Sequence[FailedReply]:
     return [FailedReply(*row) for row in db.session.execute(statement)]
 
 
-def retry_failed(reply_ids: Sequence[UUID] | None, *, now: datetime) -> list[UUID]:
-    """Put failed replies back into the queue, at no charge; the ids of those that were failed.
+def retry_failed(reply_ids: Sequence[UUID] | None, *, until: datetime, now: datetime) -> list[UUID]:
+    """Put replies that failed up to `until` back into the queue, at no charge; the ids of those.
 
     reply_ids: None for all of them, BATCH at a time. Each sees only the turns before it.
     """
-    chosen = select(messages.c.id).where(messages.c.status == Status.FAILED)
+    chosen = select(messages.c.id).where(messages.c.status == Status.FAILED, messages.c.completed_at <= until)
     if reply_ids is not None:
         chosen = chosen.where(messages.c.id.in_(reply_ids))
     chosen = chosen.order_by(messages.c.created_at).limit(BATCH).with_for_update(skip_locked=True)
@@ -66,6 +66,7 @@ def retry_failed(reply_ids: Sequence[UUID] | None, *, now: datetime) -> list[UUI
             status=Status.QUEUED,
             error_code=None,
             failures=0,
+            accepted_at=now,
             started_at=None,
             not_before=now,  # it waits from now on, for whoever looks at ages
             completed_at=None,

@@ -1,16 +1,13 @@
 """The daily quota: counted in Redis by flask-limiter's strategy, backed by the ledger in PostgreSQL.
 
 Spending and giving back happen while the user's row is locked (`users.queries.lock_user`), so one after the
-other. That makes the ledger exact whenever the counter is in doubt: when Redis has lost it (it reads zero),
-and before anybody is refused. The counter may be too high after a crash, for the refusal that looks it up
-puts it right; it is never too low. Giving back just drops it: the next prompt counts the ledger anew.
+other, which makes the ledger exact. A counter that Redis has lost, that a crash left too high, or that came back
+from an old snapshot too low is set to what the ledger says before a tier with a limit is counted.
 """
 
-import logging
 from datetime import UTC, date, datetime
 from uuid import UUID
 
-import redis
 from limits import RateLimitItem
 from limits.limits import Granularity
 from sqlalchemy import func, select, update
@@ -25,8 +22,6 @@ from app.messages.models import PromptCharge
 from app.messages.usage import Usage
 from app.users.mobile_numbers import mobile_key
 from app.users.models import User
-
-log = logging.getLogger(__name__)
 
 UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
 
@@ -66,22 +61,23 @@ def spend_prompt(user: User, tier: Tier, reply_id: UUID, now: datetime) -> Usage
     limit = daily_limit(tier)
     item = PromptsOfDay(UNLIMITED if limit is None else limit, now)
     key = mobile_key(user.mobile)
-    used = rate_limits().storage.get(item.key_for(key))
-    if used == 0 or (limit is not None and used >= limit):
-        used = recount(item, key)
+    used = charged_prompts(key, quota_day(now))
+    if limit is not None:
+        set_counter(item, key, used)
     if not rate_limits().hit(item, key):
         raise QuotaExceeded(Usage(tier, limit, used, now))
     db.session.add(PromptCharge(mobile_key=key, day=quota_day(now), reply_id=reply_id, created_at=now))
     return Usage(tier, limit, used + 1, now)
 
 
-def recount(item: PromptsOfDay, key: str) -> int:
-    """Set the counter to what the ledger says; what it says."""
-    charged = charged_prompts(key, quota_day(item.now))
-    rate_limits().storage.clear(item.key_for(key))
-    if charged:
-        rate_limits().storage.incr(item.key_for(key), item.get_expiry(), amount=charged)
-    return charged
+def set_counter(item: PromptsOfDay, key: str, used: int) -> None:
+    """Let the counter say what the ledger says."""
+    storage = rate_limits().storage
+    if storage.get(item.key_for(key)) == used:
+        return
+    storage.clear(item.key_for(key))
+    if used:
+        storage.incr(item.key_for(key), item.get_expiry(), amount=used)
 
 
 def usage_of(user: User, tier: Tier, now: datetime) -> Usage:
@@ -92,7 +88,7 @@ def usage_of(user: User, tier: Tier, now: datetime) -> Usage:
 def give_back(reply_id: UUID, now: datetime) -> bool:
     """Give the reply's last prompt back, once, to the day it was charged to; whether this call did it.
 
-    The caller has locked the user. Redis gone: the counter stays too high until a refusal looks it up.
+    The caller has locked the user. The counter learns of it with the next prompt.
     """
     newest = (
         select(PromptCharge.id)
@@ -105,16 +101,9 @@ def give_back(reply_id: UUID, now: datetime) -> bool:
         update(PromptCharge)
         .where(PromptCharge.id == newest, PromptCharge.given_back_at.is_(None))
         .values(given_back_at=now)
-        .returning(PromptCharge.mobile_key)
+        .returning(PromptCharge.id)
     )
-    key = db.session.scalar(statement)
-    if key is None:
-        return False
-    try:
-        rate_limits().storage.clear(PromptsOfDay(UNLIMITED, now).key_for(key))
-    except redis.RedisError:
-        log.warning("A prompt was given back while Redis was away")
-    return True
+    return db.session.scalar(statement) is not None
 
 
 def charged_prompts(key: str, day: date) -> int:

@@ -13,6 +13,7 @@ from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.redis_clients import require_redis
+from app.core.request_ids import request_id
 from app.core.tasks import ring
 from app.core.transactions import Transaction, transaction
 from app.messages import events
@@ -113,6 +114,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         usage = spend_prompt(user, tier_of(user_id, now), reply.id, now)
         reply.status, reply.error_code, reply.failures = Status.QUEUED, None, 0
         reply.started_at = reply.completed_at = None
-        reply.not_before = reply.rung_at = now
+        reply.accepted_at = reply.not_before = reply.rung_at = now
+        reply.request_id = request_id()
         current.after_commit(lambda: ring(GENERATE_REPLY, str(reply_id)))
     return Retried(reply, usage)

@@ -1,10 +1,8 @@
 """Use cases of a client: send a prompt, read a room."""
 
 import hashlib
-import logging
-import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.billing.service import tier_of
@@ -20,27 +18,30 @@ from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
 from app.core.redis_clients import require_redis
 from app.core.request_ids import request_id
 from app.core.tasks import ring
-from app.core.transactions import release_connection, transaction
+from app.core.transactions import transaction
 from app.messages import idempotency, queries
-from app.messages.events import FROM_THE_START, wait_for_end
 from app.messages.models import Message, Role, Status
 from app.messages.quota import spend_prompt, usage_of
 from app.messages.usage import Usage
 from app.users.queries import find_user, lock_user
 
-log = logging.getLogger(__name__)
-
 GENERATE_REPLY = "messages.generate_reply"
 ROOM_PAGE_SIZE = 50
 
 
-@dataclass
+@dataclass(frozen=True)
 class Accepted:
-    """A prompt, its reply and what is left of the day. `replayed`: an Idempotency-Key came again."""
+    """A prompt, its reply and what is left of the day.
+
+    waits_until: how long the answer may wait for the reply's end. replayed: the Idempotency-Key came again.
+    ended: the answer brings the reply as it ended.
+    """
 
     message: Message
     reply: Message
     usage: Usage
+    waits_until: datetime | None
+    idempotency_key: str | None
     replayed: bool = False
     ended: bool = False
 
@@ -51,6 +52,7 @@ def accept_prompt(
     text: str,
     *,
     streamed: bool = False,
+    wait_seconds: int = 0,
     idempotency_key: str | None = None,
     fingerprint: str = "",
     now: datetime,
@@ -58,28 +60,34 @@ def accept_prompt(
     """Store a prompt with its pending reply, spend a prompt of the day, and queue the generation.
 
     All of it happens while the user's row is locked, so of parallel requests one after the other.
-    streamed: whether the reply is to be had piece by piece. fingerprint: what an Idempotency-Key may come again with.
+    streamed: whether the reply is to be had piece by piece. wait_seconds: how long the caller will wait for its end.
+    fingerprint: what an Idempotency-Key may come again with; such a copy waits no longer than the first request does.
     Raises TokenRevoked, NotFound, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then nothing was stored
     or spent.
     """
     require_redis()
+    waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
     with transaction() as current:
         user = lock_user(user_id)
         if user is None:
             raise TokenRevoked
         tier = tier_of(user_id, now)
         if idempotency_key and (known := idempotency.find(user_id, idempotency_key, fingerprint, now)):
-            return Accepted(known.prompt, known.reply, usage_of(user, tier, now), True, known.ended)
+            usage = usage_of(user, tier, now)
+            waits_until = min(waits_until, known.waits_until) if waits_until and known.waits_until else None
+            return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
         position = take_turns(chatroom_id, user_id, 2, now)
         if position is None:
             raise NotFound
         prompt, reply = new_turn(chatroom_id, position, text, streamed=streamed, now=now)
         usage = spend_prompt(user, tier, reply.id, now)
         if idempotency_key:
-            idempotency.remember(user_id, idempotency_key, fingerprint, prompt.id, now)
+            idempotency.remember(
+                user_id, idempotency_key, fingerprint, prompt_id=prompt.id, waits_until=waits_until, now=now
+            )
         current.after_commit(lambda: forget_list(user_id))
         current.after_commit(lambda: ring(GENERATE_REPLY, str(reply.id)))
-    return Accepted(prompt, reply, usage)
+    return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
 
 def new_turn(chatroom_id: UUID, position: int, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
@@ -103,6 +111,7 @@ def new_turn(chatroom_id: UUID, position: int, text: str, *, streamed: bool, now
         in_reply_to=prompt.id,
         created_at=now,
         streamed=streamed,
+        accepted_at=now,
         rung_at=now,
         request_id=request_id(),
     )
@@ -111,27 +120,6 @@ def new_turn(chatroom_id: UUID, position: int, text: str, *, streamed: bool, now
     db.session.add(reply)
     db.session.flush()
     return prompt, reply
-
-
-def wait_for_reply(user_id: UUID, accepted: Accepted, idempotency_key: str | None, seconds: float) -> None:
-    """Wait until the reply has ended, up to `seconds`, and put it into `accepted`. Holds no connection.
-
-    A chatroom that is deleted meanwhile ends the wait; the prompt was accepted all the same.
-    """
-    deadline, place = time.monotonic() + seconds, FROM_THE_START
-    reply = accepted.reply
-    while not reply.status.is_final and (left := deadline - time.monotonic()) > 0:
-        place = wait_for_end(reply.id, left, after=place)
-        try:
-            reply = get_message(user_id, reply.chatroom_id, reply.id)
-        except NotFound:
-            return
-        release_connection()
-    if reply.status.is_final:
-        accepted.reply, accepted.ended = reply, True
-        if idempotency_key:
-            with transaction():
-                idempotency.note_ended(user_id, idempotency_key)
 
 
 def fingerprint_of(*parts: str) -> str:

@@ -57,7 +57,8 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
     `reply_seconds_bucket` counts each reply once, under the smallest bound it is within. A call to Gemini that was
     cut short by a shutdown, or whose reply was cancelled, is not counted.
     """
-    seconds = func.extract("epoch", messages.c.completed_at - messages.c.created_at)
+    accepted_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
+    seconds = func.extract("epoch", messages.c.completed_at - accepted_at)
     bucket = case(*[(seconds <= bound, str(bound)) for bound in REPLY_SECONDS], else_="+Inf")
     statement = (
         select(
@@ -81,10 +82,12 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
     totals: Counter[tuple[str, str]] = Counter()
     for row in db.session.execute(statement):
         status, code, bound, count, its_seconds, failures, prompt_tokens, output_tokens = row
-        gemini_failed = code in GEMINI_FAILED
+        gemini_failed, gemini_refused = code in GEMINI_FAILED, code is ErrorCode.MODEL_REJECTED
         totals["replies", str(code or status)] += count
         totals["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
-        totals["gemini_calls", "answered"] += 0 if gemini_failed or status is Status.CANCELED else count
+        totals["gemini_calls", "refused"] += count if gemini_refused else 0
+        answered = not gemini_failed and not gemini_refused and status is not Status.CANCELED
+        totals["gemini_calls", "answered"] += count if answered else 0
         totals["gemini_tokens", "prompt"] += prompt_tokens
         totals["gemini_tokens", "output"] += output_tokens
         if status is Status.COMPLETED:

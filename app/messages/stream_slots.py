@@ -2,7 +2,6 @@
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,11 @@ import redis
 from app.core.errors import ServiceUnavailable
 from app.core.redis_clients import redis_client
 from app.messages.errors import TooManyStreams
+from app.messages.held_requests import held_request
 
 log = logging.getLogger(__name__)
 
 FORGOTTEN_AFTER_SECONDS = 60  # a slot whose process died; living ones are renewed with each heartbeat
-
-_open_here = 0
-_lock = threading.Lock()
 
 
 class Slot:
@@ -66,18 +63,12 @@ class Slot:
 @contextmanager
 def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
     """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
-    global _open_here  # noqa: PLW0603 - the count is the process's
-    with _lock:
-        if _open_here >= per_process:
-            raise ServiceUnavailable("This process follows as many replies as it may. Try again in a few seconds.")
-        _open_here += 1
-    try:
+    with held_request(at_most=per_process) as has_place:
+        if not has_place:
+            raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
         slot = Slot(user_id, per_user)
         slot.take()
         try:
             yield slot
         finally:
             slot.give_up()
-    finally:
-        with _lock:
-            _open_here -= 1

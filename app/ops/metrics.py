@@ -57,7 +57,12 @@ def finished_replies(_now: datetime) -> Iterator[Metric]:
     totals = rollup.totals()
     for name, help_text, label, values in (
         ("replies", "Replies that ended, by outcome: completed, canceled, or why they failed.", "outcome", OUTCOMES),
-        ("gemini_calls", "Calls to Gemini for replies that ended, by result.", "result", ("answered", "failed")),
+        (
+            "gemini_calls",
+            "Calls to Gemini for replies that ended, by result.",
+            "result",
+            ("answered", "refused", "failed"),
+        ),
         ("gemini_tokens", "Tokens that Gemini counted, by kind.", "kind", ("prompt", "output")),
     ):
         family = CounterMetricFamily(name, help_text, labels=[label])

@@ -26,6 +26,7 @@ from app.messages.schemas import (
     PromptIn,
 )
 from app.messages.views.blueprint import QUOTA_HEADERS, blp, header
+from app.messages.waiting import place_to_wait, wait_for_reply
 
 MAX_WAIT_SECONDS = 20
 
@@ -86,18 +87,18 @@ class MessageCollection(MethodView):
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
         `Prefer: wait=10` the answer waits for the reply, up to that many seconds. With `stream: true` the reply can
         be followed as it is written, at its `…/stream`."""
-        wait_seconds = preferred_wait(headers["prefer"])
-        accepted = service.accept_prompt(
-            current_user_id(),
-            chatroom_id,
-            body["text"],
-            idempotency_key=headers["idempotency_key"],
-            fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
-            streamed=body["stream"],
-            now=utc_now(),
-        )
-        if wait_seconds and not accepted.replayed:
-            service.wait_for_reply(current_user_id(), accepted, headers["idempotency_key"], wait_seconds)
+        with place_to_wait(preferred_wait(headers["prefer"])) as wait_seconds:
+            accepted = service.accept_prompt(
+                current_user_id(),
+                chatroom_id,
+                body["text"],
+                streamed=body["stream"],
+                wait_seconds=wait_seconds,
+                idempotency_key=headers["idempotency_key"],
+                fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
+                now=utc_now(),
+            )
+            accepted = wait_for_reply(current_user_id(), accepted, now=utc_now())
         answer_headers = accepted.usage.headers() | {
             "Location": url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=accepted.reply.id)
         }

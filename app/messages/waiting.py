@@ -1,0 +1,53 @@
+"""`Prefer: wait`: a request that is held until its reply has ended."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from app.core.clock import utc_now
+from app.core.draining import is_draining
+from app.core.errors import NotFound
+from app.core.settings import settings
+from app.core.transactions import release_connection, transaction
+from app.messages import idempotency
+from app.messages.events import FROM_THE_START, wait_for_end
+from app.messages.held_requests import held_request
+from app.messages.models import Status
+from app.messages.service import Accepted, get_message, usage_today
+
+
+@contextmanager
+def place_to_wait(seconds: int) -> Iterator[int]:
+    """Hold the request during the block; how long it may wait: not at all when the process holds as many as it may."""
+    with held_request(at_most=settings().streams_per_process if seconds else 0) as has_place:
+        yield seconds if has_place else 0
+
+
+def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accepted:
+    """Wait until the reply has ended, `accepted.waits_until` at the longest, and answer with it.
+
+    Holds no connection. A chatroom that is deleted meanwhile ends the wait, and so does the end of this process; the
+    prompt was accepted all the same.
+    """
+    if accepted.waits_until is None:
+        return accepted
+    deadline = time.monotonic() + (accepted.waits_until - now).total_seconds()
+    reply, place = accepted.reply, FROM_THE_START
+    while not reply.status.is_final and (left := deadline - time.monotonic()) > 0 and not is_draining():
+        place = wait_for_end(reply.id, left, after=place, leaving=is_draining)
+        try:
+            reply = get_message(user_id, reply.chatroom_id, reply.id)
+        except NotFound:
+            return accepted
+        release_connection()
+    if not reply.status.is_final:
+        return accepted
+    if accepted.idempotency_key:
+        with transaction():
+            idempotency.note_ended(user_id, accepted.idempotency_key)
+    gave_back = reply.status in {Status.FAILED, Status.CANCELED}
+    usage = usage_today(user_id, now=utc_now()) if gave_back else accepted.usage
+    return replace(accepted, reply=reply, ended=True, usage=usage)
