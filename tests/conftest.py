@@ -80,6 +80,26 @@ def environment(
 
 
 @pytest.fixture(scope="session")
+def make_redis_url(valkey: ValkeyServer) -> Callable[[], str]:
+    """Name a database of Valkey's where no other worker listens, emptied."""
+    numbers = itertools.cycle(range(1, 16))
+
+    def make() -> str:
+        url = f"{valkey.url.removesuffix('/0')}/{next(numbers)}"
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+        return url
+
+    return make
+
+
+@pytest.fixture
+def own_environment(environment: dict[str, str], make_redis_url: Callable[[], str]) -> dict[str, str]:
+    """The variables of processes whose tasks no other worker of the tests takes."""
+    return environment | {"REDIS_URL": make_redis_url()}
+
+
+@pytest.fixture(scope="session")
 def make_app(environment: dict[str, str]) -> Callable[..., Flask]:
     """Make an application with settings of one's own."""
 

@@ -51,7 +51,8 @@ class JsonLineFormatter(Discreet, JsonFormatter):
 def log_event(log: logging.Logger, event: str, **facts: object) -> None:
     """Log something that happened, with facts as fields in JSON and as `name=value` for people."""
     told = {name: str(value) if not isinstance(value, int | float) else value for name, value in facts.items()}
-    log.info("%s %s", event, " ".join(f"{name}={value}" for name, value in told.items()), extra=told)
+    words = " ".join(f"{name}={value}" for name, value in told.items())
+    log.info("%s %s", event, words, extra={"event": event, **told})
 
 
 def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None:

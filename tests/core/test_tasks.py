@@ -12,14 +12,13 @@ from tests.celery_process import celery_process
 REPLIES_AHEAD = 200
 
 
-def test_a_chore_does_not_wait_behind_all_replies(migrated_app, environment, valkey, tmp_path):
-    own_redis = f"{valkey.url.removesuffix('/0')}/3"
+def test_a_chore_does_not_wait_behind_all_replies(migrated_app, own_environment, tmp_path):
     log_file = tmp_path / "worker.log"
-    with Celery(broker=own_redis) as celery:
+    with Celery(broker=own_environment["REDIS_URL"]) as celery:
         for _ in range(REPLIES_AHEAD):
             celery.send_task("messages.generate_reply", args=[str(new_id())], queue=GENERATIONS)
         celery.send_task("ops.tick", queue=CHORES)
-    with celery_process("worker", environment | {"REDIS_URL": own_redis, "WORKER_CONCURRENCY": "1"}, log_file):
+    with celery_process("worker", own_environment | {"WORKER_CONCURRENCY": "1"}, log_file):
 
         def tasks() -> list[str]:
             return re.findall(r"(messages\.generate_reply|ops\.tick)\(", log_file.read_text())

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import redis
 from flask import Flask
 from sqlalchemy import select, text
 
@@ -23,12 +22,19 @@ from sandbox.gemini.process import GeminiStandIn
 
 
 @pytest.fixture
-def quiet_app(app: Flask, make_app: Callable[..., Flask], environment: dict[str, str]) -> Iterator[Flask]:
+def gemini_timeout() -> float:
+    """Seconds of one attempt; a test may choose its own by parametrizing it."""
+    return 10
+
+
+@pytest.fixture
+def quiet_app(
+    app: Flask, make_app: Callable[..., Flask], make_redis_url: Callable[[], str], gemini_timeout: float
+) -> Iterator[Flask]:
     """The application on a database of Valkey's that no worker listens to: bells ring unheard."""
-    url = environment["REDIS_URL"].rsplit("/", 1)[0] + "/1"
-    with redis.Redis.from_url(url) as client:
-        client.flushdb()
-    yield make_app(redis_url=url, reply_max_attempts=3, reply_max_seconds=60, gemini_timeout=1)
+    yield make_app(
+        redis_url=make_redis_url(), reply_max_attempts=3, reply_max_seconds=60, gemini_timeout=gemini_timeout
+    )
     app.extensions["celery"].set_default()
 
 

@@ -1,10 +1,17 @@
 """Canceling a reply at each stage, and having one made again after each kind of end."""
 
 import time
+from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
+from app.core.database import db
+from app.core.tasks import GENERATIONS
+from app.core.transactions import transaction
+from sandbox.stack.servers import wait_until
 from tests.messages.event_streams import events_of, text_of
+from tests.queues import waiting_tasks
 
 SAID = "One two three four five six."
 PROMPT = f'[[sandbox: hang_after=3]] [[sandbox: say="{SAID}"]]'
@@ -152,6 +159,47 @@ def test_a_retried_reply_sees_only_the_turns_before_it(room, generator, gemini):
     contents = gemini.requests()[-1]["contents"]
     assert "First" in str(contents)
     assert "Third" not in str(contents)
+
+
+def test_a_retried_reply_waits_for_the_one_that_is_generated(room, generator, gemini):
+    first = room.answer(generator, "[[sandbox: block]]")
+    second = room.send("[[sandbox: delay=2]] Second")
+    thread = room.generate_meanwhile(generator, second)
+    gemini.wait_for(in_flight_at_least=1)
+    retry(room, first.id)
+    room.generate(generator, UUID(first.id))
+    assert (room.read(first.id).status, room.read(second).status) == ("queued", "generating")
+    thread.join()
+    assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (first.id,))
+    room.generate(generator, UUID(first.id))
+    assert room.read(first.id).status == "failed"
+
+
+def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, generator, gemini):
+    first = UUID(room.answer(generator, "[[sandbox: block]]").id)
+    second = room.send("Second")
+    retry(room, first)
+    calls = gemini.stats()["calls"]
+    with room.app.app_context(), transaction():
+        db.session.execute(
+            text("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE id = :id"), {"id": second}
+        )
+        thread = room.generate_meanwhile(generator, first)
+        assert wait_until(lambda: somebody_waits_for_a_lock(room), seconds=10)
+    thread.join()
+    assert room.read(first).status == "queued"
+    assert gemini.stats()["calls"] == calls
+
+
+def somebody_waits_for_a_lock(room) -> bool:
+    with db.engine.connect() as other:
+        return bool(other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
+def test_a_retry_goes_under_its_own_request_id(room, generator, gemini):
+    reply = room.answer(generator, "[[sandbox: block]]")
+    room.person.post(f"{room.path}/messages/{reply.id}/retry", headers={"X-Request-ID": "asked-again"})
+    assert room.row(reply.id).request_id == "asked-again"
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -86,12 +86,13 @@ def test_a_reply_fails_rather_than_wait_past_its_time(room, generator):
     assert room.read(reply_id).error["code"] == "model_unavailable"
 
 
+@pytest.mark.parametrize("gemini_timeout", [1])
 @pytest.mark.parametrize("directive", ["hang", "trickle=0.05"])
 def test_an_attempt_is_bounded_as_a_whole(room, generator, directive):
     begun = utc_now()
     reply_id = room.send(f"[[sandbox: {directive}]]")
     room.generate(generator, reply_id)
-    assert utc_now() - begun < timedelta(seconds=3)
+    assert utc_now() - begun < timedelta(seconds=5)
     assert room.row(reply_id).status == "queued"
     room.sql("UPDATE messages SET failures = 2, not_before = NULL WHERE role = 'model'")
     room.generate(generator, reply_id)
@@ -121,7 +122,7 @@ def test_twenty_tasks_at_once_ask_gemini_once(room, generator, gemini):
 def test_only_the_current_attempt_may_write(room, make_generator, gemini):
     """A worker that was thought dead comes back after another one has taken its reply over."""
     slow, quick = make_generator(lease_seconds=300), make_generator()
-    reply_id = room.send('[[sandbox: delay=0.8]] [[sandbox: say="Done."]]')
+    reply_id = room.send('[[sandbox: delay=2]] [[sandbox: say="Done."]]')
     thread = threading.Thread(target=room.generate, args=(slow, reply_id))
     thread.start()
     gemini.wait_for(in_flight_at_least=1)
@@ -149,7 +150,7 @@ def test_a_reply_whose_workers_die_again_and_again_fails_in_the_end(room, genera
 
 def test_a_held_lease_is_renewed_and_a_lost_one_ends_the_call(room, make_generator, gemini):
     generator = make_generator(lease_seconds=0.3)
-    reply_id = room.send("[[sandbox: delay=0.9]] Long")
+    reply_id = room.send("[[sandbox: delay=2.5]] Long")
     thread = threading.Thread(target=room.generate, args=(generator, reply_id))
     thread.start()
     gemini.wait_for(in_flight_at_least=1)
@@ -221,3 +222,12 @@ def test_the_log_tells_of_a_refused_key_and_of_no_conversation(room, make_genera
     assert "mend the key" in caplog.text
     assert "My secret plan" not in caplog.text
     assert "outcome=model_rejected" in caplog.text
+
+
+def test_the_log_tells_what_a_reply_cost(room, generator, caplog):
+    caplog.set_level("INFO")
+    usage = room.answer(generator, "Hello").usage
+    [line] = [record for record in caplog.records if getattr(record, "event", None) == "generation"]
+    assert (line.outcome, line.attempt) == ("completed", 1)
+    assert {"prompt_tokens": line.prompt_tokens, "output_tokens": line.output_tokens} == usage
+    assert line.seconds >= 0

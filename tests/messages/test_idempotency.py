@@ -2,7 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg2
 import pytest
+from sqlalchemy import event
+
+from app.core.database import db
 
 KEY = {"Idempotency-Key": "5f0c9e9a-7d3b"}
 
@@ -44,6 +48,49 @@ def test_an_answer_that_brought_the_reply_brings_it_again(user, worker):
     again = user.post(f"{path}/message", json={"text": "Hello"}, headers=headers)
     assert (first.status_code, again.status_code) == (200, 200)
     assert again.json == first.json
+
+
+def test_copies_that_come_while_the_first_waits_are_answered_as_the_first(user, worker):
+    path = user.make_chatroom()
+
+    def send(_):
+        headers = KEY | {"Prefer": "wait=15"}
+        return user.post(f"{path}/message", json={"text": "[[sandbox: delay=1]] Hello"}, headers=headers)
+
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(send, range(5)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 4
+    assert user.get("/user/usage").json["used"] == 1
+
+
+def test_a_copy_waits_no_longer_than_the_first_request(room):
+    first = post(room, headers=KEY | {"Prefer": "wait=1"})
+    again = post(room, headers=KEY | {"Prefer": "wait=15"})
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json == first.json
+
+
+def test_a_copy_that_comes_while_its_room_is_deleted_finds_no_room(room, app):
+    post(room)
+    deleted = []
+
+    def delete_room(_connection, _cursor, statement, *_):
+        if "FROM messages" in statement and not deleted:
+            deleted.append(True)
+            with psycopg2.connect(str(engine.url.set(drivername="postgresql").render_as_string(False))) as other:
+                other.cursor().execute("DELETE FROM chatrooms")
+
+    with room.app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", delete_room)
+    try:
+        answer = post(room)
+    finally:
+        event.remove(engine, "before_cursor_execute", delete_room)
+    assert deleted
+    assert (answer.status_code, answer.json["code"]) == (404, "not_found")
 
 
 def test_another_body_or_room_under_the_same_key_is_refused(room):

@@ -5,6 +5,9 @@ import uuid
 
 import pytest
 
+from app.core.clock import utc_now
+from app.messages import operations
+
 
 @pytest.fixture
 def flask(quiet_app):
@@ -37,6 +40,21 @@ def test_all_failed_replies_are_queued_again(room, generator, flask):
         room.answer(generator, "[[sandbox: block]]")
     assert "3 replies are queued again." in flask("retry", "--all").output
     assert "0 replies" in flask("retry", "--all").output
+
+
+def test_what_fails_again_meanwhile_is_queued_once(room, generator, gemini):
+    """The cause persists, and workers are quick."""
+    gemini.behave(status=404)
+    for _ in range(3):
+        room.answer(generator, "Hello")
+    with room.app.app_context():
+        begun = utc_now()
+        assert len(operations.retry_failed(None, until=begun, now=begun)) == 3
+        room.sql(
+            "UPDATE messages SET status = 'failed', error_code = 'model_rejected', completed_at = now()"
+            " WHERE role = 'model'"
+        )
+        assert operations.retry_failed(None, until=begun, now=utc_now()) == []
 
 
 def test_nonsense_is_told_in_one_sentence(room, flask):

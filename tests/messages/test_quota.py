@@ -102,6 +102,15 @@ def test_a_counter_that_is_too_high_refuses_nobody(room):
     assert [post(room).status_code for _ in range(5)] == [202] * 4 + [429]
 
 
+def test_a_counter_that_is_too_low_lets_nobody_have_a_sixth(room):
+    """A Redis that is restored from an older snapshot."""
+    for _ in range(4):
+        post(room)
+    key = next(iter(room.app.extensions["redis"].scan_iter("*prompts*")))
+    room.app.extensions["redis"].decrby(key, 2)
+    assert [post(room).status_code for _ in range(3)] == [202, 429, 429]
+
+
 def test_deleting_the_room_refills_no_day(room):
     for _ in range(5):
         post(room)

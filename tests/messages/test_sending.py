@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app.core import draining
 from app.messages.views.prompts import preferred_wait
 
 
@@ -51,6 +52,37 @@ def test_a_wait_that_is_not_long_enough_answers_202(user, worker):
     assert 1 <= time.monotonic() - begun < 2.5
     assert response.status_code == 202
     assert "Preference-Applied" not in response.headers
+
+
+def test_a_wait_for_a_reply_that_fails_tells_what_is_left_of_the_day(user, worker):
+    path = user.make_chatroom()
+    response = user.post(f"{path}/message", json={"text": "[[sandbox: status=404]]"}, headers={"Prefer": "wait=10"})
+    assert response.json["reply"]["error"]["code"] == "model_rejected"
+    assert response.headers["RateLimit-Remaining"] == "5"
+
+
+def test_a_process_that_holds_as_many_requests_as_it_may_answers_at_once(make_app, user, worker):
+    user.client = make_app(streams_per_process=1).test_client()
+    path = user.make_chatroom()
+    reply = user.post(f"{path}/message", json={"text": "[[sandbox: hang]]"}).json["reply"]["id"]
+    stream = user.get(f"{path}/messages/{reply}/stream")
+    begun = time.monotonic()
+    response = user.post(f"{path}/message", json={"text": "Hello"}, headers={"Prefer": "wait=20"})
+    stream.close()
+    assert response.status_code == 202
+    assert time.monotonic() - begun < 10
+
+
+def test_a_wait_ends_when_the_process_is_about_to_end(room):
+    begun = time.monotonic()
+    leaving = [True]
+    draining.watch(lambda: leaving[0])
+    try:
+        response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=20"})
+    finally:
+        leaving[0] = False
+    assert response.status_code == 202
+    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(

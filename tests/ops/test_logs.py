@@ -27,10 +27,9 @@ SECRETS = {
 
 
 @pytest.fixture(scope="module")
-def variables(environment, valkey) -> dict[str, str]:
-    """A database of Valkey's for itself: no other worker of the tests takes a task of this run's."""
-    own_redis = f"{valkey.url.removesuffix('/0')}/2"
-    chosen = {"APP_ENV": "development", "OTP_DELIVERY": "response", "LOG_LEVEL": "DEBUG", "REDIS_URL": own_redis}
+def variables(environment, make_redis_url) -> dict[str, str]:
+    """No other worker of the tests takes a task of this run's."""
+    chosen = {"OTP_DELIVERY": "response", "LOG_LEVEL": "DEBUG", "REDIS_URL": make_redis_url()}
     return environment | SECRETS | chosen
 
 

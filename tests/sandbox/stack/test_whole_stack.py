@@ -45,7 +45,6 @@ class RunningStack:
         return self.process.wait(30)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="needs curl and bash")
 def test_a_first_conversation_survives_a_kill_and_the_end_leaves_nothing(server_folder: Path):
     checkout = server_folder / "checkout"
