@@ -26,6 +26,7 @@ from app.core.limits import REQUESTS, limit_address, limit_user
 View = TypeVar("View", bound=Callable[..., Any])
 
 jwt = JWTManager()
+_session_checks: list[Callable[[UUID, UUID, datetime], bool]] = []
 
 
 class TokenError(AppError):
@@ -117,6 +118,13 @@ def check_sessions_with(session_lives: Callable[[UUID, UUID, datetime], bool]) -
         return not session_lives(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now())
 
     jwt.token_in_blocklist_loader(is_revoked)
+    _session_checks[:] = [session_lives]
+
+
+def current_session_check() -> Callable[[], bool]:
+    """Whether the session of this request's token still lives: to be asked later, without the request."""
+    session_id, user_id = current_session_id(), current_user_id()
+    return lambda: all(session_lives(session_id, user_id, utc_now()) for session_lives in _session_checks)
 
 
 def claimed_id(claims: dict[str, Any], name: str) -> UUID:

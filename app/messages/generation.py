@@ -3,9 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
+
+from redis.exceptions import RedisError
 
 from app.core.database import DATABASE_AWAY
 from app.core.logs import log_event
@@ -184,7 +187,11 @@ class Generator:
 
     def hand_back(self, claim: Claim) -> str:
         """The call was ended from outside: if the claim still holds, somebody else may have it at once."""
-        return "handed back" if self.requeue(claim, timedelta(0)) else "superseded"
+        if self.requeue(claim, timedelta(0)):
+            return "handed back"
+        with suppress(RedisError):  # somebody who follows it may look at once whether it is canceled or deleted
+            publish(claim.reply_id, Entry(claim.attempt, status=Status.CANCELED))
+        return "superseded"
 
     def requeue(self, claim: Claim, delay: timedelta, **values: object) -> bool:
         """Back into the queue, to be claimed after `delay`. The waiting holds no worker thread."""

@@ -17,7 +17,8 @@ from app.messages import events
 from app.messages.models import Message, Status
 
 HEARTBEAT_SECONDS = 15.0
-SLICE_SECONDS = 2.0  # how long a drain may go unnoticed
+LOOK_AGAIN_SECONDS = 15.0  # how long the end of a session or of a chatroom may go unnoticed
+SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnoticed
 WITHOUT_REDIS_SECONDS = 1.0
 
 Name = Literal["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"]
@@ -62,7 +63,8 @@ class Follower:
 
     load: reads the reply anew and holds no connection afterwards; raises NotFound when it is gone.
     client: a blocking one, for the reply's stream. Nothing here needs an application context.
-    wait: lets time pass while Redis is away. leaving: whether this process is about to end.
+    leaving: whether this process is about to end. hung_up: whether the client is gone. wait: lets time pass while
+    Redis is away.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Follower:
         *,
         client: redis.Redis,
         leaving: Callable[[], bool],
+        hung_up: Callable[[], bool] = lambda: False,
         wait: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,40 +82,48 @@ class Follower:
         self.place = place
         self.client = client
         self.leaving = leaving
+        self.hung_up = hung_up
         self.wait = wait
         self.monotonic = monotonic
         self.status: Status | None = None
+        self.last_id = events.FROM_THE_START
 
     def follow(self) -> Iterator[Event | None]:
-        """The events, up to a final one or `reconnect`; None is a sign of life while nothing happens."""
+        """The events, up to a final one or `reconnect`; None is a sign of life while nothing happens.
+
+        They end without one when the client has hung up.
+        """
         message = self.load()
+        last_word = looked = self.monotonic()
         yield from self.tell_status(message.status)
-        last_id, last_word = events.FROM_THE_START, self.monotonic()
         while not message.status.is_final:
             if self.leaving():
                 yield Event("reconnect", self.place)
                 return
-            look_again = False
-            try:
-                last_id, entries = events.read(self.client, message.id, last_id, seconds=SLICE_SECONDS)
-            except redis.RedisError:
-                self.wait(WITHOUT_REDIS_SECONDS)
-                entries, look_again = [], True
-            for entry in entries:
-                if entry.attempt < message.attempt:
-                    continue
-                told = list(self.tell(entry))
-                look_again = look_again or entry.is_end
-                yield from told
-                last_word = self.monotonic() if told else last_word
-            if self.monotonic() - last_word >= HEARTBEAT_SECONDS:
+            if self.hung_up():
+                return
+            entries = self.read(message)
+            told = [event for entry in entries or () for event in self.tell(entry)]
+            yield from told
+            now = self.monotonic()
+            last_word = now if told else last_word
+            if now - last_word >= HEARTBEAT_SECONDS:
                 yield None
-                last_word, look_again = self.monotonic(), True
-            if look_again:
-                message = self.load()
+                last_word = now
+            if entries is None or any(entry.is_end for entry in entries) or now - looked >= LOOK_AGAIN_SECONDS:
+                message, looked = self.load(), now
                 if not message.status.is_final:
                     yield from self.tell_status(message.status)
         yield from self.tell_rest(message)
+
+    def read(self, message: Message) -> list[events.Entry] | None:
+        """What is new in the stream, up to SLICE_SECONDS later; None when Redis is away."""
+        try:
+            self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=SLICE_SECONDS)
+        except redis.RedisError:
+            self.wait(WITHOUT_REDIS_SECONDS)
+            return None
+        return [entry for entry in entries if entry.attempt >= message.attempt]
 
     def tell_status(self, status: Status) -> Iterator[Event]:
         if status is not self.status and not status.is_final:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sandbox.stack.servers import wait_until
 from tests.problems import assert_problem
 from tests.web_process import WebProcess, serving
 
@@ -16,13 +17,30 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def web(environment: dict[str, str], migrated_app: Any, tmp_path_factory: Any) -> Iterator[WebProcess]:
-    with serving(environment, tmp_path_factory.mktemp("web") / "web.log") as process:
+    with serving(environment | {"STREAMS_PER_USER": "1"}, tmp_path_factory.mktemp("web") / "web.log") as process:
         yield process
 
 
 @pytest.fixture
 def token(app: Any, web: WebProcess, mobile_numbers: Iterator[str]) -> str:
     return web.log_in(next(mobile_numbers))["access_token"]
+
+
+def test_a_client_that_hangs_up_may_come_back_soon(web, token):
+    """Its place among its user's streams is free long before anything is sent to it."""
+    room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).json()["id"]
+    sent = web.call("POST", f"/chatroom/{room}/message", token=token, json={"text": "Nobody answers"}).json()
+    path = f"/chatroom/{room}/messages/{sent['reply']['id']}/stream"
+    first = web.call("GET", path, token=token, stream=True)
+    assert next(first.iter_lines()) == b"event: status"
+    assert web.call("GET", path, token=token).status_code == 429
+    first.close()
+
+    def may_follow() -> bool:
+        with web.call("GET", path, token=token, stream=True) as again:
+            return again.status_code == 200
+
+    assert wait_until(may_follow, seconds=10)
 
 
 def pieces(size: int) -> Iterator[bytes]:

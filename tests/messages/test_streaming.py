@@ -1,15 +1,18 @@
 """Following a reply as it is written: whole, resumed, over retries, and with Redis gone."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import redis
 from flask import Flask
 
 from app.core import draining
 from app.messages import events as reply_events
 from app.messages import streaming
 from app.messages.models import Status
+from app.messages.streaming import Follower
 from sandbox.stack.servers import valkey_server
 from tests.messages.event_streams import events_of, text_of
 
@@ -181,12 +184,61 @@ def test_a_place_beyond_the_text_is_reset(room, generator):
     assert text_of(events, "something else") == SAID
 
 
-def test_the_stream_of_a_deleted_reply_just_ends(room, monkeypatch):
-    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.0)
-    stream = follow(room, room.send(PROMPT, stream=True))
+@pytest.mark.parametrize("what", ["room", "account"])
+def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(room, make_generator, gemini, what):
+    reply_id = room.send("[[sandbox: hang]]", stream=True)
+    stream = follow(room, reply_id)
+    thread = room.generate_meanwhile(make_generator(lease_seconds=1), reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    room.person.delete(room.path if what == "room" else "/user/me")
+    assert "completed" not in names(list(stream))
+    thread.join()
+
+
+class Clock:
+    """Seconds that pass as told, in steps of what is read of a silent stream."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += streaming.SLICE_SECONDS
+        return self.now
+
+
+def silent_follower(load, **options):
+    """A follower of a reply of which nothing comes, on a clock of its own."""
+    client = redis.Redis.from_url("redis://127.0.0.1:1")  # nobody there: every read ends at once
+    return Follower(load, None, client=client, leaving=lambda: False, wait=lambda _: None, monotonic=Clock(), **options)
+
+
+def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
+    reply = room.row(room.send(PROMPT))
+    follower = silent_follower(lambda: reply)
+    events, clock = follower.follow(), follower.monotonic
+    assert next(events).name == "status"
+    said = []
+    for _ in range(3):
+        assert next(events) is None
+        said.append(clock.now)
+    assert [15 <= later - earlier < 20 for earlier, later in pairwise(said)] == [True, True]
+
+
+def test_the_events_end_when_the_client_has_hung_up(room):
+    reply = room.row(room.send(PROMPT))
+    hung_up = iter([False, True])
+    events = list(silent_follower(lambda: reply, hung_up=lambda: next(hung_up)).follow())
+    assert [event.name for event in events if event] == ["status"]
+
+
+def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):
+    reply_id = room.send(PROMPT)
+    room.person.client = make_app(redis_url="redis://127.0.0.1:1").test_client()  # it looks at the row all the time
+    stream = follow(room, reply_id)
     next(stream)
-    room.person.delete(room.path)
+    assert room.person.post("/auth/logout").status_code == 204
     assert list(stream) == []
+    app.extensions["celery"].set_default()
 
 
 def test_strangers_and_unknown_replies_are_404(room, make_user):

@@ -1,24 +1,21 @@
 """Routes of one message: read it, follow it as it is written, cancel it, have it made again."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flask import Response, current_app, url_for
+from flask import Response, request, url_for
 from flask.views import MethodView
 
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
-from app.core.draining import is_draining
+from app.core.connections import has_hung_up
 from app.core.errors import NotFound
-from app.core.redis_clients import redis_client
-from app.core.settings import settings
-from app.core.transactions import release_connection
 from app.messages import replies, service
 from app.messages.errors import QuotaExceeded, ReplyNotCancelable, ReplyNotRetryable, TooManyStreams
-from app.messages.models import Message
+from app.messages.following import follow_reply
 from app.messages.schemas import (
     EXAMPLE_EVENTS,
     EXAMPLE_QUEUED,
@@ -27,8 +24,7 @@ from app.messages.schemas import (
     MessageOut,
     StreamHeaders,
 )
-from app.messages.stream_slots import Slot, open_slot
-from app.messages.streaming import Event, Follower, Place
+from app.messages.streaming import Event, Place
 from app.messages.views.blueprint import QUOTA_HEADERS, blp, header
 
 RECONNECT_MS = 1_000
@@ -64,24 +60,13 @@ class MessageStream(MethodView):
         comment comes every 15 s while nothing happens; `reconnect` asks to come back at once.
 
         Prompts sent with `stream: true` come in pieces, others in one."""
-        user_id = current_user_id()
-
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
-
-        def load() -> Message:
-            with app.app_context():  # and the connection goes back with it
-                return service.get_message(user_id, chatroom_id, message_id)
-
-        service.get_message(user_id, chatroom_id, message_id)
-        release_connection()
-        exits = ExitStack()
-        slot = exits.enter_context(
-            open_slot(user_id, per_user=settings().streams_per_user, per_process=settings().streams_per_process)
+        place, hung_up = Place.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
+        until_closed = ExitStack()
+        events = until_closed.enter_context(
+            follow_reply(current_user_id(), chatroom_id, message_id, place=place, hung_up=hung_up)
         )
-        place = Place.parse(headers["last_event_id"])
-        follower = Follower(load, place, client=redis_client(blocking=True), leaving=is_draining)
-        response = Response(as_event_stream(follower, slot), mimetype="text/event-stream", headers=STREAM_HEADERS)
-        response.call_on_close(exits.close)
+        response = Response(map(event_lines, events), mimetype="text/event-stream", headers=STREAM_HEADERS)
+        response.call_on_close(until_closed.close)
         return response
 
 
@@ -118,19 +103,10 @@ class MessageRetry(MethodView):
         return retried.reply, 202, retried.usage.headers() | {"Location": location}
 
 
-def as_event_stream(follower: Follower, slot: Slot) -> Iterator[str]:
-    """The events as lines of an event stream; a comment as a sign of life. It just ends when the reply is deleted."""
-    with suppress(NotFound):
-        for event in follower.follow():
-            if event is None:
-                slot.keep()
-                yield ": still here\n\n"
-            else:
-                yield event_lines(event)
-
-
-def event_lines(event: Event) -> str:
-    """One event in the format of the HTML standard, 9.2.6."""
+def event_lines(event: Event | None) -> str:
+    """One event in the format of the HTML standard, 9.2.6; a comment as a sign of life."""
+    if event is None:
+        return ": still here\n\n"
     data: dict[str, Any] = {}
     if event.name == "status" and event.status is not None:
         data = {"status": event.status.value}

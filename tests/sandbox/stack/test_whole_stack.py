@@ -32,7 +32,7 @@ class RunningStack:
                 stdout=log,
                 stderr=log,
             )
-        ready = wait_until(lambda: "is ready" in self.said() or self.process.poll() is not None, seconds=50)
+        ready = wait_until(lambda: "is ready" in self.said() or self.process.poll() is not None, seconds=120)
         assert ready, self.said()
         assert self.process.poll() is None, self.said()
         self.family = descendants(self.process.pid)
