@@ -58,7 +58,7 @@ def test_a_call_is_bounded_as_a_whole(make_asker, context, script):
         outcome = make_asker(endpoint=url).ask("Hello", seconds=0.6)
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 1.1
+    assert outcome.seconds < 3
 
 
 @pytest.mark.parametrize("script", [hang, trickle])
@@ -75,7 +75,7 @@ def test_another_thread_can_end_a_call(make_asker, context, script):
         assert asked.wait(10)
         call.abort()
 
-        assert isinstance(outcome.result(timeout=0.5).error, CallAborted)
+        assert isinstance(outcome.result(timeout=3).error, CallAborted)
 
 
 def test_a_handshake_that_never_ends_is_bounded(make_asker):
@@ -83,4 +83,4 @@ def test_a_handshake_that_never_ends_is_bounded(make_asker):
         outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=0.6)
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 1.1
+    assert outcome.seconds < 3
