@@ -21,7 +21,7 @@ from sandbox.stack.servers import postgres_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
-MAX_LINES = 300
+MAX_LINES = 220
 
 # The codes of the API's contract: public, never renamed.
 PUBLIC_CODES = {
@@ -99,7 +99,7 @@ def test_no_view_touches_the_session(trees):
     found = [
         str(path.relative_to(ROOT))
         for path, tree in trees.items()
-        if path.name == "views.py"
+        if "views" in path.parts or path.stem.endswith("views")
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr == "session"
     ]

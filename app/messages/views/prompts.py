@@ -15,16 +15,8 @@ from app.core.pagination import InvalidCursor
 from app.core.schemas import PageQuery
 from app.messages import service
 from app.messages.errors import IdempotencyKeyReused, QuotaExceeded
-from app.messages.schemas import (
-    EXAMPLE_PROMPT,
-    EXAMPLE_QUEUED,
-    EXAMPLE_REPLY,
-    AcceptedOut,
-    ChatroomWithMessagesOut,
-    MessagePageOut,
-    PromptHeaders,
-    PromptIn,
-)
+from app.messages.examples import EXAMPLE_PROMPT, EXAMPLE_QUEUED, EXAMPLE_REPLY
+from app.messages.schemas import AcceptedOut, ChatroomWithMessagesOut, MessagePageOut, PromptHeaders, PromptIn
 from app.messages.views.blueprint import QUOTA_HEADERS, blp, header
 from app.messages.waiting import place_to_wait, wait_for_reply
 

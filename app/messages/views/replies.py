@@ -15,15 +15,9 @@ from app.core.connections import has_hung_up
 from app.core.errors import NotFound
 from app.messages import replies, service
 from app.messages.errors import QuotaExceeded, ReplyNotCancelable, ReplyNotRetryable, TooManyStreams
+from app.messages.examples import EXAMPLE_EVENTS, EXAMPLE_QUEUED, EXAMPLE_REPLY, STREAM_EVENT
 from app.messages.following import follow_reply
-from app.messages.schemas import (
-    EXAMPLE_EVENTS,
-    EXAMPLE_QUEUED,
-    EXAMPLE_REPLY,
-    STREAM_EVENT,
-    MessageOut,
-    StreamHeaders,
-)
+from app.messages.schemas import MessageOut, StreamHeaders
 from app.messages.streaming import Event, Place
 from app.messages.views.blueprint import QUOTA_HEADERS, blp, header
 
