@@ -59,7 +59,8 @@ class TokenRevoked(TokenError):
 def require_token(*, refresh: bool = False) -> Callable[[View], View]:
     """A view decorator: an access token (or a refresh token) that is valid, and a session that lives.
 
-    Requests with a good signature are counted by user, all others by address.
+    A request whose session lives is counted by user, any other by address: who holds a token that has ended
+    spends nothing of its user's.
     """
 
     def decorate(view: View) -> View:
@@ -68,7 +69,7 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
             spell_scheme()
             try:
                 verify_jwt_in_request(refresh=refresh)
-            except (JWTExtendedException, PyJWTError):
+            except (JWTExtendedException, PyJWTError, TokenInvalid):
                 limit_address(REQUESTS)
                 raise
             return view(*args, **kwargs)
@@ -114,8 +115,11 @@ def check_sessions_with(session_lives: Callable[[UUID, UUID, datetime], bool]) -
     """Let `session_lives(session_id, user_id, now)` decide, at each request, whether a token still counts."""
 
     def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-        limit_user(str(claims.get("sub")))
-        return not session_lives(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now())
+        session_id, user_id = claimed_id(claims, "sid"), claimed_id(claims, "sub")
+        if not session_lives(session_id, user_id, utc_now()):
+            return True
+        limit_user(str(user_id))
+        return False
 
     jwt.token_in_blocklist_loader(is_revoked)
     _session_checks[:] = [session_lives]

@@ -44,7 +44,7 @@ CODES_SENT = Limit("codes", RateLimitItemPerHour, lambda per_minute: max(30, per
 
 
 def limit_user(user_id: str) -> None:
-    """Count a request with a good token. Raises RateLimited."""
+    """Count a request of a session that lives. Raises RateLimited."""
     enforce(REQUESTS, f"user:{user_id}")
 
 

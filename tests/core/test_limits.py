@@ -5,11 +5,13 @@ import time
 import pytest
 import redis
 from flask import Flask
+from flask_jwt_extended import create_access_token
 
 from app.core import limits
 from app.core.addresses import client_network
 from app.core.limits import AUTH_REQUESTS, CODES_SENT, REQUESTS
 from sandbox.stack.servers import free_port, valkey_server
+from tests.conftest import log_in
 from tests.problems import assert_problem
 
 PER_MINUTE = 12
@@ -44,6 +46,24 @@ def test_address_without_a_good_token_is_limited(limited):
     assert_problem(call(limited), 429, "rate_limited")
     assert_problem(call(limited, token="a.b.c"), 429, "rate_limited")
     assert call(limited, ip="203.0.113.2").status_code == 401
+
+
+@pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
+def test_token_that_was_logged_out_spends_its_address_and_not_its_user(limited, user, kind):
+    path = {"access_token": ("GET", "/user/me"), "refresh_token": ("POST", "/auth/refresh")}[kind]
+    fresh = log_in(user.client, user.mobile).json["access_token"]
+    user.post("/auth/logout")
+    dead, thief = getattr(user, kind), "203.0.113.66"
+    assert statuses(PER_MINUTE, limited, *path, token=dead, ip=thief) == [401] * PER_MINUTE
+    assert_problem(call(limited, *path, token=dead, ip=thief), 429, "rate_limited")
+    assert statuses(PER_MINUTE, limited, token=fresh) == [200] * PER_MINUTE
+
+
+def test_token_of_ours_with_odd_claims_spends_its_address(limited, user):
+    with limited.app_context():
+        odd = create_access_token(user.id, additional_claims={"sid": "not-a-uuid"})
+    assert statuses(PER_MINUTE, limited, token=odd) == [401] * PER_MINUTE
+    assert_problem(call(limited, token=odd), 429, "rate_limited")
 
 
 def test_account_routes_are_tighter(limited):
