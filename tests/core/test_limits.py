@@ -1,6 +1,7 @@
 """Abuse limits: by user, by address, tighter for accounts, none where they would do harm, open without Redis."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -15,12 +16,23 @@ from tests.conftest import log_in
 from tests.problems import assert_problem
 
 PER_MINUTE = 12
+# A machine under load may stall for longer than the service waits, and then its limits are open.
+PATIENTLY = "?socket_timeout=20&socket_connect_timeout=20"
 
 
 @pytest.fixture
-def limited(app, make_app) -> Flask:
-    """The application, with limits that a test can reach."""
-    return make_app(rate_limit_per_minute=PER_MINUTE)
+def make_limited(app, make_app, valkey) -> Callable[..., Flask]:
+    """Make the application with limits that a test can reach, and that no slow Valkey opens."""
+
+    def make(redis_url: str = valkey.url, **overrides) -> Flask:
+        return make_app(**{"rate_limit_per_minute": PER_MINUTE, "redis_url": redis_url + PATIENTLY} | overrides)
+
+    return make
+
+
+@pytest.fixture
+def limited(make_limited) -> Flask:
+    return make_limited()
 
 
 def call(app, method="GET", path="/user/me", *, ip="203.0.113.1", token=None, **kwargs):
@@ -76,8 +88,8 @@ def test_account_routes_are_tighter(limited):
         assert_problem(call(limited, "POST", path, json=body), 429, "rate_limited")
 
 
-def test_codes_for_one_address_are_capped_by_the_hour(make_app, app):
-    roomy = make_app(rate_limit_per_minute=400)
+def test_codes_for_one_address_are_capped_by_the_hour(make_limited):
+    roomy = make_limited(rate_limit_per_minute=400)
     allowed = CODES_SENT.share(400)
     with roomy.test_request_context(environ_overrides={"REMOTE_ADDR": "203.0.113.1"}):
         for _ in range(allowed):
@@ -133,33 +145,33 @@ def test_address_stands_for_a_customer(address, network):
     assert client_network(address) == network
 
 
-def test_forwarded_address_counts_only_behind_trusted_proxies(app, make_app):
+def test_forwarded_address_counts_only_behind_trusted_proxies(make_limited):
     def flood(target, headers):
         return [
             call(target, headers={"X-Forwarded-For": headers.format(n=n)}).status_code for n in range(PER_MINUTE + 1)
         ][-1]
 
-    plain = make_app(rate_limit_per_minute=PER_MINUTE)
+    plain = make_limited()
     assert flood(plain, "198.51.100.{n}") == 429, "nobody escapes by naming another address"
-    behind = make_app(rate_limit_per_minute=PER_MINUTE, trusted_proxies=1)
+    behind = make_limited(trusted_proxies=1)
     assert flood(behind, "198.51.100.{n}") == 401, "the proxy's word counts"
     assert flood(behind, "192.0.2.{n}, 198.51.100.200") == 429, "what the client wrote before it does not"
 
 
-def test_without_redis_limits_are_open_at_once_and_close_again(app, make_app, user, monkeypatch):
+def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, user):
     with valkey_server(append_only=False) as own:
-        limited = make_app(rate_limit_per_minute=PER_MINUTE, redis_url=own.url)
+        limited = make_limited(own.url)
         assert call(limited, token=user.access_token).status_code == 200
         own.kill()
         began = time.monotonic()
         assert set(statuses(2 * PER_MINUTE, limited, token=user.access_token)) == {200}
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15, "not every request waited"
         own.start()
         limited.extensions[limits.RESTING] = 0
         assert 429 in statuses(PER_MINUTE + 1, limited, token=user.access_token)
 
 
-def test_silent_redis_is_asked_once_and_not_by_every_request(app, make_app, user, monkeypatch):
+def test_silent_redis_is_asked_once_and_not_by_every_request(make_app, user):
     asked = []
 
     class Silent:
