@@ -1,5 +1,7 @@
 """Counters for each number, known or not, in PostgreSQL: exact under concurrency, and nothing lifts them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +12,8 @@ from app.auth.errors import OtpLocked
 from app.auth.models import NumberGuard
 from app.core.clock import seconds_until
 from app.core.database import db
-from app.core.errors import RateLimited
+from app.core.errors import RateLimited, ServiceUnavailable
+from app.core.transactions import transaction
 
 WRONG_CODES_WINDOW = timedelta(hours=1)
 MAX_WRONG_CODES = 10  # of a million: even for a year without a pause, under nine in a hundred
@@ -32,10 +35,11 @@ def lock_guard(mobile_key: str, now: datetime) -> NumberGuard:
     return guard
 
 
-def take_password_try(mobile_key: str, now: datetime) -> None:
+def take_password_try(mobile_key: str, now: datetime) -> datetime:
     """Count a password before it is looked at, so that parallel guesses do not slip through.
 
-    Within the caller's transaction, which must commit. Raises RateLimited.
+    Within the caller's transaction, which must commit. Returns when the window began that it counts in.
+    Raises RateLimited.
     """
     over = or_(NumberGuard.password_tries == 0, NumberGuard.password_tries_since <= now - PASSWORD_WINDOW)
     guard = touch(
@@ -46,15 +50,31 @@ def take_password_try(mobile_key: str, now: datetime) -> None:
     )
     if guard.password_tries > MAX_PASSWORD_TRIES:
         raise RateLimited(retry_after=seconds_until(guard.password_tries_since + PASSWORD_WINDOW, now))
+    return guard.password_tries_since
 
 
-def give_password_try_back(mobile_key: str) -> None:
-    """The password was right: it was no guess."""
+def give_password_try_back(mobile_key: str, since: datetime) -> None:
+    """It was no guess: the password was right, or nobody looked at it.
+
+    since: what `take_password_try` returned; a window that began later owes nothing.
+    """
+    taken_from = (NumberGuard.mobile_key == mobile_key, NumberGuard.password_tries_since == since)
     fewer = func.greatest(NumberGuard.password_tries - 1, 0)
     db.session.execute(
-        update(NumberGuard).where(NumberGuard.mobile_key == mobile_key).values(password_tries=fewer),
+        update(NumberGuard).where(*taken_from).values(password_tries=fewer),
         execution_options={"synchronize_session": False},
     )
+
+
+@contextmanager
+def given_back_when_busy(mobile_key: str, since: datetime) -> Iterator[None]:
+    """Give the try back when the block ends in ServiceUnavailable: a flood of logins must not lock anybody out."""
+    try:
+        yield
+    except ServiceUnavailable:
+        with transaction():
+            give_password_try_back(mobile_key, since)
+        raise
 
 
 def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberGuard:

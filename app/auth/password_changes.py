@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.auth import codes
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
-from app.auth.guards import give_password_try_back, take_password_try
+from app.auth.guards import give_password_try_back, given_back_when_busy, take_password_try
 from app.auth.models import Purpose
 from app.auth.passwords import hash_password, password_matches
 from app.auth.tokens import Client, Tokens, open_session, revoke_sessions
@@ -20,32 +20,44 @@ from app.users.mobile_numbers import mobile_key
 def change_password(user_id: UUID, *, current: str | None, new: str, client: Client, now: datetime) -> Tokens:
     """Set a password and begin a new session; every earlier token stops working.
 
-    current: the password that is set now; None only where none is.
-    Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked.
+    current: the password that is set now; None only where none is. It is counted as a guess at first, and given
+    back when it was right or could not be compared.
+    Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
     user = users.find_user(user_id)
     if user is None:
         raise TokenRevoked
     key, known_hash = mobile_key(user.mobile), user.password_hash
-    if known_hash is not None:
-        if current is None:
-            raise ValidationFailed({"current_password": ["Required, because a password is set."]})
+    if known_hash is None:
+        new_hash = hash_password(new)
         with transaction():
-            take_password_try(key, now)
+            return replace_password(user_id, known_hash, new_hash, client, now)
+    if current is None:
+        raise ValidationFailed({"current_password": ["Required, because a password is set."]})
+    with transaction():
+        counted_since = take_password_try(key, now)
+    with given_back_when_busy(key, counted_since):
         if not password_matches(known_hash, current):
             raise WrongPassword
-    new_hash = hash_password(new)
+        new_hash = hash_password(new)
     with transaction():
-        if known_hash is not None:
-            give_password_try_back(key)
-        locked = users.lock_user(user_id)
-        if locked is None:
-            raise TokenRevoked
-        if locked.password_hash != known_hash:  # somebody else changed it meanwhile
-            raise WrongPassword
-        locked.password_hash = new_hash
-        revoke_sessions(user_id, now)
-        return open_session(locked, tier_of(user_id, now), client, now)
+        give_password_try_back(key, counted_since)
+        return replace_password(user_id, known_hash, new_hash, client, now)
+
+
+def replace_password(user_id: UUID, known_hash: str | None, new_hash: str, client: Client, now: datetime) -> Tokens:
+    """Put a hash in the place of the known one, end every session and begin a new one; the caller commits.
+
+    Raises TokenRevoked; WrongPassword when somebody else changed the password meanwhile.
+    """
+    user = users.lock_user(user_id)
+    if user is None:
+        raise TokenRevoked
+    if user.password_hash != known_hash:
+        raise WrongPassword
+    user.password_hash = new_hash
+    revoke_sessions(user_id, now)
+    return open_session(user, tier_of(user_id, now), client, now)
 
 
 def reset_password(mobile: str, code: str, new: str, *, now: datetime) -> None:

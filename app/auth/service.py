@@ -6,7 +6,7 @@ from datetime import datetime
 from app.auth import codes
 from app.auth.delivery import deliver
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
-from app.auth.guards import give_password_try_back, take_password_try
+from app.auth.guards import give_password_try_back, given_back_when_busy, take_password_try
 from app.auth.models import OneTimeCode, Purpose
 from app.auth.passwords import hash_password, password_matches
 from app.auth.tokens import Client, Tokens, open_session
@@ -100,17 +100,19 @@ def origin_of(client: Client) -> str:
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:
     """Trade a password for tokens, in the same time for every kind of failure.
 
-    The guess is counted first and given back when it was right; no transaction is open while it is hashed.
-    Raises InvalidCredentials, RateLimited.
+    The guess is counted first and given back when it was right or could not be compared; no transaction is open
+    while it is hashed. Raises InvalidCredentials, RateLimited, ServiceUnavailable.
     """
+    key = mobile_key(mobile)
     with transaction():
-        take_password_try(mobile_key(mobile), now)
+        counted_since = take_password_try(key, now)
         user = users.find_user_by_mobile(mobile)
     known_hash = user.password_hash if user is not None and user.verified_at is not None else None
-    if not password_matches(known_hash, password):
-        raise InvalidCredentials
+    with given_back_when_busy(key, counted_since):
+        if not password_matches(known_hash, password):
+            raise InvalidCredentials
     with transaction():
-        give_password_try_back(mobile_key(mobile))
+        give_password_try_back(key, counted_since)
         user = users.lock_user_by_mobile(mobile)
         if user is None or user.password_hash != known_hash:  # changed or deleted while it was compared
             raise InvalidCredentials

@@ -1,10 +1,17 @@
 """Passwords: which ones will do, and the ways to use, change and reset one."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+
 import pytest
 
+from app.auth.guards import give_password_try_back, take_password_try
 from app.auth.models import NumberGuard
-from app.auth.passwords import hash_password, hasher, password_matches
+from app.auth.passwords import hash_password, hasher, password_matches, places
+from app.core.clock import utc_now
 from app.core.database import db
+from app.users.mobile_numbers import mobile_key
 from tests.auth.conftest import all_at_once
 from tests.conftest import age_codes
 from tests.problems import assert_problem
@@ -75,6 +82,48 @@ def test_right_password_costs_no_try(app, member):
     assert [who.login(GOOD).status_code for _ in range(12)] == [200] * 12
     with app.app_context():
         assert db.session.scalars(db.select(NumberGuard.password_tries)).all() == [0]
+
+
+@contextmanager
+def hashing_by_others() -> Iterator[None]:
+    """Meanwhile others hold every place at the hashing, as in a flood."""
+    with ExitStack() as held:
+        while places.acquire(blocking=False):
+            held.callback(places.release)
+        yield
+
+
+def test_login_that_found_no_place_to_be_compared_costs_no_try(app, member):
+    who, _ = member
+    with hashing_by_others():
+        for refused in all_at_once([lambda: who.login(GOOD)] * 10, retry=False):
+            assert_problem(refused, 503, "service_unavailable")
+    with app.app_context():
+        assert db.session.scalars(db.select(NumberGuard.password_tries)).all() == [0]
+    assert [who.login(BETTER).status_code for _ in range(10)] == [401] * 10
+    assert who.login(GOOD).status_code == 429, "guesses cost as much as ever"
+
+
+def test_change_that_found_no_place_costs_no_try(app, member):
+    who, tokens = member
+    change = {"token": tokens["access_token"], "new_password": BETTER, "current_password": GOOD}
+    with hashing_by_others():
+        assert_problem(who.post("/auth/change-password", **change), 503, "service_unavailable")
+    with app.app_context():
+        assert db.session.scalars(db.select(NumberGuard.password_tries)).all() == [0]
+    assert who.post("/auth/change-password", **change).status_code == 200
+
+
+def test_try_of_an_earlier_window_is_not_given_back_to_a_later_one(app, visitor):
+    began = utc_now()
+    with app.app_context():
+        key = mobile_key(visitor.mobile)
+        earlier = take_password_try(key, began)
+        later = take_password_try(key, began + timedelta(minutes=16))
+        give_password_try_back(key, earlier)
+        assert db.session.scalar(db.select(NumberGuard.password_tries)) == 1
+        give_password_try_back(key, later)
+        assert db.session.scalar(db.select(NumberGuard.password_tries)) == 0
 
 
 def test_change_needs_the_current_password(member):
