@@ -20,7 +20,7 @@ LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six d
 MAX_GUESSES = 5
 COOLDOWN = timedelta(seconds=60)  # between two codes for a number and purpose
 COUNTED = timedelta(hours=1)
-MAX_CODES = 10  # for a number within COUNTED, both purposes together
+MAX_CODES = 10  # for a number and purpose within COUNTED: who uses up the one leaves the other
 
 
 def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID | None) -> tuple[OneTimeCode, str]:
@@ -50,19 +50,21 @@ def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID |
 
 def refuse_haste(key: str, purpose: Purpose, now: datetime) -> None:
     """Raise OtpCooldown when the number got a code for the purpose just now, or too many in the hour."""
-    recent = recent_codes(key, now)
+    recent = recent_codes(key, purpose, now)
     if len(recent) >= MAX_CODES:
-        raise OtpCooldown(retry_after=seconds_until(recent[-MAX_CODES][1] + COUNTED, now))
-    latest = max((made for used_for, made in recent if used_for is purpose), default=None)
-    if latest is not None and latest > now - COOLDOWN:
-        raise OtpCooldown(retry_after=seconds_until(latest + COOLDOWN, now))
+        raise OtpCooldown(retry_after=seconds_until(recent[-MAX_CODES] + COUNTED, now))
+    if recent and recent[-1] > now - COOLDOWN:
+        raise OtpCooldown(retry_after=seconds_until(recent[-1] + COOLDOWN, now))
 
 
-def recent_codes(key: str, now: datetime) -> list[tuple[Purpose, datetime]]:
-    """Purpose and time of the number's codes of the last hour, oldest first."""
-    counted = (OneTimeCode.mobile_key == key, OneTimeCode.created_at > now - COUNTED)
-    statement = select(OneTimeCode.purpose, OneTimeCode.created_at).where(*counted)
-    return [(row.purpose, row.created_at) for row in db.session.execute(statement.order_by(OneTimeCode.created_at))]
+def recent_codes(key: str, purpose: Purpose, now: datetime) -> list[datetime]:
+    """When the number's codes of the last hour were made, oldest first."""
+    counted = (
+        OneTimeCode.mobile_key == key,
+        OneTimeCode.purpose == purpose,
+        OneTimeCode.created_at > now - COUNTED,
+    )
+    return list(db.session.scalars(select(OneTimeCode.created_at).where(*counted).order_by(OneTimeCode.created_at)))
 
 
 def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> OneTimeCode | None:
