@@ -87,14 +87,17 @@ def verify_number(user: User, used: OneTimeCode, client: Client, now: datetime) 
     if user.verified_at is not None:
         return
     user.verified_at = now
-    if user.id != used.claim_id or user.claim_origin != origin_of(client):
+    same_claim = user.id == used.claim_id
+    same_origin = user.claim_origin is not None and user.claim_origin == origin_of(client)
+    if not (same_claim and same_origin):
         user.password_hash = None
     user.claim_origin = used.claim_id = None
 
 
-def origin_of(client: Client) -> str:
-    """Where a claim comes from, recognisable and not readable."""
-    return keyed_hash("claim-origin", client_network(client.ip))
+def origin_of(client: Client) -> str | None:
+    """Where a claim comes from, recognisable and not readable; None, which is nobody's origin, when it is unknown."""
+    network = client_network(client.ip)
+    return None if network is None else keyed_hash("claim-origin", network)
 
 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:

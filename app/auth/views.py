@@ -29,6 +29,7 @@ from app.auth.schemas import (
     VerifyIn,
 )
 from app.auth.tokens import Client
+from app.core.addresses import client_address
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
@@ -40,7 +41,7 @@ blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, prov
 
 def client() -> Client:
     """Where the request comes from."""
-    return Client(ip=request.remote_addr, user_agent=request.user_agent.string or None)
+    return Client(ip=client_address(request.remote_addr), user_agent=request.user_agent.string or None)
 
 
 @blp.route("/signup")

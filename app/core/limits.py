@@ -49,9 +49,9 @@ def limit_user(user_id: str) -> None:
 
 
 def limit_address(*limits: Limit) -> None:
-    """Count a request by where it comes from. Raises RateLimited."""
+    """Count a request by where it comes from; all that come from no address are one. Raises RateLimited."""
     for limit in limits:
-        enforce(limit, f"ip:{client_network(request.remote_addr)}")
+        enforce(limit, f"ip:{client_network(request.remote_addr) or 'unknown'}")
 
 
 def enforce(limit: Limit, key: str) -> None:

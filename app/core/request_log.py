@@ -3,13 +3,14 @@
 import logging
 import time
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 from flask import Flask, Response, g, request
 from flask_jwt_extended import get_jwt_identity
 
 from app.core import metrics
+from app.core.addresses import parse_address
 from app.core.request_ids import request_id, set_request_id
 
 log = logging.getLogger("app.requests")
@@ -62,8 +63,7 @@ def user_id() -> str | None:
 
 def network(address: str | None) -> str:
     """The network that a client comes from: /24 or /48 say enough for an investigation, and name nobody."""
-    try:
-        parsed = ip_address(address or "")
-    except ValueError:
+    parsed = parse_address(address)
+    if parsed is None:
         return "-"
     return str(ip_network((parsed, 24 if parsed.version == 4 else 48), strict=False))  # noqa: PLR2004

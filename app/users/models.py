@@ -13,7 +13,8 @@ from app.core.ids import new_id
 class User(db.Model):  # type: ignore[name-defined,misc]
     """A person, known by a mobile number. Until `verified_at` is set, only a claim to that number.
 
-    `claim_origin` is a keyed hash of the address that the claim came from; gone once it is settled.
+    `claim_origin` is a keyed hash of the address that the claim came from; null when that is unknown, and gone once
+    the claim is settled.
     """
 
     __tablename__ = "users"

@@ -37,7 +37,7 @@ def delete_user(user_id: UUID) -> bool:
 
 
 def replace_unverified(
-    mobile: str, *, name: str | None, password_hash: str | None, claim_origin: str, now: datetime
+    mobile: str, *, name: str | None, password_hash: str | None, claim_origin: str | None, now: datetime
 ) -> User | None:
     """Insert a user, in place of an earlier one who never verified the number; None where one did."""
     fresh = {

@@ -84,6 +84,21 @@ def test_stranger_after_verification_changes_nothing(stranger, visitor):
     assert visitor.login(OWN).json["user"]["name"] is None
 
 
+@pytest.mark.parametrize("address", ["", "unix:", "not an address"])
+def test_two_who_come_from_nowhere_are_not_taken_for_one(app, visitor, address):
+    nobody, other = Visitor(app, visitor.mobile, ip=address), Visitor(app, visitor.mobile, ip=address)
+    nobody.sign_up(password=STRANGE)
+    assert verify(other)["user"]["has_password"] is False
+    assert visitor.login(STRANGE).status_code == 401
+
+
+@pytest.mark.parametrize("address", ["198.51.100.9:{}", "[2001:db8::1]:{}", "::ffff:198.51.100.9"])
+def test_owner_is_the_same_on_another_port(app, visitor, address):
+    Visitor(app, visitor.mobile, ip=address.format(5123)).sign_up(password=OWN)
+    assert verify(Visitor(app, visitor.mobile, ip=address.format(5124)))["user"]["has_password"] is True
+    assert visitor.login(OWN).status_code == 200
+
+
 def test_code_asked_for_before_the_signup_verifies_it_without_its_password(visitor):
     otp = visitor.send_otp().json["otp"]
     visitor.sign_up(password=STRANGE)

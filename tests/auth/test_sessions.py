@@ -141,6 +141,27 @@ def test_sessions_tell_where_from_and_which_is_this_one(app, member):
     assert_problem(who.client.delete(f"/auth/sessions/{items[1]['id']}", headers=headers), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "ip"),
+    [
+        ("198.51.100.4:5123", "198.51.100.4"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("fe80::1%" + "z" * 100, "fe80::1"),
+        ("0" * 100, None),
+        ("unknown", None),
+    ],
+)
+def test_session_tells_the_address_alone_however_a_proxy_writes_it(make_app, make_member, forwarded, ip):
+    who, _ = make_member()
+    behind = make_app(trusted_proxies=1).test_client()
+    otp = who.send_otp().json["otp"]
+    body, headers = {"mobile": who.mobile, "otp": otp}, {"X-Forwarded-For": forwarded}
+    tokens = behind.post("/auth/verify-otp", json=body, headers=headers)
+    assert tokens.status_code == 200, tokens.text
+    listed = behind.get("/auth/sessions", headers={"Authorization": f"Bearer {tokens.json['access_token']}"})
+    assert listed.json["items"][0]["ip"] == ip
+
+
 def test_somebody_elses_session_is_404_and_goes_on(make_member):
     (who, tokens), (other, theirs) = make_member(), make_member()
     session_id = jwt.decode(theirs["access_token"], options={"verify_signature": False})["sid"]

@@ -1,0 +1,47 @@
+"""What a server or a proxy says about where a request comes from, and what is made of it."""
+
+import pytest
+
+from app.core.addresses import client_address, client_network
+
+NO_ADDRESSES = [None, "", "unix:", "unknown", "_hidden", "198.51.100", "198.51.100.4.", "[", "[]:443", ":443"]
+
+
+@pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        ("198.51.100.4", "198.51.100.4"),
+        (" 198.51.100.4 ", "198.51.100.4"),
+        ("198.51.100.4:5123", "198.51.100.4"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("[2001:db8::1]:443", "2001:db8::1"),
+        ("2001:0DB8:0000:0000:0000:0000:0000:0001", "2001:db8::1"),
+        ("::ffff:198.51.100.4", "198.51.100.4"),
+        ("[::ffff:198.51.100.4]:5123", "198.51.100.4"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("fe80::1%" + "x" * 200, "fe80::1"),
+    ],
+)
+def test_address_is_told_without_port_brackets_and_zone(told, address):
+    assert client_address(told) == address
+
+
+@pytest.mark.parametrize("told", [*NO_ADDRESSES, "x" * 200, "0" * 200])
+def test_what_is_no_address_is_none(told):
+    assert client_address(told) is None
+    assert client_network(told) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "network"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7:80", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2:3:4:5:6]:80", "2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+    ],
+)
+def test_address_stands_for_a_customer(told, network):
+    assert client_network(told) == network
