@@ -4,12 +4,21 @@ from typing import Any
 
 import marshmallow as ma
 import phonenumbers
+from phonenumbers import PhoneNumberType
 
 from app.core.keyed_hashes import keyed_hash
 from app.core.schemas import Text
 from app.core.settings import settings
 
 MAX_SPELLING_CHARS = 32
+# What a person can hold. Premium-rate, shared-cost and company numbers, pagers, voicemails and the like cost whoever
+# sends to them, and some pay strangers for every message that they make us send.
+KINDS_OF_PERSONS = {
+    PhoneNumberType.MOBILE,
+    PhoneNumberType.FIXED_LINE,
+    PhoneNumberType.FIXED_LINE_OR_MOBILE,
+    PhoneNumberType.VOIP,
+}
 
 
 def to_e164(spelling: str) -> str | None:
@@ -28,6 +37,11 @@ def is_served(mobile: str) -> bool:
     allowed = settings().allowed_country_codes
     number = phonenumbers.parse(mobile)
     return not allowed or bool({str(number.country_code), phonenumbers.region_code_for_number(number)} & {*allowed})
+
+
+def is_of_a_person(mobile: str) -> bool:
+    """Whether a number in E.164 is of a kind that a person can hold."""
+    return phonenumbers.number_type(phonenumbers.parse(mobile)) in KINDS_OF_PERSONS
 
 
 def mobile_key(mobile: str) -> str:
@@ -51,10 +65,12 @@ class MobileNumber(Text):
 
 
 class ServedMobileNumber(MobileNumber):
-    """A mobile number of a country that codes are sent to: what keeps strangers from pumping messages."""
+    """A mobile number of a country and a kind that codes are sent to: it keeps strangers from pumping messages."""
 
     def _deserialize(self, *args: object, **kwargs: object) -> str:
         number = super()._deserialize(*args, **kwargs)
         if not is_served(number):
             raise ma.ValidationError("Numbers of this country are not served.")
+        if not is_of_a_person(number):
+            raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
         return number

@@ -22,7 +22,6 @@ from app.integrations.sms import SmsRejected, SmsUnavailable, Twilio
 from sandbox.stack.servers import wait_until
 from tests.auth.conftest import Visitor
 from tests.celery_process import celery_process
-from tests.problems import assert_problem
 
 SID, TOKEN, SENDER = "AC00000000000000000000000000000000", "the-auth-token", "+15005550006"
 
@@ -193,28 +192,6 @@ def test_log_tells_the_code_where_that_is_the_way(logging_app, other_numbers, ca
     assert "otp" not in visitor.send_otp().json
     otp = re.search(rf"{re.escape(visitor.mobile)}: (\d{{6}})", caplog.text)[1]
     assert visitor.verify(otp).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("codes", "mobile", "served"),
-    [
-        ("", "+4915112345678", True),
-        ("49", "+4915112345678", True),
-        ("DE, at", "+4915112345678", True),
-        ("US", "+14155552671", True),
-        ("US", "+18765551234", False),  # Jamaica shares the calling code
-        ("+1", "+18765551234", True),
-        ("1", "+4915112345678", False),
-    ],
-)
-def test_codes_go_to_allowed_countries_alone(app, make_app, codes, mobile, served):
-    visitor = Visitor(make_app(allowed_country_codes=codes), mobile)
-    for answer in (visitor.sign_up(), visitor.send_otp(), visitor.forgot()):
-        if served:
-            assert answer.status_code in {201, 202}
-        else:
-            assert "mobile" in assert_problem(answer, 422, "validation_error")["errors"]
-    assert visitor.verify("123456").status_code == 401, "who has an account may still prove it"
 
 
 @pytest.fixture
