@@ -10,7 +10,6 @@ from urllib.parse import parse_qs
 from uuid import UUID
 
 import pytest
-from celery import Celery
 from flask import Flask
 
 from app.auth import delivery
@@ -19,9 +18,10 @@ from app.core.clock import utc_now
 from app.core.database import db
 from app.core.tasks import CHORES
 from app.integrations.sms import SmsRejected, SmsUnavailable, Twilio
-from sandbox.stack.servers import wait_until
+from sandbox.stack.servers import free_port, wait_until
 from tests.auth.conftest import Visitor
 from tests.celery_process import celery_process
+from tests.queues import waiting_tasks
 
 SID, TOKEN, SENDER = "AC00000000000000000000000000000000", "the-auth-token", "+15005550006"
 
@@ -64,24 +64,33 @@ def twilio() -> Iterator[TwilioStandIn]:
 
 
 @pytest.fixture
-def texting(app, make_app, twilio, other_numbers, monkeypatch) -> Visitor:
-    """Somebody whose codes come by text message, with the worker's bells caught."""
-    texting_app = make_app(
-        otp_delivery="twilio",
-        twilio_account_sid=SID,
-        twilio_auth_token=TOKEN,
-        twilio_from=SENDER,
-        twilio_api_base=twilio.url,
-    )
-    visitor = Visitor(texting_app, next(other_numbers))
-    visitor.bells = []
-    monkeypatch.setattr(delivery, "ring", lambda name, *args: visitor.bells.append((name, *args)))
-    return visitor
+def twilio_settings(twilio, make_redis_url) -> dict[str, str]:
+    """An application that texts, on a database of Valkey's where what it rings for waits."""
+    return {
+        "redis_url": make_redis_url(),
+        "otp_delivery": "twilio",
+        "twilio_account_sid": SID,
+        "twilio_auth_token": TOKEN,
+        "twilio_from": SENDER,
+        "twilio_api_base": twilio.url,
+    }
+
+
+@pytest.fixture
+def texting(app, make_app, twilio_settings, other_numbers) -> Iterator[Visitor]:
+    """Somebody whose codes come by text message, once the test does the worker's work."""
+    yield Visitor(make_app(**twilio_settings), next(other_numbers))
+    app.extensions["celery"].set_default()
+
+
+def bells(visitor: Visitor) -> list[tuple[str, tuple]]:
+    """What workers were rung for since the beginning of the test."""
+    return waiting_tasks(visitor.app.extensions["redis"], CHORES)
 
 
 def work(visitor: Visitor, **kwargs) -> None:
     """Do what the worker does for the last bell."""
-    name, code_id = visitor.bells[-1]
+    name, (code_id,) = bells(visitor)[-1]
     assert name == "auth.send_code"
     with visitor.app.app_context():
         delivery.send_code(UUID(code_id), now=kwargs.get("now", utc_now()))
@@ -103,10 +112,9 @@ def test_code_comes_by_text_message_and_lets_in(texting, twilio):
 
 def test_bell_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
     texting.send_otp()
-    work_before = texting.bells[-1]
     with texting.app.app_context():
         row = db.session.scalar(db.select(OneTimeCode))
-        assert work_before == ("auth.send_code", str(row.id))
+        assert bells(texting) == [("auth.send_code", (str(row.id),))]
         assert texting.mobile.strip("+") not in row.sealed
     work(texting)
     with texting.app.app_context():
@@ -149,16 +157,13 @@ def test_refused_message_is_not_sent_again_and_logged_without_code_or_number(tex
         assert delivery.ring_again(utc_now() + timedelta(seconds=20)) == []
     assert "21211" in caplog.text
     assert texting.mobile not in caplog.text
-    assert not re.search(r"\b\d{6}\b", caplog.text.replace(str(texting.bells[-1][1]), ""))
+    assert not re.search(r"\b\d{6}\b", caplog.text.replace(bells(texting)[-1][1][0], ""))
 
 
-def test_lost_bell_is_rung_again(texting, twilio, monkeypatch):
-    def lost(*_):
-        raise ConnectionError
-
-    monkeypatch.setattr(delivery, "ring", lost)
-    assert texting.send_otp().status_code == 202
-    monkeypatch.setattr(delivery, "ring", lambda name, *args: texting.bells.append((name, *args)))
+def test_lost_bell_is_rung_again(make_app, texting, twilio, twilio_settings):
+    without_redis = make_app(**twilio_settings | {"redis_url": f"redis://127.0.0.1:{free_port()}/0"})
+    assert Visitor(without_redis, texting.mobile).send_otp().status_code == 202
+    assert bells(texting) == []
     with texting.app.app_context():
         delivery.ring_again(utc_now() + timedelta(seconds=20))
     work(texting)
@@ -194,26 +199,12 @@ def test_log_tells_the_code_where_that_is_the_way(logging_app, other_numbers, ca
     assert visitor.verify(otp).status_code == 200
 
 
-@pytest.fixture
-def own_redis(valkey) -> str:
-    """A database of Valkey's where no other worker listens."""
-    return f"{valkey.url.removesuffix('/0')}/1"
-
-
-def test_real_worker_sends_what_a_request_rang_for(texting, twilio, own_redis, environment, tmp_path):
-    own = {
-        "OTP_DELIVERY": "twilio",
-        "TWILIO_ACCOUNT_SID": SID,
-        "TWILIO_AUTH_TOKEN": TOKEN,
-        "TWILIO_FROM": SENDER,
-        "TWILIO_API_BASE": twilio.url,
-        "REDIS_URL": own_redis,
-    }
+def test_real_worker_sends_what_a_request_rang_for(texting, twilio, twilio_settings, environment, tmp_path):
     texting.sign_up()
     texting.send_otp()
     log_file = tmp_path / "worker.log"
+    own = {name.upper(): value for name, value in twilio_settings.items()}
     with celery_process("worker", environment | own, log_file):
-        Celery(broker=own_redis).send_task(texting.bells[-1][0], args=texting.bells[-1][1:], queue=CHORES)
         assert wait_until(lambda: twilio.requests, seconds=30), log_file.read_text()
     otp = re.search(r"\b\d{6}\b", twilio.requests[0]["Body"])[0]
     assert otp not in log_file.read_text()

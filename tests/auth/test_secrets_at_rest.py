@@ -36,7 +36,7 @@ def everything_in_redis(client: redis.Redis) -> str:
     return "\n".join(found)
 
 
-def test_no_code_and_no_password_lies_in_clear(app, make_app, redis_db, other_numbers, caplog):
+def test_no_code_and_no_password_lies_in_clear(app, make_app, make_redis_url, other_numbers, caplog):
     caplog.set_level(logging.DEBUG)
     limited = make_app(rate_limit_per_minute=100)
     logging.getLogger().addHandler(caplog.handler)
@@ -52,9 +52,8 @@ def test_no_code_and_no_password_lies_in_clear(app, make_app, redis_db, other_nu
     visitor.post("/auth/change-password", token=token, new_password=PASSWORDS[2], current_password=PASSWORDS[1])
     assert tokens["user"]["has_password"]
 
-    unheard = app.extensions["settings"].redis_url.rsplit("/", 1)[0] + "/2"  # no test's worker listens there
     texting = make_app(
-        redis_url=unheard,
+        redis_url=make_redis_url(),
         otp_delivery="twilio",
         twilio_account_sid="AC1",
         twilio_auth_token="x",
@@ -63,7 +62,11 @@ def test_no_code_and_no_password_lies_in_clear(app, make_app, redis_db, other_nu
     by_text = Visitor(texting, next(other_numbers))
     assert by_text.send_otp().status_code == 202  # waits in the queue: nobody works here
 
-    places = {"postgres": everything_in_postgres(app), "redis": everything_in_redis(redis_db), "log": caplog.text}
+    places = {
+        "postgres": everything_in_postgres(app),
+        "redis": everything_in_redis(app.extensions["redis"]),
+        "log": caplog.text,
+    }
     assert visitor.mobile in places["postgres"], "the search finds what is there"
     assert "auth.send_code" in places["redis"]
     assert by_text.mobile not in places["redis"]
