@@ -16,12 +16,18 @@ program=${SCHEMATHESIS:-.venv-ci/bin/schemathesis}
 post() { curl -sS --fail-with-body "$url$1" -H 'Content-Type: application/json' -d "$2"; }
 pick() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
 
+# The tokens of somebody new: numbers are tried one after the other until one is free.
 log_in() {
-    local mobile otp
-    mobile="+1415555$(printf '%04d' $((RANDOM % 10000)))"
-    post /auth/signup "{\"mobile\": \"$mobile\"}" >/dev/null
-    otp=$(post /auth/send-otp "{\"mobile\": \"$mobile\"}" | pick otp)
-    post /auth/verify-otp "{\"mobile\": \"$mobile\", \"otp\": \"$otp\"}"
+    local first=$((RANDOM % 10000)) step mobile sent
+    for ((step = 0; step < 200; step++)); do
+        mobile="+1415555$(printf '%04d' $(((first + step) % 10000)))"
+        post /auth/signup "{\"mobile\": \"$mobile\"}" >/dev/null 2>&1 || continue  # somebody's
+        sent=$(post /auth/send-otp "{\"mobile\": \"$mobile\"}" 2>/dev/null) || continue  # had a code just now
+        post /auth/verify-otp "{\"mobile\": \"$mobile\", \"otp\": \"$(pick otp <<<"$sent")\"}"
+        return
+    done
+    echo "No number was free at $url." >&2
+    return 1
 }
 
 check() {
