@@ -9,6 +9,7 @@ from app.auth import sweeping
 from app.auth.models import AuthSession, NumberGuard, OneTimeCode
 from app.core.clock import utc_now
 from app.core.database import db
+from app.users.models import User
 from tests.auth.conftest import all_at_once, wrong
 from tests.conftest import age_codes
 from tests.problems import assert_problem
@@ -21,10 +22,12 @@ def test_code_lets_in_once(visitor):
     assert_problem(visitor.verify(otp), 401, "otp_invalid")
 
 
-def test_right_code_of_a_number_that_never_signed_up_is_404_and_used_up(visitor):
+def test_right_code_of_a_number_that_never_signed_up_is_404_and_used_up(app, visitor):
     otp = visitor.send_otp().json["otp"]
     assert_problem(visitor.verify(otp), 404, "account_not_found")
     assert_problem(visitor.verify(otp), 401, "otp_invalid")
+    with app.app_context():
+        assert db.session.scalars(select(User)).all() == []
 
 
 def test_fifth_wrong_guess_burns_the_code(visitor):
@@ -158,6 +161,13 @@ def test_code_ends_after_five_minutes(app, visitor):
     assert sent["expires_in"] == 300
     age_codes(app, visitor.mobile, seconds=300)
     assert_problem(visitor.verify(sent["otp"]), 401, "otp_invalid")
+
+
+def test_code_works_until_it_expires(app, visitor):
+    visitor.sign_up()
+    otp = visitor.send_otp().json["otp"]
+    age_codes(app, visitor.mobile, seconds=285)
+    assert visitor.verify(otp).status_code == 200
 
 
 def test_code_serves_its_purpose_alone(app, make_member):

@@ -1,9 +1,69 @@
-"""Which numbers codes are sent to: those of served countries that a person can hold."""
+"""Mobile numbers: how they may be spelled, and which ones codes are sent to."""
 
 import pytest
 
+from app.core.database import db
+from app.users.models import User
 from tests.auth.conftest import Visitor
 from tests.problems import assert_problem
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "+1 415 555 2671",
+        "+1 (415) 555-2671",
+        "+1-415-555-2671",
+        "+1.415.555.2671",
+        " +14155552671 ",
+        "+１４１５５５５２６７１",
+    ],
+)
+def test_every_international_spelling_is_the_same_number(app, spelling):
+    plain, spelled = Visitor(app, "+14155552671"), Visitor(app, spelling)
+    assert spelled.sign_up().json["mobile"] == "+14155552671"
+    assert spelled.verify(plain.send_otp().json["otp"]).json["user"]["mobile"] == "+14155552671"
+    assert_problem(plain.sign_up(), 409, "account_exists")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "stored"),
+    [
+        ("+44 (0)20 7946 0958", "+442079460958"),
+        ("+91 98765 43210", "+919876543210"),
+        ("+49 1512 3456789", "+4915123456789"),
+    ],
+)
+def test_numbers_of_other_countries_are_taken(app, spelling, stored):
+    assert Visitor(app, spelling).sign_up().json["mobile"] == stored
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "4155552671",
+        "0014155552671",
+        "(415) 555-2671",
+        "+1",
+        "+",
+        "+1415555267",
+        "+141555526710000",
+        "+999123456789",
+        "+1 415 555 2671 ext. 5",
+        "tel:+14155552671;ext=5",
+        "hello",
+        "+" + "1" * 31,
+        "+" + "1" * 5_000,
+        "+14155552671\u0000",
+        "\u200f+14155552671\u202c x",
+    ],
+)
+def test_what_is_no_number_with_a_country_code_is_422(app, wrong):
+    visitor = Visitor(app, wrong)
+    for answer in (visitor.sign_up(), visitor.send_otp(), visitor.verify("123456")):
+        assert list(assert_problem(answer, 422, "validation_error")["errors"]) == ["mobile"]
+    with app.app_context():
+        assert db.session.scalars(db.select(User)).all() == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""Signing up: a claim to a number, which counts for nothing until a code proves it."""
+
+from collections import Counter
+from uuid import UUID
+
+import pytest
+
+from app.auth.models import AuthSession
+from app.core.database import db
+from app.users.models import User
+from tests.auth.conftest import Visitor, all_at_once
+from tests.problems import assert_problem
+
+PASSWORD = "correct horse battery"
+
+
+def count(app, model) -> int:
+    with app.app_context():
+        return db.session.scalar(db.select(db.func.count()).select_from(model))
+
+
+def verify(visitor) -> dict:
+    return visitor.verify(visitor.send_otp().json["otp"]).json["user"]
+
+
+def test_signup_tells_the_user(visitor):
+    response = visitor.sign_up(name=" Ada ")
+    assert response.status_code == 201
+    user = response.json
+    assert list(user) == ["id", "mobile", "name", "tier", "has_password", "created_at"]
+    assert UUID(user["id"]).version == 7
+    assert user == user | {"mobile": visitor.mobile, "name": "Ada", "tier": "basic", "has_password": False}
+    assert user["created_at"].endswith("Z")
+
+
+@pytest.mark.parametrize("fields", [{}, {"name": None, "password": None}])
+def test_name_and_password_may_be_left_out_or_null(visitor, fields):
+    assert visitor.sign_up(**fields).json["name"] is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "a" * 101),
+        ("name", " "),
+        ("name", 7),
+        ("password", "short"),
+        ("password", "a" * 129),
+        ("password", 12345678),
+    ],
+)
+def test_name_and_password_have_their_limits(visitor, field, value):
+    body = assert_problem(visitor.sign_up(**{field: value}), 422, "validation_error")
+    assert list(body["errors"]) == [field]
+
+
+def test_signup_alone_gives_no_access_and_counts_for_nothing(app, visitor):
+    response = visitor.sign_up(password=PASSWORD)
+    assert "token" not in response.text
+    assert response.json["has_password"] is False
+    assert count(app, AuthSession) == 0
+
+
+def test_password_given_at_signup_takes_effect_with_the_first_code(visitor):
+    assert visitor.sign_up(password=PASSWORD).json["has_password"] is False
+    assert verify(visitor)["has_password"] is True
+
+
+def test_verified_number_signs_up_once_and_nothing_of_the_account_is_told_or_changed(app, make_user):
+    ada = make_user(name="Ada")
+    response = Visitor(app, ada.mobile).sign_up(name="Mallory", password="a password of Mallory's")
+    assert_problem(response, 409, "account_exists")
+    assert ada.id not in response.text
+    assert "Ada" not in response.text
+    me = ada.get("/user/me").json
+    assert (me["name"], me["has_password"]) == ("Ada", False)
+
+
+def test_signup_that_was_never_verified_is_replaced(app, visitor):
+    first = visitor.sign_up(name="Mallory", password="a password of Mallory's").json
+    second = visitor.sign_up(name="Ada").json
+    assert second["name"] == "Ada"
+    assert second["id"] != first["id"]
+    assert verify(visitor) == second
+    assert second["has_password"] is False
+    assert count(app, User) == 1
+
+
+def test_parallel_signups_of_one_number_make_one_user(app, visitor):
+    answers = all_at_once([lambda number=number: visitor.sign_up(name=f"N{number}") for number in range(20)])
+    assert Counter(answer.status_code for answer in answers) == {201: 20}
+    assert count(app, User) == 1
