@@ -27,7 +27,7 @@ celery_app = flask_app.extensions["celery"]
 
 @worker_init.connect
 def import_tasks(**_: Any) -> None:
-    """Tasks and the Gemini SDK are the worker's alone: beat rings them by name."""
+    """Tasks and the Gemini SDK are the worker's alone: beat queues them by name."""
     if not flask_app.extensions["settings"].gemini_api_key:
         raise SystemExit("Configuration: GEMINI_API_KEY is not set; the worker cannot ask Gemini without it.")
     try:

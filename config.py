@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")
     reply_max_seconds: float = Field(120, gt=0, description="Seconds from the first attempt to the last")
     reply_lease_seconds: float = Field(12, ge=1, le=300, description="How long a dead worker keeps a reply")
-    reply_ring_again_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's bell counts as lost")
+    reply_requeue_after_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's task is lost")
     reply_sweep_seconds: float = Field(4, ge=0.5, le=60, description="How often the sweeper looks")
 
     # Stripe

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app import create_app
 from app.core.clock import utc_now
 from app.core.database import db
-from app.core.database_waits import patience
+from app.core.database_waits import longer_statements
 from app.ops import metrics, rollup
 from config import load_settings
 from sandbox.stack.servers import postgres_server, valkey_server
@@ -62,7 +62,7 @@ def main() -> None:
         app = create_app(
             load_settings(database_url=postgres.url, redis_url=valkey.url, log_level="ERROR", app_env="development")
         )
-        with app.app_context(), patience(600):
+        with app.app_context(), longer_statements(600):
             upgrade(directory=str(ROOT / "migrations"))
             db.session.execute(text("SET statement_timeout = 0"))
             db.session.execute(text(FILL), {"rooms": REPLIES // 50})

@@ -4,18 +4,18 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import text
 
-from app.core.database_waits import patience
+from app.core.database_waits import longer_statements
 
 # A migration that cannot have its lock gives up rather than stop the service behind it in the queue.
 LOCK_TIMEOUT = "5s"
 STATEMENT_TIMEOUT = "15min"
-PATIENCE_SECONDS = 16 * 60
+STATEMENT_SECONDS = 16 * 60
 
 migrate = current_app.extensions["migrate"]
 
 
 def run_online() -> None:
-    with patience(PATIENCE_SECONDS), migrate.db.engine.connect() as connection:
+    with longer_statements(STATEMENT_SECONDS), migrate.db.engine.connect() as connection:
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
         connection.commit()

@@ -1,14 +1,13 @@
 """How a one-time code reaches its owner: one function for each value of OTP_DELIVERY.
 
 Twilio is asked by the worker, so a slow provider holds no request. The message waits, encrypted, in the row
-of its code; Redis carries the row's id alone. A bell that was lost, or a provider that did not answer, is rung
-again by the sweeper as long as the code lives.
+of its code; Redis carries the row's id alone. Where a task was lost or the provider did not answer, the sweeper queues
+another one as long as the code lives.
 """
 
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -19,7 +18,6 @@ from app.core.database import db
 from app.core.logs import log_event
 from app.core.sealing import seal, unseal
 from app.core.settings import settings
-from app.core.tasks import ring
 from app.core.transactions import Transaction, transaction
 from app.integrations.sms import SmsRejected, SmsUnavailable, Twilio
 
@@ -28,7 +26,7 @@ log = logging.getLogger(__name__)
 SEND_CODE = "auth.send_code"
 SEAL = "one-time-code"
 TEXT = "{code} is your code. It is good for {minutes} minutes. Never tell it to anybody."
-BELL_PATIENCE = timedelta(seconds=15)  # above what Twilio may take, so that nobody sends beside a sender
+RESEND_AFTER = timedelta(seconds=15)  # above what Twilio may take, so that nobody sends beside a sender
 BATCH = 100
 
 Delivery = Callable[[Transaction, OneTimeCode, str, str, datetime], str | None]
@@ -53,7 +51,7 @@ def by_log(current: Transaction, _row: OneTimeCode, mobile: str, code: str, _now
 def by_twilio(current: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
     """By text message, through the worker."""
     row.sealed = seal(SEAL, f"{mobile} {code}", now)
-    current.after_commit(partial(ring, SEND_CODE, str(row.id)))
+    current.enqueue_after_commit(SEND_CODE, str(row.id))
     return None
 
 
@@ -101,18 +99,18 @@ def put_back(code_id: UUID, sealed: str) -> None:
         db.session.execute(update(OneTimeCode).where(*unused).values(sealed=sealed))
 
 
-def ring_again(now: datetime) -> list[UUID]:
-    """Ring for messages that still wait long after their code was made; the codes' ids."""
+def enqueue_unsent(now: datetime) -> list[UUID]:
+    """Queue tasks for messages that still wait long after their code was made; the codes' ids."""
     waiting = (
         OneTimeCode.sealed.is_not(None),
-        OneTimeCode.created_at < now - BELL_PATIENCE,
+        OneTimeCode.created_at < now - RESEND_AFTER,
         OneTimeCode.expires_at > now,
     )
     statement = select(OneTimeCode.id).where(*waiting).order_by(OneTimeCode.created_at).limit(BATCH)
     with transaction() as current:
         ids = list(db.session.scalars(statement))
         for code_id in ids:
-            current.after_commit(partial(ring, SEND_CODE, str(code_id)))
+            current.enqueue_after_commit(SEND_CODE, str(code_id))
     return ids
 
 

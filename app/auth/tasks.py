@@ -1,16 +1,11 @@
-"""The worker's doors to this feature. Every task takes ids, and may run twice."""
+"""The worker's entry points to this feature. Every task takes ids, and may run twice."""
 
-import logging
 from uuid import UUID
 
 from celery import shared_task
 
 from app.auth import delivery, sweeping
 from app.core.clock import utc_now
-from app.core.database import DATABASE_AWAY
-from app.core.logs import first_line
-
-log = logging.getLogger(__name__)
 
 
 @shared_task(name=delivery.SEND_CODE)
@@ -21,9 +16,6 @@ def send_code(code_id: str) -> None:
 
 @shared_task(name="auth.sweep")
 def sweep() -> None:
-    """Ring again for messages that wait; throw away codes, counters and sessions that are over."""
-    try:
-        delivery.ring_again(utc_now())
-        sweeping.sweep(now=utc_now())
-    except DATABASE_AWAY as error:
-        log.warning("PostgreSQL is away (%s); the next sweep will do", first_line(error))
+    """Queue what waits to be sent again; delete codes, counters and sessions that are over."""
+    delivery.enqueue_unsent(utc_now())
+    sweeping.sweep(now=utc_now())

@@ -1,4 +1,4 @@
-"""The worker's doors to this feature."""
+"""The worker's entry points to this feature."""
 
 from celery import shared_task
 
@@ -8,6 +8,6 @@ from app.core.clock import utc_now
 
 @shared_task(name="billing.sync")
 def sync() -> None:
-    """Mend what lost events left wrong; throw old event ids away. May run twice."""
+    """Repair what lost events left wrong; delete old event ids. May run twice."""
     reconciliation.sync_due(now=utc_now())
     reconciliation.forget_old_events(now=utc_now())

@@ -35,7 +35,7 @@ class Base(DeclarativeBase):
 
 
 # What SQLAlchemy raises when PostgreSQL is not to be had, or no connection to it in time.
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeoutError)
+DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 

@@ -21,7 +21,7 @@ PING_SECONDS = 1.0  # a connection that is slower than this to say it is alive i
 STATEMENT_TIMEOUT_MS = 4_000  # what the server is told
 ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs has the first word
 
-_patience_seconds: ContextVar[float | None] = ContextVar("patience_seconds", default=None)
+_longer_seconds: ContextVar[float | None] = ContextVar("longer_seconds", default=None)
 
 
 class BoundedConnection(extensions.connection):  # type: ignore[misc]
@@ -34,13 +34,13 @@ def bound_waits() -> None:
 
 
 @contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def longer_statements(seconds: float) -> Iterator[None]:
     """Let statements of this thread take longer, for migrations and other work without a client."""
-    token = _patience_seconds.set(seconds)
+    token = _longer_seconds.set(seconds)
     try:
         yield
     finally:
-        _patience_seconds.reset(token)
+        _longer_seconds.reset(token)
 
 
 def wait_for_answer(connection: Any) -> None:
@@ -63,7 +63,7 @@ def seconds_allowed(connection: Any) -> float:
         return CONNECT_SECONDS
     if not isinstance(connection, BoundedConnection):
         return math.inf
-    if (patience_seconds := _patience_seconds.get()) is not None:
-        return patience_seconds
+    if (longer_seconds := _longer_seconds.get()) is not None:
+        return longer_seconds
     # Outside of a transaction the pool alone says something: its ping.
     return PING_SECONDS if connection.autocommit else ANSWER_SECONDS

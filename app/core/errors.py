@@ -10,7 +10,7 @@ from flask import Flask, Response, json
 from werkzeug.exceptions import HTTPException
 
 from app.core import metrics
-from app.core.database import DATABASE_AWAY
+from app.core.database import DATABASE_UNAVAILABLE
 from app.core.logs import first_line
 from app.core.request_ids import request_id
 
@@ -172,6 +172,6 @@ def handle_unexpected(error: Exception) -> Response:
 def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(AppError, handle_app_error)
     app.register_error_handler(HTTPException, handle_http_exception)
-    for unavailable in (*DATABASE_AWAY, redis.RedisError):
+    for unavailable in (*DATABASE_UNAVAILABLE, redis.RedisError):
         app.register_error_handler(unavailable, handle_dependency_error)
     app.register_error_handler(Exception, handle_unexpected)

@@ -33,8 +33,8 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int) -> None:
     limiter.init_app(app)
     app.extensions["rate_limits"] = limiter.limiter
     app.extensions["redis"] = redis.Redis.from_url(url, **options)
-    patient = options | {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}
-    app.extensions["redis_blocking"] = redis.Redis.from_url(url, **patient)
+    blocking = options | {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}
+    app.extensions["redis_blocking"] = redis.Redis.from_url(url, **blocking)
 
 
 def redis_client(*, blocking: bool = False) -> redis.Redis:

@@ -1,4 +1,4 @@
-"""Celery: the broker's settings, tasks that run inside the app, and ringing a task by its name."""
+"""Celery: the broker's settings, tasks that run inside the app, and queueing a task by its name."""
 
 import json
 import logging
@@ -12,6 +12,8 @@ from kombu.entity import Queue
 
 from app.core.broker import outlive_lost_connections
 from app.core.clock import utc_now
+from app.core.database import DATABASE_UNAVAILABLE
+from app.core.logs import first_line
 from app.core.redis_clients import TIMEOUTS, redis_client
 from app.core.request_ids import request_id, set_request_id
 
@@ -21,18 +23,26 @@ REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
 CHORES, GENERATIONS = "chores", "generations"
 TICK_SECONDS = 10.0  # how fresh the sign of life of beat and the workers is
-AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose bell was lost is rung for soon
+AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose task was lost is queued again soon
 REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
 
 
 class AppTask(Task):  # type: ignore[misc]
-    """A task that runs inside an application context, so that services find the database."""
+    """A task that runs inside an application context, so that services find the database.
+
+    Without PostgreSQL it ends: what it was for is a row, and a sweep queues it again.
+    """
 
     flask_app: Flask
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.flask_app.app_context():
-            return self.run(*args, **kwargs)
+            try:
+                return self.run(*args, **kwargs)
+            except DATABASE_UNAVAILABLE as error:
+                log.warning(
+                    "PostgreSQL is unavailable (%s); %s is left to the next sweep", first_line(error), self.name
+                )
 
 
 def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_seconds: float) -> None:
@@ -78,7 +88,7 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_
     app.extensions["celery"] = celery
 
 
-def ring(task_name: str, *args: str, delay_seconds: float = 0) -> None:
+def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
     """Queue a task by its name; its arguments are ids. Raises when the broker does not answer in time."""
     celery: Celery = current_app.extensions["celery"]
     celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
@@ -97,7 +107,7 @@ def next_published_at(queue: str) -> datetime | None:
 
 
 @before_task_publish.connect
-def mark(headers: dict[str, Any], **_: Any) -> None:
+def add_headers(headers: dict[str, Any], **_: Any) -> None:
     """Pass on whose request it serves, and say since when it waits."""
     headers[REQUEST_ID_HEADER] = request_id()
     headers[PUBLISHED_HEADER] = utc_now().isoformat()

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from app.core.database import db
 from app.core.logs import first_line
+from app.core.tasks import enqueue
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +24,16 @@ class Transaction:
         """Run `action` once the commit has succeeded. Its failure is logged and undoes nothing."""
         self._after_commit.append(action)
 
+    def enqueue_after_commit(self, task_name: str, *args: str, delay_seconds: float = 0) -> None:
+        """Queue a task once the commit has succeeded."""
+        self.after_commit(lambda: enqueue(task_name, *args, delay_seconds=delay_seconds))
+
     def run_actions(self) -> None:
         for action in self._after_commit:
             try:
                 action()
             except (RedisError, BrokerError) as error:
-                log.warning("Redis did not hear of a commit: %s", first_line(error))
+                log.warning("An action after a commit failed, Redis is unavailable: %s", first_line(error))
             except Exception:
                 log.exception("An action after a commit failed")
 

@@ -16,7 +16,7 @@ def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> Mo
         return ModelUnavailable(f"HTTP {status}", retry_after=retry_after_of(details, headers))
     reason = str(detail_of(details, "google.rpc.ErrorInfo").get("reason", ""))
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or reason == "API_KEY_INVALID":
-        return ModelRejected(f"HTTP {status} {reason}: Google refuses GEMINI_API_KEY; mend the key")
+        return ModelRejected(f"HTTP {status} {reason}: Google refuses GEMINI_API_KEY; set a valid key")
     if status == HTTPStatus.NOT_FOUND:
         return ModelRejected("HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers")
     return ModelRejected(f"HTTP {status} {reason}".strip())

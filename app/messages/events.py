@@ -124,7 +124,7 @@ def wait_for_end(
         try:
             last_id, entries = read(redis_client(blocking=True), reply_id, last_id, seconds=min(left, SLICE_SECONDS))
         except redis.RedisError:
-            log.warning("Redis went away while a request waited for its reply")
+            log.warning("Redis became unavailable while a request waited for its reply")
             time.sleep(min(left, WITHOUT_REDIS_SECONDS))
             break
         if any(entry.is_end for entry in entries):
@@ -152,5 +152,5 @@ class Publisher:
         try:
             publish(self.reply_id, entry)
         except redis.RedisError:
-            log.warning("Redis went away in the middle of a streamed reply; it goes on without")
+            log.warning("Redis became unavailable in the middle of a streamed reply; it goes on without")
             self.lost = True

@@ -10,11 +10,10 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from app.core.database import DATABASE_AWAY
+from app.core.database import DATABASE_UNAVAILABLE
 from app.core.logs import log_event
 from app.core.request_ids import set_request_id
 from app.core.settings import settings
-from app.core.tasks import ring
 from app.core.transactions import transaction
 from app.integrations.model_calls import (
     Answer,
@@ -78,7 +77,7 @@ class Generator:
                     return
                 budget = settings().gemini_history_max_chars
                 turns = conversation(claim.chatroom_id, claim.position, claim.prompt, max_chars=budget)
-        except RoomBusy:  # whoever generates the other one rings for this one in the end
+        except RoomBusy:  # whoever generates the other one queues this one in the end
             return
         set_request_id(claim.request_id)
         begun = time.monotonic()
@@ -138,13 +137,13 @@ class Generator:
     def end(self, claim: Claim, *, status: Status, **values: object) -> str:
         """Put the reply into a final state; what is lost of PostgreSQL meanwhile is waited for, a few times.
 
-        Should it stay away, the lease runs out and the sweeper has the reply generated again.
+        Should that be in vain, the lease runs out and the sweeper has the reply generated again.
         """
         for pause_seconds in STORE_AGAIN_AFTER_SECONDS:
             try:
                 return self.end_once(claim, status=status, **values)
-            except DATABASE_AWAY:
-                log.warning("PostgreSQL is away; storing reply %s again in %s s", claim.reply_id, pause_seconds)
+            except DATABASE_UNAVAILABLE:
+                log.warning("PostgreSQL is unavailable; storing reply %s again in %s s", claim.reply_id, pause_seconds)
                 time.sleep(pause_seconds)
         return self.end_once(claim, status=status, **values)
 
@@ -161,7 +160,7 @@ class Generator:
                 give_back(claim.reply_id, now)
             following = next_in_room(claim.chatroom_id)
             if following is not None:
-                current.after_commit(lambda: ring(GENERATE_REPLY, str(following)))
+                current.enqueue_after_commit(GENERATE_REPLY, str(following))
             current.after_commit(lambda: publish(claim.reply_id, Entry(claim.attempt, status=status)))
         return str(code or status)
 
@@ -197,9 +196,9 @@ class Generator:
         """Back into the queue, to be claimed after `delay`. The waiting holds no worker thread."""
         due = self.clock() + delay
         with transaction() as current:
-            if not write(claim, status=Status.QUEUED, not_before=due, rung_at=due, **values):
+            if not write(claim, status=Status.QUEUED, not_before=due, enqueued_at=due, **values):
                 return False
-            current.after_commit(lambda: ring(GENERATE_REPLY, str(claim.reply_id), delay_seconds=delay.total_seconds()))
+            current.enqueue_after_commit(GENERATE_REPLY, str(claim.reply_id), delay_seconds=delay.total_seconds())
         return True
 
 

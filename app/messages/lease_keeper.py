@@ -105,7 +105,7 @@ class LeaseKeeper:
                         if self._closed.is_set():
                             return
             except RedisError as error:
-                log.warning("Redis is away (%s); cancellations take until a lease is renewed", first_line(error))
+                log.warning("Redis is unavailable (%s); cancellations take until a lease is renewed", first_line(error))
                 self._closed.wait(LISTEN_AGAIN_SECONDS)
 
     def _abort(self, reply_id: UUID | None) -> None:

@@ -90,7 +90,7 @@ class Message(db.Model):  # type: ignore[name-defined,misc]
     accepted_at: Mapped[datetime | None]  # when it was last asked for: with its prompt, or by a retry
     started_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
-    rung_at: Mapped[datetime | None]
+    enqueued_at: Mapped[datetime | None]  # when its task was last published
     lease_expires_at: Mapped[datetime | None]
 
 

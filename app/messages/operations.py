@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from uuid import UUID
 
 from sqlalchemy import select, update
 
 from app.core.database import db
-from app.core.tasks import ring
 from app.core.transactions import transaction
 from app.messages.leases import messages
 from app.messages.models import ErrorCode, Status
@@ -70,12 +68,12 @@ def retry_failed(reply_ids: Sequence[UUID] | None, *, until: datetime, now: date
             started_at=None,
             not_before=now,  # it waits from now on, for whoever looks at ages
             completed_at=None,
-            rung_at=now,
+            enqueued_at=now,
         )
         .returning(messages.c.id)
     )
     with transaction() as current:
         queued = list(db.session.scalars(statement))
         for reply_id in queued:
-            current.after_commit(partial(ring, GENERATE_REPLY, str(reply_id)))
+            current.enqueue_after_commit(GENERATE_REPLY, str(reply_id))
     return queued

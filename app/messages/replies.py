@@ -14,7 +14,6 @@ from app.core.database import db
 from app.core.errors import NotFound
 from app.core.redis_clients import require_redis
 from app.core.request_ids import request_id
-from app.core.tasks import ring
 from app.core.transactions import Transaction, transaction
 from app.messages import events
 from app.messages.errors import ReplyNotCancelable, ReplyNotRetryable
@@ -62,7 +61,7 @@ def part_written(reply: Message) -> str:
         end_id = events.publish(reply.id, events.Entry(reply.attempt, status=Status.CANCELED))
         return events.pieces_until(reply.id, end_id, reply.attempt)
     except redis.RedisError:
-        log.warning("A reply was canceled while Redis was away; its part is lost")
+        log.warning("A reply was canceled while Redis was unavailable; its part is lost")
         return ""
 
 
@@ -90,7 +89,7 @@ def end_as_canceled(reply: Message, part: str, now: datetime) -> bool:
 def after_cancel(reply: Message, current: Transaction) -> None:
     following = next_in_room(reply.chatroom_id)
     if following is not None:
-        current.after_commit(lambda: ring(GENERATE_REPLY, str(following)))
+        current.enqueue_after_commit(GENERATE_REPLY, str(following))
     current.after_commit(lambda: events.stop_generating(reply.id))
     current.after_commit(lambda: events.publish(reply.id, events.Entry(reply.attempt, status=Status.CANCELED)))
 
@@ -114,7 +113,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         usage = spend_prompt(user, tier_of(user_id, now), reply.id, now)
         reply.status, reply.error_code, reply.failures = Status.QUEUED, None, 0
         reply.started_at = reply.completed_at = None
-        reply.accepted_at = reply.not_before = reply.rung_at = now
+        reply.accepted_at = reply.not_before = reply.enqueued_at = now
         reply.request_id = request_id()
-        current.after_commit(lambda: ring(GENERATE_REPLY, str(reply_id)))
+        current.enqueue_after_commit(GENERATE_REPLY, str(reply_id))
     return Retried(reply, usage)

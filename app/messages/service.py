@@ -17,7 +17,6 @@ from app.core.ids import new_id
 from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
 from app.core.redis_clients import require_redis
 from app.core.request_ids import request_id
-from app.core.tasks import ring
 from app.core.transactions import transaction
 from app.messages import idempotency, queries
 from app.messages.models import Message, Role, Status
@@ -86,7 +85,7 @@ def accept_prompt(
                 user_id, idempotency_key, fingerprint, prompt_id=prompt.id, waits_until=waits_until, now=now
             )
         current.after_commit(lambda: forget_list(user_id))
-        current.after_commit(lambda: ring(GENERATE_REPLY, str(reply.id)))
+        current.enqueue_after_commit(GENERATE_REPLY, str(reply.id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
 
@@ -112,7 +111,7 @@ def new_turn(chatroom_id: UUID, position: int, text: str, *, streamed: bool, now
         created_at=now,
         streamed=streamed,
         accepted_at=now,
-        rung_at=now,
+        enqueued_at=now,
         request_id=request_id(),
     )
     db.session.add(prompt)

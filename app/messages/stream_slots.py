@@ -35,20 +35,20 @@ class Slot:
                 self.give_up()
                 raise TooManyStreams
         except redis.RedisError:
-            log.warning("Redis is away; the streams of a user are not counted")
+            log.warning("Redis is unavailable; the streams of a user are not counted")
 
     def keep(self) -> None:
         """Say that the stream is still open."""
         try:
             self._renew()
         except redis.RedisError:
-            log.warning("Redis is away; the streams of a user are not counted")
+            log.warning("Redis is unavailable; the streams of a user are not counted")
 
     def give_up(self) -> None:
         try:
             self.client.zrem(self.key, self.name)
         except redis.RedisError:
-            log.warning("Redis is away; a stream's slot is forgotten in %d s", FORGOTTEN_AFTER_SECONDS)
+            log.warning("Redis is unavailable; a stream's slot is released in %d s", FORGOTTEN_AFTER_SECONDS)
 
     def _renew(self) -> int:
         now = time.time()

@@ -64,7 +64,7 @@ class Follower:
     load: reads the reply anew and holds no connection afterwards; raises NotFound when it is gone.
     client: a blocking one, for the reply's stream. Nothing here needs an application context.
     leaving: whether this process is about to end. hung_up: whether the client is gone. wait: lets time pass while
-    Redis is away.
+    Redis is unavailable.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Follower:
         yield from self.tell_rest(message)
 
     def read(self, message: Message) -> list[events.Entry] | None:
-        """What is new in the stream, up to SLICE_SECONDS later; None when Redis is away."""
+        """What is new in the stream, up to SLICE_SECONDS later; None when Redis is unavailable."""
         try:
             self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=SLICE_SECONDS)
         except redis.RedisError:

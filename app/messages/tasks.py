@@ -1,6 +1,5 @@
-"""The worker's doors to this feature. Every task takes ids, and may run twice."""
+"""The worker's entry points to this feature. Every task takes ids, and may run twice."""
 
-import logging
 import threading
 from datetime import timedelta
 from functools import cache
@@ -12,8 +11,6 @@ from celery.signals import worker_shutting_down
 from flask import current_app
 
 from app.core.clock import utc_now
-from app.core.database import DATABASE_AWAY
-from app.core.logs import first_line
 from app.core.settings import settings
 from app.integrations.models import model_client_class
 from app.messages import sweeping
@@ -21,8 +18,6 @@ from app.messages.breaker import Breaker
 from app.messages.generation import Generator
 from app.messages.lease_keeper import LeaseKeeper
 from app.messages.service import GENERATE_REPLY
-
-log = logging.getLogger(__name__)
 
 one_at_a_time = threading.Lock()  # `cache` alone would let two first tasks make two
 FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is handed back
@@ -51,20 +46,14 @@ def make_generator() -> Generator:
 @shared_task(name=GENERATE_REPLY)
 def generate_reply(reply_id: str) -> None:
     """Make one attempt at a reply; does nothing when somebody else holds it or it is done."""
-    try:
-        generator().generate(UUID(reply_id))
-    except DATABASE_AWAY as error:
-        log.warning("PostgreSQL is away (%s); the sweeper will ring reply %s again", first_line(error), reply_id)
+    generator().generate(UUID(reply_id))
 
 
 @shared_task(name="messages.sweep")
 def sweep() -> None:
-    """Ring again for replies that nobody looks after; throw old idempotency keys away."""
-    try:
-        sweeping.sweep_replies(now=utc_now(), patience=timedelta(seconds=settings().reply_ring_again_seconds))
-        sweeping.sweep_idempotency_keys(now=utc_now())
-    except DATABASE_AWAY as error:
-        log.warning("PostgreSQL is away (%s); the next sweep will do", first_line(error))
+    """Queue replies that nobody looks after again; delete old idempotency keys."""
+    sweeping.sweep_replies(now=utc_now(), requeue_after=timedelta(seconds=settings().reply_requeue_after_seconds))
+    sweeping.sweep_idempotency_keys(now=utc_now())
 
 
 @worker_shutting_down.connect

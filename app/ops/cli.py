@@ -26,7 +26,7 @@ MAX_TICK_SECONDS = 60.0  # six ticks: a restart of beat or of all workers is sho
     default=MAX_TICK_SECONDS,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Seconds since a worker last heard beat.",
+    help="Seconds since a worker ran a tick of beat's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @with_appcontext
@@ -37,7 +37,7 @@ def health(max_queued: float, max_tick: float, as_json: bool) -> None:
     Exit code 0: all is well.
     Exit code 1: PostgreSQL or Redis does not answer.
     Exit code 2: replies wait with nobody to take them, so no worker is there or all are stuck.
-    Exit code 3: no worker has heard beat lately. Replies are still generated; what gets lost is not found again.
+    Exit code 3: no tick of beat's has run lately. Replies are still generated; what gets lost is not found again.
 
     With several at once, the smallest counts.
     """

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from app.core.clock import utc_now
-from app.core.database import DATABASE_AWAY, db
+from app.core.database import DATABASE_UNAVAILABLE, db
 from app.core.logs import first_line
 from app.core.metrics import REFUSALS, web_registry
 from app.messages import statistics
@@ -45,11 +45,11 @@ def queue_now(now: datetime) -> Iterator[Metric]:
 
 
 def signs_of_life(now: datetime) -> Iterator[Metric]:
-    """How long ago beat's bell was heard by a worker."""
-    heard = rollup.last_beat(rollup.BEAT)
-    if heard is not None:
-        age = max(0.0, (now - heard).total_seconds())
-        yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker last heard beat.", value=age)
+    """How long ago a worker ran a task that beat had queued."""
+    last = rollup.last_beat(rollup.BEAT)
+    if last is not None:
+        age = max(0.0, (now - last).total_seconds())
+        yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
 
 
 def finished_replies(_now: datetime) -> Iterator[Metric]:
@@ -93,8 +93,8 @@ class FromPostgres:
         try:
             for source in SOURCES:
                 yield from source(now)
-        except DATABASE_AWAY as error:
-            log.warning("PostgreSQL is away, so metrics are few: %s", first_line(error))
+        except DATABASE_UNAVAILABLE as error:
+            log.warning("PostgreSQL is unavailable, so metrics are few: %s", first_line(error))
             db.session.rollback()
             answers = 0
         yield GaugeMetricFamily("postgres_answers", "Whether PostgreSQL answered this scrape.", value=answers)

@@ -1,4 +1,4 @@
-"""accepted_at, waits_until, one generating reply a room
+"""accepted_at, waits_until, enqueued_at, one generating reply a room
 
 Revision: 0005, after 0004
 """
@@ -17,6 +17,7 @@ ONE_A_ROOM = "ix_messages_generating_by_room"
 def upgrade() -> None:
     op.add_column("messages", sa.Column("accepted_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("idempotency_keys", sa.Column("waits_until", sa.DateTime(timezone=True), nullable=True))
+    op.alter_column("messages", "rung_at", new_column_name="enqueued_at")  # allowed once: nothing is deployed yet
     with op.get_context().autocommit_block():
         # What an earlier attempt that was cut short has left behind is invalid, and in the way.
         op.drop_index(ONE_A_ROOM, table_name="messages", postgresql_concurrently=True, if_exists=True)
@@ -33,5 +34,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     with op.get_context().autocommit_block():
         op.drop_index(ONE_A_ROOM, table_name="messages", postgresql_concurrently=True, if_exists=True)
+    op.alter_column("messages", "enqueued_at", new_column_name="rung_at")
     op.drop_column("idempotency_keys", "waits_until")
     op.drop_column("messages", "accepted_at")

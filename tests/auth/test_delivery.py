@@ -65,7 +65,7 @@ def twilio() -> Iterator[TwilioStandIn]:
 
 @pytest.fixture
 def twilio_settings(twilio, make_redis_url) -> dict[str, str]:
-    """An application that texts, on a database of Valkey's where what it rings for waits."""
+    """An application that texts, on a database of Valkey's where its tasks wait."""
     return {
         "redis_url": make_redis_url(),
         "otp_delivery": "twilio",
@@ -83,14 +83,14 @@ def texting(app, make_app, twilio_settings, other_numbers) -> Iterator[Visitor]:
     app.extensions["celery"].set_default()
 
 
-def bells(visitor: Visitor) -> list[tuple[str, tuple]]:
-    """What workers were rung for since the beginning of the test."""
+def queued_tasks(visitor: Visitor) -> list[tuple[str, tuple]]:
+    """The tasks that were queued since the beginning of the test."""
     return waiting_tasks(visitor.app.extensions["redis"], CHORES)
 
 
 def work(visitor: Visitor, **kwargs) -> None:
-    """Do what the worker does for the last bell."""
-    name, (code_id,) = bells(visitor)[-1]
+    """Do what the worker does for the last task."""
+    name, (code_id,) = queued_tasks(visitor)[-1]
     assert name == "auth.send_code"
     with visitor.app.app_context():
         delivery.send_code(UUID(code_id), now=kwargs.get("now", utc_now()))
@@ -114,7 +114,7 @@ def test_bell_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
     texting.send_otp()
     with texting.app.app_context():
         row = db.session.scalar(db.select(OneTimeCode))
-        assert bells(texting) == [("auth.send_code", (str(row.id),))]
+        assert queued_tasks(texting) == [("auth.send_code", (str(row.id),))]
         assert texting.mobile.strip("+") not in row.sealed
     work(texting)
     with texting.app.app_context():
@@ -141,12 +141,12 @@ def test_provider_that_does_not_answer_is_asked_again_by_the_sweeper(texting, tw
     work(texting)
     twilio.answer = good
     with texting.app.app_context():
-        assert delivery.ring_again(utc_now()) == []
-        assert len(delivery.ring_again(utc_now() + timedelta(seconds=20))) == 1
+        assert delivery.enqueue_unsent(utc_now()) == []
+        assert len(delivery.enqueue_unsent(utc_now() + timedelta(seconds=20))) == 1
     work(texting)
     assert len(twilio.requests) == 2
     with texting.app.app_context():
-        assert delivery.ring_again(utc_now() + timedelta(seconds=20)) == []
+        assert delivery.enqueue_unsent(utc_now() + timedelta(seconds=20)) == []
 
 
 def test_refused_message_is_not_sent_again_and_logged_without_code_or_number(texting, twilio, caplog):
@@ -154,18 +154,18 @@ def test_refused_message_is_not_sent_again_and_logged_without_code_or_number(tex
     texting.send_otp()
     work(texting)
     with texting.app.app_context():
-        assert delivery.ring_again(utc_now() + timedelta(seconds=20)) == []
+        assert delivery.enqueue_unsent(utc_now() + timedelta(seconds=20)) == []
     assert "21211" in caplog.text
     assert texting.mobile not in caplog.text
-    assert not re.search(r"\b\d{6}\b", caplog.text.replace(bells(texting)[-1][1][0], ""))
+    assert not re.search(r"\b\d{6}\b", caplog.text.replace(queued_tasks(texting)[-1][1][0], ""))
 
 
 def test_lost_bell_is_rung_again(make_app, texting, twilio, twilio_settings):
     without_redis = make_app(**twilio_settings | {"redis_url": f"redis://127.0.0.1:{free_port()}/0"})
     assert Visitor(without_redis, texting.mobile).send_otp().status_code == 202
-    assert bells(texting) == []
+    assert queued_tasks(texting) == []
     with texting.app.app_context():
-        delivery.ring_again(utc_now() + timedelta(seconds=20))
+        delivery.enqueue_unsent(utc_now() + timedelta(seconds=20))
     work(texting)
     assert len(twilio.requests) == 1
 

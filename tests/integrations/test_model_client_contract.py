@@ -20,7 +20,7 @@ from app.integrations.model_calls import (
 from sandbox.stack.servers import free_port
 from tests.integrations.scripted import JSON, says, serving
 
-KEY_REFUSED = "Google refuses GEMINI_API_KEY; mend the key"
+KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"
 MODEL_UNKNOWN = "HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers"
 GRACE_SECONDS = 2.0  # of a machine that is busy with others
 CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))

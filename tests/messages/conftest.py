@@ -31,7 +31,7 @@ def gemini_timeout() -> float:
 def quiet_app(
     app: Flask, make_app: Callable[..., Flask], make_redis_url: Callable[[], str], gemini_timeout: float
 ) -> Iterator[Flask]:
-    """The application on a database of Valkey's that no worker listens to: bells ring unheard."""
+    """The application on a database of Valkey's that no worker listens to: tasks just wait."""
     yield make_app(
         redis_url=make_redis_url(), reply_max_attempts=3, reply_max_seconds=60, gemini_timeout=gemini_timeout
     )

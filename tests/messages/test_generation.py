@@ -219,7 +219,7 @@ def test_a_shutdown_hands_replies_back(room, generator, gemini):
 def test_the_log_tells_of_a_refused_key_and_of_no_conversation(room, make_generator, caplog):
     caplog.set_level("INFO")
     room.answer(make_generator(api_key="invalid-key"), "My secret plan")
-    assert "mend the key" in caplog.text
+    assert "set a valid key" in caplog.text
     assert "My secret plan" not in caplog.text
     assert "outcome=model_rejected" in caplog.text
 

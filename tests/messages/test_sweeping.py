@@ -1,4 +1,4 @@
-"""The sweeper rings for what nobody looks after, and for nothing else."""
+"""The sweeper queues what nobody looks after again, and nothing else."""
 
 from datetime import timedelta
 
@@ -10,41 +10,41 @@ from app.messages.idempotency import LIFETIME
 from app.messages.sweeping import sweep_idempotency_keys, sweep_replies
 from tests.messages.conftest import Room
 
-PATIENCE = timedelta(seconds=8)
+REQUEUE_AFTER = timedelta(seconds=8)
 
 
 def sweep(room, later=timedelta(seconds=9)):
     with room.app.app_context():
-        return sweep_replies(now=utc_now() + later, patience=PATIENCE)
+        return sweep_replies(now=utc_now() + later, requeue_after=REQUEUE_AFTER)
 
 
-def bells(room):
+def waiting(room):
     return room.app.extensions["redis"].llen(GENERATIONS)
 
 
 def let_workers_take_all(room):
-    """Every bell, as if workers had died with them."""
+    """Every task, as if workers had died with them."""
     room.app.extensions["redis"].flushdb()
 
 
-def test_a_lost_bell_is_rung_again(room):
+def test_a_lost_task_is_queued_again(room):
     reply_id = room.send("Hello")
     let_workers_take_all(room)
     assert sweep(room, timedelta(seconds=1)) == []
     assert sweep(room) == [reply_id]
-    assert bells(room) == 1
+    assert waiting(room) == 1
 
 
-def test_a_bell_that_waits_behind_others_is_not_lost(room):
+def test_a_task_that_waits_behind_others_is_not_lost(room):
     room.send("Hello")
     assert sweep(room, timedelta(hours=1)) == []
-    assert bells(room) == 1
+    assert waiting(room) == 1
 
 
-def test_a_bell_that_was_lost_ahead_of_those_that_wait_is_rung_again(room):
+def test_a_task_that_was_lost_ahead_of_those_that_wait_is_queued_again(room):
     lost = room.send("Hello")
     let_workers_take_all(room)
-    room.sql("UPDATE messages SET rung_at = now() - interval '1 minute' WHERE role = 'model'")
+    room.sql("UPDATE messages SET enqueued_at = now() - interval '1 minute' WHERE role = 'model'")
     other = Room(room.app, room.person, room.person.make_chatroom())
     other.send("Hello")
     assert sweep(room, timedelta(hours=1)) == [lost]
@@ -57,13 +57,13 @@ def test_a_message_that_is_none_of_ours_does_not_stop_the_sweeps(room):
     assert sweep(room) == [reply_id]
 
 
-def test_a_sweep_that_runs_twice_rings_once(room):
+def test_a_sweep_that_runs_twice_queues_once(room):
     room.send("Hello")
     let_workers_take_all(room)
     assert len(sweep(room) + sweep(room)) == 1
 
 
-def test_a_dead_workers_reply_is_rung(room):
+def test_a_dead_workers_reply_is_queued_again(room):
     reply_id = room.send("Hello")
     let_workers_take_all(room)
     room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE role = 'model'")
