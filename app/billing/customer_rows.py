@@ -53,9 +53,13 @@ def set_session(customer_id: UUID, attempt: int, session_id: str, expires_at: da
     return db.session.execute(statement.returning(StripeCustomer.id)).first() is not None
 
 
-def begin_attempt(customer_id: UUID, after: int) -> None:
-    """Let the attempt that comes after this one begin, unless it did already."""
-    current = (StripeCustomer.id == customer_id, StripeCustomer.attempt == after)
+def begin_attempt(customer_id: UUID, after: int, *, session_id: str | None) -> None:
+    """Let the attempt that comes after this one begin, unless it did already, or has another session by now."""
+    current = (
+        StripeCustomer.id == customer_id,
+        StripeCustomer.attempt == after,
+        StripeCustomer.session_id.is_not_distinct_from(session_id),
+    )
     values = {"attempt": after + 1, "session_id": None, "session_expires_at": None}
     db.session.execute(update(StripeCustomer).where(*current).values(values))
 
