@@ -113,7 +113,10 @@ def open_session(
         raise
     with transaction():
         kept = customer_rows.set_session(customer.id, customer.attempt, session.id, session.expires_at)
-    return session if kept else None
+    if kept:
+        return session
+    payments.expire_session(session.id)  # nobody would ever close it: the attempt is over, or the account gone
+    return None
 
 
 def make_way(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:

@@ -43,9 +43,10 @@ def set_stripe_id(customer_id: UUID, stripe_id: str) -> None:
 
 
 def set_session(customer_id: UUID, attempt: int, session_id: str, expires_at: datetime) -> bool:
-    """Keep the session opened by this attempt; False when the attempt is over."""
+    """Keep the session opened by this attempt; False when the attempt is over, or the user gone."""
     current = (
         StripeCustomer.id == customer_id,
+        StripeCustomer.user_id.is_not(None),
         StripeCustomer.attempt == attempt,
         or_(StripeCustomer.session_id.is_(None), StripeCustomer.session_id == session_id),
     )
@@ -97,3 +98,9 @@ def customers_to_close(user_id: UUID) -> list[StripeCustomer]:
     """The user's customers at Stripe that were not deleted there."""
     living = (StripeCustomer.user_id == user_id, StripeCustomer.stripe_id.is_not(None))
     return list(db.session.scalars(select(StripeCustomer).where(*living, StripeCustomer.deleted_at.is_(None))))
+
+
+def has_session(user_id: UUID) -> bool:
+    """Whether a Checkout session is kept for the user; none is until the caller's transaction ends."""
+    living = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
+    return any(db.session.scalars(select(StripeCustomer.session_id).where(*living).with_for_update()))

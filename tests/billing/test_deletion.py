@@ -1,0 +1,50 @@
+"""An account deleted through the API: what it pays for ends first, and nothing can be paid for afterwards."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import requests
+
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import Shop
+from tests.problems import assert_problem
+
+SESSIONS = "/v1/checkout/sessions"
+
+
+def elsewhere(user: Any, shop: Shop) -> Any:
+    """The same user at another of his devices."""
+    return replace(user, client=shop.app.test_client())
+
+
+def test_a_session_made_after_the_account_is_gone_is_not_handed_out(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    stripe.behave(path=SESSIONS, method="POST", hold=True, times=1)
+    with ThreadPoolExecutor(1) as pool:
+        buying = pool.submit(elsewhere(user, shop).post, "/subscribe/pro")
+        stripe.wait_held()
+        assert user.delete("/user/me").status_code == 204
+        stripe.behave()
+        assert_problem(buying.result(10), 401, "token_revoked")
+    assert stripe.call("GET", "/stats")["sessions"] == 1
+    assert len(stripe.events("checkout.session.expired")) == 1
+
+
+def test_a_session_opened_in_the_midst_of_a_deletion_is_expired_as_well(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    stripe.checkout(user.post("/subscribe/pro").json["session_id"], "expire")
+    stripe.behave(
+        path="/v1/subscriptions", method="GET", hold=True, times=1
+    )  # its open sessions were looked for before
+    with ThreadPoolExecutor(1) as pool:
+        deleting = pool.submit(elsewhere(user, shop).delete, "/user/me")
+        stripe.wait_held()
+        session_id = user.post("/subscribe/pro").json["session_id"]
+        stripe.behave()
+        assert deleting.result(10).status_code == 204
+    with pytest.raises(requests.HTTPError):
+        stripe.pay(session_id)
