@@ -4,12 +4,12 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from app.billing import customer_rows
+from app.billing import customer_rows, queries
 from app.billing.models import StripeCustomer
 from app.billing.provider import stripe_calls
 from app.billing.sync import copy_subscriptions
 from app.core.transactions import transaction
-from app.integrations.payment_calls import RemoteSubscription
+from app.integrations.payment_calls import PaymentsRejected, RemoteSubscription
 from app.integrations.payments import Payments
 
 
@@ -25,7 +25,10 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
         return
     with stripe_calls() as payments:
         for customer in customers:
-            close_customer(payments, customer, now)
+            try:
+                close_customer(payments, customer, now)
+            except PaymentsRejected as error:
+                forget_unknown(customer, error, now)
 
 
 def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) -> None:
@@ -36,6 +39,20 @@ def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) 
     copy_subscriptions(customer.id, payments, partial(cancel_all, stripe_id), now=now)
     with transaction():
         customer_rows.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+
+
+def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
+    """Forget a customer that Stripe does not know, who then pays for nothing there.
+
+    Raises the error again when it says something else, and when a copy of ours says that the customer does pay:
+    then the key may be that of another account.
+    """
+    if error.missing != "customer":
+        raise error
+    with transaction():
+        if queries.unended_subscription_ids(customer.id):
+            raise error
+        customer_rows.forget_customer(customer.id, now)
 
 
 def is_closed(user_id: UUID) -> bool:

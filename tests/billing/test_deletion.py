@@ -48,3 +48,21 @@ def test_a_session_opened_in_the_midst_of_a_deletion_is_expired_as_well(
         assert deleting.result(10).status_code == 204
     with pytest.raises(requests.HTTPError):
         stripe.pay(session_id)
+
+
+def test_a_customer_that_stripe_does_not_know_is_no_obstacle(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    stripe.act(shop.subscribe(user), "cancel")
+    shop.deliver_all()
+    stripe.reset()
+    assert user.delete("/user/me").status_code == 204
+    assert shop.rows("stripe_customers")[0]["deleted_at"] is not None
+
+
+def test_a_customer_that_stripe_does_not_know_yet_pays_keeps_the_account(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    """The key may be that of another account: at the right one the payments would go on."""
+    shop.subscribe(user)
+    stripe.reset()
+    assert_problem(user.delete("/user/me"), 502, "payment_provider_error")
+    assert user.get("/user/me").json["tier"] == "pro"
