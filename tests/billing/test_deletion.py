@@ -19,6 +19,26 @@ def elsewhere(user: Any, shop: Shop) -> Any:
     return replace(user, client=shop.app.test_client())
 
 
+def test_a_paying_subscriber_pays_no_more(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    subscription_id = shop.subscribe(user)
+    assert user.delete("/user/me").status_code == 204
+    (ended,) = stripe.events("customer.subscription.deleted")
+    assert ended["event"]["data"]["object"]["id"] == subscription_id
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"), [(500, (503, "service_unavailable")), (400, (502, "payment_provider_error"))]
+)
+def test_the_account_stays_when_what_it_pays_for_cannot_be_ended(
+    status: int, answer: tuple[int, str], user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    shop.subscribe(user)
+    stripe.behave(path="/v1/subscriptions", method="DELETE", status=status)
+    assert_problem(user.delete("/user/me"), *answer)
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
 def test_a_session_made_after_the_account_is_gone_is_not_handed_out(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
