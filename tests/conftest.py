@@ -118,13 +118,18 @@ def migrated_app(make_app: Callable[..., Flask]) -> Flask:
     return app
 
 
-@pytest.fixture
-def app(migrated_app: Flask, redis_db: redis.Redis) -> Flask:
-    """The application, with nothing in its database."""
-    with migrated_app.app_context():  # a tenth of what TRUNCATE takes on tables this small
+def empty_tables(app: Flask) -> None:
+    """Forget every row; a tenth of what TRUNCATE takes on tables this small."""
+    with app.app_context():
         for table in reversed(db.metadata.sorted_tables):
             db.session.execute(table.delete())
         db.session.commit()
+
+
+@pytest.fixture
+def app(migrated_app: Flask, redis_db: redis.Redis) -> Flask:
+    """The application, with nothing in its database."""
+    empty_tables(migrated_app)
     return migrated_app
 
 

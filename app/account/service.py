@@ -5,14 +5,16 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from app.billing.service import close_account, tier_of
+from app.billing.service import close_account, is_closed, tier_of
 from app.chatrooms.list_cache import forget_list
 from app.core.auth import TokenRevoked
 from app.core.database import db
+from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
 from app.users.profiles import Profile
 from app.users.queries import delete_user, find_user, lock_user
 
+CLOSING_ROUNDS = 3  # who goes on opening payment pages is told to try again
 DELETION_TIMEOUT_MS = 30_000  # thousands of messages go in one statement, which no other may be as slow as
 
 
@@ -39,11 +41,24 @@ def delete_account(user_id: UUID, *, now: datetime) -> None:
 
     What he pays for ends first, so that nobody is charged for an account that is gone. The day's quota stays
     spent, under the number's keyed hash, and the number can be signed up again.
-    Raises TokenRevoked when he is gone, and what `close_account` raises; then nothing was deleted.
+    Raises TokenRevoked when he is gone, ServiceUnavailable, and what `close_account` raises; then nothing was
+    deleted.
     """
-    close_account(user_id, now=now)
+    for _ in range(CLOSING_ROUNDS):
+        close_account(user_id, now=now)
+        if delete_closed(user_id):
+            return
+    raise ServiceUnavailable
+
+
+def delete_closed(user_id: UUID) -> bool:
+    """Delete a user who can pay for nothing any more; False when a payment page was opened meanwhile."""
     with transaction() as current:
         db.session.execute(text(f"SET LOCAL statement_timeout = {DELETION_TIMEOUT_MS}"))
-        if lock_user(user_id) is None or not delete_user(user_id):
+        if lock_user(user_id) is None:
             raise TokenRevoked
+        if not is_closed(user_id):
+            return False
+        delete_user(user_id)
         current.after_commit(lambda: forget_list(user_id))
+        return True

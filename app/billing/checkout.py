@@ -5,6 +5,7 @@ Both are made under idempotency keys that follow from the row, so parallel calls
 """
 
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 from app.billing import customer_rows, queries
@@ -16,7 +17,7 @@ from app.core.auth import TokenRevoked
 from app.core.errors import ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import transaction
-from app.integrations.payment_calls import PaymentsFailed, PaymentsRejected, RemoteSession
+from app.integrations.payment_calls import PaymentsFailed, PaymentsRejected, RemoteSession, RemoteSubscription
 from app.integrations.payments import Payments
 from app.users.queries import lock_user
 
@@ -38,7 +39,7 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
             if customer.stripe_id is None:
                 make_customer(payments, customer)
             elif customer.session_id is None:
-                session = open_session(payments, customer, price_id, now)
+                session = open_session(payments, user_id, customer, price_id, now)
                 if session is not None:
                     return session
             else:
@@ -89,12 +90,15 @@ def make_customer(payments: Payments, customer: StripeCustomer) -> None:
         customer_rows.set_stripe_id(customer.id, stripe_id)
 
 
-def open_session(payments: Payments, customer: StripeCustomer, price_id: str, now: datetime) -> RemoteSession | None:
-    """Open a session; None when something changed meanwhile and a look at it is needed."""
+def open_session(
+    payments: Payments, user_id: UUID, customer: StripeCustomer, price_id: str, now: datetime
+) -> RemoteSession | None:
+    """Open a session; None when something changed meanwhile and a look at it is needed. Raises AlreadySubscribed."""
     try:
+        make_way(payments, user_id, customer, now)
         session = payments.create_session(
             customer_id=str(customer.stripe_id),
-            user_id=str(customer.user_id),
+            user_id=str(user_id),
             price_id=price_id,
             success_url=page(SUCCESS_PATH),
             cancel_url=page(CANCEL_PATH),
@@ -109,7 +113,31 @@ def open_session(payments: Payments, customer: StripeCustomer, price_id: str, no
         raise
     with transaction():
         kept = customer_rows.set_session(customer.id, customer.attempt, session.id, session.expires_at)
-    return session if kept else None
+    if kept:
+        return session
+    payments.expire_session(session.id)  # nobody would ever close it: the attempt is over, or the account gone
+    return None
+
+
+def make_way(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:
+    """End what could be charged beside a new subscription, whatever our copies say. Raises AlreadySubscribed."""
+    copy_subscriptions(customer.id, payments, partial(end_dormant, str(customer.stripe_id)), now=now)
+    with transaction():
+        if queries.has_live_subscription(user_id):
+            raise AlreadySubscribed
+
+
+def end_dormant(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:
+    """Cancel every subscription that gives nothing, unless another lives; all of them, as they are then.
+
+    Raises AlreadySubscribed for one whose first payment is under way: its payer would get nothing for it.
+    """
+    every = payments.subscriptions(stripe_id)
+    if any(one.status in queries.LIVE_STATUSES for one in every):
+        return every
+    if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in every):
+        raise AlreadySubscribed(AlreadySubscribed.under_way)
+    return [payments.cancel_subscription(one.id) if one.status in queries.DORMANT_STATUSES else one for one in every]
 
 
 def look_up(payments: Payments, session_id: str) -> RemoteSession | None:
@@ -132,7 +160,7 @@ def leave_session(payments: Payments, customer: StripeCustomer, session: RemoteS
 
 def begin_attempt(customer: StripeCustomer) -> None:
     with transaction():
-        customer_rows.begin_attempt(customer.id, customer.attempt)
+        customer_rows.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
 
 
 def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:

@@ -1,6 +1,7 @@
 """`flask billing …`: what an operator does by hand."""
 
 import json
+from dataclasses import asdict
 from uuid import UUID
 
 import click
@@ -21,22 +22,38 @@ commands = AppGroup("billing", help="Payments.")
 def sync(user: str | None, as_json: bool) -> None:
     """Compare our copies with Stripe and mend them.
 
-    USER is an id or a mobile number; without it every customer is compared.
+    USER is an id or a mobile number; without it every customer is compared. Customers that cannot be compared are
+    named, and the rest is done all the same; the exit code is 1 then.
     """
     try:
-        compared, mended = reconciliation.sync_all(parse_user(user) if user else None, now=utc_now())
+        result = reconciliation.sync_all(parse_user(user) if user else None, now=utc_now())
     except AppError as error:
         raise click.ClickException(error.detail) from error
     if as_json:
-        changes = [
-            {"subscription": change.subscription_id, "before": change.before, "after": change.after}
-            for change in mended
-        ]
-        click.echo(json.dumps({"compared": compared, "mended": changes}))
-        return
-    for change in mended:
+        click.echo(as_object(result))
+    else:
+        tell(result)
+    if result.failed:
+        click.get_current_context().exit(1)
+
+
+def as_object(result: reconciliation.Comparison) -> str:
+    mended = [
+        {"subscription": change.subscription_id, "before": change.before, "after": change.after}
+        for change in result.mended
+    ]
+    failed = [asdict(failure) for failure in result.failed]
+    return json.dumps({"compared": result.compared, "mended": mended, "failed": failed, "left": result.left})
+
+
+def tell(result: reconciliation.Comparison) -> None:
+    for change in result.mended:
         click.echo(f"{change.subscription_id}: {change.before or 'unknown'} -> {change.after}")
-    click.echo(f"Compared {compared} customers with Stripe, mended {len(mended)} subscriptions.")
+    for failure in result.failed:
+        click.echo(f"{failure.customer}: not compared. {failure.reason}", err=True)
+    if result.left:
+        click.echo(f"Stripe does not answer: {result.left} customers are left.", err=True)
+    click.echo(f"Compared {result.compared} customers with Stripe, mended {len(result.mended)} subscriptions.")
 
 
 def parse_user(text: str) -> UUID:

@@ -4,11 +4,12 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from app.billing import customer_rows
+from app.billing import customer_rows, queries
+from app.billing.models import StripeCustomer
 from app.billing.provider import stripe_calls
 from app.billing.sync import copy_subscriptions
 from app.core.transactions import transaction
-from app.integrations.payment_calls import RemoteSubscription
+from app.integrations.payment_calls import PaymentsRejected, RemoteSubscription
 from app.integrations.payments import Payments
 
 
@@ -19,14 +20,47 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
     the account must stay as it is. A payment that slips through all the same is cancelled when its event comes.
     """
     with transaction():
-        customers = {row.id: str(row.stripe_id) for row in customer_rows.customers_to_close(user_id)}
+        customers = customer_rows.customers_to_close(user_id)
     if not customers:
         return
     with stripe_calls() as payments:
-        for customer_id, stripe_id in customers.items():
-            for session in payments.open_sessions(stripe_id):
-                payments.expire_session(session.id)
-            copy_subscriptions(customer_id, payments, partial(cancel_all, stripe_id), now=now)
+        for customer in customers:
+            try:
+                close_customer(payments, customer, now)
+            except PaymentsRejected as error:
+                forget_unknown(customer, error, now)
+
+
+def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) -> None:
+    """End what there is of one customer, and forget the session that was open before."""
+    stripe_id = str(customer.stripe_id)
+    for session in payments.open_sessions(stripe_id):
+        payments.expire_session(session.id)
+    copy_subscriptions(customer.id, payments, partial(cancel_all, stripe_id), now=now)
+    with transaction():
+        customer_rows.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+
+
+def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
+    """Forget a customer that Stripe does not know, who then pays for nothing there.
+
+    Raises the error again when it says something else, and when a copy of ours says that the customer does pay:
+    then the key may be that of another account.
+    """
+    if error.missing != "customer":
+        raise error
+    with transaction():
+        if queries.unended_subscription_ids(customer.id):
+            raise error
+        customer_rows.forget_customer(customer.id, now)
+
+
+def is_closed(user_id: UUID) -> bool:
+    """Whether no session was opened since `close_account`; ask in the transaction that deletes the user.
+
+    None can be kept before that transaction ends, nor afterwards, when the customer has no user.
+    """
+    return not customer_rows.has_session(user_id)
 
 
 def cancel_all(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:

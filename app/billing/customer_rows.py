@@ -43,9 +43,10 @@ def set_stripe_id(customer_id: UUID, stripe_id: str) -> None:
 
 
 def set_session(customer_id: UUID, attempt: int, session_id: str, expires_at: datetime) -> bool:
-    """Keep the session opened by this attempt; False when the attempt is over."""
+    """Keep the session opened by this attempt; False when the attempt is over, or the user gone."""
     current = (
         StripeCustomer.id == customer_id,
+        StripeCustomer.user_id.is_not(None),
         StripeCustomer.attempt == attempt,
         or_(StripeCustomer.session_id.is_(None), StripeCustomer.session_id == session_id),
     )
@@ -53,9 +54,13 @@ def set_session(customer_id: UUID, attempt: int, session_id: str, expires_at: da
     return db.session.execute(statement.returning(StripeCustomer.id)).first() is not None
 
 
-def begin_attempt(customer_id: UUID, after: int) -> None:
-    """Let the attempt that comes after this one begin, unless it did already."""
-    current = (StripeCustomer.id == customer_id, StripeCustomer.attempt == after)
+def begin_attempt(customer_id: UUID, after: int, *, session_id: str | None) -> None:
+    """Let the attempt that comes after this one begin, unless it did already, or has another session by now."""
+    current = (
+        StripeCustomer.id == customer_id,
+        StripeCustomer.attempt == after,
+        StripeCustomer.session_id.is_not_distinct_from(session_id),
+    )
     values = {"attempt": after + 1, "session_id": None, "session_expires_at": None}
     db.session.execute(update(StripeCustomer).where(*current).values(values))
 
@@ -66,24 +71,24 @@ def forget_customer(customer_id: UUID, now: datetime) -> None:
     db.session.execute(update(StripeCustomer).where(*current).values(deleted_at=now))
 
 
-def claim_customers_to_check(now: datetime, at_most: int, *, session_patience: timedelta) -> list[UUID]:
-    """Customers with something that can still change, those not compared for the longest time first; now claimed."""
+def customers_to_check(now: datetime, at_most: int, *, session_patience: timedelta) -> list[StripeCustomer]:
+    """Customers with something that can still change, those not compared for the longest time first."""
     unended = exists().where(Subscription.customer_id == StripeCustomer.id, Subscription.status.not_in(ENDED))
     recent_session = StripeCustomer.session_expires_at > now - session_patience
-    due = (
-        select(StripeCustomer.id)
-        .where(StripeCustomer.stripe_id.is_not(None), or_(unended, recent_session))
-        .order_by(StripeCustomer.checked_at)
-        .limit(at_most)
-        .with_for_update(skip_locked=True)
-    )
-    statement = update(StripeCustomer).where(StripeCustomer.id.in_(due)).values(checked_at=now)
-    return list(db.session.scalars(statement.returning(StripeCustomer.id), execution_options=NO_SYNC))
+    due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(unended, recent_session))
+    return list(db.session.scalars(due.order_by(StripeCustomer.checked_at, StripeCustomer.id).limit(at_most)))
 
 
-def customers_at_stripe(user_id: UUID | None) -> list[UUID]:
+def claim_to_check(customer: StripeCustomer, now: datetime) -> bool:
+    """Mark a customer as compared at `now`; False when somebody else did since the row was read."""
+    unchanged = (StripeCustomer.id == customer.id, StripeCustomer.checked_at == customer.checked_at)
+    statement = update(StripeCustomer).where(*unchanged).values(checked_at=now).returning(StripeCustomer.id)
+    return db.session.execute(statement, execution_options=NO_SYNC).first() is not None
+
+
+def customers_at_stripe(user_id: UUID | None) -> list[StripeCustomer]:
     """Every customer that has an id at Stripe, or those of one user."""
-    statement = select(StripeCustomer.id).where(StripeCustomer.stripe_id.is_not(None)).order_by(StripeCustomer.id)
+    statement = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None)).order_by(StripeCustomer.id)
     return list(
         db.session.scalars(statement if user_id is None else statement.where(StripeCustomer.user_id == user_id))
     )
@@ -93,3 +98,9 @@ def customers_to_close(user_id: UUID) -> list[StripeCustomer]:
     """The user's customers at Stripe that were not deleted there."""
     living = (StripeCustomer.user_id == user_id, StripeCustomer.stripe_id.is_not(None))
     return list(db.session.scalars(select(StripeCustomer).where(*living, StripeCustomer.deleted_at.is_(None))))
+
+
+def has_session(user_id: UUID) -> bool:
+    """Whether a Checkout session is kept for the user; none is until the caller's transaction ends."""
+    living = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
+    return any(db.session.scalars(select(StripeCustomer.session_id).where(*living).with_for_update()))

@@ -6,10 +6,11 @@ from app.core.errors import AppError
 
 
 class AlreadySubscribed(AppError):
-    """There is a subscription that lives."""
+    """There is a subscription that lives, or one whose first payment is under way."""
 
     status, code = HTTPStatus.CONFLICT, "already_subscribed"
     detail = "You have Pro already, or its payment is due. Manage it with POST /subscription/portal."
+    under_way = "Your first payment is under way, which may take days. Pro begins when it arrives."
 
 
 class InvalidSignature(AppError):

@@ -12,7 +12,9 @@ from app.core.database import db
 from app.integrations.payment_calls import ENDED
 
 PRO_STATUSES = ("active", "trialing")
-LIVE_STATUSES = (*PRO_STATUSES, "past_due")  # https://docs.stripe.com/billing/subscriptions/overview
+# https://docs.stripe.com/billing/subscriptions/overview
+LIVE_STATUSES = (*PRO_STATUSES, "past_due")
+DORMANT_STATUSES = ("incomplete", "unpaid", "paused")  # give nothing, yet a payment makes them active
 
 
 def gives_pro(now: datetime, grace: timedelta) -> ColumnElement[bool]:

@@ -1,15 +1,16 @@
 """Comparing our copies with Stripe, for what a lost event left wrong. The writing is the webhook's own."""
 
 import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.billing import customer_rows, queries
 from app.billing.errors import PaymentProviderError
 from app.billing.models import StripeCustomer
-from app.billing.provider import stripe_calls
+from app.billing.provider import required, stripe_calls
 from app.billing.sync import Change, copy_subscriptions
-from app.core.database import db
 from app.core.errors import ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import transaction
@@ -19,9 +20,28 @@ from app.integrations.payments import Payments
 log = logging.getLogger(__name__)
 
 BATCH = 500
+UNANSWERED_IN_A_ROW = 3  # one may be a customer with too much to tell; three are Stripe
 # Stripe sends an event for up to three days: https://docs.stripe.com/webhooks#automatic-retries
 SESSION_PATIENCE = timedelta(days=3)
 EVENT_IDS_KEPT = timedelta(days=30)  # as long as Stripe lets one send an event again by hand
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A customer, by Stripe's id, that could not be compared, and why."""
+
+    customer: str
+    reason: str
+
+
+@dataclass
+class Comparison:
+    """What came of a run. `left`: customers whose turn never came, because Stripe does not answer."""
+
+    compared: int = 0
+    mended: list[Change] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    left: int = 0
 
 
 def sync_due(*, now: datetime) -> list[Change]:
@@ -32,35 +52,54 @@ def sync_due(*, now: datetime) -> list[Change]:
     if not settings().stripe_secret_key:
         return []
     with transaction():
-        due = customer_rows.claim_customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
-    mended: list[Change] = []
-    for customer_id in due:
-        try:
-            mended += sync_customer(customer_id, now=now)
-        except ServiceUnavailable:
-            log.warning("The comparison with Stripe ends early: it does not answer")
-            break
-        except PaymentProviderError:
-            log.warning("A customer could not be compared with Stripe: %s", customer_id)
+        due = customer_rows.customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
+    mended = compare(claimed(due, now), now=now).mended
     if mended:
         log.warning("The comparison with Stripe mended %d subscriptions", len(mended))
     return mended
 
 
-def sync_all(user_id: UUID | None, *, now: datetime) -> tuple[int, list[Change]]:
-    """Compare every customer, or one user's: how many there were, and what was mended.
+def claimed(customers: list[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
+    """The customers one by one, each marked as compared when its turn comes; without those that another run took."""
+    for customer in customers:
+        with transaction():
+            mine = customer_rows.claim_to_check(customer, now)
+        if mine:
+            yield customer
 
-    Raises PaymentProviderError, ServiceUnavailable.
-    """
+
+def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
+    """Compare every customer, or one user's. Raises ServiceUnavailable where there is no key."""
+    required("stripe_secret_key")
     with transaction():
         customers = customer_rows.customers_at_stripe(user_id)
-    return len(customers), [change for one in customers for change in sync_customer(one, now=now)]
+    result = compare(customers, now=now)
+    result.left = len(customers) - result.compared - len(result.failed)
+    return result
 
 
-def sync_customer(customer_id: UUID, *, now: datetime) -> list[Change]:
+def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison:
+    """Compare one customer after the other, until UNANSWERED_IN_A_ROW are not answered for."""
+    result, unanswered = Comparison(), 0
+    for customer in customers:
+        stripe_id = str(customer.stripe_id)
+        try:
+            result.mended += sync_customer(customer.id, stripe_id, now=now)
+        except (PaymentProviderError, ServiceUnavailable) as error:
+            log.warning("A customer could not be compared with Stripe: %s", stripe_id)
+            result.failed.append(Failure(stripe_id, error.detail))
+            unanswered = unanswered + 1 if isinstance(error, ServiceUnavailable) else 0
+            if unanswered == UNANSWERED_IN_A_ROW:
+                log.warning("The comparison with Stripe ends early: it does not answer")
+                break
+        else:
+            result.compared += 1
+            unanswered = 0
+    return result
+
+
+def sync_customer(customer_id: UUID, stripe_id: str, *, now: datetime) -> list[Change]:
     """Compare one customer's subscriptions; what was mended. Raises PaymentProviderError, ServiceUnavailable."""
-    with transaction():
-        stripe_id = str(db.session.get_one(StripeCustomer, customer_id).stripe_id)
     with stripe_calls() as payments:
         try:
             return copy_subscriptions(customer_id, payments, lambda stripe: stripe.subscriptions(stripe_id), now=now)

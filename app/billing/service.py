@@ -6,14 +6,14 @@ from typing import Any
 from uuid import UUID
 
 from app.billing import queries
-from app.billing.closing import close_account
+from app.billing.closing import close_account, is_closed
 from app.billing.models import ProGrant, Subscription, Tier
 from app.core.clock import as_rfc3339
 from app.core.database import db
 from app.core.settings import settings
 from app.core.transactions import transaction
 
-__all__ = ["close_account", "export_subscriptions", "grant_pro", "subscription_status", "tier_of"]
+__all__ = ["close_account", "export_subscriptions", "grant_pro", "is_closed", "subscription_status", "tier_of"]
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,14 @@ class RemoteSubscription:
 
 @dataclass(frozen=True)
 class RemoteSession:
-    """A Checkout session; `status` is open, complete or expired; `url` is there while it is open."""
+    """A Checkout session; `status` is open, complete or expired; `url` is there while it is open.
+
+    `payment_status` is `unpaid` until the money is there, which of a complete one may take days.
+    """
 
     id: str
     status: str
+    payment_status: str
     url: str | None
     expires_at: datetime
     subscription_id: str | None
@@ -69,6 +73,7 @@ def read_session(source: Any) -> RemoteSession:
     return RemoteSession(
         id=data["id"],
         status=data["status"],
+        payment_status=data["payment_status"],
         url=data.get("url"),
         expires_at=datetime.fromtimestamp(data["expires_at"], UTC),
         subscription_id=id_of(data.get("subscription")),

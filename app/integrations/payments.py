@@ -103,6 +103,13 @@ class Payments:
         page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
         return [read_session(session) for session in page.data]
 
+    def awaits_payment(self, subscription_id: str) -> bool:
+        """Whether the subscription was bought in a Checkout session whose payment has not arrived yet."""
+        params: Any = {"subscription": subscription_id}
+        page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
+        sessions = [read_session(session) for session in page.data]
+        return any((one.status, one.payment_status) == ("complete", "unpaid") for one in sessions)
+
     def expire_session(self, session_id: str) -> RemoteSession:
         """End a session; one that has ended by itself stays as it is."""
         try:

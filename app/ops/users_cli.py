@@ -71,6 +71,8 @@ def grant(who: str, reason: str, until: datetime | None, days: int | None) -> No
         raise click.BadParameter("That day is over.", param_hint="--until")
     if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS:
         raise click.BadParameter(f"Give a reason of 1 to {MAX_REASON_CHARS} characters.", param_hint="--reason")
+    if user.verified_at is None:  # the next signup replaces him, id and all
+        raise click.ClickException(f"{user.id} has not verified the number yet; grant Pro once he has.")
     grant_pro(user.id, reason=reason.strip(), ends_at=ends_at, now=now)
     click.echo(f"{user.id} is Pro {f'until {ends_at:%Y-%m-%d %H:%M} UTC' if ends_at else 'until it is revoked'}.")
 

@@ -39,7 +39,11 @@ def delete_user(user_id: UUID) -> bool:
 def replace_unverified(
     mobile: str, *, name: str | None, password_hash: str | None, claim_origin: str | None, now: datetime
 ) -> User | None:
-    """Insert a user, in place of an earlier one who never verified the number; None where one did."""
+    """Insert a user, in place of an earlier one who never verified the number; None where one did.
+
+    The earlier one's id goes, so no row may refer to an unverified user: what belongs to one takes a token, which
+    only a verified one has.
+    """
     fresh = {
         "id": new_id(),
         "name": name,

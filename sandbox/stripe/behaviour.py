@@ -1,4 +1,4 @@
-"""Failures made on purpose: errors, delays, hangs and dropped connections, for chosen calls."""
+"""Failures made on purpose: errors, delays, holds, hangs and dropped connections, for chosen calls."""
 
 import socket
 import struct
@@ -24,7 +24,8 @@ class Behaviour:
     path: the beginning of the paths it is for. method: e.g. POST; any when empty. times: how many calls; all
     when None. when: `before` the call is seen, so that nothing happens at Stripe; `during`, while its
     idempotency key is in use; `within`, so that the key keeps the failure; or `after`, so that all of it
-    happened and only the answer is lost.
+    happened and only the answer is lost. A call on `hold` goes on when other behaviours are put in force, one
+    that is to `hang` never does.
     """
 
     path: str = "/v1/"
@@ -35,6 +36,7 @@ class Behaviour:
     code: str | None = None
     message: str | None = None
     delay: float = 0.0
+    hold: bool = False
     hang: bool = False
     drop: bool = False
     released: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -61,6 +63,8 @@ class Behaviours:
         self._lock = threading.Lock()
         self._active: list[Behaviour] = []
         self._closing = threading.Event()
+        self._held = 0
+        self._held_changed = threading.Condition()
 
     def replace(self, behaviours: list[Behaviour]) -> None:
         """Put these in force and let go of every call that hangs."""
@@ -68,6 +72,11 @@ class Behaviours:
             for old in self._active:
                 old.released.set()
             self._active = behaviours
+
+    def wait_held(self, timeout_seconds: float) -> bool:
+        """Wait until a call is on hold; whether that came in time."""
+        with self._held_changed:
+            return self._held_changed.wait_for(lambda: self._held > 0, timeout_seconds)
 
     def close(self) -> None:
         """Let go of every call for good: the server is going away."""
@@ -88,6 +97,8 @@ class Behaviours:
             return
         if behaviour.delay:
             self._wait(behaviour.released, behaviour.delay)
+        if behaviour.hold:
+            self._hold(behaviour)
         if behaviour.hang:
             self._wait(behaviour.released, LONGEST_HANG_SECONDS)
             raise ConnectionDroppedError
@@ -105,6 +116,18 @@ class Behaviours:
                         behaviour.times -= 1
                     return behaviour
         return None
+
+    def _hold(self, behaviour: Behaviour) -> None:
+        self._count_held(1)
+        try:
+            self._wait(behaviour.released, LONGEST_HANG_SECONDS)
+        finally:
+            self._count_held(-1)
+
+    def _count_held(self, change: int) -> None:
+        with self._held_changed:
+            self._held += change
+            self._held_changed.notify_all()
 
     def _wait(self, released: threading.Event, seconds: float) -> None:
         # Short turns, because the wait ends for either of two reasons.

@@ -19,7 +19,7 @@ from sandbox.stripe.forms import (
     as_url,
     merged_metadata,
 )
-from sandbox.stripe.listing import page
+from sandbox.stripe.listing import customer_of, page
 from sandbox.stripe.objects import list_object
 from sandbox.stripe.stand_in import StandIn
 from sandbox.stripe.store import Json, now
@@ -96,6 +96,7 @@ def _line(here: StandIn, entry: Any, position: int) -> Json:
 @endpoint(blueprint, "GET", "/v1/checkout/sessions", SessionListParams)
 def index(here: StandIn, params: Params) -> Json:
     """List sessions by customer, status, subscription."""
+    customer_of(here.store, params)
     wanted = {name: as_text(params, name) for name in ("customer", "status", "subscription") if name in params}
     sessions = [here.payments.session(session["id"]) for session in here.store.newest_first("checkout.session")]
     fitting = [session for session in sessions if all(session[name] == value for name, value in wanted.items())]

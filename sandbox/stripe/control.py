@@ -56,6 +56,13 @@ def delete_behaviour() -> Response:
     return get_behaviour()
 
 
+@blueprint.post("/behaviour/wait")
+def wait_for_held() -> Response:
+    """Wait up to `timeout` seconds (5) until a call is on hold."""
+    timeout = min(float(_body().get("timeout", 5)), LONGEST_WAIT_SECONDS)
+    return jsonify({"held": stand_in().behaviours.wait_held(timeout)})
+
+
 @blueprint.post("/checkout/<session_id>/<action>")
 def checkout(session_id: str, action: str) -> Response:
     """pay, decline, cancel, expire, pay_async, async_succeed, async_fail."""

@@ -31,6 +31,12 @@ def page(items: list[Json], params: Params, url: str) -> Json:
     return list_object(items[start : start + limit], url, has_more=len(items) > start + limit)
 
 
+def customer_of(store: Store, params: Params) -> str | None:
+    """The customer whose objects are wanted. Raises StripeError `resource_missing` when there never was such a one."""
+    customer = as_text(params, "customer")
+    return store.get("customer", customer, "customer")["id"] if customer else None
+
+
 def _position(items: list[Json], object_id: str, param: str) -> int:
     for position, item in enumerate(items):
         if item["id"] == object_id:

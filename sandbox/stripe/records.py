@@ -10,7 +10,7 @@ from sandbox.stripe.api import endpoint
 from sandbox.stripe.errors import missing_resource
 from sandbox.stripe.events import of_types
 from sandbox.stripe.forms import Params, as_list, as_text
-from sandbox.stripe.listing import page
+from sandbox.stripe.listing import customer_of, page
 from sandbox.stripe.stand_in import StandIn
 from sandbox.stripe.store import Json
 
@@ -20,7 +20,8 @@ blueprint = Blueprint("records", __name__)
 @endpoint(blueprint, "GET", "/v1/invoices", InvoiceListParams)
 def list_invoices(here: StandIn, params: Params) -> Json:
     """List invoices by customer, status, subscription."""
-    customer, status, subscription = (as_text(params, name) for name in ("customer", "status", "subscription"))
+    customer = customer_of(here.store, params)
+    status, subscription = (as_text(params, name) for name in ("status", "subscription"))
     invoices = [
         invoice
         for invoice in here.store.newest_first("invoice")

@@ -13,7 +13,7 @@ from sandbox.stripe.errors import StripeError, missing_resource, parameter_inval
 from sandbox.stripe.events import changed_fields
 from sandbox.stripe.forms import Params, as_bool, as_object, as_text, merged_metadata
 from sandbox.stripe.lifecycle import ENDED, STATUSES
-from sandbox.stripe.listing import page
+from sandbox.stripe.listing import customer_of, page
 from sandbox.stripe.stand_in import StandIn
 from sandbox.stripe.store import Json
 
@@ -26,7 +26,7 @@ def index(here: StandIn, params: Params) -> Json:
     status = as_text(params, "status")
     if status not in (None, "all", "ended", *STATUSES):
         raise parameter_invalid("status", f"Invalid status: {status}")
-    customer, price = as_text(params, "customer"), as_text(params, "price")
+    customer, price = customer_of(here.store, params), as_text(params, "price")
     subscriptions = [
         subscription
         for subscription in here.store.newest_first("subscription")

@@ -44,6 +44,11 @@ class RunningStandIn:
         every = [*behaviours, *([fields] if fields else [])]
         self.call("PUT", "/behaviour", every)
 
+    def wait_held(self, timeout_seconds: float = 10) -> None:
+        """Wait until a call is on hold; `behave()` lets it go on. Raises TimeoutError."""
+        if not self.call("POST", "/behaviour/wait", {"timeout": timeout_seconds})["held"]:
+            raise TimeoutError("No call to the stand-in is on hold.")
+
     def reset(self) -> None:
         """Forget everything and go back to the settings of the start, with quick retries."""
         self.call("POST", "/reset")

@@ -10,7 +10,6 @@ from app.chatrooms.service import create_chatroom
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
 from app.core.database import db
-from app.core.errors import ServiceUnavailable
 from app.messages.service import accept_prompt, usage_today
 from tests.conftest import log_in
 from tests.problems import assert_problem
@@ -61,15 +60,6 @@ def test_day_stays_spent_after_signing_up_again(user, make_user):
 def test_deleted_number_is_unknown_until_it_signs_up(app, client, user):
     user.delete("/user/me")
     assert_problem(log_in(client, user.mobile), 404, "account_not_found")
-
-
-def test_account_stays_when_what_it_pays_for_cannot_be_ended(monkeypatch, user):
-    def fail(*args, **kwargs):
-        raise ServiceUnavailable
-
-    monkeypatch.setattr(service, "close_account", fail)
-    assert_problem(user.delete("/user/me"), 503, "service_unavailable")
-    assert user.get("/user/me").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/user/me", "/user/me/export"])

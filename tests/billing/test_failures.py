@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from app.integrations.payments import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS
+from config import Settings
 from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import KEY, Shop
 
@@ -109,7 +111,7 @@ def test_a_stripe_that_hangs_is_left_in_time(
     began = time.monotonic()
     answer = impatient.post(route)
     assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
-    assert time.monotonic() - began < 2  # half a second, and the SDK's pause before its one retry
+    assert time.monotonic() - began < READ_SECONDS  # it was left: no read timed out
     stripe.behave()
     assert user.post(route).status_code == 200
     assert len(stripe.events("customer.created")) == 1
@@ -121,9 +123,6 @@ def test_several_slow_calls_are_bounded_together(impatient: Any, stripe: Running
 
 
 def test_the_bounds_in_production_stay_below_fifteen_seconds() -> None:
-    from app.integrations.payments import CONNECT_SECONDS, MAX_RETRIES
-    from config import Settings
-
     most = max(bound.le for bound in Settings.model_fields["stripe_timeout"].metadata if hasattr(bound, "le"))
     pause_seconds = 0.5  # the SDK's before its first retry
     assert most + MAX_RETRIES * (pause_seconds + CONNECT_SECONDS) < 15
@@ -192,6 +191,6 @@ def test_an_event_while_stripe_hangs_is_asked_for_again(
     stripe.behave(path="/v1/subscriptions/", hang=True)
     began = time.monotonic()
     assert shop.deliver(event_id, impatient_app.test_client()).status_code == 503
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < READ_SECONDS
     stripe.behave()
     assert shop.deliver(event_id).status_code == 200

@@ -55,6 +55,17 @@ def test_a_grant_lasts_through_its_last_day(user, flask, app):
     assert (ends_at.hour, ends_at.minute) == (0, 0)
 
 
+def test_pro_is_not_given_to_a_number_that_nobody_has_verified(client, flask, mobile_numbers):
+    """The next signup takes the number over, and must find nothing that hangs on the earlier one."""
+    signup = {"mobile": next(mobile_numbers)}
+    assert client.post("/auth/signup", json=signup).status_code == 201
+    result = flask("users", "grant-pro", signup["mobile"], "--reason", "A gift")
+    assert result.exit_code == 1
+    assert "has not verified the number" in result.output
+    assert len(result.output.splitlines()) == 1
+    assert client.post("/auth/signup", json=signup).status_code == 201
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -1,6 +1,7 @@
 """The manners of the API: errors, idempotency keys, lists, failures on purpose."""
 
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 
 import pytest
 import requests
@@ -114,6 +115,13 @@ def test_parallel_calls_with_one_key_make_one_customer(stand_in):
     assert stand_in.call("GET", "/stats")["customers"] == 1
 
 
+@pytest.mark.parametrize("kind", ["subscriptions", "checkout.sessions", "invoices"])
+def test_a_list_of_a_customer_that_is_not_there_raises_resource_missing(client, kind):
+    with pytest.raises(stripe.InvalidRequestError) as caught:
+        attrgetter(kind)(client.v1).list({"customer": "cus_none"})
+    assert (caught.value.http_status, caught.value.code, caught.value.param) == (400, "resource_missing", "customer")
+
+
 def test_lists_have_pages(client):
     made = [client.v1.customers.create({"email": "same@example.com"}).id for _ in range(5)]
     page = client.v1.customers.list({"limit": 2, "email": "same@example.com"})
@@ -159,6 +167,19 @@ def test_a_dropped_connection_is_tried_again_by_the_sdk(stand_in):
     customer = sdk(stand_in.url, retries=1).v1.customers.create({"name": "Ada"})
     assert customer.last_response.headers["Idempotent-Replayed"] == "true"
     assert stand_in.call("GET", "/stats")["customers"] == 1
+
+
+def test_a_call_on_hold_goes_on_when_it_is_let_go(stand_in, client):
+    stand_in.behave(path="/v1/customers", hold=True, when="after", times=1)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.v1.customers.create, {"name": "Ada"})
+        stand_in.wait_held()
+        assert stand_in.call("GET", "/stats")["customers"] == 1
+        assert not call.done()
+        stand_in.behave()
+        assert call.result(10).name == "Ada"
+    with pytest.raises(TimeoutError):
+        stand_in.wait_held(0)
 
 
 def test_a_hanging_call_times_out_and_changes_nothing(stand_in):

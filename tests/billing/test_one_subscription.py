@@ -1,0 +1,86 @@
+"""However one goes about it, no two subscriptions of one user can both be charged for."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import Shop
+
+
+def unended(stripe: RunningStandIn, shop: Shop) -> list[str]:
+    """The subscriptions that could still be charged for, as our copies and Stripe agree they are."""
+    shop.deliver_all()
+    ours = [row["id"] for row in shop.rows() if row["status"] not in {"canceled", "incomplete_expired"}]
+    ended = {event["event"]["data"]["object"]["id"] for event in stripe.events("customer.subscription.deleted")}
+    assert not ended & set(ours)
+    return ours
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("status", ["unpaid", "paused", "incomplete"])
+def test_what_could_be_charged_again_ends_before_a_new_one_is_sold(
+    status: str, told: bool, user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    old = shop.subscribe(user)
+    stripe.act(old, "set", status=status)
+    if told:
+        shop.deliver_all()
+    else:
+        shop.execute("DELETE FROM subscriptions")  # as if no event of its had ever come
+    opened = user.post("/subscribe/pro")
+    assert opened.status_code == 200, opened.text
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+    new = stripe.pay(opened.json["session_id"])["subscription"]
+    assert unended(stripe, shop) == [new]
+    assert user.get("/subscription/status").json["status"] == "active"
+
+
+def test_a_first_payment_under_way_is_waited_for(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    session_id = user.post("/subscribe/pro").json["session_id"]
+    subscription_id = stripe.checkout(session_id, "pay_async")["session"]["subscription"]
+    for _ in range(2):
+        answer = user.post("/subscribe/pro")
+        assert (answer.status_code, answer.json["code"]) == (409, "already_subscribed")
+        assert "under way" in answer.json["detail"]
+    assert unended(stripe, shop) == [subscription_id]
+    stripe.checkout(session_id, "async_succeed")
+    assert "under way" not in user.post("/subscribe/pro").json["detail"]
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_after_a_first_payment_that_failed_late_one_can_buy_again(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    session_id = user.post("/subscribe/pro").json["session_id"]
+    stripe.checkout(session_id, "pay_async")
+    assert user.post("/subscribe/pro").status_code == 409
+    stripe.checkout(session_id, "async_fail")
+    assert unended(stripe, shop) == []
+    assert shop.buy(user) == unended(stripe, shop)[0]
+
+
+def test_a_live_subscription_that_no_event_told_of_is_found(user: Any, shop: Shop) -> None:
+    shop.subscribe(user)
+    shop.execute("DELETE FROM subscriptions")
+    shop.execute("UPDATE stripe_customers SET session_id = NULL, attempt = attempt + 1")
+    assert user.post("/subscribe/pro").status_code == 409
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_a_failure_beside_a_session_that_was_handed_out_opens_no_second_one(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    user.post("/subscription/portal")  # makes the customer
+    path = {"path": "/v1/checkout/sessions", "method": "POST", "times": 1}
+    stripe.behave(**path, hold=True, status=500)
+    slow = replace(user, client=shop.app.test_client())
+    with ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(slow.post, "/subscribe/pro")
+        stripe.wait_held()
+        opened = user.post("/subscribe/pro")
+        stripe.behave(**path, status=500)  # the SDK's second try fails as well
+        assert (opened.status_code, failing.result(10).status_code) == (200, 503)
+    assert user.post("/subscribe/pro").json == opened.json
