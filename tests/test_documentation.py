@@ -1,6 +1,7 @@
 """README and .env.example name every variable, every route and every command, and none that is not there."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def test_readme_lists_every_variable_and_no_other():
 
 def test_env_example_lists_every_variable_and_no_other():
     assert set(example_variables()) == VARIABLES
+
+
+def test_env_example_names_each_variable_once():
+    names = re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    assert [name for name, times in Counter(names).items() if times > 1] == []
 
 
 def test_env_example_mentions_the_variables_of_the_processes():
