@@ -9,7 +9,7 @@ import pytest
 from dotenv import dotenv_values
 from pydantic_core import PydanticUndefined
 
-from config import DEVELOPMENT_JWT_SECRET, Settings
+from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.welcome import conversation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +18,13 @@ VARIABLES = {field.upper() for field in Settings.model_fields}
 REQUIRED = {"database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
 # Cells that describe a default rather than spell it.
 DESCRIBED = {"required", "none", "for development", "a sentence"}
+FILLED_IN = {
+    "DATABASE_URL": "postgresql://db.example.org/app",
+    "REDIS_URL": "rediss://redis.example.org",
+    "JWT_SECRET": "q8Zr2vXw5uTn7sLk3pYb9dHf4gJc6mRa",
+    "GEMINI_API_KEY": "AIza-something",
+    "STRIPE_WEBHOOK_SECRET": "whsec_something",
+}
 # Served, but no part of the API: the files behind /docs, and the way there.
 UNLISTED = {"GET /", "GET /docs/assets/{}", "GET /docs/page/{}"}
 
@@ -126,6 +133,27 @@ def test_readme_marks_the_routes_that_want_a_token(make_app):
         if wants_token is not bool(lock):
             unlike.append(call)
     assert not unlike
+
+
+def variables_to_deploy_with() -> dict[str, str]:
+    """What the first sentence of README's second step of a deployment sets; the values it leaves open are filled in."""
+    found = re.search(r"^2\. (.+?)\. ", section("Processes"), flags=re.MULTILINE | re.DOTALL)
+    assert found
+    named = dict(re.findall(r"`([A-Z_]+)=?([a-z]*)`", found[1]))
+    return {name.lower(): value or FILLED_IN[name] for name, value in named.items()}
+
+
+def test_the_variables_to_deploy_with_are_all_that_production_asks_for(clean_environment):
+    settings = load_settings(**variables_to_deploy_with())
+    assert settings.is_production
+    assert settings.gemini_api_key
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "JWT_SECRET", "OTP_DELIVERY", "STRIPE_WEBHOOK_SECRET"])
+def test_each_variable_to_deploy_with_is_asked_for(name, clean_environment):
+    without = {field: value for field, value in variables_to_deploy_with().items() if field != name.lower()}
+    with pytest.raises(ConfigError, match=name):
+        load_settings(**without)
 
 
 def test_the_first_curls_are_those_that_make_run_prints():
