@@ -49,19 +49,37 @@ accesslog = None  # the application writes a line for each request, and knows mo
 limit_request_line = 8190  # as long as gunicorn bounds it at all: what is longer is answered before the product
 
 
+PREPARED = "METRICS_PREPARED"  # by which master, and the folder it made, as `pid:folder`
+
+
 def prepare_metrics() -> None:
     """Give the processes a folder for their numbers; each adds to its own file, and any can tell the sum."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if folder:  # kept by somebody else, who wants it empty at the start
-        os.makedirs(folder, exist_ok=True)
-        for name in os.listdir(folder):
-            if name.endswith(".db"):
-                os.unlink(os.path.join(folder, name))
+    master, _, made = os.environ.get(PREPARED, "").partition(":")
+    if master == str(os.getpid()):  # on SIGHUP this file is read again, while processes count
         return
-    folder = tempfile.mkdtemp(prefix="metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    master = os.getpid()
-    atexit.register(lambda: os.getpid() == master and shutil.rmtree(folder, ignore_errors=True))
+    if folder and folder != made:
+        made = ""
+        if "GUNICORN_PID" not in os.environ:  # after SIGUSR2 the predecessor's processes still count there
+            empty(folder)
+    else:
+        made = tempfile.mkdtemp(prefix="metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = made
+        atexit.register(remove_at_the_end, made, os.getpid())
+    os.environ[PREPARED] = f"{os.getpid()}:{made}"
+
+
+def empty(folder: str) -> None:
+    """Take the numbers of an earlier run out of a folder that somebody else keeps."""
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):
+        if name.endswith(".db"):
+            os.unlink(os.path.join(folder, name))
+
+
+def remove_at_the_end(folder: str, master: int) -> None:
+    if os.getpid() == master:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 prepare_metrics()
