@@ -20,7 +20,7 @@ forwarded_allow_ips = ""
 # ── How many ─────────────────────────────────────────────────────────────────
 # Threads, because `Prefer: wait` and streams hold a request open without using the CPU. `sync` would need a
 # process for each of them, ignores keep-alive, and takes a long wait for a hang.
-worker_class = "gthread"
+worker_class = "app.core.web_worker.WebWorker"  # gunicorn's gthread, which refuses as the application does
 # A process for each core at hand, two at least: one Python process computes on one core at a time, and with two a
 # process that ends is not missed. More than the cores would only share them.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2

@@ -3,11 +3,13 @@
 import json
 import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from sandbox.stack.servers import wait_until
 from tests.problems import assert_problem
 from tests.web_process import WebProcess, serving
 
@@ -90,6 +92,49 @@ def test_broken_request_is_refused_and_the_next_one_answered(web, raw):
     assert b"500" not in answer.split(b"\r\n")[0]
     assert b"Traceback" not in answer
     assert web.call("GET", "/healthz").status_code == 200
+
+
+def read_answer(raw: bytes) -> HTTPResponse:
+    """The first answer in what came over a connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(raw)
+        response = HTTPResponse(ours)
+        response.begin()
+        response.body = response.read()
+    return response
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400, "bad_request"),
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: \x00secret\r\n\r\n", 400, "bad_request"),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: br\r\n\r\n", 501, "not_implemented"),
+    ],
+)
+def test_what_never_reaches_the_application_is_refused_by_a_problem_document_too(web, raw, status, code):
+    answer = read_answer(talk(web, raw))
+    problem = json.loads(answer.body)
+    assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json")
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert answer.headers["X-Request-ID"] == problem["request_id"] != ""
+    assert answer.headers["Connection"] == "close"
+    assert "Server" not in answer.headers
+    assert "aaaa" not in problem["detail"]
+    assert "secret" not in problem["detail"]
+    assert problem["title"]
+
+
+def test_two_refusals_have_two_ids_and_the_log_knows_them(web):
+    ids = {read_answer(talk(web, b"nonsense\r\n\r\n")).headers["X-Request-ID"] for _ in range(2)}
+    assert len(ids) == 2
+    assert wait_until(lambda: all(one in web.log_file.read_text() for one in ids), seconds=5)
 
 
 def test_body_that_ends_too_early_is_no_error_of_ours(web):
