@@ -28,6 +28,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
 # As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. Many
 # threads that compute at once cost throughput (the interpreter's lock): this is no place to make a service faster.
 threads = int(os.environ.get("WEB_THREADS") or "256")
+SPARE_THREADS = 16  # for everybody else, when as many streams are open as may be
 
 # ── How long ─────────────────────────────────────────────────────────────────
 # A process whose main thread says nothing for this long is killed. Its threads may take longer: waits are 20 seconds.
@@ -116,8 +117,21 @@ def post_fork(_server: Any, worker: Any) -> None:
     """A connection must never be shared by two processes: each worker opens its own."""
     from app.core.database import db  # noqa: PLC0415 - only once the worker is there
 
-    with worker.app.wsgi().app_context():
+    app = worker.app.wsgi()
+    with app.app_context():
         db.engine.dispose(close=False)
+    if worker.age == 1:  # one of them says it for all
+        warn_of_few_threads(worker.log, app.extensions["settings"].streams_per_process)
+
+
+def warn_of_few_threads(log: Any, streams: int) -> None:
+    """Streams hold a thread each: too few beside them, and streams alone could keep everybody else waiting."""
+    left = max(0, threads - streams)
+    if left < SPARE_THREADS:
+        log.warning(
+            f"WEB_THREADS is {threads}, which leaves {left} beside STREAMS_PER_PROCESS ({streams}): "
+            f"leave {SPARE_THREADS} at least, or a process full of streams answers nobody else."
+        )
 
 
 def post_worker_init(worker: Any) -> None:

@@ -157,3 +157,16 @@ def test_odd_host_header_is_no_error_of_ours(web, host):
 def test_path_in_bytes_that_are_no_utf8_is_404(web):
     answer = talk(web, b"GET /chatroom/\xff\xfe HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert int(answer.split(b" ")[1]) in {400, 404}, answer
+
+
+@pytest.mark.parametrize(("streams", "warns"), [("16", False), ("17", True)])
+def test_too_few_threads_beside_the_streams_are_told_of_once(environment, migrated_app, tmp_path, streams, warns):
+    given = environment | {"STREAMS_PER_PROCESS": streams}  # and WEB_THREADS is 32 here
+    with serving(given, tmp_path / "web.log", processes=2) as web:
+        assert wait_until(lambda: web.log_file.read_text().count("Booting worker") == 2, seconds=20)
+        assert wait_until(lambda: "WEB_THREADS" in web.log_file.read_text(), seconds=20 if warns else 0) is warns
+    told = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS" in line]
+    assert len(told) == warns
+    if warns:
+        assert "WEB_THREADS is 32, which leaves 15 beside STREAMS_PER_PROCESS (17)" in told[0]
+        assert "WARNING" in told[0]
