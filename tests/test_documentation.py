@@ -9,6 +9,10 @@ import pytest
 from dotenv import dotenv_values
 from pydantic_core import PydanticUndefined
 
+from app.billing.queries import LIVE_STATUSES
+from app.core.database import db
+from app.integrations.payment_calls import ENDED
+from app.messages.models import Status
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.welcome import conversation
 
@@ -176,6 +180,27 @@ def test_links_lead_somewhere(page):
         elif not target.startswith("http") and not ((ROOT / page).parent / target.split("#")[0]).exists():
             lost.append(target)
     assert not lost
+
+
+def drawn_tables() -> dict[str, set[str]]:
+    """The tables of the diagram in docs/architecture.md, and the columns it shows."""
+    diagram = re.search(r"erDiagram\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), flags=re.DOTALL)
+    assert diagram
+    drawn = re.findall(r"^    (\w+) \{\n(.*?)^    \}", diagram[1], flags=re.MULTILINE | re.DOTALL)
+    return {table: set(re.findall(r"^ +\w+ (\w+)", columns, flags=re.MULTILINE)) for table, columns in drawn}
+
+
+def test_architecture_draws_every_table_and_no_column_that_is_not_there():
+    tables = {name: set(table.columns.keys()) for name, table in db.metadata.tables.items()}
+    drawn = drawn_tables()
+    assert set(drawn) == set(tables)
+    assert {name: columns - tables[name] for name, columns in drawn.items() if columns - tables[name]} == {}
+
+
+def test_architecture_knows_every_state_of_a_reply_and_every_status_that_counts_as_a_live_subscription():
+    page = (ROOT / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^ +(\w+) --> ", page, flags=re.MULTILINE))
+    assert {*map(str, Status), *LIVE_STATUSES, *ENDED} <= drawn
 
 
 def test_every_make_target_that_the_documents_name_exists():
