@@ -37,7 +37,7 @@ PUBLIC_CODES = {
     "internal_error", "payment_provider_error", "service_unavailable",
 }  # fmt: skip
 # Given by the web server's own errors alone, which no route declares.
-RARE_CODES = {"bad_request", "request_timeout"}
+RARE_CODES = {"bad_request", "request_timeout", "uri_too_long", "headers_too_large", "not_implemented"}
 
 
 def error_classes() -> list[type[AppError]]:
