@@ -21,6 +21,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     FLASK_APP=wsgi \
+    FLASK_SKIP_DOTENV=1 \
     APP_ENV=production \
     PORT=5000
 USER app

@@ -263,15 +263,20 @@ def is_on_this_machine(address: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def env_file() -> str:
+    """The file that development reads variables from; one that is not there, such as /dev/null, says nothing."""
+    return os.environ.get("ENV_FILE") or ".env"
+
+
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment, and `.env` in development, into `Settings`.
+    """Read the environment, and in development ENV_FILE (`.env` when it is not set), into `Settings`.
 
     overrides: fields that win over the environment.
     Raises ConfigError with one sentence for each variable that is missing or wrong.
     """
     is_production = os.environ.get("APP_ENV", "").strip().lower() == AppEnv.PRODUCTION
     try:
-        return Settings(_env_file=None if is_production else ".env", **overrides)
+        return Settings(_env_file=None if is_production else env_file(), **overrides)
     except ValidationError as error:
         raise ConfigError(" ".join(sentence(problem) for problem in error.errors())) from None
 

@@ -20,7 +20,7 @@ forwarded_allow_ips = ""
 # ── How many ─────────────────────────────────────────────────────────────────
 # Threads, because `Prefer: wait` and streams hold a request open without using the CPU. `sync` would need a
 # process for each of them, ignores keep-alive, and takes a long wait for a hang.
-worker_class = "gthread"
+worker_class = "app.core.web_worker.WebWorker"  # gunicorn's gthread, which refuses as the application does
 # A process for each core at hand, two at least: one Python process computes on one core at a time, and with two a
 # process that ends is not missed. More than the cores would only share them.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
@@ -28,6 +28,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
 # As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. Many
 # threads that compute at once cost throughput (the interpreter's lock): this is no place to make a service faster.
 threads = int(os.environ.get("WEB_THREADS") or "256")
+SPARE_THREADS = 16  # for everybody else, when as many streams are open as may be
 
 # ── How long ─────────────────────────────────────────────────────────────────
 # A process whose main thread says nothing for this long is killed. Its threads may take longer: waits are 20 seconds.
@@ -49,19 +50,37 @@ accesslog = None  # the application writes a line for each request, and knows mo
 limit_request_line = 8190  # as long as gunicorn bounds it at all: what is longer is answered before the product
 
 
+PREPARED = "METRICS_PREPARED"  # by which master, and the folder it made, as `pid:folder`
+
+
 def prepare_metrics() -> None:
     """Give the processes a folder for their numbers; each adds to its own file, and any can tell the sum."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if folder:  # kept by somebody else, who wants it empty at the start
-        os.makedirs(folder, exist_ok=True)
-        for name in os.listdir(folder):
-            if name.endswith(".db"):
-                os.unlink(os.path.join(folder, name))
+    master, _, made = os.environ.get(PREPARED, "").partition(":")
+    if master == str(os.getpid()):  # on SIGHUP this file is read again, while processes count
         return
-    folder = tempfile.mkdtemp(prefix="metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    master = os.getpid()
-    atexit.register(lambda: os.getpid() == master and shutil.rmtree(folder, ignore_errors=True))
+    if folder and folder != made:
+        made = ""
+        if "GUNICORN_PID" not in os.environ:  # after SIGUSR2 the predecessor's processes still count there
+            empty(folder)
+    else:
+        made = tempfile.mkdtemp(prefix="metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = made
+        atexit.register(remove_at_the_end, made, os.getpid())
+    os.environ[PREPARED] = f"{os.getpid()}:{made}"
+
+
+def empty(folder: str) -> None:
+    """Take the numbers of an earlier run out of a folder that somebody else keeps."""
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):
+        if name.endswith(".db"):
+            os.unlink(os.path.join(folder, name))
+
+
+def remove_at_the_end(folder: str, master: int) -> None:
+    if os.getpid() == master:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 prepare_metrics()
@@ -98,8 +117,21 @@ def post_fork(_server: Any, worker: Any) -> None:
     """A connection must never be shared by two processes: each worker opens its own."""
     from app.core.database import db  # noqa: PLC0415 - only once the worker is there
 
-    with worker.app.wsgi().app_context():
+    app = worker.app.wsgi()
+    with app.app_context():
         db.engine.dispose(close=False)
+    if worker.age == 1:  # one of them says it for all
+        warn_of_few_threads(worker.log, app.extensions["settings"].streams_per_process)
+
+
+def warn_of_few_threads(log: Any, streams: int) -> None:
+    """Streams hold a thread each: too few beside them, and streams alone could keep everybody else waiting."""
+    left = max(0, threads - streams)
+    if left < SPARE_THREADS:
+        log.warning(
+            f"WEB_THREADS is {threads}, which leaves {left} beside STREAMS_PER_PROCESS ({streams}): "
+            f"leave {SPARE_THREADS} at least, or a process full of streams answers nobody else."
+        )
 
 
 def post_worker_init(worker: Any) -> None:

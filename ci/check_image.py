@@ -20,8 +20,8 @@ from sandbox.stack.servers import free_port, postgres_server, valkey_server, wai
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-START_SECONDS = 60
-STOP_SECONDS = 40
+START_SECONDS = 180
+STOP_SECONDS = 90
 
 
 def copy_files(into: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pastes README's first curls into a shell, with the stack running, and looks for the reply they promise."""
+"""Pastes README's curls into a shell, with the stack running, and looks for the answers they promise."""
 
 import os
 import re
@@ -9,26 +9,33 @@ from sandbox.tour.own_stack import own_stack
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 ADDRESS = "http://127.0.0.1:5000"
+PASTE_SECONDS = 180
+PROMISED = {
+    "a completed reply": r'"reply": *\{.*"status": *"completed"',
+    "pieces of a reply": r"^event: delta$",
+    "the end of a stream": r"^event: completed$",
+    "a canceled reply": r'^\{.*"status": *"canceled"',
+    "a reply that is made again": r'^\{.*"status": *"queued"',
+}
 
 
-def first_curls() -> str:
-    """The block of README that signs up and ends with an answered message."""
+def curls() -> str:
+    """README's commands in the order of the page; the first block signs up."""
     blocks = re.findall(r"^```bash\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
-    found = [block for block in blocks if "/auth/signup" in block]
-    assert len(found) == 1, "README must have one block of commands that begins at /auth/signup"
-    assert ADDRESS in found[0], f"README's commands must be for {ADDRESS}"
-    return found[0]
+    assert "/auth/signup" in blocks[0], "README's first block of commands must begin at /auth/signup"
+    assert ADDRESS in blocks[0], f"README's commands must be for {ADDRESS}"
+    return "".join(blocks)
 
 
 def main() -> None:
     with own_stack(os.environ) as address:
-        commands = first_curls().replace(ADDRESS, address)
+        commands = curls().replace(ADDRESS, address)
         done = subprocess.run(
-            ["bash"], input=commands, capture_output=True, text=True, timeout=60, check=False, env={**os.environ}
+            ["bash"], input=commands, capture_output=True, text=True, timeout=PASTE_SECONDS, check=False
         )
     print(done.stdout + done.stderr)
-    replies = re.findall(r'"reply": *\{.*"status": *"completed"', done.stdout)
-    assert replies, "README's commands did not end with a completed reply"
+    missing = [what for what, sign in PROMISED.items() if not re.search(sign, done.stdout, flags=re.MULTILINE)]
+    assert not missing, f"README's commands did not show: {', '.join(missing)}"
     print("README's commands work when pasted.")
 
 

@@ -16,4 +16,4 @@ npm install --silent --no-audit --no-fund --no-save --prefix "$programs" "newman
 env -u BASE_URL "$python" -m ci.with_stack "$programs/node_modules/.bin/newman" run \
     docs/postman/gemini-backend.postman_collection.json \
     --environment docs/postman/gemini-backend.postman_environment.json \
-    --env-var 'base_url={address}' --color off --timeout-request 30000 --disable-unicode
+    --env-var 'base_url={address}' --color off --timeout-request 90000 --disable-unicode

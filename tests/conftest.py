@@ -31,9 +31,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment() -> None:
-    """No variable of the developer's reaches a test."""
+    """Neither a variable nor the `.env` of the developer reaches a test, or a process that a test starts."""
     for field in Settings.model_fields:
         os.environ.pop(field.upper(), None)
+    os.environ["ENV_FILE"] = os.devnull
+    os.environ["FLASK_SKIP_DOTENV"] = "1"  # the `flask` command reads a `.env` by itself
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ TWILIO = {
 
 @pytest.fixture(autouse=True)
 def own_environment(clean_environment, monkeypatch, tmp_path):
-    """Neither a developer's .env nor his variables."""
+    """A folder of its own, and none of the developer's variables."""
     monkeypatch.chdir(tmp_path)
     for name in ("FLASK_DEBUG", "APP_ENV"):
         monkeypatch.delenv(name, raising=False)
@@ -141,6 +141,39 @@ def test_origins_are_named_one_by_one(origins):
 def test_country_codes_are_calling_codes_or_regions(codes):
     with pytest.raises(ConfigError, match="ALLOWED_COUNTRY_CODES is wrong"):
         load(allowed_country_codes=codes)
+
+
+@pytest.fixture
+def env_file(tmp_path):
+    """A developer's own file, in the folder that the process starts in."""
+    file = tmp_path / ".env"
+    file.write_text("BASIC_DAILY_PROMPTS=1\nDATABASE_URL=postgres://x/y\nREDIS_URL=redis://x\n")
+    return file
+
+
+def prompts_of_a_process(folder):
+    program = "from config import load_settings; print(load_settings().basic_daily_prompts)"
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "DATABASE_URL": "postgres://z/z", "REDIS_URL": "redis://z"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, env=environ, capture_output=True, check=True)
+    return int(done.stdout)
+
+
+def test_an_env_file_of_the_developer_reaches_neither_a_test_nor_its_processes(env_file):
+    assert load_settings(database_url="postgres://z/z", redis_url="redis://z").basic_daily_prompts == 5
+    assert prompts_of_a_process(env_file.parent) == 5
+
+
+def test_the_env_file_is_read_in_development(env_file, monkeypatch):
+    monkeypatch.delenv("ENV_FILE")
+    assert load_settings().basic_daily_prompts == 1
+    assert prompts_of_a_process(env_file.parent) == 1
+
+
+def test_another_env_file_may_be_named(env_file, monkeypatch, tmp_path):
+    (tmp_path / "other").write_text("BASIC_DAILY_PROMPTS=2\nDATABASE_URL=postgres://x/y\nREDIS_URL=redis://x\n")
+    monkeypatch.setenv("ENV_FILE", str(tmp_path / "other"))
+    assert load_settings().basic_daily_prompts == 2
+    assert prompts_of_a_process(tmp_path) == 2
 
 
 @pytest.mark.parametrize(

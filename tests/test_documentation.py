@@ -1,6 +1,7 @@
 """README and .env.example name every variable, every route and every command, and none that is not there."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,11 @@ import pytest
 from dotenv import dotenv_values
 from pydantic_core import PydanticUndefined
 
-from config import DEVELOPMENT_JWT_SECRET, Settings
+from app.billing.queries import LIVE_STATUSES
+from app.core.database import db
+from app.integrations.payment_calls import ENDED
+from app.messages.models import Status
+from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.welcome import conversation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,6 +22,13 @@ VARIABLES = {field.upper() for field in Settings.model_fields}
 REQUIRED = {"database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
 # Cells that describe a default rather than spell it.
 DESCRIBED = {"required", "none", "for development", "a sentence"}
+FILLED_IN = {
+    "DATABASE_URL": "postgresql://db.example.org/app",
+    "REDIS_URL": "rediss://redis.example.org",
+    "JWT_SECRET": "q8Zr2vXw5uTn7sLk3pYb9dHf4gJc6mRa",
+    "GEMINI_API_KEY": "AIza-something",
+    "STRIPE_WEBHOOK_SECRET": "whsec_something",
+}
 # Served, but no part of the API: the files behind /docs, and the way there.
 UNLISTED = {"GET /", "GET /docs/assets/{}", "GET /docs/page/{}"}
 
@@ -54,6 +66,11 @@ def test_readme_lists_every_variable_and_no_other():
 
 def test_env_example_lists_every_variable_and_no_other():
     assert set(example_variables()) == VARIABLES
+
+
+def test_env_example_names_each_variable_once():
+    names = re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    assert [name for name, times in Counter(names).items() if times > 1] == []
 
 
 def test_env_example_mentions_the_variables_of_the_processes():
@@ -122,6 +139,27 @@ def test_readme_marks_the_routes_that_want_a_token(make_app):
     assert not unlike
 
 
+def variables_to_deploy_with() -> dict[str, str]:
+    """What the first sentence of README's second step of a deployment sets; the values it leaves open are filled in."""
+    found = re.search(r"^2\. (.+?)\. ", section("Processes"), flags=re.MULTILINE | re.DOTALL)
+    assert found
+    named = dict(re.findall(r"`([A-Z_]+)=?([a-z]*)`", found[1]))
+    return {name.lower(): value or FILLED_IN[name] for name, value in named.items()}
+
+
+def test_the_variables_to_deploy_with_are_all_that_production_asks_for(clean_environment):
+    settings = load_settings(**variables_to_deploy_with())
+    assert settings.is_production
+    assert settings.gemini_api_key
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "JWT_SECRET", "OTP_DELIVERY", "STRIPE_WEBHOOK_SECRET"])
+def test_each_variable_to_deploy_with_is_asked_for(name, clean_environment):
+    without = {field: value for field, value in variables_to_deploy_with().items() if field != name.lower()}
+    with pytest.raises(ConfigError, match=name):
+        load_settings(**without)
+
+
 def test_the_first_curls_are_those_that_make_run_prints():
     assert f"```bash\n{conversation(5000)}```" in README
 
@@ -142,6 +180,27 @@ def test_links_lead_somewhere(page):
         elif not target.startswith("http") and not ((ROOT / page).parent / target.split("#")[0]).exists():
             lost.append(target)
     assert not lost
+
+
+def drawn_tables() -> dict[str, set[str]]:
+    """The tables of the diagram in docs/architecture.md, and the columns it shows."""
+    diagram = re.search(r"erDiagram\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), flags=re.DOTALL)
+    assert diagram
+    drawn = re.findall(r"^    (\w+) \{\n(.*?)^    \}", diagram[1], flags=re.MULTILINE | re.DOTALL)
+    return {table: set(re.findall(r"^ +\w+ (\w+)", columns, flags=re.MULTILINE)) for table, columns in drawn}
+
+
+def test_architecture_draws_every_table_and_no_column_that_is_not_there():
+    tables = {name: set(table.columns.keys()) for name, table in db.metadata.tables.items()}
+    drawn = drawn_tables()
+    assert set(drawn) == set(tables)
+    assert {name: columns - tables[name] for name, columns in drawn.items() if columns - tables[name]} == {}
+
+
+def test_architecture_knows_every_state_of_a_reply_and_every_status_that_counts_as_a_live_subscription():
+    page = (ROOT / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^ +(\w+) --> ", page, flags=re.MULTILINE))
+    assert {*map(str, Status), *LIVE_STATUSES, *ENDED} <= drawn
 
 
 def test_every_make_target_that_the_documents_name_exists():

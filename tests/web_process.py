@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 class WebProcess:
     """A running service and requests to it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, log_file: Path) -> None:
         self.url = url
+        self.log_file = log_file
+        self.pid = 0
 
     def call(self, method: str, path: str, *, token: str | None = None, **kwargs: Any) -> requests.Response:
         """A request on a connection of its own; `response.took` is how long it took, in seconds."""
@@ -44,9 +46,10 @@ def serving(environment: Mapping[str, str], log_file: Path, *, processes: int = 
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
     variables = os.environ | environment | {"PORT": str(port), "WEB_CONCURRENCY": str(processes), "WEB_THREADS": "32"}
-    web = WebProcess(f"http://127.0.0.1:{port}")
+    web = WebProcess(f"http://127.0.0.1:{port}", log_file)
     with log_file.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
+        web.pid = process.pid
     try:
         assert wait_until(lambda: answers(web), seconds=30), log_file.read_text()
         yield web

@@ -15,9 +15,7 @@ from app.core.clock import utc_now
 from app.messages.service import usage_today
 from app.users.profiles import EXAMPLE_USER, UserOut
 
-blp = Blueprint(
-    "user", __name__, url_prefix="/user", description="One's own account: profile, usage, export, deletion."
-)
+blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")
 
 EXPORT_AS_FILE = {"Content-Disposition": 'attachment; filename="export.json"'}
 EXPORT_HEADERS = {
@@ -41,7 +39,7 @@ class Me(MethodView):
     def patch(self, body: dict[str, Any]) -> object:
         """Change your name
 
-        `null` takes it away."""
+        `null` removes it."""
         return service.rename(current_user_id(), body["name"], now=utc_now())
 
     @blp.authenticated()

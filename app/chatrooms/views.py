@@ -44,8 +44,8 @@ class ChatroomCollection(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """List chatrooms
 
-        The one with the latest prompt (or the youngest) comes first. First pages are cached for a few
-        minutes; a change shows at once."""
+        The one with the latest prompt comes first; one without prompts counts as of its opening. First pages
+        are cached for a few minutes; a change shows at once."""
         limit, cursor = query["limit"], query["cursor"]
         first_page = ListCache(current_user_id(), limit) if cursor is None else None
         cached = first_page.read() if first_page else None

@@ -19,16 +19,19 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_SECONDS = 5  # for a 503: long enough for a dependency's restart, short enough for a person
 EXAMPLE_REQUEST_ID = "0192d3a4-5b6c-7d8e-9f01-23456789abcd"
 # RFC 9110's names, where Python 3.11 still has the older ones.
-TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 CODES = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
     413: "body_too_large",
+    414: "uri_too_long",
     415: "unsupported_media_type",
     422: "validation_error",
     429: "rate_limited",
+    431: "headers_too_large",
+    501: "not_implemented",
     503: "service_unavailable",
 }
 DETAILS = {
@@ -110,6 +113,11 @@ class ServiceUnavailable(AppError):
         super().__init__(detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
+def code_of(status: int) -> str:
+    """The code of an error that has no class of its own."""
+    return CODES.get(status, "internal_error" if status >= 500 else "bad_request")  # noqa: PLR2004
+
+
 def problem(status: int, code: str, detail: str) -> dict[str, Any]:
     """The body of a problem document."""
     title = TITLES.get(status) or HTTPStatus(status).phrase
@@ -154,8 +162,7 @@ def handle_http_exception(error: HTTPException) -> Response:
         return Response(error.get_body(), status=status, headers=error.get_headers())
     headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
     detail = DETAILS.get(status) or error.description or HTTPStatus(status).phrase
-    code = CODES.get(status, "internal_error" if status >= 500 else "bad_request")  # noqa: PLR2004
-    return problem_response(status, code, detail, headers=headers)
+    return problem_response(status, code_of(status), detail, headers=headers)
 
 
 def handle_dependency_error(error: Exception) -> Response:

@@ -18,12 +18,27 @@ A chat with Google Gemini: sign up with a mobile number, open a chatroom, send a
 **The way in.** `POST /auth/signup`, then `POST /auth/send-otp`, then `POST /auth/verify-otp`: its
 `access_token` goes into *Authorize* here, and into `Authorization: Bearer …` in your program.
 
-**A message.** `POST /chatroom/{id}/message` answers 202 with the prompt and its reply, which is `queued`.
-Poll the reply's `Location` until its `status` is `completed` or `failed`, or send `Prefer: wait=10` and get it
-in the same answer if it comes in time. The model sees the conversation so far.
+**A message.** `POST /chatroom` opens a chatroom, and `POST /chatroom/{chatroom_id}/message` sends a prompt there. The
+answer is 202 with the prompt and its reply, which is `queued`; the reply's address is in `Location`. Poll it there
+until its `status` is `completed`, `failed` or `canceled`. Or send `Prefer: wait=10`, and the reply is in the answer if
+it comes in time. The model sees the chatroom's conversation so far.
+
+**As it is written.** Send the prompt with `stream: true`, and open `GET …/stream` below the reply's address. Its
+Server-Sent Events are `status`, then `delta` with one piece of the text after another, and at the end `completed`,
+`failed` or `canceled` with the whole message. Close the stream after that event: an `EventSource` left open would
+connect again for ever. `reset` means that the reply is begun anew: forget the pieces you have. When the connection
+breaks, or on `reconnect`, open the stream again with the last event's `id` as `Last-Event-ID`, and the rest comes.
+
+**Stop and repeat.** `POST …/cancel` stops a reply that is queued or being written, and keeps its text so far.
+`POST …/retry` has a failed or canceled one made again.
 
 **Limits.** Basic users have 5 prompts in a calendar day (UTC), told by `RateLimit-*` headers and
-`GET /user/usage`. What ends in an error spends nothing.
+`GET /user/usage`. What ends in an error spends nothing; a retry costs a prompt.
+
+**Pro** has no daily limit. `POST /subscribe/pro` gives the address of a Stripe Checkout page: open it in a browser and
+pay. Stripe then tells this service by `POST /webhook/stripe`, which is for Stripe alone, and a moment later
+`GET /subscription/status` says `pro`. `POST /subscription/portal` leads to where the card is changed and the
+subscription canceled.
 
 **Errors** are `application/problem+json` (RFC 9457). `code` is stable and meant for programs; quote
 `request_id` when you ask for help. Ids are opaque; times are RFC 3339 in UTC.

@@ -19,14 +19,14 @@ MAX_TICK_SECONDS = 60.0  # six ticks: a restart of beat or of all workers is sho
     default=MAX_QUEUED_SECONDS,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Seconds that a reply which could be generated may wait for a worker.",
+    help="Seconds that a reply may wait for a worker when it could be generated.",
 )
 @click.option(
     "--max-tick",
     default=MAX_TICK_SECONDS,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Seconds since a worker ran a tick of beat's.",
+    help="Seconds that may have passed since a worker ran a tick of beat's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 @with_appcontext
@@ -36,10 +36,10 @@ def health(max_queued: float, max_tick: float, as_json: bool) -> None:
     \b
     Exit code 0: all is well.
     Exit code 1: PostgreSQL or Redis does not answer.
-    Exit code 2: replies wait with nobody to take them, so no worker is there or all are stuck.
-    Exit code 3: no tick of beat's has run lately. Replies are still generated; what gets lost is not found again.
+    Exit code 2: replies wait too long: there is no worker, or all are stuck.
+    Exit code 3: no tick of beat's has run lately. Replies are made, but lost ones are not found again.
 
-    With several at once, the smallest counts.
+    Of several codes the smallest is given.
     """
     found = checks(now=utc_now(), max_queued_seconds=max_queued, max_tick_seconds=max_tick)
     rows = [row_of(check) for check in found]

@@ -20,7 +20,7 @@ MAX_REASON_CHARS = 255
 users = AppGroup(
     "users",
     help="Find users, give and take Pro, delete accounts.\n\n"
-    "USER is an id, or a mobile number in any international spelling (quote it when it has spaces).",
+    "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
 )
 
 
@@ -37,9 +37,12 @@ def the_user(id_or_mobile: str) -> User:
 
 @users.command("find")
 @USER
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 def find(who: str, as_json: bool) -> None:
-    """Show a user, the tier, and every grant of Pro. Shows nothing of the conversations."""
+    """Show a user with tier and grants of Pro.
+
+    Nothing of the conversations is shown.
+    """
     now, user = utc_now(), the_user(who)
     found = asdict(operations.summary(user, now=now))
     grants = operations.grants(user, now=now)
@@ -53,13 +56,17 @@ def find(who: str, as_json: bool) -> None:
 
 @users.command("grant-pro")
 @USER
-@click.option("--reason", required=True, help="Why; kept with the grant.")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day, UTC. Neither this nor --days: no end.")
-@click.option("--days", type=click.IntRange(1, 3_660), help="For how many days from now.")
+@click.option("--reason", required=True, help="Why it is given; kept with the grant.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Its last day, in UTC.")
+@click.option("--days", type=click.IntRange(1, 3_660), help="How many days it lasts, from now.")
 def grant(who: str, reason: str, until: datetime | None, days: int | None) -> None:
-    """Give Pro by hand, beside whatever Stripe says.
+    """Give a user Pro by hand, without a subscription.
 
-    flask users grant-pro +14155552671 --reason "Lost two days of service" --until 2027-01-31
+    Without --until and --days it has no end. A subscription at Stripe is not touched.
+
+    \b
+    Example:
+      flask users grant-pro +14155552671 --reason "Two days without service" --days 2
     """
     now, user = utc_now(), the_user(who)
     if until and days:
@@ -80,7 +87,10 @@ def grant(who: str, reason: str, until: datetime | None, days: int | None) -> No
 @users.command("revoke-pro")
 @USER
 def revoke(who: str) -> None:
-    """Take back every grant that still counts. A subscription that is paid for stays."""
+    """End the grants of Pro that a user has.
+
+    A subscription at Stripe is not touched: whoever pays stays Pro.
+    """
     now, user = utc_now(), the_user(who)
     revoked = revoke_pro(user.id, now=now)
     if not revoked:
@@ -90,9 +100,12 @@ def revoke(who: str) -> None:
 
 @users.command("delete")
 @USER
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
 def delete(who: str, yes: bool) -> None:
-    """Delete an account as its owner could: subscription cancelled, chatrooms, messages and sessions gone."""
+    """Delete an account with all that is its own.
+
+    As its owner could: its subscription is canceled at Stripe first; then chatrooms, messages and sessions go.
+    """
     user = the_user(who)
     if not yes:
         click.confirm(f"Delete {user.id} ({user.mobile}) for good?", abort=True)

@@ -20,7 +20,7 @@ from app.ops.health import failing_dependencies
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
 ASSET_SECONDS = 86_400
 
-blp = Blueprint("operations", __name__, description="Health, for load balancers and operators.")
+blp = Blueprint("operations", __name__, description="Health and metrics, for load balancers and operators.")
 docs = Blueprint("docs", __name__, template_folder="templates", static_folder="static", static_url_path="/docs/page")
 
 
@@ -37,7 +37,7 @@ class Health(MethodView):
     def get(self) -> object:
         """Is the process alive?
 
-        Asks nothing else; for the platform's health check."""
+        Asks neither PostgreSQL nor Redis: for the platform's health check."""
         return {"status": "ok"}
 
 
@@ -63,8 +63,8 @@ class Metrics(MethodView):
     def get(self) -> Response:
         """How is it doing?
 
-        Numbers in Prometheus' text format, for whoever brings METRICS_TOKEN as the bearer token. Where that is not
-        set, they are open in development, and in production there is nothing at this address."""
+        Numbers in Prometheus' text format, for whoever brings METRICS_TOKEN as the bearer token. Without that setting
+        they are open in development and 404 in production."""
         check_metrics_token()
         return Response(metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
 

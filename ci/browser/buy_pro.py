@@ -15,7 +15,7 @@ from typing import Any
 
 from playwright.sync_api import APIRequestContext, Browser, Page, Playwright, expect, sync_playwright
 
-WAIT_SECONDS = 15
+WAIT_SECONDS = 60
 PHONE = {"width": 360, "height": 740}
 
 
@@ -123,6 +123,7 @@ def main() -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     assert chromium, "There is no Chromium: install Debian's package, or name one in CHROMIUM."
+    expect.set_options(timeout=WAIT_SECONDS * 1_000)
     with sync_playwright() as playwright:
         # Chromium refuses its own sandbox to root, which is who runs in a container.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []

@@ -31,6 +31,11 @@ pm.environment.set("message_id", pm.response.json().reply.id);"""
 REPLY_IS_COMPLETED = """\
 pm.test("the reply is there", () => pm.expect(pm.response.json().status).to.eql("completed"));"""
 
+STREAM_IS_COMPLETED = """\
+// Postman shows the events when the stream has ended, which is after this one.
+pm.test("the text comes in pieces", () => pm.expect(pm.response.text()).to.include("event: delta"));
+pm.test("the reply is there", () => pm.expect(pm.response.text()).to.include("event: completed"));"""
+
 SIGN_WEBHOOK = """\
 // As Stripe signs: HMAC-SHA256 over "<time>.<body>", https://docs.stripe.com/webhooks#verify-manually
 const crypto = require("crypto-js");

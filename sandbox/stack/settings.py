@@ -34,11 +34,11 @@ class StandIn:
 
 
 def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment with `.env` below it, as the application reads them: an empty value is none."""
+    """The environment with `.env` (or ENV_FILE) below it, as the application reads them: an empty value is none."""
     given = {name: value for name, value in environ.items() if value.strip()}
     if given.get("APP_ENV", "").strip().lower() == "production":
         return given
-    written = dotenv_values(root / ".env")
+    written = dotenv_values(root / given.get("ENV_FILE", ".env"))
     return {name: value for name, value in written.items() if value and value.strip()} | given
 
 

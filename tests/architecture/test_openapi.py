@@ -73,6 +73,38 @@ def test_description_is_valid_openapi_3_1(description):
     OpenAPIV31SpecValidator(description).validate()
 
 
+@pytest.mark.parametrize(
+    "route",
+    [
+        "POST /auth/signup",
+        "POST /auth/send-otp",
+        "POST /auth/verify-otp",
+        "POST /chatroom",
+        "POST /chatroom/{chatroom_id}/message",
+        "GET /chatroom/{chatroom_id}/messages/{message_id}/stream",
+        "POST /chatroom/{chatroom_id}/messages/{message_id}/cancel",
+        "POST /chatroom/{chatroom_id}/messages/{message_id}/retry",
+        "GET /user/usage",
+        "POST /subscribe/pro",
+        "GET /subscription/status",
+        "POST /subscription/portal",
+        "POST /webhook/stripe",
+    ],
+)
+def test_introduction_leads_to_the_main_routes(description, operations, route):
+    assert route in map(str, operations)
+    shortened = route.replace("/chatroom/{chatroom_id}/messages/{message_id}", "…")
+    assert f"`{shortened}`" in description["info"]["description"]
+
+
+def test_introduction_names_every_event_of_a_stream_and_every_end_of_a_reply(description):
+    introduction = description["info"]["description"]
+    named = {"status", "delta", "reset", "completed", "failed", "canceled", "reconnect"}
+    assert [name for name in sorted(named) if f"`{name}`" not in introduction] == []
+    assert "`Last-Event-ID`" in introduction
+    assert "`stream: true`" in introduction
+
+
 def test_every_route_is_described(migrated_app, description):
     served = {
         (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))

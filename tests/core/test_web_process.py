@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -110,6 +111,49 @@ def test_broken_request_is_refused_and_the_next_one_answered(web, raw):
     assert web.call("GET", "/healthz").status_code == 200
 
 
+def read_answer(raw: bytes) -> HTTPResponse:
+    """The first answer in what came over a connection."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(raw)
+        response = HTTPResponse(ours)
+        response.begin()
+        response.body = response.read()
+    return response
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400, "bad_request"),
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: \x00secret\r\n\r\n", 400, "bad_request"),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: br\r\n\r\n", 501, "not_implemented"),
+    ],
+)
+def test_what_never_reaches_the_application_is_refused_by_a_problem_document_too(web, raw, status, code):
+    answer = read_answer(talk(web, raw))
+    problem = json.loads(answer.body)
+    assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json")
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert answer.headers["X-Request-ID"] == problem["request_id"] != ""
+    assert answer.headers["Connection"] == "close"
+    assert "Server" not in answer.headers
+    assert "aaaa" not in problem["detail"]
+    assert "secret" not in problem["detail"]
+    assert problem["title"]
+
+
+def test_two_refusals_have_two_ids_and_the_log_knows_them(web):
+    ids = {read_answer(talk(web, b"nonsense\r\n\r\n")).headers["X-Request-ID"] for _ in range(2)}
+    assert len(ids) == 2
+    assert wait_until(lambda: all(one in web.log_file.read_text() for one in ids), seconds=5)
+
+
 def test_body_that_ends_too_early_is_no_error_of_ours(web):
     answer = talk(
         web,
@@ -130,3 +174,15 @@ def test_odd_host_header_is_no_error_of_ours(web, host):
 def test_path_in_bytes_that_are_no_utf8_is_404(web):
     answer = talk(web, b"GET /chatroom/\xff\xfe HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert int(answer.split(b" ")[1]) in {400, 404}, answer
+
+
+@pytest.mark.parametrize(("streams", "warns"), [("16", False), ("17", True)])
+def test_too_few_threads_beside_the_streams_are_told_of(environment, migrated_app, tmp_path, streams, warns):
+    given = environment | {"STREAMS_PER_PROCESS": streams}  # and WEB_THREADS is 32 here
+    with serving(given, tmp_path / "web.log") as web:
+        assert wait_until(lambda: "GET /healthz" in web.log_file.read_text(), seconds=20)  # written after the warning
+    told = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS" in line]
+    assert len(told) == warns
+    if warns:
+        assert "WEB_THREADS is 32, which leaves 15 beside STREAMS_PER_PROCESS (17)" in told[0]
+        assert "WARNING" in told[0]

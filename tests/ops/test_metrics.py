@@ -1,5 +1,7 @@
 """What /metrics tells, and whom."""
 
+import os
+import signal
 from datetime import timedelta
 
 import pytest
@@ -114,7 +116,7 @@ def test_beat_is_heard(client, app):
         ({"Authorization": "Bearer right"}, 200, None),
     ],
 )
-def test_the_token_opens_the_metrics(make_app, given, status, code):
+def test_the_token_opens_the_metrics(migrated_app, make_app, given, status, code):
     answer = make_app(metrics_token="right").test_client().get("/metrics", headers=given)
     assert (answer.status_code, (answer.json or {}).get("code") if code else None) == (status, code)
 
@@ -145,6 +147,36 @@ def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
 
         assert wait_until(lambda: counted() == 40, seconds=5), counted()
         assert [counted() for _ in range(6)] == [40] * 6, pids
+
+
+def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
+    with serving(environment, tmp_path / "web.log") as web:
+        for _ in range(10):
+            assert web.call("GET", "/readyz").ok
+        os.kill(web.pid, signal.SIGHUP)
+        assert wait_until(lambda: web.log_file.read_text().count("Worker exiting") == 1, seconds=40)
+
+        def counted() -> float:
+            told = samples(web.call("GET", "/metrics").text)
+            return told.get(("http_requests_total", "GET", "/readyz", "200"), 0)
+
+        assert web.call("GET", "/readyz").ok
+        assert wait_until(lambda: counted() == 11, seconds=5), counted()
+
+
+def test_a_folder_for_numbers_that_was_given_is_emptied_at_the_start_alone(app, environment, tmp_path):
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    (folder / "counter_1.db").write_text("of an earlier run")
+    given = environment | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    with serving(given, tmp_path / "web.log") as web:
+        assert not (folder / "counter_1.db").exists()
+        before = {path.name for path in folder.iterdir()}
+        os.kill(web.pid, signal.SIGHUP)
+        assert wait_until(lambda: web.log_file.read_text().count("Worker exiting") == 1, seconds=40)
+        assert web.call("GET", "/healthz").ok
+        assert before <= {path.name for path in folder.iterdir() if path.stat().st_size}
+    assert folder.exists()
 
 
 def test_metrics_survive_without_postgres(make_app):

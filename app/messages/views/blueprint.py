@@ -5,7 +5,10 @@ from typing import Any
 from app.core.api import Blueprint
 
 blp = Blueprint(
-    "messages", __name__, url_prefix="/chatroom/<id:chatroom_id>", description="Send prompts, read replies."
+    "messages",
+    __name__,
+    url_prefix="/chatroom/<id:chatroom_id>",
+    description="Send prompts; read, follow, cancel and retry replies.",
 )
 
 

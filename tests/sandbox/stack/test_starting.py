@@ -102,6 +102,14 @@ def test_the_environment_wins_over_the_env_file_and_an_empty_value_is_none(tmp_p
     assert given == {"PORT": "7000", "GEMINI_API_KEY": "from-file", "JWT_SECRET": "a b"}
 
 
+def test_another_env_file_is_read_as_the_application_reads_it(tmp_path: Path):
+    (tmp_path / ".env").write_text("PORT=6000\n")
+    (tmp_path / "other").write_text("PORT=7000\n")
+
+    assert settings.given_environment(tmp_path, {"ENV_FILE": "other"})["PORT"] == "7000"
+    assert "PORT" not in settings.given_environment(tmp_path, {"ENV_FILE": os.devnull})
+
+
 def test_the_env_file_is_for_development_alone(tmp_path: Path):
     (tmp_path / ".env").write_text("PORT=6000\n")
 
