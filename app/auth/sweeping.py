@@ -1,4 +1,4 @@
-"""What has ended is thrown away, a batch at a time; what is only counted stays as long as it counts."""
+"""What has ended is deleted, a batch at a time; what is only counted stays as long as it counts."""
 
 from datetime import datetime, timedelta
 

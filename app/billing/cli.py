@@ -20,7 +20,7 @@ commands = AppGroup("billing", help="Payments.")
 @click.argument("user", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 def sync(user: str | None, as_json: bool) -> None:
-    """Compare our copies with Stripe and mend them.
+    """Compare our copies with Stripe and correct them.
 
     USER is an id or a mobile number; without it every customer is compared. Customers that cannot be compared are
     named, and the rest is done all the same; the exit code is 1 then.
@@ -38,22 +38,22 @@ def sync(user: str | None, as_json: bool) -> None:
 
 
 def as_object(result: reconciliation.Comparison) -> str:
-    mended = [
+    corrected = [
         {"subscription": change.subscription_id, "before": change.before, "after": change.after}
-        for change in result.mended
+        for change in result.corrected
     ]
     failed = [asdict(failure) for failure in result.failed]
-    return json.dumps({"compared": result.compared, "mended": mended, "failed": failed, "left": result.left})
+    return json.dumps({"compared": result.compared, "corrected": corrected, "failed": failed, "left": result.left})
 
 
 def tell(result: reconciliation.Comparison) -> None:
-    for change in result.mended:
+    for change in result.corrected:
         click.echo(f"{change.subscription_id}: {change.before or 'unknown'} -> {change.after}")
     for failure in result.failed:
         click.echo(f"{failure.customer}: not compared. {failure.reason}", err=True)
     if result.left:
         click.echo(f"Stripe does not answer: {result.left} customers are left.", err=True)
-    click.echo(f"Compared {result.compared} customers with Stripe, mended {len(result.mended)} subscriptions.")
+    click.echo(f"Compared {result.compared} customers with Stripe, corrected {len(result.corrected)} subscriptions.")
 
 
 def parse_user(text: str) -> UUID:

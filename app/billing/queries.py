@@ -97,7 +97,7 @@ def knows_event(event_id: str) -> bool:
 
 
 def forget_events(before: datetime, *, at_most: int) -> int:
-    """Throw old event ids away, in the caller's transaction; how many."""
+    """Delete old event ids, in the caller's transaction; how many."""
     old = select(StripeEvent.id).where(StripeEvent.received_at < before).limit(at_most)
     return int(db.session.execute(delete(StripeEvent).where(StripeEvent.id.in_(old))).rowcount)  # type: ignore[attr-defined]
 

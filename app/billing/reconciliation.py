@@ -39,13 +39,13 @@ class Comparison:
     """What came of a run. `left`: customers whose turn never came, because Stripe does not answer."""
 
     compared: int = 0
-    mended: list[Change] = field(default_factory=list)
+    corrected: list[Change] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
     left: int = 0
 
 
 def sync_due(*, now: datetime) -> list[Change]:
-    """Compare up to BATCH customers whose turn it is; what was mended. Does nothing where there is no key.
+    """Compare up to BATCH customers whose turn it is; what was corrected. Does nothing where there is no key.
 
     Ends early when Stripe does not answer: the next run goes on. Safe to run twice at once.
     """
@@ -53,10 +53,10 @@ def sync_due(*, now: datetime) -> list[Change]:
         return []
     with transaction():
         due = customer_rows.customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
-    mended = compare(claimed(due, now), now=now).mended
-    if mended:
-        log.warning("The comparison with Stripe mended %d subscriptions", len(mended))
-    return mended
+    corrected = compare(claimed(due, now), now=now).corrected
+    if corrected:
+        log.warning("The comparison with Stripe corrected %d subscriptions", len(corrected))
+    return corrected
 
 
 def claimed(customers: list[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
@@ -84,7 +84,7 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
     for customer in customers:
         stripe_id = str(customer.stripe_id)
         try:
-            result.mended += sync_customer(customer.id, stripe_id, now=now)
+            result.corrected += sync_customer(customer.id, stripe_id, now=now)
         except (PaymentProviderError, ServiceUnavailable) as error:
             log.warning("A customer could not be compared with Stripe: %s", stripe_id)
             result.failed.append(Failure(stripe_id, error.detail))
@@ -99,7 +99,7 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
 
 
 def sync_customer(customer_id: UUID, stripe_id: str, *, now: datetime) -> list[Change]:
-    """Compare one customer's subscriptions; what was mended. Raises PaymentProviderError, ServiceUnavailable."""
+    """Compare one customer's subscriptions; what was corrected. Raises PaymentProviderError, ServiceUnavailable."""
     with stripe_calls() as payments:
         try:
             return copy_subscriptions(customer_id, payments, lambda stripe: stripe.subscriptions(stripe_id), now=now)
@@ -115,6 +115,6 @@ def nothing(_: Payments) -> list[RemoteSubscription]:
 
 
 def forget_old_events(*, now: datetime) -> int:
-    """Throw away up to BATCH event ids that Stripe will not send again; how many."""
+    """Delete up to BATCH event ids that Stripe will not send again; how many."""
     with transaction():
         return queries.forget_events(now - EVENT_IDS_KEPT, at_most=BATCH)

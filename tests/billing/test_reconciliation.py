@@ -1,4 +1,4 @@
-"""What lost events left wrong is mended by comparing with Stripe."""
+"""What lost events left wrong is corrected by comparing with Stripe."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -92,9 +92,9 @@ def test_a_run_leaves_to_another_what_that_one_has_taken_meanwhile(
 
     def second_run() -> Any:
         stripe.wait_held()
-        mended = due(shop)
+        corrected = due(shop)
         stripe.behave()
-        return mended
+        return corrected
 
     first, second = at_once(lambda: due(shop), second_run)
     assert (len(first), len(second)) == (0, 5)

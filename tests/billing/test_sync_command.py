@@ -20,14 +20,14 @@ def test_the_command_mends_and_tells(name: str, make_user: Any, shop: Shop) -> N
     assert (second in result.output) == (name == "everybody")
     assert user.get("/user/me").json["tier"] == "pro"
     again = shop.app.test_cli_runner().invoke(args=["billing", "sync", *arguments])
-    assert "mended 0 subscriptions" in again.output
+    assert "corrected 0 subscriptions" in again.output
 
 
 def test_the_command_speaks_json(user: Any, shop: Shop) -> None:
     subscription_id = shop.buy(user)
     result = shop.app.test_cli_runner().invoke(args=["billing", "sync", "--json"])
     told = json.loads(result.output)
-    assert told["mended"] == [{"subscription": subscription_id, "before": None, "after": "active"}]
+    assert told["corrected"] == [{"subscription": subscription_id, "before": None, "after": "active"}]
 
 
 def test_the_command_says_what_is_wrong(shop: Shop, user: Any, stripe: RunningStandIn) -> None:
@@ -48,10 +48,10 @@ def test_the_command_goes_on_after_a_customer_that_is_refused_and_names_it(
     run = shop.app.test_cli_runner().invoke
     stripe.behave(path="/v1/subscriptions", status=400, times=1)
     result = run(args=["billing", "sync"])
-    refused, mended = shop.compared()
+    refused, corrected = shop.compared()
     assert result.exit_code == 1
     assert f"{refused}: not compared" in result.output
-    assert mended not in result.output
+    assert corrected not in result.output
     assert "unknown -> active" in result.output
     assert "Compared 1 customers with Stripe" in result.output
     stripe.behave(path="/v1/subscriptions", status=400, times=1)
@@ -59,7 +59,7 @@ def test_the_command_goes_on_after_a_customer_that_is_refused_and_names_it(
     assert result.exit_code == 1
     told = json.loads(result.output)
     assert [one["customer"] for one in told["failed"]] == [refused]
-    assert (told["compared"], told["left"], len(told["mended"])) == (1, 0, 0)
+    assert (told["compared"], told["left"], len(told["corrected"])) == (1, 0, 0)
 
 
 def test_the_command_stops_when_stripe_does_not_answer(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:
