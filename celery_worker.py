@@ -10,7 +10,7 @@ from celery.signals import worker_init
 
 import app.core.task_log  # noqa: F401 - it listens to Celery's signals
 from app import create_app
-from app.integrations.models import SdkMissing, model_client_class
+from app.integrations.model_factory import SdkMissing, model_client_class
 from config import ConfigError
 
 log = logging.getLogger(__name__)

@@ -201,7 +201,7 @@ class Settings(BaseSettings):
 
     @field_validator("otp_response_in_production")
     @classmethod
-    def say_it_twice(cls, value: bool, info: ValidationInfo) -> bool:
+    def confirm_otp_response(cls, value: bool, info: ValidationInfo) -> bool:
         shown = in_production(info) and info.data.get("otp_delivery") is OtpDelivery.RESPONSE
         return must(
             value,

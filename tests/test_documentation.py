@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from app.billing.queries import LIVE_STATUSES
 from app.core.database import db
-from app.integrations.payment_calls import ENDED
+from app.integrations.stripe_objects import ENDED
 from app.messages.models import Status
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.welcome import conversation

@@ -35,7 +35,7 @@ def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:
         "subscriptions": export_subscriptions(user_id),
         "sessions": SessionOut(many=True).dump(list_sessions(user_id, session_id, now=now)),
     }
-    let_go()
+    release_session()
     return document(head, user_id)
 
 
@@ -56,7 +56,7 @@ def chatrooms(user_id: UUID) -> Iterator[Chatroom]:
     last: UUID | None = None
     while rooms := queries.chatrooms_behind(user_id, last, at_most=ROOMS_AT_ONCE):
         last = rooms[-1].id
-        let_go()
+        release_session()
         yield from rooms
 
 
@@ -66,11 +66,11 @@ def messages(chatroom_id: UUID) -> Iterator[str]:
     schema = MessageOut()
     while rows := queries.messages_behind(chatroom_id, position, at_most=MESSAGES_AT_ONCE):
         position = rows[-1].position
-        let_go()
+        release_session()
         yield ",".join(compact(schema.dump(row)) for row in rows)
 
 
-def let_go() -> None:
+def release_session() -> None:
     """Give the connection back and forget the rows of the session; those at hand stay readable."""
     db.session.expunge_all()
     db.session.rollback()

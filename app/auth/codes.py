@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import select, update
 
 from app.auth.errors import OtpCooldown
-from app.auth.guards import lock_guard
 from app.auth.models import OneTimeCode, Purpose
+from app.auth.throttles import lock_throttle
 from app.core.clock import seconds_until
 from app.core.database import db
 from app.core.keyed_hashes import keyed_hash
@@ -19,8 +19,8 @@ DIGITS = 6  # NIST SP 800-63B-4: at least six decimal digits
 LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six digits
 MAX_GUESSES = 5
 COOLDOWN = timedelta(seconds=60)  # between two codes for a number and purpose
-COUNTED = timedelta(hours=1)
-MAX_CODES = 10  # for a number and purpose within COUNTED: who uses up the one leaves the other
+COUNT_WINDOW = timedelta(hours=1)
+MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW: who uses up the one leaves the other
 
 
 def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID | None) -> tuple[OneTimeCode, str]:
@@ -30,8 +30,8 @@ def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID |
     Raises OtpLocked, OtpCooldown.
     """
     key = mobile_key(mobile)
-    lock_guard(key, now)
-    refuse_haste(key, purpose, now)
+    lock_throttle(key, now)
+    check_cooldown(key, purpose, now)
     earlier = (OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose, OneTimeCode.expires_at > now)
     db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=now, sealed=None, claim_id=None))
     code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
@@ -48,11 +48,11 @@ def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID |
     return row, code
 
 
-def refuse_haste(key: str, purpose: Purpose, now: datetime) -> None:
+def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
     """Raise OtpCooldown when the number got a code for the purpose just now, or too many in the hour."""
     recent = recent_codes(key, purpose, now)
     if len(recent) >= MAX_CODES:
-        raise OtpCooldown(retry_after=seconds_until(recent[-MAX_CODES] + COUNTED, now))
+        raise OtpCooldown(retry_after=seconds_until(recent[-MAX_CODES] + COUNT_WINDOW, now))
     if recent and recent[-1] > now - COOLDOWN:
         raise OtpCooldown(retry_after=seconds_until(recent[-1] + COOLDOWN, now))
 
@@ -62,7 +62,7 @@ def recent_codes(key: str, purpose: Purpose, now: datetime) -> list[datetime]:
     counted = (
         OneTimeCode.mobile_key == key,
         OneTimeCode.purpose == purpose,
-        OneTimeCode.created_at > now - COUNTED,
+        OneTimeCode.created_at > now - COUNT_WINDOW,
     )
     return list(db.session.scalars(select(OneTimeCode.created_at).where(*counted).order_by(OneTimeCode.created_at)))
 
@@ -74,7 +74,7 @@ def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> OneTime
     Raises OtpLocked.
     """
     key = mobile_key(mobile)
-    guard = lock_guard(key, now)
+    guard = lock_throttle(key, now)
     live = (
         OneTimeCode.mobile_key == key,
         OneTimeCode.purpose == purpose,

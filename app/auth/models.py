@@ -45,7 +45,7 @@ class OneTimeCode(db.Model):  # type: ignore[name-defined,misc]
     used_at: Mapped[datetime | None]
 
 
-class NumberGuard(db.Model):  # type: ignore[name-defined,misc]
+class NumberThrottle(db.Model):  # type: ignore[name-defined,misc]
     """What was tried against a number, known or not, within a window that begins with the first try.
 
     Locking its row makes everything that concerns the number's codes happen one by one.

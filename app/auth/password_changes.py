@@ -5,16 +5,16 @@ from uuid import UUID
 
 from app.auth import codes
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
-from app.auth.guards import give_password_try_back, given_back_when_busy, take_password_try
 from app.auth.models import Purpose
 from app.auth.passwords import hash_password, password_matches
+from app.auth.throttles import give_password_try_back, given_back_when_busy, take_password_try
 from app.auth.tokens import Client, Tokens, open_session, revoke_sessions
 from app.billing.service import tier_of
-from app.core.auth import TokenRevoked
 from app.core.errors import ValidationFailed
 from app.core.transactions import transaction
 from app.users import queries as users
 from app.users.mobile_numbers import mobile_key
+from app.users.service import require_locked_user, require_user
 
 
 def change_password(user_id: UUID, *, current: str | None, new: str, client: Client, now: datetime) -> Tokens:
@@ -24,9 +24,7 @@ def change_password(user_id: UUID, *, current: str | None, new: str, client: Cli
     back when it was right or could not be compared.
     Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
-    user = users.find_user(user_id)
-    if user is None:
-        raise TokenRevoked
+    user = require_user(user_id)
     key, known_hash = mobile_key(user.mobile), user.password_hash
     if known_hash is None:
         new_hash = hash_password(new)
@@ -50,9 +48,7 @@ def replace_password(user_id: UUID, known_hash: str | None, new_hash: str, clien
 
     Raises TokenRevoked; WrongPassword when somebody else changed the password meanwhile.
     """
-    user = users.lock_user(user_id)
-    if user is None:
-        raise TokenRevoked
+    user = require_locked_user(user_id)
     if user.password_hash != known_hash:
         raise WrongPassword
     user.password_hash = new_hash

@@ -20,7 +20,7 @@ TOO_COMMON = "This password is among the first that anybody would try. Choose an
 hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 # A hash takes 19 MiB and a core for some 20 ms: a flood of logins must not take all of either.
 places = threading.BoundedSemaphore(4)
-PLACE_SECONDS = 3.0
+SLOT_SECONDS = 3.0
 
 
 class NewPassword(Text):
@@ -48,7 +48,7 @@ def common_passwords() -> frozenset[str]:
 
 def hash_password(password: str) -> str:
     """An argon2id hash with its parameters and salt. Raises ServiceUnavailable when too many wait for theirs."""
-    return str(in_a_place(hasher.hash, password))
+    return str(with_hash_slot(hasher.hash, password))
 
 
 def password_matches(password_hash: str | None, password: str) -> bool:
@@ -56,23 +56,23 @@ def password_matches(password_hash: str | None, password: str) -> bool:
 
     Raises ServiceUnavailable when too many wait.
     """
-    stand_in = nobodys_hash()
+    stand_in = dummy_hash()
     try:
-        in_a_place(hasher.verify, password_hash or stand_in, password)
+        with_hash_slot(hasher.verify, password_hash or stand_in, password)
     except (VerificationError, InvalidHashError):
         return False
     return password_hash is not None
 
 
 @cache
-def nobodys_hash() -> str:
+def dummy_hash() -> str:
     """A hash to compare with where there is none."""
     return hasher.hash("the password of an account that does not exist")
 
 
-def in_a_place(work: Any, *args: str) -> Any:
+def with_hash_slot(work: Any, *args: str) -> Any:
     """Do work that needs much memory, with a few others at most."""
-    if not places.acquire(timeout=PLACE_SECONDS):
+    if not places.acquire(timeout=SLOT_SECONDS):
         raise ServiceUnavailable
     try:
         return work(*args)

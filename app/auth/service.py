@@ -6,9 +6,9 @@ from datetime import datetime
 from app.auth import codes
 from app.auth.delivery import deliver
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
-from app.auth.guards import give_password_try_back, given_back_when_busy, take_password_try
 from app.auth.models import OneTimeCode, Purpose
 from app.auth.passwords import hash_password, password_matches
+from app.auth.throttles import give_password_try_back, given_back_when_busy, take_password_try
 from app.auth.tokens import Client, Tokens, open_session
 from app.billing.service import tier_of
 from app.core.addresses import client_network
@@ -82,7 +82,7 @@ def verify_number(user: User, used: OneTimeCode, client: Client, now: datetime) 
     """Note that the number is the user's. A password that somebody else may have given at signup is dropped.
 
     It counts only when the signup is the one that stood when the code was sent, and came from the address that
-    now proves the number: a stranger who signs up with somebody's number, before or after him, gains nothing.
+    now proves the number: a stranger who signs up with somebody's number, before or after the owner, gains nothing.
     """
     if user.verified_at is not None:
         return

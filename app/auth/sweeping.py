@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, or_, select
 
-from app.auth.codes import COUNTED
-from app.auth.guards import PASSWORD_WINDOW, WRONG_CODES_WINDOW
-from app.auth.models import AuthSession, NumberGuard, OneTimeCode, Rotation
+from app.auth.codes import COUNT_WINDOW
+from app.auth.models import AuthSession, NumberThrottle, OneTimeCode, Rotation
 from app.auth.sessions import session_lifetime
+from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.core.database import db
 from app.core.transactions import transaction
 
@@ -16,9 +16,9 @@ BATCH = 500
 
 def sweep(*, now: datetime) -> dict[str, int]:
     """Delete up to BATCH rows of each kind whose time is over; how many of each. Safe to run twice at once."""
-    ended: list[tuple[str, type[OneTimeCode | NumberGuard | AuthSession | Rotation], ColumnElement[bool]]] = [
-        ("codes", OneTimeCode, OneTimeCode.expires_at < now - COUNTED),
-        ("guards", NumberGuard, NumberGuard.touched_at < now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
+    ended: list[tuple[str, type[OneTimeCode | NumberThrottle | AuthSession | Rotation], ColumnElement[bool]]] = [
+        ("codes", OneTimeCode, OneTimeCode.expires_at < now - COUNT_WINDOW),
+        ("guards", NumberThrottle, NumberThrottle.touched_at < now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
         ("sessions", AuthSession, over(now)),
         ("rotations", Rotation, Rotation.used_at < now - session_lifetime()),
     ]

@@ -8,18 +8,17 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from app.billing import customer_rows, queries
+from app.billing import customer_queries, queries
 from app.billing.errors import AlreadySubscribed
 from app.billing.models import StripeCustomer
-from app.billing.provider import required, stripe_calls
+from app.billing.stripe_connection import required, stripe_calls
 from app.billing.sync import copy_subscriptions
-from app.core.auth import TokenRevoked
 from app.core.errors import ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import transaction
-from app.integrations.payment_calls import PaymentsFailed, PaymentsRejected, RemoteSession, RemoteSubscription
-from app.integrations.payments import Payments
-from app.users.queries import lock_user
+from app.integrations.stripe_client import Payments
+from app.integrations.stripe_objects import PaymentsFailed, PaymentsRejected, RemoteSession, RemoteSubscription
+from app.users.service import require_locked_user
 
 MAX_ROUNDS = 6  # each makes a step that others may have made at the same time
 SUCCESS_PATH = "/billing/success?session_id={CHECKOUT_SESSION_ID}"  # Stripe fills the id in
@@ -71,11 +70,10 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
 def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = False) -> StripeCustomer:
     """The user's customer row, made when there is none. Raises AlreadySubscribed, TokenRevoked."""
     with transaction():
-        if lock_user(user_id) is None:
-            raise TokenRevoked
+        require_locked_user(user_id)
         if refuse_subscribed and queries.has_live_subscription(user_id):
             raise AlreadySubscribed
-        return customer_rows.ensure_customer(user_id, now)
+        return customer_queries.ensure_customer(user_id, now)
 
 
 def make_customer(payments: Payments, customer: StripeCustomer) -> None:
@@ -87,7 +85,7 @@ def make_customer(payments: Payments, customer: StripeCustomer) -> None:
         begin_attempt(customer)
         raise
     with transaction():
-        customer_rows.set_stripe_id(customer.id, stripe_id)
+        customer_queries.set_stripe_id(customer.id, stripe_id)
 
 
 def open_session(
@@ -112,7 +110,7 @@ def open_session(
         begin_attempt(customer)
         raise
     with transaction():
-        kept = customer_rows.set_session(customer.id, customer.attempt, session.id, session.expires_at)
+        kept = customer_queries.set_session(customer.id, customer.attempt, session.id, session.expires_at)
     if kept:
         return session
     payments.expire_session(session.id)  # nobody would ever close it: the attempt is over, or the account gone
@@ -160,7 +158,7 @@ def leave_session(payments: Payments, customer: StripeCustomer, session: RemoteS
 
 def begin_attempt(customer: StripeCustomer) -> None:
     with transaction():
-        customer_rows.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+        customer_queries.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
 
 
 def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
@@ -168,7 +166,7 @@ def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: da
     if error.missing != "customer":
         raise error
     with transaction():
-        customer_rows.forget_customer(customer.id, now)
+        customer_queries.forget_customer(customer.id, now)
 
 
 def page(path: str) -> str:

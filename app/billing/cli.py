@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from uuid import UUID
 
 import click
 from flask.cli import AppGroup
@@ -10,10 +9,9 @@ from flask.cli import AppGroup
 from app.billing import reconciliation
 from app.core.clock import utc_now
 from app.core.errors import AppError
-from app.users.mobile_numbers import to_e164
-from app.users.queries import find_user_by_mobile
+from app.users.cli import user_named
 
-commands = AppGroup("billing", help="Payments.")
+commands = AppGroup("billing", help="Compare the subscriptions with Stripe.")
 
 
 @commands.command("sync")
@@ -26,13 +24,13 @@ def sync(user: str | None, as_json: bool) -> None:
     named, and the rest is done all the same; the exit code is 1 then.
     """
     try:
-        result = reconciliation.sync_all(parse_user(user) if user else None, now=utc_now())
+        result = reconciliation.sync_all(user_named(user).id if user else None, now=utc_now())
     except AppError as error:
         raise click.ClickException(error.detail) from error
     if as_json:
         click.echo(as_object(result))
     else:
-        tell(result)
+        print_result(result)
     if result.failed:
         click.get_current_context().exit(1)
 
@@ -46,7 +44,7 @@ def as_object(result: reconciliation.Comparison) -> str:
     return json.dumps({"compared": result.compared, "corrected": corrected, "failed": failed, "left": result.left})
 
 
-def tell(result: reconciliation.Comparison) -> None:
+def print_result(result: reconciliation.Comparison) -> None:
     for change in result.corrected:
         click.echo(f"{change.subscription_id}: {change.before or 'unknown'} -> {change.after}")
     for failure in result.failed:
@@ -54,15 +52,3 @@ def tell(result: reconciliation.Comparison) -> None:
     if result.left:
         click.echo(f"Stripe does not answer: {result.left} customers are left.", err=True)
     click.echo(f"Compared {result.compared} customers with Stripe, corrected {len(result.corrected)} subscriptions.")
-
-
-def parse_user(text: str) -> UUID:
-    """The user's id. Raises click.BadParameter when there is nobody."""
-    mobile = to_e164(text)
-    found = find_user_by_mobile(mobile) if mobile else None
-    if found is not None:
-        return found.id
-    try:
-        return UUID(text)
-    except ValueError:
-        raise click.BadParameter("Neither a user's id nor the number of one.", param_hint="USER") from None

@@ -4,23 +4,23 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from app.billing import customer_rows, queries
+from app.billing import customer_queries, queries
 from app.billing.models import StripeCustomer
-from app.billing.provider import stripe_calls
+from app.billing.stripe_connection import stripe_calls
 from app.billing.sync import copy_subscriptions
 from app.core.transactions import transaction
-from app.integrations.payment_calls import PaymentsRejected, RemoteSubscription
-from app.integrations.payments import Payments
+from app.integrations.stripe_client import Payments
+from app.integrations.stripe_objects import PaymentsRejected, RemoteSubscription
 
 
 def close_account(user_id: UUID, *, now: datetime) -> None:
-    """Expire the user's open Checkout sessions and cancel his subscriptions at Stripe, at once.
+    """Expire the user's open Checkout sessions and cancel the subscriptions at Stripe, at once.
 
     Sessions first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then
     the account must stay as it is. A payment that slips through all the same is cancelled when its event comes.
     """
     with transaction():
-        customers = customer_rows.customers_to_close(user_id)
+        customers = customer_queries.customers_to_close(user_id)
     if not customers:
         return
     with stripe_calls() as payments:
@@ -38,7 +38,7 @@ def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) 
         payments.expire_session(session.id)
     copy_subscriptions(customer.id, payments, partial(cancel_all, stripe_id), now=now)
     with transaction():
-        customer_rows.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+        customer_queries.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
 
 
 def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
@@ -52,7 +52,7 @@ def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datet
     with transaction():
         if queries.unended_subscription_ids(customer.id):
             raise error
-        customer_rows.forget_customer(customer.id, now)
+        customer_queries.forget_customer(customer.id, now)
 
 
 def is_closed(user_id: UUID) -> bool:
@@ -60,7 +60,7 @@ def is_closed(user_id: UUID) -> bool:
 
     None can be kept before that transaction ends, nor afterwards, when the customer has no user.
     """
-    return not customer_rows.has_session(user_id)
+    return not customer_queries.has_session(user_id)
 
 
 def cancel_all(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:

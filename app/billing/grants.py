@@ -1,25 +1,24 @@
-"""Pro given by hand: what was given, and taking it back."""
+"""Pro given by hand, and taken back."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import update
 
 from app.billing.models import ProGrant
+from app.billing.queries import live_grant
 from app.core.database import db
 from app.core.transactions import transaction
 
 
-def grants_of(user_id: UUID) -> Sequence[ProGrant]:
-    """Every grant that the user ever had, the newest first."""
-    statement = select(ProGrant).where(ProGrant.user_id == user_id).order_by(ProGrant.created_at.desc())
-    return db.session.scalars(statement).all()
+def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: datetime) -> None:
+    """Give Pro by hand, until `ends_at` (None: until it is revoked)."""
+    with transaction():
+        db.session.add(ProGrant(user_id=user_id, reason=reason, ends_at=ends_at, created_at=now))
 
 
 def revoke_pro(user_id: UUID, *, now: datetime) -> int:
-    """Take back every grant that still counts; how many. What the user pays for is not touched."""
-    live = (ProGrant.revoked_at.is_(None), or_(ProGrant.ends_at.is_(None), ProGrant.ends_at > now))
-    statement = update(ProGrant).where(ProGrant.user_id == user_id, *live).values(revoked_at=now).returning(ProGrant.id)
+    """Take back every grant that is active; how many. What the user pays for is not touched."""
+    statement = update(ProGrant).where(*live_grant(user_id, now)).values(revoked_at=now).returning(ProGrant.id)
     with transaction():
         return len(db.session.scalars(statement).all())

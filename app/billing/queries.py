@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.billing.models import FETCH_TICKETS, ProGrant, StripeCustomer, StripeEvent, Subscription
 from app.core.database import db
-from app.integrations.payment_calls import ENDED
+from app.integrations.stripe_objects import ENDED
 
 PRO_STATUSES = ("active", "trialing")
 # https://docs.stripe.com/billing/subscriptions/overview

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from app.billing import customer_rows, queries
+from app.billing import customer_queries, queries
 from app.billing.errors import PaymentProviderError
 from app.billing.models import StripeCustomer
-from app.billing.provider import required, stripe_calls
+from app.billing.stripe_connection import required, stripe_calls
 from app.billing.sync import Change, copy_subscriptions
 from app.core.errors import ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import transaction
-from app.integrations.payment_calls import PaymentsRejected, RemoteSubscription
-from app.integrations.payments import Payments
+from app.integrations.stripe_client import Payments
+from app.integrations.stripe_objects import PaymentsRejected, RemoteSubscription
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def sync_due(*, now: datetime) -> list[Change]:
     if not settings().stripe_secret_key:
         return []
     with transaction():
-        due = customer_rows.customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
+        due = customer_queries.customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
     corrected = compare(claimed(due, now), now=now).corrected
     if corrected:
         log.warning("The comparison with Stripe corrected %d subscriptions", len(corrected))
@@ -63,7 +63,7 @@ def claimed(customers: list[StripeCustomer], now: datetime) -> Iterator[StripeCu
     """The customers one by one, each marked as compared when its turn comes; without those that another run took."""
     for customer in customers:
         with transaction():
-            mine = customer_rows.claim_to_check(customer, now)
+            mine = customer_queries.claim_to_check(customer, now)
         if mine:
             yield customer
 
@@ -72,7 +72,7 @@ def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
     """Compare every customer, or one user's. Raises ServiceUnavailable where there is no key."""
     required("stripe_secret_key")
     with transaction():
-        customers = customer_rows.customers_at_stripe(user_id)
+        customers = customer_queries.customers_at_stripe(user_id)
     result = compare(customers, now=now)
     result.left = len(customers) - result.compared - len(result.failed)
     return result

@@ -7,18 +7,16 @@ from uuid import UUID
 
 from app.billing import queries
 from app.billing.closing import close_account, is_closed
-from app.billing.models import ProGrant, Subscription, Tier
+from app.billing.models import Subscription, Tier
 from app.core.clock import as_rfc3339
-from app.core.database import db
 from app.core.settings import settings
-from app.core.transactions import transaction
 
-__all__ = ["close_account", "export_subscriptions", "grant_pro", "is_closed", "subscription_status", "tier_of"]
+__all__ = ["close_account", "export_subscriptions", "is_closed", "subscription_status", "tier_of"]
 
 
 @dataclass(frozen=True)
 class SubscriptionStatus:
-    """What a user is told of his subscription. `status`: Stripe's, or `none`, or `granted`."""
+    """What a user is told of the subscription. `status`: Stripe's, or `none`, or `granted`."""
 
     tier: Tier
     status: str
@@ -37,24 +35,18 @@ def tier_of(user_id: UUID, now: datetime) -> Tier:
     return Tier.PRO if queries.is_pro(user_id, now, grace()) else Tier.BASIC
 
 
-def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: datetime) -> None:
-    """Give Pro by hand, until `ends_at` (None: until it is revoked)."""
-    with transaction():
-        db.session.add(ProGrant(user_id=user_id, reason=reason, ends_at=ends_at, created_at=now))
-
-
 def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
     """The subscription that the tier comes from, else a grant, else the latest subscription."""
     found = queries.leading_subscription(user_id, now, grace())
     if found is not None and found[1]:
-        return told(found[0], Tier.PRO)
+        return status_of(found[0], Tier.PRO)
     granted = queries.find_grant(user_id, now)
     if granted is not None:
         return SubscriptionStatus(Tier.PRO, "granted", current_period_end=granted.ends_at)
-    return told(found[0], Tier.BASIC) if found else SubscriptionStatus(Tier.BASIC, "none")
+    return status_of(found[0], Tier.BASIC) if found else SubscriptionStatus(Tier.BASIC, "none")
 
 
-def told(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
+def status_of(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
     owed_since = subscription.past_due_since
     return SubscriptionStatus(
         tier=tier,

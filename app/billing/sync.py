@@ -15,8 +15,8 @@ from app.billing.models import StripeCustomer, Subscription
 from app.core.database import db
 from app.core.logs import log_event
 from app.core.transactions import transaction
-from app.integrations.payment_calls import RemoteSubscription
-from app.integrations.payments import Payments
+from app.integrations.stripe_client import Payments
+from app.integrations.stripe_objects import RemoteSubscription
 
 log = logging.getLogger(__name__)
 

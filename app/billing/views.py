@@ -3,7 +3,7 @@
 from flask import request
 from flask.views import MethodView
 
-from app.billing import checkout, events, service
+from app.billing import checkout, service, webhook
 from app.billing.errors import AlreadySubscribed, InvalidSignature, PaymentProviderError
 from app.billing.schemas import (
     EXAMPLE_CHECKOUT,
@@ -88,5 +88,5 @@ class Webhook(MethodView):
         """Take an event from Stripe
 
         For Stripe alone. Any 5xx makes Stripe send the event again."""
-        events.receive(request.get_data(), request.headers.get("Stripe-Signature", ""), now=utc_now())
+        webhook.receive(request.get_data(), request.headers.get("Stripe-Signature", ""), now=utc_now())
         return {"received": True}

@@ -60,7 +60,7 @@ def version_key(user_id: UUID) -> str:
     return f"chatrooms:{user_id}:version"
 
 
-def forget_list(user_id: UUID) -> None:
+def invalidate_list(user_id: UUID) -> None:
     """Make every cached page of the user stale. Call after the commit of a change."""
     try:
         cache.set(version_key(user_id), secrets.token_hex(8), timeout=VERSION_TTL_SECONDS)

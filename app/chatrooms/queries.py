@@ -37,7 +37,7 @@ def delete_chatroom(user_id: UUID, chatroom_id: UUID) -> bool:
     return db.session.scalar(delete(Chatroom).where(*owned).returning(Chatroom.id)) is not None
 
 
-def take_turns(chatroom_id: UUID, user_id: UUID, count: int, now: datetime) -> int | None:
+def reserve_positions(chatroom_id: UUID, user_id: UUID, count: int, now: datetime) -> int | None:
     """Reserve the next `count` positions of the user's chatroom for a prompt; the first of them, or None."""
     moved = (
         update(Chatroom)

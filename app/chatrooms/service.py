@@ -4,24 +4,22 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from app.chatrooms import queries
-from app.chatrooms.list_cache import forget_list
+from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom
-from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
-from app.users.queries import lock_user
+from app.users.service import require_locked_user
 
 
 def create_chatroom(user_id: UUID, title: str, *, now: datetime) -> Chatroom:
-    """Open a chatroom of the user's. Raises TokenRevoked when he is gone."""
+    """Open a chatroom of the user's. Raises TokenRevoked when the account is gone."""
     with transaction() as current:
-        if lock_user(user_id) is None:
-            raise TokenRevoked
+        require_locked_user(user_id)
         room = Chatroom(user_id=user_id, title=title, created_at=now, updated_at=now, last_prompt_at=now)
         db.session.add(room)
-        current.after_commit(lambda: forget_list(user_id))
+        current.after_commit(lambda: invalidate_list(user_id))
     return room
 
 
@@ -57,7 +55,7 @@ def rename_chatroom(user_id: UUID, chatroom_id: UUID, title: str, *, now: dateti
         room = queries.rename_chatroom(user_id, chatroom_id, title, now)
         if room is None:
             raise NotFound
-        current.after_commit(lambda: forget_list(user_id))
+        current.after_commit(lambda: invalidate_list(user_id))
     return room
 
 
@@ -66,4 +64,4 @@ def delete_chatroom(user_id: UUID, chatroom_id: UUID) -> None:
     with transaction() as current:
         if not queries.delete_chatroom(user_id, chatroom_id):
             raise NotFound
-        current.after_commit(lambda: forget_list(user_id))
+        current.after_commit(lambda: invalidate_list(user_id))

@@ -66,7 +66,7 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            spell_scheme()
+            normalize_scheme()
             try:
                 verify_jwt_in_request(refresh=refresh)
             except (JWTExtendedException, PyJWTError, TokenInvalid):
@@ -79,7 +79,7 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
     return decorate
 
 
-def spell_scheme() -> None:
+def normalize_scheme() -> None:
     """`bearer` means `Bearer` (RFC 9110, 11.1); flask-jwt-extended knows one spelling."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":

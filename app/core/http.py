@@ -11,7 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from app.core.errors import BodyTooLarge, MalformedJson
 
 MAX_BODY_BYTES = 128 * 1024
-MAX_READ_AWAY_BYTES = 8 * 1024 * 1024
+MAX_DRAIN_BYTES = 8 * 1024 * 1024
 READ_BYTES = 64 * 1024
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -69,7 +69,7 @@ def refuse_oversized_body() -> None:
             return
     elif (request.content_length or 0) <= limit:
         return
-    read(stream, MAX_READ_AWAY_BYTES, keep=False)
+    read(stream, MAX_DRAIN_BYTES, keep=False)
     request.environ["wsgi.input"] = io.BytesIO()
     raise BodyTooLarge
 

@@ -28,7 +28,7 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
-class Discreet(logging.Formatter):
+class RedactingFormatter(logging.Formatter):
     """Shows no data of an error's, and no secret that is known to be one."""
 
     secrets: Iterable[str] = ()
@@ -40,11 +40,11 @@ class Discreet(logging.Formatter):
         return traceback_without_data(ei[1]) if ei[1] is not None else ""
 
 
-class ReadableFormatter(Discreet):
+class ReadableFormatter(RedactingFormatter):
     """For people in front of a terminal."""
 
 
-class JsonLineFormatter(Discreet, JsonFormatter):
+class JsonLineFormatter(RedactingFormatter, JsonFormatter):
     """One JSON object a line, facts as fields of their own."""
 
 

@@ -1,4 +1,5 @@
 """The outside worlds: no database, exceptions of their own.
 
-Gemini: `model_calls` is the interface, `gemini` and `genai` are its clients, `models` chooses between them.
+Gemini: `model_client` is the interface, `gemini_generativeai` and `gemini_genai` are its implementations, and
+`model_factory` chooses between them.
 """

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from app.integrations.model_calls import ModelError, ModelRejected, ModelUnavailable
+from app.integrations.model_client import ModelError, ModelRejected, ModelUnavailable
 
 TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
 BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}

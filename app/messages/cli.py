@@ -1,4 +1,4 @@
-"""`flask replies …`: an operator's door to this feature."""
+"""`flask replies …`: what an operator does about failed replies."""
 
 from dataclasses import asdict
 from uuid import UUID
@@ -39,5 +39,5 @@ def retry(reply_id: UUID | None, everything: bool) -> None:
     while everything and (more := operations.retry_failed(None, until=begun, now=utc_now())):
         queued += more
     if reply_id and not queued:
-        raise click.ClickException(f"{reply_id} is no failed reply.")
+        raise click.ClickException(f"{reply_id} is not a failed reply.")
     click.echo(f"{len(queued)} {'reply is' if len(queued) == 1 else 'replies are'} queued again.")

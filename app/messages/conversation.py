@@ -5,7 +5,7 @@ from uuid import UUID
 from sqlalchemy import Table, bindparam, func, select
 
 from app.core.database import db
-from app.integrations.model_calls import Turn
+from app.integrations.model_client import Turn
 from app.messages.models import Message, Status
 
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters

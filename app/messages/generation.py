@@ -15,7 +15,7 @@ from app.core.logs import log_event
 from app.core.request_ids import set_request_id
 from app.core.settings import settings
 from app.core.transactions import transaction
-from app.integrations.model_calls import (
+from app.integrations.model_client import (
     Answer,
     CallAborted,
     ModelClient,
@@ -28,11 +28,11 @@ from app.integrations.model_calls import (
 )
 from app.messages.breaker import Breaker
 from app.messages.conversation import conversation
-from app.messages.events import Entry, Publisher, publish
 from app.messages.lease_keeper import LeaseKeeper
 from app.messages.leases import Claim, RoomBusy, claim_reply, next_in_room, write
 from app.messages.models import ErrorCode, Status
 from app.messages.quota import give_back
+from app.messages.reply_stream import Entry, Publisher, publish
 from app.messages.retries import delay_before_retry
 from app.messages.service import GENERATE_REPLY
 from app.users.queries import lock_user

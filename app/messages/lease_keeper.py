@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from app.core.logs import first_line
 from app.core.transactions import transaction
 from app.integrations.bounded_calls import BoundedCall
-from app.messages.events import unwanted_replies
 from app.messages.leases import Claim, renew
+from app.messages.reply_stream import unwanted_replies
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,12 @@ import redis
 from sqlalchemy import func, update
 
 from app.billing.service import tier_of
-from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.redis_clients import require_redis
 from app.core.request_ids import request_id
 from app.core.transactions import Transaction, transaction
-from app.messages import events
+from app.messages import reply_stream
 from app.messages.errors import ReplyNotCancelable, ReplyNotRetryable
 from app.messages.leases import messages, next_in_room
 from app.messages.models import Message, Role, Status
@@ -24,6 +23,7 @@ from app.messages.quota import give_back, spend_prompt
 from app.messages.service import GENERATE_REPLY, get_message
 from app.messages.usage import Usage
 from app.users.queries import lock_user
+from app.users.service import require_locked_user
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
 def part_written(reply: Message) -> str:
     """Close the attempt's stream, and read what came before: readers were told that much and no more."""
     try:
-        end_id = events.publish(reply.id, events.Entry(reply.attempt, status=Status.CANCELED))
-        return events.pieces_until(reply.id, end_id, reply.attempt)
+        end_id = reply_stream.publish(reply.id, reply_stream.Entry(reply.attempt, status=Status.CANCELED))
+        return reply_stream.pieces_until(reply.id, end_id, reply.attempt)
     except redis.RedisError:
         log.warning("A reply was canceled while Redis was unavailable; its part is lost")
         return ""
@@ -90,8 +90,10 @@ def after_cancel(reply: Message, current: Transaction) -> None:
     following = next_in_room(reply.chatroom_id)
     if following is not None:
         current.enqueue_after_commit(GENERATE_REPLY, str(following))
-    current.after_commit(lambda: events.stop_generating(reply.id))
-    current.after_commit(lambda: events.publish(reply.id, events.Entry(reply.attempt, status=Status.CANCELED)))
+    current.after_commit(lambda: reply_stream.stop_generating(reply.id))
+    current.after_commit(
+        lambda: reply_stream.publish(reply.id, reply_stream.Entry(reply.attempt, status=Status.CANCELED))
+    )
 
 
 def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Retried:
@@ -102,10 +104,8 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     """
     require_redis()
     with transaction() as current:
-        user = lock_user(user_id)
+        user = require_locked_user(user_id)
         reply = find_message(user_id, chatroom_id, reply_id)
-        if user is None:
-            raise TokenRevoked
         if reply is None:
             raise NotFound
         if reply.status not in {Status.FAILED, Status.CANCELED}:

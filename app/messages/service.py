@@ -6,11 +6,10 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.billing.service import tier_of
-from app.chatrooms.list_cache import forget_list
+from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom
-from app.chatrooms.queries import take_turns
+from app.chatrooms.queries import reserve_positions
 from app.chatrooms.service import get_chatroom
-from app.core.auth import TokenRevoked
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.ids import new_id
@@ -22,7 +21,7 @@ from app.messages import idempotency, queries
 from app.messages.models import Message, Role, Status
 from app.messages.quota import spend_prompt, usage_of
 from app.messages.usage import Usage
-from app.users.queries import find_user, lock_user
+from app.users.service import require_locked_user, require_user
 
 GENERATE_REPLY = "messages.generate_reply"
 ROOM_PAGE_SIZE = 50
@@ -67,15 +66,13 @@ def accept_prompt(
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
     with transaction() as current:
-        user = lock_user(user_id)
-        if user is None:
-            raise TokenRevoked
+        user = require_locked_user(user_id)
         tier = tier_of(user_id, now)
         if idempotency_key and (known := idempotency.find(user_id, idempotency_key, fingerprint, now)):
             usage = usage_of(user, tier, now)
             waits_until = min(waits_until, known.waits_until) if waits_until and known.waits_until else None
             return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
-        position = take_turns(chatroom_id, user_id, 2, now)
+        position = reserve_positions(chatroom_id, user_id, 2, now)
         if position is None:
             raise NotFound
         prompt, reply = new_turn(chatroom_id, position, text, streamed=streamed, now=now)
@@ -84,7 +81,7 @@ def accept_prompt(
             idempotency.remember(
                 user_id, idempotency_key, fingerprint, prompt_id=prompt.id, waits_until=waits_until, now=now
             )
-        current.after_commit(lambda: forget_list(user_id))
+        current.after_commit(lambda: invalidate_list(user_id))
         current.enqueue_after_commit(GENERATE_REPLY, str(reply.id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
@@ -151,10 +148,7 @@ def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]
 
 def usage_today(user_id: UUID, *, now: datetime) -> Usage:
     """What of the day's prompts is used up. Raises TokenRevoked when the user is gone."""
-    user = find_user(user_id)
-    if user is None:
-        raise TokenRevoked
-    return usage_of(user, tier_of(user_id, now), now)
+    return usage_of(require_user(user_id), tier_of(user_id, now), now)
 
 
 def parse_position(text: str) -> int:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import redis
 
-from app.messages import events
+from app.messages import reply_stream
 from app.messages.models import Message, Status
 
 HEARTBEAT_SECONDS = 15.0
@@ -86,7 +86,7 @@ class Follower:
         self.wait = wait
         self.monotonic = monotonic
         self.status: Status | None = None
-        self.last_id = events.FROM_THE_START
+        self.last_id = reply_stream.FROM_THE_START
 
     def follow(self) -> Iterator[Event | None]:
         """The events, up to a final one or `reconnect`; None is a sign of life while nothing happens.
@@ -95,7 +95,7 @@ class Follower:
         """
         message = self.load()
         last_word = looked = self.monotonic()
-        yield from self.tell_status(message.status)
+        yield from self.status_event(message.status)
         while not message.status.is_final:
             if self.leaving():
                 yield Event("reconnect", self.place)
@@ -103,37 +103,37 @@ class Follower:
             if self.hung_up():
                 return
             entries = self.read(message)
-            told = [event for entry in entries or () for event in self.tell(entry)]
-            yield from told
+            new = [event for entry in entries or () for event in self.events_for(entry)]
+            yield from new
             now = self.monotonic()
-            last_word = now if told else last_word
+            last_word = now if new else last_word
             if now - last_word >= HEARTBEAT_SECONDS:
                 yield None
                 last_word = now
             if entries is None or any(entry.is_end for entry in entries) or now - looked >= LOOK_AGAIN_SECONDS:
                 message, looked = self.load(), now
                 if not message.status.is_final:
-                    yield from self.tell_status(message.status)
-        yield from self.tell_rest(message)
+                    yield from self.status_event(message.status)
+        yield from self.remaining_events(message)
 
-    def read(self, message: Message) -> list[events.Entry] | None:
+    def read(self, message: Message) -> list[reply_stream.Entry] | None:
         """What is new in the stream, up to SLICE_SECONDS later; None when Redis is unavailable."""
         try:
-            self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=SLICE_SECONDS)
+            self.last_id, entries = reply_stream.read(self.client, message.id, self.last_id, seconds=SLICE_SECONDS)
         except redis.RedisError:
             self.wait(WITHOUT_REDIS_SECONDS)
             return None
         return [entry for entry in entries if entry.attempt >= message.attempt]
 
-    def tell_status(self, status: Status) -> Iterator[Event]:
+    def status_event(self, status: Status) -> Iterator[Event]:
         if status is not self.status and not status.is_final:
             self.status = status
             yield Event("status", self.place, status=status)
 
-    def tell(self, entry: events.Entry) -> Iterator[Event]:
+    def events_for(self, entry: reply_stream.Entry) -> Iterator[Event]:
         """What an entry of the stream means for this client."""
         if entry.status is not None:
-            yield from self.tell_status(entry.status)
+            yield from self.status_event(entry.status)
             return
         if self.place is None or self.place.attempt < entry.attempt:
             if self.place is not None and self.place.chars:
@@ -145,7 +145,7 @@ class Follower:
             self.place = Place(entry.attempt, entry.offset)
             yield Event("delta", self.place, text=text)
 
-    def tell_rest(self, message: Message) -> Iterator[Event]:
+    def remaining_events(self, message: Message) -> Iterator[Event]:
         """What the client lacks of the stored text, and how it ended."""
         text = message.text or ""
         place = self.place or Place(message.attempt, 0)

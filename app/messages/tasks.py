@@ -12,7 +12,7 @@ from flask import current_app
 
 from app.core.clock import utc_now
 from app.core.settings import settings
-from app.integrations.models import model_client_class
+from app.integrations.model_factory import model_client_class
 from app.messages import sweeping
 from app.messages.breaker import Breaker
 from app.messages.generation import Generator

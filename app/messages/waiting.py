@@ -13,9 +13,9 @@ from app.core.errors import NotFound
 from app.core.settings import settings
 from app.core.transactions import release_connection, transaction
 from app.messages import idempotency
-from app.messages.events import FROM_THE_START, wait_for_end
 from app.messages.held_requests import held_request
 from app.messages.models import Status
+from app.messages.reply_stream import FROM_THE_START, wait_for_end
 from app.messages.service import Accepted, get_message, usage_today
 
 

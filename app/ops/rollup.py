@@ -19,7 +19,7 @@ from app.ops.models import Heartbeat, Total
 BEAT = "beat"
 COUNTED_UNTIL = "replies counted until"
 SETTLING = timedelta(seconds=30)  # above what a transaction that ends a reply may take
-AT_MOST = timedelta(hours=1)  # of replies in one go; the next ones follow at the next ticks
+MAX_CATCH_UP = timedelta(hours=1)  # of replies in one go; the next ones follow at the next ticks
 
 
 def tick(now: datetime) -> None:
@@ -50,7 +50,7 @@ def count_replies(now: datetime) -> datetime | None:
         mark: Heartbeat | None = db.session.scalar(taken, execution_options={"populate_existing": True})
         if mark is None:
             return None
-        until = min(now - SETTLING, mark.at + AT_MOST)
+        until = min(now - SETTLING, mark.at + MAX_CATCH_UP)
         if until <= mark.at:
             return mark.at
         for (name, label), amount in sorted(statistics.finished_between(mark.at, until).items()):

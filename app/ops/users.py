@@ -6,14 +6,12 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from app.billing.grants import grants_of
 from app.billing.models import ProGrant
+from app.billing.queries import grants_of
 from app.billing.service import tier_of
 from app.chatrooms.models import Chatroom
 from app.core.database import db
-from app.users.mobile_numbers import to_e164
 from app.users.models import User
-from app.users.queries import find_user, find_user_by_mobile
 
 
 @dataclass(frozen=True)
@@ -27,17 +25,6 @@ class UserSummary:
     chatrooms: int
     created_at: datetime
     verified_at: datetime | None
-
-
-def find(id_or_mobile: str) -> User | None:
-    """The user with that id, or with that number in any international spelling."""
-    mobile = to_e164(id_or_mobile)
-    if mobile:
-        return find_user_by_mobile(mobile)
-    try:
-        return find_user(UUID(id_or_mobile))
-    except ValueError:
-        return None
 
 
 def summary(user: User, *, now: datetime) -> UserSummary:
@@ -54,10 +41,10 @@ def summary(user: User, *, now: datetime) -> UserSummary:
 
 
 def grant_state(grant: ProGrant, now: datetime) -> str:
-    """Whether a grant counts, in a word."""
+    """Whether a grant is active, in a word."""
     if grant.revoked_at is not None:
         return "revoked"
-    return "over" if grant.ends_at is not None and grant.ends_at <= now else "counts"
+    return "expired" if grant.ends_at is not None and grant.ends_at <= now else "active"
 
 
 def grants(user: User, *, now: datetime) -> list[dict[str, object]]:
@@ -70,5 +57,5 @@ def grants(user: User, *, now: datetime) -> list[dict[str, object]]:
             "ends_at": grant.ends_at,
             "revoked_at": grant.revoked_at,
         }
-        for grant in grants_of(user.id)
+        for grant in reversed(grants_of(user.id))
     ]

@@ -1,4 +1,4 @@
-"""`flask users …`: an operator's door to accounts."""
+"""`flask users …`: what an operator does about accounts."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
@@ -7,13 +7,13 @@ import click
 from flask.cli import AppGroup
 
 from app.account import service as account
-from app.billing.grants import revoke_pro
-from app.billing.service import grant_pro, tier_of
+from app.billing.grants import grant_pro, revoke_pro
+from app.billing.service import tier_of
 from app.core.clock import utc_now
 from app.core.errors import AppError
 from app.core.tables import json_lines, table
 from app.ops import users as operations
-from app.users.models import User
+from app.users.cli import user_named
 
 MAX_REASON_CHARS = 255
 
@@ -27,14 +27,6 @@ users = AppGroup(
 USER = click.argument("who", metavar="USER")
 
 
-def the_user(id_or_mobile: str) -> User:
-    """Somebody who is there. Raises click.BadParameter."""
-    found = operations.find(id_or_mobile)
-    if found is None:
-        raise click.BadParameter(f"{id_or_mobile!r} is neither a user's id nor the number of one.", param_hint="USER")
-    return found
-
-
 @users.command("find")
 @USER
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
@@ -43,7 +35,7 @@ def find(who: str, as_json: bool) -> None:
 
     Nothing of the conversations is shown.
     """
-    now, user = utc_now(), the_user(who)
+    now, user = utc_now(), user_named(who)
     found = asdict(operations.summary(user, now=now))
     grants = operations.grants(user, now=now)
     if as_json:
@@ -68,18 +60,18 @@ def grant(who: str, reason: str, until: datetime | None, days: int | None) -> No
     Example:
       flask users grant-pro +14155552671 --reason "Two days without service" --days 2
     """
-    now, user = utc_now(), the_user(who)
+    now, user = utc_now(), user_named(who)
     if until and days:
         raise click.UsageError("Say --until or --days, not both.")
     ends_at = now + timedelta(days=days) if days else None
     if until:
         ends_at = datetime.combine(until.date() + timedelta(days=1), time.min, UTC)
     if ends_at is not None and ends_at <= now:
-        raise click.BadParameter("That day is over.", param_hint="--until")
+        raise click.BadParameter("That day is in the past.", param_hint="--until")
     if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS:
         raise click.BadParameter(f"Give a reason of 1 to {MAX_REASON_CHARS} characters.", param_hint="--reason")
-    if user.verified_at is None:  # the next signup replaces him, id and all
-        raise click.ClickException(f"{user.id} has not verified the number yet; grant Pro once he has.")
+    if user.verified_at is None:  # the next signup replaces the user, id and all
+        raise click.ClickException(f"{user.id} has not verified the number yet; grant Pro after that.")
     grant_pro(user.id, reason=reason.strip(), ends_at=ends_at, now=now)
     click.echo(f"{user.id} is Pro {f'until {ends_at:%Y-%m-%d %H:%M} UTC' if ends_at else 'until it is revoked'}.")
 
@@ -91,10 +83,10 @@ def revoke(who: str) -> None:
 
     A subscription at Stripe is not touched: whoever pays stays Pro.
     """
-    now, user = utc_now(), the_user(who)
+    now, user = utc_now(), user_named(who)
     revoked = revoke_pro(user.id, now=now)
     if not revoked:
-        raise click.ClickException(f"{user.id} has no grant that counts.")
+        raise click.ClickException(f"{user.id} has no active grant.")
     click.echo(f"{revoked} {'grant' if revoked == 1 else 'grants'} revoked; {user.id} is now {tier_of(user.id, now)}.")
 
 
@@ -106,7 +98,7 @@ def delete(who: str, yes: bool) -> None:
 
     As its owner could: its subscription is canceled at Stripe first; then chatrooms, messages and sessions go.
     """
-    user = the_user(who)
+    user = user_named(who)
     if not yes:
         click.confirm(f"Delete {user.id} ({user.mobile}) for good?", abort=True)
     user_id = user.id

@@ -32,7 +32,7 @@ def lock_user_by_mobile(mobile: str) -> User | None:
 
 
 def delete_user(user_id: UUID) -> bool:
-    """Delete the user, and by cascade all that belongs to him; whether he was there."""
+    """Delete the user, and by cascade all that belongs to it; whether there was one."""
     return db.session.scalar(delete(User).where(User.id == user_id).returning(User.id)) is not None
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from app.account import export
 from app.auth.schemas import SessionsOut
-from app.billing.service import grant_pro
+from app.billing.grants import grant_pro
 from app.core.clock import utc_now
 from app.core.database import db
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from app.auth import sweeping
-from app.auth.models import AuthSession, NumberGuard, OneTimeCode
+from app.auth.models import AuthSession, NumberThrottle, OneTimeCode
 from app.core.clock import utc_now
 from app.core.database import db
 from app.users.models import User
@@ -222,5 +222,5 @@ def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_
         }
         sweeping.sweep(now=utc_now() + timedelta(minutes=66))
         assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == 0
-        assert db.session.scalar(select(func.count()).select_from(NumberGuard)) == 0
+        assert db.session.scalar(select(func.count()).select_from(NumberThrottle)) == 0
         assert sweeping.sweep(now=utc_now() + timedelta(days=31))["sessions"] == 1

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from app.auth.guards import give_password_try_back, take_password_try
-from app.auth.models import NumberGuard
+from app.auth.models import NumberThrottle
 from app.auth.passwords import hash_password, hasher, password_matches, places
+from app.auth.throttles import give_password_try_back, take_password_try
 from app.core.clock import utc_now
 from app.core.database import db
 from app.users.mobile_numbers import mobile_key
@@ -81,7 +81,7 @@ def test_right_password_costs_no_try(app, member):
     who, _ = member
     assert [who.login(GOOD).status_code for _ in range(12)] == [200] * 12
     with app.app_context():
-        assert db.session.scalars(db.select(NumberGuard.password_tries)).all() == [0]
+        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def test_login_that_found_no_place_to_be_compared_costs_no_try(app, member):
         for refused in all_at_once([lambda: who.login(GOOD)] * 10, retry=False):
             assert_problem(refused, 503, "service_unavailable")
     with app.app_context():
-        assert db.session.scalars(db.select(NumberGuard.password_tries)).all() == [0]
+        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
     assert [who.login(BETTER).status_code for _ in range(10)] == [401] * 10
     assert who.login(GOOD).status_code == 429, "guesses cost as much as ever"
 
@@ -110,7 +110,7 @@ def test_change_that_found_no_place_costs_no_try(app, member):
     with hashing_by_others():
         assert_problem(who.post("/auth/change-password", **change), 503, "service_unavailable")
     with app.app_context():
-        assert db.session.scalars(db.select(NumberGuard.password_tries)).all() == [0]
+        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
     assert who.post("/auth/change-password", **change).status_code == 200
 
 
@@ -121,9 +121,9 @@ def test_try_of_an_earlier_window_is_not_given_back_to_a_later_one(app, visitor)
         earlier = take_password_try(key, began)
         later = take_password_try(key, began + timedelta(minutes=16))
         give_password_try_back(key, earlier)
-        assert db.session.scalar(db.select(NumberGuard.password_tries)) == 1
+        assert db.session.scalar(db.select(NumberThrottle.password_tries)) == 1
         give_password_try_back(key, later)
-        assert db.session.scalar(db.select(NumberGuard.password_tries)) == 0
+        assert db.session.scalar(db.select(NumberThrottle.password_tries)) == 0
 
 
 def test_change_needs_the_current_password(member):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import stripe
 
-from app.billing.events import HANDLED
+from app.billing.webhook import HANDLED
 from config import Settings
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "stripe.md").read_text()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.model_calls import (
+from app.integrations.model_client import (
     Answer,
     CallAborted,
     ModelRejected,

@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 
 from app.core.clock import utc_now
 from app.core.database import db
-from app.integrations.gemini import Gemini
+from app.integrations.gemini_generativeai import Gemini
 from app.messages.breaker import Breaker
 from app.messages.generation import Generator
 from app.messages.lease_keeper import LeaseKeeper

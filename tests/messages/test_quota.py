@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
-from app.billing.service import grant_pro
+from app.billing.grants import grant_pro
 from app.core.clock import utc_now
 from app.messages.service import accept_prompt, usage_today
 from sandbox.stack.servers import valkey_server

@@ -9,7 +9,7 @@ import redis
 from flask import Flask
 
 from app.core import draining
-from app.messages import events as reply_events
+from app.messages import reply_stream as reply_events
 from app.messages import streaming
 from app.messages.models import Status
 from app.messages.streaming import Follower

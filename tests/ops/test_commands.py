@@ -33,7 +33,7 @@ def test_json_is_for_programs(user, flask):
     flask("users", "grant-pro", user.mobile, "--reason", "A gift")
     found, grant = (json.loads(line) for line in flask("users", "find", user.id, "--json").output.splitlines())
     assert (found["kind"], found["id"], found["tier"]) == ("user", user.id, "pro")
-    assert (grant["kind"], grant["state"], grant["reason"], grant["ends_at"]) == ("grant", "counts", "A gift", None)
+    assert (grant["kind"], grant["state"], grant["reason"], grant["ends_at"]) == ("grant", "active", "A gift", None)
 
 
 def test_pro_is_given_and_taken_back(user, flask):

@@ -15,7 +15,7 @@ from google.genai import errors, types
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.bounded_streams import bound
 from app.integrations.gemini_answers import BLOCKED_FINISHES, error_for
-from app.integrations.model_calls import (
+from app.integrations.model_client import (
     Answer,
     CallAborted,
     ModelError,

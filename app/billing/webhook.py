@@ -10,14 +10,14 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from app.billing import customer_rows, queries
+from app.billing import customer_queries, queries
 from app.billing.errors import InvalidSignature
-from app.billing.provider import required, stripe_calls
+from app.billing.stripe_connection import required, stripe_calls
 from app.billing.sync import Event, copy_subscriptions
 from app.core.logs import log_event
 from app.core.transactions import transaction
-from app.integrations.payment_calls import EventRejected, PaymentsRejected, RemoteSubscription, id_of
-from app.integrations.payments import Payments, read_event
+from app.integrations.stripe_client import Payments, read_event
+from app.integrations.stripe_objects import EventRejected, PaymentsRejected, RemoteSubscription, id_of
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def apply(event: Event, item: dict[str, Any], now: datetime) -> None:
     customer_id, subscription_id = subject_of(event.type, item)
     with transaction():
         known = queries.knows_event(event.id)
-        customer = customer_rows.find_customer(customer_id) if customer_id else None
+        customer = customer_queries.find_customer(customer_id) if customer_id else None
         ids = [subscription_id] if subscription_id else []
         if customer is not None and event.type == CUSTOMER_DELETED:
             ids = queries.unended_subscription_ids(customer.id)

@@ -9,7 +9,7 @@ from sqlalchemy import case, func, or_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.auth.errors import OtpLocked
-from app.auth.models import NumberGuard
+from app.auth.models import NumberThrottle
 from app.core.clock import seconds_until
 from app.core.database import db
 from app.core.errors import RateLimited, ServiceUnavailable
@@ -21,14 +21,14 @@ PASSWORD_WINDOW = timedelta(minutes=15)
 MAX_PASSWORD_TRIES = 10  # NIST SP 800-63B-4, 3.2.2, allows a hundred in a row; a person needs a few
 
 
-def lock_guard(mobile_key: str, now: datetime) -> NumberGuard:
+def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:
     """The number's row, made when it is new, held until the transaction ends. Raises OtpLocked."""
-    over = or_(NumberGuard.wrong_codes == 0, NumberGuard.wrong_codes_since <= now - WRONG_CODES_WINDOW)
+    over = or_(NumberThrottle.wrong_codes == 0, NumberThrottle.wrong_codes_since <= now - WRONG_CODES_WINDOW)
     guard = touch(
         mobile_key,
         now,
-        wrong_codes=case((over, 0), else_=NumberGuard.wrong_codes),
-        wrong_codes_since=case((over, now), else_=NumberGuard.wrong_codes_since),
+        wrong_codes=case((over, 0), else_=NumberThrottle.wrong_codes),
+        wrong_codes_since=case((over, now), else_=NumberThrottle.wrong_codes_since),
     )
     if guard.wrong_codes >= MAX_WRONG_CODES:
         raise OtpLocked(retry_after=seconds_until(guard.wrong_codes_since + WRONG_CODES_WINDOW, now))
@@ -41,12 +41,12 @@ def take_password_try(mobile_key: str, now: datetime) -> datetime:
     Within the caller's transaction, which must commit. Returns when the window began that it counts in.
     Raises RateLimited.
     """
-    over = or_(NumberGuard.password_tries == 0, NumberGuard.password_tries_since <= now - PASSWORD_WINDOW)
+    over = or_(NumberThrottle.password_tries == 0, NumberThrottle.password_tries_since <= now - PASSWORD_WINDOW)
     guard = touch(
         mobile_key,
         now,
-        password_tries=case((over, 1), else_=func.least(NumberGuard.password_tries, MAX_PASSWORD_TRIES) + 1),
-        password_tries_since=case((over, now), else_=NumberGuard.password_tries_since),
+        password_tries=case((over, 1), else_=func.least(NumberThrottle.password_tries, MAX_PASSWORD_TRIES) + 1),
+        password_tries_since=case((over, now), else_=NumberThrottle.password_tries_since),
     )
     if guard.password_tries > MAX_PASSWORD_TRIES:
         raise RateLimited(retry_after=seconds_until(guard.password_tries_since + PASSWORD_WINDOW, now))
@@ -58,10 +58,10 @@ def give_password_try_back(mobile_key: str, since: datetime) -> None:
 
     since: what `take_password_try` returned; a window that began later owes nothing.
     """
-    taken_from = (NumberGuard.mobile_key == mobile_key, NumberGuard.password_tries_since == since)
-    fewer = func.greatest(NumberGuard.password_tries - 1, 0)
+    taken_from = (NumberThrottle.mobile_key == mobile_key, NumberThrottle.password_tries_since == since)
+    fewer = func.greatest(NumberThrottle.password_tries - 1, 0)
     db.session.execute(
-        update(NumberGuard).where(*taken_from).values(password_tries=fewer),
+        update(NumberThrottle).where(*taken_from).values(password_tries=fewer),
         execution_options={"synchronize_session": False},
     )
 
@@ -77,7 +77,7 @@ def given_back_when_busy(mobile_key: str, since: datetime) -> Iterator[None]:
         raise
 
 
-def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberGuard:
+def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberThrottle:
     """Insert the number's row, or change it as told; either way it is locked and fresh."""
     first = {
         "mobile_key": mobile_key,
@@ -88,9 +88,9 @@ def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberGuard:
         "touched_at": now,
     }
     statement = (
-        insert(NumberGuard)
+        insert(NumberThrottle)
         .values(first)
-        .on_conflict_do_update(index_elements=[NumberGuard.mobile_key], set_=changes | {"touched_at": now})
-        .returning(NumberGuard)
+        .on_conflict_do_update(index_elements=[NumberThrottle.mobile_key], set_=changes | {"touched_at": now})
+        .returning(NumberThrottle)
     )
     return db.session.scalars(statement, execution_options={"populate_existing": True}).one()

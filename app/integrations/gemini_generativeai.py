@@ -16,7 +16,7 @@ from google.generativeai import protos
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
 from app.integrations.gemini_answers import BLOCKED_FINISHES, error_for
-from app.integrations.model_calls import (
+from app.integrations.model_client import (
     Answer,
     CallAborted,
     ModelError,

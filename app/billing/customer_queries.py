@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from app.billing.models import StripeCustomer, Subscription
 from app.core.database import db
 from app.core.ids import new_id
-from app.integrations.payment_calls import ENDED
+from app.integrations.stripe_objects import ENDED
 
 NO_SYNC = {"synchronize_session": False}
 

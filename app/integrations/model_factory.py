@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from importlib import import_module
 
-from app.integrations.model_calls import ModelClient
+from app.integrations.model_client import ModelClient
 
 CLIENTS = {  # by what GEMINI_SDK says: module, class, and the file that installs the library
-    "google-generativeai": ("app.integrations.gemini", "Gemini", "requirements.txt"),
-    "google-genai": ("app.integrations.genai", "GenAI", "requirements-genai.txt"),
+    "google-generativeai": ("app.integrations.gemini_generativeai", "Gemini", "requirements.txt"),
+    "google-genai": ("app.integrations.gemini_genai", "GenAI", "requirements-genai.txt"),
 }
 
 

@@ -17,7 +17,7 @@ import requests
 import stripe
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
-from app.integrations.payment_calls import (
+from app.integrations.stripe_objects import (
     EventRejected,
     KeyInUse,
     PaymentsError,
