@@ -7,8 +7,12 @@ Labels come from small fixed sets, never from what a client may choose.
 """
 
 import os
+import struct
+import time
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, multiprocess
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+
+READ_AGAIN_AFTER_SECONDS = (0.01, 0.05, 0.25)
 
 REQUESTS = Counter("http_requests", "Requests by route and status.", ["method", "route", "status"])
 REQUEST_SECONDS = Histogram(
@@ -18,6 +22,19 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60),
 )
 REFUSALS = Counter("http_errors", "Answers that were problem documents, by their code.", ["code"])
+
+
+def web_exposition() -> bytes:
+    """The web processes' numbers in Prometheus' text format.
+
+    The file of a process that has just begun is empty for a moment, which prometheus_client cannot read.
+    """
+    for pause_seconds in READ_AGAIN_AFTER_SECONDS:
+        try:
+            return generate_latest(web_registry())
+        except struct.error:
+            time.sleep(pause_seconds)
+    return generate_latest(web_registry())
 
 
 def web_registry() -> CollectorRegistry:

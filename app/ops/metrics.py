@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from app.core.clock import utc_now
 from app.core.database import DATABASE_UNAVAILABLE, db
 from app.core.logs import first_line
-from app.core.metrics import REFUSALS, web_registry
+from app.core.metrics import REFUSALS, web_exposition
 from app.messages import statistics
 from app.messages.errors import QuotaExceeded
 from app.messages.models import ErrorCode, Status
@@ -104,4 +104,4 @@ def exposition() -> bytes:
     """All metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(FromPostgres())
-    return generate_latest(web_registry()) + generate_latest(registry)
+    return web_exposition() + generate_latest(registry)

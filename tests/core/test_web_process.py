@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +17,11 @@ MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def web(environment: dict[str, str], migrated_app: Any, tmp_path_factory: Any) -> Iterator[WebProcess]:
-    with serving(environment | {"STREAMS_PER_USER": "1"}, tmp_path_factory.mktemp("web") / "web.log") as process:
+def web(
+    environment: dict[str, str], migrated_app: Any, make_redis_url: Callable[[], str], tmp_path_factory: Any
+) -> Iterator[WebProcess]:
+    own = environment | {"STREAMS_PER_USER": "1", "REDIS_URL": make_redis_url()}  # and nobody generates
+    with serving(own, tmp_path_factory.mktemp("web") / "web.log") as process:
         yield process
 
 

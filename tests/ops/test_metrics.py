@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from datetime import timedelta
 
 import pytest
@@ -162,6 +163,15 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
 
         assert web.call("GET", "/readyz").ok
         assert wait_until(lambda: counted() == 11, seconds=5), counted()
+
+
+def test_a_process_that_has_just_begun_disturbs_no_scrape(client, tmp_path, monkeypatch):
+    """Its file is there, and has no size yet."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    begun = tmp_path / "counter_1.db"
+    begun.touch()
+    threading.Timer(0.03, os.truncate, (begun, 4096)).start()
+    assert scrape(client)["postgres_answers",] == 1
 
 
 def test_a_folder_for_numbers_that_was_given_is_emptied_at_the_start_alone(app, environment, tmp_path):
