@@ -160,7 +160,7 @@ def test_refused_message_is_not_sent_again_and_logged_without_code_or_number(tex
     assert not re.search(r"\b\d{6}\b", caplog.text.replace(queued_tasks(texting)[-1][1][0], ""))
 
 
-def test_lost_bell_is_rung_again(make_app, texting, twilio, twilio_settings):
+def test_lost_task_is_queued_again(make_app, texting, twilio, twilio_settings):
     without_redis = make_app(**twilio_settings | {"redis_url": f"redis://127.0.0.1:{free_port()}/0"})
     assert Visitor(without_redis, texting.mobile).send_otp().status_code == 202
     assert queued_tasks(texting) == []
