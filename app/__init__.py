@@ -7,8 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
 from app.account.views import blp as account
-from app.auth.session_views import blp as sessions
-from app.auth.views import blp as auth
+from app.auth.views import accounts, sessions
 from app.billing.cli import commands as billing_commands
 from app.billing.views import blp as billing
 from app.chatrooms.views import blp as chatrooms
@@ -29,6 +28,7 @@ from app.ops.cli import health
 from app.ops.users_cli import users
 from app.ops.views import blp as operations
 from app.ops.views import docs
+from app.schedule import ROUTES, beat_schedule
 from config import load_settings
 
 if TYPE_CHECKING:
@@ -58,14 +58,9 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     db.init_app(app)
     Migrate(app, db, render_as_batch=False, compare_type=True)
     register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)
-    register_celery(
-        app,
-        settings.redis_url,
-        sweep_seconds=settings.reply_sweep_seconds,
-        billing_sync_seconds=settings.billing_sync_seconds,
-    )
+    register_celery(app, settings.redis_url, routes=ROUTES, schedule=beat_schedule(settings))
     api = make_api(app)
-    for blueprint in (auth, sessions, account, chatrooms, messages, billing, operations):
+    for blueprint in (accounts.blp, sessions.blp, account, chatrooms, messages, billing, operations):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
     for command in (replies, users, billing_commands, health):

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import db, text_enum
+from app.core.database import Model, text_enum
 from app.core.ids import new_id
 
 
@@ -18,7 +18,7 @@ class Purpose(enum.StrEnum):
     RESET_PASSWORD = "reset_password"  # noqa: S105 - a name, not a password
 
 
-class OneTimeCode(db.Model):  # type: ignore[name-defined,misc]
+class OneTimeCode(Model):
     """A code that was sent to a number; both are kept as keyed hashes only.
 
     A row stays for an hour after its code has ended, because the codes of the last hour are counted.
@@ -45,7 +45,7 @@ class OneTimeCode(db.Model):  # type: ignore[name-defined,misc]
     used_at: Mapped[datetime | None]
 
 
-class NumberThrottle(db.Model):  # type: ignore[name-defined,misc]
+class NumberThrottle(Model):
     """What was tried against a number, known or not, within a window that begins with the first try.
 
     Locking its row makes everything that concerns the number's codes happen one by one.
@@ -61,7 +61,7 @@ class NumberThrottle(db.Model):  # type: ignore[name-defined,misc]
     touched_at: Mapped[datetime] = mapped_column(index=True)
 
 
-class AuthSession(db.Model):  # type: ignore[name-defined,misc]
+class AuthSession(Model):
     """One login: what its tokens belong to. A token counts as long as its session is there, unrevoked."""
 
     __tablename__ = "auth_sessions"
@@ -75,7 +75,7 @@ class AuthSession(db.Model):  # type: ignore[name-defined,misc]
     revoked_at: Mapped[datetime | None]
 
 
-class Rotation(db.Model):  # type: ignore[name-defined,misc]
+class Rotation(Model):
     """One refresh token of a session. At any time exactly one of a session's is unused: the current one."""
 
     __tablename__ = "refresh_rotations"

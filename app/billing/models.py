@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, ForeignKey, Index, Sequence, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import db
+from app.core.database import Model, db
 from app.core.ids import new_id
 
 
@@ -18,7 +18,7 @@ class Tier(enum.StrEnum):
     PRO = "pro"
 
 
-class ProGrant(db.Model):  # type: ignore[name-defined,misc]
+class ProGrant(Model):
     """Pro given by hand, apart from anything that Stripe says."""
 
     __tablename__ = "pro_grants"
@@ -31,7 +31,7 @@ class ProGrant(db.Model):  # type: ignore[name-defined,misc]
     revoked_at: Mapped[datetime | None]
 
 
-class StripeCustomer(db.Model):  # type: ignore[name-defined,misc]
+class StripeCustomer(Model):
     """A user's customer at Stripe, and the Checkout session that was opened last.
 
     Outlives the user, so that a payment that comes after the account is gone finds its way here and is undone.
@@ -61,7 +61,7 @@ class StripeCustomer(db.Model):  # type: ignore[name-defined,misc]
     deleted_at: Mapped[datetime | None]
 
 
-class Subscription(db.Model):  # type: ignore[name-defined,misc]
+class Subscription(Model):
     """Our copy of what Stripe last said about a subscription.
 
     `ticket` fences the copy: it was taken before Stripe was asked, and a lower one never overwrites a higher one.
@@ -84,7 +84,7 @@ class Subscription(db.Model):  # type: ignore[name-defined,misc]
     fetched_at: Mapped[datetime]
 
 
-class StripeEvent(db.Model):  # type: ignore[name-defined,misc]
+class StripeEvent(Model):
     """An event whose effect is in the database: written in the same transaction, so it has none a second time."""
 
     __tablename__ = "stripe_events"

@@ -7,6 +7,7 @@ Redis gone: nothing is cached, and nobody is told.
 
 import logging
 import secrets
+from collections.abc import Callable
 from uuid import UUID
 
 import redis
@@ -17,6 +18,17 @@ from app.core.transactions import release_connection
 log = logging.getLogger(__name__)
 
 VERSION_TTL_SECONDS = 86_400
+
+
+def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str]) -> tuple[str, bool]:
+    """The user's first page as JSON, of `limit` chatrooms, and whether it was cached."""
+    cache_of_page = ListCache(user_id, limit)
+    cached = cache_of_page.read()
+    if cached is not None:
+        return cached, True
+    page = query_page()
+    cache_of_page.store(page)
+    return page, False
 
 
 class ListCache:

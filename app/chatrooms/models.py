@@ -6,13 +6,13 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import db
+from app.core.database import Model
 from app.core.ids import new_id
 
 MAX_TITLE_CHARS = 255
 
 
-class Chatroom(db.Model):  # type: ignore[name-defined,misc]
+class Chatroom(Model):
     """A conversation. `turns` counts its messages so far: the next one's position."""
 
     __tablename__ = "chatrooms"

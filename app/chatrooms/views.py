@@ -7,7 +7,7 @@ from flask import Response, url_for
 from flask.views import MethodView
 
 from app.chatrooms import service
-from app.chatrooms.list_cache import ListCache
+from app.chatrooms.list_cache import through_cache
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomIn, ChatroomOut, ChatroomPageOut
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
@@ -46,20 +46,13 @@ class ChatroomCollection(MethodView):
 
         The one with the latest prompt comes first; one without prompts counts as of its opening. First pages
         are cached for a few minutes; a change shows at once."""
-        limit, cursor = query["limit"], query["cursor"]
-        first_page = ListCache(current_user_id(), limit) if cursor is None else None
-        cached = first_page.read() if first_page else None
-        if cached is not None:
-            return json_response(cached, cache_status="HIT")
-        page = service.list_chatrooms(current_user_id(), limit=limit, cursor=cursor)
-        body = ChatroomPageOut().dumps(page)
-        if first_page:
-            first_page.store(body)
-        return json_response(body, cache_status="MISS")
+        user_id, limit, cursor = current_user_id(), query["limit"], query["cursor"]
 
+        def query_page() -> str:
+            return str(ChatroomPageOut().dumps(service.list_chatrooms(user_id, limit=limit, cursor=cursor)))
 
-def json_response(body: str, *, cache_status: str) -> Response:
-    return Response(body, mimetype="application/json", headers={"X-Cache": cache_status})
+        body, hit = (query_page(), False) if cursor is not None else through_cache(user_id, limit, query_page)
+        return Response(body, mimetype="application/json", headers={"X-Cache": "HIT" if hit else "MISS"})
 
 
 @blp.route("/<id:chatroom_id>")

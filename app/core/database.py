@@ -2,10 +2,10 @@
 
 import enum
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import DateTime, Enum, MetaData
+from sqlalchemy import DateTime, Enum, MetaData, Table
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, registry
@@ -38,6 +38,16 @@ class Base(DeclarativeBase):
 DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+
+if TYPE_CHECKING:  # mypy does not understand what Flask-SQLAlchemy makes of Base
+
+    class Model(Base):
+        """What every table is declared on."""
+
+        __abstract__ = True
+        __table__: ClassVar[Table]
+else:
+    Model = db.Model
 
 
 def text_enum(kind: type[enum.StrEnum], name: str) -> Enum:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import redis
 from flask import current_app, request
-from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerMinute
 
 from app.core.addresses import client_network
 from app.core.errors import RateLimited
@@ -38,9 +38,6 @@ class Limit:
 
 
 REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minute)
-# A person needs a handful of these; the floor keeps a household behind one address going.
-AUTH_REQUESTS = Limit("auth", RateLimitItemPerMinute, lambda per_minute: min(per_minute, max(10, per_minute // 4)))
-CODES_SENT = Limit("codes", RateLimitItemPerHour, lambda per_minute: max(30, per_minute // 2))
 
 
 def limit_user(user_id: str) -> None:

@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
 CHORES, GENERATIONS = "chores", "generations"
-TICK_SECONDS = 10.0  # how fresh the sign of life of beat and the workers is
-AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose task was lost is queued again soon
 REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
 
 
@@ -45,8 +43,13 @@ class AppTask(Task):  # type: ignore[misc]
                 )
 
 
-def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_seconds: float) -> None:
-    """Set Celery up so that no work is lost with a worker and no request waits for a broker."""
+def register_celery(
+    app: Flask, url: str, *, routes: dict[str, dict[str, str]], schedule: dict[str, dict[str, Any]]
+) -> None:
+    """Set Celery up so that no work is lost with a worker and no request waits for a broker.
+
+    routes: the queue of each task that is no chore. schedule: what beat asks for.
+    """
     outlive_lost_connections()
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
@@ -58,7 +61,7 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_
         # A worker takes from both by turns: a thousand replies ahead of them delay neither a login code nor a sweep.
         task_queues=[Queue(CHORES), Queue(GENERATIONS)],  # type: ignore[no-untyped-call]
         task_default_queue=CHORES,
-        task_routes={"messages.generate_reply": {"queue": GENERATIONS}},
+        task_routes=routes,
         task_ignore_result=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -67,20 +70,7 @@ def register_celery(app: Flask, url: str, *, sweep_seconds: float, billing_sync_
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         task_publish_retry=False,
-        beat_schedule={
-            "sweep": {"task": "messages.sweep", "schedule": sweep_seconds, "options": {"expires": sweep_seconds}},
-            "tick": {"task": "ops.tick", "schedule": TICK_SECONDS, "options": {"expires": TICK_SECONDS}},
-            "billing-sync": {
-                "task": "billing.sync",
-                "schedule": billing_sync_seconds,
-                "options": {"expires": billing_sync_seconds},
-            },
-            "auth-sweep": {
-                "task": "auth.sweep",
-                "schedule": AUTH_SWEEP_SECONDS,
-                "options": {"expires": AUTH_SWEEP_SECONDS},
-            },
-        },
+        beat_schedule=schedule,
         enable_utc=True,
         timezone="UTC",
     )

@@ -2,15 +2,14 @@
 
 from uuid import UUID
 
-from sqlalchemy import Table, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 
 from app.core.database import db
 from app.integrations.model_client import Turn
-from app.messages.models import Message, Status
+from app.messages.models import Status, messages
 
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
 
-messages: Table = Message.__table__
 reply, asked = messages.alias("reply"), messages.alias("asked")
 PAIRS = (
     select(

@@ -11,17 +11,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Table, and_, bindparam, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import and_, bindparam, case, exists, func, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from app.chatrooms.models import Chatroom
 from app.core.database import db
-from app.messages.models import Message, Role, Status
+from app.messages.models import Role, Status, messages
 
 UNFINISHED = (Status.QUEUED, Status.GENERATING)
 
-messages: Table = Message.__table__
-chatrooms: Table = Chatroom.__table__
+chatrooms = Chatroom.__table__
 prompts, others = messages.alias("prompts"), messages.alias("others")
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import db, text_enum
+from app.core.database import Model, text_enum
 from app.core.ids import new_id
 
 
@@ -47,7 +47,7 @@ UNFINISHED = text("status IN ('queued', 'generating')")
 GENERATING = text("status = 'generating'")
 
 
-class Message(db.Model):  # type: ignore[name-defined,misc]
+class Message(Model):
     """One turn of a chatroom: a user's prompt or the model's reply to one.
 
     `position` orders a room's turns; a reply stands right behind its prompt. Only the holder of the current
@@ -94,7 +94,10 @@ class Message(db.Model):  # type: ignore[name-defined,misc]
     lease_expires_at: Mapped[datetime | None]
 
 
-class PromptCharge(db.Model):  # type: ignore[name-defined,misc]
+messages = Message.__table__  # for statements that are built once
+
+
+class PromptCharge(Model):
     """One prompt of a day, spent by a number: the ledger behind the quota's counter in Redis.
 
     It outlives the message, the chatroom and the account, so that deleting them refills no day.
@@ -113,7 +116,7 @@ class PromptCharge(db.Model):  # type: ignore[name-defined,misc]
     given_back_at: Mapped[datetime | None]
 
 
-class IdempotencyKey(db.Model):  # type: ignore[name-defined,misc]
+class IdempotencyKey(Model):
     """A client's key and the prompt that was accepted under it, written in the prompt's own transaction."""
 
     __tablename__ = "idempotency_keys"

@@ -9,8 +9,7 @@ from sqlalchemy import select, update
 
 from app.core.database import db
 from app.core.transactions import transaction
-from app.messages.leases import messages
-from app.messages.models import ErrorCode, Status
+from app.messages.models import ErrorCode, Status, messages
 from app.messages.service import GENERATE_REPLY
 
 BATCH = 500

@@ -16,8 +16,8 @@ from app.core.request_ids import request_id
 from app.core.transactions import Transaction, transaction
 from app.messages import reply_stream
 from app.messages.errors import ReplyNotCancelable, ReplyNotRetryable
-from app.messages.leases import messages, next_in_room
-from app.messages.models import Message, Role, Status
+from app.messages.leases import next_in_room
+from app.messages.models import Message, Role, Status, messages
 from app.messages.queries import find_message
 from app.messages.quota import give_back, spend_prompt
 from app.messages.service import GENERATE_REPLY, get_message

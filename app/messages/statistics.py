@@ -7,8 +7,8 @@ from datetime import datetime
 from sqlalchemy import and_, case, func, select
 
 from app.core.database import db
-from app.messages.leases import UNFINISHED, messages
-from app.messages.models import ErrorCode, Role, Status
+from app.messages.leases import UNFINISHED
+from app.messages.models import ErrorCode, Role, Status, messages
 
 REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
 GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT)

@@ -11,8 +11,8 @@ from app.core.database import db
 from app.core.tasks import GENERATIONS, next_published_at
 from app.core.transactions import transaction
 from app.messages.idempotency import forget_old_keys
-from app.messages.leases import WAITS_ITS_TURN, messages
-from app.messages.models import Status
+from app.messages.leases import WAITS_ITS_TURN
+from app.messages.models import Status, messages
 from app.messages.service import GENERATE_REPLY
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ from datetime import datetime
 from sqlalchemy import Double, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import db
+from app.core.database import Model
 
 
-class Heartbeat(db.Model):  # type: ignore[name-defined,misc]
+class Heartbeat(Model):
     """When something was last done, by its name."""
 
     __tablename__ = "heartbeats"
@@ -17,7 +17,7 @@ class Heartbeat(db.Model):  # type: ignore[name-defined,misc]
     at: Mapped[datetime]
 
 
-class Total(db.Model):  # type: ignore[name-defined,misc]
+class Total(Model):
     """A number that only grows, by its name and one label (empty: it has none)."""
 
     __tablename__ = "totals"

@@ -6,11 +6,11 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import db
+from app.core.database import Model
 from app.core.ids import new_id
 
 
-class User(db.Model):  # type: ignore[name-defined,misc]
+class User(Model):
     """A person, known by a mobile number. Until `verified_at` is set, only a claim to that number.
 
     `claim_origin` is a keyed hash of the address that the claim came from; null when that is unknown, and gone once

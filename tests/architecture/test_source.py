@@ -10,15 +10,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from flask_migrate import downgrade, upgrade
 from sqlalchemy import inspect
 
 from app.core.database import db
 from app.core.errors import CODES, AppError
-from sandbox.stack.servers import postgres_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
@@ -152,16 +147,6 @@ def test_the_web_process_imports_neither_the_sandbox_nor_the_gemini_sdk(environm
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_there_is_one_migration_head(migrated_app):
-    assert len(ScriptDirectory(str(ROOT / "migrations")).get_heads()) == 1
-
-
-def test_models_and_migrations_agree(migrated_app):
-    with migrated_app.app_context(), db.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, db.metadata) == []
-
-
 def test_checks_and_foreign_keys_of_the_models_are_in_the_database(migrated_app):
     """Autogeneration compares no check constraints."""
     with migrated_app.app_context():
@@ -170,12 +155,3 @@ def test_checks_and_foreign_keys_of_the_models_are_in_the_database(migrated_app)
             stored = {check["name"] for check in inspector.get_check_constraints(table.name)}
             named = {str(check.name) for check in table.constraints if type(check).__name__ == "CheckConstraint"}
             assert {name for name in named if name.startswith("ck_")} <= stored, table.name
-
-
-def test_migrations_lead_up_from_nothing_and_down_again(make_app):
-    with postgres_server(durable=False) as own, make_app(database_url=own.url).app_context():
-        upgrade(directory=str(ROOT / "migrations"))
-        downgrade(directory=str(ROOT / "migrations"), revision="base")
-        assert set(inspect(db.engine).get_table_names()) <= {"alembic_version"}
-        upgrade(directory=str(ROOT / "migrations"))
-        db.engine.dispose()

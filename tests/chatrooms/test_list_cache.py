@@ -3,9 +3,10 @@
 import logging
 
 import pytest
+from sqlalchemy import event
 
-from app.chatrooms import service
 from app.chatrooms.list_cache import ListCache
+from app.core.database import db
 
 
 def listed(user, query=""):
@@ -98,20 +99,22 @@ def test_change_that_is_refused_costs_no_cache(user):
 
 
 @pytest.mark.parametrize("cached_before", [True, False])
-def test_slow_reader_that_races_a_change_leaves_no_stale_list(user, monkeypatch, cached_before):
+def test_slow_reader_that_races_a_change_leaves_no_stale_list(app, user, cached_before):
     """It reads the version, queries, is overtaken by a change, and stores its page after it."""
     if cached_before:
         user.make_chatroom("first")
-    real_query = service.list_chatrooms
+    overtaken = []
 
-    def overtaken(*args, **kwargs):
-        page = real_query(*args, **kwargs)
-        user.make_chatroom("new")
-        return page
+    def overtake(_connection, _cursor, statement, *_):
+        if "FROM chatrooms" in statement and not overtaken:
+            overtaken.append(user.make_chatroom("new"))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(service, "list_chatrooms", overtaken)
-        slow = listed(user)
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "after_cursor_execute", overtake)
+    slow = listed(user)
+    event.remove(engine, "after_cursor_execute", overtake)
+    assert overtaken
     assert slow == ("MISS", ["first"] if cached_before else [])
     assert listed(user) == ("MISS", ["new", "first"] if cached_before else ["new"])
     assert listed(user)[0] == "HIT"

@@ -3,8 +3,9 @@
 import uuid
 
 import pytest
+from sqlalchemy import event
 
-from app.chatrooms import service as chatrooms
+from app.core.database import db
 from tests.problems import assert_problem
 
 MALFORMED_IDS = [
@@ -63,21 +64,32 @@ def test_unknown_method_is_405_and_names_the_known_ones(client, method, path, al
     assert set(response.headers["Allow"].replace(" ", "").split(",")) == allowed
 
 
-def test_unexpected_exception_is_500_without_details(user, monkeypatch, caplog):
-    def break_down(*_args, **_kwargs):
-        raise KeyError("a secret of the machinery")
+@pytest.fixture
+def broken_machinery(app):
+    """Every statement about chatrooms meets an error that nobody expects."""
 
-    monkeypatch.setattr(chatrooms, "create_chatroom", break_down)
+    def break_down(_connection, _cursor, statement, *_):
+        if "chatrooms" in statement:
+            raise KeyError("a secret of the machinery")
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", break_down)
+    yield lambda: event.remove(engine, "before_cursor_execute", break_down)
+    if event.contains(engine, "before_cursor_execute", break_down):
+        event.remove(engine, "before_cursor_execute", break_down)
+
+
+def test_unexpected_exception_is_500_without_details(user, broken_machinery, caplog):
     response = user.post("/chatroom", json={"title": "A room"})
     assert_problem(response, 500, "internal_error")
     assert "secret" not in response.text
     assert "a secret of the machinery" in caplog.text
 
 
-def test_unexpected_exception_leaves_the_next_request_unharmed(user, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(chatrooms, "list_chatrooms", lambda *_args, **_kwargs: 1 / 0)
-        assert_problem(user.get("/chatroom"), 500, "internal_error")
+def test_unexpected_exception_leaves_the_next_request_unharmed(user, broken_machinery):
+    assert_problem(user.get("/chatroom"), 500, "internal_error")
+    broken_machinery()
     assert user.get("/chatroom").status_code == 200
 
 

@@ -8,8 +8,9 @@ import redis
 from flask import Flask
 from flask_jwt_extended import create_access_token
 
+from app.auth.limits import AUTH_REQUESTS, CODES_SENT
 from app.core import limits
-from app.core.limits import AUTH_REQUESTS, CODES_SENT, REQUESTS
+from app.core.limits import REQUESTS
 from sandbox.stack.servers import free_port, valkey_server
 from tests.conftest import log_in
 from tests.problems import assert_problem

@@ -15,6 +15,7 @@ from app.auth.errors import (
     OtpLocked,
     WrongPassword,
 )
+from app.auth.limits import AUTH_REQUESTS, CODES_SENT
 from app.auth.models import Purpose
 from app.auth.schemas import (
     EXAMPLE_SENT,
@@ -33,7 +34,6 @@ from app.core.addresses import client_address
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
-from app.core.limits import AUTH_REQUESTS, CODES_SENT
 from app.users.profiles import EXAMPLE_USER, UserOut
 
 blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, prove the number, get tokens.")

@@ -1,4 +1,4 @@
-"""Routes of the sessions that logins begin. They belong to the blueprint of `views`."""
+"""Routes of the sessions that logins begin."""
 
 from uuid import UUID
 
