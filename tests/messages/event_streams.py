@@ -36,3 +36,37 @@ def text_of(events: list[SentEvent], already: str = "") -> str:
         elif event.name == "delta":
             text += event.data["text"]
     return text
+
+
+def follow(room, reply_id, last_event_id=None):
+    """Open the stream; an iterator over its events."""
+    headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+    response = room.person.get(f"{room.path}/messages/{reply_id}/stream", headers=headers)
+    assert response.status_code == 200, response.text
+    assert response.mimetype == "text/event-stream"
+    assert (response.headers["Cache-Control"], response.headers["X-Accel-Buffering"]) == ("no-store", "no")
+    return Stream(response)
+
+
+class Stream:
+    """The events of an open stream, as they come."""
+
+    def __init__(self, response):
+        self.response, self.events = response, events_of(response.response)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return next(self.events)
+        except StopIteration:
+            self.close()
+            raise
+
+    def close(self):
+        self.response.close()
+
+
+def names(events):
+    return [event.name for event in events]

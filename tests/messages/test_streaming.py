@@ -1,57 +1,18 @@
 """Following a reply as it is written: whole, resumed, over retries, and with Redis gone."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import pytest
-import redis
 from flask import Flask
 
-from app.core import draining
 from app.messages import reply_stream as reply_events
-from app.messages import streaming
 from app.messages.models import Status
-from app.messages.streaming import Follower
 from sandbox.stack.servers import valkey_server
-from tests.messages.event_streams import events_of, text_of
+from tests.messages.event_streams import follow, names, text_of
 
 SAID = "One two three 😀 vier fünf."
 PROMPT = f'[[sandbox: say="{SAID}"]]'
-
-
-def follow(room, reply_id, last_event_id=None):
-    """Open the stream; an iterator over its events."""
-    headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
-    response = room.person.get(f"{room.path}/messages/{reply_id}/stream", headers=headers)
-    assert response.status_code == 200, response.text
-    assert response.mimetype == "text/event-stream"
-    assert (response.headers["Cache-Control"], response.headers["X-Accel-Buffering"]) == ("no-store", "no")
-    return Stream(response)
-
-
-class Stream:
-    """The events of an open stream, as they come."""
-
-    def __init__(self, response):
-        self.response, self.events = response, events_of(response.response)
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        try:
-            return next(self.events)
-        except StopIteration:
-            self.close()
-            raise
-
-    def close(self):
-        self.response.close()
-
-
-def names(events):
-    return [event.name for event in events]
 
 
 def test_the_deltas_are_the_stored_text(room, generator):
@@ -148,27 +109,6 @@ def test_a_reply_blocked_after_some_pieces_takes_them_back(room, generator):
     assert room.read(reply_id).text is None
 
 
-def test_a_follower_that_goes_away_stops_nothing(room, generator):
-    reply_id = room.send(PROMPT, stream=True)
-    stream = follow(room, reply_id)
-    next(stream)
-    stream.close()
-    room.generate(generator, reply_id)
-    assert room.read(reply_id).text == SAID
-
-
-def test_a_drain_sends_followers_to_another_process(room):
-    reply_id = room.send(PROMPT, stream=True)
-    stream = follow(room, reply_id)
-    next(stream)
-    leaving = [True]
-    draining.watch(lambda: leaving[0])
-    try:
-        assert names(list(stream)) == ["reconnect"]
-    finally:
-        leaving[0] = False
-
-
 def test_nonsense_as_last_event_id_begins_from_the_start(room, generator):
     reply_id = room.send(PROMPT, stream=True)
     room.generate(generator, reply_id)
@@ -182,96 +122,6 @@ def test_a_place_beyond_the_text_is_reset(room, generator):
     events = list(follow(room, reply_id, "1:999"))
     assert names(events) == ["reset", "delta", "completed"]
     assert text_of(events, "something else") == SAID
-
-
-@pytest.mark.parametrize("what", ["room", "account"])
-def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(room, make_generator, gemini, what):
-    reply_id = room.send("[[sandbox: hang]]", stream=True)
-    stream = follow(room, reply_id)
-    thread = room.generate_meanwhile(make_generator(lease_seconds=1), reply_id)
-    gemini.wait_for(in_flight_at_least=1)
-    room.person.delete(room.path if what == "room" else "/user/me")
-    assert "completed" not in names(list(stream))
-    thread.join()
-
-
-class Clock:
-    """Seconds that pass as told, in steps of what is read of a silent stream."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += streaming.SLICE_SECONDS
-        return self.now
-
-
-def silent_follower(load, **options):
-    """A follower of a reply of which nothing comes, on a clock of its own."""
-    client = redis.Redis.from_url("redis://127.0.0.1:1")  # nobody there: every read ends at once
-    return Follower(load, None, client=client, leaving=lambda: False, wait=lambda _: None, monotonic=Clock(), **options)
-
-
-def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
-    reply = room.row(room.send(PROMPT))
-    follower = silent_follower(lambda: reply)
-    events, clock = follower.follow(), follower.monotonic
-    assert next(events).name == "status"
-    said = []
-    for _ in range(3):
-        assert next(events) is None
-        said.append(clock.now)
-    assert [15 <= later - earlier < 20 for earlier, later in pairwise(said)] == [True, True]
-
-
-def test_the_events_end_when_the_client_has_hung_up(room):
-    reply = room.row(room.send(PROMPT))
-    hung_up = iter([False, True])
-    events = list(silent_follower(lambda: reply, hung_up=lambda: next(hung_up)).follow())
-    assert [event.name for event in events if event] == ["status"]
-
-
-def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):
-    reply_id = room.send(PROMPT)
-    room.person.client = make_app(redis_url="redis://127.0.0.1:1").test_client()  # it looks at the row all the time
-    stream = follow(room, reply_id)
-    next(stream)
-    assert room.person.post("/auth/logout").status_code == 204
-    assert list(stream) == []
-    app.extensions["celery"].set_default()
-
-
-def test_strangers_and_unknown_replies_are_404(room, make_user):
-    reply_id = room.send(PROMPT)
-    assert make_user().get(f"{room.path}/messages/{reply_id}/stream").status_code == 404
-    assert room.person.get(f"{room.path}/messages/{room.person.id}/stream").status_code == 404
-
-
-def test_a_user_may_follow_only_so_many_at_once(app, make_app, make_user):
-    other = make_app(streams_per_user=2)
-    person = make_user()
-    person.client = other.test_client()
-    path = person.make_chatroom()
-    reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
-    opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(3)]
-    assert [response.status_code for response in opened] == [200, 200, 429]
-    assert opened[-1].json["code"] == "too_many_streams"
-    assert opened[-1].headers["Retry-After"]
-    opened[0].close()
-    assert person.get(f"{path}/messages/{reply}/stream").status_code == 200
-    app.extensions["celery"].set_default()
-
-
-def test_a_process_follows_only_so_many_at_once(app, make_app, make_user):
-    other = make_app(streams_per_process=1)
-    person = make_user()
-    person.client = other.test_client()
-    path = person.make_chatroom()
-    reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
-    opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
-    assert [response.status_code for response in opened] == [200, 503]
-    opened[0].close()
-    app.extensions["celery"].set_default()
 
 
 def test_a_reply_completes_and_is_followed_while_redis_dies(

@@ -1,0 +1,106 @@
+"""No call to a model is endless: bounded as a whole, ended from outside, many at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.model_client import (
+    CallAborted,
+    ModelTimeout,
+)
+
+GRACE_SECONDS = 2.0  # of a machine that is busy with others
+
+both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+
+
+@both_ways
+@pytest.mark.parametrize("directive", ["hang", "trickle=0.05", "delay=30"])
+@pytest.mark.parametrize("kept_alive", [False, True], ids=["new", "kept-alive"])
+def test_a_call_is_bounded_as_a_whole(make_asker, streamed, directive, kept_alive):
+    model = make_asker()
+    if kept_alive:
+        assert model.ask("Hello").answer
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed, seconds=0.6)
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert 0.5 < outcome.seconds < 0.6 + GRACE_SECONDS
+    assert model.ask("Hello again", streamed=streamed).answer
+
+
+@pytest.mark.parametrize("directive", ["hang_after=3", "pace=0.2"])
+def test_a_stream_is_bounded_as_a_whole_and_keeps_its_pieces(model, directive):
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=True, seconds=0.7)
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 0.7 + GRACE_SECONDS
+    assert len(outcome.pieces) >= 3
+
+
+@both_ways
+def test_the_time_for_a_read_holds_by_itself(model, streamed):
+    outcome = model.ask("[[sandbox: hang]]", streamed=streamed, seconds=0.5, call=BoundedCall(30))
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 0.5 + GRACE_SECONDS
+
+
+@pytest.mark.parametrize(("directive", "streamed"), [("hang", False), ("trickle=0.05", False), ("hang_after=3", True)])
+def test_another_thread_can_end_a_call(model, gemini, directive, streamed):
+    gemini.clear_requests()
+    with ThreadPoolExecutor(1) as others:
+        call = BoundedCall(30)
+        asked = others.submit(model.ask, f"[[sandbox: {directive}]]", streamed=streamed, seconds=30, call=call)
+        gemini.wait_for(in_flight_at_least=1)
+        call.abort()
+        outcome = asked.result(timeout=GRACE_SECONDS)
+
+    assert isinstance(outcome.error, CallAborted)
+    gemini.wait_for(in_flight_at_most=0)  # Google is told by the end of the connection
+    assert model.ask("Hello again").answer
+
+
+def test_a_call_can_be_ended_out_of_its_own_stream(model, gemini):
+    call = BoundedCall(30)
+    outcome = model.ask("[[sandbox: pace=0.05]]", streamed=True, call=call, on_piece=lambda _: call.abort())
+
+    assert isinstance(outcome.error, CallAborted)
+    gemini.wait_for(in_flight_at_most=0)
+
+
+@both_ways
+def test_a_call_aborted_before_it_began_ends_at_once(model, streamed):
+    call = BoundedCall(30)
+    call.abort()
+    outcome = model.ask("[[sandbox: hang]]", streamed=streamed, seconds=30, call=call)
+
+    assert isinstance(outcome.error, CallAborted)
+    assert outcome.seconds < GRACE_SECONDS
+
+
+# Many at once
+
+
+def test_threads_share_a_client_and_each_has_a_connection(model, gemini):
+    together = 140  # more than a worker's 128 threads
+    gemini.clear_requests()
+    gemini.behave(hang=True)
+    with ThreadPoolExecutor(together) as threads:
+        asked = [threads.submit(model.ask, f"[[sandbox: say={number}]]", seconds=50) for number in range(together)]
+        gemini.wait_for(in_flight_at_least=together, timeout=30)
+        gemini.reset()
+        outcomes = [one.result() for one in asked]
+
+    texts = [outcome.answer and outcome.answer.text for outcome in outcomes]
+    assert texts == [str(number) for number in range(together)]
+
+
+def test_only_the_calls_whose_time_is_over_end(model):
+    late, in_time = ("[[sandbox: hang]]", 0.5), ("[[sandbox: delay=1 say=here]]", 20)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(model.ask, prompt, seconds=seconds) for prompt, seconds in [late, in_time] * 4]
+        outcomes = [one.result() for one in asked]
+
+    assert [isinstance(outcome.error, ModelTimeout) for outcome in outcomes] == [True, False] * 4
+    assert [outcome.answer and outcome.answer.text for outcome in outcomes] == [None, "here"] * 4

@@ -1,0 +1,125 @@
+"""When a stream ends before its reply does, and how many may be open."""
+
+from itertools import pairwise
+
+import pytest
+import redis
+
+from app.core import draining
+from app.messages import streaming
+from app.messages.streaming import Follower
+from tests.messages.event_streams import follow, names
+
+SAID = "One two three 😀 vier fünf."
+PROMPT = f'[[sandbox: say="{SAID}"]]'
+
+
+def test_a_follower_that_goes_away_stops_nothing(room, generator):
+    reply_id = room.send(PROMPT, stream=True)
+    stream = follow(room, reply_id)
+    next(stream)
+    stream.close()
+    room.generate(generator, reply_id)
+    assert room.read(reply_id).text == SAID
+
+
+def test_a_drain_sends_followers_to_another_process(room):
+    reply_id = room.send(PROMPT, stream=True)
+    stream = follow(room, reply_id)
+    next(stream)
+    leaving = [True]
+    draining.watch(lambda: leaving[0])
+    try:
+        assert names(list(stream)) == ["reconnect"]
+    finally:
+        leaving[0] = False
+
+
+@pytest.mark.parametrize("what", ["room", "account"])
+def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(room, make_generator, gemini, what):
+    reply_id = room.send("[[sandbox: hang]]", stream=True)
+    stream = follow(room, reply_id)
+    thread = room.generate_meanwhile(make_generator(lease_seconds=1), reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    room.person.delete(room.path if what == "room" else "/user/me")
+    assert "completed" not in names(list(stream))
+    thread.join()
+
+
+class Clock:
+    """Seconds that pass as told, in steps of what is read of a silent stream."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += streaming.SLICE_SECONDS
+        return self.now
+
+
+def silent_follower(load, **options):
+    """A follower of a reply of which nothing comes, on a clock of its own."""
+    client = redis.Redis.from_url("redis://127.0.0.1:1")  # nobody there: every read ends at once
+    return Follower(load, None, client=client, leaving=lambda: False, wait=lambda _: None, monotonic=Clock(), **options)
+
+
+def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
+    reply = room.row(room.send(PROMPT))
+    follower = silent_follower(lambda: reply)
+    events, clock = follower.follow(), follower.monotonic
+    assert next(events).name == "status"
+    said = []
+    for _ in range(3):
+        assert next(events) is None
+        said.append(clock.now)
+    assert [15 <= later - earlier < 20 for earlier, later in pairwise(said)] == [True, True]
+
+
+def test_the_events_end_when_the_client_has_hung_up(room):
+    reply = room.row(room.send(PROMPT))
+    hung_up = iter([False, True])
+    events = list(silent_follower(lambda: reply, hung_up=lambda: next(hung_up)).follow())
+    assert [event.name for event in events if event] == ["status"]
+
+
+def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):
+    reply_id = room.send(PROMPT)
+    room.person.client = make_app(redis_url="redis://127.0.0.1:1").test_client()  # it looks at the row all the time
+    stream = follow(room, reply_id)
+    next(stream)
+    assert room.person.post("/auth/logout").status_code == 204
+    assert list(stream) == []
+    app.extensions["celery"].set_default()
+
+
+def test_strangers_and_unknown_replies_are_404(room, make_user):
+    reply_id = room.send(PROMPT)
+    assert make_user().get(f"{room.path}/messages/{reply_id}/stream").status_code == 404
+    assert room.person.get(f"{room.path}/messages/{room.person.id}/stream").status_code == 404
+
+
+def test_a_user_may_follow_only_so_many_at_once(app, make_app, make_user):
+    other = make_app(streams_per_user=2)
+    person = make_user()
+    person.client = other.test_client()
+    path = person.make_chatroom()
+    reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
+    opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(3)]
+    assert [response.status_code for response in opened] == [200, 200, 429]
+    assert opened[-1].json["code"] == "too_many_streams"
+    assert opened[-1].headers["Retry-After"]
+    opened[0].close()
+    assert person.get(f"{path}/messages/{reply}/stream").status_code == 200
+    app.extensions["celery"].set_default()
+
+
+def test_a_process_follows_only_so_many_at_once(app, make_app, make_user):
+    other = make_app(streams_per_process=1)
+    person = make_user()
+    person.client = other.test_client()
+    path = person.make_chatroom()
+    reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
+    opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
+    assert [response.status_code for response in opened] == [200, 503]
+    opened[0].close()
+    app.extensions["celery"].set_default()
