@@ -6,11 +6,11 @@ from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
-from app.account.views import blp as account
+from app.account.views import blp as account_blp
 from app.auth.views import accounts, sessions
 from app.billing.cli import commands as billing_commands
-from app.billing.views import blp as billing
-from app.chatrooms.views import blp as chatrooms
+from app.billing.views import blp as billing_blp
+from app.chatrooms.views import blp as chatrooms_blp
 from app.core.auth import register_auth
 from app.core.database import db, engine_options
 from app.core.errors import register_error_handlers
@@ -23,10 +23,10 @@ from app.core.request_ids import register_request_ids
 from app.core.request_log import register_request_log
 from app.core.tasks import register_celery
 from app.messages.cli import replies
-from app.messages.views import blp as messages
+from app.messages.views import blp as messages_blp
 from app.ops.cli import health
-from app.ops.users_cli import users
-from app.ops.views import blp as operations
+from app.ops.users_cli import users as users_commands
+from app.ops.views import blp as operations_blp
 from app.ops.views import docs
 from app.schedule import ROUTES, beat_schedule
 from config import load_settings
@@ -60,9 +60,17 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)
     register_celery(app, settings.redis_url, routes=ROUTES, schedule=beat_schedule(settings))
     api = make_api(app)
-    for blueprint in (accounts.blp, sessions.blp, account, chatrooms, messages, billing, operations):
+    for blueprint in (
+        accounts.blp,
+        sessions.blp,
+        account_blp,
+        chatrooms_blp,
+        messages_blp,
+        billing_blp,
+        operations_blp,
+    ):
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
-    for command in (replies, users, billing_commands, health):
+    for command in (replies, users_commands, billing_commands, health):
         app.cli.add_command(command)
     return app

@@ -29,7 +29,7 @@ def conclude(task_id: str, task: Task, args: Sequence[Any], state: str | None, *
         "task": task.name,
         "task_id": task_id,
         "subject": str(args[0]) if args else "-",
-        "outcome": (state or "unknown").lower(),
+        "outcome": getattr(task.request, "outcome", None) or (state or "unknown").lower(),
         "duration_ms": round((time.monotonic() - began) * 1_000, 1),
     }
     log.info(

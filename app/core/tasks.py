@@ -38,9 +38,9 @@ class AppTask(Task):  # type: ignore[misc]
             try:
                 return self.run(*args, **kwargs)
             except DATABASE_UNAVAILABLE as error:
-                log.warning(
-                    "PostgreSQL is unavailable (%s); %s is left to the next sweep", first_line(error), self.name
-                )
+                log.warning("PostgreSQL is unavailable (%s): a sweep comes back to this", first_line(error))
+                self.request.outcome = "unavailable"
+                return None
 
 
 def register_celery(

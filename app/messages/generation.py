@@ -29,12 +29,12 @@ from app.integrations.model_client import (
 from app.messages.breaker import Breaker
 from app.messages.conversation import conversation
 from app.messages.lease_keeper import LeaseKeeper
-from app.messages.leases import Claim, RoomBusy, claim_reply, next_in_room, write
+from app.messages.leases import Claim, RoomBusy, claim_reply, write
 from app.messages.models import ErrorCode, Status
+from app.messages.queueing import enqueue_next, enqueue_reply
 from app.messages.quota import give_back
 from app.messages.reply_stream import Entry, Publisher, publish
 from app.messages.retries import delay_before_retry
-from app.messages.service import GENERATE_REPLY
 from app.users.queries import lock_user
 
 log = logging.getLogger(__name__)
@@ -158,9 +158,7 @@ class Generator:
                 return "superseded"
             if code is not None and code not in COSTS_ITS_PROMPT:
                 give_back(claim.reply_id, now)
-            following = next_in_room(claim.chatroom_id)
-            if following is not None:
-                current.enqueue_after_commit(GENERATE_REPLY, str(following))
+            enqueue_next(current, claim.chatroom_id, now=now)
             current.after_commit(lambda: publish(claim.reply_id, Entry(claim.attempt, status=status)))
         return str(code or status)
 
@@ -198,7 +196,9 @@ class Generator:
         with transaction() as current:
             if not write(claim, status=Status.QUEUED, not_before=due, enqueued_at=due, **values):
                 return False
-            current.enqueue_after_commit(GENERATE_REPLY, str(claim.reply_id), delay_seconds=delay.total_seconds())
+            enqueue_reply(current, claim.reply_id, delay_seconds=delay.total_seconds())
+            # An earlier reply that was retried meanwhile has waited for this one.
+            enqueue_next(current, claim.chatroom_id, now=self.clock(), but=claim.reply_id)
         return True
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, case, exists, func, or_, select, tuple_, update
+from sqlalchemy import and_, bindparam, case, exists, func, or_, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from app.chatrooms.models import Chatroom
@@ -45,12 +45,18 @@ class Claim:
     streamed: bool
 
 
-# A retried reply may be earlier in its room than the one that is generated.
+# A retried reply may be earlier in its room than the one that is generated: it waits, and is not waited for.
 WAITS_ITS_TURN = exists().where(
     others.c.chatroom_id == messages.c.chatroom_id,
     others.c.id != messages.c.id,
-    others.c.status.in_(UNFINISHED),
-    or_(others.c.position < messages.c.position, others.c.status == Status.GENERATING),
+    or_(
+        others.c.status == Status.GENERATING,
+        and_(
+            messages.c.status == Status.QUEUED,
+            others.c.status == Status.QUEUED,
+            others.c.position < messages.c.position,
+        ),
+    ),
 )
 CLAIM = (
     update(messages)
@@ -90,20 +96,14 @@ CLAIM = (
         messages.c.streamed,
     )
 )
-NEXT_IN_ROOM = (
-    select(messages.c.id, messages.c.status)
-    .where(messages.c.chatroom_id == bindparam("room"), messages.c.status.in_(UNFINISHED))
-    .order_by(messages.c.position)
-    .limit(1)
-)
 
 
 def claim_reply(reply_id: UUID, *, now: datetime, lease: timedelta) -> Claim | None:
     """Claim a reply that waits its turn or whose holder is gone; None when it is not to be had.
 
-    Its turn comes when no earlier reply of its room is unfinished and no later one is under way. An attempt whose
-    holder is gone has failed. Raises RoomBusy when another reply of the room is claimed at this very moment; the
-    transaction has failed then.
+    Its turn comes when no other reply of its room is under way and no earlier one is queued. An attempt whose
+    holder is gone has failed, and is made again before any other reply of the room.
+    Raises RoomBusy when another reply of the room is claimed at this very moment; the transaction has failed then.
     """
     values = {"reply_id": reply_id, "now": now, "leased_until": now + lease}
     try:
@@ -138,9 +138,3 @@ def write(claim: Claim, **values: object) -> bool:
         .returning(messages.c.id)
     )
     return db.session.scalar(statement) is not None
-
-
-def next_in_room(chatroom_id: UUID) -> UUID | None:
-    """The room's earliest unfinished reply, when it is waiting for its turn."""
-    row = db.session.execute(NEXT_IN_ROOM, {"room": chatroom_id}).one_or_none()
-    return row.id if row is not None and row.status is Status.QUEUED else None

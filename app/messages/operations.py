@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from app.core.database import db
 from app.core.transactions import transaction
 from app.messages.models import ErrorCode, Status, messages
-from app.messages.service import GENERATE_REPLY
+from app.messages.queueing import enqueue_reply
 
 BATCH = 500
 
@@ -74,5 +74,5 @@ def retry_failed(reply_ids: Sequence[UUID] | None, *, until: datetime, now: date
     with transaction() as current:
         queued = list(db.session.scalars(statement))
         for reply_id in queued:
-            current.enqueue_after_commit(GENERATE_REPLY, str(reply_id))
+            enqueue_reply(current, reply_id)
     return queued

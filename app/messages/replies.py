@@ -16,11 +16,11 @@ from app.core.request_ids import request_id
 from app.core.transactions import Transaction, transaction
 from app.messages import reply_stream
 from app.messages.errors import ReplyNotCancelable, ReplyNotRetryable
-from app.messages.leases import next_in_room
 from app.messages.models import Message, Role, Status, messages
 from app.messages.queries import find_message
+from app.messages.queueing import enqueue_next, enqueue_reply
 from app.messages.quota import give_back, spend_prompt
-from app.messages.service import GENERATE_REPLY, get_message
+from app.messages.service import get_message
 from app.messages.usage import Usage
 from app.users.queries import lock_user
 from app.users.service import require_locked_user
@@ -49,7 +49,7 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
             if end_as_canceled(reply, part, now):
                 if reply.status is Status.QUEUED:
                     give_back(reply.id, now)
-                after_cancel(reply, current)
+                after_cancel(reply, current, now)
                 return get_message(user_id, chatroom_id, reply_id)
         reply = get_message(user_id, chatroom_id, reply_id)  # claimed, retried or finished meanwhile
     raise ReplyNotCancelable
@@ -86,10 +86,8 @@ def end_as_canceled(reply: Message, part: str, now: datetime) -> bool:
     return db.session.scalar(statement) is not None
 
 
-def after_cancel(reply: Message, current: Transaction) -> None:
-    following = next_in_room(reply.chatroom_id)
-    if following is not None:
-        current.enqueue_after_commit(GENERATE_REPLY, str(following))
+def after_cancel(reply: Message, current: Transaction, now: datetime) -> None:
+    enqueue_next(current, reply.chatroom_id, now=now)
     current.after_commit(lambda: reply_stream.stop_generating(reply.id))
     current.after_commit(
         lambda: reply_stream.publish(reply.id, reply_stream.Entry(reply.attempt, status=Status.CANCELED))
@@ -115,5 +113,5 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         reply.started_at = reply.completed_at = None
         reply.accepted_at = reply.not_before = reply.enqueued_at = now
         reply.request_id = request_id()
-        current.enqueue_after_commit(GENERATE_REPLY, str(reply_id))
+        enqueue_reply(current, reply_id)
     return Retried(reply, usage)

@@ -19,11 +19,11 @@ from app.core.request_ids import request_id
 from app.core.transactions import transaction
 from app.messages import idempotency, queries
 from app.messages.models import Message, Role, Status
+from app.messages.queueing import enqueue_reply
 from app.messages.quota import spend_prompt, usage_of
 from app.messages.usage import Usage
 from app.users.service import require_locked_user, require_user
 
-GENERATE_REPLY = "messages.generate_reply"
 ROOM_PAGE_SIZE = 50
 
 
@@ -82,7 +82,7 @@ def accept_prompt(
                 user_id, idempotency_key, fingerprint, prompt_id=prompt.id, waits_until=waits_until, now=now
             )
         current.after_commit(lambda: invalidate_list(user_id))
-        current.enqueue_after_commit(GENERATE_REPLY, str(reply.id))
+        enqueue_reply(current, reply.id)
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
 

@@ -30,15 +30,16 @@ def queue(now: datetime) -> Queue:
     lease that has run out.
     """
     place = func.row_number().over(partition_by=messages.c.chatroom_id, order_by=messages.c.position)
+    under_way = func.count().filter(messages.c.status == Status.GENERATING).over(partition_by=messages.c.chatroom_id)
     unfinished = (
         select(messages.c.status, messages.c.not_before, messages.c.created_at, messages.c.lease_expires_at)
-        .add_columns(place.label("place"))
+        .add_columns(place.label("place"), under_way.label("under_way"))
         .where(messages.c.status.in_(UNFINISHED))
         .order_by(messages.c.created_at)
         .limit(COUNTED_ROWS)
         .subquery()
     )
-    its_turn = and_(unfinished.c.status == Status.QUEUED, unfinished.c.place == 1)
+    its_turn = and_(unfinished.c.status == Status.QUEUED, unfinished.c.place == 1, unfinished.c.under_way == 0)
     due_since = case(
         (its_turn, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),

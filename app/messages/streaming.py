@@ -5,6 +5,7 @@ an attempt and a number of characters, so a resume is a slice of the text; anoth
 not continue what was sent, begins with `reset`.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,18 @@ from typing import Literal
 
 import redis
 
+from app.core.database import DATABASE_UNAVAILABLE
+from app.core.logs import first_line
 from app.messages import reply_stream
 from app.messages.models import Message, Status
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 15.0  # how long the end of a session or of a chatroom may go unnoticed
 SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnoticed
 WITHOUT_REDIS_SECONDS = 1.0
+WITHOUT_DATABASE_SECONDS = 1.0
 
 Name = Literal["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"]
 
@@ -111,10 +117,20 @@ class Follower:
                 yield None
                 last_word = now
             if entries is None or any(entry.is_end for entry in entries) or now - looked >= LOOK_AGAIN_SECONDS:
-                message, looked = self.load(), now
+                message, looked = self.look_again(message), now
                 if not message.status.is_final:
                     yield from self.status_event(message.status)
         yield from self.remaining_events(message)
+
+    def look_again(self, message: Message) -> Message:
+        """The reply as it is now; as it was known, a little later, when PostgreSQL does not answer."""
+        try:
+            return self.load()
+        except DATABASE_UNAVAILABLE as error:
+            log.warning("PostgreSQL became unavailable while a reply was followed (%s)", first_line(error))
+            self.wait(WITHOUT_DATABASE_SECONDS)
+            self.last_id = reply_stream.FROM_THE_START  # what it tells of an end must be seen again
+            return message
 
     def read(self, message: Message) -> list[reply_stream.Entry] | None:
         """What is new in the stream, up to SLICE_SECONDS later; None when Redis is unavailable."""

@@ -13,7 +13,7 @@ from app.core.transactions import transaction
 from app.messages.idempotency import forget_old_keys
 from app.messages.leases import WAITS_ITS_TURN
 from app.messages.models import Status, messages
-from app.messages.service import GENERATE_REPLY
+from app.messages.queueing import enqueue_reply
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +28,15 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
     sweep, and a task too many changes nothing.
     """
     lost_before = min(now, oldest_task_at() or now) - requeue_after
-    task_lost = and_(messages.c.status == Status.QUEUED, ~WAITS_ITS_TURN)
-    worker_gone = and_(messages.c.status == Status.GENERATING, messages.c.lease_expires_at < now)
+    task_lost = and_(messages.c.status == Status.QUEUED, ~WAITS_ITS_TURN, messages.c.enqueued_at < lost_before)
+    worker_gone = and_(
+        messages.c.status == Status.GENERATING,
+        messages.c.lease_expires_at < now,
+        messages.c.enqueued_at < now - requeue_after,
+    )
     unattended = (
         select(messages.c.id)
-        .where(messages.c.enqueued_at < lost_before, or_(task_lost, worker_gone))
+        .where(or_(task_lost, worker_gone))
         .order_by(messages.c.created_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)
@@ -41,7 +45,7 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
     with transaction() as current:
         queued = list(db.session.scalars(statement))
         for reply_id in queued:
-            current.enqueue_after_commit(GENERATE_REPLY, str(reply_id))
+            enqueue_reply(current, reply_id)
     if queued:
         log.warning("The sweeper queued %d replies again", len(queued))
     return queued

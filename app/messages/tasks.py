@@ -17,7 +17,7 @@ from app.messages import sweeping
 from app.messages.breaker import Breaker
 from app.messages.generation import Generator
 from app.messages.lease_keeper import LeaseKeeper
-from app.messages.service import GENERATE_REPLY
+from app.messages.queueing import GENERATE_REPLY
 
 one_at_a_time = threading.Lock()  # `cache` alone would let two first tasks make two
 FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is handed back

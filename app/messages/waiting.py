@@ -1,5 +1,6 @@
 """`Prefer: wait`: a request that is held until its reply has ended."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +8,12 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
+from app.core.database import DATABASE_UNAVAILABLE
 from app.core.draining import is_draining
 from app.core.errors import NotFound
+from app.core.logs import first_line
 from app.core.settings import settings
 from app.core.transactions import release_connection, transaction
 from app.messages import idempotency
@@ -18,30 +22,42 @@ from app.messages.models import Status
 from app.messages.reply_stream import FROM_THE_START, wait_for_end
 from app.messages.service import Accepted, get_message, usage_today
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def place_to_wait(seconds: int) -> Iterator[int]:
-    """Hold the request during the block; how long it may wait: not at all when the process holds as many as it may."""
-    with held_request(at_most=settings().streams_per_process if seconds else 0) as has_place:
+    """Hold the request during the block; how long it may wait: not at all when the process holds many."""
+    half = max(1, settings().streams_per_process // 2)  # so that waits alone never keep streams out
+    with held_request(at_most=half if seconds else 0) as has_place:
         yield seconds if has_place else 0
 
 
 def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accepted:
     """Wait until the reply has ended, `accepted.waits_until` at the longest, and answer with it.
 
-    Holds no connection. A chatroom that is deleted meanwhile ends the wait, and so does the end of this process; the
-    prompt was accepted all the same.
+    Holds no connection. A chatroom that is deleted meanwhile ends the wait, and so do the end of this process and the
+    loss of PostgreSQL; the prompt was accepted all the same.
     """
     if accepted.waits_until is None:
         return accepted
-    deadline = time.monotonic() + (accepted.waits_until - now).total_seconds()
+    try:
+        return wait_at_most(user_id, accepted, (accepted.waits_until - now).total_seconds())
+    except (NotFound, TokenRevoked):
+        return accepted
+    except DATABASE_UNAVAILABLE as error:
+        log.warning("PostgreSQL became unavailable while a request waited (%s)", first_line(error))
+        release_connection()
+        return accepted
+
+
+def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
+    """As `wait_for_reply`. Raises NotFound, TokenRevoked, and what SQLAlchemy raises without PostgreSQL."""
+    deadline = time.monotonic() + seconds
     reply, place = accepted.reply, FROM_THE_START
     while not reply.status.is_final and (left := deadline - time.monotonic()) > 0 and not is_draining():
         place = wait_for_end(reply.id, left, after=place, leaving=is_draining)
-        try:
-            reply = get_message(user_id, reply.chatroom_id, reply.id)
-        except NotFound:
-            return accepted
+        reply = get_message(user_id, reply.chatroom_id, reply.id)
         release_connection()
     if not reply.status.is_final:
         return accepted

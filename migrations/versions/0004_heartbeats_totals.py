@@ -15,6 +15,17 @@ FINISHED = "role = 'model' AND completed_at IS NOT NULL"
 
 
 def upgrade() -> None:
+    # First what commits by itself: cut short, all of this can be run again.
+    with op.get_context().autocommit_block():
+        # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+        op.drop_index("ix_messages_finished", table_name="messages", postgresql_concurrently=True, if_exists=True)
+        op.create_index(
+            "ix_messages_finished",
+            "messages",
+            ["completed_at"],
+            postgresql_where=sa.text(FINISHED),
+            postgresql_concurrently=True,
+        )
     op.create_table(
         "heartbeats",
         sa.Column("name", sa.String(length=50), nullable=False),
@@ -28,16 +39,6 @@ def upgrade() -> None:
         sa.Column("value", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", "label", name=op.f("pk_totals")),
     )
-    with op.get_context().autocommit_block():
-        # What an earlier attempt that was cut short has left behind is invalid, and in the way.
-        op.drop_index("ix_messages_finished", table_name="messages", postgresql_concurrently=True, if_exists=True)
-        op.create_index(
-            "ix_messages_finished",
-            "messages",
-            ["completed_at"],
-            postgresql_where=sa.text(FINISHED),
-            postgresql_concurrently=True,
-        )
 
 
 def downgrade() -> None:

@@ -12,15 +12,20 @@ branch_labels = None
 depends_on = None
 
 ONE_A_ROOM = "ix_messages_generating_by_room"
+SURPLUS = """
+UPDATE messages SET status = 'queued', lease_expires_at = NULL
+WHERE status = 'generating' AND EXISTS (
+    SELECT FROM messages other WHERE other.chatroom_id = messages.chatroom_id AND other.status = 'generating'
+    AND other.position < messages.position)
+"""
 
 
 def upgrade() -> None:
-    op.add_column("messages", sa.Column("accepted_at", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("idempotency_keys", sa.Column("waits_until", sa.DateTime(timezone=True), nullable=True))
-    op.alter_column("messages", "rung_at", new_column_name="enqueued_at")  # allowed once: nothing is deployed yet
+    # First what commits by itself: cut short, all of this can be run again.
     with op.get_context().autocommit_block():
         # What an earlier attempt that was cut short has left behind is invalid, and in the way.
         op.drop_index(ONE_A_ROOM, table_name="messages", postgresql_concurrently=True, if_exists=True)
+        op.execute(SURPLUS)
         op.create_index(
             ONE_A_ROOM,
             "messages",
@@ -29,6 +34,9 @@ def upgrade() -> None:
             postgresql_where=sa.text("status = 'generating'"),
             postgresql_concurrently=True,
         )
+    op.add_column("messages", sa.Column("accepted_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("idempotency_keys", sa.Column("waits_until", sa.DateTime(timezone=True), nullable=True))
+    op.alter_column("messages", "rung_at", new_column_name="enqueued_at")  # allowed once: nothing is deployed yet
 
 
 def downgrade() -> None:

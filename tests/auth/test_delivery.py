@@ -110,7 +110,7 @@ def test_code_comes_by_text_message_and_lets_in(texting, twilio):
     assert texting.verify(otp).status_code == 200
 
 
-def test_bell_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
+def test_task_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
     texting.send_otp()
     with texting.app.app_context():
         row = db.session.scalar(db.select(OneTimeCode))
@@ -121,7 +121,7 @@ def test_bell_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
         assert db.session.scalar(db.select(OneTimeCode.sealed)) is None
 
 
-def test_message_is_sent_once_however_often_the_bell_rings(texting, twilio):
+def test_message_is_sent_once_however_often_the_task_comes(texting, twilio):
     texting.send_otp()
     for _ in range(3):
         work(texting)

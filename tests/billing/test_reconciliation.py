@@ -40,10 +40,10 @@ def test_what_has_ended_for_good_is_left_alone(user: Any, shop: Shop, stripe: Ru
     assert len(stripe.requests()) == asked
 
 
-def test_the_task_that_beat_rings(user: Any, shop: Shop) -> None:
+def test_the_task_that_beat_queues(user: Any, shop: Shop) -> None:
     shop.buy(user)
     celery = shop.app.extensions["celery"]
-    entry = celery.conf.beat_schedule["billing-sync"]
+    entry = celery.conf.beat_schedule["billing.sync"]
     assert entry["task"] == tasks.sync.name
     celery.tasks[entry["task"]]()
     assert user.get("/user/me").json["tier"] == "pro"

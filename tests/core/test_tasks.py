@@ -27,7 +27,7 @@ def test_a_chore_does_not_wait_behind_all_replies(migrated_app, own_environment,
         assert tasks().index("ops.tick") < REPLIES_AHEAD / 10
 
 
-def test_what_an_application_rings_goes_where_workers_look(migrated_app):
+def test_what_an_application_queues_goes_where_workers_look(migrated_app):
     router = migrated_app.extensions["celery"].amqp.router
     assert router.route({}, "messages.generate_reply")["queue"].name == GENERATIONS
     assert router.route({}, "auth.send_code")["queue"].name == CHORES

@@ -175,6 +175,31 @@ def test_a_retried_reply_waits_for_the_one_that_is_generated(room, generator, ge
     assert room.read(first.id).status == "failed"
 
 
+def test_a_retried_reply_and_one_whose_worker_died_do_not_wait_for_each_other(room, generator):
+    first = UUID(room.answer(generator, "[[sandbox: block]]").id)
+    second = room.send("Second")
+    room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE id = :id", id=second)
+    retry(room, first)
+    room.generate(generator, first)
+    room.generate(generator, second)
+    assert room.read(second).status == "completed"
+    assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (str(first),))
+    room.generate(generator, first)
+    assert room.read(first).error["code"] == "blocked_by_safety"
+
+
+def test_a_retried_reply_goes_on_when_the_later_one_is_put_back(room, generator, gemini):
+    first = UUID(room.answer(generator, "[[sandbox: block]]").id)
+    second = room.send("[[sandbox: delay=1 status=503 retry_after=30]]")
+    thread = room.generate_meanwhile(generator, second)
+    gemini.wait_for(in_flight_at_least=1)
+    retry(room, first)
+    room.generate(generator, first)
+    assert room.read(first).status == "queued"
+    thread.join()
+    assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (str(first),))
+
+
 def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, generator, gemini):
     first = UUID(room.answer(generator, "[[sandbox: block]]").id)
     second = room.send("Second")

@@ -4,8 +4,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from app.core import draining
+from app.core.database import db
 from app.messages.views.prompts import preferred_wait
 
 
@@ -71,6 +74,25 @@ def test_a_process_that_holds_as_many_requests_as_it_may_answers_at_once(make_ap
     stream.close()
     assert response.status_code == 202
     assert time.monotonic() - begun < 10
+
+
+def test_a_wait_that_loses_postgresql_answers_202_for_what_was_accepted(room):
+    with room.app.app_context():
+        engine = db.engine
+    charged = []
+
+    def gone(_connection, _cursor, statement, *_):
+        if charged and "FROM messages" in statement:
+            raise OperationalError(statement, {}, Exception("gone"))
+        charged.extend([True] if "INSERT INTO prompt_charges" in statement else [])
+
+    event.listen(engine, "before_cursor_execute", gone)
+    try:
+        response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=1"})
+    finally:
+        event.remove(engine, "before_cursor_execute", gone)
+    assert charged
+    assert (response.status_code, response.json["reply"]["status"]) == (202, "queued")
 
 
 def test_a_wait_ends_when_the_process_is_about_to_end(room):

@@ -1,12 +1,15 @@
 """When a stream ends before its reply does, and how many may be open."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import redis
+from sqlalchemy.exc import OperationalError
 
 from app.core import draining
 from app.messages import streaming
+from app.messages.models import Status
 from app.messages.streaming import Follower
 from tests.messages.event_streams import follow, names
 
@@ -80,6 +83,21 @@ def test_the_events_end_when_the_client_has_hung_up(room):
     hung_up = iter([False, True])
     events = list(silent_follower(lambda: reply, hung_up=lambda: next(hung_up)).follow())
     assert [event.name for event in events if event] == ["status"]
+
+
+def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
+    reply = room.row(room.send(PROMPT))
+    done = SimpleNamespace(id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED)
+    looks = iter([reply, OperationalError("SELECT", {}, Exception("gone")), done])
+
+    def load():
+        look = next(looks)
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    events = list(silent_follower(load).follow())
+    assert [event.name for event in events if event] == ["status", "delta", "completed"]
 
 
 def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):

@@ -50,6 +50,25 @@ def test_a_task_that_was_lost_ahead_of_those_that_wait_is_queued_again(room):
     assert sweep(room, timedelta(hours=1)) == [lost]
 
 
+def test_a_dead_workers_reply_is_queued_again_whatever_waits(room):
+    dead = room.send("Hello")
+    let_workers_take_all(room)
+    other = Room(room.app, room.person, room.person.make_chatroom())
+    waiting_since = other.row(other.send("Hello")).enqueued_at
+    room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE id = :id", id=dead)
+    room.sql("UPDATE messages SET enqueued_at = :at WHERE id = :id", at=waiting_since + timedelta(seconds=1), id=dead)
+    assert sweep(room, timedelta(seconds=20)) == [dead]
+
+
+def test_a_reply_whose_predecessor_has_just_ended_is_not_lost(room, generator):
+    first, second = room.send("One"), room.send("Two")
+    let_workers_take_all(room)
+    room.sql("UPDATE messages SET enqueued_at = now() - interval '1 minute' WHERE role = 'model'")
+    room.generate(generator, first)
+    assert sweep(room, timedelta(seconds=1)) == []
+    assert room.row(second).enqueued_at > utc_now() - timedelta(seconds=30)
+
+
 def test_a_message_that_is_none_of_ours_does_not_stop_the_sweeps(room):
     reply_id = room.send("Hello")
     let_workers_take_all(room)

@@ -110,7 +110,19 @@ def test_full_tables_can_be_taken_back_to_nothing(migrator):
     assert not migrator.tables()
 
 
-def test_a_migration_does_not_wait_long_for_a_lock(migrator, monkeypatch):
+@pytest.mark.parametrize(("before", "after"), [("0003", "0004"), ("0004", "0005")])
+def test_a_migration_that_was_cut_short_can_be_run_again(migrator, before, after):
+    """An index that is made concurrently waits for every transaction that is open: a backup is enough."""
+    migrator.to(before)
+    with migrator.engine.connect().execution_options(isolation_level="REPEATABLE READ") as backup, backup.begin():
+        backup.execute(sa.text("SELECT count(*) FROM messages"))
+        with pytest.raises(sa.exc.OperationalError):
+            migrator.to(after)
+    migrator.to(after)
+    migrator.to("head")
+
+
+def test_a_migration_does_not_wait_long_for_a_lock(migrator):
     """A migration that waits stops everybody who comes behind it: it gives up instead."""
     migrator.to(REVISIONS[0])
     with migrator.engine.begin() as connection:
