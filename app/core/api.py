@@ -18,6 +18,7 @@ from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked
 from app.core.errors import (
     AppError,
     BodyTooLarge,
+    BodyTooSlow,
     MalformedJson,
     RateLimited,
     ServiceUnavailable,
@@ -38,12 +39,13 @@ View = TypeVar("View", bound=Callable[..., Any])
 def read_json(incoming: Request) -> Any:
     """The body as JSON; `missing` when there is none.
 
-    Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow).
+    Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow), and
+    BodyTooSlow.
     """
     try:
         raw = incoming.get_data()
-    except BadRequest:  # fewer bytes than announced
-        raise MalformedJson from None
+    except BadRequest as error:  # fewer bytes than announced
+        raise (BodyTooSlow if isinstance(error.__context__, BlockingIOError) else MalformedJson) from None
     if not raw and incoming.mimetype in {"", JSON_TYPE}:
         return missing
     if incoming.mimetype != JSON_TYPE:

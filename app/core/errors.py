@@ -82,6 +82,10 @@ class ValidationFailed(AppError):
         return super().example() | {"errors": {"field": ["Missing data for required field."]}}
 
 
+class BodyTooSlow(AppError):
+    status, code, detail = HTTPStatus.REQUEST_TIMEOUT, CODES[408], "The body did not come in time."
+
+
 class MalformedJson(AppError):
     status, code, detail = HTTPStatus.BAD_REQUEST, "malformed_json", "The request body is not JSON in UTF-8."
 

@@ -41,7 +41,8 @@ pay. Stripe then tells this service by `POST /webhook/stripe`, which is for Stri
 subscription canceled.
 
 **Errors** are `application/problem+json` (RFC 9457). `code` is stable and meant for programs; quote
-`request_id` when you ask for help. Ids are opaque; times are RFC 3339 in UTC.
+`request_id` when you ask for help. What is hardly HTTP is refused on every route: `bad_request`, `request_timeout`,
+`uri_too_long`, `headers_too_large`, `not_implemented`. Ids are opaque; times are RFC 3339 in UTC.
 """
 
 

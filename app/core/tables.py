@@ -5,25 +5,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 
-def spelled(value: object) -> str | int | float | bool | None:
+def to_plain(value: object) -> str | int | float | bool | None:
     """A value as JSON and people read it."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return value if value is None or isinstance(value, int | float) else str(value)
 
 
+def printable(text: str) -> str:
+    """The text with line ends and other controls escaped: what a user wrote must not draw on an operator's terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def cell(value: object) -> str:
+    plain = to_plain(value)
+    return "-" if plain is None else printable(str(plain))
+
+
 def json_lines(rows: Iterable[Mapping[str, object]]) -> str:
     """The rows as one JSON object a line."""
     return "\n".join(
-        json.dumps({name: spelled(value) for name, value in row.items()}, ensure_ascii=False) for row in rows
+        json.dumps({name: to_plain(value) for name, value in row.items()}, ensure_ascii=False) for row in rows
     )
 
 
 def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
     """The rows as aligned columns under their names; a missing value is `-`."""
-    cells = [["-" if (value := spelled(row.get(name))) is None else str(value) for name in columns] for row in rows]
+    cells = [[cell(row.get(name)) for name in columns] for row in rows]
     lines = [[name.replace("_", " ") for name in columns], *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
@@ -150,6 +151,37 @@ def test_what_never_reaches_the_application_is_refused_by_a_problem_document_too
     assert "aaaa" not in problem["detail"]
     assert "secret" not in problem["detail"]
     assert problem["title"]
+
+
+def test_a_refusal_says_nothing_of_the_request_in_the_log(web):
+    secrets = [b"a-password", b"a-token", b"a-query"]
+    raw = [
+        b'POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}{"password":"a-password"}\r\n\r\n',
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nAuthorization Bearer a-token\r\n\r\n",
+        b"GET /x\x01?token=a-query HTTP/1.1\r\nHost: a\r\n\r\n",
+    ]
+    for request in raw:
+        assert b" 400 " in talk(web, request)
+    log = web.log_file.read_bytes()
+    assert not [secret for secret in secrets if secret in log]
+    assert b"Invalid request from ip=127.0.0.0/24: InvalidHeader" in log
+
+
+def test_silent_clients_keep_no_thread(web):
+    """More of them than there are threads, in the middle of their headers and of their bodies."""
+    body = b"POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    address = urlsplit(web.url)
+    with ExitStack() as opened:
+        for beginning in [b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: ", body] * 20:
+            connection = opened.enter_context(socket.create_connection((address.hostname, address.port), timeout=30))
+            connection.sendall(beginning)
+        assert web.call("GET", "/healthz").ok
+        answer = b""
+        while b"request_timeout" not in answer and (part := connection.recv(65_536)):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"request_timeout"' in answer
+    assert "Traceback" not in web.log_file.read_text()
 
 
 def test_two_refusals_have_two_ids_and_the_log_knows_them(web):

@@ -91,6 +91,14 @@ def test_an_account_is_deleted_after_a_yes(user, flask):
     assert user.get("/user/me").status_code == 401
 
 
+def test_a_name_draws_nothing_on_the_operators_terminal(make_user, flask):
+    user = make_user()
+    assert user.patch("/user/me", json={"name": "a\ntier  pro\x1b]0;x\x07"}).status_code == 200
+    shown = flask("users", "find", user.mobile).output
+    assert r"a\ntier  pro\x1b]0;x\x07" in shown
+    assert "\x1b" not in shown
+
+
 def test_health_is_well_when_beat_is_heard_and_nothing_waits(app, flask):
     with app.app_context():
         rollup.tick(utc_now())
