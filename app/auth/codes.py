@@ -74,7 +74,7 @@ def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> OneTime
     Raises OtpLocked.
     """
     key = mobile_key(mobile)
-    guard = lock_throttle(key, now)
+    throttle = lock_throttle(key, now)
     live = (
         OneTimeCode.mobile_key == key,
         OneTimeCode.purpose == purpose,
@@ -91,7 +91,7 @@ def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> OneTime
         row.used_at, row.sealed = now, None
         return row
     if not right:  # the right code, too late or a second time, is a mishap and no guess
-        guard.wrong_codes += 1
+        throttle.wrong_codes += 1
     return None
 
 

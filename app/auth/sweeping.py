@@ -18,7 +18,7 @@ def sweep(*, now: datetime) -> dict[str, int]:
     """Delete up to BATCH rows of each kind whose time is over; how many of each. Safe to run twice at once."""
     ended: list[tuple[str, type[OneTimeCode | NumberThrottle | AuthSession | Rotation], ColumnElement[bool]]] = [
         ("codes", OneTimeCode, OneTimeCode.expires_at < now - COUNT_WINDOW),
-        ("guards", NumberThrottle, NumberThrottle.touched_at < now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
+        ("throttles", NumberThrottle, NumberThrottle.touched_at < now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
         ("sessions", AuthSession, over(now)),
         ("rotations", Rotation, Rotation.used_at < now - session_lifetime()),
     ]

@@ -24,15 +24,15 @@ MAX_PASSWORD_TRIES = 10  # NIST SP 800-63B-4, 3.2.2, allows a hundred in a row; 
 def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:
     """The number's row, made when it is new, held until the transaction ends. Raises OtpLocked."""
     over = or_(NumberThrottle.wrong_codes == 0, NumberThrottle.wrong_codes_since <= now - WRONG_CODES_WINDOW)
-    guard = touch(
+    throttle = touch(
         mobile_key,
         now,
         wrong_codes=case((over, 0), else_=NumberThrottle.wrong_codes),
         wrong_codes_since=case((over, now), else_=NumberThrottle.wrong_codes_since),
     )
-    if guard.wrong_codes >= MAX_WRONG_CODES:
-        raise OtpLocked(retry_after=seconds_until(guard.wrong_codes_since + WRONG_CODES_WINDOW, now))
-    return guard
+    if throttle.wrong_codes >= MAX_WRONG_CODES:
+        raise OtpLocked(retry_after=seconds_until(throttle.wrong_codes_since + WRONG_CODES_WINDOW, now))
+    return throttle
 
 
 def take_password_try(mobile_key: str, now: datetime) -> datetime:
@@ -42,15 +42,15 @@ def take_password_try(mobile_key: str, now: datetime) -> datetime:
     Raises RateLimited.
     """
     over = or_(NumberThrottle.password_tries == 0, NumberThrottle.password_tries_since <= now - PASSWORD_WINDOW)
-    guard = touch(
+    throttle = touch(
         mobile_key,
         now,
         password_tries=case((over, 1), else_=func.least(NumberThrottle.password_tries, MAX_PASSWORD_TRIES) + 1),
         password_tries_since=case((over, now), else_=NumberThrottle.password_tries_since),
     )
-    if guard.password_tries > MAX_PASSWORD_TRIES:
-        raise RateLimited(retry_after=seconds_until(guard.password_tries_since + PASSWORD_WINDOW, now))
-    return guard.password_tries_since
+    if throttle.password_tries > MAX_PASSWORD_TRIES:
+        raise RateLimited(retry_after=seconds_until(throttle.password_tries_since + PASSWORD_WINDOW, now))
+    return throttle.password_tries_since
 
 
 def give_password_try_back(mobile_key: str, since: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Use cases around the tier, and the doors of this feature for the others."""
+"""Use cases around the tier, and what this feature offers to the others."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""The one door through which features reach the settings that the factory was given."""
+"""The one way in which features reach the settings that the factory was given."""
 
 from typing import TYPE_CHECKING, cast
 

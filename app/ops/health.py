@@ -53,8 +53,8 @@ def checks(*, now: datetime, max_queued_seconds: float, max_tick_seconds: float)
     waits = queue.oldest_due_seconds
     measured = f"the oldest reply that is due has waited {waits:.0f} s; {sum(queue.by_status.values())} unfinished"
     found.append(Check("queue", waits <= max_queued_seconds, measured, QUEUE))
-    heard = rollup.last_beat(rollup.BEAT)
-    age = (now - heard).total_seconds() if heard else None
-    measured = "never heard" if age is None else f"heard {age:.0f} s ago"
+    last = rollup.last_beat(rollup.BEAT)
+    age = (now - last).total_seconds() if last else None
+    measured = "no tick so far" if age is None else f"last tick {age:.0f} s ago"
     found.append(Check("beat", age is not None and age <= max_tick_seconds, measured, BEAT))
     return found

@@ -216,7 +216,7 @@ def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_
     with app.app_context():
         assert sweeping.sweep(now=utc_now() + timedelta(minutes=30)) == {
             "codes": 1,  # the member's, two hours old
-            "guards": 1,
+            "throttles": 1,
             "sessions": 0,
             "rotations": 0,
         }

@@ -99,7 +99,7 @@ def test_a_name_draws_nothing_on_the_operators_terminal(make_user, flask):
     assert "\x1b" not in shown
 
 
-def test_health_is_well_when_beat_is_heard_and_nothing_waits(app, flask):
+def test_health_is_well_when_beat_ticks_and_nothing_waits(app, flask):
     with app.app_context():
         rollup.tick(utc_now())
     result = flask("health")

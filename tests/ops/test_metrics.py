@@ -101,7 +101,7 @@ def test_a_failed_reply_is_counted_by_its_reason(user, app, worker, gemini):
     assert scrape(user.client)["replies_total", code] == 1
 
 
-def test_beat_is_heard(client, app):
+def test_the_age_of_the_last_tick_is_told(client, app):
     now = utc_now()
     with app.app_context():
         rollup.tick(now - timedelta(seconds=40))
