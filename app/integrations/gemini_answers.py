@@ -7,6 +7,7 @@ from typing import Any
 from app.integrations.model_client import ModelError, ModelRejected, ModelUnavailable
 
 TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
+CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
 BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
 
 

@@ -14,7 +14,7 @@ from google.genai import errors, types
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.bounded_streams import bound
-from app.integrations.gemini_answers import BLOCKED_FINISHES, error_for
+from app.integrations.gemini_answers import BLOCKED_FINISHES, CONNECTIONS, error_for
 from app.integrations.model_client import (
     Answer,
     CallAborted,
@@ -26,7 +26,6 @@ from app.integrations.model_client import (
     Turn,
 )
 
-CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
 

@@ -15,7 +15,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from google.generativeai import protos
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
-from app.integrations.gemini_answers import BLOCKED_FINISHES, error_for
+from app.integrations.gemini_answers import BLOCKED_FINISHES, CONNECTIONS, error_for
 from app.integrations.model_client import (
     Answer,
     CallAborted,
@@ -26,8 +26,6 @@ from app.integrations.model_client import (
     ReplyEmpty,
     Turn,
 )
-
-CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
 
 
 class Gemini:
@@ -40,7 +38,7 @@ class Gemini:
             transport="rest", client_options={"api_endpoint": endpoint.rstrip("/"), "api_key": api_key}
         )
         adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
-        session: requests.Session = vars(self.client.transport)["_session"]  # google-api-core has no door to it
+        session: requests.Session = vars(self.client.transport)["_session"]  # google-api-core does not show it
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         session.hooks["response"].append(unwrap_error)
