@@ -26,15 +26,17 @@ KEY = "sk_test_never_to_be_seen_in_a_log_quokka"
 
 @pytest.fixture(scope="session")
 def stripe_process() -> Iterator[RunningStandIn]:
-    """The stand-in's process; the SDK's pause before its retry is a fiftieth of a second instead of a half."""
-    with pytest.MonkeyPatch.context() as patch, running_stripe_stand_in(webhook_secret=SECRET) as stand_in:
-        patch.setattr(sdk.HTTPClient, "INITIAL_DELAY", 0.02)
+    with running_stripe_stand_in(webhook_secret=SECRET) as stand_in:
         yield stand_in
 
 
 @pytest.fixture
-def stripe(stripe_process: RunningStandIn) -> Iterator[RunningStandIn]:
-    """The Stripe stand-in, with nothing in it; it sends no webhook by itself."""
+def stripe(stripe_process: RunningStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStandIn]:
+    """The Stripe stand-in, with nothing in it; it sends no webhook by itself.
+
+    During the test the SDK's pause before its retry is a fiftieth of a second instead of a half.
+    """
+    monkeypatch.setattr(sdk.HTTPClient, "INITIAL_DELAY", 0.02)
     stripe_process.reset()
     yield stripe_process
     stripe_process.behave()

@@ -107,7 +107,7 @@ def test_parallel_calls_with_one_key_make_one_customer(stand_in):
     stand_in.behave(path="/v1/customers", delay=0.1, when="during", times=1)
 
     def create(_):
-        customers = sdk(stand_in.url, retries=3).v1.customers
+        customers = sdk(stand_in.url, retries=10).v1.customers
         return customers.create({"name": "Ada"}, {"idempotency_key": "key-1"}).id
 
     with ThreadPoolExecutor(10) as pool:
