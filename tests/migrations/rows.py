@@ -1,4 +1,4 @@
-"""Representative rows for every table of a schema, whatever its revision: made from what the database says of it."""
+"""Rows and rules of a schema, whatever its revision: made from what the database says of it."""
 
 import re
 import uuid
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 BY_TYPE: list[tuple[type[sa.types.TypeEngine], Any]] = [
-    (sa.Boolean, False),
+    (sa.Boolean, True),
     (sa.Integer, 1),
     (sa.Float, 1.5),
     (sa.Numeric, 1),
@@ -20,28 +20,70 @@ BY_TYPE: list[tuple[type[sa.types.TypeEngine], Any]] = [
     (sa.String, "x"),
 ]
 # What several columns have to agree on, which no type tells.
+NO_FAILURE_NO_LEASE = {"error_code": None, "lease_expires_at": None}
 SPECIAL: dict[str, list[dict[str, Any]]] = {
     "users": [{"mobile": "+14155550100"}],
     "messages": [
-        {"role": "user", "status": "completed", "text": "Hello", "position": 0, "completed_at": NOW},
-        {"role": "model", "status": "queued", "position": 1, "in_reply_to": "FIRST"},
+        NO_FAILURE_NO_LEASE | {"role": "user", "status": "completed", "position": 0, "in_reply_to": None},
+        NO_FAILURE_NO_LEASE | {"role": "model", "status": "queued", "position": 1, "in_reply_to": "FIRST"},
     ],
 }
+TABLES = "(SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname <> 'alembic_version')"
+SCHEMA = f"""
+    SELECT concat_ws(' ', attrelid::regclass, attname, format_type(atttypid, atttypmod),
+                     attnotnull, pg_get_expr(adbin, adrelid))
+    FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    WHERE attrelid IN {TABLES} AND attnum > 0 AND NOT attisdropped
+    UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid IN {TABLES}
+    UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid IN {TABLES}
+"""
+RULES = f"""
+    SELECT conrelid::regclass::text, conname::text, conkey FROM pg_constraint
+    WHERE conrelid IN {TABLES} AND contype <> 'n'
+    UNION ALL SELECT indrelid::regclass::text, indexrelid::regclass::text, indkey::int2[] FROM pg_index
+    WHERE indrelid IN {TABLES} AND indisunique
+    UNION ALL SELECT attrelid::regclass::text, 'not null ' || attname, ARRAY[attnum] FROM pg_attribute
+    WHERE attrelid IN {TABLES} AND attnotnull AND attnum > 0 AND NOT attisdropped
+"""
+Rows = dict[str, set[tuple[Any, ...]]]
 
 
-def insert_rows(connection: sa.Connection) -> dict[str, int]:
-    """One row (or a few) into every table; how many, by table. The schema is the one the database has now."""
+def tables_of(connection: sa.Connection) -> sa.MetaData:
+    """The tables and columns that code written for the schema of now knows."""
     metadata = sa.MetaData()
     metadata.reflect(connection)
+    metadata.remove(metadata.tables["alembic_version"])
+    return metadata
+
+
+def schema_of(connection: sa.Connection) -> set[str]:
+    """Every column, constraint and index."""
+    return set(connection.scalars(sa.text(SCHEMA)))
+
+
+def rules_of(connection: sa.Connection, known: sa.MetaData) -> set[tuple[str, str]]:
+    """What the database refuses, by table and name, as far as it is about columns that are known."""
+    return {
+        (table, name)
+        for table, name, numbers in connection.execute(sa.text(RULES)).all()
+        if table in known.tables and set(names_of(connection, table, numbers)) & set(known.tables[table].columns.keys())
+    }
+
+
+def names_of(connection: sa.Connection, table: str, numbers: list[int]) -> list[str]:
+    statement = "SELECT attname::text FROM pg_attribute WHERE attrelid = cast(:t AS regclass) AND attnum = ANY(:n)"
+    return list(connection.scalars(sa.text(statement), {"t": table, "n": numbers}))
+
+
+def insert_rows(connection: sa.Connection, metadata: sa.MetaData) -> None:
+    """One row (or two) into every table, naming the columns of `metadata` and no others."""
     inspector = sa.inspect(connection)
     parents: dict[str, dict[str, Any]] = {}
-    counts = {}
     for table in metadata.sorted_tables:
-        if table.name == "alembic_version":
-            continue
         choices = allowed_values(inspector.get_check_constraints(table.name))
         for special in SPECIAL.get(table.name, [{}]):
-            row = {column.name: value_for(column, parents, choices) for column in table.columns if is_needed(column)}
+            row = {column.name: value_for(column, parents, choices) for column in table.columns if not_self(column)}
             row |= {
                 name: parents[table.name]["id"] if value == "FIRST" else value
                 for name, value in special.items()
@@ -49,12 +91,10 @@ def insert_rows(connection: sa.Connection) -> dict[str, int]:
             }
             connection.execute(table.insert().values(row))
             parents.setdefault(table.name, row)
-        counts[table.name] = len(SPECIAL.get(table.name, [{}]))
-    return counts
 
 
-def is_needed(column: sa.Column[Any]) -> bool:
-    return not column.nullable and column.server_default is None
+def not_self(column: sa.Column[Any]) -> bool:
+    return all(key.column.table is not column.table for key in column.foreign_keys)
 
 
 def value_for(column: sa.Column[Any], parents: dict[str, dict[str, Any]], choices: dict[str, str]) -> Any:
@@ -77,5 +117,8 @@ def allowed_values(constraints: list[Any]) -> dict[str, str]:
     return found
 
 
-def count_rows(connection: sa.Connection, tables: dict[str, int]) -> dict[str, int]:
-    return {name: connection.scalar(sa.text(f'SELECT count(*) FROM "{name}"')) for name in tables}
+def read_rows(connection: sa.Connection, metadata: sa.MetaData) -> Rows:
+    """What every table of `metadata` holds in the columns of `metadata`."""
+    return {
+        table.name: {tuple(row) for row in connection.execute(sa.select(table))} for table in metadata.sorted_tables
+    }

@@ -1,15 +1,24 @@
-"""users chatrooms messages
+"""The schema that everything starts from.
 
-Revision: 0001, after
+Revision: 0005, after nothing
+
+The five migrations from before anything was deployed, in one. It kept the id of the last, so that a developer's
+database that stands there goes on from it.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "0005"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+TICKETS = sa.Sequence("stripe_fetch_tickets", data_type=sa.BigInteger())
+TABLES = """
+    one_time_codes, number_guards, users, auth_sessions, refresh_rotations, chatrooms, pro_grants, messages,
+    idempotency_keys, prompt_charges, stripe_events, stripe_customers, subscriptions, heartbeats, totals
+"""
 
 
 def upgrade() -> None:
@@ -25,24 +34,42 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("code_hash", sa.String(length=64), nullable=False),
+        sa.Column("claim_id", sa.Uuid(), nullable=True),
+        sa.Column("sealed", sa.Text(), nullable=True),
+        sa.Column("guesses", sa.Integer(), server_default="0", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("guesses BETWEEN 0 AND 5", name=op.f("ck_one_time_codes_guesses_are_bounded")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_one_time_codes")),
     )
-    op.create_index(op.f("ix_one_time_codes_expires_at"), "one_time_codes", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_one_time_codes_expires_at"), "one_time_codes", ["expires_at"])
     op.create_index(
         op.f("ix_one_time_codes_mobile_key_purpose_created_at"),
         "one_time_codes",
         ["mobile_key", "purpose", "created_at"],
-        unique=False,
     )
+    op.create_index(
+        "ix_one_time_codes_unsent", "one_time_codes", ["created_at"], postgresql_where=sa.text("sealed IS NOT NULL")
+    )
+    op.create_table(
+        "number_guards",
+        sa.Column("mobile_key", sa.String(length=64), nullable=False),
+        sa.Column("wrong_codes", sa.Integer(), nullable=False),
+        sa.Column("wrong_codes_since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("password_tries", sa.Integer(), nullable=False),
+        sa.Column("password_tries_since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("touched_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("mobile_key", name=op.f("pk_number_guards")),
+    )
+    op.create_index(op.f("ix_number_guards_touched_at"), "number_guards", ["touched_at"])
     op.create_table(
         "users",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("mobile", sa.String(length=16), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=True),
         sa.Column("password_hash", sa.String(length=255), nullable=True),
+        sa.Column("claim_origin", sa.String(length=64), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("verified_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("mobile ~ '^\\+[1-9][0-9]{6,14}$'", name=op.f("ck_users_mobile_is_e164")),
@@ -61,7 +88,28 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_auth_sessions_user_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_auth_sessions")),
     )
-    op.create_index(op.f("ix_auth_sessions_user_id"), "auth_sessions", ["user_id"], unique=False)
+    op.create_index(op.f("ix_auth_sessions_user_id"), "auth_sessions", ["user_id"])
+    op.create_index(op.f("ix_auth_sessions_last_used_at"), "auth_sessions", ["last_used_at"])
+    op.create_table(
+        "refresh_rotations",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("session_id", sa.Uuid(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["session_id"], ["auth_sessions.id"], name=op.f("fk_refresh_rotations_session_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_refresh_rotations")),
+    )
+    op.create_index(op.f("ix_refresh_rotations_used_at"), "refresh_rotations", ["used_at"])
+    op.create_index(op.f("ix_refresh_rotations_session_id"), "refresh_rotations", ["session_id"])
+    op.create_index(
+        "uq_refresh_rotations_current",
+        "refresh_rotations",
+        ["session_id"],
+        unique=True,
+        postgresql_where=sa.text("used_at IS NULL"),
+    )
     op.create_table(
         "chatrooms",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -75,7 +123,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_chatrooms_user_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_chatrooms")),
     )
-    op.create_index("ix_chatrooms_newest_first", "chatrooms", ["user_id", "last_prompt_at", "id"], unique=False)
+    op.create_index("ix_chatrooms_newest_first", "chatrooms", ["user_id", "last_prompt_at", "id"])
     op.create_table(
         "pro_grants",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -87,7 +135,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_pro_grants_user_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pro_grants")),
     )
-    op.create_index(op.f("ix_pro_grants_user_id"), "pro_grants", ["user_id"], unique=False)
+    op.create_index(op.f("ix_pro_grants_user_id"), "pro_grants", ["user_id"])
     op.create_table(
         "messages",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -139,9 +187,10 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=128), nullable=True),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("accepted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("rung_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("enqueued_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
             "(role = 'model') = (in_reply_to IS NOT NULL)", name=op.f("ck_messages_replies_answer_a_prompt")
@@ -166,17 +215,28 @@ def upgrade() -> None:
         sa.UniqueConstraint("in_reply_to", name=op.f("uq_messages_in_reply_to")),
     )
     op.create_index(
+        "ix_messages_finished",
+        "messages",
+        ["completed_at"],
+        postgresql_where=sa.text("role = 'model' AND completed_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_messages_generating_by_room",
+        "messages",
+        ["chatroom_id"],
+        unique=True,
+        postgresql_where=sa.text("status = 'generating'"),
+    )
+    op.create_index(
         "ix_messages_unfinished",
         "messages",
         ["created_at"],
-        unique=False,
         postgresql_where=sa.text("status IN ('queued', 'generating')"),
     )
     op.create_index(
         "ix_messages_unfinished_by_room",
         "messages",
         ["chatroom_id", "position"],
-        unique=False,
         postgresql_where=sa.text("status IN ('queued', 'generating')"),
     )
     op.create_table(
@@ -186,6 +246,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
         sa.Column("prompt_id", sa.Uuid(), nullable=False),
         sa.Column("answered_with_reply", sa.Boolean(), nullable=False),
+        sa.Column("waits_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["prompt_id"], ["messages.id"], name=op.f("fk_idempotency_keys_prompt_id"), ondelete="CASCADE"
@@ -195,8 +256,8 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("user_id", "key", name=op.f("pk_idempotency_keys")),
     )
-    op.create_index(op.f("ix_idempotency_keys_created_at"), "idempotency_keys", ["created_at"], unique=False)
-    op.create_index(op.f("ix_idempotency_keys_prompt_id"), "idempotency_keys", ["prompt_id"], unique=False)
+    op.create_index(op.f("ix_idempotency_keys_created_at"), "idempotency_keys", ["created_at"])
+    op.create_index(op.f("ix_idempotency_keys_prompt_id"), "idempotency_keys", ["prompt_id"])
     op.create_table(
         "prompt_charges",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -210,41 +271,81 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_prompt_charges")),
     )
-    op.create_index(op.f("ix_prompt_charges_reply_id"), "prompt_charges", ["reply_id"], unique=False)
+    op.create_index(op.f("ix_prompt_charges_reply_id"), "prompt_charges", ["reply_id"])
     op.create_index(
         "ix_prompt_charges_spent",
         "prompt_charges",
         ["mobile_key", "day"],
-        unique=False,
         postgresql_where=sa.text("given_back_at IS NULL"),
+    )
+    op.execute(sa.schema.CreateSequence(TICKETS))
+    op.create_table(
+        "stripe_events",
+        sa.Column("id", sa.String(length=255), nullable=False),
+        sa.Column("type", sa.String(length=100), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stripe_events")),
+    )
+    op.create_index(op.f("ix_stripe_events_received_at"), "stripe_events", ["received_at"])
+    op.create_table(
+        "stripe_customers",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("user_id", sa.Uuid(), nullable=True),
+        sa.Column("stripe_id", sa.String(length=255), nullable=True),
+        sa.Column("attempt", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("session_id", sa.String(length=255), nullable=True),
+        sa.Column("session_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("checked_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["users.id"], name=op.f("fk_stripe_customers_user_id"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stripe_customers")),
+        sa.UniqueConstraint("stripe_id", name=op.f("uq_stripe_customers_stripe_id")),
+    )
+    op.create_index("ix_stripe_customers_checked_at", "stripe_customers", ["checked_at"])
+    op.create_index("ix_stripe_customers_user_id", "stripe_customers", ["user_id"])
+    op.create_index(
+        "uq_stripe_customers_user_id",
+        "stripe_customers",
+        ["user_id"],
+        unique=True,
+        postgresql_where=sa.text("user_id IS NOT NULL AND deleted_at IS NULL"),
+    )
+    op.create_table(
+        "subscriptions",
+        sa.Column("id", sa.String(length=255), nullable=False),
+        sa.Column("customer_id", sa.Uuid(), nullable=False),
+        sa.Column("status", sa.String(length=32), nullable=False),
+        sa.Column("price_id", sa.String(length=255), nullable=True),
+        sa.Column("current_period_start", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("current_period_end", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("cancel_at_period_end", sa.Boolean(), nullable=False),
+        sa.Column("past_due_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ticket", sa.BigInteger(), nullable=False),
+        sa.Column("fetched_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["customer_id"], ["stripe_customers.id"], name=op.f("fk_subscriptions_customer_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_subscriptions")),
+    )
+    op.create_index(op.f("ix_subscriptions_customer_id"), "subscriptions", ["customer_id"])
+    op.create_table(
+        "heartbeats",
+        sa.Column("name", sa.String(length=50), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_heartbeats")),
+    )
+    op.create_table(
+        "totals",
+        sa.Column("name", sa.String(length=50), nullable=False),
+        sa.Column("label", sa.String(length=50), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "label", name=op.f("pk_totals")),
     )
 
 
 def downgrade() -> None:
-    op.drop_index(
-        "ix_prompt_charges_spent", table_name="prompt_charges", postgresql_where=sa.text("given_back_at IS NULL")
-    )
-    op.drop_index(op.f("ix_prompt_charges_reply_id"), table_name="prompt_charges")
-    op.drop_table("prompt_charges")
-    op.drop_index(op.f("ix_idempotency_keys_prompt_id"), table_name="idempotency_keys")
-    op.drop_index(op.f("ix_idempotency_keys_created_at"), table_name="idempotency_keys")
-    op.drop_table("idempotency_keys")
-    op.drop_index(
-        "ix_messages_unfinished_by_room",
-        table_name="messages",
-        postgresql_where=sa.text("status IN ('queued', 'generating')"),
-    )
-    op.drop_index(
-        "ix_messages_unfinished", table_name="messages", postgresql_where=sa.text("status IN ('queued', 'generating')")
-    )
-    op.drop_table("messages")
-    op.drop_index(op.f("ix_pro_grants_user_id"), table_name="pro_grants")
-    op.drop_table("pro_grants")
-    op.drop_index("ix_chatrooms_newest_first", table_name="chatrooms")
-    op.drop_table("chatrooms")
-    op.drop_index(op.f("ix_auth_sessions_user_id"), table_name="auth_sessions")
-    op.drop_table("auth_sessions")
-    op.drop_table("users")
-    op.drop_index(op.f("ix_one_time_codes_mobile_key_purpose_created_at"), table_name="one_time_codes")
-    op.drop_index(op.f("ix_one_time_codes_expires_at"), table_name="one_time_codes")
-    op.drop_table("one_time_codes")
+    op.execute(f"DROP TABLE {TABLES}")
+    op.execute(sa.schema.DropSequence(TICKETS))
