@@ -53,10 +53,13 @@ def seconds(call: Call, client: FlaskClient, mobile: str) -> float:
 
 
 def sign_up(client: FlaskClient, mobile: str) -> None:
-    """Make a number known: signed up with a password, and verified."""
-    client.post("/auth/signup", json={"mobile": mobile, "password": PASSWORD})
+    """Make a number known: signed up, verified, and with a password."""
+    client.post("/auth/signup", json={"mobile": mobile})
     otp = client.post("/auth/send-otp", json={"mobile": mobile}).json["otp"]
-    assert client.post("/auth/verify-otp", json={"mobile": mobile, "otp": otp}).status_code == 200
+    token = client.post("/auth/verify-otp", json={"mobile": mobile, "otp": otp}).json["access_token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    changed = client.post("/auth/change-password", json={"new_password": PASSWORD}, headers=headers)
+    assert changed.status_code == 200
 
 
 def forget_codes(app: Flask) -> None:

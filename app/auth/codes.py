@@ -3,7 +3,6 @@
 import hmac
 import secrets
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from sqlalchemy import select, update
 
@@ -23,23 +22,21 @@ COUNT_WINDOW = timedelta(hours=1)
 MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW: who uses up the one leaves the other
 
 
-def issue_code(mobile: str, purpose: Purpose, now: datetime, *, claim_id: UUID | None) -> tuple[OneTimeCode, str]:
+def issue_code(mobile: str, purpose: Purpose, now: datetime) -> tuple[OneTimeCode, str]:
     """A fresh code for the number and purpose; an earlier one stops working. The row, and the code in clear.
 
-    claim_id: the unverified signup that the number has now.
     Raises OtpLocked, OtpCooldown.
     """
     key = mobile_key(mobile)
     lock_throttle(key, now)
     check_cooldown(key, purpose, now)
     earlier = (OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose, OneTimeCode.expires_at > now)
-    db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=now, sealed=None, claim_id=None))
+    db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=now, sealed=None))
     code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
     row = OneTimeCode(
         mobile_key=key,
         purpose=purpose,
         code_hash=hash_code(mobile, purpose, code),
-        claim_id=claim_id,
         created_at=now,
         expires_at=now + LIFETIME,
     )
@@ -67,8 +64,8 @@ def recent_codes(key: str, purpose: Purpose, now: datetime) -> list[datetime]:
     return list(db.session.scalars(select(OneTimeCode.created_at).where(*counted).order_by(OneTimeCode.created_at)))
 
 
-def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> OneTimeCode | None:
-    """The number's live code when `code` is the right one, used up now, for one caller alone; else None.
+def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> bool:
+    """Whether `code` is the number's live one, which is used up now: so for one caller alone.
 
     The guess is counted before it is compared; the caller commits either way.
     Raises OtpLocked.
@@ -89,10 +86,10 @@ def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> OneTime
     right = hmac.compare_digest(expected, hash_code(mobile, purpose, code))
     if row is not None and right:
         row.used_at, row.sealed = now, None
-        return row
+        return True
     if not right:  # the right code, too late or a second time, is a mishap and no guess
         throttle.wrong_codes += 1
-    return None
+    return False
 
 
 def hash_code(mobile: str, purpose: Purpose, code: str) -> str:

@@ -22,7 +22,6 @@ class OneTimeCode(Model):
     """A code that was sent to a number; both are kept as keyed hashes only.
 
     A row stays for an hour after its code has ended, because the codes of the last hour are counted.
-    `claim_id` is the signup that the number had, unverified, when the code was made.
     `sealed` is the encrypted message while the worker has still to send it.
     """
 
@@ -37,7 +36,6 @@ class OneTimeCode(Model):
     mobile_key: Mapped[str] = mapped_column(String(64))
     purpose: Mapped[Purpose] = mapped_column(text_enum(Purpose, "purpose_is_known"))
     code_hash: Mapped[str] = mapped_column(String(64))
-    claim_id: Mapped[UUID | None]
     sealed: Mapped[str | None] = mapped_column(Text)
     guesses: Mapped[int] = mapped_column(default=0, server_default="0")
     created_at: Mapped[datetime]

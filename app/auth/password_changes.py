@@ -64,11 +64,11 @@ def reset_password(mobile: str, code: str, new: str, *, now: datetime) -> None:
     """
     new_hash = hash_password(new)
     with transaction():
-        used = codes.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
+        is_right = codes.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
         user = users.lock_user_by_mobile(mobile)
-        if used is not None and user is not None:
-            user.password_hash, user.claim_origin = new_hash, None
+        if is_right and user is not None:
+            user.password_hash = new_hash
             user.verified_at = user.verified_at or now
             revoke_sessions(user.id, now)
             return
-    raise AccountNotFound if used is not None else OtpInvalid
+    raise AccountNotFound if is_right else OtpInvalid

@@ -37,16 +37,10 @@ class OneTimePassword(Text):
 
 
 class SignupIn(Schema):
-    """A claim to a number."""
+    """A claim to a number: without a password, for it is not proven yet."""
 
     mobile = ServedMobileNumber(required=True)
     name = Name(load_default=None)
-    password = NewPassword(
-        load_default=None,
-        allow_none=True,
-        description="Optional, 8–128 characters, none of the commonest; counts once the number is verified from "
-        "where you signed up.",
-    )
 
 
 class MobileIn(Schema):

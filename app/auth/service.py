@@ -6,17 +6,14 @@ from datetime import datetime
 from app.auth import codes
 from app.auth.delivery import deliver
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
-from app.auth.models import OneTimeCode, Purpose
-from app.auth.passwords import hash_password, password_matches
+from app.auth.models import Purpose
+from app.auth.passwords import password_matches
 from app.auth.throttles import give_password_try_back, given_back_when_busy, take_password_try
 from app.auth.tokens import Client, Tokens, open_session
 from app.billing.service import tier_of
-from app.core.addresses import client_network
-from app.core.keyed_hashes import keyed_hash
 from app.core.transactions import transaction
 from app.users import queries as users
 from app.users.mobile_numbers import mobile_key
-from app.users.models import User
 from app.users.profiles import Profile
 
 
@@ -30,17 +27,14 @@ class SentCode:
     otp: str | None
 
 
-def sign_up(mobile: str, *, name: str | None, password: str | None, client: Client, now: datetime) -> Profile:
-    """Claim a number. Nothing counts, the password included, until a code proves that the number is one's own.
+def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
+    """Claim a number. Nothing counts until a code proves that the number is one's own.
 
-    mobile: E.164. An earlier claim that was never verified is replaced, with its password.
+    mobile: E.164. An earlier claim that was never verified is replaced.
     Raises AccountExists when the number's owner has verified it.
     """
-    password_hash = hash_password(password) if password else None
     with transaction():
-        user = users.replace_unverified(
-            mobile, name=name, password_hash=password_hash, claim_origin=origin_of(client), now=now
-        )
+        user = users.replace_unverified(mobile, name=name, now=now)
         if user is None:
             raise AccountExists
         return Profile.of(user, tier_of(user.id, now))
@@ -52,9 +46,7 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
     Raises OtpLocked, OtpCooldown.
     """
     with transaction() as current:
-        user = users.find_user_by_mobile(mobile)
-        claim_id = user.id if user is not None and user.verified_at is None else None
-        row, code = codes.issue_code(mobile, purpose, now, claim_id=claim_id)
+        row, code = codes.issue_code(mobile, purpose, now)
         shown = deliver(current, row, mobile, code, now)
     return SentCode(
         mobile,
@@ -70,34 +62,12 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
     Raises OtpInvalid, OtpLocked, AccountNotFound (the code was right and is used up).
     """
     with transaction():
-        used = codes.use_code(mobile, Purpose.LOGIN, code, now)
+        is_right = codes.use_code(mobile, Purpose.LOGIN, code, now)
         user = users.lock_user_by_mobile(mobile)
-        if used is not None and user is not None:
-            verify_number(user, used, client, now)
+        if is_right and user is not None:
+            user.verified_at = user.verified_at or now
             return open_session(user, tier_of(user.id, now), client, now)
-    raise AccountNotFound if used is not None else OtpInvalid
-
-
-def verify_number(user: User, used: OneTimeCode, client: Client, now: datetime) -> None:
-    """Note that the number is the user's. A password that somebody else may have given at signup is dropped.
-
-    It counts only when the signup is the one that stood when the code was sent, and came from the address that
-    now proves the number: a stranger who signs up with somebody's number, before or after the owner, gains nothing.
-    """
-    if user.verified_at is not None:
-        return
-    user.verified_at = now
-    same_claim = user.id == used.claim_id
-    same_origin = user.claim_origin is not None and user.claim_origin == origin_of(client)
-    if not (same_claim and same_origin):
-        user.password_hash = None
-    user.claim_origin = used.claim_id = None
-
-
-def origin_of(client: Client) -> str | None:
-    """Where a claim comes from, recognisable and not readable; None, which is nobody's origin, when it is unknown."""
-    network = client_network(client.ip)
-    return None if network is None else keyed_hash("claim-origin", network)
+    raise AccountNotFound if is_right else OtpInvalid
 
 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:
@@ -110,7 +80,7 @@ def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Toke
     with transaction():
         counted_since = take_password_try(key, now)
         user = users.find_user_by_mobile(mobile)
-    known_hash = user.password_hash if user is not None and user.verified_at is not None else None
+    known_hash = user.password_hash if user is not None else None
     with given_back_when_busy(key, counted_since):
         if not password_matches(known_hash, password):
             raise InvalidCredentials

@@ -11,11 +11,7 @@ from app.core.ids import new_id
 
 
 class User(Model):
-    """A person, known by a mobile number. Until `verified_at` is set, only a claim to that number.
-
-    `claim_origin` is a keyed hash of the address that the claim came from; null when that is unknown, and gone once
-    the claim is settled.
-    """
+    """A person, known by a mobile number. Until `verified_at` is set, only a claim to it, without a password."""
 
     __tablename__ = "users"
     __table_args__ = (CheckConstraint(r"mobile ~ '^\+[1-9][0-9]{6,14}$'", name="mobile_is_e164"),)
@@ -24,6 +20,5 @@ class User(Model):
     mobile: Mapped[str] = mapped_column(String(16), unique=True)
     name: Mapped[str | None] = mapped_column(String(100))
     password_hash: Mapped[str | None] = mapped_column(String(255))
-    claim_origin: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime]
     verified_at: Mapped[datetime | None]

@@ -38,7 +38,7 @@ class Profile:
             mobile=user.mobile,
             name=user.name,
             tier=tier,
-            has_password=user.verified_at is not None and user.password_hash is not None,
+            has_password=user.password_hash is not None,
             created_at=user.created_at,
         )
 

@@ -36,21 +36,13 @@ def delete_user(user_id: UUID) -> bool:
     return db.session.scalar(delete(User).where(User.id == user_id).returning(User.id)) is not None
 
 
-def replace_unverified(
-    mobile: str, *, name: str | None, password_hash: str | None, claim_origin: str | None, now: datetime
-) -> User | None:
+def replace_unverified(mobile: str, *, name: str | None, now: datetime) -> User | None:
     """Insert a user, in place of an earlier one who never verified the number; None where one did.
 
     The earlier one's id goes, so no row may refer to an unverified user: what belongs to one takes a token, which
     only a verified one has.
     """
-    fresh = {
-        "id": new_id(),
-        "name": name,
-        "password_hash": password_hash,
-        "claim_origin": claim_origin,
-        "created_at": now,
-    }
+    fresh = {"id": new_id(), "name": name, "created_at": now}
     statement = (
         insert(User)
         .values(mobile=mobile, **fresh)

@@ -42,12 +42,7 @@ MESSAGE = ROOM + "/messages/{message_id}"
 
 STORY: dict[str, list[Step]] = {
     "auth": [
-        Step(
-            "POST /auth/signup",
-            "Sign up",
-            MOBILE | {"name": "Ada", "password": "{{password}}"},
-            before=(scripts.NEW_PERSON,),
-        ),
+        Step("POST /auth/signup", "Sign up", MOBILE | {"name": "Ada"}, before=(scripts.NEW_PERSON,)),
         Step("POST /auth/send-otp", "Ask for a code", MOBILE, after=(scripts.KEEP_CODE,)),
         Step(
             "POST /auth/verify-otp",
@@ -56,6 +51,12 @@ STORY: dict[str, list[Step]] = {
             after=(scripts.KEEP_TOKENS,),
         ),
         Step("POST /auth/refresh", "Renew the tokens", token="refresh_token", after=(scripts.KEEP_TOKENS,)),
+        Step(
+            "POST /auth/change-password",
+            "Set a password",
+            {"new_password": "{{password}}"},
+            after=(scripts.KEEP_TOKENS,),
+        ),
         Step(
             "POST /auth/change-password",
             "Change the password",

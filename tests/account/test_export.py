@@ -53,7 +53,9 @@ def test_export_holds_everything_as_the_api_shows_it(app, user, small_pieces):
 
 
 def test_export_holds_nothing_of_others_and_no_secret(user, make_user):
-    other = make_user(password="a-good-long-password")
+    set_password = user.post("/auth/change-password", json={"new_password": "a-good-long-password"})
+    user.access_token = set_password.json["access_token"]
+    other = make_user()
     other.make_chatroom("Not yours")
     body = user.get("/user/me/export").text
     assert other.id not in body

@@ -60,15 +60,18 @@ def visitor(app: Flask, other_numbers: Iterator[str]) -> Visitor:
 
 @pytest.fixture
 def make_member(app: Flask, other_numbers: Iterator[str]) -> Callable[..., tuple[Visitor, dict[str, Any]]]:
-    """Somebody who has verified his number, long ago, and his tokens."""
+    """Somebody who has verified his number, and set the password if one is given, long ago; and his tokens."""
 
-    def make(**signup: Any) -> tuple[Visitor, dict[str, Any]]:
+    def make(*, password: str | None = None, **signup: Any) -> tuple[Visitor, dict[str, Any]]:
         from tests.conftest import age_codes
 
         visitor = Visitor(app, next(other_numbers))
         assert visitor.sign_up(**signup).status_code == 201
         tokens = visitor.verify(visitor.send_otp().json["otp"])
         assert tokens.status_code == 200, tokens.text
+        if password:
+            tokens = visitor.post("/auth/change-password", token=tokens.json["access_token"], new_password=password)
+            assert tokens.status_code == 200, tokens.text
         age_codes(app, visitor.mobile, seconds=7_200)
         return visitor, tokens.json
 

@@ -41,9 +41,10 @@ def test_no_code_and_no_password_lies_in_clear(app, make_app, make_redis_url, ot
     limited = make_app(rate_limit_per_minute=100)
     logging.getLogger().addHandler(caplog.handler)
     visitor = Visitor(limited, next(other_numbers))
-    visitor.sign_up(password=PASSWORDS[0])
+    visitor.sign_up()
     login = visitor.send_otp().json["otp"]
     tokens = visitor.verify(login).json
+    tokens = visitor.post("/auth/change-password", token=tokens["access_token"], new_password=PASSWORDS[0]).json
     visitor.login(PASSWORDS[0])
     visitor.login(PASSWORDS[2])
     reset = visitor.forgot().json["otp"]

@@ -11,8 +11,6 @@ from app.users.models import User
 from tests.auth.conftest import Visitor, all_at_once
 from tests.problems import assert_problem
 
-PASSWORD = "correct horse battery"
-
 
 def count(app, model) -> int:
     with app.app_context():
@@ -33,42 +31,27 @@ def test_signup_tells_the_user(visitor):
     assert user["created_at"].endswith("Z")
 
 
-@pytest.mark.parametrize("fields", [{}, {"name": None, "password": None}])
-def test_name_and_password_may_be_left_out_or_null(visitor, fields):
+@pytest.mark.parametrize("fields", [{}, {"name": None}])
+def test_name_may_be_left_out_or_null(visitor, fields):
     assert visitor.sign_up(**fields).json["name"] is None
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", "a" * 101),
-        ("name", " "),
-        ("name", 7),
-        ("password", "short"),
-        ("password", "a" * 129),
-        ("password", 12345678),
-    ],
-)
-def test_name_and_password_have_their_limits(visitor, field, value):
-    body = assert_problem(visitor.sign_up(**{field: value}), 422, "validation_error")
-    assert list(body["errors"]) == [field]
+@pytest.mark.parametrize("name", ["a" * 101, " ", 7])
+def test_name_has_its_limits(visitor, name):
+    body = assert_problem(visitor.sign_up(name=name), 422, "validation_error")
+    assert list(body["errors"]) == ["name"]
 
 
 def test_signup_alone_gives_no_access_and_counts_for_nothing(app, visitor):
-    response = visitor.sign_up(password=PASSWORD)
+    response = visitor.sign_up()
     assert "token" not in response.text
     assert response.json["has_password"] is False
     assert count(app, AuthSession) == 0
 
 
-def test_password_given_at_signup_takes_effect_with_the_first_code(visitor):
-    assert visitor.sign_up(password=PASSWORD).json["has_password"] is False
-    assert verify(visitor)["has_password"] is True
-
-
 def test_verified_number_signs_up_once_and_nothing_of_the_account_is_told_or_changed(app, make_user):
     ada = make_user(name="Ada")
-    response = Visitor(app, ada.mobile).sign_up(name="Mallory", password="a password of Mallory's")
+    response = Visitor(app, ada.mobile).sign_up(name="Mallory")
     assert_problem(response, 409, "account_exists")
     assert ada.id not in response.text
     assert "Ada" not in response.text
@@ -77,7 +60,7 @@ def test_verified_number_signs_up_once_and_nothing_of_the_account_is_told_or_cha
 
 
 def test_signup_that_was_never_verified_is_replaced(app, visitor):
-    first = visitor.sign_up(name="Mallory", password="a password of Mallory's").json
+    first = visitor.sign_up(name="Mallory").json
     second = visitor.sign_up(name="Ada").json
     assert second["name"] == "Ada"
     assert second["id"] != first["id"]

@@ -50,7 +50,8 @@ class Run:
 
 def talk(web, run: Run) -> None:
     """What a person does, and some of what goes wrong; every secret of it is noted."""
-    body = {"mobile": MOBILE, "password": PASSWORD, "name": "Ada"}
+    body = {"mobile": MOBILE, "name": "Ada"}
+    assert web.call("POST", "/auth/signup", json=body | {"password": PASSWORD}).status_code == 422
     assert web.call("POST", "/auth/signup", json=body).status_code == 201
     otp = web.call("POST", "/auth/send-otp", json={"mobile": MOBILE}).json()["otp"]
     web.call("POST", "/auth/verify-otp", json={"mobile": MOBILE, "otp": "not-it"})

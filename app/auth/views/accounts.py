@@ -55,11 +55,8 @@ class Signup(MethodView):
 
         Nothing counts until the number is verified: ask for a code with `/auth/send-otp` and trade it for
         tokens with `/auth/verify-otp`. A number that was never verified can be signed up again; that replaces
-        the earlier signup. A password counts when the code is asked for after the signup and traded from the
-        same address; else it is dropped, `has_password` is false, and `/auth/change-password` sets one."""
-        return service.sign_up(
-            body["mobile"], name=body["name"], password=body["password"], client=client(), now=utc_now()
-        )
+        the earlier signup. There is no password yet: `/auth/change-password` sets one after the first login."""
+        return service.sign_up(body["mobile"], name=body["name"], now=utc_now())
 
 
 @blp.route("/send-otp")
