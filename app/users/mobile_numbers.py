@@ -1,5 +1,6 @@
 """Mobile numbers: any international spelling in, E.164 out."""
 
+import re
 from typing import Any
 
 import marshmallow as ma
@@ -9,6 +10,7 @@ from phonenumbers import PhoneNumberType
 from app.core.keyed_hashes import keyed_hash
 from app.core.schemas import Text
 from app.core.settings import settings
+from app.users.models import E164
 
 MAX_SPELLING_CHARS = 32
 # What a person can hold. Premium-rate, shared-cost and company numbers, pagers, voicemails and the like cost whoever
@@ -22,14 +24,18 @@ KINDS_OF_PERSONS = {
 
 
 def to_e164(spelling: str) -> str | None:
-    """The number in E.164, or None when it has no country code or is no valid number."""
+    """The number in E.164, or None when it has no country code or is no valid number.
+
+    phonenumbers calls some German numbers valid that are longer or shorter than E.164 allows.
+    """
     try:
         number = phonenumbers.parse(spelling)
     except phonenumbers.NumberParseException:
         return None
     if not phonenumbers.is_valid_number(number) or number.extension:
         return None
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    mobile = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return mobile if re.fullmatch(E164, mobile) else None
 
 
 def is_served(mobile: str) -> bool:

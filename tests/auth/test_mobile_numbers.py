@@ -48,6 +48,7 @@ def test_numbers_of_other_countries_are_taken(app, spelling, stored):
         "+",
         "+1415555267",
         "+141555526710000",
+        "+4930715341522553",  # phonenumbers calls it valid; E.164 has 15 digits at most
         "+999123456789",
         "+1 415 555 2671 ext. 5",
         "tel:+14155552671;ext=5",
