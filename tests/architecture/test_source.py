@@ -17,7 +17,7 @@ from app.core.errors import CODES, AppError
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
-MAX_LINES = 220
+MAX_LINES = 350
 
 # The codes of the API's contract: public, never renamed.
 PUBLIC_CODES = {

@@ -1,6 +1,5 @@
 """The databases that `make run` and the tests themselves stand on."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ import psycopg2
 import pytest
 import redis
 
-from sandbox.stack.accounts import short_name
 from sandbox.stack.children import alive
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.servers import ServerError, postgres_server, valkey_server, wait_until
@@ -71,22 +69,6 @@ def test_an_initialisation_cut_short_is_done_again(server_folder: Path):
 
     with server:
         assert ask(server.url, "SELECT 1") == [(1,)]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
-def test_root_opens_no_closed_folder_for_the_server(server_folder: Path):
-    closed = server_folder / "home"
-    closed.mkdir(mode=0o700)
-    server = PostgresServer(closed / "postgres", durable=False)
-    try:
-        with server:
-            ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
-        with PostgresServer(closed / "postgres", durable=False) as again:
-            assert ask(again.url, "SELECT answer FROM kept") == [(42,)]
-        assert closed.stat().st_mode & 0o777 == 0o700
-        assert server.folder.name == f"data-{short_name(closed / 'postgres')}"
-    finally:
-        subprocess.run(["rm", "-rf", str(server.folder)], check=True)
 
 
 def test_valkey_keeps_acknowledged_writes_and_its_address_over_a_kill():
