@@ -1,20 +1,31 @@
 """The database: engine settings, the base of every model, and what they have in common."""
 
 import enum
+import logging
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import DateTime, Enum, MetaData, Table
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import DateTime, Engine, Enum, MetaData, Table, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, registry
 
 from app.core.database_waits import STATEMENT_TIMEOUT_MS, BoundedConnection, bound_waits
+from app.core.redaction import first_line
 
 POOL_TIMEOUT_SECONDS = 2.6  # a burst passes; with a new connection behind it, still within 5 seconds
 LOCK_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_MS = 15_000
+# SQLSTATEs of a server that takes no statement now, besides class 08, connection exceptions:
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+ABSENT_STATES = {
+    "53300",  # too_many_connections
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+    "57P03",  # cannot_connect_now
+}
 
 
 class Base(DeclarativeBase):
@@ -34,8 +45,15 @@ class Base(DeclarativeBase):
     )
 
 
-# What SQLAlchemy raises when PostgreSQL is not to be had, or no connection to it in time.
-DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
+class DatabaseUnavailable(OperationalError):
+    """PostgreSQL is not there, or does not answer: the connection is lost, refused, or silent for too long."""
+
+
+# PostgreSQL cannot be reached, or no connection to it came free in time.
+DATABASE_UNAVAILABLE = (DatabaseUnavailable, PoolTimeoutError)
+# The same, and what a server that runs gives up: a deadlock, a lock or a statement that takes too long, a full disk.
+# Nothing was stored, and the next try may succeed; but one of these that comes back is a defect.
+DATABASE_GAVE_UP = (OperationalError, PoolTimeoutError)
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
@@ -48,6 +66,34 @@ if TYPE_CHECKING:  # mypy does not understand what Flask-SQLAlchemy makes of Bas
         __table__: ClassVar[Table]
 else:
     Model = db.Model
+
+
+@event.listens_for(Engine, "handle_error")
+def tell_absence_apart(context: ExceptionContext) -> BaseException | None:
+    """psycopg2 has one class for a server that is gone and for statements that a running server has ended."""
+    error = context.sqlalchemy_exception
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return None
+    state = getattr(error.orig, "pgcode", None)  # libpq has none for what it finds out by itself
+    is_connecting = context.connection is None and isinstance(error, OperationalError)
+    is_absent = state.startswith("08") or state in ABSENT_STATES if state else context.is_disconnect or is_connecting
+    if not is_absent:
+        return None
+    return DatabaseUnavailable(
+        error.statement,
+        error.params,
+        error.orig,
+        hide_parameters=error.hide_parameters,
+        connection_invalidated=context.is_disconnect,
+    )
+
+
+def log_database_error(log: logging.Logger, consequence: str, error: Exception) -> None:
+    """Log one of DATABASE_GAVE_UP: an absence in a line, anything else with its traceback."""
+    if isinstance(error, DATABASE_UNAVAILABLE):
+        log.warning("PostgreSQL is unavailable (%s): %s", first_line(error), consequence)
+    else:
+        log.error("PostgreSQL has given a statement up: %s", consequence, exc_info=error)
 
 
 def text_enum(kind: type[enum.StrEnum], name: str) -> Enum:

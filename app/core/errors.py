@@ -10,7 +10,7 @@ from flask import Flask, Response, json
 from werkzeug.exceptions import HTTPException
 
 from app.core import metrics
-from app.core.database import DATABASE_UNAVAILABLE
+from app.core.database import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE
 from app.core.logs import first_line
 from app.core.request_ids import request_id
 
@@ -175,6 +175,12 @@ def handle_dependency_error(error: Exception) -> Response:
     return handle_app_error(ServiceUnavailable())
 
 
+def handle_statement_given_up(error: Exception) -> Response:
+    """A deadlock, or a lock or a statement that took too long: nothing was stored, and the next try may succeed."""
+    log.error("PostgreSQL has given a statement up", exc_info=error)
+    return handle_app_error(ServiceUnavailable())
+
+
 def handle_unexpected(error: Exception) -> Response:
     log.error("Unexpected error", exc_info=error)
     return problem_response(500, AppError.code, AppError.detail)
@@ -183,6 +189,8 @@ def handle_unexpected(error: Exception) -> Response:
 def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(AppError, handle_app_error)
     app.register_error_handler(HTTPException, handle_http_exception)
+    for given_up in DATABASE_GAVE_UP:
+        app.register_error_handler(given_up, handle_statement_given_up)
     for unavailable in (*DATABASE_UNAVAILABLE, redis.RedisError):
         app.register_error_handler(unavailable, handle_dependency_error)
     app.register_error_handler(Exception, handle_unexpected)

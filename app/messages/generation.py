@@ -10,7 +10,7 @@ from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from app.core.database import DATABASE_UNAVAILABLE
+from app.core.database import DATABASE_GAVE_UP, log_database_error
 from app.core.logs import log_event
 from app.core.request_ids import set_request_id
 from app.core.settings import settings
@@ -142,8 +142,8 @@ class Generator:
         for pause_seconds in STORE_AGAIN_AFTER_SECONDS:
             try:
                 return self.end_once(claim, status=status, **values)
-            except DATABASE_UNAVAILABLE:
-                log.warning("PostgreSQL is unavailable; storing reply %s again in %s s", claim.reply_id, pause_seconds)
+            except DATABASE_GAVE_UP as error:
+                log_database_error(log, f"reply {claim.reply_id} is stored again in {pause_seconds} s", error)
                 time.sleep(pause_seconds)
         return self.end_once(claim, status=status, **values)
 

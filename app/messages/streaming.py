@@ -14,8 +14,7 @@ from typing import Literal
 
 import redis
 
-from app.core.database import DATABASE_UNAVAILABLE
-from app.core.logs import first_line
+from app.core.database import DATABASE_GAVE_UP, log_database_error
 from app.messages import reply_stream
 from app.messages.models import Message, Status
 
@@ -126,8 +125,8 @@ class Follower:
         """The reply as it is now; as it was known, a little later, when PostgreSQL does not answer."""
         try:
             return self.load()
-        except DATABASE_UNAVAILABLE as error:
-            log.warning("PostgreSQL became unavailable while a reply was followed (%s)", first_line(error))
+        except DATABASE_GAVE_UP as error:
+            log_database_error(log, "a reply that is followed is looked at again", error)
             self.wait(WITHOUT_DATABASE_SECONDS)
             self.last_id = reply_stream.FROM_THE_START  # what it tells of an end must be seen again
             return message

@@ -10,10 +10,9 @@ from uuid import UUID
 
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
-from app.core.database import DATABASE_UNAVAILABLE
+from app.core.database import DATABASE_GAVE_UP, log_database_error
 from app.core.draining import is_draining
 from app.core.errors import NotFound
-from app.core.logs import first_line
 from app.core.settings import settings
 from app.core.transactions import release_connection, transaction
 from app.messages import idempotency
@@ -45,8 +44,8 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
         return wait_at_most(user_id, accepted, (accepted.waits_until - now).total_seconds())
     except (NotFound, TokenRevoked):
         return accepted
-    except DATABASE_UNAVAILABLE as error:
-        log.warning("PostgreSQL became unavailable while a request waited (%s)", first_line(error))
+    except DATABASE_GAVE_UP as error:
+        log_database_error(log, "a request waits no longer for its reply", error)
         release_connection()
         return accepted
 

@@ -13,8 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from app.core.clock import utc_now
-from app.core.database import DATABASE_UNAVAILABLE, db
-from app.core.logs import first_line
+from app.core.database import DATABASE_GAVE_UP, db, log_database_error
 from app.core.metrics import REFUSALS, web_exposition
 from app.messages import statistics
 from app.messages.errors import QuotaExceeded
@@ -93,8 +92,8 @@ class FromPostgres:
         try:
             for source in SOURCES:
                 yield from source(now)
-        except DATABASE_UNAVAILABLE as error:
-            log.warning("PostgreSQL is unavailable, so metrics are few: %s", first_line(error))
+        except DATABASE_GAVE_UP as error:
+            log_database_error(log, "metrics are few", error)
             db.session.rollback()
             answers = 0
         yield GaugeMetricFamily("postgres_answers", "Whether PostgreSQL answered this scrape.", value=answers)

@@ -3,11 +3,13 @@
 import threading
 from datetime import timedelta
 
+import psycopg2
 import pytest
 
 from app.core.clock import utc_now
 from app.core.transactions import transaction
 from app.messages.leases import claim_reply
+from sandbox.stack.servers import wait_until
 
 LEASE = timedelta(seconds=5)
 
@@ -132,6 +134,18 @@ def test_only_the_current_attempt_may_write(room, make_generator, gemini):
     thread.join()
     assert room.row(reply_id).attempt == 2
     assert room.read(reply_id) == first
+
+
+def test_an_answer_is_stored_although_its_user_is_locked_for_too_long_at_first(room, generator, postgres, caplog):
+    reply_id = room.send("[[sandbox: status=403]]")
+    with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT FROM users FOR UPDATE")
+        thread = room.generate_meanwhile(generator, reply_id)
+        assert wait_until(lambda: "given a statement up" in caplog.text, seconds=10)
+    holder.close()
+    thread.join()
+    assert room.read(reply_id).status == "failed"
+    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
 
 
 def test_a_reply_whose_workers_die_again_and_again_fails_in_the_end(room, generator, gemini):

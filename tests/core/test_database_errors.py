@@ -1,0 +1,102 @@
+"""What counts as an absence of PostgreSQL, and what as a defect of ours that must not pass for one."""
+
+import psycopg2
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from app.core.database import DATABASE_UNAVAILABLE, db
+from app.core.database_waits import longer_statements
+from sandbox.stack.waiting import free_port
+from tests.problems import assert_problem
+
+DEFECTS = {
+    "57014": "a statement that takes too long",
+    "40P01": "a deadlock",
+    "55P03": "a lock that is not to be had",
+    "53100": "a full disk",
+    "25P03": "a transaction that was left open",
+}
+ABSENCES = {
+    "08006": "a connection that is lost",
+    "53300": "too many connections",
+    "57P01": "a server that shuts down",
+    "57P02": "a server that has crashed",
+    "57P03": "a server that starts",
+}
+
+
+def fail_with(state: str) -> None:
+    """Let PostgreSQL raise an error of this SQLSTATE."""
+    db.session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'Ada' USING ERRCODE = '{state}'; END $$"))
+
+
+@pytest.fixture
+def failing_app(make_app, app):
+    """An application with a route and a task that meet an error of PostgreSQL's."""
+    failing = make_app()
+    failing.add_url_rule("/fail/<state>", view_func=lambda state: fail_with(state) or "")
+    failing.task = failing.extensions["celery"].task(name="tests.fail")(fail_with)
+    yield failing
+    app.extensions["celery"].set_default()
+
+
+@pytest.mark.parametrize("state", ABSENCES, ids=ABSENCES.values())
+def test_an_absence_is_one(app, state):
+    with app.app_context(), pytest.raises(DATABASE_UNAVAILABLE):
+        fail_with(state)
+
+
+@pytest.mark.parametrize("state", DEFECTS, ids=DEFECTS.values())
+def test_a_defect_is_no_absence(app, state):
+    with app.app_context(), pytest.raises(Exception, match="Ada") as raised:
+        fail_with(state)
+    assert not isinstance(raised.value, DATABASE_UNAVAILABLE)
+
+
+def test_a_server_that_is_not_there_is_absent(make_app, app):
+    elsewhere = make_app(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    with elsewhere.app_context(), pytest.raises(DATABASE_UNAVAILABLE):
+        db.session.scalar(text("SELECT 1"))
+    app.extensions["celery"].set_default()
+
+
+def test_a_server_that_does_not_answer_in_time_is_absent(app):
+    with app.app_context(), longer_statements(0.2), pytest.raises(DATABASE_UNAVAILABLE):
+        db.session.scalar(text("SELECT pg_sleep(10)"))
+
+
+def test_a_connection_that_is_ended_is_an_absence(app, postgres):
+    with app.app_context(), psycopg2.connect(postgres.url) as admin, admin.cursor() as cursor:
+        pid = db.session.scalar(text("SELECT pg_backend_pid()"))
+        cursor.execute("SELECT pg_terminate_backend(%s, 2000)", (pid,))
+        with pytest.raises(DATABASE_UNAVAILABLE):
+            db.session.scalar(text("SELECT 1"))
+    admin.close()
+
+
+@pytest.mark.parametrize("state", ["57014", "40P01", "55P03"])
+def test_a_task_that_meets_a_defect_fails_with_it(failing_app, state):
+    with pytest.raises(OperationalError, match="Ada"):
+        failing_app.task(state)
+
+
+def test_a_task_that_meets_an_absence_ends(failing_app):
+    assert failing_app.task("57P01") is None
+
+
+@pytest.mark.parametrize("state", ["57014", "40P01", "55P03"])
+def test_a_defect_is_503_and_the_log_shows_where_it_came_from(failing_app, caplog, state):
+    response = failing_app.test_client().get(f"/fail/{state}")
+    assert_problem(response, 503, "service_unavailable")
+    assert int(response.headers["Retry-After"]) > 0
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info
+    assert "does not answer" not in record.getMessage()
+
+
+def test_an_absence_is_503_in_one_line(failing_app, caplog):
+    assert_problem(failing_app.test_client().get("/fail/57P01"), 503, "service_unavailable")
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert not record.exc_info
+    assert "does not answer" in record.getMessage()
