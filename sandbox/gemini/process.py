@@ -11,6 +11,8 @@ from typing import Any
 
 from requests import Response, Session
 
+from sandbox.stack.waiting import free_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
@@ -83,7 +85,7 @@ def running_gemini_stand_in(
     pace, delay: seconds between a stream's words and before every answer.
     Raises RuntimeError when it does not come up within 20 s.
     """
-    port = port or _free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "sandbox.gemini", "--port", str(port)]
     command += ["--pace", str(pace), "--delay", str(delay)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
@@ -97,12 +99,6 @@ def running_gemini_stand_in(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:

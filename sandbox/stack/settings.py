@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 
 from sandbox.stack.errors import StackError
 from sandbox.stack.folder import kept_secret
-from sandbox.stack.waiting import bind_error, free_port
+from sandbox.stack.waiting import bind_error, free_port, reserve
 
 _DEFAULT_PORT = 5000
 _GEMINI_PORT = 8081
@@ -48,12 +48,15 @@ def chosen_port(environ: Mapping[str, str]) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _LAST_PORT:
         raise StackError(f"PORT is {text!r}, and must be a number from 1 to {_LAST_PORT}.")
     port = int(text)
+    in_use = f"Port {port} is in use: free it, or choose another, as in {_OTHER_PORT}."
     for host in ("127.0.0.1", "0.0.0.0"):  # one of them alone does not show on every system
         error = bind_error(port, host)
         if isinstance(error, PermissionError):
             raise StackError(f"This account may not use port {port}: choose another, as in {_OTHER_PORT}.")
         if error is not None:
-            raise StackError(f"Port {port} is in use: free it, or choose another, as in {_OTHER_PORT}.")
+            raise StackError(in_use)
+    if "PORT" not in environ and not reserve(port):  # another stack starts on it
+        raise StackError(in_use)
     return port
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
+
+from sandbox.stack.waiting import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 20
@@ -115,7 +116,7 @@ def start_stripe_stand_in(
     port: int | None = None,
 ) -> RunningStandIn:
     """Start it on a free port and wait until it answers. Raises RuntimeError when it does not start."""
-    port = port or _free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "sandbox.stripe", "--port", str(port)]
     command += ["--webhook-url", webhook_url, "--webhook-secret", webhook_secret]
     command += ["--state", str(state)] if state else []
@@ -150,9 +151,3 @@ def running_stripe_stand_in(
         yield running
     finally:
         running.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

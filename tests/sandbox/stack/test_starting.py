@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import phonenumbers
@@ -169,3 +170,36 @@ def test_a_preferred_port_is_taken_only_when_it_is_free():
         other.bind(("127.0.0.1", port))
         other.listen()
         assert free_port(port) != port
+
+
+_TAKER = """
+import sys
+from sandbox.stack.waiting import free_port
+print(*[free_port() for _ in range(300)], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_no_port_is_given_to_two_processes():
+    command = [sys.executable, "-c", _TAKER]
+    with ExitStack() as exits:
+        takers = [
+            exits.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+            )
+            for _ in range(3)
+        ]
+        ports = [port for taker in takers for port in taker.stdout.readline().split()]
+        for taker in takers:
+            taker.stdin.close()
+
+    assert len(set(ports)) == len(ports) == 900
+
+
+def test_two_stacks_that_start_at_once_do_not_share_the_usual_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 5000))
+
+        with pytest.raises(StackError, match="Port 5000 is in use"):
+            settings.chosen_port({})
+        assert settings.chosen_port({"PORT": "5000"}) == 5000, "whoever names it has reserved it, as `make demo` does"
