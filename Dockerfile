@@ -3,14 +3,15 @@
 #   beat     celery -A celery_worker beat …            (the line in Procfile; one of it, no more)
 #   migrate  flask --app wsgi db upgrade               (before a new version takes traffic)
 
-FROM python:3.13-slim AS packages
+FROM python:3.11-slim AS packages
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
 # Alone, so that the layer is built again only when a pin has changed. Wheels only: there is no compiler here.
+# The pins are complete and each has its hashes: what was tested is installed, and nothing else.
 COPY requirements.txt .
-RUN pip install --no-cache-dir --disable-pip-version-check --only-binary :all: -r requirements.txt
+RUN pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --no-deps --require-hashes -r requirements.txt
 
-FROM python:3.13-slim
+FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
 COPY --from=packages /venv /venv
 WORKDIR /srv

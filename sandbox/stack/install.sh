@@ -60,7 +60,8 @@ if [ -n "$fresh" ]; then
     }
 fi
 rm -f "$stamp"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+# The pins are complete, so nothing is left for pip to resolve.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes \
     -r requirements-dev.txt >"$report" 2>&1 || {
     tail -n 15 "$report" >&2
     refuse "The packages could not be installed: see above, then run make again."

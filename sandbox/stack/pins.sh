@@ -1,6 +1,6 @@
 #!/bin/sh
-# Resolves requirements*.in into requirements*.txt, keeping the versions that are pinned already.
-# Called by make as: pins.sh PYTHON [--upgrade and the like]
+# Resolves requirements*.in into requirements*.txt with hashes, for every Python from 3.11 and every system, keeping
+# the versions that are pinned already. Called by make as: pins.sh PYTHON [--upgrade and the like]
 set -eu
 python=$1
 shift
@@ -9,9 +9,9 @@ trap 'rm -rf "$tools"' EXIT
 trap 'exit 1' HUP INT TERM
 
 "$python" -m venv "$tools"
-"$tools/bin/python" -m pip install --quiet --disable-pip-version-check pip-tools
-for name in requirements requirements-genai requirements-dev; do
-    CUSTOM_COMPILE_COMMAND="make pins" "$tools/bin/python" -m piptools compile --quiet \
-        --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-        --strip-extras --annotation-style=line "$@" --output-file "$name.txt" "$name.in"
+"$tools/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9
+for name in requirements requirements-genai requirements-dev ci/requirements; do
+    "$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-emit-index-url --strip-extras --annotation-style=line \
+        "$@" --output-file "$name.txt" "$name.in"
 done
