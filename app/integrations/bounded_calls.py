@@ -1,7 +1,9 @@
 """A bound on a whole HTTP call, which no time-out of a socket gives: those start anew with each byte.
 
-A `BoundedCall` knows the socket that its thread is talking through; when its time is over, or another thread
-aborts it, the socket is shut down, and whatever the thread was waiting for there ends at once with an error.
+A `BoundedCall` knows the socket that its thread's request goes through, from the request to the end of its answer;
+when its time is over, or another thread aborts it, the socket is shut down, and whatever the thread was waiting for
+there ends at once with an error. Before the connection goes back into its pool, the call forgets it: from then on
+it may be another call's.
 """
 
 import contextlib
@@ -20,7 +22,7 @@ _of_thread = threading.local()
 class BoundedCall:
     """What runs inside `with BoundedCall(seconds):` ends within that time, if it waits for a bounded session.
 
-    `timed_out` and `aborted` tell afterwards why it ended.
+    It has one request under way at a time. `timed_out` and `aborted` tell afterwards why it ended.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -32,8 +34,8 @@ class BoundedCall:
         self._timer.daemon = True
 
     def __enter__(self) -> "BoundedCall":
-        _of_thread.call = self
         self._timer.start()
+        _of_thread.call = self
         return self
 
     def __exit__(
@@ -41,8 +43,7 @@ class BoundedCall:
     ) -> None:
         self._timer.cancel()
         _of_thread.call = None
-        with self._lock:
-            self._socket = None
+        self.release_socket()
 
     def abort(self) -> None:
         """End the call now, from another thread."""
@@ -53,11 +54,17 @@ class BoundedCall:
         self.timed_out = True
         self._shut_down()
 
-    def talk_through(self, connection: socket.socket) -> None:
+    def bind_socket(self, connection: socket.socket) -> None:
+        """The call waits at this socket from now on."""
         with self._lock:
             self._socket = connection
         if self.timed_out or self.aborted:
             self._shut_down()
+
+    def release_socket(self) -> None:
+        """The answer is read: from now on the connection is not this call's to shut down."""
+        with self._lock:
+            self._socket = None
 
     def _shut_down(self) -> None:
         with self._lock, contextlib.suppress(OSError):
@@ -66,46 +73,59 @@ class BoundedCall:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-def talk_through(connection: socket.socket) -> None:
-    """Tell this thread's call, if it makes one, which socket it waits at from now on."""
-    call: BoundedCall | None = getattr(_of_thread, "call", None)
-    if call is not None:
-        call.talk_through(connection)
+def current_call() -> BoundedCall | None:
+    """The call that this thread makes, if it makes one."""
+    return getattr(_of_thread, "call", None)
 
 
-class _Reporting:
-    """Tells the thread's call which socket a request goes through, new or kept alive."""
+class _Bound:
+    """A connection that tells the thread's call its socket, new or kept alive, with each request."""
 
     sock: Any
+    call: BoundedCall | None = None
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        self._report()
+        self._bind()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        self._report()
+        self._bind()
         super().request(*args, **kwargs)  # type: ignore[misc]
 
-    def _report(self) -> None:
-        call: BoundedCall | None = getattr(_of_thread, "call", None)
-        if call is not None and self.sock is not None:
-            call.talk_through(self.sock)
+    def _bind(self) -> None:
+        self.call = current_call()
+        if self.call is not None and self.sock is not None:
+            self.call.bind_socket(self.sock)
+
+    def release(self) -> None:
+        if self.call is not None:
+            self.call.release_socket()
+            self.call = None
 
 
-class _ReportingHTTP(_Reporting, HTTPConnection):
+class _Releasing:
+    """A pool that takes a connection back only after its call has forgotten it."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.release()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _HTTP(_Bound, HTTPConnection):
     pass
 
 
-class _ReportingHTTPS(_Reporting, HTTPSConnection):
+class _HTTPS(_Bound, HTTPSConnection):
     pass
 
 
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _ReportingHTTP
+class _HTTPPool(_Releasing, HTTPConnectionPool):
+    ConnectionCls = _HTTP
 
 
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _ReportingHTTPS
+class _HTTPSPool(_Releasing, HTTPSConnectionPool):
+    ConnectionCls = _HTTPS
 
 
 class BoundedAdapter(HTTPAdapter):
