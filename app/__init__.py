@@ -7,6 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
 from app.account.views import blp as account_blp
+from app.auth.tokens import is_session_active
 from app.auth.views import accounts, sessions
 from app.billing.cli import commands as billing_commands
 from app.billing.views import blp as billing_blp
@@ -54,7 +55,7 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     register_request_log(app)
     register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
     register_error_handlers(app)
-    register_auth(app)
+    register_auth(app, is_session_active=is_session_active)
     db.init_app(app)
     Migrate(app, db, render_as_batch=False, compare_type=True)
     register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)

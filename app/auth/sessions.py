@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import select, update
 
 from app.auth.models import AuthSession
-from app.auth.tokens import Tokens, issue, living, lock_session, next_rotation
+from app.auth.tokens import Tokens, active_session, issue, lock_session, next_rotation
 from app.billing.service import tier_of
 from app.core.auth import TokenRevoked
 from app.core.database import db
@@ -70,7 +70,7 @@ def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> l
 def end_session(user_id: UUID, session_id: UUID, *, now: datetime) -> None:
     """End one of the user's sessions: its tokens stop working. Raises NotFound."""
     with transaction():
-        ended = update(AuthSession).where(*living(session_id, user_id)).values(revoked_at=now)
+        ended = update(AuthSession).where(*active_session(session_id, user_id)).values(revoked_at=now)
         if db.session.scalar(ended.returning(AuthSession.id)) is None:
             raise NotFound
 

@@ -10,7 +10,7 @@ from app.auth.models import AuthSession, Rotation
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
 from app.core.database import db
 from app.core.settings import settings
-from app.core.transactions import transaction
+from app.core.transactions import release_connection, transaction
 from app.users.models import User
 from app.users.profiles import Profile
 
@@ -89,24 +89,26 @@ def next_rotation(session: AuthSession, rotation_id: UUID, now: datetime) -> UUI
 
 
 def lock_session(session_id: UUID, user_id: UUID) -> AuthSession:
-    """The user's living session, held until the transaction ends. Raises TokenRevoked."""
-    statement = select(AuthSession).where(*living(session_id, user_id)).with_for_update()
+    """The user's active session, held until the transaction ends. Raises TokenRevoked."""
+    statement = select(AuthSession).where(*active_session(session_id, user_id)).with_for_update()
     session: AuthSession | None = db.session.scalar(statement, execution_options={"populate_existing": True})
     if session is None:
         raise TokenRevoked
     return session
 
 
-def living(session_id: UUID, user_id: UUID) -> tuple[ColumnElement[bool], ...]:
+def active_session(session_id: UUID, user_id: UUID) -> tuple[ColumnElement[bool], ...]:
     return (AuthSession.id == session_id, AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
 
 
-def session_lives(session_id: UUID, user_id: UUID, now: datetime) -> bool:
+def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:
     """Whether the session goes on and its user is there: one look-up by primary key.
 
-    Notes the use, once in TOUCH_EVERY.
+    Notes the use, once in TOUCH_EVERY. Holds no connection afterwards: what follows may wait for Redis.
     """
-    used_at: datetime | None = db.session.scalar(select(AuthSession.last_used_at).where(*living(session_id, user_id)))
+    statement = select(AuthSession.last_used_at).where(*active_session(session_id, user_id))
+    used_at: datetime | None = db.session.scalar(statement)
+    release_connection()
     if used_at is None:
         return False
     if now - used_at > TOUCH_EVERY:

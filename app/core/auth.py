@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from flask_jwt_extended import (
     JWTManager,
     create_access_token,
@@ -24,9 +24,9 @@ from app.core.errors import AppError, handle_app_error
 from app.core.limits import REQUESTS, limit_address, limit_user
 
 View = TypeVar("View", bound=Callable[..., Any])
+SessionCheck = Callable[[UUID, UUID, datetime], bool]
 
-jwt = JWTManager()
-_session_checks: list[Callable[[UUID, UUID, datetime], bool]] = []
+SESSION_CHECK = "is_session_active"
 
 
 class TokenError(AppError):
@@ -72,6 +72,7 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
             except (JWTExtendedException, PyJWTError, TokenInvalid):
                 limit_address(REQUESTS)
                 raise
+            limit_user(current_user_id())
             return view(*args, **kwargs)
 
         return cast(View, guarded)
@@ -111,24 +112,20 @@ def encode_refresh_token(user_id: UUID, session_id: UUID, rotation_id: UUID) -> 
     return str(create_refresh_token(str(user_id), additional_claims=claims))
 
 
-def check_sessions_with(session_lives: Callable[[UUID, UUID, datetime], bool]) -> None:
-    """Let `session_lives(session_id, user_id, now)` decide, at each request, whether a token still counts."""
+def session_check() -> SessionCheck:
+    """What the factory was given to decide whether a token still counts."""
+    return cast(SessionCheck, current_app.extensions[SESSION_CHECK])
 
-    def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-        session_id, user_id = claimed_id(claims, "sid"), claimed_id(claims, "sub")
-        if not session_lives(session_id, user_id, utc_now()):
-            return True
-        limit_user(str(user_id))
-        return False
 
-    jwt.token_in_blocklist_loader(is_revoked)
-    _session_checks[:] = [session_lives]
+def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
+    """Whether the session of a token, asked for at each request, has ended. Raises TokenInvalid."""
+    return not session_check()(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now())
 
 
 def current_session_check() -> Callable[[], bool]:
-    """Whether the session of this request's token still lives: to be asked later, without the request."""
-    session_id, user_id = current_session_id(), current_user_id()
-    return lambda: all(session_lives(session_id, user_id, utc_now()) for session_lives in _session_checks)
+    """Whether the session of this request's token still goes on: to be asked later, without the request."""
+    is_session_active, session_id, user_id = session_check(), current_session_id(), current_user_id()
+    return lambda: is_session_active(session_id, user_id, utc_now())
 
 
 def claimed_id(claims: dict[str, Any], name: str) -> UUID:
@@ -143,9 +140,14 @@ def refuse(error: type[TokenError]) -> Callable[..., Response]:
     return lambda *_: handle_app_error(error())
 
 
-def register_auth(app: Flask) -> None:
-    """Make flask-jwt-extended answer with problem documents."""
-    jwt.init_app(app)
+def register_auth(app: Flask, *, is_session_active: SessionCheck) -> None:
+    """Let flask-jwt-extended take the tokens of sessions that go on, and answer others with problem documents.
+
+    is_session_active: of (session's id, user's id, now); holds no database connection when it returns.
+    """
+    app.extensions[SESSION_CHECK] = is_session_active
+    jwt = JWTManager(app)
+    jwt.token_in_blocklist_loader(is_revoked)
     jwt.unauthorized_loader(refuse(TokenMissing))
     jwt.invalid_token_loader(refuse(TokenInvalid))
     jwt.token_verification_failed_loader(refuse(TokenInvalid))

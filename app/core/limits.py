@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
 import redis
 from flask import current_app, request
@@ -40,7 +41,7 @@ class Limit:
 REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minute)
 
 
-def limit_user(user_id: str) -> None:
+def limit_user(user_id: UUID) -> None:
     """Count a request of a session that lives. Raises RateLimited."""
     enforce(REQUESTS, f"user:{user_id}")
 

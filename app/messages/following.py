@@ -31,12 +31,12 @@ def follow_reply(
     release_connection()
     chosen = settings()
     with open_slot(user_id, per_user=chosen.streams_per_user, per_process=chosen.streams_per_process) as slot:
-        app, session_lives = current_app._get_current_object(), current_session_check()  # type: ignore[attr-defined]
+        app, is_session_active = current_app._get_current_object(), current_session_check()  # type: ignore[attr-defined]
 
         def load() -> Message:
             slot.keep()
             with app.app_context():  # and the connection goes back with it
-                if not session_lives():
+                if not is_session_active():
                     raise TokenRevoked
                 return get_message(user_id, chatroom_id, reply_id)
 

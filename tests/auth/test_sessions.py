@@ -7,7 +7,7 @@ import pytest
 from flask_jwt_extended import create_refresh_token
 from sqlalchemy import event, text
 
-from app.auth.tokens import session_lives
+from app.auth.tokens import is_session_active
 from app.core.clock import utc_now
 from app.core.database import db
 from tests.auth.conftest import Visitor, all_at_once
@@ -193,7 +193,7 @@ def test_use_is_noted_every_five_minutes(app, member):
         last_used = text("SELECT last_used_at FROM auth_sessions")
         began = db.session.scalar(last_used)
         for minutes, noted in ((4, 0), (6, 6), (10, 6), (12, 12)):
-            assert session_lives(claims["sid"], claims["sub"], began + timedelta(minutes=minutes))
+            assert is_session_active(claims["sid"], claims["sub"], began + timedelta(minutes=minutes))
             assert db.session.scalar(last_used) == began + timedelta(minutes=noted)
 
 

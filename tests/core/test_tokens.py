@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import jwt
 import pytest
+from flask import Flask
 from flask_jwt_extended import create_access_token, create_refresh_token
 
-from app.core.auth import TokenError
+from app.core.auth import TokenError, register_auth
 from app.core.database import db
 from tests.problems import assert_problem
 
@@ -152,3 +153,18 @@ def test_token_carries_a_string_identity_and_lasts_as_configured(user):
 def test_every_kind_of_token_error_has_a_challenge():
     for kind in TokenError.__subclasses__():
         assert kind().headers["WWW-Authenticate"].startswith("Bearer ")
+
+
+def test_application_without_a_session_check_does_not_start():
+    with pytest.raises(TypeError, match="is_session_active"):
+        register_auth(Flask("without"))
+
+
+def test_no_token_counts_where_the_session_check_is_lost(make_app, user):
+    app = make_app()
+    headers = {"Authorization": f"Bearer {user.access_token}"}
+    assert app.test_client().get("/user/me", headers=headers).status_code == 200
+    check = app.extensions.pop("is_session_active")
+    assert app.test_client().get("/user/me", headers=headers).status_code == 500
+    app.extensions["is_session_active"] = lambda session_id, user_id, now: not check(session_id, user_id, now)
+    assert_problem(app.test_client().get("/user/me", headers=headers), 401, "token_revoked")

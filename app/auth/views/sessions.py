@@ -6,13 +6,10 @@ from flask.views import MethodView
 
 from app.auth import sessions
 from app.auth.schemas import EXAMPLE_SESSION, EXAMPLE_TOKENS, SessionsOut, TokensOut
-from app.auth.tokens import session_lives
 from app.core.api import Blueprint
-from app.core.auth import check_sessions_with, current_rotation_id, current_session_id, current_user_id
+from app.core.auth import current_rotation_id, current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
-
-check_sessions_with(session_lives)
 
 blp = Blueprint("sessions", __name__, url_prefix="/auth", description="Refresh tokens; see and end logins.")
 
