@@ -106,6 +106,8 @@ class Settings(BaseSettings):
 
     # Accounts
     jwt_secret: str = DEVELOPMENT_JWT_SECRET
+    jwt_secret_previous: str = Field("", description="Tokens signed with it still count, during a rotation")
+    hash_secret: str = Field("", description="Keys the hashes of numbers and codes; JWT_SECRET when empty")
     jwt_expires_in: Duration = timedelta(days=1)
     refresh_expires_in: Duration = timedelta(days=30)
     otp_delivery: OtpDelivery = OtpDelivery.RESPONSE
@@ -185,18 +187,22 @@ class Settings(BaseSettings):
         fine = not (in_production(info) and value.startswith("rediss://") and unchecked)
         return must(value, fine, "REDIS_URL must check the certificate in production: remove ssl_cert_reqs from it.")
 
-    @field_validator("jwt_secret")
+    @field_validator("jwt_secret", "jwt_secret_previous", "hash_secret")
     @classmethod
     def own_secret(cls, value: str, info: ValidationInfo) -> str:
-        if not in_production(info):
+        """JWT_SECRET must be there; the other two may be left out, and are held to the same when they are not."""
+        variable = str(info.field_name).upper()
+        is_required = variable == "JWT_SECRET"
+        if not in_production(info) or not (value or is_required):
             return value
-        must(value, value != DEVELOPMENT_JWT_SECRET, "JWT_SECRET must be set in production.")
+        lack = "must be set in production." if is_required else "must be another one in production than in development."
+        must(value, value not in {"", DEVELOPMENT_JWT_SECRET}, f"{variable} {lack}")
         is_example = any(mark in value.lower() for mark in EXAMPLE_MARKS)
-        must(value, not is_example, "JWT_SECRET is an example: make one of your own for production.")
+        must(value, not is_example, f"{variable} is an example: make one of your own for production.")
         return must(
             value,
             len(value.encode()) >= MIN_SECRET_BYTES,
-            f"JWT_SECRET is too short for production: it needs at least {MIN_SECRET_BYTES} bytes.",
+            f"{variable} is too short for production: it needs at least {MIN_SECRET_BYTES} bytes.",
         )
 
     @field_validator("otp_response_in_production")

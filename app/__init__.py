@@ -47,7 +47,6 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     app.config.update(
         SQLALCHEMY_DATABASE_URI=settings.database_url,
         SQLALCHEMY_ENGINE_OPTIONS=engine_options(settings.database_pool_size),
-        JWT_SECRET_KEY=settings.jwt_secret,
         JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
         JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
     )
@@ -55,7 +54,12 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     register_request_log(app)
     register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
     register_error_handlers(app)
-    register_auth(app, is_session_active=is_session_active)
+    register_auth(
+        app,
+        secret=settings.jwt_secret,
+        previous_secret=settings.jwt_secret_previous,
+        is_session_active=is_session_active,
+    )
     db.init_app(app)
     Migrate(app, db, render_as_batch=False, compare_type=True)
     register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)

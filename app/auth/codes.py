@@ -10,8 +10,8 @@ from app.auth.errors import OtpCooldown
 from app.auth.models import OneTimeCode, Purpose
 from app.auth.throttles import lock_throttle
 from app.core.clock import seconds_until
+from app.core.crypto import keyed_hash
 from app.core.database import db
-from app.core.keyed_hashes import keyed_hash
 from app.users.mobile_numbers import mobile_key
 
 DIGITS = 6  # NIST SP 800-63B-4: at least six decimal digits

@@ -14,9 +14,9 @@ from sqlalchemy import select, update
 
 from app.auth.codes import LIFETIME
 from app.auth.models import OneTimeCode
+from app.core.crypto import seal, unseal
 from app.core.database import db
 from app.core.logs import log_event
-from app.core.sealing import seal, unseal
 from app.core.settings import settings
 from app.core.transactions import Transaction, transaction
 from app.integrations.sms import SmsRejected, SmsUnavailable, Twilio

@@ -20,6 +20,7 @@ from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt.exceptions import PyJWTError
 
 from app.core.clock import utc_now
+from app.core.crypto import derive_key
 from app.core.errors import AppError, handle_app_error
 from app.core.limits import REQUESTS, limit_address, limit_user
 
@@ -136,17 +137,28 @@ def claimed_id(claims: dict[str, Any], name: str) -> UUID:
         raise TokenInvalid from None
 
 
+def key_id(secret: str) -> str:
+    """What a token's header calls the secret that it is signed with (RFC 7515, 4.1.4)."""
+    return derive_key(secret, "token-key-id").hex()[:16]
+
+
 def refuse(error: type[TokenError]) -> Callable[..., Response]:
     return lambda *_: handle_app_error(error())
 
 
-def register_auth(app: Flask, *, is_session_active: SessionCheck) -> None:
+def register_auth(app: Flask, *, secret: str, previous_secret: str = "", is_session_active: SessionCheck) -> None:
     """Let flask-jwt-extended take the tokens of sessions that go on, and answer others with problem documents.
 
-    is_session_active: of (session's id, user's id, now); holds no database connection when it returns.
+    secret: what tokens are signed with. previous_secret: also accepted. is_session_active: is asked with the ids of a
+    session and its user, and now; holds no database connection when it returns.
     """
     app.extensions[SESSION_CHECK] = is_session_active
+    app.config["JWT_SECRET_KEY"] = secret
+    current_id = key_id(secret)
+    secrets = {key_id(previous_secret): previous_secret} if previous_secret else {}
     jwt = JWTManager(app)
+    jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
+    jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), secret))
     jwt.token_in_blocklist_loader(is_revoked)
     jwt.unauthorized_loader(refuse(TokenMissing))
     jwt.invalid_token_loader(refuse(TokenInvalid))

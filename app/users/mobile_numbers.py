@@ -7,7 +7,7 @@ import marshmallow as ma
 import phonenumbers
 from phonenumbers import PhoneNumberType
 
-from app.core.keyed_hashes import keyed_hash
+from app.core.crypto import keyed_hash
 from app.core.schemas import Text
 from app.core.settings import settings
 from app.users.models import E164

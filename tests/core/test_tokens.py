@@ -157,7 +157,7 @@ def test_every_kind_of_token_error_has_a_challenge():
 
 def test_application_without_a_session_check_does_not_start():
     with pytest.raises(TypeError, match="is_session_active"):
-        register_auth(Flask("without"))
+        register_auth(Flask("without"), secret="a-secret-of-the-test-long-enough-for-hs256")
 
 
 def test_no_token_counts_where_the_session_check_is_lost(make_app, user):

@@ -1,0 +1,49 @@
+"""Keyed hashes and encryption, each purpose under a key of its own, derived from HASH_SECRET.
+
+Without HASH_SECRET they derive from JWT_SECRET, which then must stay for as long as anything that is hashed.
+"""
+
+import base64
+import hashlib
+import hmac
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from app.core.settings import settings
+
+
+@lru_cache(maxsize=32)  # the same few at each request
+def derive_key(secret: str, purpose: str) -> bytes:
+    """32 bytes for the purpose (HKDF-SHA-256, RFC 5869): they tell nothing of the secret or of another purpose's."""
+    return HKDF(SHA256(), length=32, salt=None, info=purpose.encode()).derive(secret.encode())
+
+
+def purpose_key(purpose: str) -> bytes:
+    return derive_key(settings().hash_secret or settings().jwt_secret, purpose)
+
+
+def keyed_hash(purpose: str, *parts: str) -> str:
+    """HMAC-SHA-256 over `parts`, hexadecimal: for what must be recognised again and not be readable."""
+    return hmac.new(purpose_key(f"hash:{purpose}"), "\x1f".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+def seal(purpose: str, text: str, now: datetime) -> str:
+    """The text encrypted and authenticated (Fernet): for what must be readable again, by this service alone."""
+    return sealer(purpose).encrypt_at_time(text.encode(), int(now.timestamp())).decode()
+
+
+def unseal(purpose: str, sealed: str, *, max_age: timedelta, now: datetime) -> str | None:
+    """What was sealed; None when it is older than `max_age`, or was not sealed here."""
+    try:
+        moment = int(now.timestamp())
+        return sealer(purpose).decrypt_at_time(sealed.encode(), int(max_age.total_seconds()), moment).decode()
+    except InvalidToken:
+        return None
+
+
+def sealer(purpose: str) -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(purpose_key(f"seal:{purpose}")))
