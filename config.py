@@ -9,21 +9,20 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import ip_address
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
-DEVELOPMENT_JWT_SECRET = "development-only-secret-change-it-before-production"  # noqa: S105 - refused in production
+from production_rules import DEVELOPMENT_JWT_SECRET, refusal
+
 Value = TypeVar("Value")
 
 REFUSED = "refused"
-MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: a key for HS256 is at least as long as the hash
-EXAMPLE_MARKS = ("change-me", "changeme", "change-it", "change_me", "example")
-SANDBOX_MARK = "sandbox"  # in every key that the stand-ins of the sandbox take
+UNTOLD = "APP_ENV is not set: say `production`, or `development` on a machine that nobody else reaches."
 PRODUCTION_REQUESTS_PER_MINUTE = 120
 DEVELOPMENT_REQUESTS_PER_MINUTE = 6_000  # all of a team's tests come from one address
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -90,8 +89,15 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
+    # Where it runs, and what production refuses unless it is said here: first, since other settings are judged by it
+    app_env: AppEnv
+    otp_response_in_production: bool = Field(False, description="Tell codes in responses, for a demonstration")
+    otp_log_in_production: bool = Field(False, description="Tell codes in the log")
+    stripe_test_key_in_production: bool = Field(False, description="Sell Pro for no money")
+    plain_http_in_production: bool = Field(False, description="Gemini, Stripe and Twilio by http:// or on this machine")
+    plain_database_in_production: bool = Field(False, description="PostgreSQL without TLS, on a private network")
+
     # The process
-    app_env: AppEnv = AppEnv.DEVELOPMENT
     flask_debug: bool = False
     port: int = Field(5000, ge=1, le=65_535)
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -103,6 +109,7 @@ class Settings(BaseSettings):
     database_url: str
     database_pool_size: int = Field(20, ge=1, le=200, description="Connections of one process")
     redis_url: str = Field(pattern="^rediss?://")
+    redis_pool_size: int = Field(50, ge=2, le=1_000, description="Connections of one process for each purpose")
 
     # Accounts
     jwt_secret: str = DEVELOPMENT_JWT_SECRET
@@ -111,7 +118,6 @@ class Settings(BaseSettings):
     jwt_expires_in: Duration = timedelta(days=1)
     refresh_expires_in: Duration = timedelta(days=30)
     otp_delivery: OtpDelivery = OtpDelivery.RESPONSE
-    otp_response_in_production: bool = False
     allowed_country_codes: CountryList = []
     twilio_account_sid: str = ""
     twilio_auth_token: str = ""
@@ -163,6 +169,10 @@ class Settings(BaseSettings):
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
             raise ValueError("must start with postgres:// or postgresql://")
+        try:
+            make_url(f"postgresql+psycopg2://{rest}")
+        except (ArgumentError, ValueError):
+            raise ValueError("cannot be read as an address") from None
         return f"postgresql+psycopg2://{rest}"
 
     @field_validator("rate_limit_per_minute")
@@ -173,49 +183,6 @@ class Settings(BaseSettings):
             return value
         return PRODUCTION_REQUESTS_PER_MINUTE if in_production(info) else DEVELOPMENT_REQUESTS_PER_MINUTE
 
-    @field_validator("flask_debug")
-    @classmethod
-    def no_debugger(cls, value: bool, info: ValidationInfo) -> bool:
-        return must(value, not (value and in_production(info)), "FLASK_DEBUG must be off in production.")
-
-    @field_validator("redis_url")
-    @classmethod
-    def check_certificates(cls, value: str, info: ValidationInfo) -> str:
-        options = parse_qs(urlsplit(value).query.lower())
-        unchecked = {"none", "optional", "cert_none", "cert_optional"} & {*options.get("ssl_cert_reqs", [])}
-        unchecked |= {"false", "0", "no"} & {*options.get("ssl_check_hostname", [])}
-        fine = not (in_production(info) and value.startswith("rediss://") and unchecked)
-        return must(value, fine, "REDIS_URL must check the certificate in production: remove ssl_cert_reqs from it.")
-
-    @field_validator("jwt_secret", "jwt_secret_previous", "hash_secret")
-    @classmethod
-    def own_secret(cls, value: str, info: ValidationInfo) -> str:
-        """JWT_SECRET must be there; the other two may be left out, and are held to the same when they are not."""
-        variable = str(info.field_name).upper()
-        is_required = variable == "JWT_SECRET"
-        if not in_production(info) or not (value or is_required):
-            return value
-        lack = "must be set in production." if is_required else "must be another one in production than in development."
-        must(value, value not in {"", DEVELOPMENT_JWT_SECRET}, f"{variable} {lack}")
-        is_example = any(mark in value.lower() for mark in EXAMPLE_MARKS)
-        must(value, not is_example, f"{variable} is an example: make one of your own for production.")
-        return must(
-            value,
-            len(value.encode()) >= MIN_SECRET_BYTES,
-            f"{variable} is too short for production: it needs at least {MIN_SECRET_BYTES} bytes.",
-        )
-
-    @field_validator("otp_response_in_production")
-    @classmethod
-    def confirm_otp_response(cls, value: bool, info: ValidationInfo) -> bool:
-        shown = in_production(info) and info.data.get("otp_delivery") is OtpDelivery.RESPONSE
-        return must(
-            value,
-            value or not shown,
-            "OTP_DELIVERY is `response`, which tells anybody anybody's code: choose another one for production, or "
-            "say it again with OTP_RESPONSE_IN_PRODUCTION=true.",
-        )
-
     @field_validator("twilio_account_sid", "twilio_auth_token", "twilio_from")
     @classmethod
     def with_credentials(cls, value: str, info: ValidationInfo) -> str:
@@ -223,23 +190,12 @@ class Settings(BaseSettings):
         variable = str(info.field_name).upper()
         return must(value, bool(value) or not needed, f"{variable} must be set when OTP_DELIVERY is `twilio`.")
 
-    @field_validator("stripe_webhook_secret")
+    @field_validator("*")
     @classmethod
-    def with_webhook_secret(cls, value: str, info: ValidationInfo) -> str:
-        fine = bool(value) or not in_production(info)
-        return must(value, fine, "STRIPE_WEBHOOK_SECRET must be set in production.")
-
-    @field_validator("gemini_api_key", "stripe_secret_key", "stripe_webhook_secret")
-    @classmethod
-    def no_sandbox_key(cls, value: str, info: ValidationInfo) -> str:
-        fine = not (in_production(info) and SANDBOX_MARK in value.lower())
-        return must(value, fine, f"{str(info.field_name).upper()} is the sandbox's, which production must not use.")
-
-    @field_validator("gemini_api_endpoint", "stripe_api_base", "twilio_api_base")
-    @classmethod
-    def no_stand_in(cls, value: str, info: ValidationInfo) -> str:
-        fine = not (in_production(info) and is_on_this_machine(value))
-        return must(value, fine, f"{str(info.field_name).upper()} is a stand-in's, which production must not use.")
+    def fit_for_production(cls, value: Value, info: ValidationInfo) -> Value:
+        """What production refuses stands in production_rules.py."""
+        told = refusal(str(info.field_name), value, info.data) if in_production(info) else None
+        return must(value, told is None, str(told))
 
     @property
     def is_production(self) -> bool:
@@ -261,14 +217,6 @@ def must(value: Value, condition: bool, refusal: str) -> Value:
     return value
 
 
-def is_on_this_machine(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    try:
-        return ip_address(host).is_loopback or ip_address(host).is_unspecified
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 def env_file() -> str:
     """The file that development reads variables from; one that is not there, such as /dev/null, says nothing."""
     return os.environ.get("ENV_FILE") or ".env"
@@ -278,13 +226,20 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the environment, and in development ENV_FILE (`.env` when it is not set), into `Settings`.
 
     overrides: fields that win over the environment.
-    Raises ConfigError with one sentence for each variable that is missing or wrong.
+    Raises ConfigError with one sentence for each variable that is missing or wrong; without APP_ENV with that alone,
+    since the others are judged by it.
     """
     is_production = os.environ.get("APP_ENV", "").strip().lower() == AppEnv.PRODUCTION
     try:
-        return Settings(_env_file=None if is_production else env_file(), **overrides)
+        settings = Settings(_env_file=None if is_production else env_file(), **overrides)
     except ValidationError as error:
-        raise ConfigError(" ".join(sentence(problem) for problem in error.errors())) from None
+        problems = error.errors()
+        if any(problem["loc"] == ("app_env",) and problem["type"] == "missing" for problem in problems):
+            raise ConfigError(UNTOLD) from None
+        raise ConfigError(" ".join(sentence(problem) for problem in problems)) from None
+    if settings.is_production and not is_production and "app_env" not in overrides:
+        raise ConfigError("APP_ENV is `production` in a file that is read in development only: set it outside.")
+    return settings
 
 
 def sentence(problem: Mapping[str, Any]) -> str:

@@ -6,14 +6,23 @@ Read by the master before the application is loaded. What may differ from machin
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from typing import Any
 
 from gunicorn import glogging
 from gunicorn.http.wsgi import Response
 
+from config import ConfigError, load_settings
+
+# A process that could not load the application would leave a master that listens for nobody.
+try:
+    settings = load_settings()
+except ConfigError as error:
+    sys.exit(f"Configuration: {error}")
+
 # ── Where ────────────────────────────────────────────────────────────────────
-bind = f"0.0.0.0:{os.environ.get('PORT', '5000')}"
+bind = f"0.0.0.0:{settings.port}"
 # TRUSTED_PROXIES decides whom to believe, in one place.
 forwarded_allow_ips = ""
 
@@ -93,9 +102,7 @@ class Logger(glogging.Logger):  # type: ignore[misc]
         from app.core.logs import configure_logging, log_through_root  # noqa: PLC0415 - after `prepare_metrics`
 
         super().setup(cfg)
-        usual = "json" if os.environ.get("APP_ENV", "").strip().lower() == "production" else "readable"
-        form = os.environ.get("LOG_FORMAT", "").strip() or usual
-        configure_logging(level="INFO", as_json=form == "json")
+        configure_logging(level="INFO", as_json=settings.logs_json)
         log_through_root("gunicorn.error", "gunicorn.access")
 
 
@@ -120,18 +127,17 @@ def post_fork(_server: Any, worker: Any) -> None:
     app = worker.app.wsgi()
     with app.app_context():
         db.engine.dispose(close=False)
-    if worker.age == 1:  # one of them says it for all
-        warn_of_few_threads(worker.log, app.extensions["settings"].streams_per_process)
+    leave_threads(app.extensions, worker.log if worker.age == 1 else None)  # one of them says it for all
 
 
-def warn_of_few_threads(log: Any, streams: int) -> None:
-    """Streams hold a thread each: too few beside them, and streams alone could keep everybody else waiting."""
-    left = max(0, threads - streams)
-    if left < SPARE_THREADS:
-        log.warning(
-            f"WEB_THREADS is {threads}, which leaves {left} beside STREAMS_PER_PROCESS ({streams}): "
-            f"leave {SPARE_THREADS} at least, or a process full of streams answers nobody else."
-        )
+def leave_threads(extensions: dict[str, Any], log: Any) -> None:
+    """Streams hold a thread each: allow fewer than STREAMS_PER_PROCESS rather than keep everybody else waiting."""
+    wanted, at_most = extensions["settings"].streams_per_process, max(threads // 2, threads - SPARE_THREADS)
+    if wanted <= at_most:
+        return
+    extensions["settings"] = extensions["settings"].model_copy(update={"streams_per_process": at_most})
+    if log:
+        log.warning(f"WEB_THREADS is {threads}, which allows {at_most} streams, not STREAMS_PER_PROCESS ({wanted}).")
 
 
 def post_worker_init(worker: Any) -> None:

@@ -62,8 +62,20 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     )
     db.init_app(app)
     Migrate(app, db, render_as_batch=False, compare_type=True)
-    register_redis(app, settings.redis_url, list_ttl_seconds=settings.chatroom_list_ttl_seconds)
-    register_celery(app, settings.redis_url, routes=ROUTES, schedule=beat_schedule(settings))
+    register_redis(
+        app,
+        settings.redis_url,
+        list_ttl_seconds=settings.chatroom_list_ttl_seconds,
+        pool_size=settings.redis_pool_size,
+        held_requests=settings.streams_per_process,
+    )
+    register_celery(
+        app,
+        settings.redis_url,
+        pool_size=settings.redis_pool_size,
+        routes=ROUTES,
+        schedule=beat_schedule(settings),
+    )
     api = make_api(app)
     for blueprint in (
         accounts.blp,

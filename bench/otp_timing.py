@@ -5,7 +5,6 @@ databases, and compares the medians. Exits with 1 when one differs by more than 
 more than NOTICEABLE_SECONDS.
 """
 
-import os
 import statistics
 import sys
 import time
@@ -87,7 +86,11 @@ def compare(client: FlaskClient, known: list[str], unknown: list[str]) -> bool:
 def main() -> int:
     with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
         settings = load_settings(
-            database_url=postgres.url, redis_url=valkey.url, rate_limit_per_minute=0, log_level="ERROR"
+            app_env="development",
+            database_url=postgres.url,
+            redis_url=valkey.url,
+            rate_limit_per_minute=0,
+            log_level="ERROR",
         )
         app = create_app(settings)
         with app.app_context():
@@ -102,5 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ.pop("APP_ENV", None)
     sys.exit(main())

@@ -99,6 +99,7 @@ def main() -> None:
             "REDIS_URL": valkey.url,
             "JWT_SECRET": secrets.token_urlsafe(48),
             "OTP_DELIVERY": "log",
+            "OTP_LOG_IN_PRODUCTION": "true",
             "GEMINI_API_KEY": "not-used-here",
             "STRIPE_WEBHOOK_SECRET": "not-used-here",
             "PYTHONDONTWRITEBYTECODE": "1",

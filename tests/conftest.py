@@ -34,6 +34,7 @@ def clean_environment() -> None:
     """Neither a variable nor the `.env` of the developer reaches a test, or a process that a test starts."""
     for field in Settings.model_fields:
         os.environ.pop(field.upper(), None)
+    os.environ["APP_ENV"] = "development"
     os.environ["ENV_FILE"] = os.devnull
     os.environ["FLASK_SKIP_DOTENV"] = "1"  # the `flask` command reads a `.env` by itself
 

@@ -7,15 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from config import DEVELOPMENT_JWT_SECRET, ConfigError, load_settings
+from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
+from production_rules import RULES
 from tests.conftest import ROOT
 
 GOOD = {
     "app_env": "production",
-    "database_url": "postgresql://db.example.org/app",
+    "database_url": "postgresql://db.example.org/app?sslmode=require",
     "redis_url": "rediss://redis.example.org:6379",
     "jwt_secret": "q8Zr2vXw5uTn7sLk3pYb9dHf4gJc6mRa",
     "otp_delivery": "log",
+    "otp_log_in_production": "true",
     "gemini_api_key": "AIza-something",
     "stripe_secret_key": "sk_live_something",
     "stripe_webhook_secret": "whsec_something",
@@ -28,11 +30,14 @@ TWILIO = {
 }
 
 
+PLAIN = "DATABASE_URL leads beyond this machine without demanding TLS"
+
+
 @pytest.fixture(autouse=True)
 def own_environment(clean_environment, monkeypatch, tmp_path):
     """A folder of its own, and none of the developer's variables."""
     monkeypatch.chdir(tmp_path)
-    for name in ("FLASK_DEBUG", "APP_ENV"):
+    for name in ("FLASK_DEBUG", "APP_ENV", "PGHOST", "PGSSLMODE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -56,10 +61,10 @@ def test_production_starts_with_settings_of_its_own():
         ({"jwt_secret": "an-EXAMPLE-secret-that-is-long-enough"}, "JWT_SECRET is an example"),
         ({"jwt_secret": ""}, "JWT_SECRET must be set in production."),
         ({"jwt_secret_previous": "short-but-random-8hGf3"}, "JWT_SECRET_PREVIOUS is too short"),
-        ({"jwt_secret_previous": DEVELOPMENT_JWT_SECRET}, "JWT_SECRET_PREVIOUS must be another"),
+        ({"jwt_secret_previous": DEVELOPMENT_JWT_SECRET}, "JWT_SECRET_PREVIOUS is an example"),
         ({"hash_secret": "short-but-random-8hGf3"}, "HASH_SECRET is too short"),
         ({"hash_secret": "change-me-to-something-long-and-random"}, "HASH_SECRET is an example"),
-        ({"hash_secret": DEVELOPMENT_JWT_SECRET}, "HASH_SECRET must be another"),
+        ({"hash_secret": DEVELOPMENT_JWT_SECRET}, "HASH_SECRET is an example"),
         ({"stripe_webhook_secret": None}, "STRIPE_WEBHOOK_SECRET must be set in production."),
         ({"stripe_webhook_secret": "whsec_sandbox"}, "STRIPE_WEBHOOK_SECRET is the sandbox's"),
         ({"stripe_secret_key": "sk_test_sandbox"}, "STRIPE_SECRET_KEY is the sandbox's"),
@@ -68,8 +73,21 @@ def test_production_starts_with_settings_of_its_own():
         ({"gemini_api_endpoint": "http://[::1]:8081"}, "GEMINI_API_ENDPOINT is a stand-in's"),
         ({"stripe_api_base": "http://localhost:8082"}, "STRIPE_API_BASE is a stand-in's"),
         ({**TWILIO, "twilio_api_base": "http://127.0.0.1:8083"}, "TWILIO_API_BASE is a stand-in's"),
-        ({"otp_delivery": "response"}, "OTP_DELIVERY is `response`"),
         ({"otp_delivery": None}, "OTP_DELIVERY is `response`"),
+        ({"otp_log_in_production": None}, "OTP_DELIVERY is `log`"),
+        ({"otp_delivery": "response"}, "OTP_DELIVERY is `response`"),  # the one confirmation is not the other
+        ({"stripe_secret_key": "sk_test_something"}, "STRIPE_SECRET_KEY is of Stripe's test mode"),
+        ({"stripe_secret_key": "rk_test_something"}, "STRIPE_SECRET_KEY is of Stripe's test mode"),
+        ({"gemini_api_endpoint": "http://gemini.example.org"}, "GEMINI_API_ENDPOINT shows keys and conversations"),
+        ({"stripe_api_base": "HTTP://stripe.example.org"}, "STRIPE_API_BASE"),
+        ({**TWILIO, "twilio_api_base": "http://twilio.example.org"}, "TWILIO_API_BASE shows keys and conversations"),
+        ({"database_url": "postgres://app:word@db.example.org/app"}, PLAIN),
+        ({"database_url": "postgresql://db.example.org/app?sslmode=prefer"}, PLAIN),
+        ({"database_url": "postgresql://10.0.0.7:5432/app"}, PLAIN),
+        ({"database_url": "postgresql://dpg-a1b2-a/app"}, PLAIN),
+        ({"database_url": "postgresql:///app?host=127.0.0.1,db.example.org"}, PLAIN),
+        ({"database_url": "postgresql:///app?host=/run/pg&host=db.example.org"}, PLAIN),
+        ({"database_url": "postgresql://localhost/app?hostaddr=10.0.0.7"}, PLAIN),
         ({"flask_debug": "1"}, "FLASK_DEBUG must be off in production."),
         ({"redis_url": "rediss://redis.example.org?ssl_cert_reqs=none"}, "REDIS_URL must check the certificate"),
         ({"redis_url": "rediss://redis.example.org?ssl_cert_reqs=CERT_NONE"}, "REDIS_URL must check the certificate"),
@@ -107,8 +125,18 @@ def test_everything_that_is_wrong_is_told_together():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"otp_delivery": "response", "otp_response_in_production": "true"},
-        TWILIO,
+        {"otp_delivery": "response", "otp_response_in_production": "true", "otp_log_in_production": None},
+        {**TWILIO, "otp_log_in_production": None},
+        {"stripe_secret_key": "sk_test_something", "stripe_test_key_in_production": "true"},
+        {"stripe_secret_key": None},
+        {"gemini_api_endpoint": "http://gemini.example.org", "plain_http_in_production": "true"},
+        {"stripe_api_base": "http://127.0.0.1:8082", "plain_http_in_production": "true"},
+        {"database_url": "postgresql://dpg-a1b2-a/app", "plain_database_in_production": "true"},
+        {"database_url": "postgresql://db.example.org/app?sslmode=verify-full&sslrootcert=system"},
+        {"database_url": "postgresql://localhost/app"},
+        {"database_url": "postgresql://[::1]:5432/app"},
+        {"database_url": "postgresql://app@/app?host=/run/postgresql"},
+        {"database_url": "postgresql:///app"},
         {"gemini_api_endpoint": "https://gemini.example.org"},
         {"redis_url": "rediss://redis.example.org?ssl_cert_reqs=required"},
         {"redis_url": "redis://10.0.0.7:6379"},
@@ -119,9 +147,48 @@ def test_production_starts(changes):
     assert load(**changes).is_production
 
 
+def test_every_refusal_that_can_be_confirmed_names_what_confirms_it():
+    confirmed = {rule.unless for rule in RULES if rule.unless}
+    assert confirmed == {name for name in Settings.model_fields if name.endswith("_in_production")}
+    declared = list(Settings.model_fields)
+    assert not [rule for rule in RULES if rule.unless and declared.index(rule.unless) > declared.index(rule.setting)]
+    with pytest.raises(ConfigError, match=r"or say it again with OTP_LOG_IN_PRODUCTION=true\.$"):
+        load(otp_log_in_production=None)
+
+
+def test_what_the_url_leaves_open_libpq_takes_from_its_own_variables(monkeypatch):
+    monkeypatch.setenv("PGHOST", "db.example.org")
+    with pytest.raises(ConfigError, match=PLAIN):
+        load(database_url="postgresql:///app")
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert load(database_url="postgresql:///app").is_production
+    with pytest.raises(ConfigError, match=PLAIN):
+        load(database_url="postgresql:///app?sslmode=disable")
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "postgresql://x:port/y", "nothing"])
+def test_what_is_no_address_of_a_database_is_refused_everywhere(url):
+    with pytest.raises(ConfigError, match=r"^DATABASE_URL is wrong: [^.]+\.$"):
+        load(app_env="development", database_url=url)
+
+
+@pytest.mark.parametrize("variable", [None, ""])
+def test_whoever_is_not_told_where_it_runs_says_that_alone(variable, monkeypatch):
+    if variable is not None:
+        monkeypatch.setenv("APP_ENV", variable)
+    with pytest.raises(ConfigError, match=r"^APP_ENV is not set: [^.]+\.$"):
+        load(app_env=None, database_url=None, jwt_secret=None)
+
+
+def test_a_misspelt_environment_is_refused():
+    with pytest.raises(ConfigError, match=r"^APP_ENV is wrong: "):
+        load(app_env="prod")
+
+
 def test_development_takes_all_of_it():
     settings = load_settings(
-        database_url="postgres://localhost/app",
+        app_env="development",
+        database_url="postgres://db.example.org/app",
         redis_url="redis://localhost",
         gemini_api_key="sandbox-key",
         gemini_api_endpoint="http://127.0.0.1:8081",
@@ -149,11 +216,14 @@ def test_country_codes_are_calling_codes_or_regions(codes):
         load(allowed_country_codes=codes)
 
 
+ENV_TEXT = "APP_ENV=development\nBASIC_DAILY_PROMPTS=1\nDATABASE_URL=postgres://x/y\nREDIS_URL=redis://x\n"
+
+
 @pytest.fixture
 def env_file(tmp_path):
     """A developer's own file, in the folder that the process starts in."""
     file = tmp_path / ".env"
-    file.write_text("BASIC_DAILY_PROMPTS=1\nDATABASE_URL=postgres://x/y\nREDIS_URL=redis://x\n")
+    file.write_text(ENV_TEXT)
     return file
 
 
@@ -164,7 +234,8 @@ def prompts_of_a_process(folder):
     return int(done.stdout)
 
 
-def test_an_env_file_of_the_developer_reaches_neither_a_test_nor_its_processes(env_file):
+def test_an_env_file_of_the_developer_reaches_neither_a_test_nor_its_processes(env_file, monkeypatch):
+    monkeypatch.setenv("APP_ENV", "development")
     assert load_settings(database_url="postgres://z/z", redis_url="redis://z").basic_daily_prompts == 5
     assert prompts_of_a_process(env_file.parent) == 5
 
@@ -176,26 +247,48 @@ def test_the_env_file_is_read_in_development(env_file, monkeypatch):
 
 
 def test_another_env_file_may_be_named(env_file, monkeypatch, tmp_path):
-    (tmp_path / "other").write_text("BASIC_DAILY_PROMPTS=2\nDATABASE_URL=postgres://x/y\nREDIS_URL=redis://x\n")
+    (tmp_path / "other").write_text(ENV_TEXT.replace("=1", "=2"))
     monkeypatch.setenv("ENV_FILE", str(tmp_path / "other"))
     assert load_settings().basic_daily_prompts == 2
     assert prompts_of_a_process(tmp_path) == 2
 
 
-@pytest.mark.parametrize(
-    "command", [["gunicorn", "--check-config", "wsgi:app"], ["celery", "-A", "celery_worker", "report"]]
-)
-def test_process_says_it_in_one_line_and_ends(command):
-    environ = {
-        "PATH": os.environ["PATH"],
-        "APP_ENV": "production",
-        "REDIS_URL": "redis://x",
-        "DATABASE_URL": "postgres://x",
-    }
+def test_production_is_not_told_by_a_file_that_it_does_not_read(env_file, monkeypatch):
+    monkeypatch.delenv("ENV_FILE")
+    env_file.write_text(ENV_TEXT.replace("development", "production"))
+    with pytest.raises(ConfigError, match=r"^APP_ENV is `production` in a file"):
+        load(app_env=None)
+
+
+COMMANDS = [
+    ["gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"],
+    ["celery", "-A", "celery_worker", "worker"],
+    ["celery", "-A", "celery_worker", "beat"],
+    ["flask", "--app", "wsgi", "db", "upgrade"],
+]
+
+
+def last_words(command, **variables):
+    """What a process says that refuses to start."""
+    environ = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"} | variables
+    environ |= {"REDIS_URL": "redis://x", "DATABASE_URL": "postgres://x"}
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode != 0
-    assert "JWT_SECRET must be set in production." in done.stderr
-    assert "STRIPE_WEBHOOK_SECRET must be set in production." in done.stderr
-    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_process_that_is_not_told_where_it_runs_says_so_in_one_sentence_and_ends(command):
+    said = last_words(command)
+    assert said.startswith("Configuration: APP_ENV is not set: ")
+    assert (said.count("\n"), said.count(".")) == (1, 1)
+
+
+@pytest.mark.parametrize("command", COMMANDS[:2], ids=" ".join)
+def test_process_says_it_in_one_line_and_ends(command):
+    said = last_words(command, APP_ENV="production")
+    assert "JWT_SECRET must be set in production." in said
+    assert "STRIPE_WEBHOOK_SECRET must be set in production." in said
+    assert "Traceback" not in said

@@ -19,11 +19,11 @@ from sandbox.stack.welcome import conversation
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 VARIABLES = {field.upper() for field in Settings.model_fields}
-REQUIRED = {"database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
+REQUIRED = {"app_env": "development", "database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
 # Cells that describe a default rather than spell it.
 DESCRIBED = {"required", "none", "for development", "a sentence"}
 FILLED_IN = {
-    "DATABASE_URL": "postgresql://db.example.org/app",
+    "DATABASE_URL": "postgresql://db.example.org/app?sslmode=require",
     "REDIS_URL": "rediss://redis.example.org",
     "JWT_SECRET": "q8Zr2vXw5uTn7sLk3pYb9dHf4gJc6mRa",
     "GEMINI_API_KEY": "AIza-something",
@@ -111,7 +111,7 @@ def test_env_example_changes_nothing_when_copied(clean_environment):
 def test_env_example_holds_no_secret():
     secret_ones = [name for name in VARIABLES if re.search("SECRET|KEY|TOKEN|PASSWORD|_URL$", name)]
     given = {name: example_variables()[name] for name in secret_ones if example_variables()[name]}
-    assert set(given) <= {"FRONTEND_URL"}
+    assert set(given) <= {"FRONTEND_URL", "STRIPE_TEST_KEY_IN_PRODUCTION"}
 
 
 def test_readme_lists_every_route_and_no_other(make_app):

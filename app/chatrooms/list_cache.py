@@ -48,9 +48,12 @@ class ListCache:
         try:
             self.version, stored = cache.get_many(self.version_key, self.page_key)
             if self.version is None:
-                self.version = secrets.token_hex(8)
-                if not cache.add(self.version_key, self.version, timeout=VERSION_TTL_SECONDS):
-                    self.version = cache.get(self.version_key)
+                version = secrets.token_hex(8)
+                added = cache.add(self.version_key, version, timeout=VERSION_TTL_SECONDS)
+                self.version = version if added else cache.get(self.version_key)
+                if self.version is None:  # what stands there is no version of ours
+                    cache.set(self.version_key, version, timeout=VERSION_TTL_SECONDS)
+                    self.version = version
                 return None
         except redis.RedisError:
             self.version = None

@@ -1,8 +1,10 @@
-"""Redis: the list cache, the limiter's storage and plain clients, all with bounded waits."""
+"""Redis: the list cache, the limiter's storage and plain clients, with bounded waits and bounded pools."""
 
+import json
 from typing import Any, cast
 
 import redis
+from cachelib.serializers import BaseSerializer
 from flask import Flask, current_app
 from flask_caching import Cache
 from flask_limiter import Limiter
@@ -11,30 +13,59 @@ from limits.strategies import RateLimiter
 
 TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each: a request meets at most a few of them
 TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
+POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
 MAX_BLOCK_SECONDS = 5  # a blocking read asks again this often, so a silent Redis is noticed
+
+
+class TextSerializer(BaseSerializer):
+    """Keeps text as JSON. The library's own serializers unpickle, and so run, what anybody put into Redis."""
+
+    def dumps(self, value: str, *_: object) -> bytes:
+        return json.dumps(value).encode()
+
+    def loads(self, stored: bytes | None) -> str | None:
+        """The text; None, which is a miss, for whatever is no text of ours."""
+        try:
+            text = json.loads(stored or b"null")
+        except (ValueError, RecursionError):
+            return None
+        return text if isinstance(text, str) else None
+
 
 cache = Cache()
 limiter = Limiter(key_func=get_remote_address, strategy="fixed-window", swallow_errors=True)
 
 
-def register_redis(app: Flask, url: str, *, list_ttl_seconds: int) -> None:
-    """Connect the extensions that live on Redis. Nothing is contacted before it is needed."""
-    options: dict[str, Any] = TIMEOUTS | ({"ssl_cert_reqs": "required"} if url.startswith("rediss://") else {})
+def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: int, held_requests: int) -> None:
+    """Connect the extensions that live on Redis. Nothing is contacted before it is needed.
+
+    pool_size: connections that this process opens for short commands, all extensions together.
+    held_requests: how many requests may wait in a blocking read at once, each on a connection of its own.
+    """
+    pool = make_pool(url, pool_size)
+    blocking = make_pool(url, held_requests + 1, socket_timeout=MAX_BLOCK_SECONDS + TIMEOUT_SECONDS)  # one listens
+    app.extensions["redis"] = redis.Redis(connection_pool=pool)
+    app.extensions["redis_blocking"] = redis.Redis(connection_pool=blocking)
     app.config.update(
         CACHE_TYPE="RedisCache",
-        CACHE_REDIS_URL=url,
+        CACHE_REDIS_HOST=app.extensions["redis"],
+        CACHE_SERIALIZER=TextSerializer(),
         CACHE_KEY_PREFIX="cache:",
         CACHE_DEFAULT_TIMEOUT=list_ttl_seconds,
-        CACHE_OPTIONS=options,
         RATELIMIT_STORAGE_URI=url,
-        RATELIMIT_STORAGE_OPTIONS=options,
+        RATELIMIT_STORAGE_OPTIONS={"connection_pool": pool},
     )
     cache.init_app(app)
     limiter.init_app(app)
     app.extensions["rate_limits"] = limiter.limiter
-    app.extensions["redis"] = redis.Redis.from_url(url, **options)
-    blocking = options | {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}
-    app.extensions["redis_blocking"] = redis.Redis.from_url(url, **blocking)
+
+
+def make_pool(url: str, size: int, **options: Any) -> redis.BlockingConnectionPool:
+    """So many connections at most; who finds none free gets a redis.ConnectionError after POOL_WAIT_SECONDS."""
+    tls = {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else {}
+    return redis.BlockingConnectionPool.from_url(
+        url, max_connections=size, timeout=POOL_WAIT_SECONDS, **(TIMEOUTS | tls | options)
+    )
 
 
 def redis_client(*, blocking: bool = False) -> redis.Redis:

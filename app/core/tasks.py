@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
 CHORES, GENERATIONS = "chores", "generations"
+MIN_CONSUMER_CONNECTIONS = 10  # kombu's own bound, which fails rather than waits
 REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
 
 
@@ -44,17 +45,24 @@ class AppTask(Task):  # type: ignore[misc]
 
 
 def register_celery(
-    app: Flask, url: str, *, routes: dict[str, dict[str, str]], schedule: dict[str, dict[str, Any]]
+    app: Flask, url: str, *, pool_size: int, routes: dict[str, dict[str, str]], schedule: dict[str, dict[str, Any]]
 ) -> None:
     """Set Celery up so that no work is lost with a worker and no request waits for a broker.
 
-    routes: the queue of each task that is no chore. schedule: what beat asks for.
+    pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is no chore.
+    schedule: what beat asks for.
     """
     outlive_lost_connections()
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         broker_url=url,
-        broker_transport_options=TIMEOUTS | {"visibility_timeout": REDELIVER_AFTER_SECONDS, "retry_on_timeout": False},
+        broker_pool_limit=pool_size,
+        broker_transport_options=TIMEOUTS
+        | {
+            "visibility_timeout": REDELIVER_AFTER_SECONDS,
+            "retry_on_timeout": False,
+            "max_connections": max(pool_size, MIN_CONSUMER_CONNECTIONS),  # threads that end together say so together
+        },
         broker_use_ssl={"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

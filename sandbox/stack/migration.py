@@ -17,7 +17,7 @@ def main() -> int:
         return 1
     flask = [sys.executable, "-m", "flask", "--app", "wsgi", "db"]
     with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
-        environ = {**os.environ, "DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
+        environ = {**os.environ, "APP_ENV": "development", "DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
         for arguments in (["upgrade"], ["migrate", "-m", sys.argv[1]]):
             done = subprocess.run([*flask, *arguments], check=False, cwd=ROOT, env=environ)
             if done.returncode != 0:

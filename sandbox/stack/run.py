@@ -47,7 +47,7 @@ class Stack:
         commands = procfile_commands(self._root / "Procfile")
         with locked(self._var) as lock, ExitStack() as at_the_end:
             port = settings.chosen_port(given)
-            added = {"PORT": str(port), **settings.token_secret(given, self._var)}
+            added = {"APP_ENV": given["APP_ENV"], "PORT": str(port), **settings.token_secret(given, self._var)}
             added |= self._start_servers(given, at_the_end)
             at_the_end.callback(self._stop_processes)
             added |= self._start_stand_ins(given, port, lock)

@@ -34,12 +34,16 @@ class StandIn:
 
 
 def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment with `.env` (or ENV_FILE) below it, as the application reads them: an empty value is none."""
+    """The environment with `.env` (or ENV_FILE) below it, as the application reads them: an empty value is none.
+
+    The application must be told where it runs; the stack says `development` where nobody says anything.
+    """
     given = {name: value for name, value in environ.items() if value.strip()}
     if given.get("APP_ENV", "").strip().lower() == "production":
         return given
-    written = dotenv_values(root / given.get("ENV_FILE", ".env"))
-    return {name: value for name, value in written.items() if value and value.strip()} | given
+    values = dotenv_values(root / given.get("ENV_FILE", ".env"))
+    written = {name: value for name, value in values.items() if value and value.strip()}
+    return {"APP_ENV": "development"} | written | given
 
 
 def chosen_port(environ: Mapping[str, str]) -> int:

@@ -1,6 +1,9 @@
 """The cached first page: a hit costs no query, and no change is ever missed."""
 
+import json
 import logging
+import os
+import pickle
 
 import pytest
 from sqlalchemy import event
@@ -34,6 +37,40 @@ def test_hit_costs_no_query_on_chatrooms(user, statements):
 
 
 def test_empty_list_is_cached_too(user):
+    assert listed(user) == ("MISS", [])
+    assert listed(user) == ("HIT", [])
+
+
+class Planted:
+    """What unpickling would run."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("prefix", [b"!", b""], ids=["as cachelib marks it", "bare"])
+def test_what_is_planted_in_redis_is_never_unpickled_and_is_replaced(user, redis_db, tmp_path, prefix):
+    planted = prefix + pickle.dumps(Planted(tmp_path / "was-run"))
+    assert listed(user) == ("MISS", [])
+    keys = redis_db.keys("cache:*")
+    assert len(keys) == 2  # the version and the page
+    for plant in ([keys[0]], [keys[1]], keys):
+        for key in plant:
+            redis_db.set(key, planted)
+        assert listed(user) == ("MISS", [])
+        assert listed(user) == ("HIT", [])
+        assert not (tmp_path / "was-run").exists()
+    assert {type(json.loads(redis_db.get(key))) for key in keys} == {str}
+
+
+@pytest.mark.parametrize("planted", [b"[" * 100_000, b"17", b"null", b"\xff"])
+def test_what_is_no_text_is_a_miss(user, redis_db, planted):
+    assert listed(user) == ("MISS", [])
+    for key in redis_db.keys("cache:*"):
+        redis_db.set(key, planted)
     assert listed(user) == ("MISS", [])
     assert listed(user) == ("HIT", [])
 

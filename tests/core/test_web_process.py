@@ -212,13 +212,21 @@ def test_path_in_bytes_that_are_no_utf8_is_404(web):
     assert int(answer.split(b" ")[1]) in {400, 404}, answer
 
 
-@pytest.mark.parametrize(("streams", "warns"), [("16", False), ("17", True)])
-def test_too_few_threads_beside_the_streams_are_told_of(environment, migrated_app, tmp_path, streams, warns):
-    given = environment | {"STREAMS_PER_PROCESS": streams}  # and WEB_THREADS is 32 here
-    with serving(given, tmp_path / "web.log") as web:
-        assert wait_until(lambda: "GET /healthz" in web.log_file.read_text(), seconds=20)  # written after the warning
+def test_streams_leave_threads_for_everybody_else_whatever_the_settings_say(
+    own_environment, app, mobile_numbers, tmp_path
+):
+    given = own_environment | {"STREAMS_PER_PROCESS": "200", "WEB_THREADS": "6"}
+    with serving(given, tmp_path / "web.log") as web, ExitStack() as streams:
+        token = web.log_in(next(mobile_numbers))["access_token"]
+        room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).headers["Location"]
+        reply = web.call("POST", f"{room}/message", token=token, json={"text": "Hello"}).headers["Location"]
+        for _ in range(3):
+            opened = streams.enter_context(web.call("GET", f"{reply}/stream", token=token, stream=True))
+            assert opened.status_code == 200
+        refused = web.call("GET", f"{reply}/stream", token=token)
+        assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
+        assert web.call("GET", "/healthz").took < 5
     told = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS" in line]
-    assert len(told) == warns
-    if warns:
-        assert "WEB_THREADS is 32, which leaves 15 beside STREAMS_PER_PROCESS (17)" in told[0]
-        assert "WARNING" in told[0]
+    assert len(told) == 1
+    assert "WEB_THREADS is 6, which allows 3 streams, not STREAMS_PER_PROCESS (200)" in told[0]
+    assert "WARNING" in told[0]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deployment.files import ROOT, procfile_lines, setting_names
+from app.core.tasks import MIN_CONSUMER_CONNECTIONS
+from tests.deployment.files import ROOT, process_names, procfile_lines, setting_names
 
 SERVICE_FIELDS = {
     "type", "name", "runtime", "plan", "region", "branch", "numInstances", "dockerCommand", "dockerfilePath",
@@ -20,6 +21,11 @@ DATABASE_FIELDS = {"name", "plan", "region", "databaseName", "user", "postgresMa
 SOURCES = {"value", "generateValue", "sync", "fromDatabase", "fromService"}  # of one variable, exactly one
 MAX_SHUTDOWN_SECONDS = 300
 PLANS = {"starter", "standard", "pro"}
+# https://render.com/docs/postgresql-creating-connecting and https://render.com/pricing, read in November 2026
+POSTGRES_CONNECTIONS = {"basic-256mb": 100, "basic-1gb": 100, "basic-4gb": 100}
+KEY_VALUE_CONNECTIONS = {"starter": 250}
+DEPLOYS_OVERLAP = 2  # the new processes are there before the old ones have gone
+RESERVE = 10  # migrations, commands, people
 DATABASE_PLANS = {"basic-256mb", "basic-1gb", "basic-4gb"}
 
 
@@ -86,7 +92,7 @@ def test_every_variable_has_one_source_and_is_a_setting(services, group):
             if "fromGroup" in variable:
                 assert variable["fromGroup"] == group["name"]
                 continue
-            assert variable["key"] in setting_names(), f"{variable['key']} is no variable of config.py"
+            assert variable["key"] in setting_names() | process_names(), f"nothing reads {variable['key']}"
             assert len(SOURCES & set(variable)) == 1, variable
 
 
@@ -117,7 +123,37 @@ def test_secrets_are_generated_or_asked_for(services, group):
 
 def test_all_processes_share_what_must_be_the_same(services):
     worker, beat, web = (variables(services[name]) for name in ("worker", "beat", "web"))
-    assert worker == beat
+    own = {"DATABASE_POOL_SIZE", "REDIS_POOL_SIZE"}  # each has pools as large as it needs
+    assert {name: worker[name] for name in set(worker) - own} == {name: beat[name] for name in set(beat) - own}
     assert set(worker) <= set(web)
     for service in ("web", "worker", "beat"):
         assert {"fromGroup": "gemini-backend"} in services[service]["envVars"]
+
+
+def number(service: dict[str, Any], name: str) -> int:
+    return int(variables(service)[name]["value"])
+
+
+def instances(service: dict[str, Any]) -> int:
+    return int(service.get("numInstances", 1))
+
+
+def test_the_database_has_connections_for_all_pools_while_a_deploy_overlaps(services, blueprint):
+    processes = {"web": number(services["web"], "WEB_CONCURRENCY"), "worker": 1, "beat": 1}
+    pools = sum(
+        instances(services[name]) * count * number(services[name], "DATABASE_POOL_SIZE")
+        for name, count in processes.items()
+    )
+    [database] = blueprint["databases"]
+    assert pools * DEPLOYS_OVERLAP + RESERVE <= POSTGRES_CONNECTIONS[database["plan"]]
+
+
+def test_redis_has_connections_for_all_pools_while_a_deploy_overlaps(services):
+    """The sums of docs/operations.md#connections."""
+    pool = {name: number(services[name], "REDIS_POOL_SIZE") for name in ("web", "worker", "beat")}
+    held = number(services["web"], "STREAMS_PER_PROCESS")
+    web = number(services["web"], "WEB_CONCURRENCY") * (2 * pool["web"] + held + 1)
+    worker = 2 * pool["worker"] + max(pool["worker"], MIN_CONSUMER_CONNECTIONS) + 2
+    together = {"web": web, "worker": worker, "beat": 3 * pool["beat"]}
+    connections = sum(instances(services[name]) * count for name, count in together.items())
+    assert connections * DEPLOYS_OVERLAP + RESERVE <= KEY_VALUE_CONNECTIONS[services["redis"]["plan"]]

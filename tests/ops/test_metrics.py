@@ -125,6 +125,7 @@ def test_the_token_opens_the_metrics(migrated_app, make_app, given, status, code
 PRODUCTION = {
     "app_env": "production",
     "otp_delivery": "log",
+    "otp_log_in_production": True,
     "gemini_api_key": "none",
     "gemini_api_endpoint": "https://gemini.example",
     "stripe_webhook_secret": "whsec_none",

@@ -100,7 +100,19 @@ def test_the_environment_wins_over_the_env_file_and_an_empty_value_is_none(tmp_p
 
     given = settings.given_environment(tmp_path, {"PORT": "7000", "GEMINI_API_KEY": " "})
 
-    assert given == {"PORT": "7000", "GEMINI_API_KEY": "from-file", "JWT_SECRET": "a b"}
+    assert given == {
+        "APP_ENV": "development",
+        "PORT": "7000",
+        "GEMINI_API_KEY": "from-file",
+        "JWT_SECRET": "a b",
+    }
+
+
+@pytest.mark.parametrize("said", [{}, {"APP_ENV": " "}])
+def test_the_stack_says_development_where_nobody_says_anything(tmp_path: Path, said: dict[str, str]):
+    assert settings.given_environment(tmp_path, said)["APP_ENV"] == "development"
+    (tmp_path / ".env").write_text("APP_ENV=production\n")
+    assert settings.given_environment(tmp_path, said)["APP_ENV"] == "production"
 
 
 def test_another_env_file_is_read_as_the_application_reads_it(tmp_path: Path):

@@ -1,0 +1,156 @@
+"""What production refuses to start with, as one table.
+
+`config.py` asks `refusal` about each setting once its value is known. Whatever somebody may want all the same has a
+setting that says so; the sentence names it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from sqlalchemy.engine import make_url
+
+DEVELOPMENT_JWT_SECRET = "development-only-secret-change-it-before-production"  # noqa: S105 - refused in production
+MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: a key for HS256 is at least as long as the hash
+EXAMPLE_MARKS = ("change-me", "changeme", "change-it", "change_me", "example")
+SANDBOX_MARK = "sandbox"  # in every key that the stand-ins of the sandbox take
+STRIPE_TEST_KEYS = ("sk_test_", "rk_test_")  # https://docs.stripe.com/keys#test-live-modes
+ENCRYPTED_MODES = {"require", "verify-ca", "verify-full"}  # https://www.postgresql.org/docs/current/libpq-ssl.html
+
+SECRETS = ("jwt_secret", "jwt_secret_previous", "hash_secret")  # the last two may be left out
+API_KEYS = ("gemini_api_key", "stripe_secret_key", "stripe_webhook_secret")
+API_ADDRESSES = ("gemini_api_endpoint", "stripe_api_base", "twilio_api_base")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A value of a setting that production refuses, unless another setting, declared before it, is true."""
+
+    setting: str
+    refuses: Callable[[Any], bool]
+    sentence: str
+    unless: str | None = None
+
+
+def is_on_this_machine(address: str) -> bool:
+    return is_loopback(urlsplit(address).hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def checks_no_certificate(redis_url: str) -> bool:
+    """Whether a URL of TLS says that anybody's certificate will do."""
+    options = parse_qs(urlsplit(redis_url).query.lower())
+    unchecked = {"none", "optional", "cert_none", "cert_optional"} & {*options.get("ssl_cert_reqs", [])}
+    unchecked |= {"false", "0", "no"} & {*options.get("ssl_check_hostname", [])}
+    return redis_url.startswith("rediss://") and bool(unchecked)
+
+
+def is_readable_on_the_way(database_url: str) -> bool:
+    """Whether PostgreSQL is asked over a network without TLS being demanded.
+
+    What the URL leaves open libpq takes from PGHOST and PGSSLMODE; a host that is a folder is a unix socket.
+    """
+    url = make_url(database_url)
+    said = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    hosts = said.get("hostaddr") or said.get("host") or url.host or os.environ.get("PGHOST", "")
+    if (said.get("sslmode") or os.environ.get("PGSSLMODE")) in ENCRYPTED_MODES:
+        return False
+    return any(host and host[0] not in "/@" and not is_loopback(host.strip("[]")) for host in hosts.split(","))
+
+
+RULES = (
+    Rule("flask_debug", bool, "FLASK_DEBUG must be off in production"),
+    Rule(
+        "database_url",
+        is_readable_on_the_way,
+        "DATABASE_URL leads beyond this machine without demanding TLS: add sslmode=require, better verify-full",
+        unless="plain_database_in_production",
+    ),
+    Rule(
+        "redis_url",
+        checks_no_certificate,
+        "REDIS_URL must check the certificate in production: remove ssl_cert_reqs from it",
+    ),
+    Rule("jwt_secret", lambda secret: secret in {"", DEVELOPMENT_JWT_SECRET}, "JWT_SECRET must be set in production"),
+    *(
+        rule
+        for setting in SECRETS
+        for rule in (
+            Rule(
+                setting,
+                lambda secret: any(mark in secret.lower() for mark in EXAMPLE_MARKS),
+                f"{setting.upper()} is an example: make one of your own for production",
+            ),
+            Rule(
+                setting,
+                lambda secret: 0 < len(secret.encode()) < MIN_SECRET_BYTES,
+                f"{setting.upper()} is too short for production: it needs at least {MIN_SECRET_BYTES} bytes",
+            ),
+        )
+    ),
+    Rule(
+        "otp_delivery",
+        lambda delivery: delivery == "response",
+        "OTP_DELIVERY is `response`, which tells anybody anybody's code: choose another one for production",
+        unless="otp_response_in_production",
+    ),
+    Rule(
+        "otp_delivery",
+        lambda delivery: delivery == "log",
+        "OTP_DELIVERY is `log`, which lets whoever reads the log log in as anybody: choose `twilio` for production",
+        unless="otp_log_in_production",
+    ),
+    Rule("stripe_webhook_secret", lambda secret: not secret, "STRIPE_WEBHOOK_SECRET must be set in production"),
+    *(
+        Rule(
+            setting,
+            lambda key: SANDBOX_MARK in key.lower(),
+            f"{setting.upper()} is the sandbox's, which production must not use",
+        )
+        for setting in API_KEYS
+    ),
+    Rule(
+        "stripe_secret_key",
+        lambda key: key.startswith(STRIPE_TEST_KEYS),
+        "STRIPE_SECRET_KEY is of Stripe's test mode, where Pro costs nothing: take the live key for production",
+        unless="stripe_test_key_in_production",
+    ),
+    *(
+        Rule(
+            setting,
+            is_on_this_machine,
+            f"{setting.upper()} is a stand-in's: production needs the service itself",
+            unless="plain_http_in_production",
+        )
+        for setting in API_ADDRESSES
+    ),
+    *(
+        Rule(
+            setting,
+            lambda address: not address.lower().startswith("https://"),
+            f"{setting.upper()} shows keys and conversations on the way: production needs https://",
+            unless="plain_http_in_production",
+        )
+        for setting in API_ADDRESSES
+    ),
+)
+
+
+def refusal(setting: str, value: Any, said: Mapping[str, Any]) -> str | None:
+    """The sentence with which production refuses a value; None when it does not.
+
+    said: the settings that are known already.
+    """
+    for rule in RULES:
+        if rule.setting == setting and not (rule.unless and said.get(rule.unless)) and rule.refuses(value):
+            return rule.sentence + (f", or say it again with {rule.unless.upper()}=true." if rule.unless else ".")
+    return None
