@@ -12,7 +12,7 @@ from uuid import UUID
 
 import redis
 
-from app.core.redis_clients import cache
+from app.core.redis_clients import asking_redis, cache
 from app.core.transactions import release_connection
 
 log = logging.getLogger(__name__)
@@ -46,15 +46,16 @@ class ListCache:
         """
         release_connection()
         try:
-            self.version, stored = cache.get_many(self.version_key, self.page_key)
-            if self.version is None:
-                version = secrets.token_hex(8)
-                added = cache.add(self.version_key, version, timeout=VERSION_TTL_SECONDS)
-                self.version = version if added else cache.get(self.version_key)
-                if self.version is None:  # what stands there is no version of ours
-                    cache.set(self.version_key, version, timeout=VERSION_TTL_SECONDS)
-                    self.version = version
-                return None
+            with asking_redis():
+                self.version, stored = cache.get_many(self.version_key, self.page_key)
+                if self.version is None:
+                    version = secrets.token_hex(8)
+                    added = cache.add(self.version_key, version, timeout=VERSION_TTL_SECONDS)
+                    self.version = version if added else cache.get(self.version_key)
+                    if self.version is None:  # what stands there is no version of ours
+                        cache.set(self.version_key, version, timeout=VERSION_TTL_SECONDS)
+                        self.version = version
+                    return None
         except redis.RedisError:
             self.version = None
             return None
@@ -65,6 +66,7 @@ class ListCache:
         """Keep the page's JSON, under the version that was read before its query."""
         if self.version is None:
             return
+        release_connection()
         try:
             cache.set(self.page_key, f"{self.version}\n{page}")
         except redis.RedisError:

@@ -1,8 +1,7 @@
 """Abuse limits: so many requests a minute or an hour, for a user or an address, counted by flask-limiter.
 
-Each is a share of RATE_LIMIT_PER_MINUTE, and 0 lifts them all. Redis gone: they are open, and for a few
-seconds Redis is not even asked, so that not every request waits for it. Limits for each mobile number are the
-auth feature's and live in PostgreSQL: nothing lifts those.
+Each is a share of RATE_LIMIT_PER_MINUTE, and 0 lifts them all. Redis gone: they are open. Limits for each mobile
+number are the auth feature's and live in PostgreSQL: nothing lifts those.
 """
 
 import logging
@@ -12,18 +11,16 @@ from dataclasses import dataclass
 from uuid import UUID
 
 import redis
-from flask import current_app, request
+from flask import request
 from limits import RateLimitItem, RateLimitItemPerMinute
 
 from app.core.addresses import client_network
 from app.core.errors import RateLimited
-from app.core.redis_clients import rate_limits
+from app.core.logs import first_line
+from app.core.redis_clients import asking_redis, rate_limits
 from app.core.settings import settings
 
 log = logging.getLogger(__name__)
-
-REST_SECONDS = 5.0  # how long Redis is left alone after it did not answer
-RESTING = "limits_open_until"
 
 
 @dataclass(frozen=True)
@@ -54,15 +51,17 @@ def limit_address(*limits: Limit) -> None:
 
 def enforce(limit: Limit, key: str) -> None:
     """Count one for the key: one round trip to Redis, two when it is refused. Raises RateLimited."""
-    if not settings().rate_limit_per_minute or time.monotonic() < current_app.extensions.get(RESTING, 0):
+    if not settings().rate_limit_per_minute:
         return
     item = limit.item()
     try:
-        if rate_limits().hit(item, key):
-            return
-        window = rate_limits().get_window_stats(item, key)
+        with asking_redis():
+            if rate_limits().hit(item, key):
+                return
+            window = rate_limits().get_window_stats(item, key)
+    except redis.ResponseError as error:
+        log.warning("Redis cannot count: abuse limits are open: %s", first_line(error))
+        return
     except redis.RedisError:
-        current_app.extensions[RESTING] = time.monotonic() + REST_SECONDS
-        log.warning("Redis does not answer: abuse limits are open for %.0f s", REST_SECONDS)
         return
     raise RateLimited(retry_after=int(window.reset_time - time.time()) + 1)

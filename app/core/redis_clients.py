@@ -1,6 +1,11 @@
 """Redis: the list cache, the limiter's storage and plain clients, with bounded waits and bounded pools."""
 
 import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import redis
@@ -11,9 +16,12 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from limits.strategies import RateLimiter
 
+log = logging.getLogger(__name__)
+
 TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each: a request meets at most a few of them
 TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
 POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
+REST_SECONDS = 5.0  # how long Redis is left alone after it did not answer
 MAX_BLOCK_SECONDS = 5  # a blocking read asks again this often, so a silent Redis is noticed
 
 
@@ -34,6 +42,34 @@ class TextSerializer(BaseSerializer):
 
 cache = Cache()
 limiter = Limiter(key_func=get_remote_address, strategy="fixed-window", swallow_errors=True)
+
+
+class RedisBreaker:
+    """Remembers, for one process, that Redis did not answer: for a while nobody waits for it again.
+
+    Meanwhile one caller at a time may probe; whoever hears from Redis lets everybody in again.
+    """
+
+    def __init__(self) -> None:
+        self._rests_until = 0.0
+        self._probe = threading.Lock()
+
+    @contextmanager
+    def asking(self, *, probing: bool) -> Iterator[None]:
+        """Ask Redis within the block. Raises redis.RedisError, at once while it rests."""
+        rests = time.monotonic() < self._rests_until
+        if rests and not (probing and self._probe.acquire(blocking=False)):
+            raise redis.ConnectionError("Redis did not answer a moment ago")
+        try:
+            yield
+            self._rests_until = 0.0
+        except (redis.ConnectionError, redis.TimeoutError):
+            self._rests_until = time.monotonic() + REST_SECONDS
+            log.warning("Redis does not answer: abuse limits are open, and nobody waits for %.0f s", REST_SECONDS)
+            raise
+        finally:
+            if rests:
+                self._probe.release()
 
 
 def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: int, held_requests: int) -> None:
@@ -58,6 +94,7 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: in
     cache.init_app(app)
     limiter.init_app(app)
     app.extensions["rate_limits"] = limiter.limiter
+    app.extensions["redis_breaker"] = RedisBreaker()
 
 
 def make_pool(url: str, size: int, **options: Any) -> redis.BlockingConnectionPool:
@@ -78,6 +115,16 @@ def rate_limits() -> RateLimiter:
     return cast(RateLimiter, current_app.extensions["rate_limits"])
 
 
+@contextmanager
+def asking_redis(*, probing: bool = False) -> Iterator[None]:
+    """Ask Redis within the block, unless it was silent a moment ago: where a database connection is held, or where
+    the answer can be done without. probing: may ask all the same, while nobody else does. Raises redis.RedisError.
+    """
+    with cast(RedisBreaker, current_app.extensions["redis_breaker"]).asking(probing=probing):
+        yield
+
+
 def require_redis() -> None:
-    """Ask Redis for a sign of life. Raises redis.RedisError within two timeouts."""
-    redis_client().ping()
+    """Ask Redis for a sign of life; hold no connection meanwhile. Raises redis.RedisError within two timeouts."""
+    with asking_redis(probing=True):
+        redis_client().ping()

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 from app.billing.models import Tier
 from app.core.clock import next_midnight, seconds_until
 from app.core.database import db
-from app.core.redis_clients import rate_limits
+from app.core.redis_clients import asking_redis, rate_limits
 from app.core.settings import settings
 from app.messages.errors import QuotaExceeded
 from app.messages.models import PromptCharge
@@ -55,17 +55,19 @@ def daily_limit(tier: Tier) -> int | None:
 def spend_prompt(user: User, tier: Tier, reply_id: UUID, now: datetime) -> Usage:
     """Spend one prompt of the day on a reply, within the caller's transaction.
 
-    user: locked by the caller.
+    user: locked by the caller, so that counting is exact; of all that asks Redis this alone holds a connection. A Redis
+    that falls silent meanwhile costs one time-out, and none to those who wait for the same user's row.
     Raises QuotaExceeded, redis.RedisError; then nothing was spent.
     """
     limit = daily_limit(tier)
     item = PromptsOfDay(UNLIMITED if limit is None else limit, now)
     key = mobile_key(user.mobile)
     used = charged_prompts(key, quota_day(now))
-    if limit is not None:
-        set_counter(item, key, used)
-    if not rate_limits().hit(item, key):
-        raise QuotaExceeded(Usage(tier, limit, used, now))
+    with asking_redis():
+        if limit is not None:
+            set_counter(item, key, used)
+        if not rate_limits().hit(item, key):
+            raise QuotaExceeded(Usage(tier, limit, used, now))
     db.session.add(PromptCharge(mobile_key=key, day=quota_day(now), reply_id=reply_id, created_at=now))
     return Usage(tier, limit, used + 1, now)
 

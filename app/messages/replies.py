@@ -13,7 +13,7 @@ from app.core.database import db
 from app.core.errors import NotFound
 from app.core.redis_clients import require_redis
 from app.core.request_ids import request_id
-from app.core.transactions import Transaction, transaction
+from app.core.transactions import Transaction, release_connection, transaction
 from app.messages import reply_stream
 from app.messages.errors import ReplyNotCancelable, ReplyNotRetryable
 from app.messages.models import Message, Role, Status, messages
@@ -57,6 +57,7 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
 
 def part_written(reply: Message) -> str:
     """Close the attempt's stream, and read what came before: readers were told that much and no more."""
+    release_connection()
     try:
         end_id = reply_stream.publish(reply.id, reply_stream.Entry(reply.attempt, status=Status.CANCELED))
         return reply_stream.pieces_until(reply.id, end_id, reply.attempt)

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from app.core.database import db
 from app.core.redis_clients import require_redis
+from app.core.transactions import release_connection
 from app.messages import statistics
 from app.ops import rollup
 
@@ -33,6 +34,7 @@ def failing_dependencies() -> list[str]:
     except sqlalchemy.exc.SQLAlchemyError:
         db.session.rollback()
         failing.append("postgres")
+    release_connection()
     try:
         require_redis()
     except redis.RedisError:

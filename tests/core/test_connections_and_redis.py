@@ -1,0 +1,192 @@
+"""Nobody waits for Redis with a database connection in hand, and nobody waits again for one that is silent."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine, text
+
+from app.core.database import db
+from sandbox.stack.servers import valkey_server
+from tests.core.test_dependencies_gone import frozen
+from tests.problems import assert_problem
+
+LEASED = """UPDATE messages SET status = 'generating', attempt = 1, lease_expires_at = now() + interval '1 minute'
+            WHERE status = 'queued'"""
+POOL_SIZE = 2
+MANY = 8 * POOL_SIZE
+
+
+class Tap:
+    """Stands before Valkey and notes, with all that Valkey is asked, how many database connections are out."""
+
+    def __init__(self, url: str) -> None:
+        self.asked: list[tuple[bytes, int]] = []
+        self.engine: Engine | None = None
+        self.is_silent = False
+        self.falls_silent_at: bytes | None = None
+        target = urlsplit(url)
+        self.valkey = (target.hostname, target.port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = url.replace(f":{target.port}", f":{self.listener.getsockname()[1]}")
+
+    def serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:  # closed
+                return
+            valkey = socket.create_connection(self.valkey)
+            threading.Thread(target=self.pass_on, args=(client, valkey, True), daemon=True).start()
+            threading.Thread(target=self.pass_on, args=(valkey, client, False), daemon=True).start()
+
+    def pass_on(self, source: socket.socket, sink: socket.socket, is_question: bool) -> None:
+        while data := received(source):
+            if is_question and self.engine is not None:
+                self.asked.append((data, self.engine.pool.checkedout()))
+            self.is_silent |= self.falls_silent_at is not None and self.falls_silent_at in data
+            if not self.is_silent:
+                sink.sendall(data)
+        sink.close()
+
+
+def received(source: socket.socket) -> bytes:
+    try:
+        return source.recv(65_536)
+    except OSError:
+        return b""
+
+
+@contextmanager
+def tapped(url: str) -> Iterator[Tap]:
+    tap = Tap(url)
+    thread = threading.Thread(target=tap.serve, daemon=True)
+    thread.start()
+    yield tap
+    tap.listener.close()
+
+
+def call(app, person, method, path, **kwargs):
+    return app.test_client().open(
+        path, method=method, headers={"Authorization": f"Bearer {person.access_token}"}, **kwargs
+    )
+
+
+def ask_for_everything(app, person) -> None:
+    """Each use that a route has for Redis: limits, budgets, lists, prompts, pieces of replies, health."""
+
+    def ask(method, path, status, **kwargs):
+        answer = call(app, person, method, path, **kwargs)
+        assert answer.status_code == status, (method, path, answer.text)
+        return answer
+
+    room = f"/chatroom/{ask('POST', '/chatroom', 201, json={'title': 'A room'}).json['id']}"
+    assert [ask("GET", "/chatroom", 200).headers["X-Cache"] for _ in range(2)] == ["MISS", "HIT"]
+    ask("PATCH", room, 200, json={"title": "Another"})
+    reply = ask("POST", f"{room}/message", 202, json={"text": "Hello"}).json["reply"]
+    message = f"{room}/messages/{reply['id']}"
+    with app.app_context():
+        db.session.execute(text(LEASED))
+        db.session.commit()
+    ask("POST", f"{message}/cancel", 200)
+    ask("POST", f"{message}/retry", 202)
+    ask("POST", f"{message}/cancel", 200)
+    assert "event: canceled" in ask("GET", f"{message}/stream", 200).text
+    ask("DELETE", room, 204)
+    ask("GET", "/readyz", 200)
+    ask("POST", "/auth/send-otp", 202, json={"mobile": f"+1415666{ask_for_everything.number:04}"})
+    ask("POST", "/auth/verify-otp", 401, json={"mobile": "+14156660000", "otp": "no"})
+    ask_for_everything.number += 1
+
+
+ask_for_everything.number = 1000
+
+
+def test_only_the_quota_asks_redis_with_a_connection_in_hand(make_app, make_redis_url, user):
+    with tapped(make_redis_url()) as tap:
+        app = make_app(redis_url=tap.url, rate_limit_per_minute=1_000, basic_daily_prompts=100)
+        ask_for_everything(app, user)  # opens the connections and loads the scripts
+        with app.app_context():
+            tap.engine = db.engine
+        ask_for_everything(app, user)
+        app.extensions["celery"].set_default()
+    holding = [question for question, connections in tap.asked if connections]
+    assert [question for question in holding if b"prompts/" not in question] == []
+    assert len(holding) >= 2, "the tap sees connections"
+    assert len(tap.asked) > len(holding) + 20
+
+
+def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
+    with valkey_server(append_only=False) as valkey:
+        limits = {"rate_limit_per_minute": 0}
+        app = make_app(redis_url=valkey.url, database_pool_size=POOL_SIZE, **limits)
+        people = [make_user() for _ in range(2)]
+        room = f"/chatroom/{call(app, people[0], 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
+        wrong_code = {"mobile": people[0].mobile, "otp": "no"}
+        with frozen(valkey), ThreadPoolExecutor(4 * MANY) as threads:
+            sent = [
+                threads.submit(call, app, people[0], "POST", f"{room}/message", json={"text": "Hello"})
+                for _ in range(MANY)
+            ]
+            others = [
+                threads.submit(call, app, person, method, path, **kwargs)
+                for person in people
+                for method, path, kwargs in (
+                    ("GET", "/user/me", {}),
+                    ("GET", "/chatroom", {}),
+                    ("GET", "/user/usage", {}),
+                    ("POST", "/auth/verify-otp", {"json": wrong_code}),
+                )
+                for _ in range(MANY // 4)
+            ]
+            for answer in (future.result() for future in sent):
+                assert_problem(answer, 503, "service_unavailable")
+            assert {answer.result().status_code for answer in others} == {200, 401}
+        assert call(app, people[0], "POST", f"{room}/message", json={"text": "Hello"}).status_code == 202
+        app.extensions["celery"].set_default()
+
+
+def test_silent_redis_is_not_asked_again_until_somebody_hears_from_it(make_app, make_redis_url, user):
+    """Each who could do without passes by; of those who cannot, one at a time asks, and lets all in again."""
+    with tapped(make_redis_url()) as tap:
+        app = make_app(redis_url=tap.url + "?socket_timeout=3", rate_limit_per_minute=1_000)
+        call(app, user, "GET", "/chatroom")
+        with app.app_context():
+            tap.engine = db.engine
+        tap.is_silent = True
+        assert call(app, user, "GET", "/user/me").status_code == 200
+        assert tap.asked
+        tap.asked.clear()
+        tap.is_silent = False
+        assert [call(app, user, "GET", "/chatroom").headers["X-Cache"] for _ in range(2)] == ["MISS", "MISS"]
+        assert call(app, user, "GET", "/user/me").status_code == 200
+        assert tap.asked == []
+        assert call(app, user, "GET", "/readyz").status_code == 200
+        assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "HIT"
+
+
+def test_redis_that_falls_silent_while_the_quota_counts_costs_one_wait_and_no_prompt(make_app, make_redis_url, user):
+    """The quota counts under the lock of its user's row: those who wait for that row must not wait for Redis too."""
+    with tapped(make_redis_url()) as tap:
+        app = make_app(redis_url=tap.url, database_pool_size=POOL_SIZE)
+        room = f"/chatroom/{call(app, user, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
+        assert call(app, user, "POST", f"{room}/message", json={"text": "Hello"}).status_code == 202
+        with app.app_context():
+            tap.engine = db.engine
+        tap.falls_silent_at = b"prompts/"
+        with ThreadPoolExecutor(2 * MANY) as threads:
+            sent = [
+                threads.submit(call, app, user, "POST", f"{room}/message", json={"text": "Hello"}) for _ in range(MANY)
+            ]
+            others = [threads.submit(call, app, user, "GET", "/user/usage") for _ in range(MANY)]
+            for answer in (future.result() for future in sent):
+                assert_problem(answer, 503, "service_unavailable")
+            assert [(answer.result().status_code, answer.result().json["used"]) for answer in others] == [
+                (200, 1)
+            ] * MANY
+        assert len([question for question, _ in tap.asked if b"prompts/" in question]) == 1
+        assert len(call(app, user, "GET", f"{room}/messages").json["items"]) == 2
+        app.extensions["celery"].set_default()
