@@ -17,7 +17,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from app.core.addresses import client_network
 from app.core.errors import RateLimited
 from app.core.logs import first_line
-from app.core.redis_clients import asking_redis, rate_limits
+from app.core.redis_clients import RedisRests, asking_redis, rate_limits
 from app.core.settings import settings
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ def enforce(limit: Limit, key: str) -> None:
             if rate_limits().hit(item, key):
                 return
             window = rate_limits().get_window_stats(item, key)
-    except redis.ResponseError as error:
-        log.warning("Redis cannot count: abuse limits are open: %s", first_line(error))
+    except RedisRests:
         return
-    except redis.RedisError:
+    except redis.RedisError as error:
+        log.warning("Redis does not count, and abuse limits are open: %s", first_line(error))
         return
     raise RateLimited(retry_after=int(window.reset_time - time.time()) + 1)

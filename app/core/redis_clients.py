@@ -44,10 +44,15 @@ cache = Cache()
 limiter = Limiter(key_func=get_remote_address, strategy="fixed-window", swallow_errors=True)
 
 
-class RedisBreaker:
-    """Remembers, for one process, that Redis did not answer: for a while nobody waits for it again.
+class RedisRests(redis.ConnectionError):
+    """Redis was silent a moment ago, and is not asked."""
 
-    Meanwhile one caller at a time may probe; whoever hears from Redis lets everybody in again.
+
+class RedisBreaker:
+    """Remembers, for one process, that Redis was silent: for a while nobody waits for it again.
+
+    Meanwhile one caller at a time may probe, and the first answer lets everybody in again. A refused connection costs
+    no wait, so it changes nothing.
     """
 
     def __init__(self) -> None:
@@ -56,16 +61,16 @@ class RedisBreaker:
 
     @contextmanager
     def asking(self, *, probing: bool) -> Iterator[None]:
-        """Ask Redis within the block. Raises redis.RedisError, at once while it rests."""
+        """Ask Redis within the block. Raises RedisRests, and what the block raises."""
         rests = time.monotonic() < self._rests_until
         if rests and not (probing and self._probe.acquire(blocking=False)):
-            raise redis.ConnectionError("Redis did not answer a moment ago")
+            raise RedisRests("Redis did not answer a moment ago")
         try:
             yield
             self._rests_until = 0.0
-        except (redis.ConnectionError, redis.TimeoutError):
+        except redis.TimeoutError:
             self._rests_until = time.monotonic() + REST_SECONDS
-            log.warning("Redis does not answer: abuse limits are open, and nobody waits for %.0f s", REST_SECONDS)
+            log.warning("Redis is silent: nobody waits for it for %.0f s", REST_SECONDS)
             raise
         finally:
             if rests:
