@@ -1,11 +1,13 @@
-"""Client addresses, as far as limits, claims and the log care about them.
+"""Client addresses, as far as limits and the log care about them.
 
 What a server or a proxy says is read here alone: some proxies write `198.51.100.4:5123` or `[2001:db8::1]:443`.
 """
 
 import ipaddress
 
-IPV6_SITE_BITS = 64  # RFC 6177: one customer has at least a /64, and all of its addresses
+# RFC 6177: one customer has a /64, a /56 or a /48, and all of its addresses. A carrier gives each phone a /64, so the
+# wider networks may be many customers: each may do four times as much as the one before.
+IPV6_NETWORKS = {64: 1, 56: 4, 48: 16}
 
 
 def parse_address(told: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -28,9 +30,13 @@ def client_address(told: str | None) -> str | None:
     return None if address is None else str(address)
 
 
-def client_network(told: str | None) -> str | None:
-    """Whom an address stands for: itself for IPv4, its /64 for IPv6; None when it is no address."""
+def client_networks(told: str | None) -> dict[str, int]:
+    """Whom an address may stand for, and how many times as much as one client each may do.
+
+    IPv4: itself. IPv6: its /64, /56 and /48. Nothing when it is no address.
+    """
     address = parse_address(told)
     if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, IPV6_SITE_BITS), strict=False))
-    return None if address is None else str(address)
+        networks = ((bits, ipaddress.ip_network((address, bits), strict=False)) for bits in IPV6_NETWORKS)
+        return {str(network): IPV6_NETWORKS[bits] for bits, network in networks}
+    return {} if address is None else {str(address): 1}

@@ -14,7 +14,7 @@ import redis
 from flask import request
 from limits import RateLimitItem, RateLimitItemPerMinute
 
-from app.core.addresses import client_network
+from app.core.addresses import client_networks
 from app.core.errors import RateLimited
 from app.core.logs import first_line
 from app.core.redis_clients import RedisRests, asking_redis, rate_limits
@@ -31,8 +31,8 @@ class Limit:
     window: type[RateLimitItem]
     share: Callable[[int], int]
 
-    def item(self) -> RateLimitItem:
-        return self.window(self.share(settings().rate_limit_per_minute or 0), namespace=self.name)
+    def item(self, times: int) -> RateLimitItem:
+        return self.window(times * self.share(settings().rate_limit_per_minute or 0), namespace=self.name)
 
 
 REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minute)
@@ -44,16 +44,23 @@ def limit_user(user_id: UUID) -> None:
 
 
 def limit_address(*limits: Limit) -> None:
-    """Count a request by where it comes from; all that come from no address are one. Raises RateLimited."""
+    """Count a request by where it comes from; all that come from no address are one. Raises RateLimited.
+
+    What a narrow network is refused for is not counted for the wider ones.
+    """
     for limit in limits:
-        enforce(limit, f"ip:{client_network(request.remote_addr) or 'unknown'}")
+        for network, times in (client_networks(request.remote_addr) or {"unknown": 1}).items():
+            enforce(limit, f"ip:{network}", times)
 
 
-def enforce(limit: Limit, key: str) -> None:
-    """Count one for the key: one round trip to Redis, two when it is refused. Raises RateLimited."""
+def enforce(limit: Limit, key: str, times: int = 1) -> None:
+    """Count one for the key: one round trip to Redis, two when it is refused. Raises RateLimited.
+
+    times: how many times the limit the key may do.
+    """
     if not settings().rate_limit_per_minute:
         return
-    item = limit.item()
+    item = limit.item(times)
     try:
         with asking_redis():
             if rate_limits().hit(item, key):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.addresses import client_address, client_network
+from app.core.addresses import client_address, client_networks
 
 NO_ADDRESSES = [None, "", "unix:", "unknown", "_hidden", "198.51.100", "198.51.100.4.", "[", "[]:443", ":443"]
 
@@ -30,18 +30,18 @@ def test_address_is_told_without_port_brackets_and_zone(told, address):
 @pytest.mark.parametrize("told", [*NO_ADDRESSES, "x" * 200, "0" * 200])
 def test_what_is_no_address_is_none(told):
     assert client_address(told) is None
-    assert client_network(told) is None
+    assert client_networks(told) == {}
 
 
 @pytest.mark.parametrize(
-    ("told", "network"),
+    ("told", "networks"),
     [
-        ("203.0.113.7", "203.0.113.7"),
-        ("203.0.113.7:80", "203.0.113.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("[2001:db8:1:2:3:4:5:6]:80", "2001:db8:1:2::/64"),
-        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7", ["203.0.113.7"]),
+        ("203.0.113.7:80", ["203.0.113.7"]),
+        ("2001:db8:1:2:3:4:5:6", ["2001:db8:1:2::/64", "2001:db8:1::/56", "2001:db8:1::/48"]),
+        ("[2001:db8:1:f2:3:4:5:6]:80", ["2001:db8:1:f2::/64", "2001:db8:1::/56", "2001:db8:1::/48"]),
+        ("::ffff:203.0.113.7", ["203.0.113.7"]),
     ],
 )
-def test_address_stands_for_a_customer(told, network):
-    assert client_network(told) == network
+def test_address_stands_for_customers_of_every_size(told, networks):
+    assert list(client_networks(told)) == networks

@@ -155,3 +155,23 @@ def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, use
         assert time.monotonic() - began < 15, "not every request waited"
         own.start()
         assert 429 in statuses(PER_MINUTE + 1, limited, token=user.access_token)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "allowed"),
+    [
+        ("2001:db8:1:1::{:x}", 1),  # one /64
+        ("2001:db8:1:{:x}::1", 4),  # 256 of them, one /56
+        ("2001:db8:1:{:x}00::1", 16),  # 256 of those, one /48
+    ],
+)
+def test_wider_networks_of_ipv6_have_a_ceiling_too(limited, addresses, allowed):
+    seen = [call(limited, ip=addresses.format(n % 256)).status_code for n in range(allowed * PER_MINUTE + 20)]
+    assert seen.count(401) == allowed * PER_MINUTE
+    assert seen[-1] == 429
+    assert call(limited, ip="2001:db8:2::1").status_code == 401, "others go on"
+
+
+def test_refused_narrow_network_uses_up_no_wider_one(limited):
+    statuses(20 * PER_MINUTE, limited, ip="2001:db8:1:1::1")
+    assert call(limited, ip="2001:db8:1:2::1").status_code == 401
