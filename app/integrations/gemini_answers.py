@@ -1,14 +1,29 @@
 """What Google's statuses, error details and finish reasons mean for a reply; costs nothing to import."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
-from app.integrations.model_client import ModelError, ModelRejected, ModelUnavailable
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.model_client import CallAborted, ModelError, ModelRejected, ModelTimeout, ModelUnavailable
 
 TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
 CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
 BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
+
+
+@contextmanager
+def ended_by(call: BoundedCall) -> Iterator[None]:
+    """Whatever the block raises once the call was cut off, it was the cutting off that ended it."""
+    try:
+        yield
+    except Exception as error:
+        if call.aborted:
+            raise CallAborted("aborted") from error
+        if call.timed_out:
+            raise ModelTimeout(str(error) if isinstance(error, ModelError) else type(error).__name__) from error
+        raise
 
 
 def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> ModelError:

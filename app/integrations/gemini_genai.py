@@ -14,10 +14,9 @@ from google.genai import errors, types
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.bounded_streams import bound
-from app.integrations.gemini_answers import BLOCKED_FINISHES, CONNECTIONS, error_for
+from app.integrations.gemini_answers import BLOCKED_FINISHES, CONNECTIONS, ended_by, error_for
 from app.integrations.model_client import (
     Answer,
-    CallAborted,
     ModelError,
     ModelTimeout,
     ModelUnavailable,
@@ -28,6 +27,8 @@ from app.integrations.model_client import (
 
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
+# What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
+MODELS_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError)
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would tell of every request
 
@@ -69,26 +70,24 @@ class GenAI:
                 ),
             ),
         }
-        try:
-            with closing(self._responses(request, streamed=on_piece is not None)) as responses:
-                return read_answer(responses, self.model, on_piece or (lambda _: None))
-        except Exception as error:
-            meaning = classify(error, call)
-            if meaning is error:
-                raise
-            raise meaning from error
+        with ended_by(call), closing(self._responses(request, streamed=on_piece is not None)) as responses:
+            return read_answer(responses, self.model, on_piece or (lambda _: None))
 
     def _responses(self, request: Any, *, streamed: bool) -> Generator[types.GenerateContentResponse, None, None]:
-        if streamed:
-            yield from self.client.models.generate_content_stream(**request)
-        else:
-            yield self.client.models.generate_content(**request)
+        """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
+        try:
+            if streamed:
+                yield from self.client.models.generate_content_stream(**request)
+            else:
+                yield self.client.models.generate_content(**request)
+        except MODELS_ERRORS as error:
+            raise classify(error) from error
 
 
 def read_answer(
     responses: Iterator[types.GenerateContentResponse], model: str, on_piece: Callable[[str], None]
 ) -> Answer:
-    """The text of one response, or of a stream of them. Raises ReplyBlocked, ReplyEmpty."""
+    """The text of one response, or of a stream of them. Raises ReplyBlocked, ReplyEmpty, ModelUnavailable."""
     pieces: list[str] = []
     finish, prompt_tokens, output_tokens = "none", 0, 0
     for response in responses:
@@ -109,7 +108,7 @@ def read_answer(
             on_piece(piece)
     text = "".join(pieces)
     if finish == "none" and (text or not prompt_tokens):
-        raise EOFError("the answer broke off, or never began")  # it would pass for a whole one, or an empty one
+        raise ModelUnavailable("the answer broke off, or never began")  # it would pass for a whole one, or an empty one
     if not text.strip():
         raise ReplyEmpty(f"no text, finish reason {finish}")
     return Answer(text, model, prompt_tokens, output_tokens)
@@ -120,14 +119,10 @@ def text_of(candidate: types.Candidate) -> str:
     return "".join(part.text or "" for part in parts if not part.thought).replace("\x00", "")
 
 
-def classify(error: Exception, call: BoundedCall) -> ModelError:
-    """What an exception out of the client means for the reply."""
-    if call.aborted:
-        return CallAborted("aborted")
-    if call.timed_out or isinstance(error, httpx2.TimeoutException):
+def classify(error: Exception) -> ModelError:
+    """What one of MODELS_ERRORS means for the reply."""
+    if isinstance(error, httpx2.TimeoutException):
         return ModelTimeout(type(error).__name__)
-    if isinstance(error, ModelError):
-        return error
     if isinstance(error, errors.APIError):
         return error_for(int(error.code or 0), details_of(error), getattr(error.response, "headers", {}))
     return ModelUnavailable(type(error).__name__)

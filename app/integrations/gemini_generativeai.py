@@ -5,26 +5,39 @@ stream as it comes. Its own retries are off (they hold a 503 for ten minutes).
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import requests
+import urllib3
 from google.ai.generativelanguage import GenerativeServiceClient
-from google.api_core.exceptions import GoogleAPICallError
+from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
 from google.generativeai import protos
+from google.protobuf import json_format
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
-from app.integrations.gemini_answers import BLOCKED_FINISHES, CONNECTIONS, error_for
+from app.integrations.gemini_answers import BLOCKED_FINISHES, CONNECTIONS, ended_by, error_for
 from app.integrations.model_client import (
     Answer,
-    CallAborted,
     ModelError,
     ModelTimeout,
     ModelUnavailable,
     ReplyBlocked,
     ReplyEmpty,
     Turn,
+)
+
+# What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
+MODELS_ERRORS = (
+    GoogleAPIError,
+    GoogleAuthError,
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,
+    json_format.Error,
+    OSError,
+    ValueError,
 )
 
 
@@ -53,14 +66,24 @@ class Gemini:
         on_piece: Callable[[str], None] | None = None,
     ) -> Answer:
         """See `ModelClient.generate`."""
-        ask = self.client.stream_generate_content if on_piece else self.client.generate_content
-        metadata = [("x-request-id", request_id)] if request_id else []
-        try:
-            answered = ask(self._request(turns), timeout=timeout_seconds, retry=None, metadata=metadata)
-            responses = answered if on_piece else [answered]
+        options: dict[str, Any] = {
+            "timeout": timeout_seconds,
+            "retry": None,
+            "metadata": [("x-request-id", request_id)] if request_id else [],
+        }
+        with ended_by(call):
+            responses = self._responses(self._request(turns), options, streamed=on_piece is not None)
             return read_answer(responses, self.model, on_piece or (lambda _: None))
-        except Exception as error:
-            raise classify(error, call) from error
+
+    def _responses(self, request: Any, options: dict[str, Any], *, streamed: bool) -> Iterator[Any]:
+        """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
+        try:
+            if streamed:
+                yield from self.client.stream_generate_content(request, **options)
+            else:
+                yield self.client.generate_content(request, **options)
+        except MODELS_ERRORS as error:
+            raise classify(error) from error
 
     def _request(self, turns: Sequence[Turn]) -> Any:
         return protos.GenerateContentRequest(
@@ -99,7 +122,10 @@ def read_answer(responses: Iterable[Any], model: str, on_piece: Callable[[str], 
 
 
 def unwrap_error(response: requests.Response, **_: Any) -> None:
-    """Take an error out of the array that streams have it in, where google-api-core does not look for it."""
+    """Take an error out of the array that streams have it in, where google-api-core does not look for it.
+
+    One in no form of Google's is left out, so that its status decides: google-api-core would stumble over it.
+    """
     if response.status_code < HTTPStatus.BAD_REQUEST:
         return
     try:
@@ -107,17 +133,15 @@ def unwrap_error(response: requests.Response, **_: Any) -> None:
     except ValueError:
         return
     if isinstance(body, list) and body:
-        response._content = json.dumps(body[0]).encode()
+        body = body[0]
+    is_googles = isinstance(body, dict) and isinstance(body.get("error"), dict)
+    response._content = json.dumps(body if is_googles else {}).encode()
 
 
-def classify(error: Exception, call: BoundedCall) -> ModelError:
-    """What an exception out of the client means for the reply."""
-    if call.aborted:
-        return CallAborted("aborted")
-    if call.timed_out or isinstance(error, requests.Timeout):
+def classify(error: Exception) -> ModelError:
+    """What one of MODELS_ERRORS means for the reply."""
+    if isinstance(error, requests.Timeout):
         return ModelTimeout(type(error).__name__)
-    if isinstance(error, ModelError):
-        return error
     if isinstance(error, GoogleAPICallError):
         return error_for(int(error.code or 0), list(error.details), getattr(error.response, "headers", {}))
     return ModelUnavailable(type(error).__name__)

@@ -42,7 +42,7 @@ class ModelClient(Protocol):
         call: entered by the caller; bounds the attempt as a whole. timeout_seconds: for each read.
         request_id: goes along, for whoever looks for one request in two logs.
         on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text.
-        Raises a ModelError, also after some pieces.
+        Raises a ModelError, also after some pieces; any other error is a defect of ours, and not the model's doing.
         """
 
 

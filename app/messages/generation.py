@@ -97,7 +97,25 @@ class Generator:
 
     def attempt(self, claim: Claim, turns: Sequence[Turn]) -> Outcome:
         """Ask the model and write down what came of it."""
+        try:
+            answer = self.ask(claim, turns)
+        except CallAborted:
+            return Outcome(self.hand_back(claim))
+        except ModelUnavailable as error:
+            return Outcome(self.retry_or_fail(claim, error))
+        except ModelError as error:
+            if isinstance(error, ModelRejected):
+                log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
+            return Outcome(self.fail(claim, error_code_of(error)))
+        except Exception:  # it would be the same the next time
+            log.exception("A defect ended the attempt at reply %s", claim.reply_id)
+            return Outcome(self.fail(claim, ErrorCode.MODEL_UNAVAILABLE))
+        return Outcome(self.complete(claim, answer), answer)
+
+    def ask(self, claim: Claim, turns: Sequence[Turn]) -> Answer:
+        """Ask the model, and let the breaker know how that went: without a word, a probe would never end."""
         seconds = settings().gemini_timeout
+        answered: bool | None = None
         try:
             with self.keeper.hold(claim, seconds=seconds) as call:
                 answer = self.model.generate(
@@ -107,19 +125,14 @@ class Generator:
                     request_id=claim.request_id,
                     on_piece=Publisher(claim.reply_id, claim.attempt).pass_on if claim.streamed else None,
                 )
-        except CallAborted:
-            self.breaker.record(answered=None)
-            return Outcome(self.hand_back(claim))
-        except ModelUnavailable as error:
-            self.breaker.record(answered=False)
-            return Outcome(self.retry_or_fail(claim, error))
+            answered = True
         except ModelError as error:
-            self.breaker.record(answered=True)
-            if isinstance(error, ModelRejected):
-                log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
-            return Outcome(self.fail(claim, error_code_of(error)))
-        self.breaker.record(answered=True)
-        return Outcome(self.complete(claim, answer), answer)
+            answered = None if isinstance(error, CallAborted) else not isinstance(error, ModelUnavailable)
+            raise
+        else:
+            return answer
+        finally:
+            self.breaker.record(answered=answered)
 
     def complete(self, claim: Claim, answer: Answer) -> str:
         return self.end(

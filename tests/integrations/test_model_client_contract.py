@@ -7,6 +7,7 @@ import pytest
 
 from app.integrations.model_client import (
     Answer,
+    ModelError,
     ModelRejected,
     ModelUnavailable,
     ReplyBlocked,
@@ -273,3 +274,39 @@ def test_nobody_at_the_endpoint_may_be_tried_again(make_asker, streamed):
     outcome = make_asker(endpoint=f"http://127.0.0.1:{free_port()}").ask("Hello", streamed=streamed)
 
     assert type(outcome.error) is ModelUnavailable
+
+
+# Defects of ours
+
+
+class Defect(Exception):
+    """What the model cannot raise."""
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, OSError, Defect])
+def test_an_error_of_whoever_takes_the_pieces_is_not_the_models(model, error):
+    def fail(_piece):
+        raise error("ours")
+
+    with pytest.raises(error, match="ours"):
+        model.ask("Hello", streamed=True, on_piece=fail)
+    assert model.ask("Hello again", streamed=True).answer
+
+
+@both_ways
+def test_a_request_that_cannot_be_made_is_not_the_models_error(model, streamed):
+    """Each SDK says with an error of its own kind that this is no text."""
+    with pytest.raises(Exception, match=r".") as raised:
+        model.ask(Turn("user", {"no": "text"}), streamed=streamed)
+    assert not isinstance(raised.value, ModelError)
+
+
+@both_ways
+@pytest.mark.parametrize("body", [b'"no"', b"[]", b'{"error": "no"}', b"[3]", b"null", b"\xff\xfe"])
+def test_an_error_answer_in_no_form_of_googles_may_be_tried_again(make_asker, streamed, body):
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(says(head, body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+    assert str(outcome.error) == "HTTP 503"

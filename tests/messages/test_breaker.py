@@ -1,5 +1,6 @@
 """When Gemini is down for everybody, one call at a time asks whether it is back."""
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -73,6 +74,24 @@ def test_a_probe_that_tells_nothing_makes_room_for_another(breaker, clock):
     clock.now += 2.1
     breaker.wait_seconds()
     breaker.record(answered=None)
+    assert breaker.wait_seconds() == 0
+
+
+def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_generator, monkeypatch):
+    """What a worker at its limit of threads meets."""
+    clock = Clock()
+    breaker = Breaker(threshold=1, pause_seconds=2, monotonic=clock)
+    generator = make_generator(breaker=breaker)
+    breaker.record(answered=False)
+    clock.now += 2.1
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        room.answer(generator, "Hello")
+    assert room.answer(generator, "Hello again").status == "completed"
     assert breaker.wait_seconds() == 0
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from app.core.clock import utc_now
 from app.core.transactions import transaction
+from app.messages.breaker import Breaker
 from app.messages.leases import claim_reply
 from sandbox.stack.servers import wait_until
 
@@ -99,6 +100,25 @@ def test_an_attempt_is_bounded_as_a_whole(room, generator, directive):
     room.sql("UPDATE messages SET failures = 2, not_before = NULL WHERE role = 'model'")
     room.generate(generator, reply_id)
     assert room.read(reply_id).error["code"] == "model_timeout"
+
+
+class Defective:
+    """A client of the model with a defect of ours."""
+
+    def generate(self, *_, **__):
+        raise TypeError("generate() got an unexpected keyword argument")
+
+
+def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_pass_for_geminis(room, make_generator, caplog):
+    breaker = Breaker(threshold=1)
+    generator = make_generator(breaker=breaker)
+    generator.model = Defective()
+    reply = room.answer(generator, "Hello")
+    assert (reply.status, reply.error["code"]) == ("failed", "model_unavailable")
+    assert (room.row(reply.id).attempt, room.row(reply.id).failures) == (1, 0)
+    assert room.used() == 0
+    assert breaker.wait_seconds() == 0
+    assert [record.exc_info[0] for record in caplog.records if record.levelname == "ERROR"] == [TypeError]
 
 
 def test_a_task_that_comes_twice_asks_gemini_once(room, generator, gemini):
