@@ -1,10 +1,14 @@
-"""The API's description: OpenAPI 3.1, its introduction and its security schemes."""
+"""The API's description: OpenAPI 3.1, its introduction, its security schemes, and how it is served."""
 
+import gzip
+import hashlib
+import json
 import re
+from functools import cached_property
 from typing import Any
 
 from apispec import BasePlugin
-from flask import Flask
+from flask import Flask, Response, request
 
 from app.core.api import Api
 from app.core.ids import IdConverter
@@ -58,6 +62,29 @@ class OperationIds(BasePlugin):
             operation.setdefault("operationId", method + name)
 
 
+class DescribedApi(Api):
+    """Serves its description as it was serialised once, for nothing changes it while the process runs."""
+
+    @cached_property
+    def serialised(self) -> tuple[bytes, bytes, str]:
+        """The description as JSON, the same compressed, and what names both in an ETag."""
+        plain = json.dumps(self.spec.to_dict(), separators=(",", ":")).encode()
+        return plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32]
+
+    def _openapi_json(self) -> Response:
+        plain, compressed, name = self.serialised
+        if request.accept_encodings.quality("gzip") > 0:
+            response = Response(compressed, mimetype="application/json", headers={"Content-Encoding": "gzip"})
+            response.set_etag(f"{name}-gzip")  # a strong one is that of these very bytes
+        else:
+            response = Response(plain, mimetype="application/json")
+            response.set_etag(name)
+        response.vary.add("Accept-Encoding")
+        response.headers["Cache-Control"] = "no-cache"  # keep it, and ask each time whether it is still the same
+        response.make_conditional(request)
+        return response
+
+
 def make_api(app: Flask) -> Api:
     """The flask-smorest API that blueprints register with."""
     app.config.update(
@@ -69,7 +96,7 @@ def make_api(app: Flask) -> Api:
     )
     app.url_map.converters["id"] = IdConverter
     bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-    api = Api()
+    api = DescribedApi()
     api.init_app(
         app,
         spec_kwargs={

@@ -1,0 +1,77 @@
+"""/openapi.json is serialised once, compressed once, and not sent again to who has it."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+PATH = "/openapi.json"
+
+
+@pytest.fixture
+def client(migrated_app: Flask) -> FlaskClient:
+    return migrated_app.test_client()
+
+
+def test_it_is_serialised_once(make_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app()
+    spec = app.extensions["flask-smorest"]["apis"][""]["ext_obj"].spec
+    described, to_dict = [], spec.to_dict
+    monkeypatch.setattr(spec, "to_dict", lambda: described.append(1) or to_dict())
+    bodies = {app.test_client().get(PATH).data for _ in range(3)}
+    app.test_client().get(PATH, headers={"Accept-Encoding": "gzip"})
+    assert len(bodies) == len(described) == 1
+
+
+def test_two_processes_give_it_the_same_name(make_app: Any) -> None:
+    tags = [make_app().test_client().get(PATH, headers={"Accept-Encoding": "gzip"}).headers["ETag"] for _ in range(2)]
+    assert tags[0] == tags[1]
+
+
+def test_it_is_compressed_for_who_takes_gzip(client: FlaskClient) -> None:
+    plain = client.get(PATH)
+    compressed = client.get(PATH, headers={"Accept-Encoding": "br, gzip;q=0.5"})
+    assert (plain.status_code, compressed.status_code) == (200, 200)
+    assert "Content-Encoding" not in plain.headers
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(compressed.data) == plain.data
+    assert len(compressed.data) < len(plain.data) / 5
+    for answer in (plain, compressed):
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        assert answer.headers["Content-Length"] == str(len(answer.data))
+        assert answer.headers["Content-Type"] == "application/json"
+    assert plain.headers["ETag"] != compressed.headers["ETag"]
+    assert json.loads(plain.data)["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0", "gzip;q=0, *;q=0.5"])
+def test_it_is_plain_for_who_does_not(client: FlaskClient, accepted: str) -> None:
+    answer = client.get(PATH, headers={"Accept-Encoding": accepted})
+    assert "Content-Encoding" not in answer.headers
+    assert answer.json
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "identity"])
+def test_who_has_it_gets_304_without_a_body(client: FlaskClient, accepted: str) -> None:
+    headers = {"Accept-Encoding": accepted}
+    first = client.get(PATH, headers=headers)
+    assert not first.headers["ETag"].startswith("W/")
+    for known in (first.headers["ETag"], f'"another", {first.headers["ETag"]}', "*"):
+        again = client.get(PATH, headers=headers | {"If-None-Match": known})
+        assert (again.status_code, again.data) == (304, b"")
+        assert again.headers["ETag"] == first.headers["ETag"]
+        assert again.headers["Vary"] == "Accept-Encoding"
+        assert again.headers["Cache-Control"] == "no-cache"
+        assert "X-Request-ID" in again.headers
+    assert client.get(PATH, headers=headers | {"If-None-Match": '"another"'}).status_code == 200
+
+
+def test_head_tells_of_it_without_sending_it(client: FlaskClient) -> None:
+    told, got = client.head(PATH), client.get(PATH)
+    assert told.data == b""
+    assert {name: told.headers[name] for name in ("ETag", "Content-Length")} == {
+        name: got.headers[name] for name in ("ETag", "Content-Length")
+    }
