@@ -4,7 +4,7 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,18 +73,24 @@ class Proxy:
         server.close()
 
     async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError), ExitStack() as ends:
+            ends.callback(abort, writer)
             if self.is_postgres:
                 if await reader.readexactly(len(SSL_REQUEST)) != SSL_REQUEST:
-                    writer.close()  # somebody who wants no TLS
-                    return
+                    return  # somebody who wants no TLS
                 writer.write(SSL_ACCEPTED)
                 await writer.start_tls(self.context)
                 query = parse_qs(self.parts.query)
                 behind = await asyncio.open_unix_connection(f"{query['host'][0]}/.s.PGSQL.{query['port'][0]}")
             else:
                 behind = await asyncio.open_connection(self.parts.hostname, self.parts.port)
-            await asyncio.gather(pump(reader, behind[1]), pump(behind[0], writer))
+            ends.callback(abort, behind[1])
+            ways = {asyncio.create_task(pump(reader, behind[1])), asyncio.create_task(pump(behind[0], writer))}
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()  # which one that is, TLS changes
 
 
 async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -92,7 +98,6 @@ async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> No
         while piece := await source.read(65_536):
             target.write(piece)
             await target.drain()
-    target.close()
 
 
 @contextmanager
