@@ -25,6 +25,7 @@ REFUSED = "refused"
 UNTOLD = "APP_ENV is not set: say `production`, or `development` on a machine that nobody else reaches."
 PRODUCTION_REQUESTS_PER_MINUTE = 120
 DEVELOPMENT_REQUESTS_PER_MINUTE = 6_000  # all of a team's tests come from one address
+PRODUCTION_CODES_PER_HOUR = 2_000  # codes sent, and wrong ones: the latter are more than one address may try
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -154,6 +155,8 @@ class Settings(BaseSettings):
     # Limits
     basic_daily_prompts: int = Field(5, ge=0, le=100_000)
     rate_limit_per_minute: int | None = Field(None, ge=0, description="Per user or IP; 0 lifts every such limit")
+    codes_per_hour: int | None = Field(None, ge=0, description="Codes sent by the whole service; 0 for no such limit")
+    wrong_codes_per_hour: int | None = Field(None, ge=0, description="Wrong codes, of all numbers together; as above")
     streams_per_user: int = Field(10, ge=1, description="Replies that one user may follow at once")
     streams_per_process: int = Field(200, ge=1, description="Replies that are followed in one web process at once")
     chatroom_list_ttl_seconds: int = Field(300, ge=1)
@@ -182,6 +185,14 @@ class Settings(BaseSettings):
         if value is not None:
             return value
         return PRODUCTION_REQUESTS_PER_MINUTE if in_production(info) else DEVELOPMENT_REQUESTS_PER_MINUTE
+
+    @field_validator("codes_per_hour", "wrong_codes_per_hour")
+    @classmethod
+    def bound_in_production(cls, value: int | None, info: ValidationInfo) -> int:
+        """Unset it holds in production alone."""
+        if value is not None:
+            return value
+        return PRODUCTION_CODES_PER_HOUR if in_production(info) else 0
 
     @field_validator("twilio_account_sid", "twilio_auth_token", "twilio_from")
     @classmethod

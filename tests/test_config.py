@@ -49,6 +49,7 @@ def test_production_starts_with_settings_of_its_own():
     settings = load()
     assert settings.is_production
     assert settings.rate_limit_per_minute == 120
+    assert (settings.codes_per_hour, settings.wrong_codes_per_hour) == (2_000, 2_000)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ def test_development_takes_all_of_it():
     assert settings.otp_delivery == "response"
     assert settings.jwt_expires_in == timedelta(days=1)
     assert settings.rate_limit_per_minute > 120
+    assert (settings.codes_per_hour, settings.wrong_codes_per_hour) == (0, 0)
 
 
 def test_twilio_needs_its_credentials_everywhere():

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from app.auth import codes
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
+from app.auth.limits import WRONG_CODES_BUDGET
 from app.auth.models import Purpose
 from app.auth.passwords import hash_password, password_matches
 from app.auth.throttles import give_password_try_back, given_back_when_busy, take_password_try
@@ -60,15 +61,16 @@ def reset_password(mobile: str, code: str, new: str, *, now: datetime) -> None:
     """Set a password with a code that was sent for it; every earlier token stops working.
 
     The code proves the number, so it also verifies one that never was.
-    Raises OtpInvalid, OtpLocked, AccountNotFound (the code was right and is used up).
+    Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
     new_hash = hash_password(new)
-    with transaction():
-        is_right = codes.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
-        user = users.lock_user_by_mobile(mobile)
-        if is_right and user is not None:
-            user.password_hash = new_hash
-            user.verified_at = user.verified_at or now
-            revoke_sessions(user.id, now)
-            return
-    raise AccountNotFound if is_right else OtpInvalid
+    with WRONG_CODES_BUDGET.spend():
+        with transaction():
+            is_right = codes.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
+            user = users.lock_user_by_mobile(mobile)
+            if is_right and user is not None:
+                user.password_hash = new_hash
+                user.verified_at = user.verified_at or now
+                revoke_sessions(user.id, now)
+                return
+        raise AccountNotFound if is_right else OtpInvalid

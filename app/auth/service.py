@@ -6,6 +6,7 @@ from datetime import datetime
 from app.auth import codes
 from app.auth.delivery import deliver
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
+from app.auth.limits import CODES_BUDGET, WRONG_CODES_BUDGET
 from app.auth.models import Purpose
 from app.auth.passwords import password_matches
 from app.auth.throttles import give_password_try_back, given_back_when_busy, take_password_try
@@ -43,9 +44,9 @@ def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
 def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
     """Make a code and bring it on its way, the same for known and unknown numbers. mobile: E.164.
 
-    Raises OtpLocked, OtpCooldown.
+    Raises OtpLocked, OtpCooldown, ServiceUnavailable.
     """
-    with transaction() as current:
+    with CODES_BUDGET.spend(), transaction() as current:
         row, code = codes.issue_code(mobile, purpose, now)
         shown = deliver(current, row, mobile, code, now)
     return SentCode(
@@ -59,15 +60,16 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:
     """Trade a code for tokens; the first one verifies the number.
 
-    Raises OtpInvalid, OtpLocked, AccountNotFound (the code was right and is used up).
+    Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
-    with transaction():
-        is_right = codes.use_code(mobile, Purpose.LOGIN, code, now)
-        user = users.lock_user_by_mobile(mobile)
-        if is_right and user is not None:
-            user.verified_at = user.verified_at or now
-            return open_session(user, tier_of(user.id, now), client, now)
-    raise AccountNotFound if is_right else OtpInvalid
+    with WRONG_CODES_BUDGET.spend():
+        with transaction():
+            is_right = codes.use_code(mobile, Purpose.LOGIN, code, now)
+            user = users.lock_user_by_mobile(mobile)
+            if is_right and user is not None:
+                user.verified_at = user.verified_at or now
+                return open_session(user, tier_of(user.id, now), client, now)
+        raise AccountNotFound if is_right else OtpInvalid
 
 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:

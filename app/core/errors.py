@@ -113,8 +113,8 @@ class ServiceUnavailable(AppError):
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
     detail = "A part of the service does not answer right now. Try again in a few seconds."
 
-    def __init__(self, detail: str | None = None) -> None:
-        super().__init__(detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    def __init__(self, detail: str | None = None, *, retry_after: int = RETRY_AFTER_SECONDS) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after)})
 
 
 def code_of(status: int) -> str:

@@ -16,6 +16,7 @@ from tests.problems import assert_problem
 
 LEASED = """UPDATE messages SET status = 'generating', attempt = 1, lease_expires_at = now() + interval '1 minute'
             WHERE status = 'queued'"""
+BUDGETS = {"codes_per_hour": 1_000, "wrong_codes_per_hour": 1_000}
 POOL_SIZE = 2
 MANY = 8 * POOL_SIZE
 
@@ -107,7 +108,7 @@ ask_for_everything.number = 1000
 
 def test_only_the_quota_asks_redis_with_a_connection_in_hand(make_app, make_redis_url, user):
     with tapped(make_redis_url()) as tap:
-        app = make_app(redis_url=tap.url, rate_limit_per_minute=1_000, basic_daily_prompts=100)
+        app = make_app(redis_url=tap.url, rate_limit_per_minute=1_000, basic_daily_prompts=100, **BUDGETS)
         ask_for_everything(app, user)  # opens the connections and loads the scripts
         with app.app_context():
             tap.engine = db.engine

@@ -1,0 +1,112 @@
+"""What the whole service may do in an hour, whoever asks: codes sent, and wrong codes."""
+
+import logging
+import re
+from collections import Counter
+
+import pytest
+from sqlalchemy import func, select
+
+from app.auth.models import NumberThrottle, OneTimeCode
+from app.core.database import db
+from sandbox.stack.servers import free_port
+from tests.auth.conftest import Visitor, all_at_once, wrong
+from tests.problems import assert_problem
+
+BUDGET = 3
+
+
+@pytest.fixture
+def make_visitors(app, make_app, make_redis_url, other_numbers, caplog):
+    """Make so many people, each at an address of his own, whose service has these budgets and no other limit."""
+
+    def make(count, **budgets):
+        limited = make_app(redis_url=make_redis_url(), **budgets)
+        logging.getLogger().addHandler(caplog.handler)  # the factory has set the handlers anew
+        return [Visitor(limited, next(other_numbers), ip=f"198.51.100.{n}") for n in range(count)]
+
+    return make
+
+
+def assert_used_up(answer):
+    assert_problem(answer, 503, "service_unavailable")
+    assert 3_500 < int(answer.headers["Retry-After"]) <= 3_601
+
+
+def refusals(visitor, budget):
+    counted = visitor.client.get("/metrics").text
+    (told,) = re.findall(rf'^code_budget_refusals_total{{budget="{budget}"}} (.+)$', counted, flags=re.MULTILINE)
+    return float(told)
+
+
+def test_service_sends_so_many_codes_an_hour_and_no_more(make_visitors, caplog):
+    *served, known, unknown = make_visitors(BUDGET + 2, codes_per_hour=BUDGET)
+    known.sign_up()
+    before = refusals(known, "codes")
+    assert [visitor.send_otp().status_code for visitor in served] == [202] * BUDGET
+    assert "CODES_PER_HOUR" not in caplog.text
+    answers = [ask() for who in (known, unknown) for ask in (who.send_otp, who.forgot)]
+    for answer in answers:
+        assert_used_up(answer)
+    assert len({answer.json["detail"] for answer in answers}) == 1, "the same for known and unknown numbers"
+    assert refusals(known, "codes") == before + 4
+    (told,) = [record for record in caplog.records if "CODES_PER_HOUR" in record.getMessage()]
+    assert told.levelname == "ERROR"
+    with known.app.app_context():
+        assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == BUDGET
+
+
+def test_codes_that_are_not_sent_cost_nothing(make_visitors):
+    first, *others = make_visitors(BUDGET, codes_per_hour=BUDGET)
+    first.send_otp()
+    for _ in range(2 * BUDGET):
+        assert_problem(first.send_otp(), 429, "otp_cooldown")
+    assert [visitor.send_otp().status_code for visitor in others] == [202] * (BUDGET - 1)
+    assert_used_up(first.forgot())
+
+
+def test_budget_is_exact_when_all_come_at_once(make_visitors):
+    visitors = make_visitors(5 * BUDGET, codes_per_hour=BUDGET)
+    answers = all_at_once([visitor.send_otp for visitor in visitors], retry=False)
+    assert Counter(answer.status_code for answer in answers) == {202: BUDGET, 503: 4 * BUDGET}
+
+
+def test_wrong_codes_of_all_numbers_together_are_bounded(make_visitors, caplog):
+    *guessers, owner = make_visitors(BUDGET + 1, wrong_codes_per_hour=BUDGET)
+    owner.sign_up()
+    otp, reset_otp = owner.send_otp().json["otp"], owner.forgot().json["otp"]
+    assert [guesser.verify("no").status_code for guesser in guessers[1:]] == [401] * (BUDGET - 1)
+    assert guessers[0].reset("no", "long-enough-7").status_code == 401
+    for answer in (owner.verify(otp), owner.reset(reset_otp, "long-enough-7"), guessers[0].verify("no")):
+        assert_used_up(answer)
+    assert "WRONG_CODES_PER_HOUR" in caplog.text
+    assert refusals(owner, "wrong_codes") >= 3
+    owner.app.extensions["redis"].flushdb()  # the hour is over
+    assert owner.verify(otp).status_code == 200, "no code was looked at meanwhile"
+    with owner.app.app_context():
+        assert db.session.scalar(select(func.sum(NumberThrottle.wrong_codes))) == BUDGET
+
+
+def test_right_codes_cost_nothing_of_the_budget_for_wrong_ones(make_visitors):
+    *owners, stranger = make_visitors(2 * BUDGET + 1, wrong_codes_per_hour=BUDGET)
+    for owner in owners:
+        owner.sign_up()
+        assert owner.verify(owner.send_otp().json["otp"]).status_code == 200
+    assert stranger.verify(stranger.send_otp().json["otp"]).status_code == 404
+    assert [owners[0].verify(wrong("123456")).status_code for _ in range(BUDGET)] == [401] * BUDGET
+    assert_used_up(owners[1].verify("no"))
+
+
+def test_lifting_the_limits_for_addresses_lifts_no_budget_and_zero_does(make_visitors):
+    visitors = make_visitors(2, codes_per_hour=1, rate_limit_per_minute=0)
+    assert [visitor.send_otp().status_code for visitor in visitors] == [202, 503]
+    visitors = make_visitors(3, codes_per_hour=0, wrong_codes_per_hour=0, rate_limit_per_minute=100)
+    assert [visitor.send_otp().status_code for visitor in visitors] == [202] * 3
+
+
+def test_without_redis_budgets_are_open_and_the_limits_for_a_number_hold(app, make_app, other_numbers):
+    alone = make_app(redis_url=f"redis://127.0.0.1:{free_port()}/0", codes_per_hour=1, wrong_codes_per_hour=1)
+    visitors = [Visitor(alone, next(other_numbers)) for _ in range(3)]
+    assert [visitor.send_otp().status_code for visitor in visitors] == [202] * 3
+    assert_problem(visitors[0].send_otp(), 429, "otp_cooldown")
+    assert [visitors[0].verify("no").status_code for _ in range(11)] == [401] * 10 + [429]
