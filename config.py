@@ -75,6 +75,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timede
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d{1,5})?$")]
 CountryCode = Annotated[str, Field(pattern=r"^([1-9]\d{0,2}|[A-Z]{2})$")]
 OriginList = Annotated[list[Origin], NoDecode, BeforeValidator(split_on_commas)]
+PriceList = Annotated[list[str], NoDecode, BeforeValidator(split_on_commas)]
 CountryList = Annotated[list[CountryCode], NoDecode, BeforeValidator(calling_codes_and_regions)]
 
 
@@ -145,7 +146,7 @@ class Settings(BaseSettings):
 
     # Stripe
     stripe_secret_key: str = ""
-    stripe_pro_price_id: str = ""
+    stripe_pro_price_id: PriceList = Field([], description="The first is sold; a subscription for any of them is Pro")
     stripe_webhook_secret: str = ""
     stripe_api_base: str = Field("https://api.stripe.com", pattern="^https?://")
     stripe_timeout: float = Field(10, gt=0, le=12, description="Seconds for all of a request's calls together")

@@ -31,7 +31,7 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
 
     Raises AlreadySubscribed, PaymentProviderError, ServiceUnavailable, TokenRevoked; then nothing was bought.
     """
-    price_id = required("stripe_pro_price_id")
+    price_id: str = required("stripe_pro_price_id")[0]
     with stripe_calls() as payments:
         for _ in range(MAX_ROUNDS):
             customer = customer_for(user_id, now, refuse_subscribed=True)
@@ -71,7 +71,7 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
     """The user's customer row, made when there is none. Raises AlreadySubscribed, TokenRevoked."""
     with transaction():
         require_locked_user(user_id)
-        if refuse_subscribed and queries.has_live_subscription(user_id):
+        if refuse_subscribed and queries.has_live_subscription(user_id, settings().stripe_pro_price_id):
             raise AlreadySubscribed
         return customer_queries.ensure_customer(user_id, now)
 
@@ -121,21 +121,25 @@ def make_way(payments: Payments, user_id: UUID, customer: StripeCustomer, now: d
     """End what could be charged beside a new subscription, whatever our copies say. Raises AlreadySubscribed."""
     copy_subscriptions(customer.id, payments, partial(end_dormant, str(customer.stripe_id)), now=now)
     with transaction():
-        if queries.has_live_subscription(user_id):
+        if queries.has_live_subscription(user_id, settings().stripe_pro_price_id):
             raise AlreadySubscribed
 
 
 def end_dormant(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:
-    """Cancel every subscription that gives nothing, unless another lives; all of them, as they are then.
+    """Cancel every subscription for Pro that gives nothing, unless another lives; all of them, as they are then.
 
+    One for another price is no Pro, and nothing that a checkout may end.
     Raises AlreadySubscribed for one whose first payment is under way: its payer would get nothing for it.
     """
+    prices = set(settings().stripe_pro_price_id)
     every = payments.subscriptions(stripe_id)
-    if any(one.status in queries.LIVE_STATUSES for one in every):
+    pro = [one for one in every if prices.intersection(one.price_ids)]
+    if any(one.status in queries.LIVE_STATUSES for one in pro):
         return every
-    if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in every):
+    if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in pro):
         raise AlreadySubscribed(AlreadySubscribed.under_way)
-    return [payments.cancel_subscription(one.id) if one.status in queries.DORMANT_STATUSES else one for one in every]
+    dormant = [one for one in pro if one.status in queries.DORMANT_STATUSES]
+    return [payments.cancel_subscription(one.id) if one in dormant else one for one in every]
 
 
 def look_up(payments: Payments, session_id: str) -> RemoteSession | None:

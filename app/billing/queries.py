@@ -1,5 +1,7 @@
 """Reading and writing the copies that the tier follows from."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,10 +19,18 @@ LIVE_STATUSES = (*PRO_STATUSES, "past_due")
 DORMANT_STATUSES = ("incomplete", "unpaid", "paused")  # give nothing, yet a payment makes them active
 
 
-def gives_pro(now: datetime, grace: timedelta) -> ColumnElement[bool]:
-    """Whether a subscription counts as Pro at `now`: it is paid for, or has been owed for less than `grace`."""
-    in_grace = and_(Subscription.status == "past_due", Subscription.past_due_since > now - grace)
-    return or_(Subscription.status.in_(PRO_STATUSES), in_grace)
+@dataclass(frozen=True)
+class ProTerms:
+    """What makes a subscription Pro: it is for one of these prices, and owed for less than `grace` if it is owed."""
+
+    prices: Sequence[str]
+    grace: timedelta
+
+
+def gives_pro(now: datetime, terms: ProTerms) -> ColumnElement[bool]:
+    """Whether a subscription counts as Pro at `now`."""
+    in_grace = and_(Subscription.status == "past_due", Subscription.past_due_since > now - terms.grace)
+    return and_(Subscription.price_id.in_(terms.prices), or_(Subscription.status.in_(PRO_STATUSES), in_grace))
 
 
 def live_grant(user_id: UUID, now: datetime) -> list[ColumnElement[bool]]:
@@ -29,13 +39,13 @@ def live_grant(user_id: UUID, now: datetime) -> list[ColumnElement[bool]]:
     return [ProGrant.user_id == user_id, ProGrant.revoked_at.is_(None), endless_or_later]
 
 
-def is_pro(user_id: UUID, now: datetime, grace: timedelta) -> bool:
+def is_pro(user_id: UUID, now: datetime, terms: ProTerms) -> bool:
     """Whether a grant or a subscription makes the user Pro at `now`, by one query."""
     granted = exists().where(*live_grant(user_id, now))
     subscribed = exists().where(
         StripeCustomer.user_id == user_id,
         Subscription.customer_id == StripeCustomer.id,
-        gives_pro(now, grace),
+        gives_pro(now, terms),
     )
     return bool(db.session.scalar(select(or_(granted, subscribed))))
 
@@ -46,9 +56,9 @@ def find_grant(user_id: UUID, now: datetime) -> ProGrant | None:
     return db.session.scalar(statement.limit(1))
 
 
-def leading_subscription(user_id: UUID, now: datetime, grace: timedelta) -> tuple[Subscription, bool] | None:
+def leading_subscription(user_id: UUID, now: datetime, terms: ProTerms) -> tuple[Subscription, bool] | None:
     """The subscription to tell the user of (one that gives Pro, one that lives, the latest), and whether it is Pro."""
-    pro = gives_pro(now, grace)
+    pro = gives_pro(now, terms)
     statement = (
         select(Subscription, pro)
         .join(StripeCustomer, StripeCustomer.id == Subscription.customer_id)
@@ -67,11 +77,13 @@ def subscriptions_of_user(user_id: UUID) -> list[Subscription]:
     return list(db.session.scalars(ordered))
 
 
-def has_live_subscription(user_id: UUID) -> bool:
+def has_live_subscription(user_id: UUID, prices: Sequence[str]) -> bool:
+    """Whether one for any of these prices lives, paid for or owed."""
     live = exists().where(
         StripeCustomer.user_id == user_id,
         Subscription.customer_id == StripeCustomer.id,
         Subscription.status.in_(LIVE_STATUSES),
+        Subscription.price_id.in_(prices),
     )
     return bool(db.session.scalar(select(live)))
 

@@ -25,19 +25,19 @@ class SubscriptionStatus:
     grace_until: datetime | None = None
 
 
-def grace() -> timedelta:
-    """How long an unpaid subscription stays Pro, from the start of the unpaid period."""
-    return timedelta(days=settings().stripe_grace_days)
+def pro_terms() -> queries.ProTerms:
+    """What makes a subscription Pro here."""
+    return queries.ProTerms(settings().stripe_pro_price_id, timedelta(days=settings().stripe_grace_days))
 
 
 def tier_of(user_id: UUID, now: datetime) -> Tier:
     """The user's tier at `now`, by one indexed query. Read it at each request: a token never says it."""
-    return Tier.PRO if queries.is_pro(user_id, now, grace()) else Tier.BASIC
+    return Tier.PRO if queries.is_pro(user_id, now, pro_terms()) else Tier.BASIC
 
 
 def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
     """The subscription that the tier comes from, else a grant, else the latest subscription."""
-    found = queries.leading_subscription(user_id, now, grace())
+    found = queries.leading_subscription(user_id, now, pro_terms())
     if found is not None and found[1]:
         return status_of(found[0], Tier.PRO)
     granted = queries.find_grant(user_id, now)
@@ -47,13 +47,14 @@ def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
 
 
 def status_of(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
-    owed_since = subscription.past_due_since
+    terms = pro_terms()
+    owed_since = subscription.past_due_since if subscription.price_id in terms.prices else None
     return SubscriptionStatus(
         tier=tier,
         status=subscription.status,
         current_period_end=subscription.current_period_end,
         cancel_at_period_end=subscription.cancel_at_period_end,
-        grace_until=owed_since + grace() if owed_since else None,
+        grace_until=owed_since + terms.grace if owed_since else None,
     )
 
 

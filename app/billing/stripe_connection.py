@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from app.billing.errors import PaymentProviderError
 from app.core.errors import ServiceUnavailable
@@ -15,9 +16,9 @@ from app.integrations.stripe_objects import PaymentsRejected, PaymentsUnavailabl
 log = logging.getLogger(__name__)
 
 
-def required(name: str) -> str:
+def required(name: str) -> Any:
     """A setting that payments need. Raises ServiceUnavailable, which names it, when it is empty."""
-    value = str(getattr(settings(), name))
+    value = getattr(settings(), name)
     if not value:
         raise ServiceUnavailable(f"Payments are not set up here: {name.upper()} is not set.")
     return value

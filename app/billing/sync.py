@@ -14,6 +14,7 @@ from app.billing import queries
 from app.billing.models import StripeCustomer, Subscription
 from app.core.database import db
 from app.core.logs import log_event
+from app.core.settings import settings
 from app.core.transactions import transaction
 from app.integrations.stripe_client import Payments
 from app.integrations.stripe_objects import RemoteSubscription
@@ -100,12 +101,16 @@ def comparable(row: Subscription) -> dict[str, Any]:
 
 
 def values_of(customer_id: UUID, remote: RemoteSubscription) -> dict[str, Any]:
-    """The columns of a copy. What is owed is owed from the start of its period on."""
+    """The columns of a copy. What is owed is owed from the start of its period on.
+
+    Of several prices the one that makes it Pro is kept.
+    """
+    accepted, first = settings().stripe_pro_price_id, next(iter(remote.price_ids), None)
     return {
         "id": remote.id,
         "customer_id": customer_id,
         "status": remote.status,
-        "price_id": remote.price_id,
+        "price_id": next((price for price in remote.price_ids if price in accepted), first),
         "current_period_start": remote.period_start,
         "current_period_end": remote.period_end,
         "cancel_at_period_end": remote.cancel_at_period_end,

@@ -17,7 +17,7 @@ class RemoteSubscription:
     id: str
     customer_id: str
     status: str
-    price_id: str | None
+    price_ids: tuple[str, ...]
     period_start: datetime | None
     period_end: datetime | None
     cancel_at_period_end: bool
@@ -58,7 +58,7 @@ def read_subscription(source: Any) -> RemoteSubscription:
         id=data["id"],
         customer_id=id_of(data["customer"]) or "",
         status=data["status"],
-        price_id=items[0]["price"]["id"] if items else None,
+        price_ids=tuple(item["price"]["id"] for item in items),
         period_start=moment(min(starts, default=None)),
         period_end=moment(max(ends, default=None)),
         cancel_at_period_end=bool(data.get("cancel_at_period_end") or data.get("cancel_at")),

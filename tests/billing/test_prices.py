@@ -1,0 +1,94 @@
+"""Which prices make a subscription Pro."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import Flask
+
+from app.billing.sync import values_of
+from app.core.clock import utc_now
+from app.core.ids import new_id
+from app.integrations.stripe_objects import RemoteSubscription
+from sandbox.stripe.testing import RunningStandIn
+from tests.billing.conftest import Shop
+
+
+@pytest.fixture
+def subscribe_elsewhere(make_billing_app: Callable[..., Flask], shop: Shop) -> Callable[[Any], str]:
+    """Subscribe to something else that is sold in the same Stripe account; the subscription's id."""
+
+    def subscribe(user: Any) -> str:
+        other = make_billing_app(stripe_pro_price_id="price_of_something_else")
+        return shop.subscribe(replace(user, client=other.test_client()))
+
+    return subscribe
+
+
+def test_another_price_gives_no_pro_and_is_shown_as_it_is(
+    user: Any, shop: Shop, subscribe_elsewhere: Callable[[Any], str]
+) -> None:
+    subscribe_elsewhere(user)
+    assert [(row["status"], row["price_id"]) for row in shop.rows()] == [("active", "price_of_something_else")]
+    told = user.get("/subscription/status").json
+    assert (told["tier"], told["status"]) == ("basic", "active")
+    assert user.get("/user/me").json["tier"] == "basic"
+
+
+def test_another_price_that_is_owed_promises_no_grace(
+    user: Any, shop: Shop, stripe: RunningStandIn, subscribe_elsewhere: Callable[[Any], str]
+) -> None:
+    stripe.act(subscribe_elsewhere(user), "set", status="past_due")
+    shop.deliver_all()
+    told = user.get("/subscription/status").json
+    assert (told["tier"], told["status"], told["grace_until"]) == ("basic", "past_due", None)
+
+
+@pytest.mark.parametrize("status", ["active", "past_due", "unpaid"])
+def test_pro_can_be_bought_beside_another_price_which_stays_as_it_is(
+    status: str, user: Any, shop: Shop, stripe: RunningStandIn, subscribe_elsewhere: Callable[[Any], str]
+) -> None:
+    other = subscribe_elsewhere(user)
+    stripe.act(other, "set", status=status)
+    pro = shop.subscribe(user)
+    told = user.get("/subscription/status").json
+    assert (told["tier"], told["status"]) == ("pro", "active")
+    assert {row["id"]: row["status"] for row in shop.rows()} == {other: status, pro: "active"}
+    assert user.post("/subscribe/pro").json["code"] == "already_subscribed"
+    stripe.act(pro, "cancel")
+    shop.deliver_all()
+    assert user.get("/user/me").json["tier"] == "basic"
+
+
+def test_every_price_of_the_list_counts_and_the_first_is_sold(
+    user: Any, shop: Shop, stripe: RunningStandIn, make_billing_app: Callable[..., Flask]
+) -> None:
+    shop.subscribe(user)  # at price_pro
+    dearer = make_billing_app(stripe_pro_price_id="price_dearer, price_pro")
+    earlier = replace(user, client=dearer.test_client())
+    assert earlier.get("/user/me").json["tier"] == "pro"
+    assert earlier.post("/subscribe/pro").json["code"] == "already_subscribed"
+    stripe.act(shop.rows()[0]["id"], "cancel")
+    shop.deliver_all()
+    shop.subscribe(earlier)
+    assert sorted(row["price_id"] for row in shop.rows()) == ["price_dearer", "price_pro"]
+    assert earlier.get("/user/me").json["tier"] == "pro"
+    assert user.get("/user/me").json["tier"] == "basic"  # where the dearer one is not in the list
+
+
+@pytest.mark.parametrize(
+    ("prices", "kept"),
+    [
+        ((), None),
+        (("price_a",), "price_a"),
+        (("price_a", "price_pro"), "price_pro"),
+        (("price_a", "price_b"), "price_a"),
+    ],
+)
+def test_of_several_prices_the_one_that_counts_is_kept(prices: tuple[str, ...], kept: str | None, shop: Shop) -> None:
+    now = utc_now()
+    remote = RemoteSubscription("sub_1", "cus_1", "active", prices, now, now, False, now, None)
+    customer: UUID = new_id()
+    assert shop.run(lambda: values_of(customer, remote))["price_id"] == kept
