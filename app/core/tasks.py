@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
 CHORES, GENERATIONS = "chores", "generations"
+CONNECTIONS_OF_A_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
 MIN_CONSUMER_CONNECTIONS = 10  # kombu's own bound, which fails rather than waits
 REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
 
@@ -56,7 +57,7 @@ def register_celery(
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         broker_url=url,
-        broker_pool_limit=pool_size,
+        broker_pool_limit=pool_size // CONNECTIONS_OF_A_PRODUCER,
         broker_transport_options=TIMEOUTS
         | {
             "visibility_timeout": REDELIVER_AFTER_SECONDS,
