@@ -6,10 +6,11 @@ import warnings
 from importlib import import_module
 from typing import Any
 
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
 
 import app.core.task_log  # noqa: F401 - it listens to Celery's signals
 from app import create_app
+from app.core.workers import note_worker_ended
 from app.integrations.model_factory import SdkMissing, model_client_class
 from config import ConfigError
 
@@ -41,3 +42,10 @@ def import_tasks(**_: Any) -> None:
     except Exception as error:  # Celery would log it and run a worker that knows no task
         log.exception("A task module cannot be imported")
         raise SystemExit(1) from error
+
+
+@worker_shutdown.connect
+@worker_process_shutdown.connect
+def leave(**_: Any) -> None:
+    with flask_app.app_context():
+        note_worker_ended()

@@ -1,28 +1,22 @@
-"""kombu's Redis transport, made to outlive a lost connection.
+"""kombu's Redis transport, told to keep no books of its own on tasks that are under way.
 
-When the connection breaks while kombu closes what is left of it, putting unacknowledged messages back fails with
-an AttributeError (kombu 5.7: the channel has forgotten its connection), which ends the worker. Nothing is lost
-by not putting them back: every task is queued again from PostgreSQL.
+kombu notes each task that a worker takes in Redis until the worker acknowledges it, which stopped workers for good.
+An acknowledgement that failed kept its slot: when the connection broke while all slots were taken, none ever came
+back, no task was asked for, and so the loss was never noticed (celery #8030, #8091). And a full Redis, which lets
+tasks be taken but none be noted, ended the worker. PostgreSQL knows what is under way, and its sweeps queue again what
+a worker loses, so the notes were of no use.
 """
 
-import logging
 from typing import Any
 
 from kombu.transport import redis as transport
 
-log = logging.getLogger(__name__)
+TAKEN_TASKS_ARE_NOT_NOTED: dict[str, Any] = {"ack_emulation": False}
 
 
-class TolerantQoS(transport.QoS):
-    """Puts unacknowledged messages back if that is possible."""
+def restore_nothing() -> None:
+    """Put no task back when a channel closes: a lost connection would have each one that runs run twice.
 
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        try:
-            super().restore_unacked_once(stderr=stderr)  # type: ignore[no-untyped-call]
-        except Exception as error:
-            log.warning("Messages could not be put back into the queue (%s); the sweepers queue them again", error)
-
-
-def outlive_lost_connections() -> None:
-    """Let every channel to Redis use it. Safe to call twice."""
-    transport.Channel.QoS = TolerantQoS
+    kombu has no option for it. Safe to call twice.
+    """
+    transport.Channel.do_restore = False

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Task
+from celery.beat import SchedulingError
 from celery.signals import setup_logging, task_postrun, task_prerun
+
+from app.core.logs import first_line
 
 log = logging.getLogger("app.tasks")
 
@@ -14,6 +17,17 @@ log = logging.getLogger("app.tasks")
 @setup_logging.connect
 def keep_our_logging(**_: Any) -> None:
     """Celery sets up logging of its own unless somebody listens here; the factory has done it already."""
+
+
+def say_it_in_a_line(record: logging.LogRecord) -> bool:
+    """Beat adds two stacks to each task that the broker refuses, several times in ten seconds while it does."""
+    if record.levelno >= logging.ERROR and record.exc_info and isinstance(record.exc_info[1], SchedulingError):
+        record.msg, record.args = "%s; beat asks again when it is due", (first_line(record.exc_info[1]),)
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("celery.beat").addFilter(say_it_in_a_line)
 
 
 @task_prerun.connect

@@ -10,12 +10,13 @@ from celery.signals import before_task_publish, task_prerun
 from flask import Flask, current_app
 from kombu.entity import Queue
 
-from app.core.broker import outlive_lost_connections
+from app.core.broker import TAKEN_TASKS_ARE_NOT_NOTED, restore_nothing
 from app.core.clock import utc_now
 from app.core.database import DATABASE_UNAVAILABLE
 from app.core.logs import first_line
 from app.core.redis_clients import TIMEOUTS, redis_client
 from app.core.request_ids import request_id, set_request_id
+from app.core.workers import note_task_taken
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,6 @@ PUBLISHED_HEADER = "published_at"
 CHORES, GENERATIONS = "chores", "generations"
 CONNECTIONS_OF_A_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
 MIN_CONSUMER_CONNECTIONS = 10  # kombu's own bound, which fails rather than waits
-REDELIVER_AFTER_SECONDS = 3_600  # the database's leases decide who takes over, long before the broker does
 
 
 class AppTask(Task):  # type: ignore[misc]
@@ -37,6 +37,7 @@ class AppTask(Task):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self.flask_app.app_context():
+            note_task_taken(utc_now())
             try:
                 return self.run(*args, **kwargs)
             except DATABASE_UNAVAILABLE as error:
@@ -53,14 +54,14 @@ def register_celery(
     pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is no chore.
     schedule: what beat asks for.
     """
-    outlive_lost_connections()
+    restore_nothing()
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         broker_url=url,
         broker_pool_limit=pool_size // CONNECTIONS_OF_A_PRODUCER,
         broker_transport_options=TIMEOUTS
+        | TAKEN_TASKS_ARE_NOT_NOTED
         | {
-            "visibility_timeout": REDELIVER_AFTER_SECONDS,
             "retry_on_timeout": False,
             "max_connections": max(pool_size, MIN_CONSUMER_CONNECTIONS),  # threads that end together say so together
         },
@@ -68,7 +69,8 @@ def register_celery(
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # A worker takes from both by turns: a thousand replies ahead of them delay neither a login code nor a sweep.
-        task_queues=[Queue(CHORES), Queue(GENERATIONS)],  # type: ignore[no-untyped-call]
+        # Neither is declared: a list in Redis needs no declaration, which a full Redis would refuse.
+        task_queues=[Queue(name, no_declare=True) for name in (CHORES, GENERATIONS)],  # type: ignore[no-untyped-call]
         task_default_queue=CHORES,
         task_routes=routes,
         task_ignore_result=True,

@@ -19,14 +19,15 @@ class Transaction:
 
     def __init__(self) -> None:
         self._after_commit: list[Callable[[], object]] = []
+        self._tasks: list[Callable[[], None]] = []
 
     def after_commit(self, action: Callable[[], object]) -> None:
         """Run `action` once the commit has succeeded. Its failure is logged and undoes nothing."""
         self._after_commit.append(action)
 
     def enqueue_after_commit(self, task_name: str, *args: str, delay_seconds: float = 0) -> None:
-        """Queue a task once the commit has succeeded."""
-        self.after_commit(lambda: enqueue(task_name, *args, delay_seconds=delay_seconds))
+        """Queue a task once the commit has succeeded; a sweep comes back to one that was not queued."""
+        self._tasks.append(lambda: enqueue(task_name, *args, delay_seconds=delay_seconds))
 
     def run_actions(self) -> None:
         for action in self._after_commit:
@@ -36,6 +37,19 @@ class Transaction:
                 log.warning("An action after a commit failed, Redis is unavailable: %s", first_line(error))
             except Exception:
                 log.exception("An action after a commit failed")
+        self._enqueue_tasks()
+
+    def _enqueue_tasks(self) -> None:
+        """Queue the tasks, up to the first failure: a sweep's hundreds would wait and be logged one by one."""
+        for index, enqueue_task in enumerate(self._tasks):
+            try:
+                enqueue_task()
+            except (RedisError, BrokerError) as error:
+                not_queued, why = len(self._tasks) - index, first_line(error)
+                log.warning("%d tasks were not queued, Redis is unavailable (%s): a sweep queues them", not_queued, why)
+                return
+            except Exception:
+                log.exception("A task was not queued")
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from sqlalchemy import text
 from app.core.database import db
 from app.core.redis_clients import require_redis
 from app.core.transactions import release_connection
+from app.core.workers import last_tasks
 from app.messages import statistics
 from app.ops import rollup
 
-DEPENDENCY, QUEUE, BEAT = 1, 2, 3  # exit codes of `flask health`
+DEPENDENCY, QUEUE, BEAT, WORKER = 1, 2, 3, 4  # exit codes of `flask health`
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,40 @@ def failing_dependencies() -> list[str]:
     return failing
 
 
-def checks(*, now: datetime, max_queued_seconds: float, max_tick_seconds: float) -> list[Check]:
-    """Dependencies, the queue, and beat; what needs PostgreSQL is left out when that does not answer."""
+def checks(
+    *, now: datetime, max_queued_seconds: float, max_tick_seconds: float, max_worker_seconds: float
+) -> list[Check]:
+    """Dependencies, the queue, beat, and each worker process; left out is what needs a server that does not answer."""
     failing = failing_dependencies()
     found = [
         Check(name, name not in failing, "does not answer" if name in failing else "answers", DEPENDENCY)
         for name in ("postgres", "redis")
     ]
-    if "postgres" in failing:
-        return found
+    if "postgres" not in failing:
+        found += [queue_check(now, max_queued_seconds), beat_check(now, max_tick_seconds)]
+    if "redis" not in failing:
+        found += worker_checks(now, max_worker_seconds)
+    return found
+
+
+def queue_check(now: datetime, max_seconds: float) -> Check:
     queue = statistics.queue(now)
     waits = queue.oldest_due_seconds
     measured = f"the oldest reply that is due has waited {waits:.0f} s; {sum(queue.by_status.values())} unfinished"
-    found.append(Check("queue", waits <= max_queued_seconds, measured, QUEUE))
+    return Check("queue", waits <= max_seconds, measured, QUEUE)
+
+
+def beat_check(now: datetime, max_seconds: float) -> Check:
     last = rollup.last_beat(rollup.BEAT)
     age = (now - last).total_seconds() if last else None
     measured = "no tick so far" if age is None else f"last tick {age:.0f} s ago"
-    found.append(Check("beat", age is not None and age <= max_tick_seconds, measured, BEAT))
-    return found
+    return Check("beat", age is not None and age <= max_seconds, measured, BEAT)
+
+
+def worker_checks(now: datetime, max_seconds: float) -> list[Check]:
+    """One for each worker process that took a task within the last hour and has not ended in order since."""
+    ages = {name: (now - taken_at).total_seconds() for name, taken_at in last_tasks(now).items()}
+    return [
+        Check(f"worker {name}", age <= max_seconds, f"last took a task {age:.0f} s ago", WORKER)
+        for name, age in sorted(ages.items())
+    ]

@@ -2,7 +2,7 @@
 
     python -m sandbox.chaos [--short] [--only WORDS]
 
-Exits 1 when a message was lost, doubled, answered out of order or charged wrongly.
+Exits 1 when a message was lost, doubled, answered out of order or charged wrongly, or when a worker takes no more.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from sandbox.stack.deployment import Deployment
 IN_FLIGHT = 20
 PATIENCE_SECONDS = 90.0
 GENERATION_SECONDS = 1.5
+WORKERS = 2
+SLOTS = IN_FLIGHT // WORKERS  # of each: all are taken when disaster strikes
 ROW = "{name:<40} {accepted:>8} {lost:>5} {doubled:>8} {out_of_order:>9} {miscounted:>8} {calls:>6} {longest:>8}"
 
 
@@ -54,12 +56,14 @@ def main() -> int:
     heads = {"name": "what happens", "accepted": "accepted", "lost": "lost", "doubled": "doubled"}
     heads |= {"out_of_order": "disorder", "miscounted": "charged", "calls": "calls", "longest": "longest"}
     print(ROW.format(**heads), flush=True)
-    with Deployment(logs, environ={"GEMINI_TIMEOUT": "4"}) as stack:
+    environ = {"GEMINI_TIMEOUT": "4", "WORKER_CONCURRENCY": str(SLOTS)}
+    with Deployment(logs, workers=WORKERS, environ=environ) as stack:
         for disaster in disasters:
             found, calls = survive(stack, disaster)
-            all_good &= found.good
+            silent = stack.silent_workers(seconds=PATIENCE_SECONDS)
+            all_good &= found.good and not silent
             row = vars(found) | {"name": disaster.name, "calls": calls, "longest": f"{found.longest_wait:.1f} s"}
-            print(ROW.format(**row), flush=True)
+            print(ROW.format(**row), *(f"{worker} takes no task any more" for worker in silent), flush=True)
     verdict = "Every accepted message has one reply." if all_good else f"Not every message came through; see {logs}."
     print(f"\n{verdict} ({time.monotonic() - begun:.0f} s)")
     return 0 if all_good else 1

@@ -5,15 +5,18 @@ For what `make run` does not do: crashes on purpose, and benchmarks.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, cast
 
 import psutil  # type: ignore[import-untyped]
+import redis
 import requests
 
 from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
@@ -29,19 +32,23 @@ START_SECONDS = 60.0
 class Deployment:
     """PostgreSQL, Valkey, the Gemini stand-in, and the processes of the Procfile.
 
-    logs: the folder that gets a log file for each process.
+    logs: the folder that gets a log file for each process. workers: how many there are: `worker`, `worker-2` …
     """
 
     postgres: PostgresServer
     valkey: ValkeyServer
     gemini: GeminiStandIn
 
-    def __init__(self, logs: Path, *, append_only: bool = False, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, logs: Path, *, append_only: bool = False, workers: int = 1, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.logs = logs
         self.url = f"http://127.0.0.1:{free_port()}"
         self._append_only = append_only
         self._environ = dict(environ or {})
         self._commands = procfile_commands(ROOT / "Procfile")
+        self.workers = ["worker", *(f"worker-{number}" for number in range(2, workers + 1))]
+        self._commands |= dict.fromkeys(self.workers, self._commands["worker"])
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._exits = ExitStack()
 
@@ -100,6 +107,22 @@ class Deployment:
         process.wait()
         return in_time
 
+    def silent_workers(self, *, seconds: float) -> list[str]:
+        """Workers that take no task within `seconds` from now on."""
+        begun = time.time()
+
+        def silent() -> list[str]:
+            with redis.Redis.from_url(self.valkey.url) as client:
+                taken_at = dict(cast(Any, client.zrange("workers", 0, -1, withscores=True)))
+            return [
+                name
+                for name in self.workers
+                if taken_at.get(f"{socket.gethostname()}:{self._running[name].pid}".encode(), 0) < begun
+            ]
+
+        wait_until(lambda: not silent(), seconds=seconds)
+        return silent()
+
     def memory_mb(self, name: str) -> float:
         """Resident memory of a process and its children, in MiB (pages shared after a fork count in each)."""
         leader = psutil.Process(self._running[name].pid)
@@ -123,7 +146,7 @@ class Deployment:
                 answers = requests.get(f"{self.url}/readyz", timeout=5).ok
             except requests.RequestException:
                 return False
-            return answers and b" ready." in (self.logs / "worker.log").read_bytes()
+            return answers and all(b" ready." in (self.logs / f"{name}.log").read_bytes() for name in self.workers)
 
         if not wait_until(ready, seconds=START_SECONDS):
             raise StackError(f"The stack did not start; its logs are in {self.logs}.")

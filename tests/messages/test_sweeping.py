@@ -111,6 +111,17 @@ def test_a_retry_that_is_not_yet_due_is_left_alone(room, generator):
     assert sweep(room, timedelta(seconds=30)) == [reply_id]
 
 
+def test_without_redis_a_sweep_says_once_that_it_could_not_queue(app, room, make_app, capsys):
+    for _ in range(3):
+        room.send("Hello")
+        room = Room(room.app, room.person, room.person.make_chatroom())
+    with make_app(redis_url="redis://127.0.0.1:1").app_context():
+        assert len(sweep_replies(now=utc_now() + timedelta(seconds=9), requeue_after=REQUEUE_AFTER)) == 3
+    app.extensions["celery"].set_default()
+    [told] = [line for line in capsys.readouterr().err.splitlines() if "not queued" in line]
+    assert "3 tasks were not queued, Redis is unavailable (" in told
+
+
 @pytest.mark.parametrize("status", ["completed", "failed", "canceled"])
 def test_what_has_ended_is_left_alone(room, status):
     room.send("Hello")

@@ -1,0 +1,206 @@
+"""Workers whose Redis is killed, cut off or full: they live on, lose nothing, and take tasks again."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from app.core.clock import utc_now
+from app.core.tasks import CHORES, GENERATIONS
+from app.core.workers import WORKERS
+from app.ops import rollup
+from sandbox.stack.servers import ValkeyServer, valkey_server, wait_until
+from tests.celery_process import celery_process
+from tests.queues import waiting_tasks
+
+SLOTS = 2
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def own_valkey() -> Iterator[ValkeyServer]:
+    with valkey_server(append_only=False) as server:
+        yield server
+
+
+@pytest.fixture
+def broker(own_valkey: ValkeyServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(own_valkey.url) as client:
+        yield client
+
+
+class Worker:
+    """A worker process with few slots."""
+
+    def __init__(self, process: psutil.Process, log_file: Path) -> None:
+        self.process, self.log_file = process, log_file
+
+    def lines(self, words: str) -> int:
+        return self.log_file.read_text().count(words)
+
+
+@pytest.fixture(scope="module")
+def start_worker(environment: dict[str, str], own_valkey: ValkeyServer, migrated_app: Any, tmp_path_factory: Any):
+    """Start a worker on the module's own Valkey, until the block ends."""
+    variables = environment | {"REDIS_URL": own_valkey.url, "WORKER_CONCURRENCY": str(SLOTS)}
+
+    @contextmanager
+    def start() -> Iterator[Worker]:
+        log_file = tmp_path_factory.mktemp("worker") / "worker.log"
+        with celery_process("worker", variables, log_file) as process:
+            assert wait_until(lambda: " ready." in log_file.read_text(), seconds=30), log_file.read_text()
+            yield Worker(process, log_file)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def two_workers(start_worker: Any) -> Iterator[list[Worker]]:
+    with ExitStack() as started:
+        yield [started.enter_context(start_worker()) for _ in range(2)]
+
+
+@pytest.fixture
+def person(app: Any, make_app: Any, make_user: Any, own_valkey: ValkeyServer) -> Iterator[Any]:
+    """A user of a service on the module's own Valkey."""
+    user = make_user()
+    user.client = make_app(redis_url=own_valkey.url, basic_daily_prompts=100).test_client()
+    yield user
+    app.extensions["celery"].set_default()
+
+
+def send(person: Any) -> str:
+    """Send a prompt in a room of its own; the reply's path."""
+    answer = person.post(f"{person.make_chatroom()}/message", json={"text": "Hello"})
+    assert answer.status_code == 202, answer.text
+    return str(answer.headers["Location"])
+
+
+def all_completed(person: Any, replies: list[str]) -> bool:
+    return all(person.get(reply).json["status"] == "completed" for reply in replies)
+
+
+def queue_ticks(app: Any, number: int) -> None:
+    for _ in range(number):
+        app.extensions["celery"].send_task("ops.tick")
+
+
+def each_takes_tasks(app: Any, workers: list[Worker]) -> bool:
+    """Whether every worker takes some of what is queued from now on."""
+    before = [worker.lines("ops.tick(") for worker in workers]
+
+    def taken() -> bool:
+        queue_ticks(app, 4)
+        return all(worker.lines("ops.tick(") > count for worker, count in zip(workers, before, strict=True))
+
+    return bool(wait_until(taken, seconds=PATIENCE_SECONDS))
+
+
+def test_workers_take_tasks_again_when_redis_died_while_all_their_slots_were_taken(
+    own_valkey, two_workers, person, gemini
+):
+    """What runs in the slots ends while nobody can be told, so no slot may hang on telling it."""
+    service = person.client.application
+    assert each_takes_tasks(service, two_workers)
+    gemini.behave(hang=True)
+    replies = [send(person) for _ in range(SLOTS * 2)]
+    gemini.wait_for(in_flight_at_least=len(replies))
+    own_valkey.kill()
+    gemini.reset()
+    assert wait_until(lambda: all_completed(person, replies), seconds=PATIENCE_SECONDS)
+    own_valkey.start()
+    assert each_takes_tasks(service, two_workers)
+
+
+def test_workers_take_tasks_again_when_their_connections_are_cut_under_load(two_workers, person, gemini, broker):
+    gemini.behave(delay=0.2)
+    replies = []
+    for _ in range(8):
+        replies += [send(person) for _ in range(SLOTS)]
+        broker.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert each_takes_tasks(person.client.application, two_workers)
+    assert wait_until(lambda: all_completed(person, replies) or sweep(person), seconds=PATIENCE_SECONDS)
+
+
+def sweep(person: Any) -> bool:
+    """Have lost tasks queued again, as beat does."""
+    person.client.application.extensions["celery"].send_task("messages.sweep")
+    return False
+
+
+def test_workers_empty_the_queue_of_a_full_redis_and_nobody_sends(two_workers, person, gemini, broker):
+    gemini.behave(hang=True)
+    replies = [send(person) for _ in range(SLOTS * 4)]  # twice as many as there are slots
+    gemini.wait_for(in_flight_at_least=SLOTS * 2)
+    room = person.make_chatroom()
+    used = person.get("/user/usage").json["used"]
+    broker.config_set("maxmemory", 1)
+    try:
+        answer = person.post(f"{room}/message", json={"text": "Hello"})
+        assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
+        assert person.get(f"{room}/messages").json["items"] == []
+        assert person.get("/user/usage").json["used"] == used
+        gemini.reset()
+        assert wait_until(lambda: all_completed(person, replies), seconds=PATIENCE_SECONDS)
+        assert waiting_tasks(broker, GENERATIONS) == []
+    finally:
+        broker.config_set("maxmemory", 0)
+    assert each_takes_tasks(person.client.application, two_workers)
+    for worker in two_workers:
+        assert worker.lines("Traceback") == 0, worker.log_file.read_text()
+
+
+def test_a_worker_that_starts_on_a_full_redis_takes_what_is_queued(start_worker, person, broker):
+    queue_ticks(person.client.application, 3)
+    broker.config_set("maxmemory", 1)
+    try:
+        with start_worker() as worker:
+            assert wait_until(lambda: broker.llen(CHORES) == 0, seconds=PATIENCE_SECONDS), worker.log_file.read_text()
+            assert worker.process.is_running()
+    finally:
+        broker.config_set("maxmemory", 0)
+
+
+def test_beat_says_in_a_line_that_a_full_redis_takes_no_task(environment, own_valkey, broker, tmp_path):
+    log_file, often = tmp_path / "beat.log", {"REPLY_SWEEP_SECONDS": "0.5", "REDIS_URL": own_valkey.url}
+    broker.config_set("maxmemory", 1)
+    try:
+        with celery_process("beat", environment | often, log_file):
+            assert wait_until(lambda: log_file.read_text().count("Couldn't apply") > 3, seconds=PATIENCE_SECONDS)
+    finally:
+        broker.config_set("maxmemory", 0)
+    errors = [line for line in log_file.read_text().splitlines() if not line.startswith("INFO")]
+    assert [line for line in errors if "Couldn't apply scheduled task messages.sweep" not in line] == []
+
+
+def test_health_tells_of_each_worker_until_it_ends(start_worker, two_workers, person, broker):
+    service = person.client.application
+    broker.delete(WORKERS)  # those that other tests killed
+    with service.app_context():
+        rollup.tick(utc_now())
+
+    def told(*words: str) -> tuple[int, dict[str, str]]:
+        done = service.test_cli_runner().invoke(args=["health", "--json", *words])
+        rows = map(json.loads, done.output.splitlines())
+        return done.exit_code, {row["check"]: row["result"] for row in rows if row["check"].startswith("worker ")}
+
+    with start_worker() as third:
+        workers = [*two_workers, third]
+        assert each_takes_tasks(service, workers)
+        names = [f"worker {socket.gethostname()}:{worker.process.pid}" for worker in workers]
+        assert told() == (0, dict.fromkeys(sorted(names), "passed"))
+    assert told() == (0, dict.fromkeys(sorted(names[:2]), "passed"))
+
+    silent = names[0].removeprefix("worker ")
+    broker.zadd(WORKERS, {silent: (utc_now() - timedelta(minutes=11)).timestamp()})
+    assert told() == (4, {names[0]: "FAILED", names[1]: "passed"})
+    assert told("--max-worker", "720")[0] == 0
+    broker.zadd(WORKERS, {silent: (utc_now() - timedelta(minutes=61)).timestamp()})
+    assert told() == (0, {names[1]: "passed"})
