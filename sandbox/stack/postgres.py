@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,7 +24,8 @@ _PORT = 5432  # only a part of the socket's name
 _SOCKET_NAME = f".s.PGSQL.{_PORT}"
 _MAX_SOCKET_PATH_BYTES = 103  # sun_path of unix(4) holds 104 on macOS and 108 on Linux, a NUL included
 _ELSEWHERE = "elsewhere"
-_MAX_CONNECTIONS = 200
+# Names a folder where the first new cluster is kept, from which the next ones are copied: for many servers in a row.
+KEPT_CLUSTER = "SANDBOX_KEPT_CLUSTER"
 
 
 class PostgresServer(Server):
@@ -36,10 +38,11 @@ class PostgresServer(Server):
     stop_signal = signal.SIGINT  # "fast shutdown": ends sessions and writes a checkpoint
     discard_signal = signal.SIGQUIT  # "immediate shutdown": no checkpoint, but no shared memory left behind
 
-    def __init__(self, folder: Path | None = None, *, durable: bool = True) -> None:
+    def __init__(self, folder: Path | None = None, *, durable: bool = True, max_connections: int = 200) -> None:
         super().__init__(folder)
         self._given_folder = self.folder
         self._durable = durable
+        self._max_connections = max_connections
         self._settle()
         self._programs = accounts.programs(self.account)
 
@@ -76,7 +79,7 @@ class PostgresServer(Server):
             "unix_socket_directories": str(self._socket_folder),
             "unix_socket_permissions": "0700",
             "port": str(_PORT),
-            "max_connections": str(_MAX_CONNECTIONS),
+            "max_connections": str(self._max_connections),
         }
         if not self._durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
@@ -140,8 +143,21 @@ class PostgresServer(Server):
         """Create the cluster under another name first, so that one cut short is never mistaken for data."""
         unfinished = self.folder / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
-        self._make_private(unfinished)
-        command = [str(self._programs / "initdb"), "-D", str(unfinished), "-U", _SUPERUSER, "--auth=trust"]
+        kept = os.environ.get(KEPT_CLUSTER)
+        if kept and Path(kept).exists():
+            shutil.copytree(kept, unfinished)
+            if self.account is not None:
+                for path in (unfinished, *unfinished.rglob("*")):
+                    os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
+        else:
+            self._make_private(unfinished)
+            self._run_initdb(unfinished)
+            if kept:
+                _keep(unfinished, Path(kept))
+        unfinished.rename(self._data)
+
+    def _run_initdb(self, data: Path) -> None:
+        command = [str(self._programs / "initdb"), "-D", str(data), "-U", _SUPERUSER, "--auth=trust"]
         # The same order and case rules on every machine, whatever its locales.
         command += ["--encoding=UTF8", "--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         command += ["--no-instructions"] if self._durable else ["--no-instructions", "--no-sync"]
@@ -158,5 +174,12 @@ class PostgresServer(Server):
             extra_groups=[] if self.account else None,
         )
         if done.returncode != 0:
-            raise ServerError(f"PostgreSQL could not create its data in {unfinished}:\n{done.stderr.strip()}")
-        unfinished.rename(self._data)
+            raise ServerError(f"PostgreSQL could not create its data in {data}:\n{done.stderr.strip()}")
+
+
+def _keep(cluster: Path, kept: Path) -> None:
+    """Copy a cluster to where others look for one, in a single step: some may look already."""
+    unfinished = Path(tempfile.mkdtemp(dir=kept.parent))
+    shutil.copytree(cluster, unfinished, dirs_exist_ok=True)
+    with suppress(OSError):  # somebody else was faster
+        unfinished.rename(kept)

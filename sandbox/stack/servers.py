@@ -42,11 +42,14 @@ def postgres_server(data_dir: Path | None = None, *, durable: bool = True) -> It
 
 
 @contextmanager
-def valkey_server(data_dir: Path | None = None, *, append_only: bool = True) -> Iterator[ValkeyServer]:
+def valkey_server(
+    data_dir: Path | None = None, *, append_only: bool = True, databases: int = 16
+) -> Iterator[ValkeyServer]:
     """A running Valkey, stopped at the end. Raises ServerError.
 
     data_dir: where its data stays; None for a temporary folder.
     append_only: keep the data over a restart.
+    databases: how many numbered ones it has.
     """
-    with ValkeyServer(data_dir, append_only=append_only) as server:
+    with ValkeyServer(data_dir, append_only=append_only, databases=databases) as server:
         yield server

@@ -16,14 +16,16 @@ class ValkeyServer(Server):
     """A Valkey server.
 
     append_only: write every change to a file before answering, so that a kill -9 loses nothing.
+    databases: how many numbered ones it has.
     """
 
     name = "valkey"
     stop_signal = discard_signal = signal.SIGTERM
 
-    def __init__(self, folder: Path | None = None, *, append_only: bool = True) -> None:
+    def __init__(self, folder: Path | None = None, *, append_only: bool = True, databases: int = 16) -> None:
         super().__init__(folder)
         self._append_only = append_only
+        self._databases = databases
         self._port = free_port()
         self._password = secrets.token_urlsafe(24)
 
@@ -45,6 +47,7 @@ class ValkeyServer(Server):
             "bind": "127.0.0.1",
             "port": str(self._port),
             "requirepass": self._password,
+            "databases": str(self._databases),
             "dir": _quoted(self.folder),
             "pidfile": _quoted(self.pid_file),
             "appendonly": "yes" if self._append_only else "no",

@@ -71,7 +71,10 @@ def test_no_connection_is_held_while_the_client_reads(app, user, small_pieces):
     next(pieces)
     with app.app_context():
         assert db.engine.pool.checkedout() == 0
-        busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND pid <> pg_backend_pid()"
+        busy = (
+            "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+            " AND datname = current_database() AND pid <> pg_backend_pid()"
+        )
         assert db.session.scalar(text(busy)) == 0
     rest = b"".join(pieces)
     answer.close()

@@ -77,10 +77,9 @@ def twilio_settings(twilio, make_redis_url) -> dict[str, str]:
 
 
 @pytest.fixture
-def texting(app, make_app, twilio_settings, other_numbers) -> Iterator[Visitor]:
+def texting(app, make_app, twilio_settings, other_numbers) -> Visitor:
     """Somebody whose codes come by text message, once the test does the worker's work."""
-    yield Visitor(make_app(**twilio_settings), next(other_numbers))
-    app.extensions["celery"].set_default()
+    return Visitor(make_app(**twilio_settings), next(other_numbers))
 
 
 def queued_tasks(visitor: Visitor) -> list[tuple[str, tuple]]:

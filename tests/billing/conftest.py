@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from app.core.database import db
 from sandbox.stripe.events import sign
 from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
-from tests.conftest import empty_tables
+from tests.conftest import fresh
 
 SECRET = "whsec_of_the_tests"
 KEY = "sk_test_never_to_be_seen_in_a_log_quokka"
@@ -76,8 +76,7 @@ def impatient_app(make_billing_app: Callable[..., Flask]) -> Flask:
 @pytest.fixture
 def app(billing_app: Flask, redis_db: redis.Redis, stripe: RunningStandIn) -> Flask:
     """The application, with nothing in its database, and a Stripe that knows nothing."""
-    empty_tables(billing_app)
-    return billing_app
+    return fresh(billing_app)
 
 
 @dataclass

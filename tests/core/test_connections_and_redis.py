@@ -113,7 +113,6 @@ def test_only_the_quota_asks_redis_with_a_connection_in_hand(make_app, make_redi
         with app.app_context():
             tap.engine = db.engine
         ask_for_everything(app, user)
-        app.extensions["celery"].set_default()
     holding = [question for question, connections in tap.asked if connections]
     assert [question for question in holding if b"prompts/" not in question] == []
     assert len(holding) >= 2, "the tap sees connections"
@@ -147,7 +146,6 @@ def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
                 assert_problem(answer, 503, "service_unavailable")
             assert {answer.result().status_code for answer in others} == {200, 401}
         assert call(app, people[0], "POST", f"{room}/message", json={"text": "Hello"}).status_code == 202
-        app.extensions["celery"].set_default()
 
 
 def test_silent_redis_is_not_asked_again_until_somebody_hears_from_it(make_app, make_redis_url, user):
@@ -190,4 +188,3 @@ def test_redis_that_falls_silent_while_the_quota_counts_costs_one_wait_and_no_pr
             ] * MANY
         assert len([question for question, _ in tap.asked if b"prompts/" in question]) == 1
         assert len(call(app, user, "GET", f"{room}/messages").json["items"]) == 2
-        app.extensions["celery"].set_default()

@@ -37,8 +37,7 @@ def failing_app(make_app, app):
     failing = make_app()
     failing.add_url_rule("/fail/<state>", view_func=lambda state: fail_with(state) or "")
     failing.task = failing.extensions["celery"].task(name="tests.fail")(fail_with)
-    yield failing
-    app.extensions["celery"].set_default()
+    return failing
 
 
 @pytest.mark.parametrize("state", ABSENCES, ids=ABSENCES.values())
@@ -58,7 +57,6 @@ def test_a_server_that_is_not_there_is_absent(make_app, app):
     elsewhere = make_app(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none")
     with elsewhere.app_context(), pytest.raises(DATABASE_UNAVAILABLE):
         db.session.scalar(text("SELECT 1"))
-    app.extensions["celery"].set_default()
 
 
 def test_a_server_that_does_not_answer_in_time_is_absent(app):

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -27,15 +28,25 @@ def gemini_timeout() -> float:
     return 10
 
 
+@pytest.fixture(scope="session")
+def make_quiet_app(make_app: Callable[..., Flask], make_redis_url: Callable[[], str]) -> Callable[[float], Flask]:
+    """One application for all tests with the same time-out: to make one takes longer than most of these tests."""
+
+    @cache
+    def make(gemini_timeout: float) -> Flask:
+        own = {"redis_url": make_redis_url(), "gemini_timeout": gemini_timeout}
+        return make_app(**own, reply_max_attempts=3, reply_max_seconds=60)
+
+    return make
+
+
 @pytest.fixture
-def quiet_app(
-    app: Flask, make_app: Callable[..., Flask], make_redis_url: Callable[[], str], gemini_timeout: float
-) -> Iterator[Flask]:
+def quiet_app(app: Flask, make_quiet_app: Callable[[float], Flask], gemini_timeout: float) -> Flask:
     """The application on a database of Valkey's that no worker listens to: tasks just wait."""
-    yield make_app(
-        redis_url=make_redis_url(), reply_max_attempts=3, reply_max_seconds=60, gemini_timeout=gemini_timeout
-    )
-    app.extensions["celery"].set_default()
+    quiet = make_quiet_app(gemini_timeout)
+    quiet.extensions["redis"].flushdb()
+    quiet.extensions["celery"].set_default()
+    return quiet
 
 
 @pytest.fixture

@@ -161,4 +161,3 @@ def test_without_redis_a_prompt_is_refused_in_time_and_nothing_is_stored(
         assert answers[0].headers["Retry-After"]
         assert person.get(f"{path}/messages").json["items"] == []
         assert person.get("/user/usage").json["used"] == 0
-    app.extensions["celery"].set_default()

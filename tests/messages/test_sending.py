@@ -64,8 +64,9 @@ def test_a_wait_for_a_reply_that_fails_tells_what_is_left_of_the_day(user, worke
     assert response.headers["RateLimit-Remaining"] == "5"
 
 
-def test_a_process_that_holds_as_many_requests_as_it_may_answers_at_once(make_app, user, worker):
-    user.client = make_app(streams_per_process=1).test_client()
+def test_a_process_that_holds_as_many_requests_as_it_may_answers_at_once(make_app, user, served_environment, worker):
+    own = make_app(streams_per_process=1, redis_url=served_environment["REDIS_URL"])
+    user.client = own.test_client()
     path = user.make_chatroom()
     reply = user.post(f"{path}/message", json={"text": "[[sandbox: hang]]"}).json["reply"]["id"]
     stream = user.get(f"{path}/messages/{reply}/stream")

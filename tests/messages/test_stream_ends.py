@@ -107,7 +107,6 @@ def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):
     next(stream)
     assert room.person.post("/auth/logout").status_code == 204
     assert list(stream) == []
-    app.extensions["celery"].set_default()
 
 
 def test_strangers_and_unknown_replies_are_404(room, make_user):
@@ -128,7 +127,6 @@ def test_a_user_may_follow_only_so_many_at_once(app, make_app, make_user):
     assert opened[-1].headers["Retry-After"]
     opened[0].close()
     assert person.get(f"{path}/messages/{reply}/stream").status_code == 200
-    app.extensions["celery"].set_default()
 
 
 def test_a_process_follows_only_so_many_at_once(app, make_app, make_user):
@@ -140,4 +138,3 @@ def test_a_process_follows_only_so_many_at_once(app, make_app, make_user):
     opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
     assert [response.status_code for response in opened] == [200, 503]
     opened[0].close()
-    app.extensions["celery"].set_default()

@@ -143,7 +143,6 @@ def test_a_reply_completes_and_is_followed_while_redis_dies(
         thread.join()
         received += list(stream)
         assert text_of(received) == room.read(reply_id).text == SAID
-    app.extensions["celery"].set_default()
 
 
 def test_pieces_before_an_end_are_the_part_that_counts(room):

@@ -19,7 +19,6 @@ from tests.deployment.files import ROOT
 from tests.migrations.rows import insert_rows, read_rows, rules_of, schema_of, tables_of
 
 FOLDER = ROOT / "migrations"
-DATABASE = "migrations_under_test"
 
 
 def script() -> ScriptDirectory:
@@ -61,17 +60,18 @@ def maintenance(url: str) -> Iterator[sa.Connection]:
 @pytest.fixture
 def migrator(postgres, make_app: Callable[..., Flask]) -> Iterator[Migrator]:
     url = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
+    name = f"{url.database}_migrations"
     with maintenance(url) as connection:
-        connection.execute(sa.text(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)"))
-        connection.execute(sa.text(f"CREATE DATABASE {DATABASE}"))
-    own = url.set(database=DATABASE).render_as_string(hide_password=False)
+        connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    own = url.set(database=name).render_as_string(hide_password=False)
     engine = sa.create_engine(own, poolclass=sa.NullPool)
     app = make_app(database_url=own)
     yield Migrator(app, engine)
     with app.app_context():
         db.engine.dispose()
     with maintenance(url) as connection:
-        connection.execute(sa.text(f"DROP DATABASE {DATABASE} WITH (FORCE)"))
+        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def test_there_is_one_head():

@@ -107,8 +107,8 @@ def test_health_is_well_when_beat_ticks_and_nothing_waits(app, flask):
     assert "FAILED" not in result.output
 
 
-def test_health_tells_that_replies_wait_for_nobody(waiting_user, app, flask):
-    waiting_user.post(f"{waiting_user.make_chatroom()}/message", json={"text": "Hello"})
+def test_health_tells_that_replies_wait_for_nobody(user, app, flask):
+    user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
         rollup.tick(utc_now())
         db.session.execute(text("UPDATE messages SET created_at = created_at - interval '90 seconds'"))

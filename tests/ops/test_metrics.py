@@ -49,24 +49,24 @@ def test_a_quota_refusal_is_counted(user):
     assert scrape(user.client)["http_errors_total", "daily_quota_exceeded"] == before + 1
 
 
-def test_the_queue_is_told(waiting_user, app):
-    room = waiting_user.make_chatroom()
-    waiting_user.post(f"{room}/message", json={"text": "Hello"})
-    waiting_user.post(f"{room}/message", json={"text": "Again"})
+def test_the_queue_is_told(user, app):
+    room = user.make_chatroom()
+    user.post(f"{room}/message", json={"text": "Hello"})
+    user.post(f"{room}/message", json={"text": "Again"})
     with app.app_context():
         db.session.execute(text("UPDATE messages SET created_at = created_at - interval '90 seconds'"))
         db.session.commit()
-    told = scrape(waiting_user.client)
+    told = scrape(user.client)
     assert told["replies_unfinished", "queued"] == 2
     assert 90 <= told["oldest_due_reply_seconds",] < 120
 
 
-def test_a_reply_in_its_pause_is_not_due(waiting_user, app):
-    waiting_user.post(f"{waiting_user.make_chatroom()}/message", json={"text": "Hello"})
+def test_a_reply_in_its_pause_is_not_due(user, app):
+    user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
         db.session.execute(text("UPDATE messages SET not_before = now() + interval '1 minute' WHERE role = 'model'"))
         db.session.commit()
-    assert scrape(waiting_user.client)["oldest_due_reply_seconds",] == 0
+    assert scrape(user.client)["oldest_due_reply_seconds",] == 0
 
 
 def test_what_workers_did_is_counted_once(user, app, worker, gemini):

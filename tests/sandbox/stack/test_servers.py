@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from sandbox.stack.children import alive
-from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer
 from sandbox.stack.servers import ServerError, postgres_server, valkey_server, wait_until
 
 
@@ -61,7 +61,10 @@ def test_both_servers_work_in_any_folder(server_folder: Path, name: str):
         assert valkey.answers()
 
 
-def test_an_initialisation_cut_short_is_done_again(server_folder: Path):
+@pytest.mark.parametrize("copied", [False, True])
+def test_an_initialisation_cut_short_is_done_again(server_folder: Path, monkeypatch, copied: bool):
+    if not copied:
+        monkeypatch.delenv(KEPT_CLUSTER, raising=False)
     folder = server_folder / "postgres"
     server = PostgresServer(folder, durable=False)
     (folder / "data.new").mkdir()

@@ -65,9 +65,13 @@ def test_the_whole_story_is_told_to_the_end(app, worker, serve):
     assert done.stderr == ""
 
 
-def test_pro_is_bought_where_payments_are_set_up(app, worker, make_app, serve):
+def test_pro_is_bought_where_payments_are_set_up(app, worker, make_app, served_environment, serve):
     with running_stripe_stand_in(webhook_secret="whsec_tour") as stripe:
-        settings = {"stripe_secret_key": "sk_test_tour", "stripe_pro_price_id": "price_pro"}
+        settings = {
+            "redis_url": served_environment["REDIS_URL"],
+            "stripe_secret_key": "sk_test_tour",
+            "stripe_pro_price_id": "price_pro",
+        }
         paying = make_app(**settings, stripe_webhook_secret="whsec_tour", stripe_api_base=stripe.url)
         with serve(paying) as api:
             stripe.webhooks(url=f"{api}/webhook/stripe")
@@ -101,8 +105,8 @@ def test_an_unexpected_status_ends_it_with_a_sentence(serve):
     assert done.stderr.strip() == "POST /auth/signup was answered 404, and 201 or 409 was expected."
 
 
-def test_a_daily_limit_that_leaves_no_story_ends_it_with_a_sentence(app, worker, make_app, serve):
-    with serve(make_app(basic_daily_prompts=1)) as api:
+def test_a_daily_limit_that_leaves_no_story_ends_it_with_a_sentence(app, worker, make_app, served_environment, serve):
+    with serve(make_app(basic_daily_prompts=1, redis_url=served_environment["REDIS_URL"])) as api:
         done = tour(api)
     assert done.returncode == 1
     assert "BASIC_DAILY_PROMPTS" in done.stderr
