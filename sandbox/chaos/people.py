@@ -80,9 +80,10 @@ class Person:
 
 @dataclass
 class Findings:
-    """What became of the messages that were accepted."""
+    """What became of the messages that were sent: none was refused, since nothing had happened yet."""
 
     accepted: int = 0
+    refused: int = 0
     lost: int = 0
     doubled: int = 0
     out_of_order: int = 0
@@ -91,7 +92,8 @@ class Findings:
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.doubled or self.out_of_order or self.miscounted)
+        wrong = self.refused, self.lost, self.doubled, self.out_of_order, self.miscounted
+        return self.accepted > 0 and not any(wrong)
 
 
 def everybody(people: Sequence[Person], what: Callable[[Person], Result]) -> list[Result]:
@@ -107,14 +109,15 @@ def wait_for_all(people: Sequence[Person], *, seconds: float) -> None:
         wait_until(person.all_ended, seconds=deadline - time.monotonic())
 
 
-def look(people: Sequence[Person]) -> Findings:
-    """Compare what was accepted with what is there."""
+def look(people: Sequence[Person], *, sent: int) -> Findings:
+    """Compare what was accepted with what is there. sent: how many messages each of them sent."""
     found = Findings()
     for person in people:
         messages = person.messages()
         replies = [message for message in messages if message["role"] == "model"]
         answered = [reply for reply in replies if reply["status"] == "completed"]
         found.accepted += len(person.prompts)
+        found.refused += sent - len(person.prompts)
         found.lost += len(person.prompts) - len(answered)
         found.doubled += len(replies) - len({reply["in_reply_to"] for reply in replies})
         found.doubled += max(0, len(replies) - len(person.prompts))
