@@ -14,7 +14,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types imports check format pins migration postman chaos bench clean
+.PHONY: help run demo test lint types imports danger check format pins migration postman chaos bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,10 @@ types: $(STAMP) ## Check types
 imports: $(STAMP) ## Check who imports whom
 	@$(BIN)/lint-imports
 
-check: lint types imports ## All three checks
+danger: $(STAMP) ## Search the product's code for dangerous calls
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml app migrations config.py production_rules.py wsgi.py celery_worker.py gunicorn.conf.py
+
+check: lint types imports danger ## All four checks
 
 format: $(STAMP) ## Format the code and repair what can be repaired
 	@$(BIN)/ruff check --fix

@@ -53,7 +53,7 @@ max_requests_jitter = 5_000
 # ── What else ────────────────────────────────────────────────────────────────
 # The heartbeat's file lives in memory where there is such a place: on a disk that hangs, a healthy process would
 # look dead and be killed.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None  # noqa: S108 # nosec B108
 control_socket_disable = True  # it would be a file in a home folder, for nobody to use
 accesslog = None  # the application writes a line for each request, and knows more
 limit_request_line = 8190  # as long as gunicorn bounds it at all: what is longer is answered before the product
@@ -151,4 +151,4 @@ def child_exit(_server: Any, worker: Any) -> None:
     """What a process counted stays counted; what it was at that moment goes with it."""
     from prometheus_client import multiprocess  # noqa: PLC0415 - after `prepare_metrics`
 
-    multiprocess.mark_process_dead(worker.pid)
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

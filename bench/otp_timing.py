@@ -54,8 +54,8 @@ def seconds(call: Call, client: FlaskClient, mobile: str) -> float:
 def sign_up(client: FlaskClient, mobile: str) -> None:
     """Make a number known: signed up, verified, and with a password."""
     client.post("/auth/signup", json={"mobile": mobile})
-    otp = client.post("/auth/send-otp", json={"mobile": mobile}).json["otp"]
-    token = client.post("/auth/verify-otp", json={"mobile": mobile, "otp": otp}).json["access_token"]
+    otp = client.post("/auth/send-otp", json={"mobile": mobile}).json["otp"]  # type: ignore[index]
+    token = client.post("/auth/verify-otp", json={"mobile": mobile, "otp": otp}).json["access_token"]  # type: ignore[index]
     headers = {"Authorization": f"Bearer {token}"}
     changed = client.post("/auth/change-password", json={"new_password": PASSWORD}, headers=headers)
     assert changed.status_code == 200

@@ -46,7 +46,7 @@ def serving(environment: Mapping[str, str], log_file: Path, *, processes: int = 
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
     own = {"PORT": str(port), "WEB_CONCURRENCY": str(processes)}
-    variables = os.environ | {"WEB_THREADS": "32"} | environment | own
+    variables = {**os.environ, "WEB_THREADS": "32", **environment, **own}
     web = WebProcess(f"http://127.0.0.1:{port}", log_file)
     with log_file.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import redis
 import requests
 

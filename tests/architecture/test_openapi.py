@@ -62,7 +62,7 @@ def examples(media: dict[str, Any]) -> list[Any]:
 
 def validator(schema: dict[str, Any], description: dict[str, Any]) -> Draft202012Validator:
     """Checks values against a schema that refers into the description."""
-    resource = Resource(description, DRAFT202012)
+    resource = Resource(description, DRAFT202012)  # type: ignore[call-arg]
     pointed = {"$ref": "urn:description" + schema["$ref"]} if "$ref" in schema else schema
     registry = Registry().with_resource("urn:description", resource)
     return Draft202012Validator(pointed, registry=registry, format_checker=FormatChecker())

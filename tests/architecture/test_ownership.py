@@ -43,7 +43,7 @@ def rules_with_ids(app: Flask) -> list[tuple[str, Rule]]:
             converter = rule._converters[name]
             assert isinstance(converter, IdConverter), f"{rule.rule}: `{name}` must be an <id:…>"
         else:
-            found += [(method, rule) for method in sorted(rule.methods & METHODS) if rule.arguments]
+            found += [(method, rule) for method in sorted((rule.methods or set()) & METHODS) if rule.arguments]
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -68,8 +69,8 @@ def test_grace_is_counted_from_the_start_of_the_unpaid_period(user: Any, shop: S
     assert parsed(told["grace_until"]) == start + timedelta(days=3)
     last_moment = start + timedelta(days=3) - timedelta(microseconds=1)
     for now, tier in ((last_moment, Tier.PRO), (start + timedelta(days=3), Tier.BASIC)):
-        assert shop.run(lambda now=now: tier_of(UUID(user.id), now)) is tier
-        assert shop.run(lambda now=now: subscription_status(UUID(user.id), now=now)).tier is tier
+        assert shop.run(partial(tier_of, UUID(user.id), now)) is tier
+        assert shop.run(partial(subscription_status, UUID(user.id), now=now)).tier is tier
     stripe.act(subscription_id, "recover")
     shop.deliver_all()
     assert shop.run(lambda: tier_of(UUID(user.id), start + timedelta(days=30))) is Tier.PRO

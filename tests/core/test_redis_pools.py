@@ -45,7 +45,7 @@ def connections(url: str) -> int:
 def test_commands_cache_and_limiter_share_the_connections_of_one_pool(small_app: Flask, redis_url: str) -> None:
     def use() -> tuple[bool, bool, bool]:
         hit = rate_limits().hit(RateLimitItemPerMinute(10_000), "somebody")
-        return redis_client().ping(), cache.set("greeting", "hello"), hit
+        return redis_client().ping(), cache.set("greeting", "hello"), hit  # type: ignore[return-value]
 
     assert set(at_once(small_app, use)) == {(True, True, True)}
     assert connections(redis_url) == POOL

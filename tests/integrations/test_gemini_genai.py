@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -110,7 +109,7 @@ def test_an_error_in_no_form_of_googles_is_classified_by_its_status(make_asker, 
 
 
 @pytest.fixture
-def environment_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def environment_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "GOOGLE_GENAI_USE_VERTEXAI": "true",
         "GOOGLE_GENAI_USE_ENTERPRISE": "true",

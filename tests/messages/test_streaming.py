@@ -135,7 +135,7 @@ def test_a_reply_completes_and_is_followed_while_redis_dies(
         reply_id = room.send(f"[[sandbox: hang_after=3]] {PROMPT}", stream=True)
         stream = follow(room, reply_id)
         thread = room.generate_meanwhile(room.generator, reply_id)
-        received = []
+        received: list[Any] = []
         while names(received).count("delta") < 3:
             received.append(next(stream))
         own.kill()

@@ -51,7 +51,7 @@ class Migrator:
 
 
 @contextmanager
-def maintenance(url: str) -> Iterator[sa.Connection]:
+def maintenance(url: sa.URL) -> Iterator[sa.Connection]:
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         yield connection

@@ -51,7 +51,7 @@ def open_session(client: stripe.StripeClient) -> Callable[..., Any]:
         if "customer" not in params and "customer_email" not in params:
             params["customer"] = client.v1.customers.create({"email": "ada@example.com"}).id
         return client.v1.checkout.sessions.create(
-            {
+            {  # type: ignore[arg-type]
                 "mode": "subscription",
                 "line_items": [{"price": "price_pro", "quantity": 1}],
                 "client_reference_id": "user-1",
