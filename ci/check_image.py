@@ -1,20 +1,24 @@
-"""Takes each step of the Dockerfile by hand, where no Docker is needed: a clean virtual environment, the files
-that are copied into the image and nothing else, and every process of the image started against real databases.
+"""Takes each step of the Dockerfile by hand, where no Docker is needed: the files that .dockerignore lets in and COPY
+takes, a virtual environment of the pins alone, and every process of the image started against real databases, with
+the image's variables and as somebody who may write nowhere but in /tmp, as the image's user.
 """
 
+import fnmatch
 import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
-import venv
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sandbox.stack import children
+from sandbox.stack.accounts import Account
 from sandbox.stack.processes import procfile_commands
 from sandbox.stack.servers import free_port, postgres_server, valkey_server, wait_until
 
@@ -24,47 +28,101 @@ START_SECONDS = 180
 STOP_SECONDS = 90
 
 
+def instructions(name: str, pattern: str = "(.+)") -> list[str]:
+    """The arguments of the Dockerfile's instructions of a name, in their order."""
+    found: list[str] = re.findall(rf"^{name} {pattern}$", DOCKERFILE, flags=re.MULTILINE)
+    assert found, f"No {name} in the Dockerfile"
+    return found
+
+
+def the_only(values: list[str]) -> str:
+    assert len(set(values)) == 1, f"The Dockerfile names several: {values}"
+    return values[0]
+
+
+def ordinary_user(account: Account | None) -> list[str]:
+    """What stands before a command to run it as somebody without rights, as USER says; nothing when we are nobody."""
+    assert instructions("USER")[-1] not in {"root", "0"}
+    if account is None:
+        return []
+    who = [f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--no-new-privs"]
+    return ["setpriv", *who]
+
+
+def python_of_the_image(as_user: list[str]) -> Path:
+    """A Python of the image's version that an ordinary user can run; ours must be of that version."""
+    version = the_only([re.sub(r"^python:(\d+\.\d+)-slim.*", r"\1", words) for words in instructions("FROM")])
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert ours == version, f"The image runs Python {version}, and everything here was checked on {ours}"
+    for candidate in (Path(sys.executable).resolve(), Path(f"/usr/bin/python{version}")):
+        ask = [*as_user, str(candidate), "-c", "import sys; print(sys.prefix, end='')"]
+        if subprocess.run(ask, capture_output=True, text=True, check=False).stdout == str(candidate.parents[1]):
+            return candidate
+    raise AssertionError(f"There is no python{version} that an ordinary user can run: install Debian's, with its venv")
+
+
+def let_in(path: Path) -> bool:
+    """Whether .dockerignore leaves a file of the checkout to the image: the last line that fits decides."""
+    inside = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        rule = line.removeprefix("!").removeprefix("**/").rstrip("/")
+        if not rule or rule.startswith("#"):
+            continue
+        names = [str(path), *map(str, path.parents[:-1])]
+        if line.lstrip("!").startswith("**/"):
+            names += path.parts
+        if any(fnmatch.fnmatchcase(name, rule) for name in names):
+            inside = line.startswith("!")
+    return inside
+
+
 def copy_files(into: Path) -> None:
     """What the last stage copies out of the checkout."""
-    for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, flags=re.MULTILINE):
-        *sources, target = line.split()
+    for words in instructions("COPY", r"(?!--from)(.+)"):
+        *sources, target = words.split()
+        if target == ".":  # the first stage's
+            continue
         for source in sources:
-            destination = into / target if target != "./" else into / source
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, destination, ignore=shutil.ignore_patterns("__pycache__"))
-            elif target != ".":
-                shutil.copy(ROOT / source, destination)
+            files = [ROOT / source] if (ROOT / source).is_file() else sorted((ROOT / source).rglob("*"))
+            wanted = [file for file in files if file.is_file() and let_in(file.relative_to(ROOT))]
+            assert wanted, f"COPY {source}: .dockerignore leaves nothing of it"
+            for file in wanted:
+                place = into / target / file.relative_to(ROOT / source if file != ROOT / source else ROOT)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, place)
 
 
-def install(folder: Path) -> Path:
-    """The first stage; the folder of the environment's programs."""
-    venv.create(folder, with_pip=True)
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--only-binary", ":all:", "-r", ROOT / "requirements.txt"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "bin"
+def install(python: Path, folder: Path) -> None:
+    """The first stage: the virtual environment, and its RUN pip install word by word but for the cache."""
+    run([str(python), "-m", "venv", str(folder)], ROOT, os.environ)
+    pip = next(command for command in instructions("RUN") if command.startswith("pip install"))
+    words = [word for word in shlex.split(pip) if word != "--no-cache-dir"]
+    run([str(folder / "bin" / "python"), "-m", *words], ROOT, os.environ)
+    run([str(folder / "bin" / "python"), "-m", "pip", "check"], ROOT, os.environ)
 
 
-def instruction(pattern: str) -> list[str]:
-    """The JSON command behind an instruction of the Dockerfile."""
-    found = re.search(pattern + r"\s*(\[.+\])$", DOCKERFILE, flags=re.MULTILINE)
-    assert found, f"No {pattern} in the Dockerfile"
-    return list(json.loads(found[1]))
+def variables(programs: Path) -> dict[str, str]:
+    """The ENV of the last stage, with the virtual environment where it is here."""
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    [words] = re.findall(r"^ENV (.+)$", last_stage, flags=re.MULTILINE)
+    named = dict(word.split("=", 1) for word in shlex.split(words))
+    assert named["PATH"] == "/venv/bin:$PATH"
+    return named | {"PATH": f"{programs}{os.pathsep}{os.defpath}"}
 
 
-def step(what: str) -> None:
-    print(f"   {what}", flush=True)
+def json_command(pattern: str) -> list[str]:
+    """The JSON command behind an instruction."""
+    return list(json.loads(the_only(re.findall(pattern + r"\s*(\[.+\])$", DOCKERFILE, flags=re.MULTILINE))))
 
 
 def run(command: list[str], folder: Path, environ: Mapping[str, str]) -> None:
-    step(" ".join(command)[:100])
+    print(f"   {' '.join(command)[:150]}", flush=True)
     subprocess.run(command, cwd=folder, env=environ, check=True, timeout=START_SECONDS, stdin=subprocess.DEVNULL)
 
 
 def run_process(command: list[str], folder: Path, environ: Mapping[str, str], *, works: Callable[[str], bool]) -> None:
     """Start a process, wait until its log or an answer says that it works, end it as a platform does."""
-    step(" ".join(command)[:100])
+    print(f"   {' '.join(command)[:150]}", flush=True)
     with tempfile.NamedTemporaryFile() as log:
         process = children.spawn(command, output=log.file, env=environ, cwd=folder)
         try:
@@ -85,15 +143,15 @@ def main() -> None:
         postgres_server(durable=False) as postgres,
         valkey_server() as valkey,
     ):
-        image = Path(temporary, "srv")
+        as_user = ordinary_user(postgres.account)
+        python = python_of_the_image(as_user)
+        image, programs = Path(temporary, "srv"), Path(temporary, "venv", "bin")
         image.mkdir()
+        Path(temporary).chmod(0o755)
         copy_files(image)
-        step(f"the image's files: {', '.join(sorted(path.name for path in image.iterdir()))}")
-        step("pip install --only-binary :all: -r requirements.txt")
-        programs = install(Path(temporary, "venv"))
-        environ = {
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            "APP_ENV": "production",
+        print(f"   the image's files: {', '.join(sorted(path.name for path in image.iterdir()))}")
+        install(python, programs.parent)
+        environ = variables(programs) | {
             "PORT": str(free_port()),
             "DATABASE_URL": postgres.url,
             "REDIS_URL": valkey.url,
@@ -102,20 +160,19 @@ def main() -> None:
             "OTP_LOG_IN_PRODUCTION": "true",
             "GEMINI_API_KEY": "not-used-here",
             "STRIPE_WEBHOOK_SECRET": "not-used-here",
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
-        healthcheck = instruction(r"HEALTHCHECK .*CMD")
+        healthcheck = json_command(r"HEALTHCHECK .*CMD")
 
         def healthy(_log: str) -> bool:
             return subprocess.run(healthcheck, env=environ, capture_output=True, check=False).returncode == 0
 
-        run(["python", "-c", "import wsgi, celery_worker"], image, environ)
-        run(["flask", "--app", "wsgi", "db", "upgrade"], image, environ)
-        run_process(instruction("^CMD"), image, environ, works=healthy)
+        run([*as_user, "python", "-c", "import wsgi, celery_worker"], image, environ)
+        run([*as_user, "flask", "db", "upgrade"], image, environ)
+        run_process([*as_user, *json_command("^CMD")], image, environ, works=healthy)
         commands = procfile_commands(ROOT / "Procfile")
-        run_process(commands["worker"], image, environ, works=lambda log: " ready." in log)
-        run_process(commands["beat"], image, environ, works=lambda log: "beat: Starting" in log)
-    print("The image's files and packages are enough for every process.")
+        run_process([*as_user, *commands["worker"]], image, environ, works=lambda log: " ready." in log)
+        run_process([*as_user, *commands["beat"]], image, environ, works=lambda log: "beat: Starting" in log)
+    print("The image's files, packages, variables and rights are enough for every process.")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""Runs a command with a stack of its own; `{address}` in its arguments becomes the stack's address.
+"""Runs a command with a stack of its own, which it finds under BASE_URL and CHAT_URL, or as `{address}` in its words.
 
-python -m ci.with_stack curl {address}/healthz
+    python -m ci.with_stack curl {address}/healthz
+
+SANDBOX_VAR names the folder of the stack's data.
 """
 
 import os
 import subprocess
 import sys
 
-from sandbox.tour.own_stack import own_stack
+from dotenv import dotenv_values
+from sandbox.stack.folder import stack_folder
+from sandbox.tour.own_stack import ROOT, own_stack
 
 
 def main() -> int:
     with own_stack(os.environ) as address:
-        command = [argument.replace("{address}", address) for argument in sys.argv[1:]]
-        return subprocess.run(command, check=False).returncode
+        chat = dotenv_values(stack_folder(ROOT) / "stack.env").get("FRONTEND_URL") or ""
+        command = [word.replace("{address}", address) for word in sys.argv[1:]]
+        return subprocess.run(command, check=False, env=os.environ | {"BASE_URL": address, "CHAT_URL": chat}).returncode
 
 
 if __name__ == "__main__":

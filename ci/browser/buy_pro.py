@@ -34,7 +34,7 @@ class Client:
 
     def sign_up(self) -> None:
         """A fresh account, and its token."""
-        mobile = f"+1202555{random.randrange(10_000):04}"
+        mobile = f"+1415{random.randrange(2_000_000, 10_000_000)}"
         self.call("POST", "/auth/signup", 201, {"mobile": mobile, "name": "Ada"})
         code = self.call("POST", "/auth/send-otp", 202, {"mobile": mobile})["otp"]
         tokens = self.call("POST", "/auth/verify-otp", 200, {"mobile": mobile, "otp": code})

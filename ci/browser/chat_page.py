@@ -1,8 +1,8 @@
 """Uses the chat page of a running stack as a person does, in a real browser: log in, send, watch the reply grow,
 refresh in mid-reply, stop, retry, upgrade, pay, log out; on a desk, then on a phone.
 
-    python -m venv var/browser && var/browser/bin/pip install -r ci/browser/requirements.txt
-    CHAT_URL=http://127.0.0.1:8083 SCREENSHOTS=var/screenshots var/browser/bin/python ci/browser/chat_page.py
+    sh ci/install.sh var/tools
+    CHAT_URL=http://127.0.0.1:8083 SCREENSHOTS=var/screenshots var/tools/bin/python ci/browser/chat_page.py
 
 CHROMIUM names the browser's program (default: `chromium` on the PATH); SCREENSHOTS a folder for what was seen.
 """

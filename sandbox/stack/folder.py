@@ -57,6 +57,11 @@ class Lock:
         os.pwrite(self._descriptor, text, 0)
 
 
+def stack_folder(root: Path) -> Path:
+    """`var/` of the checkout, or the folder that SANDBOX_VAR names: nothing is shared with `make run` then."""
+    return root / os.environ.get("SANDBOX_VAR", "var")
+
+
 @contextmanager
 def locked(var: Path) -> Iterator[Lock]:
     """Hold `var/` alone. The system drops the lock with the process, so a stale one never blocks.

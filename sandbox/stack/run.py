@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sandbox.stack import children, settings
 from sandbox.stack.errors import StackError, StoppedError
-from sandbox.stack.folder import Lock, locked
+from sandbox.stack.folder import Lock, locked, stack_folder
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import Processes, procfile_commands
 from sandbox.stack.server import Server, ServerError
@@ -32,7 +32,7 @@ class Stack:
 
     def __init__(self, root: Path, stop: StopSignals) -> None:
         self._root = root
-        self._var = root / "var"
+        self._var = stack_folder(root)
         self._stop = stop
         self._processes = Processes(root=root, lost_output=stop.request)
         self._servers: list[Server] = []
@@ -143,7 +143,7 @@ class Stack:
 
     def _places(self) -> dict[str, str]:
         places = {server.name.capitalize(): str(server.folder) for server in self._servers}
-        return {**places, "Variables": f". {self._var.relative_to(self._root) / 'stack.env'}"}
+        return {**places, "Variables": f". {os.path.relpath(self._var / 'stack.env', self._root)}"}
 
 
 def _answers(url: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import requests
 
 from sandbox.stack import children
+from sandbox.stack.folder import stack_folder
 from sandbox.stack.settings import given_environment
 from sandbox.stack.waiting import free_port, wait_until
 from sandbox.tour.errors import TourError
@@ -44,7 +45,8 @@ def reachable_api(environ: Mapping[str, str], say: Callable[[str], None]) -> Ite
 
 @contextmanager
 def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) -> Iterator[str]:
-    """A running `python -m sandbox.stack`, stopped at the end; its address. Its data is that of `make run`.
+    """A running `python -m sandbox.stack`, stopped at the end; its address. Its data is that of `make run`,
+    or in the folder that SANDBOX_VAR names.
 
     Raises TourError, with the stack's last words, when it does not start.
     """
@@ -78,9 +80,9 @@ def wanted_port(given: Mapping[str, str]) -> int:
 
 
 def port_of_running_stack() -> str | None:
-    """What a running stack says of itself in `var/stack.env`."""
+    """What a running stack says of itself in `stack.env` of its folder."""
     try:
-        lines = (ROOT / "var" / "stack.env").read_text().splitlines()
+        lines = (stack_folder(ROOT) / "stack.env").read_text().splitlines()
     except OSError:
         return None
     return next((line.removeprefix("export PORT=") for line in lines if line.startswith("export PORT=")), None)

@@ -2,18 +2,22 @@
 
 No request may leave the service's own origin, and the console may show no error.
 
-    python ci/docs_page.py http://127.0.0.1:5000 screenshot.png
+    BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python ci/browser/docs_page.py
+
+CHROMIUM is the browser's path (`chromium` on PATH when it is not given). A picture is left in SCREENSHOTS.
 """
 
 import json
+import os
 import random
-import sys
+import shutil
 from pathlib import Path
+from typing import Any
 
 import requests
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 TAGS = ["auth", "sessions", "user", "chatroom", "messages", "billing", "operations"]  # the order of the story
 PROMPT = "Explain DNS to a child"
 WAIT_MS = 60_000
@@ -57,7 +61,7 @@ class Visit:
         expect(form.get_by_text("Authorized")).to_be_visible()
         dialog.locator("button.close-modal").click()
 
-    def send(self, block: Locator) -> dict:
+    def send(self, block: Locator) -> Any:
         """Press Execute; the answer as the page shows it."""
         block.locator("button.execute").click()
         live = block.locator(".live-responses-table .response")
@@ -68,13 +72,18 @@ class Visit:
         return json.loads(shown)
 
 
+def post(url: str, body: dict[str, str]) -> Any:
+    answer = requests.post(url, json=body, timeout=30)
+    assert answer.ok, f"{url}: {answer.status_code} {answer.text}"
+    return answer.json()
+
+
 def log_in(address: str) -> str:
     """An access token of somebody new."""
-    mobile = {"mobile": f"+1415{random.randint(2_000_000, 9_999_999)}"}
-    post = lambda path, body: requests.post(address + path, json=body, timeout=30).json()  # noqa: E731
-    post("/auth/signup", mobile)
-    otp = post("/auth/send-otp", mobile)["otp"]
-    return str(post("/auth/verify-otp", mobile | {"otp": otp})["access_token"])
+    mobile = {"mobile": f"+1415{random.randrange(2_000_000, 10_000_000)}"}
+    post(f"{address}/auth/signup", mobile)
+    otp = post(f"{address}/auth/send-otp", mobile)["otp"]
+    return str(post(f"{address}/auth/verify-otp", mobile | {"otp": otp})["access_token"])
 
 
 def tour(visit: Visit, token: str) -> str:
@@ -83,7 +92,7 @@ def tour(visit: Visit, token: str) -> str:
     page.goto(f"{visit.address}/docs")
     expect(page.locator(".opblock").first).to_be_visible()
     shown = page.locator(".opblock-tag").evaluate_all("tags => tags.map(tag => tag.dataset.tag)")
-    assert shown == [tag for tag in TAGS if tag in shown], f"The tags are not in the order of the story: {shown}"
+    assert shown == TAGS, f"The tags are not those of the story, in its order: {shown}"
     visit.authorize(token)
     room = visit.send(visit.operation("post", "/chatroom"))
     block = visit.operation("post", "/chatroom/{chatroom_id}/message")
@@ -97,7 +106,8 @@ def tour(visit: Visit, token: str) -> str:
 
 
 def main() -> None:
-    address, screenshot = sys.argv[1:3]
+    address = os.environ.get("BASE_URL", "http://127.0.0.1:5000")
+    picture = Path(os.environ.get("SCREENSHOTS", "var/screenshots")) / "docs.png"
     token = log_in(address)
     expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
@@ -105,12 +115,12 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
         visit = Visit(page, address)
         reply = tour(visit, token)
-        Path(screenshot).parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=screenshot)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=picture)
         browser.close()
     assert not visit.elsewhere, f"Requests left the origin: {visit.elsewhere}"
     assert not visit.errors, f"Errors in the console: {visit.errors}"
-    print(f"/docs works in Chromium: the reply was {reply[:60]!r}. Screenshot: {screenshot}")
+    print(f"/docs works in Chromium: the reply was {reply[:60]!r}. Picture: {picture}")
 
 
 if __name__ == "__main__":

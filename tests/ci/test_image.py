@@ -1,0 +1,43 @@
+"""What ci/check_image.py reads out of the Dockerfile and .dockerignore."""
+
+from pathlib import Path
+
+import pytest
+
+from ci import check_image
+from sandbox.stack.accounts import Account
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [
+        ("requirements.txt", True),
+        ("app/__init__.py", True),
+        ("app/__pycache__/x.py", False),
+        ("app/core/http.pyc", False),
+        ("migrations/versions/0005.py", True),
+        (".env", False),
+        ("tests/conftest.py", False),
+        ("var/stack.env", False),
+    ],
+)
+def test_dockerignore_decides_what_is_let_in(path, inside):
+    assert check_image.let_in(Path(path)) is inside
+
+
+def test_a_file_that_dockerignore_leaves_out_is_no_part_of_the_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_image, "DOCKERFILE", "FROM python:3.11-slim\nCOPY README.md ./")
+    with pytest.raises(AssertionError, match=r"README\.md"):
+        check_image.copy_files(tmp_path)
+
+
+def test_another_python_than_the_image_s_is_refused(monkeypatch):
+    monkeypatch.setattr(check_image, "DOCKERFILE", "FROM python:3.10-slim AS packages\nFROM python:3.10-slim")
+    with pytest.raises(AssertionError, match=r"3\.10"):
+        check_image.python_of_the_image([])
+
+
+def test_root_is_refused_as_the_image_s_user(monkeypatch):
+    monkeypatch.setattr(check_image, "DOCKERFILE", "FROM python:3.11-slim\nUSER root")
+    with pytest.raises(AssertionError):
+        check_image.ordinary_user(Account(65534, 65534))

@@ -1,0 +1,104 @@
+"""`.ci/run` counts what ran, fails when nothing did, and lets nothing in from outside."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ci import run
+from ci.run import Step
+from sandbox.stack import children
+from sandbox.stack.waiting import wait_until
+
+PYTEST_LIKE = "=== 1 warning in 0.20s ==="
+REPORT = """
+import sys
+open(sys.argv[1] + "/report.xml", "w").write('''<testsuites><testsuite>
+<testcase classname="a" name="one"/><testcase classname="a" name="two"/>
+<testcase classname="a" name="three"><failure/></testcase><testcase classname="a" name="four"><error/></testcase>
+<testcase classname="a" name="five"><skipped message="no such machine"/></testcase></testsuite></testsuites>''')
+"""
+
+
+def python(program: str) -> list[str]:
+    return [sys.executable, "-c", program, "{folder}"]
+
+
+def last_line(steps: list[Step], results: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """The exit code, the last line, and all of the output."""
+    code = run.main(steps, results)
+    told = capfd.readouterr()
+    assert not told.err
+    return code, told.out.splitlines()[-1], told.out
+
+
+def test_the_last_line_is_the_sum_of_what_ran(tmp_path, capfd):
+    steps = [Step("One", python("print('heard by nobody')")), Step("Many", python(REPORT), reports=True)]
+    code, last, output = last_line(steps, tmp_path / "ci", capfd)
+    assert (code, last) == (1, "3 passed, 2 failed")
+    assert "Skipped: a.five: no such machine" in output
+    assert "heard by nobody" not in output
+
+
+def test_what_failed_is_shown(tmp_path, capfd):
+    step = Step("Broken", python("import sys; print('a reason'); sys.exit(3)"))
+    code, last, output = last_line([step], tmp_path / "ci", capfd)
+    assert (code, last) == (1, "0 passed, 1 failed")
+    assert "a reason" in output
+    assert "exit code 3" in output
+
+
+def test_a_step_that_ran_no_check_has_failed(tmp_path, capfd):
+    step = Step("Silent", python(f"print({PYTEST_LIKE!r})"), reports=True)
+    assert last_line([step], tmp_path / "ci", capfd)[:2] == (1, "0 passed, 1 failed")
+
+
+def test_a_bad_end_after_good_checks_is_a_failure(tmp_path, capfd):
+    program = REPORT.replace("<failure/>", "").replace("<error/>", "") + "sys.exit(1)"
+    assert last_line([Step("Late", python(program), reports=True)], tmp_path / "ci", capfd)[:2] == (
+        1,
+        "4 passed, 1 failed",
+    )
+
+
+def test_what_prepares_is_no_check_and_no_check_at_all_is_a_failure(tmp_path, capfd):
+    step = Step("Tools", python(""), prepares=True)
+    assert last_line([step], tmp_path / "ci", capfd)[:2] == (1, "0 passed, 0 failed")
+
+
+def test_a_program_that_is_missing_is_a_failure(tmp_path, capfd):
+    step = Step("Nowhere", [str(tmp_path / "no-such-program")])
+    assert last_line([step], tmp_path / "ci", capfd)[:2] == (1, "0 passed, 1 failed")
+
+
+def test_no_key_address_or_option_of_the_outside_reaches_a_step(tmp_path):
+    outside = {
+        "PATH": os.environ["PATH"], "PIP_CERT": "/etc/ca", "LANG": "C.UTF-8",
+        "GEMINI_API_KEY": "AIza-real", "STRIPE_SECRET_KEY": "sk_live", "GOOGLE_API_KEY": "AIza-real",
+        "DATABASE_URL": "postgresql://real", "BASE_URL": "http://real", "PGHOST": "real", "ENV_FILE": ".env",
+        "PYTEST_ADDOPTS": "--collect-only", "MAKEFLAGS": "-n", "PYTHONPATH": "/elsewhere", "APP_ENV": "production",
+    }  # fmt: skip
+    step = Step("Environment", python("import os, json; print(json.dumps(dict(os.environ)))"))
+    assert run.run(step, tmp_path / "ci", outside).passed == 1
+    told = (tmp_path / "ci" / "output.txt").read_text()
+    assert "real" not in told
+    assert "sk_live" not in told
+    assert not [name for name in ("PYTEST_ADDOPTS", "MAKEFLAGS", "PYTHONPATH", "APP_ENV") if name in told]
+    assert f'"ENV_FILE": "{os.devnull}"' in told
+    assert "/etc/ca" in told
+
+
+def test_what_a_step_started_ends_with_it(tmp_path):
+    program = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
+    run.run(Step("Parent", python(program)), tmp_path / "ci")
+    pid = int((tmp_path / "ci" / "output.txt").read_text())
+    assert wait_until(lambda: not children.alive(pid), seconds=10)
+
+
+def test_an_unknown_disaster_is_refused_in_a_sentence():
+    command = [sys.executable, "-m", "sandbox.chaos", "--only", "an earthquake"]
+    done = subprocess.run(command, cwd=run.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such disaster: 'an earthquake'" in done.stderr
