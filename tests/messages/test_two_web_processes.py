@@ -1,0 +1,100 @@
+"""Held requests on two web processes: counted together, and sent on when one of the two ends."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import redis
+import requests
+from flask import Flask
+
+from sandbox.stack.children import alive
+from sandbox.stack.servers import wait_until
+from tests.messages.event_streams import events_of
+from tests.web_process import WebProcess, serving
+
+STREAMS_PER_USER = 2
+GRACE_SECONDS = 30  # what platforms give between SIGTERM and SIGKILL
+
+
+@pytest.fixture(scope="module")
+def own_redis(make_redis_url: Callable[[], str]) -> str:
+    return make_redis_url()
+
+
+@pytest.fixture(scope="module")
+def webs(
+    environment: dict[str, str], migrated_app: Flask, own_redis: str, tmp_path_factory: Any
+) -> Iterator[list[WebProcess]]:
+    """Two of one service, whose replies nobody generates."""
+    variables = environment | {"STREAMS_PER_USER": str(STREAMS_PER_USER), "REDIS_URL": own_redis}
+    folder = tmp_path_factory.mktemp("web")
+    with ExitStack() as started:
+        yield [started.enter_context(serving(variables, folder / f"web-{number}.log")) for number in range(2)]
+
+
+class Client:
+    """Somebody with a token, a chatroom and a reply that is not there yet."""
+
+    def __init__(self, web: WebProcess, mobile: str) -> None:
+        self.token = web.log_in(mobile)["access_token"]
+        self.room = (
+            f"/chatroom/{web.call('POST', '/chatroom', token=self.token, json={'title': 'A room'}).json()['id']}"
+        )
+        self.reply = self.send(web).headers["Location"]
+
+    def send(self, web: WebProcess, **headers: str) -> requests.Response:
+        return web.call("POST", f"{self.room}/message", token=self.token, json={"text": "Hello"}, headers=headers)
+
+    def follow(self, web: WebProcess) -> requests.Response:
+        return web.call("GET", f"{self.reply}/stream", token=self.token, stream=True)
+
+
+@pytest.fixture
+def client(app: Flask, webs: list[WebProcess], mobile_numbers: Iterator[str]) -> Client:
+    return Client(webs[0], next(mobile_numbers))
+
+
+def test_the_streams_of_a_user_on_two_processes_are_counted_together(webs, client):
+    opened = [client.follow(web) for web in webs]
+    assert [response.status_code for response in opened] == [200] * STREAMS_PER_USER
+    for web in webs:
+        refused = client.follow(web)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
+    opened[0].close()
+
+    def may_follow() -> bool:
+        with client.follow(webs[1]) as again:
+            return again.status_code == 200
+
+    assert wait_until(may_follow, seconds=10)
+    opened[1].close()
+
+
+def test_a_process_that_is_told_to_end_sends_streams_and_waits_on(webs, client, own_redis):
+    ending, staying = webs
+    stream = client.follow(ending)
+    events = events_of(stream.iter_content(chunk_size=None))
+    assert next(events).name == "status"
+    with ThreadPoolExecutor() as threads, redis.Redis.from_url(own_redis) as valkey:
+        readers = blocked_readers(valkey)
+        waiting = threads.submit(client.send, ending, Prefer="wait=20")
+        assert wait_until(lambda: blocked_readers(valkey) > readers, seconds=10)  # it waits for its reply
+        os.kill(ending.pid, signal.SIGTERM)
+        assert [event.name for event in events] == ["reconnect"]
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["reply"]["status"]) == (202, "queued")
+    assert "Preference-Applied" not in answer.headers
+    assert wait_until(lambda: not alive(ending.pid), seconds=GRACE_SECONDS)
+    with client.follow(staying) as again:
+        assert next(events_of(again.iter_content(chunk_size=None))).name == "status"
+    assert staying.call("GET", answer.headers["Location"], token=client.token).json()["status"] == "queued"
+
+
+def blocked_readers(valkey: redis.Redis) -> int:
+    """How many connections wait for events of a reply."""
+    return sum(client["cmd"] == "xread" and "b" in client["flags"] for client in valkey.client_list())
