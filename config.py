@@ -140,6 +140,7 @@ class Settings(BaseSettings):
     # Replies
     reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")
     reply_max_seconds: float = Field(120, gt=0, description="Seconds from the first attempt to the last")
+    generations_per_user: int = Field(8, ge=1, le=1_000, description="Replies of one user generated at a time")
     reply_lease_seconds: float = Field(12, ge=1, le=300, description="How long a dead worker keeps a reply")
     reply_requeue_after_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's task is lost")
     reply_sweep_seconds: float = Field(4, ge=0.5, le=60, description="How often the sweeper looks")

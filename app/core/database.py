@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import DateTime, Engine, Enum, MetaData, Table, event
+from sqlalchemy import DateTime, Engine, Enum, MetaData, Table, event, func, select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -86,6 +86,11 @@ def tell_absence_apart(context: ExceptionContext) -> BaseException | None:
         hide_parameters=error.hide_parameters,
         connection_invalidated=context.is_disconnect,
     )
+
+
+def database_now() -> datetime:
+    """What time it is by PostgreSQL's clock, which all processes share, when the transaction under way began."""
+    return db.session.execute(select(func.now())).scalar_one()
 
 
 def log_database_error(log: logging.Logger, consequence: str, error: Exception) -> None:

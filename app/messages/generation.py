@@ -2,15 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from redis.exceptions import RedisError
 
-from app.core.database import DATABASE_GAVE_UP, log_database_error
+from app.core.database import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
 from app.core.logs import log_event
 from app.core.request_ids import set_request_id
 from app.core.settings import settings
@@ -29,7 +29,7 @@ from app.integrations.model_client import (
 from app.messages.breaker import Breaker
 from app.messages.conversation import conversation
 from app.messages.lease_keeper import LeaseKeeper
-from app.messages.leases import Claim, RoomBusy, claim_reply, write
+from app.messages.leases import Claim, RoomBusy, SlotTaken, claim_reply, write
 from app.messages.models import ErrorCode, Status
 from app.messages.queueing import enqueue_next, enqueue_reply
 from app.messages.quota import give_back
@@ -60,31 +60,55 @@ class Outcome:
 class Generator:
     """Generates replies by one model, in many threads of one process at once."""
 
-    def __init__(
-        self, model: ModelClient, keeper: LeaseKeeper, breaker: Breaker, clock: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, model: ModelClient, keeper: LeaseKeeper, breaker: Breaker) -> None:
         self.model = model
         self.keeper = keeper
         self.breaker = breaker
-        self.clock = clock
 
     def generate(self, reply_id: UUID) -> None:
-        """Make one attempt at a reply; does nothing when it is done, held, or not yet its turn."""
-        try:
-            with transaction():
-                claim = claim_reply(reply_id, now=self.clock(), lease=self.keeper.lease)
-                if claim is None:
-                    return
-                budget = settings().gemini_history_max_chars
-                turns = conversation(claim.chatroom_id, claim.position, claim.prompt, max_chars=budget)
-        except RoomBusy:  # whoever generates the other one queues this one in the end
+        """Make one attempt at a reply; does nothing when it is done, held, or has to wait for others."""
+        claimed = self.claim(reply_id)
+        if claimed is None:
             return
+        claim, turns = claimed
         set_request_id(claim.request_id)
         begun = time.monotonic()
         outcome = self.outcome_of(claim, turns)
         seconds = round(time.monotonic() - begun, 3)
         facts = {"reply_id": claim.reply_id, "attempt": claim.attempt, "seconds": seconds}
         log_event(log, "generation", outcome=outcome.name, **facts, **outcome.tokens)
+
+    def claim(self, reply_id: UUID) -> tuple[Claim, Sequence[Turn]] | None:
+        """Claim a reply and read what was said before it; None when it is not to be had now."""
+        while True:
+            claim = None
+            try:
+                with transaction():
+                    claim = claim_reply(reply_id, lease=self.keeper.lease)
+                    if claim is None:
+                        return None
+                    budget = settings().gemini_history_max_chars
+                    return claim, conversation(claim.chatroom_id, claim.position, claim.prompt, max_chars=budget)
+            except SlotTaken:  # by another reply of the user each time, so this comes to an end
+                continue
+            except RoomBusy:  # whoever generates the other one queues this one in the end
+                return None
+            except DATABASE_UNAVAILABLE:
+                raise
+            except Exception:
+                if claim is None:
+                    raise
+                log.exception("What was said before reply %s could not be read", reply_id)
+                self.count_failure(reply_id)
+                return None
+
+    def count_failure(self, reply_id: UUID) -> None:
+        """Count an attempt whose claim was rolled back: else the sweeper would have it made again for ever."""
+        claim = None
+        with suppress(RoomBusy, SlotTaken), transaction():
+            claim = claim_reply(reply_id, lease=self.keeper.lease)
+        if claim is not None:
+            self.retry_or_fail(claim, ModelUnavailable("not asked"))
 
     def outcome_of(self, claim: Claim, turns: Sequence[Turn]) -> Outcome:
         """Make the attempt, unless the reply has used its attempts up or Gemini is given a rest."""
@@ -162,7 +186,7 @@ class Generator:
 
     def end_once(self, claim: Claim, *, status: Status, **values: object) -> str:
         """Write the final state, give the prompt back if that is due, and let the room's next reply begin."""
-        now = self.clock()
+        now = claim.now()
         code = values.get("error_code")
         with transaction() as current:
             if code is not None:
@@ -171,7 +195,7 @@ class Generator:
                 return "superseded"
             if code is not None and code not in COSTS_ITS_PROMPT:
                 give_back(claim.reply_id, now)
-            enqueue_next(current, claim.chatroom_id, now=now)
+            enqueue_next(current, claim.chatroom_id, claim.user_id, now=now)
             current.after_commit(lambda: publish(claim.reply_id, Entry(claim.attempt, status=status)))
         return str(code or status)
 
@@ -181,7 +205,7 @@ class Generator:
             failures,
             asked_for=error.retry_after,
             started_at=claim.started_at,
-            now=self.clock(),
+            now=claim.now(),
             max_attempts=settings().reply_max_attempts,
             max_seconds=settings().reply_max_seconds,
         )
@@ -191,7 +215,7 @@ class Generator:
 
     def put_off(self, claim: Claim, delay: timedelta) -> str:
         """Let the reply wait while the breaker is open; once its time is over, say so honestly."""
-        if self.clock() + delay > claim.started_at + timedelta(seconds=settings().reply_max_seconds):
+        if claim.now() + delay > claim.started_at + timedelta(seconds=settings().reply_max_seconds):
             return self.fail(claim, ErrorCode.MODEL_UNAVAILABLE)
         return "put off" if self.requeue(claim, delay) else "superseded"
 
@@ -205,13 +229,13 @@ class Generator:
 
     def requeue(self, claim: Claim, delay: timedelta, **values: object) -> bool:
         """Back into the queue, to be claimed after `delay`. The waiting holds no worker thread."""
-        due = self.clock() + delay
+        due = claim.now() + delay
         with transaction() as current:
             if not write(claim, status=Status.QUEUED, not_before=due, enqueued_at=due, **values):
                 return False
             enqueue_reply(current, claim.reply_id, delay_seconds=delay.total_seconds())
             # An earlier reply that was retried meanwhile has waited for this one.
-            enqueue_next(current, claim.chatroom_id, now=self.clock(), but=claim.reply_id)
+            enqueue_next(current, claim.chatroom_id, claim.user_id, now=claim.now(), but=claim.reply_id)
         return True
 
 

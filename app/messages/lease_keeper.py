@@ -5,14 +5,15 @@ One thread renews all leases, another one listens for canceled replies.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from flask import Flask
 from redis.exceptions import RedisError
 
+from app.core.database import DATABASE_GAVE_UP, log_database_error
 from app.core.logs import first_line
 from app.core.transactions import transaction
 from app.integrations.bounded_calls import BoundedCall
@@ -27,10 +28,9 @@ LISTEN_AGAIN_SECONDS = 1.0
 class LeaseKeeper:
     """Renews every held lease three times within its length, and ends the calls whose lease was lost."""
 
-    def __init__(self, app: Flask, *, lease: timedelta, clock: Callable[[], datetime]) -> None:
+    def __init__(self, app: Flask, *, lease: timedelta) -> None:
         self.app = app
         self.lease = lease
-        self.clock = clock
         self._held: dict[Claim, BoundedCall] = {}
         self._lock = threading.Lock()
         self._started = False
@@ -86,9 +86,12 @@ class LeaseKeeper:
                 continue
             try:
                 with self.app.app_context(), transaction():
-                    still_held = renew(held, now=self.clock(), lease=self.lease)
-            except Exception as error:
-                log.warning("Leases could not be renewed (%s); trying again", first_line(error))
+                    still_held = renew(held, lease=self.lease)
+            except DATABASE_GAVE_UP as error:
+                log_database_error(log, "leases are renewed again", error)
+                continue
+            except Exception:
+                log.exception("A defect kept leases from being renewed; trying again")
                 continue
             for claim, call in held.items():
                 if claim.reply_id not in still_held:
@@ -106,7 +109,9 @@ class LeaseKeeper:
                             return
             except RedisError as error:
                 log.warning("Redis is unavailable (%s); cancellations take until a lease is renewed", first_line(error))
-                self._closed.wait(LISTEN_AGAIN_SECONDS)
+            except Exception:
+                log.exception("A defect ended the listening to cancellations; it begins anew")
+            self._closed.wait(LISTEN_AGAIN_SECONDS)
 
     def _abort(self, reply_id: UUID | None) -> None:
         for claim, call in self._snapshot().items():

@@ -4,7 +4,7 @@ import enum
 from datetime import date, datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Model, text_enum
@@ -44,14 +44,18 @@ class ErrorCode(enum.StrEnum):
 
 FINISHED = text("role = 'model' AND completed_at IS NOT NULL")
 UNFINISHED = text("status IN ('queued', 'generating')")
+OPEN = text("role = 'model' AND completed_at IS NULL")
 GENERATING = text("status = 'generating'")
+WAITS_FOR_SLOT = text("held_for IS NOT NULL AND slot IS NULL")
+ONE_OF_A_ROOM, ONE_IN_A_SLOT = "ix_messages_generating_by_room", "ix_messages_generating_by_slot"
 
 
 class Message(Model):
     """One turn of a chatroom: a user's prompt or the model's reply to one.
 
     `position` orders a room's turns; a reply stands right behind its prompt. Only the holder of the current
-    `attempt`, whose lease has not been taken over, may finish a reply. A room has one at a time that is generated.
+    `attempt`, whose lease has not been taken over, may finish a reply. A room has one at a time that is generated,
+    and a user no more than there are slots.
     """
 
     __tablename__ = "messages"
@@ -65,7 +69,10 @@ class Message(Model):
         Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
         Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
         Index("ix_messages_unfinished_by_room", "chatroom_id", "position", postgresql_where=UNFINISHED),
-        Index("ix_messages_generating_by_room", "chatroom_id", unique=True, postgresql_where=GENERATING),
+        Index("ix_messages_open_by_room", "chatroom_id", "position", postgresql_where=OPEN),
+        Index(ONE_OF_A_ROOM, "chatroom_id", unique=True, postgresql_where=GENERATING),
+        Index(ONE_IN_A_SLOT, "held_for", "slot", unique=True, postgresql_where=GENERATING),
+        Index("ix_messages_waiting_for_slot", "held_for", "created_at", postgresql_where=WAITS_FOR_SLOT),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
@@ -92,6 +99,8 @@ class Message(Model):
     not_before: Mapped[datetime | None]
     enqueued_at: Mapped[datetime | None]  # when its task was last published
     lease_expires_at: Mapped[datetime | None]
+    held_for: Mapped[UUID | None]  # the user whose slot it has while it is generated, or waits for while it is queued
+    slot: Mapped[int | None] = mapped_column(SmallInteger)
 
 
 messages = Message.__table__  # for statements that are built once

@@ -49,7 +49,7 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
             if end_as_canceled(reply, part, now):
                 if reply.status is Status.QUEUED:
                     give_back(reply.id, now)
-                after_cancel(reply, current, now)
+                after_cancel(reply, user_id, current, now)
                 return get_message(user_id, chatroom_id, reply_id)
         reply = get_message(user_id, chatroom_id, reply_id)  # claimed, retried or finished meanwhile
     raise ReplyNotCancelable
@@ -80,6 +80,8 @@ def end_as_canceled(reply: Message, part: str, now: datetime) -> bool:
             text=func.coalesce(func.nullif(part, ""), messages.c.text),
             completed_at=now,
             lease_expires_at=None,
+            held_for=None,
+            slot=None,
             not_before=None,
         )
         .returning(messages.c.id)
@@ -87,8 +89,8 @@ def end_as_canceled(reply: Message, part: str, now: datetime) -> bool:
     return db.session.scalar(statement) is not None
 
 
-def after_cancel(reply: Message, current: Transaction, now: datetime) -> None:
-    enqueue_next(current, reply.chatroom_id, now=now)
+def after_cancel(reply: Message, user_id: UUID, current: Transaction, now: datetime) -> None:
+    enqueue_next(current, reply.chatroom_id, user_id, now=now)
     current.after_commit(lambda: reply_stream.stop_generating(reply.id))
     current.after_commit(
         lambda: reply_stream.publish(reply.id, reply_stream.Entry(reply.attempt, status=Status.CANCELED))

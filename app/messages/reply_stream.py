@@ -107,7 +107,16 @@ def unwanted_replies() -> Iterator[UUID | None]:
         yield None
         while True:
             message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
-            yield UUID(message["data"].decode()) if message else None
+            yield reply_named_by(message["data"]) if message else None
+
+
+def reply_named_by(data: bytes) -> UUID | None:
+    """The id in a message on STOP_CHANNEL; None in one that is not ours."""
+    try:
+        return UUID(data.decode())
+    except ValueError:
+        log.warning("A message on the channel %s names no reply", STOP_CHANNEL)
+        return None
 
 
 def wait_for_end(

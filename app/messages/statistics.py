@@ -26,20 +26,22 @@ class Queue:
 def queue(now: datetime) -> Queue:
     """The unfinished replies at `now`.
 
-    Due is a reply that a worker could take at once: queued, its pause over, its turn come; or generating under a
-    lease that has run out.
+    Due is a reply that a worker could take at once: queued, its pause over, its turn come, and not waiting for
+    another one of its user to end; or generating under a lease that has run out.
     """
     place = func.row_number().over(partition_by=messages.c.chatroom_id, order_by=messages.c.position)
     under_way = func.count().filter(messages.c.status == Status.GENERATING).over(partition_by=messages.c.chatroom_id)
     unfinished = (
         select(messages.c.status, messages.c.not_before, messages.c.created_at, messages.c.lease_expires_at)
+        .add_columns(messages.c.held_for)
         .add_columns(place.label("place"), under_way.label("under_way"))
         .where(messages.c.status.in_(UNFINISHED))
         .order_by(messages.c.created_at)
         .limit(COUNTED_ROWS)
         .subquery()
     )
-    its_turn = and_(unfinished.c.status == Status.QUEUED, unfinished.c.place == 1, unfinished.c.under_way == 0)
+    is_queued = and_(unfinished.c.status == Status.QUEUED, unfinished.c.held_for.is_(None))
+    its_turn = and_(is_queued, unfinished.c.place == 1, unfinished.c.under_way == 0)
     due_since = case(
         (its_turn, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),

@@ -5,13 +5,13 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import redis
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from app.core.database import db
 from app.core.tasks import GENERATIONS, next_published_at
 from app.core.transactions import transaction
 from app.messages.idempotency import forget_old_keys
-from app.messages.leases import WAITS_ITS_TURN
+from app.messages.leases import WAITS_ITS_TURN, waits_for_slot
 from app.messages.models import Status, messages
 from app.messages.queueing import enqueue_reply
 
@@ -28,10 +28,11 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
     sweep, and a task too many changes nothing.
     """
     lost_before = min(now, oldest_task_at() or now) - requeue_after
-    task_lost = and_(messages.c.status == Status.QUEUED, ~WAITS_ITS_TURN, messages.c.enqueued_at < lost_before)
+    waits_for_others = or_(WAITS_ITS_TURN, waits_for_slot())
+    task_lost = and_(messages.c.status == Status.QUEUED, ~waits_for_others, messages.c.enqueued_at < lost_before)
     worker_gone = and_(
         messages.c.status == Status.GENERATING,
-        messages.c.lease_expires_at < now,
+        messages.c.lease_expires_at < func.now(),
         messages.c.enqueued_at < now - requeue_after,
     )
     unattended = (

@@ -10,8 +10,9 @@ from celery import shared_task
 from celery.signals import worker_shutting_down
 from flask import current_app
 
-from app.core.clock import utc_now
+from app.core.database import database_now
 from app.core.settings import settings
+from app.core.transactions import transaction
 from app.integrations.model_factory import model_client_class
 from app.messages import sweeping
 from app.messages.breaker import Breaker
@@ -39,8 +40,8 @@ def make_generator() -> Generator:
         system_instruction=chosen.gemini_system_instruction,
     )
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    keeper = LeaseKeeper(app, lease=timedelta(seconds=chosen.reply_lease_seconds), clock=utc_now)
-    return Generator(model, keeper, Breaker(), clock=utc_now)
+    keeper = LeaseKeeper(app, lease=timedelta(seconds=chosen.reply_lease_seconds))
+    return Generator(model, keeper, Breaker())
 
 
 @shared_task(name=GENERATE_REPLY)
@@ -52,8 +53,10 @@ def generate_reply(reply_id: str) -> None:
 @shared_task(name="messages.sweep")
 def sweep() -> None:
     """Queue replies that nobody looks after again; delete old idempotency keys."""
-    sweeping.sweep_replies(now=utc_now(), requeue_after=timedelta(seconds=settings().reply_requeue_after_seconds))
-    sweeping.sweep_idempotency_keys(now=utc_now())
+    with transaction():
+        now = database_now()
+    sweeping.sweep_replies(now=now, requeue_after=timedelta(seconds=settings().reply_requeue_after_seconds))
+    sweeping.sweep_idempotency_keys(now=now)
 
 
 @worker_shutting_down.connect

@@ -12,7 +12,6 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, text
 
-from app.core.clock import utc_now
 from app.core.database import db
 from app.integrations.gemini_generativeai import Gemini
 from app.messages.breaker import Breaker
@@ -56,9 +55,9 @@ def make_generator(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable
 
     def make(*, lease_seconds: float = 5, breaker: Breaker | None = None, api_key: str = "sandbox-key") -> Generator:
         model = Gemini(api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief.")
-        keeper = LeaseKeeper(quiet_app, lease=timedelta(seconds=lease_seconds), clock=utc_now)
+        keeper = LeaseKeeper(quiet_app, lease=timedelta(seconds=lease_seconds))
         keepers.append(keeper)
-        return Generator(model, keeper, breaker or Breaker(), clock=utc_now)
+        return Generator(model, keeper, breaker or Breaker())
 
     yield make
     for keeper in keepers:
@@ -119,6 +118,10 @@ class Room:
             db.session.execute(text(statement), values)
             db.session.commit()
 
+    def let_leases_run_out(self) -> None:
+        """As if their workers had died."""
+        self.sql("UPDATE messages SET lease_expires_at = now() - interval '1 second' WHERE status = 'generating'")
+
     def used(self) -> int:
         return int(self.person.get("/user/usage").json["used"])
 
@@ -137,10 +140,10 @@ def make_generator_for(gemini: GeminiStandIn) -> Iterator[Callable[[Flask, Any],
 
     def make(app: Flask, person: Any) -> Room:
         model = Gemini(api_key="sandbox-key", endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="")
-        keeper = LeaseKeeper(app, lease=timedelta(seconds=5), clock=utc_now)
+        keeper = LeaseKeeper(app, lease=timedelta(seconds=5))
         keepers.append(keeper)
         room = Room(app, person, person.make_chatroom())
-        room.generator = Generator(model, keeper, Breaker(), clock=utc_now)
+        room.generator = Generator(model, keeper, Breaker())
         return room
 
     yield make

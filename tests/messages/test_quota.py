@@ -123,7 +123,7 @@ def test_deleting_the_room_refills_no_day(room):
 def test_a_prompt_given_back_may_be_spent_again(room, generator):
     for _ in range(4):
         post(room)
-    room.sql("UPDATE messages SET status = 'completed', text = 'Done' WHERE role = 'model'")
+    room.sql("UPDATE messages SET status = 'completed', text = 'Done', completed_at = now() WHERE role = 'model'")
     room.answer(generator, "[[sandbox: status=404]]")
     assert room.used() == 4
     assert [post(room).status_code for _ in range(2)] == [202, 429]

@@ -1,0 +1,255 @@
+"""Leases: whose clock counts, what a locked row costs, and how much of a long queue a claim reads."""
+
+from datetime import datetime, timedelta
+
+import psycopg2
+import pytest
+from sqlalchemy import event, text
+
+from app.core.database import db
+from app.core.transactions import Transaction, transaction
+from app.messages import tasks  # noqa: F401 - so that Celery knows them
+from app.messages.leases import claim_reply, renew, write
+from app.messages.models import Status
+from app.messages.queueing import enqueue_next
+from app.messages.reply_stream import STOP_CHANNEL
+from tests.messages.conftest import Room
+
+LEASE = timedelta(seconds=5)
+BLOCKS_AT_MOST = 150  # it writes to each index
+READ_AT_MOST = 40  # rows: the reply, its prompt, and a few for each condition
+
+
+def claim(room, prompt="Hello"):
+    reply_id = room.send(prompt)
+    with room.app.app_context(), transaction():
+        return claim_reply(reply_id, lease=LEASE)
+
+
+def another_room(room):
+    return Room(room.app, room.person, room.person.make_chatroom())
+
+
+def database_time(room):
+    with room.app.app_context():
+        return db.session.scalar(text("SELECT now()"))
+
+
+# Renewing
+
+
+def test_a_locked_row_does_not_cost_the_others_their_leases(room, postgres):
+    locked, free = claim(room), claim(another_room(room))
+    room.sql("UPDATE messages SET lease_expires_at = now() + interval '1 second' WHERE status = 'generating'")
+    with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT FROM messages WHERE id = %s FOR UPDATE", (str(locked.reply_id),))
+        with room.app.app_context(), transaction():
+            assert renew([locked, free], lease=LEASE) == {locked.reply_id, free.reply_id}
+    holder.close()
+    assert room.row(free.reply_id).lease_expires_at > database_time(room) + LEASE / 2
+    assert room.row(locked.reply_id).lease_expires_at < database_time(room) + LEASE / 2
+
+
+def test_a_row_that_is_referred_to_meanwhile_is_renewed(room, postgres):
+    held = claim(room)
+    room.sql("UPDATE messages SET lease_expires_at = now() + interval '1 second' WHERE status = 'generating'")
+    with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT FROM messages WHERE id = %s FOR KEY SHARE", (str(held.reply_id),))
+        with room.app.app_context(), transaction():
+            renew([held], lease=LEASE)
+    holder.close()
+    assert room.row(held.reply_id).lease_expires_at > database_time(room) + LEASE / 2
+
+
+@pytest.mark.parametrize("loss", ["attempt = attempt + 1", "status = 'queued', lease_expires_at = NULL"])
+def test_a_lease_that_was_lost_is_told_from_one_that_is_locked(room, loss):
+    lost, held = claim(room), claim(another_room(room))
+    room.sql(f"UPDATE messages SET {loss} WHERE id = :id", id=lost.reply_id)
+    with room.app.app_context(), transaction():
+        assert renew([lost, held], lease=LEASE) == {held.reply_id}
+
+
+# The clock
+
+
+class AnHourAhead(datetime):
+    """A machine whose clock is wrong."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(hours=1)
+
+
+def test_a_worker_with_a_wrong_clock_takes_no_reply_from_another_one(room, generator, gemini, monkeypatch):
+    held = claim(room)
+    gemini.clear_requests()
+    monkeypatch.setattr("app.core.clock.datetime", AnHourAhead)
+    room.generate(generator, held.reply_id)
+    assert gemini.stats()["calls"] == 0
+    assert room.row(held.reply_id).attempt == 1
+
+
+def test_a_worker_with_a_wrong_clock_lets_a_reply_wait_no_longer(room, generator, monkeypatch):
+    reply_id = room.send("[[sandbox: status=503]]")
+    with monkeypatch.context() as wrong:
+        wrong.setattr("app.core.clock.datetime", AnHourAhead)
+        room.generate(generator, reply_id)
+    row = room.row(reply_id)
+    assert row.status is Status.QUEUED
+    assert abs(row.not_before - database_time(room)) < timedelta(minutes=1)
+    assert abs(row.started_at - database_time(room)) < timedelta(minutes=1)
+
+
+def test_a_sweep_with_a_wrong_clock_queues_nothing_too_early(room, monkeypatch):
+    queued, held = room.send("Hello"), claim(another_room(room))
+    room.app.extensions["redis"].flushdb()
+    monkeypatch.setattr("app.core.clock.datetime", AnHourAhead)
+    room.app.extensions["celery"].tasks["messages.sweep"]()
+    for reply_id in (queued, held.reply_id):
+        assert room.row(reply_id).enqueued_at < database_time(room)
+
+
+# Cancellations
+
+
+def test_a_cancellation_is_heard_after_a_message_that_is_none(room, make_generator, gemini):
+    generator = make_generator(lease_seconds=300)
+    reply_id = room.send("[[sandbox: hang]]")
+    thread = room.generate_meanwhile(generator, reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    for nonsense in (b"no id", b"\xff"):
+        room.app.extensions["redis"].publish(STOP_CHANNEL, nonsense)
+    assert room.person.post(f"{room.path}/messages/{reply_id}/cancel").status_code == 200
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+# A claim that cannot go on
+
+
+@pytest.fixture
+def endless_history(quiet_app):
+    """Reading what was said before takes longer than a statement may."""
+
+    def slow_down(_connection, cursor, statement, parameters, *_):
+        if "length_so_far" not in statement:
+            return statement, parameters
+        cursor.execute("SET LOCAL statement_timeout = 20")
+        return "SELECT pg_sleep(10)", {}
+
+    with quiet_app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", slow_down, retval=True)
+    yield
+    event.remove(engine, "before_cursor_execute", slow_down)
+
+
+def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(
+    room, generator, gemini, endless_history, caplog
+):
+    gemini.clear_requests()
+    reply_id = room.send("Hello")
+    for failures in (1, 2):
+        room.generate(generator, reply_id)
+        row = room.row(reply_id)
+        assert (row.status, row.failures) == (Status.QUEUED, failures)
+        room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
+    room.generate(generator, reply_id)
+    assert room.read(reply_id).error["code"] == "model_unavailable"
+    assert room.used() == 0
+    assert gemini.stats()["calls"] == 0
+    assert len([record for record in caplog.records if record.exc_info]) == 3
+
+
+# How much a claim reads
+
+
+FILL = """
+WITH room AS (SELECT id FROM chatrooms LIMIT 1), turns AS (
+    SELECT gen_random_uuid() AS prompt_id, gen_random_uuid() AS reply_id, 2 * n AS position
+    FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n
+), prompts AS (
+    INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, completed_at, streamed, attempt,
+        failures)
+    SELECT prompt_id, room.id, position, 'user', 'Hello', 'completed', now(), now(), false, 0, 0 FROM turns, room
+)
+INSERT INTO messages
+    (id, chatroom_id, position, role, in_reply_to, status, text, created_at, completed_at, streamed,
+    attempt, failures)
+SELECT reply_id, room.id, position + 1, 'model', prompt_id, CAST(:status AS text), 'Hi', now(),
+    CASE WHEN CAST(:status AS text) = 'completed' THEN now() END, false, 0, 0 FROM turns, room
+"""
+
+
+def nodes(plan):
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes(below)
+
+
+def plan_of(room, action):
+    """How PostgreSQL carries out the one statement that the product sends; nothing is changed."""
+    sent = []
+
+    def note(_connection, cursor, statement, parameters, *_):
+        sent.append(cursor.mogrify(statement, parameters).decode())
+
+    with room.app.app_context():
+        event.listen(db.engine, "before_cursor_execute", note)
+        action()
+        event.remove(db.engine, "before_cursor_execute", note)
+        db.session.rollback()
+        [statement] = sent
+        explained = db.session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+        [[[plan]]] = explained
+        db.session.rollback()
+    return list(nodes(plan["Plan"]))
+
+
+def assert_few_rows_are_read(plan):
+    scans = [
+        (node["Node Type"], node.get("Index Name"), node["Actual Loops"] * rows_read(node))
+        for node in plan
+        if node.get("Relation Name") == "messages" and "Scan" in node["Node Type"]
+    ]
+    assert scans
+    assert "Seq Scan" not in {kind for kind, _, _ in scans}, scans
+    assert sum(rows for _, _, rows in scans) < READ_AT_MOST, scans
+    assert plan[0]["Shared Hit Blocks"] + plan[0]["Shared Read Blocks"] < BLOCKS_AT_MOST, scans
+
+
+def rows_read(node):
+    return node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+
+
+@pytest.fixture(params=["fresh", "from before the burst"])
+def crowded_room(room, request):
+    """A room with a long history and 10,000 replies that wait; what the planner knows of it is the parameter."""
+    room.sql(FILL, first=1, last=10_000, status="completed")
+    room.sql("ANALYZE messages, chatrooms")
+    room.sql(FILL, first=10_001, last=20_000, status="queued")
+    if request.param == "fresh":
+        room.sql("ANALYZE messages, chatrooms")
+    return room
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_claim_in_a_room_with_ten_thousand_queued_replies_reads_few_rows(crowded_room, place):
+    order = "" if place == "first" else "DESC"
+    with crowded_room.app.app_context():
+        queued = text(f"SELECT id FROM messages WHERE status = 'queued' ORDER BY position {order} LIMIT 1")
+        reply_id = db.session.scalar(queued)
+    assert_few_rows_are_read(plan_of(crowded_room, lambda: claim_reply(reply_id, lease=LEASE)))
+
+
+def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_rows(crowded_room):
+    with crowded_room.app.app_context():
+        queued = text("SELECT id FROM messages WHERE status = 'queued' ORDER BY position LIMIT 1")
+        with transaction():
+            held = claim_reply(db.session.scalar(queued), lease=LEASE)
+        for action in (
+            lambda: renew([held], lease=LEASE),
+            lambda: enqueue_next(Transaction(), held.chatroom_id, held.user_id, now=held.now()),
+            lambda: write(held, status=Status.COMPLETED, text="Hi", completed_at=held.now()),
+        ):
+            assert_few_rows_are_read(plan_of(crowded_room, action))

@@ -1,0 +1,170 @@
+"""A bound on the replies of one user that are generated at a time: one user never takes all of a worker."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from app.core.clock import utc_now
+from app.core.tasks import GENERATIONS
+from app.core.transactions import transaction
+from app.messages.leases import claim_reply
+from app.messages.models import Status
+from app.messages.statistics import queue
+from app.messages.sweeping import sweep_replies
+from sandbox.stack.servers import wait_until
+from tests.celery_process import celery_process
+from tests.messages.conftest import Room
+from tests.queues import waiting_tasks
+
+SLOTS = 2
+LEASE = timedelta(seconds=60)
+REQUEUE_AFTER = timedelta(seconds=8)
+
+
+@pytest.fixture
+def two_slots(app, make_app, make_redis_url):
+    """The application, where two replies of a user are generated at a time and no worker listens."""
+    yield make_app(redis_url=make_redis_url(), generations_per_user=SLOTS, gemini_timeout=30, basic_daily_prompts=100)
+    app.extensions["celery"].set_default()
+
+
+@pytest.fixture
+def rooms(two_slots, make_user):
+    """Six rooms of one user."""
+    person = make_user()
+    person.client = two_slots.test_client()
+    return [Room(two_slots, person, person.make_chatroom(str(number))) for number in range(6)]
+
+
+@pytest.fixture
+def forget_tasks(two_slots):
+    """As if workers had taken every task."""
+    return two_slots.extensions["redis"].flushdb
+
+
+def tasks_of(app):
+    return [arguments[0] for _, arguments in waiting_tasks(app.extensions["redis"], GENERATIONS)]
+
+
+def states(rooms, replies):
+    return [rooms[0].row(reply_id).status for reply_id in replies]
+
+
+def take(room, reply_id):
+    with room.app.app_context(), transaction():
+        return claim_reply(reply_id, lease=LEASE)
+
+
+def sweep(room, later=timedelta(seconds=9)):
+    with room.app.app_context():
+        return sweep_replies(now=utc_now() + later, requeue_after=REQUEUE_AFTER)
+
+
+def test_a_reply_over_the_bound_waits_without_a_thread_and_follows_when_one_ends(
+    two_slots, rooms, make_generator, gemini, forget_tasks
+):
+    generator = make_generator()
+    held = [room.send("[[sandbox: delay=1]]") for room in rooms[:SLOTS]]
+    threads = [room.generate_meanwhile(generator, reply) for room, reply in zip(rooms, held, strict=False)]
+    gemini.wait_for(in_flight_at_least=SLOTS)
+    refused = [room.send("Hello") for room in rooms[SLOTS:]]
+    for room, reply_id in zip(rooms[SLOTS:], refused, strict=True):
+        room.generate(generator, reply_id)  # comes back at once
+    assert states(rooms, refused) == [Status.QUEUED] * len(refused)
+    assert {rooms[0].row(reply_id).attempt for reply_id in refused} == {0}
+    forget_tasks()
+    for thread in threads:
+        thread.join()
+    assert sorted(tasks_of(two_slots)) == sorted(map(str, refused[:SLOTS])), "one for each slot, the oldest first"
+    rooms[SLOTS].generate(generator, refused[0])
+    assert rooms[SLOTS].read(refused[0]).status == "completed"
+    assert str(refused[SLOTS]) in tasks_of(two_slots)
+
+
+def test_another_user_is_not_bound_by_it(two_slots, rooms, make_user):
+    for room in rooms[:SLOTS]:
+        assert take(room, room.send("Hello"))
+    other = make_user()
+    other.client = two_slots.test_client()
+    room = Room(two_slots, other, other.make_chatroom())
+    assert take(room, room.send("Hello"))
+
+
+def test_claims_at_once_never_exceed_the_bound(rooms, make_generator):
+    generator = make_generator()
+    replies = [room.send("Hello") for room in rooms]
+    together = threading.Barrier(len(rooms))
+
+    def claim(room, reply_id):
+        together.wait()
+        with room.app.app_context():
+            generator.claim(reply_id)
+
+    for round_ in range(5):
+        rooms[0].sql(
+            "UPDATE messages SET status = 'queued', lease_expires_at = NULL, held_for = NULL, slot = NULL"
+            " WHERE role = 'model'"
+        )
+        with ThreadPoolExecutor(len(rooms)) as threads:
+            list(threads.map(claim, rooms, replies))
+        assert sorted(states(rooms, replies)).count(Status.GENERATING) == SLOTS, round_
+        assert [rooms[0].row(reply_id).held_for is not None for reply_id in replies] == [True] * len(rooms)
+
+
+def test_a_dead_workers_replies_keep_their_slots(rooms):
+    held = [room.send("Hello") for room in rooms[:SLOTS]]
+    for reply_id in held:
+        assert take(rooms[0], reply_id)
+    rooms[0].let_leases_run_out()
+    assert [take(rooms[0], reply_id).attempt for reply_id in held] == [2] * SLOTS
+
+
+def test_the_sweeper_leaves_a_reply_over_the_bound_alone_and_finds_it_when_its_task_is_lost(rooms, forget_tasks):
+    held = [room.send("Hello") for room in rooms[:SLOTS]]
+    claims = [take(rooms[0], reply_id) for reply_id in held]
+    refused = rooms[SLOTS].send("Hello")
+    assert take(rooms[0], refused) is None
+    forget_tasks()
+    assert sweep(rooms[0], timedelta(minutes=5)) == []
+    rooms[0].sql("DELETE FROM chatrooms WHERE id = :id", id=claims[0].chatroom_id)  # nobody tells it
+    assert sweep(rooms[0], timedelta(minutes=5)) == [refused]
+
+
+def test_a_cancellation_makes_room(two_slots, rooms, forget_tasks):
+    held = [room.send("Hello") for room in rooms[:SLOTS]]
+    for reply_id in held:
+        assert take(rooms[0], reply_id)
+    refused = rooms[SLOTS].send("Hello")
+    assert take(rooms[0], refused) is None
+    forget_tasks()
+    assert rooms[0].person.post(f"{rooms[0].path}/messages/{held[0]}/cancel").status_code == 200
+    assert tasks_of(two_slots) == [str(refused)]
+    assert take(rooms[0], refused)
+
+
+def test_a_reply_over_the_bound_is_not_due(two_slots, rooms):
+    for room in rooms[: SLOTS + 1]:
+        take(room, room.send("Hello"))
+    rooms[0].sql("UPDATE messages SET created_at = now() - interval '1 hour'")
+    with two_slots.app_context():
+        assert queue(utc_now()).oldest_due_seconds == 0
+
+
+def test_forty_rooms_of_one_user_that_hang_delay_nobody_else(make_app, make_user, gemini, own_environment, tmp_path):
+    own = own_environment | {"GEMINI_TIMEOUT": "100", "WORKER_CONCURRENCY": "16", "BASIC_DAILY_PROMPTS": "100"}
+    client = make_app(redis_url=own["REDIS_URL"], basic_daily_prompts=100).test_client()
+    greedy, other = make_user(), make_user()
+    greedy.client = other.client = client
+    for number in range(40):
+        path = greedy.make_chatroom(str(number))
+        assert greedy.post(f"{path}/message", json={"text": "[[sandbox: hang]]"}).status_code == 202
+    log_file = tmp_path / "worker.log"
+    with celery_process("worker", own, log_file):
+        assert wait_until(lambda: " ready." in log_file.read_text(), seconds=60), log_file.read_text()
+        path = other.make_chatroom()
+        answer = other.post(f"{path}/message", json={"text": "Hello"}, headers={"Prefer": "wait=20"})
+        assert answer.status_code == 200, answer.text
+        assert gemini.stats()["in_flight"] == 8
+        gemini.reset()
