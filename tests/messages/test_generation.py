@@ -182,24 +182,26 @@ def test_a_reply_whose_workers_die_again_and_again_fails_in_the_end(room, genera
     assert room.used() == 0
 
 
-def test_a_held_lease_is_renewed_and_a_lost_one_ends_the_call(room, make_generator, gemini):
-    generator = make_generator(lease_seconds=0.3)
-    reply_id = room.send("[[sandbox: delay=2.5]] Long")
-    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
-    thread.start()
+def test_a_held_lease_is_renewed(room, make_generator, gemini):
+    lease = timedelta(seconds=0.6)
+    reply_id = room.send("[[sandbox: hang]] Long")
+    thread = room.generate_meanwhile(make_generator(lease_seconds=lease.total_seconds()), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     claimed_until = room.row(reply_id).lease_expires_at
+    assert wait_until(lambda: room.row(reply_id).lease_expires_at > claimed_until + lease, seconds=10)
+    gemini.reset()
     thread.join()
-    assert room.read(reply_id).status == "completed"
+    row = room.row(reply_id)
+    assert (row.status, row.attempt, row.lease_expires_at) == ("completed", 1, None)
 
+
+def test_a_lost_lease_ends_the_call(room, make_generator, gemini):
     reply_id = room.send("[[sandbox: hang]] Lost")
-    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
-    thread.start()
+    thread = room.generate_meanwhile(make_generator(lease_seconds=0.3), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     room.sql("UPDATE messages SET attempt = attempt + 1 WHERE status = 'generating'")
     thread.join(5)
     assert not thread.is_alive()
-    assert claimed_until is not None
 
 
 def test_a_claim_is_not_to_be_had_while_another_holds_it(room):

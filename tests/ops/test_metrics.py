@@ -2,16 +2,19 @@
 
 import os
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
+from app.core import metrics
 from app.core.clock import utc_now
 from app.core.database import db
 from app.ops import rollup
+from sandbox.stack.children import descendants
 from sandbox.stack.servers import wait_until
 from tests.web_process import serving
 
@@ -76,10 +79,14 @@ def test_what_workers_did_is_counted_once(user, app, worker, gemini):
     now = utc_now()
     with app.app_context():
         rollup.count_replies(now)  # from here on
-        for later in (rollup.SETTLING + timedelta(seconds=1), rollup.SETTLING + timedelta(seconds=2)):
-            db.session.execute(text("UPDATE heartbeats SET at = at"))
-            db.session.commit()
-            rollup.count_replies(now + later)
+
+    def count(later: float) -> None:
+        with app.app_context():
+            rollup.count_replies(now + rollup.SETTLING + timedelta(seconds=later))
+
+    with ThreadPoolExecutor(8) as workers:  # all at once, then again
+        list(workers.map(count, [1] * 8))
+    count(2)
     told = scrape(user.client)
     usage = answer.json["reply"]["usage"]
     assert told["replies_total", "completed"] == 1
@@ -138,17 +145,22 @@ def test_without_a_token_production_has_no_metrics(make_app):
 
 
 def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
-    with serving(environment | {"WEB_CONCURRENCY": "2"}, tmp_path / "web.log", processes=2) as web:
-        pids = set()
-        for _ in range(40):
-            assert web.call("GET", "/readyz").ok
+    with serving(environment, tmp_path / "web.log", processes=2) as web:
+        assert wait_until(lambda: len(descendants(web.pid)) == 2, seconds=20)
+        for pid in descendants(web.pid):
+            os.kill(pid, signal.SIGSTOP)  # the other one answers
+            try:
+                for _ in range(20):
+                    assert web.call("GET", "/readyz").ok
+            finally:
+                os.kill(pid, signal.SIGCONT)
 
         def counted() -> float:
             told = samples(web.call("GET", "/metrics").text)
             return told["http_requests_total", "GET", "/readyz", "200"]
 
         assert wait_until(lambda: counted() == 40, seconds=5), counted()
-        assert [counted() for _ in range(6)] == [40] * 6, pids
+        assert [counted() for _ in range(6)] == [40] * 6
 
 
 def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
@@ -167,12 +179,19 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
 
 
 def test_a_process_that_has_just_begun_disturbs_no_scrape(client, tmp_path, monkeypatch):
-    """Its file is there, and has no size yet."""
+    """Its file is there, and has no size until it is read for the second time."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     begun = tmp_path / "counter_1.db"
     begun.touch()
-    threading.Timer(0.03, os.truncate, (begun, 4096)).start()
+    looks = []
+
+    def grow_meanwhile(seconds: float) -> None:
+        looks.append(seconds)
+        os.truncate(begun, 4096)
+
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(sleep=grow_meanwhile))
     assert scrape(client)["postgres_answers",] == 1
+    assert len(looks) == 1
 
 
 def test_a_folder_for_numbers_that_was_given_is_emptied_at_the_start_alone(app, environment, tmp_path):

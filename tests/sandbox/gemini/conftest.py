@@ -2,10 +2,9 @@
 
 import pytest
 import requests
+from google.ai import generativelanguage
 
 from sandbox.gemini.process import running_gemini_stand_in
-
-generativelanguage = pytest.importorskip("google.ai.generativelanguage")
 
 MODEL = "gemini-3.5-flash"
 
