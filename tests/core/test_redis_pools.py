@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 from flask import Flask
+from kombu import pools
 from limits import RateLimitItemPerMinute
 
 from app.core.redis_clients import cache, rate_limits, redis_client
@@ -22,6 +23,7 @@ def redis_url(make_redis_url: Callable[[], str]) -> str:
 
 @pytest.fixture
 def small_app(make_app: Callable[..., Flask], redis_url: str) -> Flask:
+    pools.reset()  # kombu's are the process's, and one that other tests' applications use cannot be made smaller
     return make_app(redis_url=redis_url, redis_pool_size=POOL, streams_per_process=3)
 
 
