@@ -24,7 +24,6 @@ REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
 CHORES, GENERATIONS = "chores", "generations"
 CONNECTIONS_OF_A_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
-MIN_CONSUMER_CONNECTIONS = 10  # kombu's own bound, which fails rather than waits
 
 
 class AppTask(Task):  # type: ignore[misc]
@@ -59,12 +58,7 @@ def register_celery(
     celery.conf.update(
         broker_url=url,
         broker_pool_limit=pool_size // CONNECTIONS_OF_A_PRODUCER,
-        broker_transport_options=TIMEOUTS
-        | TAKEN_TASKS_ARE_NOT_NOTED
-        | {
-            "retry_on_timeout": False,
-            "max_connections": max(pool_size, MIN_CONSUMER_CONNECTIONS),  # threads that end together say so together
-        },
+        broker_transport_options=TIMEOUTS | TAKEN_TASKS_ARE_NOT_NOTED | {"retry_on_timeout": False},
         broker_use_ssl={"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

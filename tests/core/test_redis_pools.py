@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -12,8 +14,12 @@ from limits import RateLimitItemPerMinute
 
 from app.core.redis_clients import cache, rate_limits, redis_client
 from app.core.tasks import CHORES, enqueue
+from sandbox.gemini.process import GeminiStandIn
+from sandbox.stack.servers import wait_until
+from tests.celery_process import celery_process
 
 THREADS, POOL = 16, 2
+BUSY = 24
 
 
 @pytest.fixture
@@ -38,29 +44,40 @@ def at_once(app: Flask, use: Callable[[], Any]) -> list[Any]:
         return [result for results in pool.map(often, range(THREADS)) for result in results]
 
 
-def connections(url: str) -> int:
-    with redis.Redis.from_url(url) as client:
-        mine, number = client.client_id(), url.rpartition("/")[2]
-        return sum(one["db"] == number and int(one["id"]) != mine for one in client.client_list())
+@pytest.fixture
+def connections(redis_url: str) -> Callable[[], int]:
+    """How many were made to the database since the test began."""
+    number = redis_url.rpartition("/")[2]
+    with redis.Redis.from_url(redis_url) as client:
+        newest = client.client_id()
+
+    def count() -> int:
+        with redis.Redis.from_url(redis_url) as client:
+            mine = client.client_id()
+            return sum(one["db"] == number and newest < int(one["id"]) != mine for one in client.client_list())
+
+    return count
 
 
-def test_commands_cache_and_limiter_share_the_connections_of_one_pool(small_app: Flask, redis_url: str) -> None:
+def test_commands_cache_and_limiter_share_the_connections_of_a_pool(
+    small_app: Flask, connections: Callable[[], int]
+) -> None:
     def use() -> tuple[bool, bool, bool]:
         hit = rate_limits().hit(RateLimitItemPerMinute(10_000), "somebody")
         return redis_client().ping(), cache.set("greeting", "hello"), hit  # type: ignore[return-value]
 
     assert set(at_once(small_app, use)) == {(True, True, True)}
-    assert connections(redis_url) == POOL
+    assert connections() == POOL
 
 
-def test_queueing_tasks_has_as_many_of_its_own(small_app: Flask, redis_url: str) -> None:
+def test_queueing_tasks_has_as_many_of_its_own(small_app: Flask, connections: Callable[[], int]) -> None:
     at_once(small_app, lambda: enqueue("tests.nothing", "an-id"))
-    with redis.Redis.from_url(redis_url) as client:
-        assert client.llen(CHORES) == THREADS * 20
-    assert connections(redis_url) <= POOL
+    assert connections() <= POOL
+    with small_app.app_context():
+        assert redis_client().llen(CHORES) == THREADS * 20
 
 
-def test_each_request_that_is_held_open_has_one_besides(small_app: Flask, redis_url: str) -> None:
+def test_each_request_that_is_held_open_has_one_besides(small_app: Flask, connections: Callable[[], int]) -> None:
     with small_app.app_context():
         pool = redis_client(blocking=True).connection_pool
         held = [pool.get_connection() for _ in range(3 + 1)]  # streams_per_process, and one that listens
@@ -69,7 +86,7 @@ def test_each_request_that_is_held_open_has_one_besides(small_app: Flask, redis_
             pool.get_connection()
         for connection in held:
             pool.release(connection)
-    assert connections(redis_url) == 3 + 1 + 1
+    assert connections() == 3 + 1 + 1
 
 
 def test_who_finds_no_connection_is_answered_as_without_redis(small_app: Flask) -> None:
@@ -80,3 +97,29 @@ def test_who_finds_no_connection_is_answered_as_without_redis(small_app: Flask) 
         for connection in held:
             pool.release(connection)
         assert small_app.test_client().get("/readyz").status_code == 200
+
+
+def test_a_busy_worker_opens_three_besides_its_pools(
+    make_app: Callable[..., Flask],
+    make_user: Callable[[], Any],
+    own_environment: dict[str, str],
+    gemini: GeminiStandIn,
+    tmp_path: Path,
+) -> None:
+    """Two take tasks, and one listens for replies that are canceled."""
+    variables = own_environment | {"REDIS_POOL_SIZE": "4", "GEMINI_TIMEOUT": "100"}
+    client = make_app(redis_url=variables["REDIS_URL"]).test_client()
+    people = [make_user() for _ in range(BUSY)]
+    for person in people:
+        person.client = client
+    log_file = tmp_path / "worker.log"
+    with celery_process("worker", variables, log_file) as worker:
+        assert wait_until(lambda: " ready." in log_file.read_text(), seconds=60), log_file.read_text()
+        for person in people:
+            sent = person.post(f"{person.make_chatroom()}/message", json={"text": "[[sandbox: hang]]"})
+            assert sent.status_code == 202
+        gemini.wait_for(in_flight_at_least=BUSY, timeout=60)
+        port = urlsplit(variables["REDIS_URL"]).port
+        opened = [one for one in worker.net_connections("tcp") if one.raddr and one.raddr.port == port]
+        assert 3 <= len(opened) <= 2 * 4 + 3
+        gemini.reset()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from app.core.tasks import MIN_CONSUMER_CONNECTIONS
 from tests.deployment.files import ROOT, process_names, procfile_lines, setting_names
 
 SERVICE_FIELDS = {
@@ -153,7 +152,6 @@ def test_redis_has_connections_for_all_pools_while_a_deploy_overlaps(services):
     pool = {name: number(services[name], "REDIS_POOL_SIZE") for name in ("web", "worker", "beat")}
     held = number(services["web"], "STREAMS_PER_PROCESS")
     web = number(services["web"], "WEB_CONCURRENCY") * (2 * pool["web"] + held + 1)
-    worker = 2 * pool["worker"] + max(pool["worker"], MIN_CONSUMER_CONNECTIONS) + 2
-    together = {"web": web, "worker": worker, "beat": 3 * pool["beat"]}
+    together = {"web": web, "worker": 2 * pool["worker"] + 3, "beat": 2 * pool["beat"]}
     connections = sum(instances(services[name]) * count for name, count in together.items())
     assert connections * DEPLOYS_OVERLAP + RESERVE <= KEY_VALUE_CONNECTIONS[services["redis"]["plan"]]

@@ -31,7 +31,7 @@ from tests.messages.event_streams import events_of
 from tests.tls import make_certificate, tls_in_front_of
 from tests.web_process import WebProcess, serving
 
-PEOPLE, ROOMS = 20, 3
+PEOPLE = 30
 EDGE = "10.0.0.1"  # what Render's own proxy adds to X-Forwarded-For
 NOT_JSON = ("worker: Warm shutdown",)  # docs/operations.md#logs
 
@@ -187,49 +187,6 @@ def test_beat_and_worker_are_alive(production: Production) -> None:
     assert wait_until(ticked, seconds=40), production.logs["beat"].read_text()
 
 
-def test_a_burst_passes_through_pools_as_small_as_the_plans_want_them(
-    production: Production, mobile_numbers: Iterator[str]
-) -> None:
-    people = [(next(mobile_numbers), f"203.0.113.{number + 1}") for number in range(PEOPLE)]
-    tokens = [production.log_in(mobile, address=address) for mobile, address in people]
-    rooms = [(token, production.make_chatroom(token)) for token in tokens for _ in range(ROOMS)]
-
-    def send(token: str, room: str) -> Any:
-        body, wait = {"text": "All at once"}, {"Prefer": "wait=20"}
-        return production.call("POST", f"{room}/message", token=token, json=body, headers=wait)
-
-    with ThreadPoolExecutor(len(rooms)) as pool:
-        answers = list(pool.map(lambda pair: send(*pair), rooms))
-    assert {answer.status_code for answer in answers} <= {200, 202}, [answer.text for answer in answers]
-
-    def all_ended() -> bool:
-        statuses = {
-            production.call("GET", answer.headers["Location"], token=token).json()["status"]
-            for answer, (token, _) in zip(answers, rooms, strict=True)
-        }
-        return statuses == {"completed"}
-
-    assert wait_until(all_ended, seconds=60)
-    assert count_database_connections(production) <= sum(
-        processes * int(production.variables[name]["DATABASE_POOL_SIZE"])
-        for name, processes in (("web", int(production.variables["web"]["WEB_CONCURRENCY"])), ("worker", 1))
-    )
-    assert count_redis_connections(production) <= 120  # docs/operations.md#connections
-
-
-def count_database_connections(production: Production) -> int:
-    url = make_url(production.plain_database)
-    with psycopg2.connect(production.plain_database) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [url.database])
-        return int(cursor.fetchone()[0]) - 1  # this one
-
-
-def count_redis_connections(production: Production) -> int:
-    with redis.Redis.from_url(production.plain_redis) as client:
-        mine, number = client.client_id(), production.plain_redis.rpartition("/")[2]
-        return sum(one["db"] == number and int(one["id"]) != mine for one in client.client_list())
-
-
 def test_the_logs_are_json_and_tell_no_secret(production: Production) -> None:
     variables = production.variables["web"]
     never = [variables[name] for name in ("JWT_SECRET", "METRICS_TOKEN", "GEMINI_API_KEY", "STRIPE_SECRET_KEY")]
@@ -249,3 +206,53 @@ def is_json(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
+
+
+def test_a_burst_is_answered_through_pools_as_small_as_the_plans_want_them(
+    production: Production, mobile_numbers: Iterator[str]
+) -> None:
+    people = [(next(mobile_numbers), f"203.0.113.{number + 1}") for number in range(PEOPLE)]
+    tokens = [production.log_in(mobile, address=address) for mobile, address in people]
+    rooms = [(token, production.make_chatroom(token)) for token in tokens]
+
+    def send(token: str, room: str) -> Any:
+        """Until it is taken: on a machine that is busy with others a 503 says to come back, and stores nothing."""
+        body, wait, answers = {"text": "All at once"}, {"Prefer": "wait=20"}, []
+
+        def taken() -> bool:
+            answers.append(production.call("POST", f"{room}/message", token=token, json=body, headers=wait))
+            return answers[-1].status_code != 503
+
+        assert wait_until(taken, seconds=60)
+        return answers[-1]
+
+    with ThreadPoolExecutor(len(rooms)) as pool:
+        answers = list(pool.map(lambda pair: send(*pair), rooms))
+    assert {answer.status_code for answer in answers} <= {200, 202}, [answer.text for answer in answers]
+
+    def all_ended() -> bool:
+        statuses = {
+            production.call("GET", answer.headers["Location"], token=token).json()["status"]
+            for answer, (token, _) in zip(answers, rooms, strict=True)
+        }
+        return statuses == {"completed"}
+
+    assert wait_until(all_ended, seconds=60)
+    assert count_database_connections(production) <= sum(
+        processes * int(production.variables[name]["DATABASE_POOL_SIZE"])
+        for name, processes in (("web", int(production.variables["web"]["WEB_CONCURRENCY"])), ("worker", 1))
+    )
+    assert count_redis_connections(production) <= 109  # docs/operations.md#connections
+
+
+def count_database_connections(production: Production) -> int:
+    url = make_url(production.plain_database)
+    with psycopg2.connect(production.plain_database) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = %s", [url.database])
+        return int(cursor.fetchone()[0]) - 1  # this one
+
+
+def count_redis_connections(production: Production) -> int:
+    with redis.Redis.from_url(production.plain_redis) as client:
+        mine, number = client.client_id(), production.plain_redis.rpartition("/")[2]
+        return sum(one["db"] == number and int(one["id"]) != mine for one in client.client_list())
