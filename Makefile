@@ -29,7 +29,7 @@ demo: $(STAMP) ## Walk through the product with real requests, each shown with i
 	@exec $(BIN)/python -m sandbox.tour
 
 test: $(STAMP) ## Run the tests; ARGS="-k quota" picks some
-	@exec $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	@$(BIN)/ruff check

@@ -44,6 +44,23 @@ FAMILIES = ("CELERY_", "FLASK_", "GUNICORN_", "PG", "PROMETHEUS_", "WEB_", "WORK
 OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "METRICS_PREPARED", "PORT"}
 
 
+# Files whose tests start the product's processes or wait for long, the slowest first. None of them is begun when the
+# others are through, and is waited for alone.
+SLOW_FILES = (
+    "test_whole_stack", "test_worker_killed", "test_production", "test_logs", "test_metrics", "test_web_process",
+    "test_dependencies_gone", "test_odd_settings", "test_worker_without_redis", "test_hanging", "test_model_factory",
+    "test_tls", "test_run_servers", "test_accounts", "test_servers", "test_tasks", "test_delivery", "test_tour",
+    "test_config", "test_edge",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return SLOW_FILES.index(item.path.stem) if item.path.stem in SLOW_FILES else len(SLOW_FILES)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment() -> None:
     """Neither a variable nor the `.env` of the developer reaches a test, or a process that a test starts."""

@@ -28,7 +28,7 @@ class RunningStack:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sandbox.stack"],
                 cwd=checkout,
-                env={**os.environ, "PORT": str(port)},
+                env={**os.environ, "PORT": str(port), "WEB_CONCURRENCY": "1"},
                 stdout=log,
                 stderr=log,
             )
