@@ -137,7 +137,7 @@ def test_a_wait_ends_well_when_the_reply_is_canceled_or_deleted(room, verb):
             assert (waiting.result().status_code, waiting.result().json["reply"]["status"]) == (200, "canceled")
         else:
             assert room.person.delete(room.path).status_code == 204
-            assert (waiting.result().status_code, waiting.result().json["reply"]["status"]) == (202, "generating")
+            assert (waiting.result().status_code, waiting.result().json["reply"]["status"]) == (202, "queued")
 
 
 @pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "wait", "wait=0", "nonsense", "=,=;;", "wait=1e9"])
