@@ -1,0 +1,56 @@
+"""What is deployed is what is tested, and every package is pinned with its hashes."""
+
+import re
+import sys
+
+import psycopg2
+import pytest
+import redis
+import yaml
+
+from tests.deployment.files import ROOT
+
+PINS = ["requirements.txt", "requirements-genai.txt", "requirements-dev.txt", "ci/requirements.txt"]
+
+
+def image_of(service: str) -> str:
+    return str(yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][service]["image"])
+
+
+def test_postgresql_is_deployed_in_the_version_that_is_tested(postgres):
+    connection = psycopg2.connect(postgres.url)
+    major = connection.server_version // 10_000
+    connection.close()
+    assert image_of("postgres").startswith(f"postgres:{major}-")
+    [database] = yaml.safe_load((ROOT / "render.yaml").read_text())["databases"]
+    assert database["postgresMajorVersion"] == str(major)
+
+
+def test_compose_runs_the_valkey_that_is_tested(valkey):
+    with redis.Redis.from_url(valkey.url) as client:
+        major = client.info("server")["valkey_version"].split(".")[0]
+    assert image_of("redis").startswith(f"valkey/valkey:{major}-")
+
+
+def test_the_image_runs_the_python_that_ci_does():
+    versions = set(re.findall(r"^FROM python:(\d+\.\d+)-slim", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
+    [oldest] = re.findall(r'^requires-python = ">=(.+)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert versions == {oldest}
+    assert sys.version_info >= tuple(int(number) for number in oldest.split("."))
+
+
+@pytest.mark.parametrize("file", PINS)
+def test_every_package_is_pinned_with_hashes(file):
+    entries = re.split(r"\n(?=\S)", (ROOT / file).read_text().strip())
+    assert entries
+    for entry in entries:
+        assert re.match(r"[\w.-]+==[\w.]+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "sandbox/stack/install.sh", "ci/install.sh"])
+def test_packages_are_installed_by_their_hashes(file):
+    text = (ROOT / file).read_text().replace("\\\n", " ")
+    installs = re.findall(r"pip install.*-r .*", text)
+    assert installs
+    assert all("--require-hashes" in command for command in installs)
