@@ -135,7 +135,7 @@ def test_of_two_retries_at_the_end_of_an_attempt_one_wins(start_rounds):
 
     def ask_until_somebody_won(race: Round, won: threading.Event) -> bool:
         accepted = False
-        while not won.is_set() and race.read().status != "completed":
+        while not won.wait(0.02) and race.read().status != "completed":
             if race.post("retry") == 202:
                 accepted = True
                 won.set()
