@@ -53,10 +53,14 @@ class Round:
 
 @pytest.fixture
 def start_rounds(
-    app: Flask, make_app: Callable[..., Flask], make_user: Callable[..., Any], worker: Path
+    app: Flask,
+    make_app: Callable[..., Flask],
+    make_user: Callable[..., Any],
+    served_environment: dict[str, str],
+    worker: Path,
 ) -> Iterator[Callable[[str], list[Round]]]:
     """Send a prompt in many rooms, of several people."""
-    service = make_app(basic_daily_prompts=1_000)
+    service = make_app(redis_url=served_environment["REDIS_URL"], basic_daily_prompts=1_000)
 
     def start(prompt: str) -> list[Round]:
         people = [make_user() for _ in range(USERS)]
