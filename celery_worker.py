@@ -16,7 +16,7 @@ from config import ConfigError
 
 log = logging.getLogger(__name__)
 
-TASK_MODULES = ("app.messages.tasks", "app.billing.tasks", "app.auth.tasks", "app.ops.tasks")
+TASK_MODULES = ("app.messages.tasks", "app.billing.tasks", "app.auth.tasks", "app.account.tasks", "app.ops.tasks")
 
 try:
     flask_app = create_app()

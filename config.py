@@ -161,6 +161,7 @@ class Settings(BaseSettings):
     wrong_codes_per_hour: int | None = Field(None, ge=0, description="Wrong codes, of all numbers together; as above")
     streams_per_user: int = Field(10, ge=1, description="Replies that one user may follow at once")
     streams_per_process: int = Field(200, ge=1, description="Replies that are followed in one web process at once")
+    export_max_seconds: int = Field(300, ge=1, description="How long one export of a user's data may take")
     chatroom_list_ttl_seconds: int = Field(300, ge=1)
 
     # Clients

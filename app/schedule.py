@@ -6,6 +6,7 @@ from app.core.tasks import GENERATIONS
 from config import Settings
 
 TICK_SECONDS = 10.0  # how fresh the sign of life of beat and the workers is
+PURGE_SECONDS = 60.0  # a deletion whose task was lost goes on soon
 AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose task was lost is queued again soon
 
 ROUTES = {"messages.generate_reply": {"queue": GENERATIONS}}  # all others are chores
@@ -18,6 +19,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "auth.sweep": AUTH_SWEEP_SECONDS,
         "billing.sync": settings.billing_sync_seconds,
         "ops.tick": TICK_SECONDS,
+        "account.purge": PURGE_SECONDS,
     }
     return {
         task: {"task": task, "schedule": seconds, "options": {"expires": seconds}} for task, seconds in every.items()

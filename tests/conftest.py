@@ -18,10 +18,12 @@ from sqlalchemy import event, text
 from werkzeug.test import TestResponse
 
 from app import create_app
+from app.account.purging import purge_account
 from app.auth.tokens import Client, open_session
 from app.core.clock import utc_now
 from app.core.database import db
 from app.core.transactions import transaction
+from app.messages.purging import purge_chatroom
 from app.users.mobile_numbers import mobile_key
 from app.users.queries import replace_unverified
 from config import Settings, load_settings
@@ -187,6 +189,13 @@ def redis_db(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(request.getfixturevalue(name)["REDIS_URL"]) as client:
         client.flushdb()
         yield client
+
+
+def purge_all(app: Flask) -> None:
+    """Delete for good what was deleted, as a worker does in the background."""
+    with app.app_context():
+        while purge_account() or purge_chatroom():
+            pass
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ client reads. What is written meanwhile may be in it or not.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -18,11 +19,36 @@ from app.billing.service import export_subscriptions
 from app.chatrooms.models import Chatroom
 from app.chatrooms.schemas import ChatroomOut
 from app.core.database import db
+from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
+from app.core.settings import settings
+from app.core.transactions import release_connection
+from app.messages.held_requests import held_request
 from app.messages.schemas import MessageOut
+from app.messages.stream_slots import Slot
 from app.users.profiles import UserOut
 
+EXPORTS_PER_PROCESS = 2  # each holds a thread for as long as its client reads
 ROOMS_AT_ONCE = 50
 MESSAGES_AT_ONCE = 200
+
+
+@contextmanager
+def export_slot(user_id: UUID) -> Iterator[None]:
+    """Hold the user's only export, one of a few of this process, during the block.
+
+    Raises RateLimited, ServiceUnavailable.
+    """
+    release_connection()  # while Redis is silent, waits for it must not use them all up
+    with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
+        if not has_slot:
+            raise ServiceUnavailable("Too many exports are under way on this server. Try again in a few seconds.")
+        slot = Slot(f"exports:{user_id}", at_most=1, lasts_seconds=settings().export_max_seconds)
+        if not slot.take():
+            raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
+        try:
+            yield
+        finally:
+            slot.give_up()
 
 
 def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:

@@ -3,19 +3,17 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import text
-
-from app.billing.service import close_account, is_closed, tier_of
-from app.chatrooms.list_cache import invalidate_list
-from app.core.database import db
+from app.auth.tokens import revoke_sessions
+from app.billing.service import close_account, disown_customers, is_closed, tier_of
+from app.chatrooms.list_cache import forget_list
+from app.chatrooms.service import PURGE
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
 from app.users.profiles import Profile
-from app.users.queries import delete_user
+from app.users.queries import mark_deleted
 from app.users.service import require_locked_user, require_user
 
 CLOSING_ROUNDS = 3  # who goes on opening payment pages is told to try again
-DELETION_TIMEOUT_MS = 30_000  # thousands of messages go in one statement, which no other may be as slow as
 
 
 def profile(user_id: UUID, *, now: datetime) -> Profile:
@@ -32,7 +30,7 @@ def rename(user_id: UUID, name: str | None, *, now: datetime) -> Profile:
 
 
 def delete_account(user_id: UUID, *, now: datetime) -> None:
-    """Delete the user with all chatrooms, messages and sessions; every token stops working.
+    """End the account at once: every token stops working, and nobody finds anything of it. A task deletes the rows.
 
     What the user pays for ends first, so that nobody is charged for an account that is gone. The day's quota stays
     spent, under the number's keyed hash, and the number can be signed up again.
@@ -41,18 +39,20 @@ def delete_account(user_id: UUID, *, now: datetime) -> None:
     """
     for _ in range(CLOSING_ROUNDS):
         close_account(user_id, now=now)
-        if delete_closed(user_id):
+        if delete_closed(user_id, now):
             return
     raise ServiceUnavailable
 
 
-def delete_closed(user_id: UUID) -> bool:
-    """Delete a user who can pay for nothing any more; False when a payment page was opened meanwhile."""
+def delete_closed(user_id: UUID, now: datetime) -> bool:
+    """Hide a user who can pay for nothing any more; False when a payment page was opened meanwhile."""
     with transaction() as current:
-        db.session.execute(text(f"SET LOCAL statement_timeout = {DELETION_TIMEOUT_MS}"))
-        require_locked_user(user_id)
+        user = require_locked_user(user_id)
         if not is_closed(user_id):
             return False
-        delete_user(user_id)
-        current.after_commit(lambda: invalidate_list(user_id))
+        disown_customers(user_id)
+        revoke_sessions(user_id, now)
+        mark_deleted(user)
+        current.after_commit(lambda: forget_list(user_id))
+        current.enqueue_after_commit(PURGE)
         return True

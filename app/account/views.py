@@ -1,17 +1,20 @@
 """Routes of one's own account."""
 
+from contextlib import ExitStack
 from typing import Any
 
-from flask import Response, stream_with_context
+from flask import Response, request, stream_with_context
 from flask.views import MethodView
 
 from app.account import service
-from app.account.export import export
+from app.account.export import export, export_slot
 from app.account.schemas import EXAMPLE_EXPORT, EXAMPLE_USAGE, ExportOut, ProfileIn, UsageOut
 from app.billing.errors import PaymentProviderError
 from app.core.api import Blueprint
 from app.core.auth import current_session_id, current_user_id
 from app.core.clock import utc_now
+from app.core.connections import hang_up_after
+from app.core.settings import settings
 from app.messages.service import usage_today
 from app.users.profiles import EXAMPLE_USER, UserOut
 
@@ -48,8 +51,8 @@ class Me(MethodView):
     def delete(self) -> None:
         """Delete your account
 
-        Your chatrooms, messages and sessions go at once, a subscription is ended, and the number is free to be
-        signed up again. Prompts of today stay spent."""
+        It is gone at once with all that is in it, a subscription is ended, and the number is free to be signed up
+        again. Prompts of today stay spent."""
         service.delete_account(current_user_id(), now=utc_now())
 
 
@@ -60,9 +63,15 @@ class Export(MethodView):
     def get(self) -> object:
         """Export your data
 
-        Everything there is about you, as one JSON document, streamed."""
-        pieces = export(current_user_id(), current_session_id(), now=utc_now())
-        return Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
+        Everything there is about you, as one JSON document, streamed. One at a time; the connection is closed on an
+        export that takes too long."""
+        with ExitStack() as until_closed:
+            until_closed.enter_context(export_slot(current_user_id()))
+            until_closed.enter_context(hang_up_after(request.environ, settings().export_max_seconds))
+            pieces = export(current_user_id(), current_session_id(), now=utc_now())
+            response = Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
+            response.call_on_close(until_closed.pop_all().close)
+        return response
 
 
 @blp.route("/usage")

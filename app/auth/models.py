@@ -63,6 +63,9 @@ class AuthSession(Model):
     """One login: what its tokens belong to. A token counts as long as its session is there, unrevoked."""
 
     __tablename__ = "auth_sessions"
+    __table_args__ = (
+        Index("ix_auth_sessions_revoked_at", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)

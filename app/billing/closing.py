@@ -58,7 +58,7 @@ def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datet
 def is_closed(user_id: UUID) -> bool:
     """Whether no session was opened since `close_account`; ask in the transaction that deletes the user.
 
-    None can be kept before that transaction ends, nor afterwards, when the customer has no user.
+    None can be kept before that transaction ends, nor afterwards, when `disown_customers` was called in it as well.
     """
     return not customer_queries.has_session(user_id)
 

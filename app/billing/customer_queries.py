@@ -100,6 +100,11 @@ def customers_to_close(user_id: UUID) -> list[StripeCustomer]:
     return list(db.session.scalars(select(StripeCustomer).where(*living, StripeCustomer.deleted_at.is_(None))))
 
 
+def disown_customers(user_id: UUID) -> None:
+    """Take the user's customers from him: what is paid for from now on is undone."""
+    db.session.execute(update(StripeCustomer).where(StripeCustomer.user_id == user_id).values(user_id=None))
+
+
 def has_session(user_id: UUID) -> bool:
     """Whether a Checkout session is kept for the user; none is until the caller's transaction ends."""
     living = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))

@@ -7,11 +7,12 @@ from uuid import UUID
 
 from app.billing import queries
 from app.billing.closing import close_account, is_closed
+from app.billing.customer_queries import disown_customers
 from app.billing.models import Subscription, Tier
 from app.core.clock import as_rfc3339
 from app.core.settings import settings
 
-__all__ = ["close_account", "export_subscriptions", "is_closed", "subscription_status", "tier_of"]
+__all__ = ["close_account", "disown_customers", "export_subscriptions", "is_closed", "subscription_status", "tier_of"]
 
 
 @dataclass(frozen=True)

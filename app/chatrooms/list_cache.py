@@ -12,6 +12,7 @@ from uuid import UUID
 
 import redis
 
+from app.core.pagination import MAX_LIMIT
 from app.core.redis_clients import asking_redis, cache
 from app.core.transactions import release_connection
 
@@ -36,7 +37,7 @@ class ListCache:
 
     def __init__(self, user_id: UUID, limit: int) -> None:
         self.version_key = version_key(user_id)
-        self.page_key = f"chatrooms:{user_id}:{limit}"
+        self.page_key = page_key(user_id, limit)
         self.version: str | None = None
 
     def read(self) -> str | None:
@@ -77,9 +78,22 @@ def version_key(user_id: UUID) -> str:
     return f"chatrooms:{user_id}:version"
 
 
+def page_key(user_id: UUID, limit: int) -> str:
+    return f"chatrooms:{user_id}:{limit}"
+
+
 def invalidate_list(user_id: UUID) -> None:
     """Make every cached page of the user stale. Call after the commit of a change."""
     try:
         cache.set(version_key(user_id), secrets.token_hex(8), timeout=VERSION_TTL_SECONDS)
     except redis.RedisError:
         log.warning("The cached list of chatrooms could not be renewed; it may be stale until it expires")
+
+
+def forget_list(user_id: UUID) -> None:
+    """As `invalidate_list`, and throw the pages away: they hold titles of what was deleted."""
+    invalidate_list(user_id)
+    try:
+        cache.delete_many(*(page_key(user_id, limit) for limit in range(1, MAX_LIMIT + 1)))
+    except redis.RedisError:
+        log.warning("The cached list of chatrooms could not be thrown away; Redis keeps it until it expires")

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import select, tuple_, update
 
 from app.chatrooms.models import Chatroom
 from app.core.database import db
@@ -32,9 +32,24 @@ def rename_chatroom(user_id: UUID, chatroom_id: UUID, title: str, now: datetime)
     return db.session.scalar(renamed, execution_options={"populate_existing": True})
 
 
-def delete_chatroom(user_id: UUID, chatroom_id: UUID) -> bool:
+def disown_chatroom(user_id: UUID, chatroom_id: UUID, now: datetime) -> bool:
+    """Take the user's chatroom from him: nobody finds it any more; whether there was one."""
     owned = (Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
-    return db.session.scalar(delete(Chatroom).where(*owned).returning(Chatroom.id)) is not None
+    disowned = update(Chatroom).where(*owned).values(user_id=None, updated_at=now).returning(Chatroom.id)
+    return db.session.scalar(disowned) is not None
+
+
+def disown_chatrooms(user_id: UUID, now: datetime, *, at_most: int) -> int:
+    """As `disown_chatroom`, for some of the user's; how many."""
+    some = select(Chatroom.id).where(Chatroom.user_id == user_id).limit(at_most)
+    disowned = update(Chatroom).where(Chatroom.id.in_(some)).values(user_id=None, updated_at=now)
+    return len(db.session.scalars(disowned.returning(Chatroom.id)).all())
+
+
+def lock_disowned_chatroom() -> Chatroom | None:
+    """The chatroom without an owner that was looked after the longest ago, unless somebody is at it right now."""
+    statement = select(Chatroom).where(Chatroom.user_id.is_(None)).order_by(Chatroom.updated_at)
+    return db.session.scalar(statement.limit(1).with_for_update(skip_locked=True))
 
 
 def reserve_positions(chatroom_id: UUID, user_id: UUID, count: int, now: datetime) -> int | None:

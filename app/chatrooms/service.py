@@ -4,13 +4,15 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from app.chatrooms import queries
-from app.chatrooms.list_cache import invalidate_list
+from app.chatrooms.list_cache import forget_list, invalidate_list
 from app.chatrooms.models import Chatroom
 from app.core.database import db
 from app.core.errors import NotFound
 from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
 from app.users.service import require_locked_user
+
+PURGE = "account.purge"  # deletes for good what is hidden here; beat asks for it as well
 
 
 def create_chatroom(user_id: UUID, title: str, *, now: datetime) -> Chatroom:
@@ -59,9 +61,10 @@ def rename_chatroom(user_id: UUID, chatroom_id: UUID, title: str, *, now: dateti
     return room
 
 
-def delete_chatroom(user_id: UUID, chatroom_id: UUID) -> None:
-    """Delete the user's chatroom with all its messages. Raises NotFound."""
+def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
+    """Hide the user's chatroom from everybody at once; a task deletes it with all its messages. Raises NotFound."""
     with transaction() as current:
-        if not queries.delete_chatroom(user_id, chatroom_id):
+        if not queries.disown_chatroom(user_id, chatroom_id, now):
             raise NotFound
-        current.after_commit(lambda: invalidate_list(user_id))
+        current.after_commit(lambda: forget_list(user_id))
+        current.enqueue_after_commit(PURGE)

@@ -71,5 +71,5 @@ class ChatroomItem(MethodView):
     def delete(self, chatroom_id: UUID) -> None:
         """Delete a chatroom
 
-        Its messages go with it; prompts already spent stay spent."""
-        service.delete_chatroom(current_user_id(), chatroom_id)
+        It is gone at once with all its messages; prompts already spent stay spent."""
+        service.delete_chatroom(current_user_id(), chatroom_id, now=utc_now())

@@ -2,7 +2,9 @@
 
 import socket
 import ssl
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -20,3 +22,28 @@ def has_hung_up(environ: Mapping[str, Any]) -> bool:
         return False
     except OSError:
         return True
+
+
+@contextmanager
+def hang_up_after(environ: Mapping[str, Any], seconds: float) -> Iterator[None]:
+    """Close the client's connection when the block takes longer, however slowly the client reads.
+
+    Only gunicorn shows the connection, which serves another request after the block, and that one is left alone.
+    """
+    connection: socket.socket | None = environ.get("gunicorn.socket")
+    lock, served = threading.Lock(), False
+
+    def hang_up() -> None:
+        with lock, suppress(OSError):
+            if connection is not None and not served:
+                connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            served = True
+        timer.cancel()

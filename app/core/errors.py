@@ -103,8 +103,8 @@ class RateLimited(AppError):
 
     status, code, detail = HTTPStatus.TOO_MANY_REQUESTS, CODES[429], "Too many requests. Slow down."
 
-    def __init__(self, *, retry_after: int = 60) -> None:
-        super().__init__(headers={"Retry-After": str(max(1, retry_after))})
+    def __init__(self, detail: str | None = None, *, retry_after: int = 60) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, retry_after))})
 
 
 class ServiceUnavailable(AppError):

@@ -6,11 +6,23 @@ from sqlalchemy import bindparam, func, select
 
 from app.core.database import db
 from app.integrations.model_client import Turn
-from app.messages.models import Status, messages
+from app.messages.models import Role, Status, messages
 
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
+MAX_REPLIES = 1_000  # and on those looked at for them, should most have failed
 
-reply, asked = messages.alias("reply"), messages.alias("asked")
+replies, asked = messages.alias("replies"), messages.alias("asked")
+reply = (
+    select(replies.c.in_reply_to, replies.c.position, replies.c.status, replies.c.text)
+    .where(
+        replies.c.chatroom_id == bindparam("room"),
+        replies.c.position < bindparam("position"),
+        replies.c.role == Role.MODEL,
+    )
+    .order_by(replies.c.position.desc())
+    .limit(MAX_REPLIES)
+    .subquery("reply")
+)
 PAIRS = (
     select(
         asked.c.text.label("asked"),
@@ -21,8 +33,6 @@ PAIRS = (
     )
     .join(asked, asked.c.id == reply.c.in_reply_to)
     .where(
-        reply.c.chatroom_id == bindparam("room"),
-        reply.c.position < bindparam("position"),
         reply.c.status.in_([Status.COMPLETED, Status.CANCELED]),
         reply.c.text != "",
     )

@@ -37,10 +37,11 @@ from app.chatrooms.models import Chatroom
 from app.core.database import db
 from app.core.settings import settings
 from app.messages.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, Role, Status, messages
+from app.users.models import User
 
 UNFINISHED = (Status.QUEUED, Status.GENERATING)
 
-chatrooms = Chatroom.__table__
+chatrooms, users = Chatroom.__table__, User.__table__
 prompts, others = messages.alias("prompts"), messages.alias("others")
 
 
@@ -137,6 +138,8 @@ CLAIM = (
             messages.c.lease_expires_at < func.now(),
         ),
         ~WAITS_ITS_TURN,
+        users.c.id == chatrooms.c.user_id,
+        users.c.mobile.is_not(None),  # neither the chatroom nor the account is deleted
         prompts.c.id == messages.c.in_reply_to,
     )
     .values(

@@ -48,6 +48,7 @@ OPEN = text("role = 'model' AND completed_at IS NULL")
 GENERATING = text("status = 'generating'")
 WAITS_FOR_SLOT = text("held_for IS NOT NULL AND slot IS NULL")
 ONE_OF_A_ROOM, ONE_IN_A_SLOT = "ix_messages_generating_by_room", "ix_messages_generating_by_slot"
+FAILED = text("status = 'failed'")
 
 
 class Message(Model):
@@ -67,6 +68,7 @@ class Message(Model):
         CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_has_code"),
         CheckConstraint("(status = 'generating') = (lease_expires_at IS NOT NULL)", name="generating_has_lease"),
         Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
+        Index("ix_messages_failed", "completed_at", postgresql_where=FAILED),
         Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
         Index("ix_messages_unfinished_by_room", "chatroom_id", "position", postgresql_where=UNFINISHED),
         Index("ix_messages_open_by_room", "chatroom_id", "position", postgresql_where=OPEN),

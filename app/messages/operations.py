@@ -55,7 +55,7 @@ def retry_failed(reply_ids: Sequence[UUID] | None, *, until: datetime, now: date
     chosen = select(messages.c.id).where(messages.c.status == Status.FAILED, messages.c.completed_at <= until)
     if reply_ids is not None:
         chosen = chosen.where(messages.c.id.in_(reply_ids))
-    chosen = chosen.order_by(messages.c.created_at).limit(BATCH).with_for_update(skip_locked=True)
+    chosen = chosen.order_by(messages.c.completed_at).limit(BATCH).with_for_update(skip_locked=True)
     statement = (
         update(messages)
         .where(messages.c.id.in_(chosen))

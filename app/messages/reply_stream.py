@@ -6,7 +6,7 @@ truth: what is lost here costs a waiter its early wake-up and nothing else.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -50,14 +50,16 @@ def stream_key(reply_id: UUID) -> str:
 
 
 def publish(reply_id: UUID, entry: Entry) -> str:
-    """Append an entry; its id in the stream. Raises redis.RedisError."""
+    """Append an entry; its id in the stream, empty for a piece without a stream. Raises redis.RedisError."""
     fields: dict[Any, Any] = {"attempt": entry.attempt}
     fields |= {"piece": entry.piece, "offset": entry.offset} if entry.piece else {}
     fields |= {"status": entry.status.value} if entry.status else {}
     pipeline = redis_client().pipeline(transaction=False)
-    pipeline.xadd(stream_key(reply_id), fields, maxlen=MAX_ENTRIES, approximate=True)
+    # A piece makes no stream: one that was purged with its reply meanwhile does not come back.
+    never_new = bool(entry.piece)
+    pipeline.xadd(stream_key(reply_id), fields, maxlen=MAX_ENTRIES, approximate=True, nomkstream=never_new)
     pipeline.expire(stream_key(reply_id), STREAM_TTL_SECONDS)
-    return str(pipeline.execute()[0].decode())
+    return (pipeline.execute()[0] or b"").decode()
 
 
 def read(client: redis.Redis, reply_id: UUID, after: str, *, seconds: float) -> tuple[str, list[Entry]]:
@@ -94,6 +96,19 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
 def stop_generating(reply_id: UUID) -> None:
     """Tell every worker that nobody wants this reply any more. Raises redis.RedisError."""
     redis_client().publish(STOP_CHANNEL, str(reply_id))
+
+
+def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
+    """Throw away what the streams of deleted messages hold. Raises redis.RedisError.
+
+    under_way: the attempt of each reply that had not ended. Its worker stops, and whoever follows it looks again.
+    """
+    pipeline = redis_client().pipeline(transaction=False)  # or nobody would be woken by what is gone a command later
+    for reply_id, attempt in under_way.items():
+        pipeline.publish(STOP_CHANNEL, str(reply_id))
+        pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
+    pipeline.unlink(*map(stream_key, {*messages, *under_way}))
+    pipeline.execute()
 
 
 def unwanted_replies() -> Iterator[UUID | None]:

@@ -29,17 +29,16 @@ def queue(now: datetime) -> Queue:
     Due is a reply that a worker could take at once: queued, its pause over, its turn come, and not waiting for
     another one of its user to end; or generating under a lease that has run out.
     """
-    place = func.row_number().over(partition_by=messages.c.chatroom_id, order_by=messages.c.position)
-    under_way = func.count().filter(messages.c.status == Status.GENERATING).over(partition_by=messages.c.chatroom_id)
-    unfinished = (
-        select(messages.c.status, messages.c.not_before, messages.c.created_at, messages.c.lease_expires_at)
-        .add_columns(messages.c.held_for)
-        .add_columns(place.label("place"), under_way.label("under_way"))
+    oldest = (
+        select(messages)
         .where(messages.c.status.in_(UNFINISHED))
         .order_by(messages.c.created_at)
         .limit(COUNTED_ROWS)
         .subquery()
     )
+    place = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
+    under_way = func.count().filter(oldest.c.status == Status.GENERATING).over(partition_by=oldest.c.chatroom_id)
+    unfinished = select(oldest, place.label("place"), under_way.label("under_way")).subquery()
     is_queued = and_(unfinished.c.status == Status.QUEUED, unfinished.c.held_for.is_(None))
     its_turn = and_(is_queued, unfinished.c.place == 1, unfinished.c.under_way == 0)
     due_since = case(
@@ -47,11 +46,11 @@ def queue(now: datetime) -> Queue:
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
     )
     statement = select(unfinished.c.status, func.count(), func.min(due_since)).group_by(unfinished.c.status)
-    by_status, oldest = {str(status): 0 for status in UNFINISHED}, now
+    by_status, due_since_first = {str(status): 0 for status in UNFINISHED}, now
     for status, count, due in db.session.execute(statement):
         by_status[str(status)] = count
-        oldest = min(oldest, due or now)
-    return Queue(by_status, (now - oldest).total_seconds())
+        due_since_first = min(due_since_first, due or now)
+    return Queue(by_status, (now - due_since_first).total_seconds())
 
 
 def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str]]:

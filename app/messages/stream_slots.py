@@ -20,22 +20,28 @@ FORGOTTEN_AFTER_SECONDS = 60  # a slot whose process died; living ones are renew
 
 
 class Slot:
-    """A stream's place among its user's."""
+    """One of the few requests that a user may hold open at once, of those under the same key.
 
-    def __init__(self, user_id: UUID, per_user: int) -> None:
-        self.key = f"streams:{user_id}"
+    lasts_seconds: without being renewed.
+    """
+
+    def __init__(self, key: str, *, at_most: int, lasts_seconds: int = FORGOTTEN_AFTER_SECONDS) -> None:
+        self.key = key
         self.name = secrets.token_hex(8)
-        self.per_user = per_user
+        self.at_most = at_most
+        self.lasts_seconds = lasts_seconds
         self.client = redis_client()  # a slot is given up when its request is over, and its context with it
 
-    def take(self) -> None:
-        """Raises TooManyStreams. Redis gone: nobody counts."""
+    def take(self) -> bool:
+        """Whether it is one of `at_most`. Redis gone: nobody counts."""
         try:
-            if self._renew() > self.per_user:
-                self.give_up()
-                raise TooManyStreams
+            if self._renew() <= self.at_most:
+                return True
         except redis.RedisError:
             log.warning("Redis is unavailable; the streams of a user are not counted")
+            return True
+        self.give_up()
+        return False
 
     def keep(self) -> None:
         """Say that the stream is still open."""
@@ -48,15 +54,15 @@ class Slot:
         try:
             self.client.zrem(self.key, self.name)
         except redis.RedisError:
-            log.warning("Redis is unavailable; a stream's slot is released in %d s", FORGOTTEN_AFTER_SECONDS)
+            log.warning("Redis is unavailable; a stream's slot is released in %d s", self.lasts_seconds)
 
     def _renew(self) -> int:
         now = time.time()
         pipeline = self.client.pipeline(transaction=True)
         pipeline.zremrangebyscore(self.key, "-inf", now)
-        pipeline.zadd(self.key, {self.name: now + FORGOTTEN_AFTER_SECONDS})
+        pipeline.zadd(self.key, {self.name: now + self.lasts_seconds})
         pipeline.zcard(self.key)
-        pipeline.expire(self.key, FORGOTTEN_AFTER_SECONDS)
+        pipeline.expire(self.key, self.lasts_seconds)
         return int(pipeline.execute()[2])
 
 
@@ -66,8 +72,9 @@ def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slo
     with held_request(at_most=per_process) as has_place:
         if not has_place:
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
-        slot = Slot(user_id, per_user)
-        slot.take()
+        slot = Slot(f"streams:{user_id}", at_most=per_user)
+        if not slot.take():
+            raise TooManyStreams
         try:
             yield slot
         finally:

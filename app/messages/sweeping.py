@@ -1,55 +1,101 @@
 """The sweeper: queues replies that nobody looks after again, and deletes old rows."""
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import redis
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, exists, func, select, true, update
 
 from app.core.database import db
+from app.core.redis_clients import redis_client
 from app.core.tasks import GENERATIONS, next_published_at
 from app.core.transactions import transaction
 from app.messages.idempotency import forget_old_keys
-from app.messages.leases import WAITS_ITS_TURN, waits_for_slot
+from app.messages.leases import UNFINISHED, others, waits_for_slot
 from app.messages.models import Status, messages
 from app.messages.queueing import enqueue_reply
 
 log = logging.getLogger(__name__)
 
 BATCH = 500
+ROOMS = 2_000  # looked at by one sweep; the next one goes on behind them
+GOES_ON_AT = "sweeper:goes_on_at"  # the chatroom behind which it does, in Redis
+FIRST = UUID(int=0)
+
+# The earliest unfinished reply of one room after the other, each found by one look into ix_messages_unfinished_by_room:
+# what waits behind it costs nothing.
+UNFINISHED_REPLY = (
+    select(messages.c.chatroom_id, messages.c.id, messages.c.status, messages.c.enqueued_at)
+    .where(messages.c.status.in_(UNFINISHED))
+    .order_by(messages.c.chatroom_id, messages.c.position)
+    .limit(1)
+)
+HEADS = UNFINISHED_REPLY.where(messages.c.chatroom_id > bindparam("behind")).cte("heads", recursive=True)
+NEXT_HEAD = UNFINISHED_REPLY.where(messages.c.chatroom_id > HEADS.c.chatroom_id).lateral("next")
+HEADS = HEADS.union_all(select(NEXT_HEAD).select_from(HEADS.join(NEXT_HEAD, true())))
+IS_GENERATED = exists().where(others.c.chatroom_id == HEADS.c.chatroom_id, others.c.status == Status.GENERATING)
+IS_LOST = and_(HEADS.c.status == Status.QUEUED, HEADS.c.enqueued_at < bindparam("lost_before"), ~IS_GENERATED)
+LOOKED_AT = select(HEADS.c.chatroom_id, case((IS_LOST, HEADS.c.id)).label("lost")).limit(ROOMS)
 
 
 def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
-    """Queue up to BATCH replies again whose task was lost or whose worker is gone; their ids.
+    """Queue replies again whose worker is gone, and those among the next ROOMS whose task was lost; their ids.
 
     requeue_after: how long a task may take to be picked up before it counts as lost. One that was queued after the
     task that workers take next is not lost: it waits behind it. Safe to run twice at once: a reply is taken by one
     sweep, and a task too many changes nothing.
     """
     lost_before = min(now, oldest_task_at() or now) - requeue_after
-    waits_for_others = or_(WAITS_ITS_TURN, waits_for_slot())
-    task_lost = and_(messages.c.status == Status.QUEUED, ~waits_for_others, messages.c.enqueued_at < lost_before)
     worker_gone = and_(
         messages.c.status == Status.GENERATING,
         messages.c.lease_expires_at < func.now(),
         messages.c.enqueued_at < now - requeue_after,
     )
-    unattended = (
-        select(messages.c.id)
-        .where(or_(task_lost, worker_gone))
-        .order_by(messages.c.created_at)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
-    statement = update(messages).where(messages.c.id.in_(unattended)).values(enqueued_at=now).returning(messages.c.id)
     with transaction() as current:
-        queued = list(db.session.scalars(statement))
+        lost = lost_replies(lost_before)
+        task_lost = and_(
+            messages.c.id.in_(lost),
+            messages.c.status == Status.QUEUED,
+            messages.c.enqueued_at < lost_before,
+            ~waits_for_slot(),
+        )
+        queued = [reply_id for condition in (worker_gone, task_lost) for reply_id in note_queued(condition, now)]
         for reply_id in queued:
             enqueue_reply(current, reply_id)
     if queued:
         log.warning("The sweeper queued %d replies again", len(queued))
     return queued
+
+
+def note_queued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
+    """Note that replies are queued at `now`, but those that somebody else has locked; their ids."""
+    unlocked = select(messages.c.id).where(condition).with_for_update(skip_locked=True)
+    statement = update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=now)
+    return db.session.scalars(statement.returning(messages.c.id)).all()
+
+
+def lost_replies(lost_before: datetime) -> list[UUID]:
+    """Replies whose turn it is and whose task was queued before that, in the ROOMS behind those of the last sweep."""
+    rows = db.session.execute(LOOKED_AT, {"behind": goes_on_at(), "lost_before": lost_before}).all()
+    go_on_at(rows[-1].chatroom_id if len(rows) == ROOMS else FIRST)
+    return [row.lost for row in rows if row.lost is not None]
+
+
+def goes_on_at() -> UUID:
+    """The chatroom behind which this sweep goes on: the first one's, when Redis does not know."""
+    with suppress(redis.RedisError):
+        known: Any = redis_client().get(GOES_ON_AT)
+        return UUID(known.decode()) if known else FIRST
+    return FIRST
+
+
+def go_on_at(chatroom_id: UUID) -> None:
+    with suppress(redis.RedisError):
+        redis_client().set(GOES_ON_AT, str(chatroom_id))
 
 
 def oldest_task_at() -> datetime | None:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, String
+from sqlalchemy import CheckConstraint, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Model
@@ -16,10 +16,14 @@ class User(Model):
     """A person, known by a mobile number. Until `verified_at` is set, only a claim to it, without a password."""
 
     __tablename__ = "users"
-    __table_args__ = (CheckConstraint(f"mobile ~ '^{E164}$'", name="mobile_is_e164"),)
+    __table_args__ = (
+        CheckConstraint(f"mobile ~ '^{E164}$'", name="mobile_is_e164"),
+        Index("ix_users_unverified", "created_at", postgresql_where=text("verified_at IS NULL")),
+        Index("ix_users_deleted", "id", postgresql_where=text("mobile IS NULL")),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
-    mobile: Mapped[str] = mapped_column(String(16), unique=True)
+    mobile: Mapped[str] = mapped_column(String(16), unique=True, nullable=True)  # null: deleted, and no query's to find
     name: Mapped[str | None] = mapped_column(String(100))
     password_hash: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime]

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.core.database import db
@@ -12,7 +12,8 @@ from app.users.models import User
 
 
 def find_user(user_id: UUID) -> User | None:
-    return db.session.get(User, user_id)
+    user = db.session.get(User, user_id)
+    return user if user is not None and user.mobile else None
 
 
 def find_user_by_mobile(mobile: str) -> User | None:
@@ -21,7 +22,7 @@ def find_user_by_mobile(mobile: str) -> User | None:
 
 def lock_user(user_id: UUID) -> User | None:
     """The user's row, held until the transaction ends: what one user does at once happens one by one."""
-    statement = select(User).where(User.id == user_id).with_for_update(key_share=True)
+    statement = select(User).where(User.id == user_id, User.mobile.is_not(None)).with_for_update(key_share=True)
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
@@ -31,9 +32,10 @@ def lock_user_by_mobile(mobile: str) -> User | None:
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
-def delete_user(user_id: UUID) -> bool:
-    """Delete the user, and by cascade all that belongs to it; whether there was one."""
-    return db.session.scalar(delete(User).where(User.id == user_id).returning(User.id)) is not None
+def mark_deleted(user: User) -> None:
+    """Take all that tells of a person from the row: nobody finds it any more, and the number is free at once."""
+    statement = update(User).where(User.id == user.id)
+    db.session.execute(statement.values(mobile=None, name=None, password_hash=None))
 
 
 def replace_unverified(mobile: str, *, name: str | None, now: datetime) -> User | None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import requests
 from sqlalchemy import text
 
 from app.account import export
@@ -10,6 +11,9 @@ from app.auth.schemas import SessionsOut
 from app.billing.grants import grant_pro
 from app.core.clock import utc_now
 from app.core.database import db
+from sandbox.stack.servers import wait_until
+from tests.problems import assert_problem
+from tests.web_process import serving
 
 
 @pytest.fixture
@@ -79,3 +83,65 @@ def test_no_connection_is_held_while_the_client_reads(app, user, small_pieces):
     rest = b"".join(pieces)
     answer.close()
     assert rest.endswith(b"]}")
+
+
+def open_export(user):
+    """An export whose client has read its first piece."""
+    answer = user.get("/user/me/export", buffered=False)
+    next(answer.iter_encoded())
+    return answer
+
+
+def test_a_user_exports_once_at_a_time(user, make_user):
+    first = open_export(user)
+    refused = user.get("/user/me/export")
+    assert_problem(refused, 429, "rate_limited")
+    assert int(refused.headers["Retry-After"]) > 0
+    assert make_user().get("/user/me/export").status_code == 200
+    first.close()
+    assert user.get("/user/me/export").status_code == 200
+
+
+def test_a_process_has_few_exports_under_way(user, make_user, monkeypatch):
+    monkeypatch.setattr(export, "EXPORTS_PER_PROCESS", 1)
+    held = open_export(make_user())
+    refused = user.get("/user/me/export")
+    assert_problem(refused, 503, "service_unavailable")
+    assert int(refused.headers["Retry-After"]) > 0
+    held.close()
+    assert user.get("/user/me/export").status_code == 200
+
+
+def test_an_export_that_was_never_read_gives_its_slot_back(user):
+    assert user.call("HEAD", "/user/me/export").status_code == 200
+    user.get("/user/me/export", buffered=False).close()
+    assert user.get("/user/me/export").status_code == 200
+
+
+def test_an_export_that_takes_too_long_is_cut(app, own_environment, mobile_numbers, tmp_path):
+    """However slowly its client reads, it holds a thread no longer; what came is no whole answer."""
+    with serving(own_environment | {"EXPORT_MAX_SECONDS": "1"}, tmp_path / "web.log") as web:
+        token = web.log_in(next(mobile_numbers))["access_token"]
+        room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).json()["id"]
+        with app.app_context():
+            db.session.execute(
+                text(
+                    "INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, streamed,"
+                    " attempt, failures) SELECT gen_random_uuid(), :room, n, 'user', repeat('Hello', 1600),"
+                    " 'completed', now(), false, 0, 0 FROM generate_series(0, 3999) n"
+                ),
+                {"room": room},
+            )
+            db.session.commit()
+
+        def may_export():
+            with web.call("GET", "/user/me/export", token=token, stream=True) as another:
+                return another.status_code == 200
+
+        with web.call("GET", "/user/me/export", token=token, stream=True) as answer:
+            assert not may_export()
+            assert wait_until(may_export, seconds=20)
+            with pytest.raises(requests.RequestException):
+                for _ in answer.iter_content(1_000_000):
+                    pass
+        assert "Traceback" not in web.log_file.read_text()

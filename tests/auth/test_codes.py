@@ -217,8 +217,10 @@ def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_
         assert sweeping.sweep(now=utc_now() + timedelta(minutes=30)) == {
             "codes": 1,  # the member's, two hours old
             "throttles": 1,
+            "revoked sessions": 0,
             "sessions": 0,
             "rotations": 0,
+            "signups": 0,
         }
         sweeping.sweep(now=utc_now() + timedelta(minutes=66))
         assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == 0

@@ -1,11 +1,14 @@
 """Signing up: a claim to a number, which counts for nothing until a code proves it."""
 
 from collections import Counter
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
 from app.auth.models import AuthSession
+from app.auth.sweeping import sweep
+from app.core.clock import utc_now
 from app.core.database import db
 from app.users.models import User
 from tests.auth.conftest import Visitor, all_at_once
@@ -73,3 +76,12 @@ def test_parallel_signups_of_one_number_make_one_user(app, visitor):
     answers = all_at_once([lambda number=number: visitor.sign_up(name=f"N{number}") for number in range(20)])
     assert Counter(answer.status_code for answer in answers) == {201: 20}
     assert count(app, User) == 1
+
+
+def test_a_signup_that_nobody_verifies_is_forgotten_after_a_day(app, visitor, make_member):
+    make_member()
+    visitor.sign_up(name="Ada")
+    with app.app_context():
+        assert sweep(now=utc_now() + timedelta(hours=23))["signups"] == 0
+        assert sweep(now=utc_now() + timedelta(hours=25))["signups"] == 1
+    assert visitor.sign_up().status_code == 201

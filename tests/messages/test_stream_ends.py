@@ -11,6 +11,7 @@ from app.core import draining
 from app.messages import streaming
 from app.messages.models import Status
 from app.messages.streaming import Follower
+from tests.conftest import purge_all
 from tests.messages.event_streams import follow, names
 
 SAID = "One two three 😀 vier fünf."
@@ -42,9 +43,10 @@ def test_a_drain_sends_followers_to_another_process(room):
 def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(room, make_generator, gemini, what):
     reply_id = room.send("[[sandbox: hang]]", stream=True)
     stream = follow(room, reply_id)
-    thread = room.generate_meanwhile(make_generator(lease_seconds=1), reply_id)
+    thread = room.generate_meanwhile(make_generator(lease_seconds=60), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     room.person.delete(room.path if what == "room" else "/user/me")
+    purge_all(room.app)
     assert "completed" not in names(list(stream))
     thread.join()
 

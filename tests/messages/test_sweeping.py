@@ -6,6 +6,7 @@ import pytest
 
 from app.core.clock import utc_now
 from app.core.tasks import GENERATIONS
+from app.messages import sweeping
 from app.messages.idempotency import LIFETIME
 from app.messages.sweeping import sweep_idempotency_keys, sweep_replies
 from tests.messages.conftest import Room
@@ -74,6 +75,20 @@ def test_a_message_that_is_none_of_ours_does_not_stop_the_sweeps(room):
     let_workers_take_all(room)
     room.app.extensions["redis"].rpush(GENERATIONS, "not a task")
     assert sweep(room) == [reply_id]
+
+
+def test_what_one_sweep_does_not_look_at_the_next_one_does(room, monkeypatch):
+    others = [Room(room.app, room.person, room.person.make_chatroom()) for _ in range(4)]
+    lost = {each.send("Hello") for each in others}
+    let_workers_take_all(room)
+    monkeypatch.setattr(sweeping, "LOOKED_AT", sweeping.LOOKED_AT.limit(2))
+    monkeypatch.setattr(sweeping, "ROOMS", 2)
+    found = []
+    for _ in range(3):
+        found.append(sweep(room))
+        room.app.extensions["redis"].delete(GENERATIONS)
+    assert [len(each) for each in found] == [2, 2, 0]
+    assert {reply_id for each in found for reply_id in each} == lost
 
 
 def test_a_sweep_that_runs_twice_queues_once(room):

@@ -29,6 +29,11 @@ def script() -> ScriptDirectory:
 
 REVISIONS = [revision.revision for revision in reversed(list(script().walk_revisions()))]
 LATER_STEPS = list(pairwise(REVISIONS))  # those that meet rows, and code that runs
+CONCURRENT_STEPS = [
+    (before, after)
+    for before, after in LATER_STEPS
+    if "postgresql_concurrently" in next(FOLDER.glob(f"versions/{after}_*.py")).read_text()
+]
 
 
 @dataclass
@@ -129,6 +134,39 @@ def test_full_tables_can_be_taken_back_to_nothing(migrator):
         insert_rows(connection, tables_of(connection))
     migrator.back_to("base")
     assert not migrator.tables()
+
+
+@pytest.mark.parametrize(("before", "after"), CONCURRENT_STEPS)
+def test_a_migration_that_was_cut_short_can_be_run_again(migrator, before, after):
+    """An index that is made concurrently waits for every transaction that is open: a backup is enough."""
+    migrator.to(before)
+    with migrator.engine.connect().execution_options(isolation_level="REPEATABLE READ") as backup, backup.begin():
+        backup.execute(sa.text("SELECT count(*) FROM messages"))
+        with pytest.raises(sa.exc.OperationalError):
+            migrator.to(after)
+    with migrator.engine.connect() as connection:
+        assert invalid_indexes(connection)
+    migrator.to(after)
+    with migrator.engine.connect() as connection:
+        assert not invalid_indexes(connection)
+
+
+def invalid_indexes(connection: sa.Connection) -> list[str]:
+    return list(connection.scalars(sa.text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")))
+
+
+def test_what_waits_to_be_purged_is_no_obstacle_to_taking_0007_back(migrator):
+    """The earlier schema cannot say that a chatroom or an account is deleted: what is goes for good."""
+    migrator.to("0007")
+    with migrator.engine.begin() as connection:
+        insert_rows(connection, tables_of(connection))
+        connection.execute(sa.text("UPDATE chatrooms SET user_id = NULL"))
+        connection.execute(sa.text("UPDATE users SET mobile = NULL"))
+    migrator.back_to("0006")
+    with migrator.engine.begin() as connection:
+        left = read_rows(connection, tables_of(connection))
+    assert not left["chatrooms"] | left["messages"] | left["users"] | left["auth_sessions"]
+    assert left["prompt_charges"]
 
 
 def test_a_migration_does_not_wait_long_for_a_lock(migrator):

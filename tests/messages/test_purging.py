@@ -1,0 +1,243 @@
+"""What was deleted is gone at once for everybody, and its rows go in batches, whatever happens in between."""
+
+import json
+import threading
+from itertools import count as numbers
+
+import pytest
+from sqlalchemy import text
+
+from app.account import export
+from app.account import purging as accounts
+from app.account.purging import purge_account
+from app.account.tasks import purge
+from app.chatrooms.service import PURGE
+from app.core.database import db
+from app.core.tasks import CHORES
+from app.messages import purging as chatrooms
+from app.messages.purging import purge_chatroom
+from app.messages.reply_stream import Publisher
+from app.messages.reply_stream import purge as purge_stream
+from bench.large import explained
+from tests.conftest import purge_all
+from tests.queues import waiting_tasks
+
+GONE = ("users", "chatrooms", "messages", "auth_sessions", "refresh_rotations", "idempotency_keys", "pro_grants")
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(accounts, "BATCH", 2)
+    monkeypatch.setattr(chatrooms, "BATCH", 3)
+
+
+@pytest.fixture
+def quiet_app(app, make_app, make_redis_url):
+    """The application without a worker, where more than five prompts are sent a day."""
+    yield make_app(redis_url=make_redis_url(), basic_daily_prompts=100)
+    app.extensions["celery"].set_default()
+
+
+@pytest.fixture
+def quiet(quiet_app, make_user):
+    """Make somebody whose tasks just wait."""
+
+    def make():
+        person = make_user()
+        person.client = quiet_app.test_client()
+        return person
+
+    return make
+
+
+def fill(person, *, rooms=3, prompts=4):
+    """Rooms with prompts, each under an Idempotency-Key; their paths."""
+    paths, keys = [person.make_chatroom() for _ in range(rooms)], numbers()
+    for path in paths:
+        for _ in range(prompts):
+            answer = person.post(
+                f"{path}/message", json={"text": "Hello"}, headers={"Idempotency-Key": f"{path}{next(keys)}"}
+            )
+            assert answer.status_code == 202
+    return paths
+
+
+def rows(app, *tables):
+    with app.app_context():
+        return {table: db.session.scalar(text(f"SELECT count(*) FROM {table}")) for table in tables}
+
+
+def test_an_account_is_deleted_in_batches_and_its_charges_stay(quiet_app, quiet, small_batches):
+    person, other = quiet(), quiet()
+    fill(person)
+    kept = fill(other, rooms=1, prompts=2)
+    before = rows(quiet_app, *GONE)
+    assert person.delete("/user/me").status_code == 204
+    assert rows(quiet_app, *GONE) == before
+    with quiet_app.app_context():
+        batches = 0
+        while purge_account() or purge_chatroom():
+            batches += 1
+            left = rows(quiet_app, "messages")["messages"]
+            assert before["messages"] - left <= 2 * 3 * batches  # unfinished ones, and the newest
+    assert batches > 8
+    assert rows(quiet_app, "users", "chatrooms", "messages") == {"users": 1, "chatrooms": 1, "messages": 4}
+    assert rows(quiet_app, "auth_sessions", "idempotency_keys") == {"auth_sessions": 1, "idempotency_keys": 2}
+    assert rows(quiet_app, "prompt_charges") == {"prompt_charges": 14}
+    assert other.get(kept[0]).status_code == 200
+
+
+def test_a_deleted_chatroom_is_gone_before_its_rows_are(quiet_app, quiet, small_batches):
+    person = quiet()
+    gone, kept = fill(person, rooms=2)
+    message = person.get(gone).json["messages"][0]["id"]
+    assert person.delete(gone).status_code == 204
+    assert rows(quiet_app, "chatrooms") == {"chatrooms": 2}
+    for path in (gone, f"{gone}/messages", f"{gone}/messages/{message}", f"{gone}/messages/{message}/stream"):
+        assert person.get(path).status_code == 404
+    for path in (f"{gone}/message", f"{gone}/messages/{message}/retry", f"{gone}/messages/{message}/cancel"):
+        assert person.post(path, json={"text": "Hi"} if path.endswith("/message") else None).status_code == 404
+    assert person.patch(gone, json={"title": "Mine"}).status_code == 404
+    assert person.delete(gone).status_code == 404
+    assert [f"/chatroom/{room['id']}" for room in person.get("/chatroom").json["items"]] == [kept]
+    assert gone.removeprefix("/chatroom/") not in person.get("/user/me/export").text
+    purge_all(quiet_app)
+    assert rows(quiet_app, "chatrooms", "messages") == {"chatrooms": 1, "messages": 8}
+
+
+def test_a_deletion_looks_at_no_more_rows_however_many_messages_there_are(quiet_app, quiet):
+    person = quiet()
+    room = person.make_chatroom()
+    with quiet_app.app_context():
+        db.session.execute(
+            text(
+                "INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, streamed, attempt,"
+                " failures) SELECT gen_random_uuid(), :room, n, 'user', repeat('Hello', 50), 'completed', now(), false,"
+                " 0, 0 FROM generate_series(0, 19999) n"
+            ),
+            {"room": room.removeprefix("/chatroom/")},
+        )
+        db.session.execute(text("UPDATE chatrooms SET turns = 20000"))
+        db.session.commit()
+        engine = db.engine
+    for path in (room, "/user/me"):
+        with explained(engine) as plans:
+            assert person.delete(path).status_code == 204
+        assert sum(plan.buffers for plan in plans) < 150
+    purge_all(quiet_app)
+    assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
+
+
+def test_two_that_purge_at_once_are_not_in_each_others_way(quiet_app, quiet, small_batches):
+    people = [quiet() for _ in range(3)]
+    for person in people:
+        fill(person)
+        person.delete("/user/me")
+    failed = []
+
+    def work():
+        try:
+            purge_all(quiet_app)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    purge_all(quiet_app)
+    assert not failed
+    assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
+
+
+def test_a_purge_that_is_cut_short_goes_on_and_one_that_has_more_to_do_queues_itself(
+    quiet_app, quiet, small_batches, monkeypatch
+):
+    person = quiet()
+    fill(person)
+    person.delete("/user/me")
+    client = quiet_app.extensions["redis"]
+    assert (PURGE, ()) in waiting_tasks(client, CHORES)
+    client.flushdb()  # the task is lost with its worker: beat asks again
+    with monkeypatch.context() as patch, quiet_app.app_context():
+        patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 0)
+        purge.run()
+    assert waiting_tasks(client, CHORES) == [(PURGE, ())]
+    client.flushdb()
+    with quiet_app.app_context():
+        purge.run()
+    assert waiting_tasks(client, CHORES) == []
+    assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
+
+
+def test_beat_asks_for_purges(quiet_app):
+    assert PURGE in quiet_app.extensions["celery"].conf.beat_schedule
+
+
+def test_the_number_signs_up_again_before_the_rows_are_gone(quiet_app, quiet, make_user):
+    person = quiet()
+    fill(person, rooms=1, prompts=2)
+    assert person.delete("/user/me").status_code == 204
+    again = make_user(mobile=person.mobile)
+    assert again.id != person.id
+    assert again.get("/chatroom").json["items"] == []
+    purge_all(quiet_app)
+    assert again.get("/user/me").status_code == 200
+    assert again.get("/user/usage").json["used"] == 2
+
+
+def test_redis_holds_no_text_of_what_was_deleted(room, generator):
+    client, person = room.app.extensions["redis"], room.person
+    person.patch(room.path, json={"title": "A secret title"})
+    reply_id = room.send('[[sandbox: say="A secret reply"]]', stream=True)
+    room.generate(generator, reply_id)
+    for query in ("", "?limit=7"):
+        person.get(f"/chatroom{query}")
+    assert len(keys_with(client, "secret")) == 3
+    assert person.delete(room.path).status_code == 204
+    purge_all(room.app)
+    assert keys_with(client, "secret") == []
+    person.make_chatroom("Another secret title")
+    person.get("/chatroom")
+    assert len(keys_with(client, "secret")) == 1
+    assert person.delete("/user/me").status_code == 204
+    purge_all(room.app)
+    assert keys_with(client, "secret") == []
+
+
+def keys_with(client, word):
+    """The keys in Redis whose value holds the word."""
+    read = {b"stream": client.xrange, b"string": client.get, b"list": lambda key: client.lrange(key, 0, -1)}
+    known = [(key, client.type(key)) for key in client.scan_iter()]
+    return [key for key, kind in known if kind in read and word in str(read[kind](key))]
+
+
+@pytest.mark.parametrize("what", ["room", "account"])
+def test_no_worker_begins_a_reply_of_what_was_deleted(room, generator, gemini, what):
+    gemini.clear_requests()
+    reply_id = room.send("Hello")
+    room.person.delete(room.path if what == "room" else "/user/me")
+    room.generate(generator, reply_id)
+    assert gemini.requests() == []
+    assert room.row(reply_id).attempt == 0
+
+
+def test_a_piece_that_comes_late_does_not_bring_a_purged_stream_back(room):
+    reply_id = room.send("Hello", stream=True)
+    with room.app.app_context():
+        publisher = Publisher(reply_id, 1)
+        publisher.pass_on("One ")
+        purge_stream([reply_id], under_way={reply_id: 1})
+        publisher.pass_on("secret")
+    assert keys_with(room.app.extensions["redis"], "secret") == []
+
+
+def test_an_export_under_way_ends_with_the_account(quiet_app, quiet, monkeypatch):
+    monkeypatch.setattr(export, "ROOMS_AT_ONCE", 1)
+    person = quiet()
+    fill(person, rooms=2, prompts=1)
+    pieces = person.get("/user/me/export", buffered=False).iter_encoded()
+    head = next(pieces)
+    assert person.delete("/user/me").status_code == 204
+    assert json.loads(head + b"".join(pieces))["chatrooms"] == []
