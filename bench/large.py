@@ -157,7 +157,7 @@ def explained(engine: sa.Engine) -> Iterator[list[Plan]]:
 
 
 def room_id(number: int) -> UUID:
-    return db.session.execute(sa.text(f"SELECT {name('room', str(number))}")).scalar_one()
+    return UUID(str(db.session.execute(sa.text(f"SELECT {name('room', str(number))}")).scalar_one()))
 
 
 def cases() -> dict[str, Callable[[], object]]:

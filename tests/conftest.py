@@ -49,10 +49,11 @@ OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "METRICS_PREPA
 # Files whose tests start the product's processes or wait for long, the slowest first. None of them is begun when the
 # others are through, and is waited for alone.
 SLOW_FILES = (
-    "test_worker_processes", "test_whole_stack", "test_worker_killed", "test_production", "test_logs", "test_metrics", "test_web_process",
-    "test_dependencies_gone", "test_odd_settings", "test_worker_without_redis", "test_hanging", "test_model_factory",
-    "test_tls", "test_run_servers", "test_accounts", "test_servers", "test_tasks", "test_delivery", "test_tour",
-    "test_config", "test_edge", "test_two_web_processes", "test_reply_races",
+    "test_worker_processes", "test_whole_stack", "test_worker_killed", "test_production", "test_logs",
+    "test_metrics", "test_web_process", "test_dependencies_gone", "test_odd_settings", "test_worker_without_redis",
+    "test_hanging", "test_model_factory", "test_tls", "test_run_servers", "test_accounts", "test_servers",
+    "test_tasks", "test_delivery", "test_tour", "test_config", "test_edge", "test_two_web_processes",
+    "test_reply_races",
 )  # fmt: skip
 
 
