@@ -144,15 +144,10 @@ def test_a_migration_that_was_cut_short_can_be_run_again(migrator, before, after
         backup.execute(sa.text("SELECT count(*) FROM messages"))
         with pytest.raises(sa.exc.OperationalError):
             migrator.to(after)
-    with migrator.engine.connect() as connection:
-        assert invalid_indexes(connection)
     migrator.to(after)
     with migrator.engine.connect() as connection:
-        assert not invalid_indexes(connection)
-
-
-def invalid_indexes(connection: sa.Connection) -> list[str]:
-    return list(connection.scalars(sa.text("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")))
+        assert connection.scalar(sa.text("SELECT count(*) FROM pg_index WHERE NOT indisvalid")) == 0
+    migrator.to("head")
 
 
 def test_what_waits_to_be_purged_is_no_obstacle_to_taking_0007_back(migrator):
