@@ -73,14 +73,6 @@ FILL = (
         CASE WHEN n % 1000 = 0 THEN 'failed' ELSE 'completed' END, {name("prompt")}, now() - n * interval '1 s',
         now() - n * interval '1 s', false, 1, 0, now(), now(), CASE WHEN n % 1000 = 0 THEN 'model_timeout' END
     FROM generate_series(1, :messages / 2) n""",
-    f"""{MESSAGE} SELECT {name("waiting prompt")}, {name("room", f"({WAITING_ROOM})")}, {WAITING_POSITION}, 'user',
-        'Prompt', 'completed', NULL, now(), now(), false, 0, 0, NULL, NULL, NULL FROM generate_series(1, :backlog) n""",
-    # The first of each room will have been queued just now for a day, those behind it an hour ago: none is lost.
-    f"""{MESSAGE} SELECT {name("waiting")}, {name("room", f"({WAITING_ROOM})")}, {WAITING_POSITION} + 1, 'model', NULL,
-        'queued', {name("waiting prompt")}, now() - interval '1 hour', NULL, false, 0, 0, now(),
-        now() - CASE WHEN n > :backlog / 2 + greatest(1, :backlog / 1000) THEN interval '1 h' ELSE interval '-1 d' END,
-        NULL
-    FROM generate_series(1, :backlog) n""",
     f"""INSERT INTO prompt_charges (id, mobile_key, day, reply_id, created_at)
     SELECT gen_random_uuid(), md5('key' || n % :users), current_date, {name("reply")}, now()
     FROM generate_series(1, :messages / 2) n""",
@@ -90,18 +82,27 @@ FILL = (
     f"""INSERT INTO refresh_rotations (id, session_id, created_at)
     SELECT gen_random_uuid(), {name("session")}, now() FROM generate_series(1, :sessions) n""",
 )
+BACKLOG = (
+    f"""{MESSAGE} SELECT {name("waiting prompt")}, {name("room", f"({WAITING_ROOM})")}, {WAITING_POSITION}, 'user',
+        'Prompt', 'completed', NULL, now(), now(), false, 0, 0, NULL, NULL, NULL FROM generate_series(1, :backlog) n""",
+    # The first of each room will have been queued just now for a day, those behind it an hour ago: none is lost.
+    f"""{MESSAGE} SELECT {name("waiting")}, {name("room", f"({WAITING_ROOM})")}, {WAITING_POSITION} + 1, 'model', NULL,
+        'queued', {name("waiting prompt")}, now() - interval '1 hour', NULL, false, 0, 0, now(),
+        now() - CASE WHEN n > :backlog / 2 + greatest(1, :backlog / 1000) THEN interval '1 h' ELSE interval '-1 d' END,
+        NULL
+    FROM generate_series(1, :backlog) n""",
+)
 
 
-def fill(engine: sa.Engine, size: Size) -> None:
-    """Fill an empty database, and let PostgreSQL count what is there."""
+def fill(engine: sa.Engine, size: Size, *, counted: bool = True) -> None:
+    """Fill an empty database, and let PostgreSQL count what is there; without the backlog unless `counted`."""
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     with longer_statements(HOUR_SECONDS), engine.connect() as connection:
         connection.execute(sa.text("SET statement_timeout = 0"))
         connection.execute(sa.text("SET session_replication_role = replica"))  # the rows fit together: nothing to check
-        for statement in FILL:
+        for statement in (*FILL, "VACUUM ANALYZE", *BACKLOG, *(["VACUUM ANALYZE"] if counted else [])):
             values = {key: value for key, value in vars(size).items() if f":{key}" in statement}
             connection.execute(sa.text(statement), values)
-        connection.execute(sa.text("VACUUM ANALYZE"))
         connection.invalidate()  # with its settings
 
 

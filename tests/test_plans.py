@@ -16,14 +16,14 @@ BUFFERS = {"sweeper, nothing lost": 12_000, "conversation": 2_500, "metrics: the
 FEW = 300
 
 
-@pytest.fixture(scope="module")
-def large_app(migrated_app: Flask) -> Iterator[Flask]:
-    """The application with some ten thousands of rows in its tables."""
+@pytest.fixture(scope="module", params=[True, False], ids=["counted", "a backlog that is not counted yet"])
+def large_app(migrated_app: Flask, request: pytest.FixtureRequest) -> Iterator[Flask]:
+    """The application with some ten thousands of rows in its tables, which PostgreSQL has counted or will soon."""
     with migrated_app.app_context():
         empty = f"TRUNCATE {', '.join(table.name for table in db.metadata.sorted_tables)}"
         with db.engine.begin() as connection:
             connection.execute(sa.text(empty))
-        fill(db.engine, SIZE)
+        fill(db.engine, SIZE, counted=request.param)
         yield migrated_app
         with db.engine.begin() as connection:
             connection.execute(sa.text(empty))

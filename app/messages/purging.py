@@ -8,8 +8,7 @@ from app.core.clock import utc_now
 from app.core.database import db
 from app.core.transactions import transaction
 from app.messages import reply_stream
-from app.messages.leases import UNFINISHED
-from app.messages.models import messages
+from app.messages.models import Role, messages
 
 BATCH = 1_000  # messages of a transaction: with what refers to them, some tenths of a second
 
@@ -24,7 +23,8 @@ def purge_chatroom() -> bool:
         room = lock_disowned_chatroom()
         if room is None:
             return False
-        some = select(messages.c.id).where(messages.c.chatroom_id == room.id, messages.c.status.in_(UNFINISHED))
+        open_replies = (messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
+        some = select(messages.c.id).where(messages.c.chatroom_id == room.id, *open_replies)
         unfinished = delete(messages).where(messages.c.id.in_(some.limit(BATCH)))
         rows = db.session.execute(unfinished.returning(messages.c.id, messages.c.attempt)).all()
         under_way = dict(map(tuple, rows))

@@ -15,8 +15,8 @@ from app.core.redis_clients import redis_client
 from app.core.tasks import GENERATIONS, next_published_at
 from app.core.transactions import transaction
 from app.messages.idempotency import forget_old_keys
-from app.messages.leases import UNFINISHED, others, waits_for_slot
-from app.messages.models import Status, messages
+from app.messages.leases import others, waits_for_slot
+from app.messages.models import Role, Status, messages
 from app.messages.queueing import enqueue_reply
 
 log = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ ROOMS = 2_000  # looked at by one sweep; the next one goes on behind them
 GOES_ON_AT = "sweeper:goes_on_at"  # the chatroom behind which it does, in Redis
 FIRST = UUID(int=0)
 
-# The earliest unfinished reply of one room after the other, each found by one look into ix_messages_unfinished_by_room:
-# what waits behind it costs nothing.
+# The earliest unfinished reply of one room after the other, each found by one look into ix_messages_open_by_room: what
+# waits behind it costs nothing. Conditions on `status` would lead to other indexes (see leases.py).
 UNFINISHED_REPLY = (
     select(messages.c.chatroom_id, messages.c.id, messages.c.status, messages.c.enqueued_at)
-    .where(messages.c.status.in_(UNFINISHED))
+    .where(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
     .order_by(messages.c.chatroom_id, messages.c.position)
     .limit(1)
 )
