@@ -22,6 +22,7 @@ TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each: a request meet
 TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
 POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
 REST_SECONDS = 5.0  # how long Redis is left alone after it did not answer
+CACHE_PREFIX = "cache:"  # of the keys that flask-caching writes
 MAX_BLOCK_SECONDS = 5  # a blocking read asks again this often, so a silent Redis is noticed
 
 
@@ -91,7 +92,7 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: in
         CACHE_TYPE="RedisCache",
         CACHE_REDIS_HOST=app.extensions["redis"],
         CACHE_SERIALIZER=TextSerializer(),
-        CACHE_KEY_PREFIX="cache:",
+        CACHE_KEY_PREFIX=CACHE_PREFIX,
         CACHE_DEFAULT_TIMEOUT=list_ttl_seconds,
         RATELIMIT_STORAGE_URI=url,
         RATELIMIT_STORAGE_OPTIONS={"connection_pool": pool},

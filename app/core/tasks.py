@@ -58,7 +58,9 @@ def register_celery(
     celery.conf.update(
         broker_url=url,
         broker_pool_limit=pool_size // CONNECTIONS_OF_A_PRODUCER,
-        broker_transport_options=TIMEOUTS | TAKEN_TASKS_ARE_NOT_NOTED | {"retry_on_timeout": False},
+        broker_transport_options=TIMEOUTS
+        | TAKEN_TASKS_ARE_NOT_NOTED
+        | {"retry_on_timeout": False, "max_retries": 0, "interval_start": 0},  # kombu would try for six seconds
         broker_use_ssl={"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.core.database import db
+from tests.conftest import purge_all
 from tests.problems import assert_problem
 
 VERBS = [
@@ -99,6 +100,7 @@ def test_deleted_room_is_gone_with_its_messages(app, user):
     for method, tail, body in VERBS:
         assert_problem(user.call(method, path + tail, json=body), 404, "not_found")
     assert_problem(user.get(location), 404, "not_found")
+    purge_all(app)
     with app.app_context():
         assert db.session.scalar(db.text("SELECT count(*) FROM messages")) == 0
 

@@ -93,7 +93,7 @@ def test_a_wait_that_loses_postgresql_answers_202_for_what_was_accepted(room):
     finally:
         event.remove(engine, "before_cursor_execute", gone)
     assert charged
-    assert (response.status_code, response.json["reply"]["status"]) == (202, "generating")
+    assert (response.status_code, response.json["reply"]["status"]) == (202, "queued")
 
 
 def test_a_wait_ends_when_the_process_is_about_to_end(room):
