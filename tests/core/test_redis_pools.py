@@ -29,7 +29,10 @@ def redis_url(make_redis_url: Callable[[], str]) -> str:
 
 @pytest.fixture
 def small_app(make_app: Callable[..., Flask], redis_url: str) -> Flask:
-    pools.reset()  # kombu's are the process's, and one that other tests' applications use cannot be made smaller
+    # kombu's pools are the process's, and a new limit is set for all of them: those that other tests' applications use
+    # are let be.
+    pools.connections.clear()
+    pools.producers.clear()
     return make_app(redis_url=redis_url, redis_pool_size=POOL, streams_per_process=3)
 
 
