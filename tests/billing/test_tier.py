@@ -167,6 +167,19 @@ def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
     assert user.get("/user/me").json["tier"] == "basic"
 
 
+# Copies of the one that is there, without a user, and of its subscription.
+MANY_CUSTOMERS = """
+WITH customers AS (
+    INSERT INTO stripe_customers SELECT copy.* FROM stripe_customers one, generate_series(1, 5000) number,
+        jsonb_populate_record(one, jsonb_build_object(
+            'id', gen_random_uuid(), 'user_id', NULL, 'stripe_id', one.stripe_id || number, 'session_id', NULL)) copy
+    RETURNING id
+)
+INSERT INTO subscriptions SELECT copy.* FROM subscriptions one, customers,
+    jsonb_populate_record(one, jsonb_build_object('id', one.id || customers.id, 'customer_id', customers.id)) copy
+"""
+
+
 def test_the_tier_takes_one_query_by_indexes(user: Any, shop: Shop) -> None:
     shop.subscribe(user)
     seen: list[tuple[str, Any]] = []
@@ -180,7 +193,8 @@ def test_the_tier_takes_one_query_by_indexes(user: Any, shop: Shop) -> None:
         event.remove(db.engine, "before_cursor_execute", listen)
         assert len(seen) == 1
         connection = db.session.connection()
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        connection.exec_driver_sql(MANY_CUSTOMERS)
+        connection.exec_driver_sql("ANALYZE stripe_customers, subscriptions")
         plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {seen[0][0]}", seen[0][1]))
     assert "Seq Scan" not in plan
     assert "stripe_customers_user_id" in plan
