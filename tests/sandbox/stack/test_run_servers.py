@@ -16,9 +16,10 @@ from tests.servers import DATABASES_EACH, ROOT
 
 _CONFTEST = "from tests.servers import pytest_configure, pytest_configure_node"
 _TEST = """
-import json, os, time
+import json, os
 from pathlib import Path
 import pytest
+from sandbox.stack.servers import wait_until
 from tests.servers import process_number, servers_of_run
 
 @pytest.mark.parametrize("number", range(2))
@@ -27,10 +28,7 @@ def test_it(number, pytestconfig):
     folder = Path(__file__).parent
     (folder / f"{number}.new").write_text(json.dumps(told))
     (folder / f"{number}.new").rename(folder / f"{number}.json")
-    deadline = time.monotonic() + 60
-    while not (folder / "enough").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert wait_until((folder / "enough").exists, seconds=60)
 """
 
 
