@@ -6,6 +6,7 @@ ARGS ?=
 m ?=
 
 BIN := .venv/bin
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 
 # A virtual environment that was moved here from elsewhere does not work: make it again.
@@ -14,10 +15,10 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint types imports danger check format pins migration postman chaos bench clean
+.PHONY: help run demo test test-processes lint types imports danger check format pins migration postman chaos bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@sh sandbox/stack/install.sh "$(PYTHON)" $(STAMP)
@@ -29,7 +30,10 @@ demo: $(STAMP) ## Walk through the product with real requests, each shown with i
 	@exec $(BIN)/python -m sandbox.tour
 
 test: $(STAMP) ## Run the tests; ARGS="-k quota" picks some
-	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@exec $(BIN)/python -m pytest $(PARALLEL) -m "not processes" $(ARGS)
+
+test-processes: $(STAMP) ## Run the tests that start, kill and freeze whole processes (CI does)
+	@exec $(BIN)/python -m pytest $(PARALLEL) -m processes $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	@$(BIN)/ruff check

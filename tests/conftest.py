@@ -46,22 +46,24 @@ FAMILIES = ("CELERY_", "FLASK_", "GUNICORN_", "PG", "PROMETHEUS_", "WEB_", "WORK
 OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "METRICS_PREPARED", "PORT"}
 
 
-# Files whose tests start the product's processes or wait for long, the slowest first. None of them is begun when the
-# others are through, and is waited for alone.
-SLOW_FILES = (
+# Files whose tests start, kill or freeze the product's processes and its servers, the slowest first: `make test` leaves
+# them to `make test-processes`, and nothing is waited for alone at the end.
+PROCESS_FILES = (
     "test_worker_processes", "test_whole_stack", "test_worker_killed", "test_production", "test_logs",
-    "test_metrics", "test_web_process", "test_dependencies_gone", "test_odd_settings", "test_worker_without_redis",
-    "test_hanging", "test_model_factory", "test_tls", "test_run_servers", "test_accounts", "test_servers",
-    "test_tasks", "test_delivery", "test_tour", "test_config", "test_edge", "test_two_web_processes",
-    "test_reply_races",
+    "test_web_process", "test_dependencies_gone", "test_worker_without_redis", "test_two_web_processes",
+    "test_run_servers", "test_accounts", "test_odd_settings", "test_hanging", "test_redis_pools", "test_model_factory",
+    "test_servers", "test_starting", "test_tls", "test_chaos",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
-        return SLOW_FILES.index(item.path.stem) if item.path.stem in SLOW_FILES else len(SLOW_FILES)
+        return PROCESS_FILES.index(item.path.stem) if item.path.stem in PROCESS_FILES else len(PROCESS_FILES)
 
     items.sort(key=rank)
+    for item in items:
+        if item.path.stem in PROCESS_FILES:
+            item.add_marker("processes")
 
 
 @pytest.fixture(scope="session", autouse=True)

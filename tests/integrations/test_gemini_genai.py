@@ -144,7 +144,7 @@ def test_a_proxy_of_the_environment_is_used_and_bounded(make_asker, monkeypatch)
         monkeypatch.setenv("http_proxy", proxy)
         outcome = make_asker(endpoint="http://gemini.invalid").ask("Hello", seconds=0.5)
 
-    assert str(outcome.error) == "RemoteProtocolError"
+    assert str(outcome.error) in {"RemoteProtocolError", "ReadTimeout"}  # whichever bound is met first
     assert outcome.seconds < 3
 
 
