@@ -8,15 +8,15 @@ from typing import Any
 
 from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
 
-import app.core.task_log  # noqa: F401 - it listens to Celery's signals
+import app.core.celery  # noqa: F401 - it listens to Celery's signals
 from app import create_app
-from app.core.workers import note_worker_ended
-from app.integrations.model_factory import SdkMissing, model_client_class
+from app.core.celery import note_worker_ended
+from app.integrations.gemini.client import SdkMissing, model_client_class
 from config import ConfigError
 
 log = logging.getLogger(__name__)
 
-TASK_MODULES = ("app.messages.tasks", "app.billing.tasks", "app.auth.tasks", "app.account.tasks", "app.ops.tasks")
+FEATURES_WITH_TASKS = ("generation", "messages", "billing", "auth", "account", "ops")
 
 try:
     flask_app = create_app()
@@ -35,8 +35,8 @@ def import_tasks(**_: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005
             model_client_class(flask_app.extensions["settings"].gemini_sdk)
-            for module in TASK_MODULES:
-                import_module(module)
+            for feature in FEATURES_WITH_TASKS:
+                import_module(f"app.{feature}.tasks")
     except SdkMissing as error:
         raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker that knows no task

@@ -29,7 +29,7 @@ forwarded_allow_ips = ""
 # ── How many ─────────────────────────────────────────────────────────────────
 # Threads, because `Prefer: wait` and streams hold a request open without using the CPU. `sync` would need a
 # process for each of them, ignores keep-alive, and takes a long wait for a hang.
-worker_class = "app.core.web_worker.WebWorker"  # gunicorn's gthread, which refuses as the application does
+worker_class = "web_worker.WebWorker"  # gunicorn's gthread, which refuses as the application does
 # A process for each core at hand, two at least: one Python process computes on one core at a time, and with two a
 # process that ends is not missed. More than the cores would only share them.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
@@ -99,7 +99,7 @@ class Logger(glogging.Logger):  # type: ignore[misc]
     """gunicorn's own lines go where all others go, in the same form."""
 
     def setup(self, cfg: Any) -> None:
-        from app.core.logs import configure_logging, log_through_root  # noqa: PLC0415 - after `prepare_metrics`
+        from app.core.logging import configure_logging, log_through_root  # noqa: PLC0415 - after `prepare_metrics`
 
         super().setup(cfg)
         configure_logging(level="INFO", as_json=settings.logs_json)
@@ -122,7 +122,7 @@ Response.default_headers = without_banner
 
 def post_fork(_server: Any, worker: Any) -> None:
     """A connection must never be shared by two processes: each worker opens its own."""
-    from app.core.database import db  # noqa: PLC0415 - only once the worker is there
+    from app.core.db import db  # noqa: PLC0415 - only once the worker is there
 
     app = worker.app.wsgi()
     with app.app_context():
@@ -142,7 +142,7 @@ def leave_threads(extensions: dict[str, Any], log: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Let open streams end when their worker is to end, on SIGTERM as on recycling."""
-    from app.core import draining  # noqa: PLC0415 - only once the worker is there
+    from app.core import http as draining  # noqa: PLC0415 - only once the worker is there
 
     draining.watch(lambda: not worker.alive)
 

@@ -7,26 +7,25 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
 from app.account.views import blp as account_blp
-from app.auth.tokens import is_session_active
-from app.auth.views import accounts, sessions
+from app.auth.sessions import is_session_active
+from app.auth.views import blp as auth_blp
+from app.auth.views import sessions_blp
 from app.billing.cli import commands as billing_commands
 from app.billing.views import blp as billing_blp
 from app.chatrooms.views import blp as chatrooms_blp
 from app.core.auth import register_auth
-from app.core.database import db, engine_options
+from app.core.celery import register_celery
+from app.core.db import db, engine_options
 from app.core.errors import register_error_handlers
-from app.core.http import register_http
-from app.core.logs import configure_logging
-from app.core.openapi import make_api
-from app.core.redaction import secrets_of
-from app.core.redis_clients import register_redis
-from app.core.request_ids import register_request_ids
-from app.core.request_log import register_request_log
-from app.core.tasks import register_celery
-from app.messages.cli import replies
+from app.core.http import register_http, register_request_log
+from app.core.ids import register_request_ids
+from app.core.logging import configure_logging, secrets_of
+from app.core.redis import register_redis
+from app.generation.cli import replies
 from app.messages.views import blp as messages_blp
-from app.ops.cli import health
-from app.ops.users_cli import users as users_commands
+from app.openapi import make_api
+from app.ops.commands import health
+from app.ops.commands import users as users_commands
 from app.ops.views import blp as operations_blp
 from app.ops.views import docs
 from app.schedule import ROUTES, beat_schedule
@@ -78,8 +77,8 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     )
     api = make_api(app)
     for blueprint in (
-        accounts.blp,
-        sessions.blp,
+        auth_blp,
+        sessions_blp,
         account_blp,
         chatrooms_blp,
         messages_blp,

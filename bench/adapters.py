@@ -12,8 +12,7 @@ from collections.abc import Callable
 import psutil
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.model_client import ModelClient, Turn
-from app.integrations.model_factory import CLIENTS, model_client_class
+from app.integrations.gemini.client import CLIENTS, ModelClient, Turn, model_client_class
 from sandbox.gemini.process import running_gemini_stand_in
 
 BATCHES, TIMES = 4, 8

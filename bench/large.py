@@ -18,17 +18,15 @@ from flask import Flask
 from flask_migrate import upgrade
 
 from app import create_app
-from app.account.purging import purge_account
+from app.account.purging import purge_account, purge_chatroom
 from app.account.service import delete_account
-from app.auth.sweeping import sweep as sweep_auth
+from app.auth.tasks import delete_ended as sweep_auth
 from app.core.clock import utc_now
-from app.core.database import db
-from app.core.database_waits import longer_statements
-from app.messages.conversation import conversation
-from app.messages.operations import failed_replies, retry_failed
-from app.messages.purging import purge_chatroom
-from app.messages.statistics import queue
-from app.messages.sweeping import sweep_replies
+from app.core.db import db, longer_statements
+from app.generation.cli import failed_replies, retry_failed
+from app.generation.history import conversation
+from app.generation.tasks import sweep_replies
+from app.ops.totals import queue
 from config import load_settings
 from sandbox.stack.servers import postgres_server, valkey_server
 

@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from app import create_app
 from app.core.clock import utc_now
-from app.core.database import db
-from app.core.database_waits import longer_statements
-from app.ops import metrics, rollup
+from app.core.db import db, longer_statements
+from app.ops import metrics
+from app.ops import totals as rollup
 from config import load_settings
 from sandbox.stack.servers import postgres_server, valkey_server
 

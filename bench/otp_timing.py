@@ -17,7 +17,7 @@ from flask_migrate import upgrade
 from sqlalchemy import text
 
 from app import create_app
-from app.core.database import db
+from app.core.db import db
 from config import load_settings
 from sandbox.stack.servers import postgres_server, valkey_server
 

@@ -4,7 +4,7 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import text
 
-from app.core.database_waits import longer_statements
+from app.core.db import longer_statements
 
 # A migration that cannot have its lock gives up rather than stop the service behind it in the queue.
 LOCK_TIMEOUT = "5s"

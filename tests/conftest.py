@@ -18,14 +18,13 @@ from sqlalchemy import event, text
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.account.purging import purge_account
-from app.auth.tokens import Client, open_session
+from app.account.purging import purge_account, purge_chatroom
+from app.auth.sessions import Client, open_session
 from app.core.clock import utc_now
-from app.core.database import db
+from app.core.db import db
 from app.core.transactions import transaction
-from app.messages.purging import purge_chatroom
-from app.users.mobile_numbers import mobile_key
-from app.users.queries import replace_unverified
+from app.users.numbers import mobile_key
+from app.users.service import replace_unverified
 from config import Settings, load_settings
 from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
 from sandbox.stack.servers import wait_until

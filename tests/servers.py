@@ -86,7 +86,7 @@ def migrate(database_url: str, *, redis_url: str) -> None:
     from flask_migrate import upgrade
 
     from app import create_app
-    from app.core.database import db
+    from app.core.db import db
     from config import load_settings
 
     settings = {"database_url": database_url, "redis_url": redis_url, "app_env": "development", "jwt_secret": "j" * 32}

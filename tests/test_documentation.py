@@ -9,10 +9,10 @@ import pytest
 from dotenv import dotenv_values
 from pydantic_core import PydanticUndefined
 
-from app.billing.queries import LIVE_STATUSES
-from app.core.database import db
-from app.integrations.stripe_objects import ENDED
-from app.messages.models import Status
+from app.billing.subscriptions import LIVE_STATUSES
+from app.chatrooms.models import Status
+from app.core.db import db
+from app.integrations.stripe import ENDED
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.welcome import conversation
 

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app.core.database import db
+from app.core.db import db
 from bench.large import Size, cases, explained, fill
 
 SIZE = Size(messages=40_000, long_room=20_000, sessions=20_000, backlog=20_000, users=20_000)

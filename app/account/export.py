@@ -1,4 +1,6 @@
-"""All that there is about a user, as one JSON document, written piece by piece.
+"""Reading everything a user has, a piece at a time, in an order that does not change meanwhile.
+
+All that there is about a user, as one JSON document, written piece by piece.
 
 However long the conversations are, a piece at a time is in memory, and no database connection is held while the
 client reads. What is written meanwhile may be in it or not.
@@ -11,21 +13,40 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.account import queries
+from sqlalchemy import select
+
 from app.account.service import profile
 from app.auth.schemas import SessionOut
 from app.auth.sessions import list_sessions
-from app.billing.service import export_subscriptions
-from app.chatrooms.models import Chatroom
+from app.billing.tier import export_subscriptions
+from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.schemas import ChatroomOut
-from app.core.database import db
+from app.core.db import db
 from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import release_connection
-from app.messages.held_requests import held_request
 from app.messages.schemas import MessageOut
-from app.messages.stream_slots import Slot
-from app.users.profiles import UserOut
+from app.streaming.slots import Slot, held_request
+from app.users.models import User
+from app.users.profile import UserOut
+
+
+def chatrooms_behind(user_id: UUID, after: UUID | None, *, at_most: int) -> list[Chatroom]:
+    """The user's chatrooms behind the id `after`, in the order of their ids; none once the account is deleted."""
+    statement = select(Chatroom).join(User, User.id == Chatroom.user_id)
+    statement = statement.where(Chatroom.user_id == user_id, User.mobile.is_not(None))
+    if after is not None:
+        statement = statement.where(Chatroom.id > after)
+    return list(db.session.scalars(statement.order_by(Chatroom.id).limit(at_most)))
+
+
+def messages_behind(chatroom_id: UUID, position: int, *, at_most: int) -> list[Message]:
+    """The chatroom's messages behind a position, oldest first; none once the chatroom or the account is deleted."""
+    owned = select(Chatroom.id).join(User, User.id == Chatroom.user_id)
+    owned = owned.where(Chatroom.id == chatroom_id, User.mobile.is_not(None))
+    behind = (Message.chatroom_id == chatroom_id, Message.position > position, owned.exists())
+    return list(db.session.scalars(select(Message).where(*behind).order_by(Message.position).limit(at_most)))
+
 
 EXPORTS_PER_PROCESS = 2  # each holds a thread for as long as its client reads
 ROOMS_AT_ONCE = 50
@@ -80,7 +101,7 @@ def document(head: dict[str, Any], user_id: UUID) -> Iterator[str]:
 def chatrooms(user_id: UUID) -> Iterator[Chatroom]:
     """The user's chatrooms, oldest first."""
     last: UUID | None = None
-    while rooms := queries.chatrooms_behind(user_id, last, at_most=ROOMS_AT_ONCE):
+    while rooms := chatrooms_behind(user_id, last, at_most=ROOMS_AT_ONCE):
         last = rooms[-1].id
         release_session()
         yield from rooms
@@ -90,7 +111,7 @@ def messages(chatroom_id: UUID) -> Iterator[str]:
     """The chatroom's messages, oldest first, as JSON: some joined by commas at a time."""
     position = -1
     schema = MessageOut()
-    while rows := queries.messages_behind(chatroom_id, position, at_most=MESSAGES_AT_ONCE):
+    while rows := messages_behind(chatroom_id, position, at_most=MESSAGES_AT_ONCE):
         position = rows[-1].position
         release_session()
         yield ",".join(compact(schema.dump(row)) for row in rows)

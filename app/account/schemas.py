@@ -7,9 +7,8 @@ import marshmallow as ma
 from app.auth.schemas import EXAMPLE_SESSION, Name, SessionOut
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
 from app.core.schemas import Schema, Timestamp
-from app.messages.examples import EXAMPLE_PROMPT, EXAMPLE_REPLY
-from app.messages.schemas import MessageOut
-from app.users.profiles import EXAMPLE_USER, UserOut
+from app.messages.schemas import EXAMPLE_PROMPT, EXAMPLE_REPLY, MessageOut
+from app.users.profile import EXAMPLE_USER, UserOut
 
 
 class ProfileIn(Schema):

@@ -3,15 +3,14 @@
 from datetime import datetime
 from uuid import UUID
 
-from app.auth.tokens import revoke_sessions
-from app.billing.service import close_account, disown_customers, is_closed, tier_of
+from app.auth.sessions import revoke_sessions
+from app.billing.tier import close_account, disown_customers, is_closed, tier_of
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.service import PURGE
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.users.profiles import Profile
-from app.users.queries import mark_deleted
-from app.users.service import require_locked_user, require_user
+from app.users.profile import Profile
+from app.users.service import mark_deleted, require_locked_user, require_user
 
 CLOSING_ROUNDS = 3  # who goes on opening payment pages is told to try again
 

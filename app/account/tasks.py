@@ -4,10 +4,9 @@ import time
 
 from celery import shared_task
 
-from app.account.purging import purge_account
+from app.account.purging import purge_account, purge_chatroom
 from app.chatrooms.service import PURGE
-from app.core.tasks import enqueue
-from app.messages.purging import purge_chatroom
+from app.core.celery import enqueue
 
 AT_ONCE_SECONDS = 2.0  # of a thread: whatever else waits comes in between
 

@@ -13,10 +13,10 @@ from app.billing.errors import PaymentProviderError
 from app.core.api import Blueprint
 from app.core.auth import current_session_id, current_user_id
 from app.core.clock import utc_now
-from app.core.connections import hang_up_after
+from app.core.http import hang_up_after
 from app.core.settings import settings
-from app.messages.service import usage_today
-from app.users.profiles import EXAMPLE_USER, UserOut
+from app.quota.usage import usage_today
+from app.users.profile import EXAMPLE_USER, UserOut
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import Model, text_enum
+from app.core.db import Model, text_enum
 from app.core.ids import new_id
 
 

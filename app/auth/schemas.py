@@ -6,8 +6,8 @@ import marshmallow as ma
 
 from app.auth.passwords import MAX_CHARS, NewPassword
 from app.core.schemas import Schema, Text, Timestamp
-from app.users.mobile_numbers import MobileNumber, ServedMobileNumber
-from app.users.profiles import EXAMPLE_USER, UserOut
+from app.users.numbers import MobileNumber, ServedMobileNumber
+from app.users.profile import EXAMPLE_USER, UserOut
 
 MAX_NAME_CHARS = 100
 

@@ -3,19 +3,24 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.auth import codes
-from app.auth.delivery import deliver
+from app.auth import otp as codes
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
-from app.auth.limits import CODES_BUDGET, WRONG_CODES_BUDGET
 from app.auth.models import Purpose
+from app.auth.otp import deliver
 from app.auth.passwords import password_matches
-from app.auth.throttles import give_password_try_back, given_back_when_busy, take_password_try
-from app.auth.tokens import Client, Tokens, open_session
-from app.billing.service import tier_of
+from app.auth.sessions import Client, Tokens, open_session
+from app.auth.throttles import (
+    CODES_BUDGET,
+    WRONG_CODES_BUDGET,
+    give_password_try_back,
+    given_back_when_busy,
+    take_password_try,
+)
+from app.billing.tier import tier_of
 from app.core.transactions import transaction
-from app.users import queries as users
-from app.users.mobile_numbers import mobile_key
-from app.users.profiles import Profile
+from app.users import service as users
+from app.users.numbers import mobile_key
+from app.users.profile import Profile
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Use cases of a session that goes on: refresh, list, end."""
+"""Sessions, and the pair of tokens that hangs on each.
+
+Use cases of a session that goes on: refresh, list, end.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -6,18 +9,129 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 
-from app.auth.models import AuthSession
-from app.auth.tokens import Tokens, active_session, issue, lock_session, next_rotation
-from app.billing.service import tier_of
-from app.core.auth import TokenRevoked
-from app.core.database import db
+from app.auth.models import AuthSession, Rotation
+from app.billing.tier import tier_of
+from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
+from app.core.db import db
 from app.core.errors import NotFound
-from app.core.logs import log_event
+from app.core.logging import log_event
 from app.core.settings import settings
-from app.core.transactions import transaction
-from app.users.queries import find_user
+from app.core.transactions import release_connection, transaction
+from app.users.models import User
+from app.users.profile import Profile
+from app.users.service import find_user
+
+MAX_USER_AGENT_CHARS = 255
+GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
+TOUCH_EVERY = timedelta(minutes=5)  # "last used" is that exact, and costs a write no more often
+
+
+@dataclass(frozen=True)
+class Client:
+    """Where a login comes from, as far as it can be told."""
+
+    ip: str | None
+    user_agent: str | None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A pair of tokens and whom they stand for. `expires_in`: seconds the access token lasts."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    user: Profile
+    token_type: str = "Bearer"  # noqa: S105 - a scheme, not a password
+
+
+def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens:
+    """Begin a session and issue its first tokens; the caller commits."""
+    session = AuthSession(
+        user_id=user.id,
+        ip=client.ip,
+        user_agent=client.user_agent[:MAX_USER_AGENT_CHARS] if client.user_agent else None,
+        created_at=now,
+        last_used_at=now,
+    )
+    db.session.add(session)
+    db.session.flush()
+    return issue(user, tier, session.id, begin_rotation(session.id, now))
+
+
+def begin_rotation(session_id: UUID, now: datetime) -> UUID:
+    """Make a session's next refresh token, in place of one that was just used."""
+    rotation = Rotation(session_id=session_id, created_at=now)
+    db.session.add(rotation)
+    db.session.flush()
+    return rotation.id
+
+
+def issue(user: User, tier: str, session_id: UUID, rotation_id: UUID) -> Tokens:
+    return Tokens(
+        access_token=encode_access_token(user.id, session_id),
+        refresh_token=encode_refresh_token(user.id, session_id, rotation_id),
+        expires_in=int(settings().jwt_expires_in.total_seconds()),
+        user=Profile.of(user, tier),
+    )
+
+
+def next_rotation(session: AuthSession, rotation_id: UUID, now: datetime) -> UUID | None:
+    """Which refresh token answers to this one; None when it has been used before, and not just now.
+
+    session: locked by the caller. Within GRACE of its use a token still gets the one that is current, so
+    parallel clients end up with the same token and a stolen copy shows as soon as both sides go on using it.
+    """
+    offered = db.session.get(Rotation, rotation_id)
+    if offered is None or offered.session_id != session.id:
+        return None
+    if offered.used_at is None:
+        offered.used_at = now
+        db.session.flush()
+        return begin_rotation(session.id, now)
+    if now - offered.used_at > GRACE:
+        return None
+    current = select(Rotation.id).where(Rotation.session_id == session.id, Rotation.used_at.is_(None))
+    return db.session.scalar(current)
+
+
+def lock_session(session_id: UUID, user_id: UUID) -> AuthSession:
+    """The user's active session, held until the transaction ends. Raises TokenRevoked."""
+    statement = select(AuthSession).where(*active_session(session_id, user_id)).with_for_update()
+    session: AuthSession | None = db.session.scalar(statement, execution_options={"populate_existing": True})
+    if session is None:
+        raise TokenRevoked
+    return session
+
+
+def active_session(session_id: UUID, user_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return (AuthSession.id == session_id, AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
+
+
+def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:
+    """Whether the session goes on and its user is there: one look-up by primary key.
+
+    Notes the use, once in TOUCH_EVERY. Holds no connection afterwards: what follows may wait for Redis.
+    """
+    statement = select(AuthSession.last_used_at).where(*active_session(session_id, user_id))
+    used_at: datetime | None = db.session.scalar(statement)
+    release_connection()
+    if used_at is None:
+        return False
+    if now - used_at > TOUCH_EVERY:
+        stale = (AuthSession.id == session_id, AuthSession.last_used_at < now - TOUCH_EVERY)
+        with transaction():
+            db.session.execute(update(AuthSession).where(*stale).values(last_used_at=now))
+    return True
+
+
+def revoke_sessions(user_id: UUID, now: datetime) -> None:
+    """End every session of the user's; the caller holds the user's row and commits."""
+    ended = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
+    db.session.execute(ended.values(revoked_at=now), execution_options={"synchronize_session": False})
+
 
 log = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from app.billing import customer_queries, queries
+from app.billing import customers as customer_queries
+from app.billing import subscriptions as queries
 from app.billing.errors import AlreadySubscribed
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.sync import copy_subscriptions
+from app.billing.subscriptions import copy_subscriptions
 from app.core.errors import ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import transaction
-from app.integrations.stripe_client import Payments
-from app.integrations.stripe_objects import PaymentsFailed, PaymentsRejected, RemoteSession, RemoteSubscription
+from app.integrations.stripe import Payments, PaymentsFailed, PaymentsRejected, RemoteSession, RemoteSubscription
 from app.users.service import require_locked_user
 
 MAX_ROUNDS = 6  # each makes a step that others may have made at the same time

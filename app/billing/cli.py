@@ -9,7 +9,7 @@ from flask.cli import AppGroup
 from app.billing import reconciliation
 from app.core.clock import utc_now
 from app.core.errors import AppError
-from app.users.cli import user_named
+from app.users.service import user_named
 
 commands = AppGroup("billing", help="Compare the subscriptions with Stripe.")
 

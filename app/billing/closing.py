@@ -4,13 +4,13 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from app.billing import customer_queries, queries
+from app.billing import customers as customer_queries
+from app.billing import subscriptions as queries
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import stripe_calls
-from app.billing.sync import copy_subscriptions
+from app.billing.subscriptions import copy_subscriptions
 from app.core.transactions import transaction
-from app.integrations.stripe_client import Payments
-from app.integrations.stripe_objects import PaymentsRejected, RemoteSubscription
+from app.integrations.stripe import Payments, PaymentsRejected, RemoteSubscription
 
 
 def close_account(user_id: UUID, *, now: datetime) -> None:

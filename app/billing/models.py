@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, ForeignKey, Index, Sequence, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import Model, db
+from app.core.db import Model, db
 from app.core.ids import new_id
 
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from app.billing import customer_queries, queries
+from app.billing import customers as customer_queries
+from app.billing import subscriptions as queries
 from app.billing.errors import PaymentProviderError
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.sync import Change, copy_subscriptions
+from app.billing.subscriptions import Change, copy_subscriptions
 from app.core.errors import ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import transaction
-from app.integrations.stripe_client import Payments
-from app.integrations.stripe_objects import PaymentsRejected, RemoteSubscription
+from app.integrations.stripe import Payments, PaymentsRejected, RemoteSubscription
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from app.billing.errors import PaymentProviderError
 from app.core.errors import ServiceUnavailable
 from app.core.settings import settings
 from app.core.transactions import release_connection
-from app.integrations.stripe_client import Payments
-from app.integrations.stripe_objects import PaymentsRejected, PaymentsUnavailable
+from app.integrations.stripe import Payments, PaymentsRejected, PaymentsUnavailable
 
 log = logging.getLogger(__name__)
 

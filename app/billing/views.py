@@ -3,7 +3,8 @@
 from flask import request
 from flask.views import MethodView
 
-from app.billing import checkout, service, webhook
+from app.billing import checkout, webhook
+from app.billing import tier as service
 from app.billing.errors import AlreadySubscribed, InvalidSignature, PaymentProviderError
 from app.billing.schemas import (
     EXAMPLE_CHECKOUT,

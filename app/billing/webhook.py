@@ -10,14 +10,14 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from app.billing import customer_queries, queries
+from app.billing import customers as customer_queries
+from app.billing import subscriptions as queries
 from app.billing.errors import InvalidSignature
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.sync import Event, copy_subscriptions
-from app.core.logs import log_event
+from app.billing.subscriptions import Event, copy_subscriptions
+from app.core.logging import log_event
 from app.core.transactions import transaction
-from app.integrations.stripe_client import Payments, read_event
-from app.integrations.stripe_objects import EventRejected, PaymentsRejected, RemoteSubscription, id_of
+from app.integrations.stripe import EventRejected, Payments, PaymentsRejected, RemoteSubscription, id_of, read_event
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from uuid import UUID
 
 import redis
 
-from app.core.pagination import MAX_LIMIT
-from app.core.redis_clients import CACHE_PREFIX, asking_redis, cache, redis_client
+from app.core.redis import CACHE_PREFIX, asking_redis, cache, redis_client
+from app.core.schemas import MAX_LIMIT
 from app.core.transactions import release_connection
 
 log = logging.getLogger(__name__)

@@ -1,12 +1,13 @@
 """The chatrooms table."""
 
+import enum
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import Model
+from app.core.db import Model, text_enum
 from app.core.ids import new_id
 
 MAX_TITLE_CHARS = 255
@@ -32,3 +33,100 @@ class Chatroom(Model):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     last_prompt_at: Mapped[datetime]
+
+
+class Role(enum.StrEnum):
+    """Who speaks."""
+
+    USER = "user"
+    MODEL = "model"
+
+
+class Status(enum.StrEnum):
+    """The states of a reply; a prompt is `completed` from the start."""
+
+    QUEUED = "queued"
+    GENERATING = "generating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in {Status.COMPLETED, Status.FAILED, Status.CANCELED}
+
+
+class ErrorCode(enum.StrEnum):
+    """Why a reply failed; public API."""
+
+    MODEL_UNAVAILABLE = "model_unavailable"
+    MODEL_TIMEOUT = "model_timeout"
+    BLOCKED_BY_SAFETY = "blocked_by_safety"
+    MODEL_REJECTED = "model_rejected"
+    EMPTY_REPLY = "empty_reply"
+
+
+FINISHED = text("role = 'model' AND completed_at IS NOT NULL")
+UNFINISHED = text("status IN ('queued', 'generating')")
+OPEN = text("role = 'model' AND completed_at IS NULL")
+GENERATING = text("status = 'generating'")
+WAITS_FOR_SLOT = text("held_for IS NOT NULL AND slot IS NULL")
+ONE_OF_A_ROOM, ONE_IN_A_SLOT = "ix_messages_generating_by_room", "ix_messages_generating_by_slot"
+FAILED = text("status = 'failed'")
+
+
+class Message(Model):
+    """One turn of a chatroom: a user's prompt or the model's reply to one.
+
+    `position` orders a room's turns; a reply stands right behind its prompt. Only the holder of the current
+    `attempt`, whose lease has not been taken over, may finish a reply. A room has one at a time that is generated,
+    and a user no more than there are slots.
+    """
+
+    __tablename__ = "messages"
+    __table_args__ = (
+        UniqueConstraint("chatroom_id", "position"),
+        CheckConstraint("(role = 'model') = (in_reply_to IS NOT NULL)", name="replies_answer_a_prompt"),
+        CheckConstraint("role = 'model' OR (text IS NOT NULL AND status = 'completed')", name="prompts_are_complete"),
+        CheckConstraint("status <> 'completed' OR text <> ''", name="completed_has_text"),
+        CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_has_code"),
+        CheckConstraint("(status = 'generating') = (lease_expires_at IS NOT NULL)", name="generating_has_lease"),
+        Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
+        Index("ix_messages_failed", "completed_at", postgresql_where=FAILED),
+        Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
+        Index("ix_messages_unfinished_by_room", "chatroom_id", "position", postgresql_where=UNFINISHED),
+        Index("ix_messages_open_by_room", "chatroom_id", "position", postgresql_where=OPEN),
+        Index(ONE_OF_A_ROOM, "chatroom_id", unique=True, postgresql_where=GENERATING),
+        Index(ONE_IN_A_SLOT, "held_for", "slot", unique=True, postgresql_where=GENERATING),
+        Index("ix_messages_waiting_for_slot", "held_for", "created_at", postgresql_where=WAITS_FOR_SLOT),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    chatroom_id: Mapped[UUID] = mapped_column(ForeignKey("chatrooms.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    role: Mapped[Role] = mapped_column(text_enum(Role, "role_is_known"))
+    text: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[Status] = mapped_column(text_enum(Status, "status_is_known"))
+    error_code: Mapped[ErrorCode | None] = mapped_column(text_enum(ErrorCode, "error_code_is_known"))
+    model: Mapped[str | None] = mapped_column(String(100))
+    prompt_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    in_reply_to: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), unique=True)
+    created_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+
+    # How the generation of a reply stands
+    streamed: Mapped[bool] = mapped_column(default=False)
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    accepted_at: Mapped[datetime | None]  # when it was last asked for: with its prompt, or by a retry
+    started_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    enqueued_at: Mapped[datetime | None]  # when its task was last published
+    lease_expires_at: Mapped[datetime | None]
+    held_for: Mapped[UUID | None]  # the user whose slot it has while it is generated, or waits for while it is queued
+    slot: Mapped[int | None] = mapped_column(SmallInteger)
+
+
+messages = Message.__table__  # for statements that are built once

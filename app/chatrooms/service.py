@@ -5,10 +5,10 @@ from uuid import UUID
 
 from app.chatrooms import queries
 from app.chatrooms.list_cache import forget_list, invalidate_list
-from app.chatrooms.models import Chatroom
-from app.core.database import db
+from app.chatrooms.models import Chatroom, Message
+from app.core.db import db
 from app.core.errors import NotFound
-from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
+from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
 from app.users.service import require_locked_user
 
@@ -68,3 +68,11 @@ def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
             raise NotFound
         current.after_commit(lambda: forget_list(user_id))
         current.enqueue_after_commit(PURGE)
+
+
+def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message:
+    """A message of the user's chatroom, as it is now. Raises NotFound."""
+    message = queries.find_message(user_id, chatroom_id, message_id)
+    if message is None:
+        raise NotFound
+    return message

@@ -13,8 +13,7 @@ from app.core.api import Blueprint
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
-from app.core.pagination import InvalidCursor
-from app.core.schemas import PageQuery
+from app.core.schemas import InvalidCursor, PageQuery
 
 blp = Blueprint("chatroom", __name__, url_prefix="/chatroom", description="Open, list, rename and delete chatrooms.")
 

@@ -10,9 +10,9 @@ from flask import Flask, Response, json
 from werkzeug.exceptions import HTTPException
 
 from app.core import metrics
-from app.core.database import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE
-from app.core.logs import first_line
-from app.core.request_ids import request_id
+from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE
+from app.core.ids import request_id
+from app.core.logging import first_line
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
-from app.core.database import db
-from app.core.logs import first_line
-from app.core.tasks import enqueue
+from app.core.celery import enqueue
+from app.core.db import db
+from app.core.logging import first_line
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,10 @@ from uuid import UUID
 from sqlalchemy import delete, select
 from sqlalchemy.orm import make_transient
 
-from app.core.database import db
+from app.chatrooms.models import Message, Status
+from app.core.db import db
 from app.messages.errors import IdempotencyKeyReused
-from app.messages.models import IdempotencyKey, Message, Status
+from app.messages.models import IdempotencyKey
 
 LIFETIME = timedelta(hours=24)
 

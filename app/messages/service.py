@@ -5,24 +5,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from app.billing.service import tier_of
+from app.billing.tier import tier_of
+from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
-from app.chatrooms.models import Chatroom
+from app.chatrooms.models import Chatroom, Message, Role, Status
 from app.chatrooms.queries import reserve_positions
 from app.chatrooms.service import get_chatroom
-from app.core.database import db
+from app.core.db import db
 from app.core.errors import NotFound
-from app.core.ids import new_id
-from app.core.pagination import Page, cut_page, decode_cursor, encode_cursor
-from app.core.redis_clients import require_redis
-from app.core.request_ids import request_id
+from app.core.ids import new_id, request_id
+from app.core.redis import require_redis
+from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
-from app.messages import idempotency, queries
-from app.messages.models import Message, Role, Status
-from app.messages.queueing import enqueue_reply
-from app.messages.quota import spend_prompt, usage_of
-from app.messages.usage import Usage
-from app.users.service import require_locked_user, require_user
+from app.generation.state import enqueue_reply
+from app.messages import idempotency
+from app.quota.usage import Usage, spend_prompt, usage_of
+from app.users.service import require_locked_user
 
 ROOM_PAGE_SIZE = 50
 
@@ -123,14 +121,6 @@ def fingerprint_of(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
-def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message:
-    """A message of the user's chatroom, as it is now. Raises NotFound."""
-    message = queries.find_message(user_id, chatroom_id, message_id)
-    if message is None:
-        raise NotFound
-    return message
-
-
 def list_messages(user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None) -> Page[Message]:
     """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor."""
     get_chatroom(user_id, chatroom_id)
@@ -144,11 +134,6 @@ def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]
     room = get_chatroom(user_id, chatroom_id)
     rows = queries.list_messages(chatroom_id, limit=ROOM_PAGE_SIZE + 1, before=None)
     return room, cut_page(rows, ROOM_PAGE_SIZE, lambda message: encode_cursor(message.position))
-
-
-def usage_today(user_id: UUID, *, now: datetime) -> Usage:
-    """What of the day's prompts is used up. Raises TokenRevoked when the user is gone."""
-    return usage_of(require_user(user_id), tier_of(user_id, now), now)
 
 
 def parse_position(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`Prefer: wait`: a request that is held until its reply has ended."""
+"""`Prefer: wait`: hold a request until its reply has ended."""
 
 import logging
 import time
@@ -8,18 +8,20 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from app.chatrooms.models import Status
+from app.chatrooms.service import get_message
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
-from app.core.database import DATABASE_GAVE_UP, log_database_error
-from app.core.draining import is_draining
+from app.core.db import DATABASE_GAVE_UP, log_database_error
 from app.core.errors import NotFound
+from app.core.http import is_draining
 from app.core.settings import settings
 from app.core.transactions import release_connection, transaction
 from app.messages import idempotency
-from app.messages.held_requests import held_request
-from app.messages.models import Status
-from app.messages.reply_stream import FROM_THE_START, wait_for_end
-from app.messages.service import Accepted, get_message, usage_today
+from app.messages.service import Accepted
+from app.quota.usage import usage_today
+from app.streaming.events import FROM_THE_START, wait_for_end
+from app.streaming.slots import held_request
 
 log = logging.getLogger(__name__)
 

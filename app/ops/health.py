@@ -7,12 +7,12 @@ import redis
 import sqlalchemy.exc
 from sqlalchemy import text
 
-from app.core.database import db
-from app.core.redis_clients import require_redis
+from app.core.celery import last_tasks
+from app.core.db import db
+from app.core.redis import require_redis
 from app.core.transactions import release_connection
-from app.core.workers import last_tasks
-from app.messages import statistics
-from app.ops import rollup
+from app.ops import totals as rollup
+from app.ops import totals as statistics
 
 DEPENDENCY, QUEUE, BEAT, WORKER = 1, 2, 3, 4  # exit codes of `flask health`
 

@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from app.chatrooms.models import ErrorCode, Status
 from app.core.clock import utc_now
-from app.core.database import DATABASE_GAVE_UP, db, log_database_error
+from app.core.db import DATABASE_GAVE_UP, db, log_database_error
 from app.core.metrics import REFUSALS, web_exposition
-from app.messages import statistics
-from app.messages.errors import QuotaExceeded
-from app.messages.models import ErrorCode, Status
-from app.ops import rollup
+from app.ops import totals as rollup
+from app.ops import totals as statistics
+from app.quota.usage import QuotaExceeded
 
 log = logging.getLogger(__name__)
 

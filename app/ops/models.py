@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Double, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import Model
+from app.core.db import Model
 
 
 class Heartbeat(Model):

@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from app.core.clock import utc_now
-from app.ops import rollup
+from app.ops import totals as rollup
 
 
 @shared_task(name="ops.tick")

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.database import Model
+from app.core.db import Model
 from app.core.ids import new_id
 
 E164 = r"\+[1-9][0-9]{6,14}"  # ITU-T E.164, 6.2.1: at most 15 digits, country code included

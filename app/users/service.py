@@ -1,10 +1,65 @@
-"""The user behind a token, for the use cases of every feature."""
+"""Finding and writing users.
 
+The user behind a token, for the use cases of every feature.
+
+How operators name a user on the command line.
+"""
+
+from datetime import datetime
 from uuid import UUID
 
+import click
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+
 from app.core.auth import TokenRevoked
+from app.core.db import db
+from app.core.ids import new_id
 from app.users.models import User
-from app.users.queries import find_user, lock_user
+from app.users.numbers import to_e164
+
+
+def find_user(user_id: UUID) -> User | None:
+    user = db.session.get(User, user_id)
+    return user if user is not None and user.mobile else None
+
+
+def find_user_by_mobile(mobile: str) -> User | None:
+    return db.session.scalar(select(User).where(User.mobile == mobile))
+
+
+def lock_user(user_id: UUID) -> User | None:
+    """The user's row, held until the transaction ends: what one user does at once happens one by one."""
+    statement = select(User).where(User.id == user_id, User.mobile.is_not(None)).with_for_update(key_share=True)
+    return db.session.scalar(statement, execution_options={"populate_existing": True})
+
+
+def lock_user_by_mobile(mobile: str) -> User | None:
+    """As `lock_user`; while it is held, no other signup replaces an unverified one."""
+    statement = select(User).where(User.mobile == mobile).with_for_update()
+    return db.session.scalar(statement, execution_options={"populate_existing": True})
+
+
+def mark_deleted(user: User) -> None:
+    """Take all that tells of a person from the row: nobody finds it any more, and the number is free at once."""
+    statement = update(User).where(User.id == user.id)
+    db.session.execute(statement.values(mobile=None, name=None, password_hash=None))
+
+
+def replace_unverified(mobile: str, *, name: str | None, now: datetime) -> User | None:
+    """Insert a user, in place of an earlier one who never verified the number; None where one did.
+
+    The earlier one's id goes, so no row may refer to an unverified user: what belongs to one takes a token, which
+    only a verified one has.
+    """
+    fresh = {"id": new_id(), "name": name, "created_at": now}
+    statement = (
+        insert(User)
+        .values(mobile=mobile, **fresh)
+        .on_conflict_do_update(index_elements=[User.mobile], set_=fresh, where=User.verified_at.is_(None))
+        .returning(User)
+    )
+    return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
 def require_user(user_id: UUID) -> User:
@@ -21,3 +76,15 @@ def require_locked_user(user_id: UUID) -> User:
     if user is None:
         raise TokenRevoked
     return user
+
+
+def user_named(id_or_mobile: str) -> User:
+    """The user with that id, or with that number in any international spelling. Raises click.BadParameter."""
+    mobile = to_e164(id_or_mobile)
+    try:
+        found = find_user_by_mobile(mobile) if mobile else find_user(UUID(id_or_mobile))
+    except ValueError:
+        found = None
+    if found is None:
+        raise click.BadParameter(f"{id_or_mobile!r} is neither a user's id nor the number of one.", param_hint="USER")
+    return found

@@ -9,8 +9,9 @@ from app.account import service
 from app.chatrooms.service import create_chatroom
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
-from app.core.database import db
-from app.messages.service import accept_prompt, usage_today
+from app.core.db import db
+from app.messages.service import accept_prompt
+from app.quota.usage import usage_today
 from tests.conftest import log_in, purge_all
 from tests.problems import assert_problem
 

@@ -8,9 +8,9 @@ from sqlalchemy import text
 
 from app.account import export
 from app.auth.schemas import SessionsOut
-from app.billing.grants import grant_pro
+from app.billing.tier import grant_pro
 from app.core.clock import utc_now
-from app.core.database import db
+from app.core.db import db
 from sandbox.stack.servers import wait_until
 from tests.problems import assert_problem
 from tests.web_process import serving

@@ -79,7 +79,7 @@ def test_usage_is_spent_by_no_refusal(user, make_user):
 
 
 def test_usage_without_a_limit_is_null(app, user):
-    from app.billing.grants import grant_pro
+    from app.billing.tier import grant_pro
 
     with app.app_context():
         grant_pro(user.id, reason="a test", ends_at=None, now=datetime.now(UTC))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from app.core.database import db
+from app.core.db import db
 from app.core.errors import CODES, AppError
 
 ROOT = Path(__file__).resolve().parents[2]

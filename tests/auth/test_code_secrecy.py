@@ -2,9 +2,9 @@
 
 import re
 
-from app.auth.codes import hash_code
 from app.auth.models import OneTimeCode, Purpose
-from app.core.database import db
+from app.auth.otp import hash_code
+from app.core.db import db
 from tests.auth.conftest import Visitor
 
 

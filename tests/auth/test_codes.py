@@ -5,10 +5,10 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 
-from app.auth import sweeping
+from app.auth import tasks as sweeping
 from app.auth.models import AuthSession, NumberThrottle, OneTimeCode
 from app.core.clock import utc_now
-from app.core.database import db
+from app.core.db import db
 from app.users.models import User
 from tests.auth.conftest import all_at_once, wrong
 from tests.conftest import age_codes
@@ -214,7 +214,7 @@ def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_
     visitor.send_otp()
     visitor.verify("wrong")
     with app.app_context():
-        assert sweeping.sweep(now=utc_now() + timedelta(minutes=30)) == {
+        assert sweeping.delete_ended(now=utc_now() + timedelta(minutes=30)) == {
             "codes": 1,  # the member's, two hours old
             "throttles": 1,
             "revoked sessions": 0,
@@ -222,7 +222,7 @@ def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_
             "rotations": 0,
             "signups": 0,
         }
-        sweeping.sweep(now=utc_now() + timedelta(minutes=66))
+        sweeping.delete_ended(now=utc_now() + timedelta(minutes=66))
         assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == 0
         assert db.session.scalar(select(func.count()).select_from(NumberThrottle)) == 0
-        assert sweeping.sweep(now=utc_now() + timedelta(days=31))["sessions"] == 1
+        assert sweeping.delete_ended(now=utc_now() + timedelta(days=31))["sessions"] == 1

@@ -12,12 +12,12 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
-from app.auth import delivery
+from app.auth import otp as delivery
 from app.auth.models import OneTimeCode
+from app.core.celery import CHORES
 from app.core.clock import utc_now
-from app.core.database import db
-from app.core.tasks import CHORES
-from app.integrations.sms import SmsRejected, SmsUnavailable, Twilio
+from app.core.db import db
+from app.integrations.twilio import SmsRejected, SmsUnavailable, Twilio
 from sandbox.stack.servers import free_port, wait_until
 from tests.auth.conftest import Visitor
 from tests.celery_process import celery_process

@@ -4,7 +4,7 @@ import jwt
 import pytest
 
 from app.auth.models import AuthSession
-from app.core.database import db
+from app.core.db import db
 from app.users.models import User
 from tests.auth.conftest import Visitor, wrong
 from tests.conftest import age_codes, log_in

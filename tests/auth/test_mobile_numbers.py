@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.database import db
+from app.core.db import db
 from app.users.models import User
 from tests.auth.conftest import Visitor
 from tests.problems import assert_problem

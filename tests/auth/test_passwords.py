@@ -10,8 +10,8 @@ from app.auth.models import NumberThrottle
 from app.auth.passwords import hash_password, hasher, password_matches, places
 from app.auth.throttles import give_password_try_back, take_password_try
 from app.core.clock import utc_now
-from app.core.database import db
-from app.users.mobile_numbers import mobile_key
+from app.core.db import db
+from app.users.numbers import mobile_key
 from tests.auth.conftest import all_at_once
 from tests.conftest import age_codes
 from tests.problems import assert_problem

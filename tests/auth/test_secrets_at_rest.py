@@ -5,7 +5,7 @@ import logging
 import redis
 from sqlalchemy import inspect, text
 
-from app.core.database import db
+from app.core.db import db
 from tests.auth.conftest import Visitor
 
 PASSWORDS = ["the-first-long-password", "the-second-long-password", "the-third-long-password"]

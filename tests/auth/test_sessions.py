@@ -7,9 +7,9 @@ import pytest
 from flask_jwt_extended import create_refresh_token
 from sqlalchemy import event, text
 
-from app.auth.tokens import is_session_active
+from app.auth.sessions import is_session_active
 from app.core.clock import utc_now
-from app.core.database import db
+from app.core.db import db
 from tests.auth.conftest import Visitor, all_at_once
 from tests.problems import assert_problem
 

@@ -7,9 +7,9 @@ from uuid import UUID
 import pytest
 
 from app.auth.models import AuthSession
-from app.auth.sweeping import sweep
+from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
-from app.core.database import db
+from app.core.db import db
 from app.users.models import User
 from tests.auth.conftest import Visitor, all_at_once
 from tests.problems import assert_problem
@@ -82,6 +82,6 @@ def test_a_signup_that_nobody_verifies_is_forgotten_after_a_day(app, visitor, ma
     make_member()
     visitor.sign_up(name="Ada")
     with app.app_context():
-        assert sweep(now=utc_now() + timedelta(hours=23))["signups"] == 0
-        assert sweep(now=utc_now() + timedelta(hours=25))["signups"] == 1
+        assert delete_ended(now=utc_now() + timedelta(hours=23))["signups"] == 0
+        assert delete_ended(now=utc_now() + timedelta(hours=25))["signups"] == 1
     assert visitor.sign_up().status_code == 201

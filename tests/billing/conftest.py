@@ -15,7 +15,7 @@ from sqlalchemy import text
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
-from app.core.database import db
+from app.core.db import db
 from sandbox.stripe.events import sign
 from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
 from tests.conftest import fresh

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from app.billing.errors import PaymentProviderError
-from app.billing.service import close_account, export_subscriptions
+from app.billing.tier import close_account, export_subscriptions
 from app.core.errors import ServiceUnavailable
 from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import Shop

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from app.integrations.stripe_client import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS
+from app.integrations.stripe import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS
 from config import Settings
 from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import KEY, Shop

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
-from app.billing.sync import values_of
+from app.billing.subscriptions import values_of
 from app.core.clock import utc_now
 from app.core.ids import new_id
-from app.integrations.stripe_objects import RemoteSubscription
+from app.integrations.stripe import RemoteSubscription
 from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import Shop
 

@@ -9,10 +9,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event
 
-from app.billing.grants import grant_pro
 from app.billing.models import Tier
-from app.billing.service import subscription_status, tier_of
-from app.core.database import db
+from app.billing.tier import grant_pro, subscription_status, tier_of
+from app.core.db import db
 from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import Shop
 

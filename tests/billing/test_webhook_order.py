@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.core.database import db
+from app.core.db import db
 from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import Shop
 

@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.core.database import db
+from app.core.db import db
 from tests.conftest import purge_all
 from tests.problems import assert_problem
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from app.chatrooms.list_cache import ListCache
-from app.core.database import db
+from app.core.db import db
 
 
 def listed(user, query=""):
@@ -202,7 +202,7 @@ def test_what_is_no_cached_list_of_ours_is_a_miss(user, redis_db):
 def test_redis_gone_is_said_in_the_log_and_not_to_the_client(user, monkeypatch, caplog):
     import redis as client_library
 
-    from app.core.redis_clients import cache
+    from app.core.redis import cache
 
     def fail(*_args, **_kwargs):
         raise client_library.ConnectionError

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.core.database import db
+from app.core.db import db
 
 
 def all_pages(user, limit, *, between=lambda: None):

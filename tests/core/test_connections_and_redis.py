@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, text
 
-from app.core.database import db
+from app.core.db import db
 from sandbox.stack.servers import valkey_server
 from tests.core.test_dependencies_gone import frozen
 from tests.problems import assert_problem

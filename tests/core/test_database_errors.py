@@ -5,8 +5,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.core.database import DATABASE_UNAVAILABLE, db
-from app.core.database_waits import longer_statements
+from app.core.db import DATABASE_UNAVAILABLE, db, longer_statements
 from sandbox.stack.waiting import free_port
 from tests.problems import assert_problem
 

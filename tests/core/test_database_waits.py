@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from app.core.database import db
-from app.core.database_waits import STATEMENT_TIMEOUT_MS, longer_statements
+from app.core.db import STATEMENT_TIMEOUT_MS, db, longer_statements
 from tests.problems import assert_problem
 
 

@@ -15,7 +15,7 @@ import redis
 import requests
 from flask_migrate import upgrade
 
-from app.core.database import db
+from app.core.db import db
 from sandbox.stack.children import descendants
 from sandbox.stack.servers import PostgresServer, Server, ValkeyServer, postgres_server, valkey_server
 from tests.problems import assert_problem

@@ -5,7 +5,7 @@ import uuid
 import pytest
 from sqlalchemy import event
 
-from app.core.database import db
+from app.core.db import db
 from tests.problems import assert_problem
 
 MALFORMED_IDS = [

@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from flask_jwt_extended import create_access_token
 
-from app.auth.limits import AUTH_REQUESTS, CODES_SENT
+from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core import limits
 from app.core.limits import REQUESTS
 from sandbox.stack.servers import valkey_server

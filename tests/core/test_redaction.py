@@ -5,8 +5,7 @@ import logging
 
 import pytest
 
-from app.core.logs import JsonLineFormatter
-from app.core.redaction import redact, secrets_of
+from app.core.logging import JsonLineFormatter, redact, secrets_of
 
 SETTINGS = {
     "jwt_secret": "a-very-long-secret",

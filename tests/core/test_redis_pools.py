@@ -12,8 +12,8 @@ from flask import Flask
 from kombu import pools
 from limits import RateLimitItemPerMinute
 
-from app.core.redis_clients import cache, rate_limits, redis_client
-from app.core.tasks import CHORES, enqueue
+from app.core.celery import CHORES, enqueue
+from app.core.redis import cache, rate_limits, redis_client
 from sandbox.gemini.process import GeminiStandIn
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process

@@ -4,8 +4,8 @@ import re
 
 from celery import Celery
 
+from app.core.celery import CHORES, GENERATIONS
 from app.core.ids import new_id
-from app.core.tasks import CHORES, GENERATIONS
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
 

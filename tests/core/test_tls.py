@@ -12,9 +12,9 @@ from limits import RateLimitItemPerMinute
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.core.database import db
-from app.core.redis_clients import cache, rate_limits, redis_client
-from app.core.tasks import CHORES, enqueue
+from app.core.celery import CHORES, enqueue
+from app.core.db import db
+from app.core.redis import cache, rate_limits, redis_client
 from tests.queues import waiting_tasks
 from tests.tls import Certificate, make_certificate, tls_in_front_of
 

@@ -10,7 +10,7 @@ from flask import Flask
 from flask_jwt_extended import create_access_token, create_refresh_token
 
 from app.core.auth import TokenError, register_auth
-from app.core.database import db
+from app.core.db import db
 from tests.problems import assert_problem
 
 PROTECTED = [("GET", "/chatroom"), ("POST", "/chatroom"), ("GET", "/user/me"), ("GET", "/user/usage")]

@@ -12,10 +12,9 @@ import psutil
 import pytest
 import redis
 
+from app.core.celery import CHORES, GENERATIONS, WORKERS
 from app.core.clock import utc_now
-from app.core.tasks import CHORES, GENERATIONS
-from app.core.workers import WORKERS
-from app.ops import rollup
+from app.ops import totals as rollup
 from sandbox.stack.servers import ValkeyServer, valkey_server, wait_until
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.model_client import Answer, ModelClient, ModelError, Turn
-from app.integrations.model_factory import CLIENTS, model_client_class
+from app.integrations.gemini.client import CLIENTS, Answer, ModelClient, ModelError, Turn, model_client_class
 from sandbox.gemini.process import GeminiStandIn
 
 

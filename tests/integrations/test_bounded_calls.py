@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
-from app.integrations.bounded_streams import bound
+from app.integrations.gemini.genai import bound
 from sandbox.stack.servers import wait_until
 from tests.integrations.scripted import read_request, serving
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.model_client import CallAborted, ModelRejected, ModelTimeout, ModelUnavailable
+from app.integrations.gemini.client import CallAborted, ModelRejected, ModelTimeout, ModelUnavailable
 from tests.integrations.scripted import SSE, says, serving
 
 

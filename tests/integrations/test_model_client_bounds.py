@@ -5,10 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.model_client import (
-    CallAborted,
-    ModelTimeout,
-)
+from app.integrations.gemini.client import CallAborted, ModelTimeout
 
 GRACE_SECONDS = 2.0  # of a machine that is busy with others
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from app.integrations.model_client import (
+from app.integrations.gemini.client import (
     Answer,
     ModelError,
     ModelRejected,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.model_client import CallAborted, ModelTimeout, ModelUnavailable
+from app.integrations.gemini.client import CallAborted, ModelTimeout, ModelUnavailable
 from tests.integrations.scripted import JSON, certify, says, serving
 
 ANSWER = b'{"candidates": [{"content": {"parts": [{"text": "safe"}]}, "finishReason": "STOP"}]}'

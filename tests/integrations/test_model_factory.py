@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.integrations.model_factory import CLIENTS
+from app.integrations.gemini.client import CLIENTS
 from config import ConfigError, GeminiSdk, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def test_every_choice_of_the_setting_has_a_client():
 def test_only_the_chosen_library_is_imported(sdk):
     others = [package for name, package in PACKAGES.items() if name != sdk]
     done = run(
-        f"import sys; from app.integrations.model_factory import model_client_class; model_client_class({sdk!r});"
+        f"import sys; from app.integrations.gemini.client import model_client_class; model_client_class({sdk!r});"
         f"print({PACKAGES[sdk]!r} in sys.modules, [name for name in {others!r} if name in sys.modules])"
     )
 

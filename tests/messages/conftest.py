@@ -12,12 +12,12 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, text
 
-from app.core.database import db
-from app.integrations.gemini_generativeai import Gemini
-from app.messages.breaker import Breaker
-from app.messages.generation import Generator
-from app.messages.lease_keeper import LeaseKeeper
-from app.messages.models import Message, PromptCharge
+from app.chatrooms.models import Message
+from app.core.db import db
+from app.generation.runner import Generator
+from app.generation.worker import Breaker, LeaseKeeper
+from app.integrations.gemini.generativeai import Gemini
+from app.quota.models import PromptCharge
 from sandbox.gemini.process import GeminiStandIn
 
 

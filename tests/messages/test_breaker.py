@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from app.core.clock import utc_now
-from app.messages.breaker import Breaker
-from app.messages.retries import delay_before_retry
+from app.generation.runner import delay_before_retry
+from app.generation.worker import Breaker
 
 
 class Clock:

@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from app.core.database import db
-from app.core.tasks import GENERATIONS
+from app.core.celery import GENERATIONS
+from app.core.db import db
 from app.core.transactions import transaction
 from sandbox.stack.servers import wait_until
 from tests.messages.event_streams import events_of, text_of

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from app.messages.conversation import conversation
+from app.generation.history import conversation
 
 
 def sent_to(gemini):

@@ -8,8 +8,8 @@ import pytest
 
 from app.core.clock import utc_now
 from app.core.transactions import transaction
-from app.messages.breaker import Breaker
-from app.messages.leases import claim_reply
+from app.generation.state import claim_reply
+from app.generation.worker import Breaker
 from sandbox.stack.servers import wait_until
 
 LEASE = timedelta(seconds=5)

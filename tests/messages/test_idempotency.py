@@ -6,7 +6,7 @@ import psycopg2
 import pytest
 from sqlalchemy import event
 
-from app.core.database import db
+from app.core.db import db
 
 KEY = {"Idempotency-Key": "5f0c9e9a-7d3b"}
 

@@ -6,13 +6,12 @@ import psycopg2
 import pytest
 from sqlalchemy import event, text
 
-from app.core.database import db
+from app.chatrooms.models import Status
+from app.core.db import db
 from app.core.transactions import Transaction, transaction
-from app.messages import tasks  # noqa: F401 - so that Celery knows them
-from app.messages.leases import claim_reply, renew, write
-from app.messages.models import Status
-from app.messages.queueing import enqueue_next
-from app.messages.reply_stream import STOP_CHANNEL
+from app.generation import tasks  # noqa: F401 - so that Celery knows them
+from app.generation.state import claim_reply, enqueue_next, renew, write
+from app.streaming.events import STOP_CHANNEL
 from tests.messages.conftest import Room
 
 LEASE = timedelta(seconds=5)

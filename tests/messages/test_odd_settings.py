@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from app.core.transactions import transaction
-from app.messages.leases import claim_reply
+from app.generation.state import claim_reply
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
 from tests.web_process import serving

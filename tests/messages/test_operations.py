@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from app.core.clock import utc_now
-from app.messages import operations
+from app.generation import cli as operations
 
 
 @pytest.fixture

@@ -9,15 +9,14 @@ from sqlalchemy import text
 
 from app.account import export
 from app.account import purging as accounts
-from app.account.purging import purge_account
+from app.account import purging as chatrooms
+from app.account.purging import purge_account, purge_chatroom
 from app.account.tasks import purge
 from app.chatrooms.service import PURGE
-from app.core.database import db
-from app.core.tasks import CHORES
-from app.messages import purging as chatrooms
-from app.messages.purging import purge_chatroom
-from app.messages.reply_stream import Publisher
-from app.messages.reply_stream import purge as purge_stream
+from app.core.celery import CHORES
+from app.core.db import db
+from app.streaming.events import Publisher
+from app.streaming.events import purge as purge_stream
 from bench.large import explained
 from tests.conftest import purge_all
 from tests.queues import waiting_tasks

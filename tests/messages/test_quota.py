@@ -9,9 +9,10 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
-from app.billing.grants import grant_pro
+from app.billing.tier import grant_pro
 from app.core.clock import utc_now
-from app.messages.service import accept_prompt, usage_today
+from app.messages.service import accept_prompt
+from app.quota.usage import quota_headers, usage_today
 from sandbox.stack.servers import valkey_server
 
 LATE = datetime(2031, 5, 1, 23, 59, 59, tzinfo=UTC)
@@ -53,7 +54,7 @@ def test_the_day_ends_at_midnight_utc(room):
     with room.app.app_context():
         accepted = [accept_prompt(*ids, "Hello", now=LATE) for _ in range(5)]
         assert accepted[-1].usage.remaining == 0
-        assert accepted[-1].usage.headers()["RateLimit-Reset"] == "1"
+        assert quota_headers(accepted[-1].usage)["RateLimit-Reset"] == "1"
         assert accept_prompt(*ids, "Hello", now=NEXT_DAY).usage.remaining == 4
         assert usage_today(ids[0], now=LATE).used == 5
         assert usage_today(ids[0], now=NEXT_DAY).used == 1

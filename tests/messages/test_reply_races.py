@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from app.core.database import db
+from app.core.db import db
 from sandbox.stack.servers import wait_until
 
 ROUNDS = 20  # each in a room of its own, all at once

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from app.core import draining
-from app.core.database import db
-from app.messages.views.prompts import preferred_wait
+from app.core import http as draining
+from app.core.db import db
+from app.messages.views import preferred_wait
 
 
 def test_a_prompt_is_accepted_at_once_and_its_location_leads_to_the_reply(user, worker):

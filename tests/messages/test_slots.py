@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
+from app.chatrooms.models import Status
+from app.core.celery import GENERATIONS
 from app.core.clock import utc_now
-from app.core.tasks import GENERATIONS
 from app.core.transactions import transaction
-from app.messages.leases import claim_reply
-from app.messages.models import Status
-from app.messages.statistics import queue
-from app.messages.sweeping import sweep_replies
+from app.generation.state import claim_reply
+from app.generation.tasks import sweep_replies
+from app.ops.totals import queue
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
 from tests.messages.conftest import Room

@@ -7,10 +7,10 @@ import pytest
 import redis
 from sqlalchemy.exc import OperationalError
 
-from app.core import draining
-from app.messages import streaming
-from app.messages.models import Status
-from app.messages.streaming import Follower
+from app.chatrooms.models import Status
+from app.core import http as draining
+from app.streaming import following as streaming
+from app.streaming.following import Follower
 from tests.conftest import purge_all
 from tests.messages.event_streams import follow, names
 

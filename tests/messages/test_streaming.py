@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from app.messages import reply_stream as reply_events
-from app.messages.models import Status
+from app.chatrooms.models import Status
+from app.streaming import events as reply_events
 from sandbox.stack.servers import valkey_server
 from tests.messages.event_streams import follow, names, text_of
 

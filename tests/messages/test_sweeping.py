@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import pytest
 
+from app.core.celery import GENERATIONS
 from app.core.clock import utc_now
-from app.core.tasks import GENERATIONS
-from app.messages import sweeping
+from app.generation import tasks as sweeping
+from app.generation.tasks import sweep_replies
 from app.messages.idempotency import LIFETIME
-from app.messages.sweeping import sweep_idempotency_keys, sweep_replies
+from app.messages.tasks import sweep_idempotency_keys
 from tests.messages.conftest import Room
 
 REQUEUE_AFTER = timedelta(seconds=8)

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from app.core.database import db
+from app.core.db import db
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
 from tests.messages.event_streams import events_of, names, text_of

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 from flask_migrate import downgrade, upgrade
 
-from app.core.database import db
+from app.core.db import db
 from tests.deployment.files import ROOT
 from tests.migrations.rows import insert_rows, read_rows, rules_of, schema_of, tables_of
 

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 
 from app.core.clock import utc_now
-from app.core.database import db
-from app.ops import rollup
+from app.core.db import db
+from app.ops import totals as rollup
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from sqlalchemy import event
 
-from app.core.database import db
+from app.core.db import db
 
 
 def test_healthz_asks_no_database(app, client):

@@ -12,8 +12,8 @@ from sqlalchemy import text
 
 from app.core import metrics
 from app.core.clock import utc_now
-from app.core.database import db
-from app.ops import rollup
+from app.core.db import db
+from app.ops import totals as rollup
 from sandbox.stack.children import descendants
 from sandbox.stack.servers import wait_until
 from tests.web_process import serving

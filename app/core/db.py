@@ -1,0 +1,209 @@
+"""No wait on PostgreSQL is endless: a server that is reachable and silent counts as gone.
+
+The server's own time-outs need a server that runs, and libpq waits for ever on a connection whose other end is
+frozen. psycopg2 lets us wait in its stead, by poll(2), which costs about 3 µs of CPU a query. The hook is the
+process's, and every thread runs it on its own connection.
+
+The database: engine settings, the base of every model, and what they have in common.
+"""
+
+import enum
+import logging
+import math
+import select as polling
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import psycopg2
+from flask_sqlalchemy import SQLAlchemy
+from psycopg2 import extensions
+from sqlalchemy import DateTime, Engine, Enum, MetaData, Table, event, func, select
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import DeclarativeBase, registry
+
+from app.core.logging import first_line
+
+CONNECT_SECONDS = 2.0
+PING_SECONDS = 1.0  # a connection that is slower than this to say it is alive is replaced
+STATEMENT_TIMEOUT_MS = 4_000  # what the server is told
+ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs has the first word
+
+_longer_seconds: ContextVar[float | None] = ContextVar("longer_seconds", default=None)
+
+
+class BoundedConnection(extensions.connection):  # type: ignore[misc]
+    """A connection of our pool, whose statements are bounded; those of others in this process are not."""
+
+
+def bound_waits() -> None:
+    """Give every wait of this process on PostgreSQL an end. Safe to call twice."""
+    extensions.set_wait_callback(wait_for_answer)
+
+
+@contextmanager
+def longer_statements(seconds: float) -> Iterator[None]:
+    """Let statements of this thread take longer, for migrations and other work without a client."""
+    token = _longer_seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _longer_seconds.reset(token)
+
+
+def wait_for_answer(connection: Any) -> None:
+    """Wait until libpq has what it waits for.
+
+    Raises psycopg2.OperationalError when that takes too long; psycopg2 closes the connection then.
+    """
+    deadline = time.monotonic() + seconds_allowed(connection)
+    while (state := connection.poll()) != extensions.POLL_OK:
+        poller = polling.poll()  # made anew, for libpq may change the socket while it connects
+        poller.register(connection.fileno(), polling.POLLIN if state == extensions.POLL_READ else polling.POLLOUT)
+        left = deadline - time.monotonic()
+        if left <= 0 or not poller.poll(None if left == math.inf else left * 1_000):
+            raise psycopg2.OperationalError("PostgreSQL does not answer in time")
+
+
+def seconds_allowed(connection: Any) -> float:
+    """How long this wait may take: for a connection, for a sign of life, or for a statement."""
+    if connection.status not in {extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED}:
+        return CONNECT_SECONDS
+    if not isinstance(connection, BoundedConnection):
+        return math.inf
+    if (longer_seconds := _longer_seconds.get()) is not None:
+        return longer_seconds
+    # Outside of a transaction the pool alone says something: its ping.
+    return PING_SECONDS if connection.autocommit else ANSWER_SECONDS
+
+
+POOL_TIMEOUT_SECONDS = 2.6  # a burst passes; with a new connection behind it, still within 5 seconds
+LOCK_TIMEOUT_MS = 2_000
+IDLE_IN_TRANSACTION_MS = 15_000
+# SQLSTATEs of a server that takes no statement now, besides class 08, connection exceptions:
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+ABSENT_STATES = {
+    "53300",  # too_many_connections
+    "57P01",  # admin_shutdown
+    "57P02",  # crash_shutdown
+    "57P03",  # cannot_connect_now
+}
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that migrations can find them, and keeps times aware."""
+
+    registry = registry(
+        metadata=MetaData(
+            naming_convention={
+                "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+                "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+                "ck": "ck_%(table_name)s_%(constraint_name)s",
+                "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+                "pk": "pk_%(table_name)s",
+            }
+        ),
+        type_annotation_map={datetime: DateTime(timezone=True)},
+    )
+
+
+class DatabaseUnavailable(OperationalError):
+    """PostgreSQL is not there, or does not answer: the connection is lost, refused, or silent for too long."""
+
+
+# PostgreSQL cannot be reached, or no connection to it came free in time.
+DATABASE_UNAVAILABLE = (DatabaseUnavailable, PoolTimeoutError)
+# The same, and what a server that runs gives up: a deadlock, a lock or a statement that takes too long, a full disk.
+# Nothing was stored, and the next try may succeed; but one of these that comes back is a defect.
+DATABASE_GAVE_UP = (OperationalError, PoolTimeoutError)
+
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+
+if TYPE_CHECKING:  # mypy does not understand what Flask-SQLAlchemy makes of Base
+
+    class Model(Base):
+        """What every table is declared on."""
+
+        __abstract__ = True
+        __table__: ClassVar[Table]
+else:
+    Model = db.Model
+
+
+@event.listens_for(Engine, "handle_error")
+def tell_absence_apart(context: ExceptionContext) -> BaseException | None:
+    """psycopg2 has one class for a server that is gone and for statements that a running server has ended."""
+    error = context.sqlalchemy_exception
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return None
+    state = getattr(error.orig, "pgcode", None)  # libpq has none for what it finds out by itself
+    is_connecting = context.connection is None and isinstance(error, OperationalError)
+    is_absent = state.startswith("08") or state in ABSENT_STATES if state else context.is_disconnect or is_connecting
+    if not is_absent:
+        return None
+    return DatabaseUnavailable(
+        error.statement,
+        error.params,
+        error.orig,
+        hide_parameters=error.hide_parameters,
+        connection_invalidated=context.is_disconnect,
+    )
+
+
+def database_now() -> datetime:
+    """What time it is by PostgreSQL's clock, which all processes share, when the transaction under way began."""
+    return db.session.execute(select(func.now())).scalar_one()
+
+
+def log_database_error(log: logging.Logger, consequence: str, error: Exception) -> None:
+    """Log one of DATABASE_GAVE_UP: an absence in a line, anything else with its traceback."""
+    if isinstance(error, DATABASE_UNAVAILABLE):
+        log.warning("PostgreSQL is unavailable (%s): %s", first_line(error), consequence)
+    else:
+        log.error("PostgreSQL has given a statement up: %s", consequence, exc_info=error)
+
+
+def text_enum(kind: type[enum.StrEnum], name: str) -> Enum:
+    """A column type that stores an enum's values as text, guarded by a check constraint."""
+    return Enum(
+        kind,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=32,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+def engine_options(pool_size: int) -> dict[str, Any]:
+    """Options that bound every wait on PostgreSQL: an answer or an error within 5 seconds.
+
+    pool_size: connections of one process; a thread that finds none free waits POOL_TIMEOUT_SECONDS.
+    """
+    bound_waits()
+    server_limits = {
+        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        "lock_timeout": LOCK_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
+        "timezone": "UTC",
+    }
+    return {
+        "hide_parameters": True,  # an error of SQLAlchemy's would tell what was to be stored
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": POOL_TIMEOUT_SECONDS,
+        "pool_pre_ping": True,
+        "pool_recycle": 1_800,
+        "connect_args": {
+            "connection_factory": BoundedConnection,
+            "application_name": "gemini-backend",
+            "tcp_user_timeout": 3_000,
+            "keepalives_idle": 30,
+            "options": " ".join(f"-c {name}={value}" for name, value in server_limits.items()),
+        },
+    }

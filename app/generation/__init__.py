@@ -1,0 +1,1 @@
+"""Replies: their states, and how a worker generates them."""

@@ -1,0 +1,64 @@
+"""What Gemini is told of a room: its turns before a prompt, as far as the budget goes, and the prompt."""
+
+from uuid import UUID
+
+from sqlalchemy import bindparam, func, select
+
+from app.chatrooms.models import Role, Status, messages
+from app.core.db import db
+from app.integrations.gemini.client import Turn
+
+MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
+MAX_REPLIES = 1_000  # and on those looked at for them, should most have failed
+
+replies, asked = messages.alias("replies"), messages.alias("asked")
+reply = (
+    select(replies.c.in_reply_to, replies.c.position, replies.c.status, replies.c.text)
+    .where(
+        replies.c.chatroom_id == bindparam("room"),
+        replies.c.position < bindparam("position"),
+        replies.c.role == Role.MODEL,
+    )
+    .order_by(replies.c.position.desc())
+    .limit(MAX_REPLIES)
+    .subquery("reply")
+)
+PAIRS = (
+    select(
+        asked.c.text.label("asked"),
+        reply.c.text.label("replied"),
+        func.sum(func.length(asked.c.text) + func.length(reply.c.text))
+        .over(order_by=reply.c.position.desc())
+        .label("length_so_far"),
+    )
+    .join(asked, asked.c.id == reply.c.in_reply_to)
+    .where(
+        reply.c.status.in_([Status.COMPLETED, Status.CANCELED]),
+        reply.c.text != "",
+    )
+    .order_by(reply.c.position.desc())
+    .limit(MAX_PAIRS)
+    .subquery()
+)
+FITTING_PAIRS = (
+    select(PAIRS.c.asked, PAIRS.c.replied)
+    .where(PAIRS.c.length_so_far <= bindparam("budget"))
+    .order_by(PAIRS.c.length_so_far)
+)
+
+
+def conversation(chatroom_id: UUID, position: int, prompt: str, *, max_chars: int) -> list[Turn]:
+    """The turns to send, oldest first, user and model by turns, ending with the prompt.
+
+    position: the reply's, in its room. Only pairs with an answer count: failed ones are left out with their
+    prompts. The newest pairs whose characters, together with the prompt's, fit into `max_chars` are sent; the
+    prompt always is.
+    """
+    values = {"room": chatroom_id, "position": position, "budget": max_chars - len(prompt)}
+    newest_first = db.session.execute(FITTING_PAIRS, values).all()
+    turns = [
+        turn
+        for asked_text, replied_text in reversed(newest_first)
+        for turn in (Turn("user", asked_text), Turn("model", replied_text))
+    ]
+    return [*turns, Turn("user", prompt)]

@@ -1,0 +1,1 @@
+"""Gemini: the interface, and one file for each SDK."""

@@ -1,0 +1,308 @@
+"""What can come of a call to Stripe: what this product wants to know of an object, or an error.
+
+Sources: https://docs.stripe.com/api/subscriptions/object, https://docs.stripe.com/api/checkout/sessions/object
+
+Stripe, through its own SDK: the only place that imports it. No database, own exceptions.
+
+A call has short time-outs and one retry by the SDK, which retries read time-outs too; on top of that, all calls
+inside one `with payments.bounded():` end together, whatever they wait for. The key is in no message and no log:
+of an error only its type, status, code and Stripe's request id are told.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import requests
+import stripe
+
+from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
+
+ENDED = frozenset({"canceled", "incomplete_expired"})  # nothing follows on these
+
+
+@dataclass(frozen=True)
+class RemoteSubscription:
+    """A subscription as Stripe said it is; times aware, in UTC."""
+
+    id: str
+    customer_id: str
+    status: str
+    price_ids: tuple[str, ...]
+    period_start: datetime | None
+    period_end: datetime | None
+    cancel_at_period_end: bool
+    created_at: datetime
+    ended_at: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ENDED
+
+
+@dataclass(frozen=True)
+class RemoteSession:
+    """A Checkout session; `status` is open, complete or expired; `url` is there while it is open.
+
+    `payment_status` is `unpaid` until the money is there, which of a complete one may take days.
+    """
+
+    id: str
+    status: str
+    payment_status: str
+    url: str | None
+    expires_at: datetime
+    subscription_id: str | None
+
+
+def read_subscription(source: Any) -> RemoteSubscription:
+    """From the SDK's object. The billing period sits on the items.
+
+    A cancellation that was asked for in the portal of a subscription in flexible billing mode shows in
+    `cancel_at` alone (https://docs.stripe.com/billing/subscriptions/billing-mode/compare).
+    """
+    data = source.to_dict()
+    items = (data.get("items") or {}).get("data") or []
+    starts = [item["current_period_start"] for item in items]
+    ends = [item["current_period_end"] for item in items]
+    return RemoteSubscription(
+        id=data["id"],
+        customer_id=id_of(data["customer"]) or "",
+        status=data["status"],
+        price_ids=tuple(item["price"]["id"] for item in items),
+        period_start=moment(min(starts, default=None)),
+        period_end=moment(max(ends, default=None)),
+        cancel_at_period_end=bool(data.get("cancel_at_period_end") or data.get("cancel_at")),
+        created_at=datetime.fromtimestamp(data["created"], UTC),
+        ended_at=moment(data.get("ended_at")),
+    )
+
+
+def read_session(source: Any) -> RemoteSession:
+    """From the SDK's object."""
+    data = source.to_dict()
+    return RemoteSession(
+        id=data["id"],
+        status=data["status"],
+        payment_status=data["payment_status"],
+        url=data.get("url"),
+        expires_at=datetime.fromtimestamp(data["expires_at"], UTC),
+        subscription_id=id_of(data.get("subscription")),
+    )
+
+
+def id_of(value: Any) -> str | None:
+    """The id in a field that holds an id or, expanded, the object itself."""
+    found = value.get("id") if isinstance(value, dict) else value
+    return found if isinstance(found, str) else None
+
+
+def moment(timestamp: int | None) -> datetime | None:
+    """Unix seconds as a time."""
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
+
+
+class PaymentsError(Exception):
+    """A call to Stripe did not give what was asked for; the message is for the log."""
+
+
+class PaymentsUnavailable(PaymentsError):
+    """Stripe does not answer, not in time, or not now: the same call may succeed later."""
+
+
+class PaymentsRejected(PaymentsError):
+    """Stripe refuses the call; `missing` names the parameter whose object does not exist there, if that is why."""
+
+    def __init__(self, message: str, *, missing: str | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class PaymentsFailed(PaymentsUnavailable):
+    """Stripe's own failure (5xx): it may keep this answer under the idempotency key of the call."""
+
+
+class EventRejected(PaymentsError):
+    """The webhook's body is not an event that Stripe signed for us just now."""
+
+
+class KeyInUse(PaymentsUnavailable):
+    """The same call is under way elsewhere."""
+
+
+CONNECT_SECONDS, READ_SECONDS = 2, 8
+MAX_RETRIES = 1
+CONNECTIONS = 64  # kept open to Stripe at most
+PAGE_SIZE = 100  # Stripe's most: https://docs.stripe.com/api/pagination
+IN_USE_PAUSE_SECONDS = 0.2
+EVENT_WORD = re.compile(r"[A-Za-z0-9_.]{1,100}")  # an id or a type
+TOLERANCE_SECONDS = 300  # https://docs.stripe.com/webhooks: an event's signature is at most five minutes old
+
+Result = TypeVar("Result")
+
+logging.getLogger("stripe").setLevel(logging.WARNING)  # at INFO it repeats Stripe's words, a part of the key included
+
+
+class Payments:
+    """A connection to Stripe; safe to share between threads."""
+
+    def __init__(self, *, secret_key: str, api_base: str, timeout_seconds: float) -> None:
+        session = requests.Session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, BoundedAdapter(pool_connections=2, pool_maxsize=CONNECTIONS))
+        self._timeout_seconds = timeout_seconds
+        self._stripe = stripe.StripeClient(
+            secret_key,
+            base_addresses={"api": api_base.rstrip("/")},
+            max_network_retries=MAX_RETRIES,
+            http_client=stripe.RequestsClient(timeout=(CONNECT_SECONDS, READ_SECONDS), session=session),
+        )
+
+    @contextmanager
+    def bounded(self) -> Iterator[BoundedCall]:
+        """Let all calls in the block end within `timeout_seconds` together (and a last connection attempt)."""
+        with BoundedCall(self._timeout_seconds) as call:
+            yield call
+
+    def create_customer(self, *, user_id: str, key: str) -> str:
+        """A new customer's id, or that of the customer made under the idempotency key before."""
+        customer = call_patiently(
+            lambda: self._stripe.v1.customers.create({"metadata": {"user_id": user_id}}, {"idempotency_key": key}),
+            self._timeout_seconds,
+        )
+        return customer.id
+
+    def is_deleted(self, customer_id: str) -> bool:
+        """Whether the customer was deleted. Raises PaymentsRejected (`missing`) when it never was there."""
+        customer = call(lambda: self._stripe.v1.customers.retrieve(customer_id))
+        return bool(customer.to_dict().get("deleted"))
+
+    def create_session(
+        self, *, customer_id: str, user_id: str, price_id: str, success_url: str, cancel_url: str, key: str
+    ) -> RemoteSession:
+        """An open Checkout session for a subscription, the one made under the idempotency key before included."""
+        params: Any = {
+            "mode": "subscription",
+            "customer": customer_id,
+            "client_reference_id": user_id,
+            "line_items": [{"price": price_id, "quantity": 1}],
+            "metadata": {"user_id": user_id},
+            "subscription_data": {"metadata": {"user_id": user_id}},
+            "success_url": success_url,
+            "cancel_url": cancel_url,
+        }
+        create = self._stripe.v1.checkout.sessions.create
+        return read_session(call_patiently(lambda: create(params, {"idempotency_key": key}), self._timeout_seconds))
+
+    def session(self, session_id: str) -> RemoteSession:
+        return read_session(call(lambda: self._stripe.v1.checkout.sessions.retrieve(session_id)))
+
+    def open_sessions(self, customer_id: str) -> list[RemoteSession]:
+        """The customer's open Checkout sessions."""
+        params: Any = {"customer": customer_id, "status": "open", "limit": PAGE_SIZE}
+        page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
+        return [read_session(session) for session in page.data]
+
+    def awaits_payment(self, subscription_id: str) -> bool:
+        """Whether the subscription was bought in a Checkout session whose payment has not arrived yet."""
+        params: Any = {"subscription": subscription_id}
+        page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
+        sessions = [read_session(session) for session in page.data]
+        return any((one.status, one.payment_status) == ("complete", "unpaid") for one in sessions)
+
+    def expire_session(self, session_id: str) -> RemoteSession:
+        """End a session; one that has ended by itself stays as it is."""
+        try:
+            return read_session(call(lambda: self._stripe.v1.checkout.sessions.expire(session_id)))
+        except PaymentsRejected:
+            session = self.session(session_id)
+            if session.status == "open":
+                raise
+            return session
+
+    def subscription(self, subscription_id: str) -> RemoteSubscription:
+        """The subscription as it is now. Raises PaymentsRejected (`missing`) when it does not exist."""
+        return read_subscription(call(lambda: self._stripe.v1.subscriptions.retrieve(subscription_id)))
+
+    def subscriptions(self, customer_id: str) -> list[RemoteSubscription]:
+        """Every subscription of the customer, those that have ended included."""
+        params: Any = {"customer": customer_id, "status": "all", "limit": PAGE_SIZE}
+        listed = call(lambda: list(self._stripe.v1.subscriptions.list(params).auto_paging_iter()))
+        return [read_subscription(subscription) for subscription in listed]
+
+    def cancel_subscription(self, subscription_id: str) -> RemoteSubscription:
+        """Cancel at once; one that has ended already stays as it is."""
+        try:
+            return read_subscription(call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id)))
+        except PaymentsRejected as error:
+            if not error.missing:
+                raise
+            return self.subscription(subscription_id)
+
+    def portal_url(self, customer_id: str, *, return_url: str) -> str:
+        """Where the customer manages the subscription, good for a few minutes."""
+        params: Any = {"customer": customer_id, "return_url": return_url}
+        return str(call(lambda: self._stripe.v1.billing_portal.sessions.create(params)).url)
+
+
+def read_event(body: bytes, signature: str, secret: str, *, now_seconds: float) -> dict[str, Any]:
+    """The event in a webhook's body, as plain JSON, once the SDK has checked signature and age.
+
+    Raises EventRejected, whatever the body or the header may be. The SDK lets a time in the future pass, which
+    would keep a signature good for long: it is refused here.
+    """
+    try:
+        event = stripe.Webhook.construct_event(body, signature, secret, TOLERANCE_SECONDS).to_dict()
+        signed_at = next(int(part.split("=", 2)[1]) for part in signature.split(",") if part.split("=", 2)[0] == "t")
+    except (stripe.SignatureVerificationError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as e:
+        raise EventRejected(type(e).__name__) from None
+    if signed_at > now_seconds + TOLERANCE_SECONDS:
+        raise EventRejected("signed in the future")
+    if not all(isinstance(event.get(name), str) and EVENT_WORD.fullmatch(event[name]) for name in ("id", "type")):
+        raise EventRejected("no event")
+    return dict(event)
+
+
+def call_patiently(work: Callable[[], Result], seconds: float) -> Result:
+    """As `call`; waits while another request with the same idempotency key is being worked on."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return call(work)
+        except KeyInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(IN_USE_PAUSE_SECONDS)
+
+
+def call(work: Callable[[], Result]) -> Result:
+    """Do one call. Raises a PaymentsError."""
+    try:
+        return work()
+    except stripe.StripeError as error:
+        raise classify(error) from None  # the SDK's error carries the whole answer
+
+
+def classify(error: stripe.StripeError) -> PaymentsError:
+    """What an error of the SDK means."""
+    status = error.http_status
+    facts = f"{type(error).__name__} HTTP {status} {error.code or '-'} {error.request_id or '-'}"
+    if status is None or isinstance(error, stripe.APIConnectionError):
+        return PaymentsUnavailable(facts)
+    if status == HTTPStatus.CONFLICT:
+        return KeyInUse(facts)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return PaymentsUnavailable(facts)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return PaymentsFailed(facts)
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return PaymentsRejected(f"{facts}: Stripe refuses STRIPE_SECRET_KEY")
+    param = getattr(error, "param", None)
+    missing = (param or "id") if error.code == "resource_missing" else None
+    return PaymentsRejected(f"{facts} {param or ''}".strip(), missing=missing)

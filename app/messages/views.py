@@ -1,0 +1,262 @@
+"""What the routes of messages share.
+
+Routes of a room: its page, its history, and sending a prompt.
+
+Routes of one message: read it, follow it as it is written, cancel it, have it made again.
+"""
+
+import json
+import re
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from flask import Response, request, url_for
+from flask.views import MethodView
+
+from app.chatrooms.schemas import EXAMPLE_CHATROOM
+from app.chatrooms.service import get_message
+from app.core.api import Blueprint
+from app.core.auth import current_user_id
+from app.core.clock import utc_now
+from app.core.errors import NotFound
+from app.core.http import has_hung_up
+from app.core.schemas import InvalidCursor, PageQuery
+from app.generation import service as replies
+from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
+from app.messages import service
+from app.messages.errors import IdempotencyKeyReused
+from app.messages.schemas import (
+    EXAMPLE_EVENTS,
+    EXAMPLE_PROMPT,
+    EXAMPLE_QUEUED,
+    EXAMPLE_REPLY,
+    STREAM_EVENT,
+    AcceptedOut,
+    ChatroomWithMessagesOut,
+    MessageOut,
+    MessagePageOut,
+    PromptHeaders,
+    PromptIn,
+    StreamHeaders,
+)
+from app.messages.waiting import place_to_wait, wait_for_reply
+from app.quota.usage import QuotaExceeded, quota_headers
+from app.streaming.errors import TooManyStreams
+from app.streaming.following import Event, Place, follow_reply
+
+blp = Blueprint(
+    "messages",
+    __name__,
+    url_prefix="/chatroom/<id:chatroom_id>",
+    description="Send prompts; read, follow, cancel and retry replies.",
+)
+
+
+def header(description: str, kind: str = "string") -> dict[str, Any]:
+    return {"description": description, "schema": {"type": kind}}
+
+
+QUOTA_HEADERS = {
+    "RateLimit-Limit": header("Prompts a day; Basic only.", "integer"),
+    "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
+    "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
+}
+
+
+MAX_WAIT_SECONDS = 20
+
+ACCEPTED_HEADERS = QUOTA_HEADERS | {
+    "Location": header("Where the reply is, and will be."),
+    "Preference-Applied": header("`wait=N` when a wait was asked for and the reply came."),
+    "Idempotent-Replayed": header("`true` when this Idempotency-Key had been answered before."),
+}
+
+
+@blp.route("")
+class ChatroomPage(MethodView):
+    @blp.authenticated()
+    @blp.response(
+        200,
+        ChatroomWithMessagesOut,
+        example=EXAMPLE_CHATROOM | {"messages": [EXAMPLE_PROMPT, EXAMPLE_REPLY], "next_cursor": None},
+    )
+    @blp.errors(NotFound)
+    def get(self, chatroom_id: UUID) -> object:
+        """Open a chatroom's page
+
+        The chatroom with its latest 50 messages, oldest first."""
+        room, page = service.open_room(current_user_id(), chatroom_id)
+        return {
+            "id": room.id,
+            "title": room.title,
+            "created_at": room.created_at,
+            "updated_at": room.updated_at,
+            "messages": page.items[::-1],
+            "next_cursor": page.next_cursor,
+        }
+
+
+@blp.route("/message")
+class MessageCollection(MethodView):
+    @blp.authenticated()
+    @blp.arguments(PromptIn)
+    @blp.arguments(PromptHeaders, location="headers")
+    @blp.response(
+        202,
+        AcceptedOut,
+        example={"message": EXAMPLE_PROMPT, "reply": EXAMPLE_QUEUED},
+        headers=ACCEPTED_HEADERS,
+    )
+    @blp.alt_response(
+        200,
+        schema=AcceptedOut,
+        success=True,
+        description="With `Prefer: wait=N`: the reply came in time.",
+        example={"message": EXAMPLE_PROMPT, "reply": EXAMPLE_REPLY},
+        headers=ACCEPTED_HEADERS,
+    )
+    @blp.errors(NotFound, QuotaExceeded, IdempotencyKeyReused)
+    def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID) -> object:
+        """Send a message
+
+        Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
+        `Prefer: wait=10` the answer waits for the reply, up to that many seconds. With `stream: true` the reply can
+        be followed as it is written, at its `…/stream`."""
+        with place_to_wait(preferred_wait(headers["prefer"])) as wait_seconds:
+            accepted = service.accept_prompt(
+                current_user_id(),
+                chatroom_id,
+                body["text"],
+                streamed=body["stream"],
+                wait_seconds=wait_seconds,
+                idempotency_key=headers["idempotency_key"],
+                fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
+                now=utc_now(),
+            )
+            accepted = wait_for_reply(current_user_id(), accepted, now=utc_now())
+        answer_headers = quota_headers(accepted.usage) | {
+            "Location": url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=accepted.reply.id)
+        }
+        if accepted.ended and wait_seconds:
+            answer_headers["Preference-Applied"] = f"wait={wait_seconds}"
+        if accepted.replayed:
+            answer_headers["Idempotent-Replayed"] = "true"
+        return accepted, 200 if accepted.ended else 202, answer_headers
+
+
+@blp.route("/messages")
+class MessageHistory(MethodView):
+    @blp.authenticated()
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, MessagePageOut, example={"items": [EXAMPLE_REPLY, EXAMPLE_PROMPT], "next_cursor": None})
+    @blp.errors(NotFound, InvalidCursor)
+    def get(self, query: dict[str, Any], chatroom_id: UUID) -> object:
+        """List a chatroom's messages
+
+        Newest first."""
+        return service.list_messages(current_user_id(), chatroom_id, limit=query["limit"], cursor=query["cursor"])
+
+
+def preferred_wait(prefer: str) -> int:
+    """Seconds of the first `wait=N` in `Prefer` (RFC 7240), clamped; 0 when there is none that makes sense."""
+    for preference in prefer.split(","):
+        name, _, value = preference.split(";", 1)[0].partition("=")
+        if name.strip().lower() == "wait":
+            seconds = value.strip().strip('"')
+            return min(int(seconds), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,30}", seconds) else 0
+    return 0
+
+
+RECONNECT_MS = 1_000
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+@blp.route("/messages/<id:message_id>")
+class MessageItem(MethodView):
+    @blp.authenticated()
+    @blp.response(200, MessageOut, example=EXAMPLE_REPLY)
+    @blp.errors(NotFound)
+    def get(self, chatroom_id: UUID, message_id: UUID) -> object:
+        """Read a message
+
+        Poll a reply here until its `status` is final, follow its stream, or send the prompt with
+        `Prefer: wait`."""
+        return get_message(current_user_id(), chatroom_id, message_id)
+
+
+@blp.route("/messages/<id:message_id>/stream")
+class MessageStream(MethodView):
+    @blp.authenticated()
+    @blp.arguments(StreamHeaders, location="headers")
+    @blp.response(200, STREAM_EVENT, content_type="text/event-stream", example=EXAMPLE_EVENTS)
+    @blp.errors(NotFound, TooManyStreams)
+    def get(self, headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> Response:
+        """Follow a reply as it is written
+
+        Server-Sent Events, one `data: <JSON>` each: `status`, then `delta` with the next piece of text, `reset`
+        when a new attempt begins (forget what came), and at the end `completed`, `failed` or `canceled` with
+        the message. The joined deltas since the last `reset` are the stored text. An event's `id` is
+        `attempt:characters`: send the last one as `Last-Event-ID` to go on from there, also much later. A
+        comment comes every 15 s while nothing happens; `reconnect` asks to come back at once.
+
+        Prompts sent with `stream: true` come in pieces, others in one."""
+        place, hung_up = Place.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
+        until_closed = ExitStack()
+        events = until_closed.enter_context(
+            follow_reply(current_user_id(), chatroom_id, message_id, place=place, hung_up=hung_up)
+        )
+        response = Response(map(event_lines, events), mimetype="text/event-stream", headers=STREAM_HEADERS)
+        response.call_on_close(until_closed.close)
+        return response
+
+
+@blp.route("/messages/<id:message_id>/cancel")
+class MessageCancel(MethodView):
+    @blp.authenticated()
+    @blp.response(200, MessageOut, example=EXAMPLE_REPLY | {"status": "canceled", "text": "DNS is the"})
+    @blp.errors(NotFound, ReplyNotCancelable)
+    def post(self, chatroom_id: UUID, message_id: UUID) -> object:
+        """Cancel a reply
+
+        Stops one that is queued or being written and keeps what there is of it. Only one that was still
+        queued gives its prompt back."""
+        return replies.cancel_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
+
+
+@blp.route("/messages/<id:message_id>/retry")
+class MessageRetry(MethodView):
+    @blp.authenticated()
+    @blp.response(
+        202,
+        MessageOut,
+        example=EXAMPLE_QUEUED,
+        headers=QUOTA_HEADERS | {"Location": header("Where the reply will be.")},
+    )
+    @blp.errors(NotFound, ReplyNotRetryable, QuotaExceeded)
+    def post(self, chatroom_id: UUID, message_id: UUID) -> object:
+        """Have a reply made again
+
+        For one that failed or was canceled; costs a prompt. It sees only the turns before it, and a part that
+        was kept stays until the new text is there."""
+        retried = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
+        location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=message_id)
+        return retried.reply, 202, quota_headers(retried.usage) | {"Location": location}
+
+
+def event_lines(event: Event | None) -> str:
+    """One event in the format of the HTML standard, 9.2.6; a comment as a sign of life."""
+    if event is None:
+        return ": still here\n\n"
+    data: dict[str, Any] = {}
+    if event.name == "status" and event.status is not None:
+        data = {"status": event.status.value}
+    elif event.name == "delta":
+        data = {"text": event.text}
+    elif event.message is not None:
+        data = {"message": MessageOut().dump(event.message)}
+    lines = [f"event: {event.name}", f"data: {json.dumps(data)}"]
+    lines += [f"id: {event.place}"] if event.place else []
+    lines += [f"retry: {RECONNECT_MS}"] if event.name == "reconnect" else []
+    return "\n".join(lines) + "\n\n"

@@ -1,0 +1,164 @@
+"""What became of replies, in numbers: nothing of a conversation, and every query bounded by an index.
+
+Totals of what workers did, added up a few times a minute, so that a scrape reads some twenty rows.
+
+Counting all messages at each scrape would read millions of rows; a counter in the transaction that finishes a reply
+would make all workers wait for one row. So one task at a time adds what has ended since the last time. It stays
+SETTLING behind the clock: what ended earlier than that is committed and will not appear behind its back. Totals
+never shrink, as Prometheus wants it, whatever is deleted or generated anew.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import and_, case, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from app.chatrooms.models import ErrorCode, Role, Status, messages
+from app.core.db import db
+from app.core.transactions import transaction
+from app.generation.state import UNFINISHED
+from app.ops.models import Heartbeat, Total
+
+REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
+GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT)
+COUNTED_ROWS = 50_000  # a longer queue is told as this long: its exact length would change nothing
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Replies that are not finished, and how long the longest-waiting one has had nobody to look after it."""
+
+    by_status: dict[str, int]
+    oldest_due_seconds: float
+
+
+def queue(now: datetime) -> Queue:
+    """The unfinished replies at `now`.
+
+    Due is a reply that a worker could take at once: queued, its pause over, its turn come, and not waiting for
+    another one of its user to end; or generating under a lease that has run out.
+    """
+    oldest = (
+        select(messages)
+        .where(messages.c.status.in_(UNFINISHED))
+        .order_by(messages.c.created_at)
+        .limit(COUNTED_ROWS)
+        .subquery()
+    )
+    place = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
+    under_way = func.count().filter(oldest.c.status == Status.GENERATING).over(partition_by=oldest.c.chatroom_id)
+    unfinished = select(oldest, place.label("place"), under_way.label("under_way")).subquery()
+    is_queued = and_(unfinished.c.status == Status.QUEUED, unfinished.c.held_for.is_(None))
+    its_turn = and_(is_queued, unfinished.c.place == 1, unfinished.c.under_way == 0)
+    due_since = case(
+        (its_turn, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
+        (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
+    )
+    statement = select(unfinished.c.status, func.count(), func.min(due_since)).group_by(unfinished.c.status)
+    by_status, due_since_first = {str(status): 0 for status in UNFINISHED}, now
+    for status, count, due in db.session.execute(statement):
+        by_status[str(status)] = count
+        due_since_first = min(due_since_first, due or now)
+    return Queue(by_status, (now - due_since_first).total_seconds())
+
+
+def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str]]:
+    """What to add to the totals for the replies that ended within (after, until], by name and label.
+
+    `reply_seconds_bucket` counts each reply once, under the smallest bound it is within. A call to Gemini that was
+    cut short by a shutdown, or whose reply was cancelled, is not counted.
+    """
+    accepted_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
+    seconds = func.extract("epoch", messages.c.completed_at - accepted_at)
+    bucket = case(*[(seconds <= bound, str(bound)) for bound in REPLY_SECONDS], else_="+Inf")
+    statement = (
+        select(
+            messages.c.status,
+            messages.c.error_code,
+            bucket.label("bucket"),
+            func.count(),
+            func.sum(seconds),
+            func.sum(messages.c.failures),
+            func.coalesce(func.sum(messages.c.prompt_tokens), 0),
+            func.coalesce(func.sum(messages.c.output_tokens), 0),
+        )
+        .where(
+            messages.c.role == Role.MODEL,
+            messages.c.completed_at > after,
+            messages.c.completed_at <= until,
+            messages.c.status.not_in(UNFINISHED),
+        )
+        .group_by(messages.c.status, messages.c.error_code, bucket)
+    )
+    totals: Counter[tuple[str, str]] = Counter()
+    for row in db.session.execute(statement):
+        status, code, bound, count, its_seconds, failures, prompt_tokens, output_tokens = row
+        gemini_failed, gemini_refused = code in GEMINI_FAILED, code is ErrorCode.MODEL_REJECTED
+        totals["replies", str(code or status)] += count
+        totals["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
+        totals["gemini_calls", "refused"] += count if gemini_refused else 0
+        answered = not gemini_failed and not gemini_refused and status is not Status.CANCELED
+        totals["gemini_calls", "answered"] += count if answered else 0
+        totals["gemini_tokens", "prompt"] += prompt_tokens
+        totals["gemini_tokens", "output"] += output_tokens
+        if status is Status.COMPLETED:
+            totals["reply_seconds_bucket", bound] += count
+            totals["reply_seconds_sum", ""] += float(its_seconds)  # type: ignore[assignment]
+    return totals
+
+
+BEAT = "beat"
+COUNTED_UNTIL = "replies counted until"
+SETTLING = timedelta(seconds=30)  # above what a transaction that ends a reply may take
+MAX_CATCH_UP = timedelta(hours=1)  # of replies in one go; the next ones follow at the next ticks
+
+
+def tick(now: datetime) -> None:
+    """Beat, broker and a worker are alive: write it down, and count what has ended."""
+    with transaction():
+        beat(BEAT, now)
+    count_replies(now)
+
+
+def beat(name: str, at: datetime) -> None:
+    """Note a sign of life, in the caller's transaction. An older one never replaces a newer one."""
+    statement = insert(Heartbeat).values(name=name, at=at)
+    later = func.greatest(Heartbeat.at, statement.excluded.at)
+    db.session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.name], set_={"at": later}))
+
+
+def last_beat(name: str) -> datetime | None:
+    at: datetime | None = db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == name))
+    return at
+
+
+def count_replies(now: datetime) -> datetime | None:
+    """Add the replies that ended since the last time; until when they are counted (None: somebody else is at it)."""
+    with transaction():
+        first = insert(Heartbeat).values(name=COUNTED_UNTIL, at=now - SETTLING)
+        db.session.execute(first.on_conflict_do_nothing())
+        taken = select(Heartbeat).where(Heartbeat.name == COUNTED_UNTIL).with_for_update(skip_locked=True)
+        mark: Heartbeat | None = db.session.scalar(taken, execution_options={"populate_existing": True})
+        if mark is None:
+            return None
+        until = min(now - SETTLING, mark.at + MAX_CATCH_UP)
+        if until <= mark.at:
+            return mark.at
+        for (name, label), amount in sorted(finished_between(mark.at, until).items()):
+            add_to_total(name, label, amount)
+        mark.at = until
+    return until
+
+
+def add_to_total(name: str, label: str, amount: float) -> None:
+    statement = insert(Total).values(name=name, label=label, value=amount)
+    grown = {"value": Total.value + statement.excluded.value}
+    db.session.execute(statement.on_conflict_do_update(index_elements=[Total.name, Total.label], set_=grown))
+
+
+def totals() -> dict[tuple[str, str], float]:
+    """All totals, by name and label."""
+    rows = db.session.execute(select(Total.name, Total.label, Total.value))
+    return {(name, label): value for name, label, value in rows}

@@ -1,0 +1,55 @@
+"""The counter in Redis: flask-limiter's strategy decides whether one more prompt of the day is allowed.
+
+A counter that Redis has lost, that a crash left too high, or that came back from an old snapshot too low is set to
+what the ledger says before a tier with a limit is counted.
+"""
+
+from datetime import datetime
+
+from limits import RateLimitItem
+from limits.limits import Granularity
+
+from app.core.clock import next_midnight, seconds_until
+from app.core.redis import asking_redis, rate_limits
+from app.quota.ledger import quota_day
+
+UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
+
+
+class PromptsOfDay(RateLimitItem):
+    """A limit on one calendar day: its key names the day, and it expires at the next midnight UTC."""
+
+    GRANULARITY = Granularity(86_400, "utcday")
+    __slots__ = ("now",)
+
+    def __init__(self, amount: int, now: datetime) -> None:
+        super().__init__(amount, namespace="prompts")
+        self.now = now
+
+    def get_expiry(self) -> int:
+        return seconds_until(next_midnight(self.now), self.now)
+
+    def key_for(self, *identifiers: bytes | str | int | float) -> str:
+        return "/".join([self.namespace, quota_day(self.now).isoformat(), *map(str, identifiers)])
+
+
+def count_prompt(key: str, *, limit: int | None, charged: int, now: datetime) -> bool:
+    """Count one prompt of the number's day; whether it is within the limit.
+
+    limit: None for a tier without one. charged: what the ledger says was spent so far. Raises redis.RedisError.
+    """
+    item = PromptsOfDay(UNLIMITED if limit is None else limit, now)
+    with asking_redis():
+        if limit is not None:
+            set_counter(item, key, charged)
+        return bool(rate_limits().hit(item, key))
+
+
+def set_counter(item: PromptsOfDay, key: str, charged: int) -> None:
+    """Let the counter say what the ledger says."""
+    storage = rate_limits().storage
+    if storage.get(item.key_for(key)) == charged:
+        return
+    storage.clear(item.key_for(key))
+    if charged:
+        storage.incr(item.key_for(key), item.get_expiry(), amount=charged)

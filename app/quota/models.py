@@ -1,0 +1,29 @@
+"""The ledger's table."""
+
+from datetime import date, datetime
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.db import Model
+from app.core.ids import new_id
+
+
+class PromptCharge(Model):
+    """One prompt of a day, spent by a number: the ledger behind the quota's counter in Redis.
+
+    It outlives the message, the chatroom and the account, so that deleting them refills no day.
+    """
+
+    __tablename__ = "prompt_charges"
+    __table_args__ = (
+        Index("ix_prompt_charges_spent", "mobile_key", "day", postgresql_where=text("given_back_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    mobile_key: Mapped[str] = mapped_column(String(64))
+    day: Mapped[date]
+    reply_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[datetime]
+    given_back_at: Mapped[datetime | None]

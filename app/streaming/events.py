@@ -1,0 +1,180 @@
+"""What happens to a reply, told to whoever waits for it: a Redis stream for each reply, bounded and expiring.
+
+An entry is a piece of text, a status or an end, each with the attempt it belongs to. PostgreSQL holds the
+truth: what is lost here costs a waiter its early wake-up and nothing else.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import redis
+
+from app.chatrooms.models import Status
+from app.core.redis import MAX_BLOCK_SECONDS, redis_client
+
+log = logging.getLogger(__name__)
+
+STREAM_TTL_SECONDS = 600  # longer than any reply takes; later readers are served from PostgreSQL
+MAX_ENTRIES = 5_000
+READ_AT_ONCE = 200
+STOP_CHANNEL = "replies:stop"
+FROM_THE_START = "0"
+WITHOUT_REDIS_SECONDS = 1.0
+SLICE_SECONDS = 2.0  # of a wait: how long a drain may go unnoticed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a reply's stream.
+
+    piece: text, which ends at `offset` characters of the attempt's text. status: a state that was reached; a
+    final one is the end of the attempt.
+    """
+
+    attempt: int
+    piece: str = ""
+    offset: int = 0
+    status: Status | None = None
+
+    @property
+    def is_end(self) -> bool:
+        return self.status is not None and self.status.is_final
+
+
+def stream_key(reply_id: UUID) -> str:
+    return f"reply:{reply_id}:events"
+
+
+def publish(reply_id: UUID, entry: Entry) -> str:
+    """Append an entry; its id in the stream, empty for a piece without a stream. Raises redis.RedisError."""
+    fields: dict[Any, Any] = {"attempt": entry.attempt}
+    fields |= {"piece": entry.piece, "offset": entry.offset} if entry.piece else {}
+    fields |= {"status": entry.status.value} if entry.status else {}
+    pipeline = redis_client().pipeline(transaction=False)
+    # A piece makes no stream: one that was purged with its reply meanwhile does not come back.
+    never_new = bool(entry.piece)
+    pipeline.xadd(stream_key(reply_id), fields, maxlen=MAX_ENTRIES, approximate=True, nomkstream=never_new)
+    pipeline.expire(stream_key(reply_id), STREAM_TTL_SECONDS)
+    return (pipeline.execute()[0] or b"").decode()
+
+
+def read(client: redis.Redis, reply_id: UUID, after: str, *, seconds: float) -> tuple[str, list[Entry]]:
+    """Entries behind the id `after`, waiting up to `seconds` for the first; and the last one's id.
+
+    client: a blocking one. Raises redis.RedisError.
+    """
+    block_ms = max(1, int(min(seconds, MAX_BLOCK_SECONDS) * 1_000))
+    answer: Any = client.xread({stream_key(reply_id): after}, count=READ_AT_ONCE, block=block_ms)
+    entries = answer[0][1] if answer else []
+    return (entries[-1][0].decode() if entries else after), [parse(fields) for _, fields in entries]
+
+
+def pieces_until(reply_id: UUID, last_id: str, attempt: int) -> str:
+    """The text that an attempt had written when the entry `last_id` was made. Raises redis.RedisError."""
+    entries: Any = redis_client().xrange(stream_key(reply_id), max=last_id)
+    text = ""
+    for entry in (parse(fields) for _, fields in entries):
+        if entry.attempt == attempt and entry.offset - len(entry.piece) == len(text):
+            text += entry.piece
+    return text
+
+
+def parse(fields: dict[bytes, bytes]) -> Entry:
+    status = fields.get(b"status")
+    return Entry(
+        attempt=int(fields[b"attempt"]),
+        piece=fields.get(b"piece", b"").decode(),
+        offset=int(fields.get(b"offset", 0)),
+        status=Status(status.decode()) if status else None,
+    )
+
+
+def stop_generating(reply_id: UUID) -> None:
+    """Tell every worker that nobody wants this reply any more. Raises redis.RedisError."""
+    redis_client().publish(STOP_CHANNEL, str(reply_id))
+
+
+def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
+    """Throw away what the streams of deleted messages hold. Raises redis.RedisError.
+
+    under_way: the attempt of each reply that had not ended. Its worker stops, and whoever follows it looks again.
+    """
+    pipeline = redis_client().pipeline(transaction=False)  # or nobody would be woken by what is gone a command later
+    for reply_id, attempt in under_way.items():
+        pipeline.publish(STOP_CHANNEL, str(reply_id))
+        pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
+    pipeline.unlink(*map(stream_key, {*messages, *under_way}))
+    pipeline.execute()
+
+
+def unwanted_replies() -> Iterator[UUID | None]:
+    """Replies that `stop_generating` names, as it does; None once it listens, and from time to time.
+
+    Raises redis.RedisError.
+    """
+    client: Any = redis_client(blocking=True)
+    with client.pubsub(ignore_subscribe_messages=True) as subscription:
+        subscription.subscribe(STOP_CHANNEL)
+        yield None
+        while True:
+            message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
+            yield reply_named_by(message["data"]) if message else None
+
+
+def reply_named_by(data: bytes) -> UUID | None:
+    """The id in a message on STOP_CHANNEL; None in one that is not ours."""
+    try:
+        return UUID(data.decode())
+    except ValueError:
+        log.warning("A message on the channel %s names no reply", STOP_CHANNEL)
+        return None
+
+
+def wait_for_end(
+    reply_id: UUID, seconds: float, *, after: str = FROM_THE_START, leaving: Callable[[], bool] = lambda: False
+) -> str:
+    """Return at the next sign behind `after` that the reply has ended, when `seconds` are over, or soon without Redis.
+
+    A sign may come before its commit, and be of an attempt that went on after all: look, and wait on behind it.
+    leaving: whether to give up. Returns the place to go on from.
+    """
+    deadline = time.monotonic() + seconds
+    last_id = after
+    while (left := deadline - time.monotonic()) > 0 and not leaving():
+        try:
+            last_id, entries = read(redis_client(blocking=True), reply_id, last_id, seconds=min(left, SLICE_SECONDS))
+        except redis.RedisError:
+            log.warning("Redis became unavailable while a request waited for its reply")
+            time.sleep(min(left, WITHOUT_REDIS_SECONDS))
+            break
+        if any(entry.is_end for entry in entries):
+            break
+    return last_id
+
+
+class Publisher:
+    """Passes the pieces of one attempt on. Redis gone: the rest is not passed on, and the reply goes on."""
+
+    def __init__(self, reply_id: UUID, attempt: int) -> None:
+        self.reply_id = reply_id
+        self.attempt = attempt
+        self.offset = 0
+        self.lost = False
+        self._publish(Entry(attempt, status=Status.GENERATING))
+
+    def pass_on(self, piece: str) -> None:
+        self.offset += len(piece)
+        self._publish(Entry(self.attempt, piece=piece, offset=self.offset))
+
+    def _publish(self, entry: Entry) -> None:
+        if self.lost:
+            return
+        try:
+            publish(self.reply_id, entry)
+        except redis.RedisError:
+            log.warning("Redis became unavailable in the middle of a streamed reply; it goes on without")
+            self.lost = True

@@ -1,0 +1,104 @@
+"""How many requests this process holds open: streams and waits together, and exports.
+
+Each of them has a thread, and all other requests need some too.
+
+How many streams may be open: of one user, on all processes together, and of this process.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import redis
+
+from app.core.errors import ServiceUnavailable
+from app.core.redis import redis_client
+from app.streaming.errors import TooManyStreams
+
+_held: Counter[str] = Counter()
+_lock = threading.Lock()
+
+
+@contextmanager
+def held_request(kind: str = "replies", *, at_most: int) -> Iterator[bool]:
+    """Count a request among the held ones during the block; False, and not counted, when `at_most` are held."""
+    with _lock:
+        has_place = _held[kind] < at_most
+        _held[kind] += has_place
+    try:
+        yield has_place
+    finally:
+        with _lock:
+            _held[kind] -= has_place
+
+
+log = logging.getLogger(__name__)
+
+FORGOTTEN_AFTER_SECONDS = 60  # a slot whose process died; living ones are renewed with each heartbeat
+
+
+class Slot:
+    """One of the few requests that a user may hold open at once, of those under the same key.
+
+    lasts_seconds: without being renewed.
+    """
+
+    def __init__(self, key: str, *, at_most: int, lasts_seconds: int = FORGOTTEN_AFTER_SECONDS) -> None:
+        self.key = key
+        self.name = secrets.token_hex(8)
+        self.at_most = at_most
+        self.lasts_seconds = lasts_seconds
+        self.client = redis_client()  # a slot is given up when its request is over, and its context with it
+
+    def take(self) -> bool:
+        """Whether it is one of `at_most`. Redis gone: nobody counts."""
+        try:
+            if self._renew() <= self.at_most:
+                return True
+        except redis.RedisError:
+            log.warning("Redis is unavailable; the streams of a user are not counted")
+            return True
+        self.give_up()
+        return False
+
+    def keep(self) -> None:
+        """Say that the stream is still open."""
+        try:
+            self._renew()
+        except redis.RedisError:
+            log.warning("Redis is unavailable; the streams of a user are not counted")
+
+    def give_up(self) -> None:
+        try:
+            self.client.zrem(self.key, self.name)
+        except redis.RedisError:
+            log.warning("Redis is unavailable; a stream's slot is released in %d s", self.lasts_seconds)
+
+    def _renew(self) -> int:
+        now = time.time()
+        pipeline = self.client.pipeline(transaction=True)
+        pipeline.zremrangebyscore(self.key, "-inf", now)
+        pipeline.zadd(self.key, {self.name: now + self.lasts_seconds})
+        pipeline.zcard(self.key)
+        pipeline.expire(self.key, self.lasts_seconds)
+        return int(pipeline.execute()[2])
+
+
+@contextmanager
+def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
+    """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
+    with held_request(at_most=per_process) as has_place:
+        if not has_place:
+            raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
+        slot = Slot(f"streams:{user_id}", at_most=per_user)
+        if not slot.take():
+            raise TooManyStreams
+        try:
+            yield slot
+        finally:
+            slot.give_up()
