@@ -16,12 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def celery_process(name: str, environment: Mapping[str, str], log_file: Path) -> Iterator[psutil.Process]:
-    """`worker` or `beat` with the environment, until the block ends."""
+def celery_process(name: str, environment: Mapping[str, str], log_file: Path, *words: str) -> Iterator[psutil.Process]:
+    """`worker` or `beat` with the environment, until the block ends; words: more of its command line."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = os.environ | environment | {"PATH": programs}
+    *shell, line = procfile_commands(ROOT / "Procfile")[name]
+    command = [*shell, " ".join([line, *words])]
     with log_file.open("wb") as log:
-        process = children.spawn(procfile_commands(ROOT / "Procfile")[name], output=log, env=variables, cwd=ROOT)
+        process = children.spawn(command, output=log, env=variables, cwd=ROOT)
     try:
         yield psutil.Process(process.pid)
     finally:

@@ -123,6 +123,11 @@ def test_everything_that_is_wrong_is_told_together():
         assert variable in str(refusal.value)
 
 
+@pytest.mark.parametrize(("log_format", "logs_json"), [(None, True), ("json", True), ("readable", False)])
+def test_production_logs_json_unless_told_otherwise(log_format, logs_json):
+    assert load(log_format=log_format).logs_json is logs_json
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -130,6 +135,7 @@ def test_everything_that_is_wrong_is_told_together():
         {**TWILIO, "otp_log_in_production": None},
         {"stripe_secret_key": "sk_test_something", "stripe_test_key_in_production": "true"},
         {"stripe_secret_key": None},
+        {"gemini_api_key": None},  # the worker alone uses it
         {"gemini_api_endpoint": "http://gemini.example.org", "plain_http_in_production": "true"},
         {"stripe_api_base": "http://127.0.0.1:8082", "plain_http_in_production": "true"},
         {"database_url": "postgresql://dpg-a1b2-a/app", "plain_database_in_production": "true"},

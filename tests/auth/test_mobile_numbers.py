@@ -112,6 +112,13 @@ def test_codes_do_not_go_to_numbers_that_no_person_holds(app, make_app, kind, mo
             assert errors == {"mobile": ["Codes are not sent to numbers of this kind; use a mobile number."]}
 
 
+@pytest.mark.parametrize("mobile", ["+870301234567", "+881612345678", "+8823421234"])
+def test_codes_go_to_satellite_phones_unless_countries_are_named(app, make_app, mobile):
+    assert Visitor(app, mobile).send_otp().status_code == 202
+    refused = Visitor(make_app(allowed_country_codes="49"), mobile).send_otp()
+    assert "mobile" in assert_problem(refused, 422, "validation_error")["errors"]
+
+
 @pytest.mark.parametrize("mobile", ["+14155552671", "+4915112345678", "+442079460958", "+33912345678"])
 def test_codes_go_to_mobile_fixed_and_internet_phones(app, mobile):
     assert Visitor(app, mobile).send_otp().status_code == 202

@@ -85,12 +85,19 @@ def test_right_password_costs_no_try(app, member):
 
 
 @contextmanager
-def hashing_by_others() -> Iterator[None]:
-    """Meanwhile others hold every place at the hashing, as in a flood."""
+def hashing_by_others() -> Iterator[int]:
+    """Meanwhile others hold every place at the hashing, as in a flood; how many there are."""
     with ExitStack() as held:
+        count = 0
         while places.acquire(blocking=False):
             held.callback(places.release)
-        yield
+            count += 1
+        yield count
+
+
+def test_a_process_computes_four_hashes_at_once():
+    with hashing_by_others() as count:
+        assert count == 4
 
 
 def test_login_that_found_no_place_to_be_compared_costs_no_try(app, member):
@@ -158,10 +165,13 @@ def test_change_revokes_every_earlier_token_at_once(member):
     assert who.login(BETTER).status_code == 200
 
 
-def test_first_password_needs_no_current_one(make_member):
+def test_first_password_needs_no_current_one_and_ends_every_earlier_session(make_member):
     who, tokens = make_member()
+    other = who.verify(who.send_otp().json["otp"]).json
     assert who.post("/auth/change-password", token=tokens["access_token"], new_password=GOOD).status_code == 200
     assert who.login(GOOD).status_code == 200
+    for earlier in (tokens, other):
+        assert_problem(who.me(earlier["access_token"]), 401, "token_revoked")
 
 
 def test_of_parallel_changes_one_wins(member):

@@ -5,10 +5,12 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, text
 
+from app.core import redis as redis_clients
 from app.core.db import db
 from sandbox.stack.servers import valkey_server
 from tests.core.test_dependencies_gone import frozen
@@ -165,6 +167,20 @@ def test_silent_redis_is_not_asked_again_until_somebody_hears_from_it(make_app, 
         assert tap.asked == []
         assert call(app, user, "GET", "/readyz").status_code == 200
         assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "HIT"
+
+
+def test_silent_redis_is_asked_again_after_five_seconds(make_app, make_redis_url, user, monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: 1_000.0)
+    monkeypatch.setattr(redis_clients, "time", clock)
+    with tapped(make_redis_url()) as tap:
+        app = make_app(redis_url=tap.url + "?socket_timeout=3")
+        call(app, user, "GET", "/chatroom")
+        tap.is_silent = True
+        assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "MISS"
+        tap.is_silent = False
+        for seconds, cached in ((4.9, "MISS"), (5.0, "HIT")):
+            clock.monotonic = lambda seconds=seconds: 1_000.0 + seconds
+            assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == cached
 
 
 def test_redis_that_falls_silent_while_the_quota_counts_costs_one_wait_and_no_prompt(make_app, make_redis_url, user):

@@ -58,6 +58,16 @@ def test_threads_wait_side_by_side(app):
     assert time.monotonic() - began < 8 * 0.6, "one after the other they would take longer"
 
 
+def test_request_that_finds_no_free_connection_is_503_after_a_wait(make_app, user):
+    app = make_app(database_pool_size=1)
+    headers = {"Authorization": f"Bearer {user.access_token}"}
+    with app.app_context(), db.engine.connect():
+        began = time.monotonic()
+        assert_problem(app.test_client().get("/user/me", headers=headers), 503, "service_unavailable")
+        assert time.monotonic() - began > 2, "a burst passes"
+    assert app.test_client().get("/user/me", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("how", ["ended by the server", "closed here"])
 def test_connection_lost_in_the_middle_of_a_request_is_503_and_the_next_request_works(app, user, postgres, how):
     lost = []

@@ -104,9 +104,14 @@ def test_body_is_not_even_read_above_the_limit(limited):
     assert call(limited, "POST", "/auth/signup", data="{", content_type="application/json").status_code == 429
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs", "/"])
-def test_health_and_docs_are_not_limited(limited, path):
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/"])
+def test_health_metrics_and_docs_are_not_limited(limited, path):
     assert set(statuses(3 * PER_MINUTE, limited, path=path)) <= {200, 302}
+
+
+def test_webhook_is_not_limited(make_limited):
+    limited = make_limited(stripe_webhook_secret="whsec_of_the_test", stripe_secret_key="sk_test_x")
+    assert set(statuses(3 * PER_MINUTE, limited, "POST", "/webhook/stripe", data=b"{}")) == {400}
 
 
 def test_every_public_route_says_what_an_address_may_do(app):

@@ -2,12 +2,14 @@
 
 import re
 
+import redis
 from celery import Celery
 
 from app.core.celery import CHORES, GENERATIONS
 from app.core.ids import new_id
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
+from tests.queues import waiting_tasks
 
 REPLIES_AHEAD = 200
 
@@ -25,6 +27,18 @@ def test_a_chore_does_not_wait_behind_all_replies(migrated_app, own_environment,
 
         assert wait_until(lambda: len(tasks()) == REPLIES_AHEAD + 1, seconds=30), log_file.read_text()
         assert tasks().index("ops.tick") < REPLIES_AHEAD / 10
+
+
+def test_a_worker_of_its_own_for_chores_leaves_replies_alone(migrated_app, own_environment, tmp_path):
+    log_file = tmp_path / "worker.log"
+    with celery_process("worker", own_environment, log_file, "-Q", CHORES):
+        with Celery(broker=own_environment["REDIS_URL"]) as celery:
+            celery.send_task("messages.generate_reply", args=[str(new_id())], queue=GENERATIONS)
+            for _ in range(3):
+                celery.send_task("ops.tick", queue=CHORES)
+        assert wait_until(lambda: log_file.read_text().count("ops.tick(") == 3, seconds=30), log_file.read_text()
+    with redis.Redis.from_url(own_environment["REDIS_URL"]) as client:
+        assert [name for name, _ in waiting_tasks(client, GENERATIONS)] == ["messages.generate_reply"]
 
 
 def test_what_an_application_queues_goes_where_workers_look(migrated_app):

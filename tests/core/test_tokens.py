@@ -67,6 +67,17 @@ def test_token_signed_with_another_secret_is_invalid(client, user):
     assert_problem(call_with(client, f"Bearer {jwt.encode(claims, 'x' * 40, 'HS256')}"), 401, "token_invalid")
 
 
+@pytest.mark.filterwarnings("ignore:The HMAC key is")
+def test_token_of_another_algorithm_is_invalid_also_under_our_secret(app, client, user):
+    claims = jwt.decode(user.access_token, options={"verify_signature": False})
+    headers = {"kid": jwt.get_unverified_header(user.access_token).get("kid")}
+    secret = app.extensions["settings"].jwt_secret
+    assert call_with(client, f"Bearer {jwt.encode(claims, secret, 'HS256', headers)}").status_code == 200
+    for algorithm in ("HS384", "HS512"):
+        token = jwt.encode(claims, secret, algorithm, headers)
+        assert_problem(call_with(client, f"Bearer {token}"), 401, "token_invalid")
+
+
 def test_token_without_a_signature_is_invalid(client, user):
     _, claims, _ = user.access_token.split(".")
     header = base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "JWT"}).encode()).decode().rstrip("=")

@@ -1,5 +1,6 @@
 """What is deployed is what is tested, and every package is pinned with its hashes."""
 
+import json
 import re
 import sys
 
@@ -48,9 +49,15 @@ def test_every_package_is_pinned_with_hashes(file):
         assert "--hash=sha256:" in entry, entry
 
 
+def test_every_package_of_npm_is_locked_with_its_hash():
+    packages = json.loads((ROOT / "ci/newman/package-lock.json").read_text())["packages"]
+    assert len(packages) > 1
+    assert [name for name, package in packages.items() if name and "integrity" not in package] == []
+
+
 @pytest.mark.parametrize("file", ["Dockerfile", "sandbox/stack/install.sh", "ci/install.sh"])
 def test_packages_are_installed_by_their_hashes(file):
     text = (ROOT / file).read_text().replace("\\\n", " ")
     installs = re.findall(r"pip install.*-r .*", text)
     assert installs
-    assert all("--require-hashes" in command for command in installs)
+    assert all("--require-hashes" in command and "--no-deps" in command for command in installs)

@@ -170,8 +170,8 @@ def test_a_purge_that_is_cut_short_goes_on_and_one_that_has_more_to_do_queues_it
     assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
 
 
-def test_beat_asks_for_purges(quiet_app):
-    assert PURGE in quiet_app.extensions["celery"].conf.beat_schedule
+def test_beat_asks_for_purges_every_minute(quiet_app):
+    assert quiet_app.extensions["celery"].conf.beat_schedule[PURGE]["schedule"] == 60
 
 
 def test_the_number_signs_up_again_before_the_rows_are_gone(quiet_app, quiet, make_user):
