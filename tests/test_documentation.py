@@ -1,23 +1,41 @@
-"""README and .env.example name every variable, every route and every command, and none that is not there."""
+"""README and .env.example name every variable, every route and every command, and none that is not there.
 
+What the other documents name - log lines, metrics, commands, queries, variables - exists as well.
+"""
+
+import ast
+import importlib.util
+import inspect
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import celery.beat
+import click
 import pytest
 from dotenv import dotenv_values
+from flask import Flask
+from flask.cli import FlaskGroup, ScriptInfo
 from pydantic_core import PydanticUndefined
+from sqlalchemy import text
 
 from app.billing.subscriptions import LIVE_STATUSES
 from app.chatrooms.models import Status
 from app.core.db import db
 from app.integrations.stripe import ENDED
+from app.core.clock import utc_now
+from app.ops import totals as rollup
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.welcome import conversation
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+SECURITY = (ROOT / "docs/security.md").read_text()
+DOCS = [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS]
 VARIABLES = {field.upper() for field in Settings.model_fields}
 REQUIRED = {"app_env": "development", "database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
 # Cells that describe a default rather than spell it.
@@ -164,22 +182,22 @@ def test_the_first_curls_are_those_that_make_run_prints():
     assert f"```bash\n{conversation(5000)}```" in README
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-)
+def leads_somewhere(target: str, page: Path) -> bool:
+    """Whether a link within the repository leads to a file and, below a `#`, to a heading of it."""
+    path, _, anchor = target.partition("#")
+    file = page.parent / path if path else page
+    if not file.exists() or not anchor:
+        return file.exists()
+    headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text()
-    headings = {
-        re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-")
-        for title in re.findall(r"^#+ (.+)$", text, re.M)
-    }
-    lost = []
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            lost += [target] if target[1:] not in headings else []
-        elif not target.startswith("http") and not ((ROOT / page).parent / target.split("#")[0]).exists():
-            lost.append(target)
-    assert not lost
+    targets = re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text())
+    assert not [
+        target for target in targets if not target.startswith("http") and not leads_somewhere(target, ROOT / page)
+    ]
 
 
 def drawn_tables() -> dict[str, set[str]]:
@@ -208,3 +226,93 @@ def test_every_make_target_that_the_documents_name_exists():
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     named = {name for page in pages for name in re.findall(r"`(?:PORT=\d+ )?make ([a-z-]+)", page.read_text())}
     assert named <= targets
+
+
+def table_of(page: str, title: str) -> str:
+    """The rows below a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", page, flags=re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title!r}"
+    return "\n".join(row for row in found[1].splitlines() if row.startswith("|"))
+
+
+def texts_of_code() -> set[str]:
+    """Every text in the code of the product and of Celery's beat, with `…` for what is filled in."""
+    sources = [path.read_text() for path in (*(ROOT / "app").rglob("*.py"), ROOT / "gunicorn.conf.py")]
+    found = set()
+    for node in (node for source in (*sources, inspect.getsource(celery.beat)) for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.JoinedStr):
+            found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(re.sub(r"%[.\d]*[sdf]|\{[^{}]*\}", "…", node.value))
+    return found
+
+
+def test_every_line_to_watch_for_is_one_that_the_code_writes():
+    rows = table_of(OPERATIONS, "What to watch") + table_of(SECURITY, "To watch")
+    lines = {quoted for quoted in re.findall(r"`([^`]+)`", rows) if " " in quoted and not quoted.startswith("flask ")}
+    assert len(lines) > 15
+    texts = texts_of_code()
+    assert {line for line in lines if not any(line in text for text in texts)} == set()
+
+
+def test_every_metric_that_the_documents_name_is_told(client, app):
+    with app.app_context():
+        rollup.tick(utc_now())
+    named = set(re.findall(r"`([a-z_]+_(?:total|seconds|unfinished))`", OPERATIONS + SECURITY))
+    assert len(named) > 8
+    told = re.findall(r"^# TYPE (\w+) ", client.get("/metrics").text, flags=re.MULTILINE)
+    assert named - set(told) == set()
+
+
+def test_every_query_that_the_documents_show_runs(app):
+    queries = ";".join(re.findall(r"```sql\n(.*?)```", OPERATIONS, flags=re.DOTALL)).split(";")
+    shown = [query for query in queries if query.strip()]
+    assert len(shown) > 3
+    with app.app_context():
+        for query in shown:
+            db.session.execute(text(query))
+
+
+def flask_calls() -> list[tuple[str, list[str], set[str]]]:
+    """Each call of `flask` in the documents: the call, its words (after a `|` the last one alone), and its options."""
+    calls = []
+    for page in PAGES:
+        text_of_page = (ROOT / page).read_text()
+        for inline, indented in re.findall(r"`(flask [^`]+)`|^    (flask .+)$", text_of_page, re.MULTILINE):
+            call, _, remark = (inline or indented).replace("--app wsgi ", "").partition("#")
+            for words in re.split(r" \| ", call):
+                names = [word for word in shlex.split(words) if re.fullmatch("[a-z-]+", word) and word[0] != "-"]
+                calls.append((call, names, set(re.findall(r"--[a-z-]+", words + remark)) - {"--help"}))
+    return calls
+
+
+def test_every_flask_command_and_option_that_the_documents_name_exists(app: Flask):
+    group = FlaskGroup(create_app=lambda: app)
+    context = click.Context(group, obj=ScriptInfo(create_app=lambda: app))
+    before: list[str] = []
+    seen = set()
+    for call, names, options in flask_calls():
+        before = names if names[:1] == ["flask"] else [*before[:2], *names]
+        command: click.Command | None = group
+        for name in before[1:]:
+            if isinstance(command, click.Group):
+                command = command.get_command(context, name)
+        assert command, call
+        assert options <= {option for parameter in command.params for option in parameter.opts}, call
+        seen.add(command.name)
+    assert {"find", "grant-pro", "retry", "sync", "health", "upgrade"} <= seen
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_module_that_a_document_runs_exists(page):
+    assert not [
+        name
+        for name in re.findall(r"python -m ([\w.]+)", (ROOT / page).read_text())
+        if importlib.util.find_spec(name) is None
+    ]
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_every_variable_that_a_document_names_is_one(page):
+    named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)[`=]", (ROOT / page).read_text()))
+    assert named - VARIABLES - variables_of_processes() == set()

@@ -4,11 +4,13 @@ Fields and their values: https://render.com/docs/blueprint-spec, read in Novembe
 JSON Schema at https://render.com/schema/render.yaml.json. What is listed here is what we rely on.
 """
 
+import re
 from typing import Any
 
 import pytest
 import yaml
 
+from app.messages.tasks import FINISH_WITHIN_SECONDS
 from tests.deployment.files import ROOT, process_names, procfile_lines, setting_names
 
 SERVICE_FIELDS = {
@@ -24,6 +26,7 @@ PLANS = {"starter", "standard", "pro"}
 POSTGRES_CONNECTIONS = {"basic-256mb": 100, "basic-1gb": 100, "basic-4gb": 100}
 KEY_VALUE_CONNECTIONS = {"starter": 250}
 DEPLOYS_OVERLAP = 2  # the new processes are there before the old ones have gone
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 RESERVE = 10  # migrations, commands, people
 DATABASE_PLANS = {"basic-256mb", "basic-1gb", "basic-4gb"}
 
@@ -76,6 +79,8 @@ def test_the_new_version_takes_traffic_after_the_migrations_and_when_it_is_healt
 
 
 def test_processes_are_given_the_time_to_end(services):
+    [graceful] = re.findall(r"^graceful_timeout = (\d+)$", (ROOT / "gunicorn.conf.py").read_text(), flags=re.MULTILINE)
+    assert max(int(graceful), FINISH_WITHIN_SECONDS) + 5 <= 30
     for name in ("web", "worker", "beat"):
         assert 30 <= services[name]["maxShutdownDelaySeconds"] <= MAX_SHUTDOWN_SECONDS
 
@@ -144,6 +149,7 @@ def test_the_database_has_connections_for_all_pools_while_a_deploy_overlaps(serv
         for name, count in processes.items()
     )
     [database] = blueprint["databases"]
+    assert f"{pools} connections to PostgreSQL" in OPERATIONS
     assert pools * DEPLOYS_OVERLAP + RESERVE <= POSTGRES_CONNECTIONS[database["plan"]]
 
 
@@ -154,4 +160,5 @@ def test_redis_has_connections_for_all_pools_while_a_deploy_overlaps(services):
     web = number(services["web"], "WEB_CONCURRENCY") * (2 * pool["web"] + held + 1)
     together = {"web": web, "worker": 2 * pool["worker"] + 3, "beat": 2 * pool["beat"]}
     connections = sum(instances(services[name]) * count for name, count in together.items())
+    assert f"{connections} to Redis" in OPERATIONS
     assert connections * DEPLOYS_OVERLAP + RESERVE <= KEY_VALUE_CONNECTIONS[services["redis"]["plan"]]
