@@ -88,6 +88,13 @@ def test_changed_hash_secret_ends_codes_and_begins_the_day_anew_but_ends_no_logi
         assert unseal("test", before.sealed, max_age=timedelta(minutes=1), now=utc_now()) is None
 
 
+def test_changed_hash_secret_forgets_wrong_guesses(before, make_later):
+    same = make_later(jwt_secret=OLD, hash_secret=before.hash_secret)
+    assert [same.verify("no").status_code for _ in range(11)] == [401] * 10 + [429]
+    later = make_later(jwt_secret=OLD, hash_secret="another-secret-of-hashes-than-there-was")
+    assert later.verify("no").status_code == 401
+
+
 @pytest.mark.parametrize("key_id", [None, "none of ours", "", "of the secret before"])
 def test_naming_a_key_helps_no_token_that_is_signed_with_another(before, make_later, key_id):
     later = make_later(jwt_secret=NEW, jwt_secret_previous=OLD)

@@ -232,3 +232,10 @@ def test_streams_leave_threads_for_everybody_else_whatever_the_settings_say(
     assert len(told) == 1
     assert "WEB_THREADS is 6, which allows 3 streams, not STREAMS_PER_PROCESS (200)" in told[0]
     assert "WARNING" in told[0]
+
+
+def test_sixteen_threads_stay_free_of_streams(own_environment, app, tmp_path):
+    given = own_environment | {"STREAMS_PER_PROCESS": "200", "WEB_THREADS": "64"}
+    with serving(given, tmp_path / "web.log") as web:
+        assert web.call("GET", "/healthz").ok
+    assert "WEB_THREADS is 64, which allows 48 streams" in web.log_file.read_text()

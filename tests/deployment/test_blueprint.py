@@ -81,6 +81,9 @@ def test_the_new_version_takes_traffic_after_the_migrations_and_when_it_is_healt
 def test_processes_are_given_the_time_to_end(services):
     [graceful] = re.findall(r"^graceful_timeout = (\d+)$", (ROOT / "gunicorn.conf.py").read_text(), flags=re.MULTILINE)
     assert max(int(graceful), FINISH_WITHIN_SECONDS) + 5 <= 30
+    told = re.search(r"Web has (\d+) seconds .*gives its calls (\d+) seconds", OPERATIONS, flags=re.DOTALL)
+    assert told
+    assert [float(seconds) for seconds in told.groups()] == [float(graceful), FINISH_WITHIN_SECONDS]
     for name in ("web", "worker", "beat"):
         assert 30 <= services[name]["maxShutdownDelaySeconds"] <= MAX_SHUTDOWN_SECONDS
 
