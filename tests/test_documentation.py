@@ -23,9 +23,9 @@ from sqlalchemy import text
 
 from app.billing.subscriptions import LIVE_STATUSES
 from app.chatrooms.models import Status
+from app.core.clock import utc_now
 from app.core.db import db
 from app.integrations.stripe import ENDED
-from app.core.clock import utc_now
 from app.ops import totals as rollup
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.welcome import conversation
