@@ -23,9 +23,10 @@ from app.account.service import delete_account
 from app.auth.tasks import delete_ended as sweep_auth
 from app.core.clock import utc_now
 from app.core.db import db, longer_statements
-from app.generation.cli import failed_replies, retry_failed
 from app.generation.history import conversation
-from app.generation.tasks import sweep_replies
+from app.generation.queries import failed_replies
+from app.generation.service import retry_failed
+from app.generation.worker import sweep_replies
 from app.ops.totals import queue
 from config import load_settings
 from sandbox.stack.servers import postgres_server, valkey_server

@@ -39,6 +39,8 @@ from tests.servers import (
     servers_of_run,
 )
 
+pytest_plugins = ["tests.rooms"]
+
 ROOT = Path(__file__).resolve().parents[1]
 # What the product's processes, the sandbox's and their libraries read beside the settings.
 FAMILIES = ("CELERY_", "FLASK_", "GUNICORN_", "PG", "PROMETHEUS_", "WEB_", "WORKER_")

@@ -1,4 +1,4 @@
-"""What can go wrong when a reply is steered."""
+"""What can go wrong when a client steers a reply."""
 
 from http import HTTPStatus
 

@@ -1,27 +1,22 @@
-"""Use cases of a client on a reply: cancel it, or have it made again."""
+"""Use cases of a client and an operator on a reply: cancel it, or generate it again."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import redis
-from sqlalchemy import func, update
 
 from app.billing.tier import tier_of
-from app.chatrooms.models import Message, Role, Status, messages
-from app.chatrooms.queries import find_message
+from app.chatrooms.models import Message, Role, Status
 from app.chatrooms.service import get_message
-from app.core.db import db
-from app.core.errors import NotFound
-from app.core.ids import request_id
 from app.core.redis import require_redis
-from app.core.transactions import Transaction, release_connection, transaction
+from app.core.transactions import release_connection, transaction
+from app.generation import state
 from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
-from app.generation.state import enqueue_next, enqueue_reply
-from app.quota.ledger import refund_prompt
 from app.quota.usage import Usage, spend_prompt
-from app.streaming import events as reply_stream
+from app.streaming.events import Entry, pieces_until, publish
 from app.users.service import lock_user, require_locked_user
 
 log = logging.getLogger(__name__)
@@ -36,68 +31,36 @@ class Retried:
 
 
 def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Message:
-    """Stop a reply that is queued or under way, and keep what was written of it.
+    """Stop a reply that is queued or generating, and keep what was written of it.
 
-    Its prompt is given back only if it was still queued. Raises NotFound, ReplyNotCancelable.
+    Its prompt is refunded only if no worker ever took it. Raises NotFound, ReplyNotCancelable.
     """
     reply = get_message(user_id, chatroom_id, reply_id)
     while reply.role is Role.MODEL and not reply.status.is_final:
-        part = part_written(reply) if reply.status is Status.GENERATING else ""
+        part = written_part(reply) if reply.status is Status.GENERATING else ""
         with transaction() as current:
             lock_user(user_id)
-            if end_as_canceled(reply, part, now):
-                if reply.status is Status.QUEUED:
-                    refund_prompt(reply.id, now)
-                after_cancel(reply, user_id, current, now)
-                return get_message(user_id, chatroom_id, reply_id)
-        reply = get_message(user_id, chatroom_id, reply_id)  # claimed, retried or finished meanwhile
+            canceled = state.cancel(current, reply, user_id, part, now)
+        reply = get_message(user_id, chatroom_id, reply_id)
+        if canceled:
+            return reply
+        # It was claimed, retried or finished meanwhile.
     raise ReplyNotCancelable
 
 
-def part_written(reply: Message) -> str:
-    """Close the attempt's stream, and read what came before: readers were told that much and no more."""
+def written_part(reply: Message) -> str:
+    """Close the attempt's stream, and read what came before: followers have got that much and no more."""
     release_connection()
     try:
-        end_id = reply_stream.publish(reply.id, reply_stream.Entry(reply.attempt, status=Status.CANCELED))
-        return reply_stream.pieces_until(reply.id, end_id, reply.attempt)
+        end_id = publish(reply.id, Entry(reply.attempt, status=Status.CANCELED))
+        return pieces_until(reply.id, end_id, reply.attempt)
     except redis.RedisError:
         log.warning("A reply was canceled while Redis was unavailable; its part is lost")
         return ""
 
 
-def end_as_canceled(reply: Message, part: str, now: datetime) -> bool:
-    """Cancel the reply if it still is as it was read; whether it was."""
-    statement = (
-        update(messages)
-        .where(
-            messages.c.id == reply.id,
-            messages.c.status == reply.status,
-            messages.c.attempt == reply.attempt,
-        )
-        .values(
-            status=Status.CANCELED,
-            text=func.coalesce(func.nullif(part, ""), messages.c.text),
-            completed_at=now,
-            lease_expires_at=None,
-            held_for=None,
-            slot=None,
-            not_before=None,
-        )
-        .returning(messages.c.id)
-    )
-    return db.session.scalar(statement) is not None
-
-
-def after_cancel(reply: Message, user_id: UUID, current: Transaction, now: datetime) -> None:
-    enqueue_next(current, reply.chatroom_id, user_id, now=now)
-    current.after_commit(lambda: reply_stream.stop_generating(reply.id))
-    current.after_commit(
-        lambda: reply_stream.publish(reply.id, reply_stream.Entry(reply.attempt, status=Status.CANCELED))
-    )
-
-
 def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Retried:
-    """Have a failed or canceled reply made again, for one prompt of the day. It sees only the turns before it.
+    """Generate a failed or canceled reply again, for one prompt of the day. It sees only the turns before it.
 
     A part that was kept stays until the new text is there.
     Raises TokenRevoked, NotFound, ReplyNotRetryable, QuotaExceeded, redis.RedisError; then nothing changed.
@@ -105,15 +68,18 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     require_redis()
     with transaction() as current:
         user = require_locked_user(user_id)
-        reply = find_message(user_id, chatroom_id, reply_id)
-        if reply is None:
-            raise NotFound
+        reply = get_message(user_id, chatroom_id, reply_id)
         if reply.status not in {Status.FAILED, Status.CANCELED}:
             raise ReplyNotRetryable
         usage = spend_prompt(user, tier_of(user_id, now), reply.id, now)
-        reply.status, reply.error_code, reply.failures = Status.QUEUED, None, 0
-        reply.started_at = reply.completed_at = None
-        reply.accepted_at = reply.not_before = reply.enqueued_at = now
-        reply.request_id = request_id()
-        enqueue_reply(current, reply_id)
+        state.retry(current, reply, now)
     return Retried(reply, usage)
+
+
+def retry_failed(reply_ids: Sequence[UUID] | None, *, until: datetime, now: datetime) -> list[UUID]:
+    """Generate replies again that failed up to `until`, at no charge; the ids of those.
+
+    reply_ids: None for all of them, some at a time.
+    """
+    with transaction() as current:
+        return state.retry_failed(current, reply_ids, until=until, now=now)

@@ -1,50 +1,47 @@
-"""Who may write a reply: claims, their leases, and the fenced writes that only a claim's holder can make.
+"""The state machine of a reply: every write to its status is here, in the caller's transaction.
 
-A claim is one conditional UPDATE that sets a lease and counts the attempt. Every later write names that
-attempt, so a task that runs twice, a second worker and a sweep that races a slow worker all store one reply.
-Every time in here is told by PostgreSQL's clock: a machine whose own is wrong does no harm.
-The statements are built once: building them anew for each reply costs more CPU than the database does.
+| function | from | to | precondition | fence | prompt |
+|---|---|---|---|---|---|
+| `enqueue` | - | queued | the user's row is locked | - | charged by the caller |
+| `claim` | queued, generating | generating | its turn, due, a free slot; or its lease ran out | unique indexes | - |
+| `renew` | generating | generating | the lease is held | attempt | - |
+| `complete` | generating | completed | the lease is held | attempt | kept |
+| `fail` | generating | failed | the lease is held | attempt | refunded, unless it is the prompt's own fault |
+| `requeue` | generating | queued | the lease is held | attempt | - |
+| `release` | generating | queued | the lease is held | attempt | - |
+| `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded if never claimed |
+| `retry` | failed, canceled | queued | the user's row is locked | - | charged by the caller |
+| `retry_failed` | failed | queued | an operator asks | row lock | - |
 
-Queueing the generation of replies: the task carries an id, and the row says the rest.
+A claim is one conditional UPDATE that sets a lease and counts the attempt. Every later write names that attempt, so a
+task that runs twice, a second worker, and a sweep that races a slow worker together store one reply. Times are told by
+PostgreSQL's clock: a machine whose own is wrong does no harm.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Integer,
-    Interval,
-    and_,
-    bindparam,
-    case,
-    exists,
-    func,
-    literal,
-    null,
-    or_,
-    select,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy import ColumnElement, Interval, bindparam, case, func, literal, null, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, Chatroom, Role, Status, messages
+from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, Message, Role, Status, messages
 from app.core.db import db
+from app.core.ids import new_id, request_id
 from app.core.settings import settings
 from app.core.transactions import Transaction
-from app.users.models import User
+from app.generation.queries import CLAIMABLE, FREE_SLOT, chatrooms, next_replies, prompts
+from app.integrations.gemini.client import Answer
+from app.quota.ledger import refund_prompt
+from app.streaming.events import Entry, cancel_generation, publish
+from app.users.service import lock_user
 
-UNFINISHED = (Status.QUEUED, Status.GENERATING)
-
-chatrooms, users = Chatroom.__table__, User.__table__
-prompts, others = messages.alias("prompts"), messages.alias("others")
+GENERATE_REPLY = "messages.generate_reply"
+NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
+BATCH = 500
 
 
 class RoomBusy(Exception):
@@ -73,46 +70,45 @@ class Claim:
     claimed_monotonic: float = field(default_factory=time.monotonic, compare=False)
 
     def now(self) -> datetime:
-        """What time it is by PostgreSQL's clock."""
+        """The time by PostgreSQL's clock."""
         return self.claimed_at + timedelta(seconds=time.monotonic() - self.claimed_monotonic)
 
 
-# Conditions that belong to one row, or to the first of a room, leave `status` out where they can: it leads the planner
-# to the indexes of all unfinished replies, which it takes for short until the next ANALYZE, when a backlog grows.
-of_the_room = others.c.chatroom_id == messages.c.chatroom_id
-FIRST_QUEUED = (
-    select(others.c.position)
-    .where(
-        of_the_room, others.c.role == Role.MODEL, others.c.completed_at.is_(None), others.c.lease_expires_at.is_(None)
+def enqueue(
+    current: Transaction, chatroom_id: UUID, position: int, text: str, *, streamed: bool, now: datetime
+) -> tuple[Message, Message]:
+    """Store a prompt and its queued reply, at `position` and behind it; the task follows the commit."""
+    prompt = Message(
+        id=new_id(),
+        chatroom_id=chatroom_id,
+        position=position,
+        role=Role.USER,
+        text=text,
+        status=Status.COMPLETED,
+        created_at=now,
+        completed_at=now,
     )
-    .order_by(others.c.position)
-    .limit(1)
-    .correlate(messages)
-    .scalar_subquery()
-)
-# A retried reply may be earlier in its room than the one that is generated: it waits, and is not waited for.
-WAITS_ITS_TURN = or_(
-    exists().where(of_the_room, others.c.id != messages.c.id, others.c.status == Status.GENERATING),
-    and_(messages.c.lease_expires_at.is_(None), messages.c.position > FIRST_QUEUED),
-)
+    reply = Message(
+        id=new_id(),
+        chatroom_id=chatroom_id,
+        position=position + 1,
+        role=Role.MODEL,
+        status=Status.QUEUED,
+        in_reply_to=prompt.id,
+        created_at=now,
+        streamed=streamed,
+        accepted_at=now,
+        enqueued_at=now,
+        request_id=request_id(),
+    )
+    db.session.add(prompt)
+    db.session.flush()
+    db.session.add(reply)
+    db.session.flush()
+    publish_task(current, reply.id)
+    return prompt, reply
 
-# One of the user's free slots by chance, so that claims at the same time seldom want the same; null when none is free.
-number = func.generate_series(1, bindparam("slots", type_=Integer)).column_valued("number")
-FREE_SLOT = (
-    select(func.array_agg(aggregate_order_by(number, func.random()), type_=ARRAY(Integer))[1].label("slot"))
-    .where(
-        ~exists()
-        .where(
-            others.c.held_for == chatrooms.c.user_id,
-            others.c.status == Status.GENERATING,
-            others.c.slot == number,
-            others.c.id != bindparam("reply_id"),
-        )
-        .correlate_except(others)
-    )
-    .correlate(chatrooms)
-    .lateral("free")
-)
+
 has_slot = FREE_SLOT.c.slot.is_not(None)
 
 
@@ -127,23 +123,7 @@ def status_of(status: Status) -> ColumnElement[Any]:
 # Without a free slot the reply stays queued, marked as one that waits for it.
 CLAIM = (
     update(messages)
-    .where(
-        chatrooms.c.id == messages.c.chatroom_id,
-        messages.c.id == bindparam("reply_id"),
-        messages.c.role == Role.MODEL,
-        or_(
-            and_(
-                messages.c.completed_at.is_(None),
-                messages.c.lease_expires_at.is_(None),
-                or_(messages.c.not_before.is_(None), messages.c.not_before <= func.now()),
-            ),
-            messages.c.lease_expires_at < func.now(),
-        ),
-        ~WAITS_ITS_TURN,
-        users.c.id == chatrooms.c.user_id,
-        users.c.mobile.is_not(None),  # neither the chatroom nor the account is deleted
-        prompts.c.id == messages.c.in_reply_to,
-    )
+    .where(CLAIMABLE)
     .values(
         status=if_slot(status_of(Status.GENERATING), status_of(Status.QUEUED)),
         held_for=chatrooms.c.user_id,
@@ -171,20 +151,12 @@ CLAIM = (
 )
 
 
-def waits_for_slot() -> ColumnElement[bool]:
-    """Whether a queued reply waits until one of its user's ends: it was refused, and still no slot is free."""
-    taken = select(func.count()).where(others.c.held_for == messages.c.held_for, others.c.status == Status.GENERATING)
-    bound = settings().generations_per_user
-    return and_(messages.c.held_for.is_not(None), taken.correlate(messages).scalar_subquery() >= bound)
+def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
+    """Claim a reply whose turn it is, or whose holder is gone; None when it cannot be claimed now.
 
-
-def claim_reply(reply_id: UUID, *, lease: timedelta) -> Claim | None:
-    """Claim a reply that waits its turn or whose holder is gone; None when it is not to be had.
-
-    Its turn comes when no other reply of its room is under way and no earlier one is queued. An attempt whose
-    holder is gone has failed, and is made again before any other reply of the room.
-    A user has `generations_per_user` slots; a unique index lets one reply into each, so never are more of them
-    generating. A reply that finds none is left queued, with a mark for whoever frees one.
+    Its turn comes when no other reply of its room is generated and no earlier one is queued. An attempt whose holder
+    is gone has failed, and is repeated before any other reply of the room. A unique index lets one reply into each of
+    the user's slots; a reply that finds none stays queued, marked for the next one that frees one.
     Raises RoomBusy, or SlotTaken, when another reply is claimed at this very moment; the transaction has failed then.
     """
     values = {"reply_id": reply_id, "lease": lease, "slots": settings().generations_per_user}
@@ -202,9 +174,9 @@ def claim_reply(reply_id: UUID, *, lease: timedelta) -> Claim | None:
 def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[UUID]:
     """Extend the leases that are still held; the ids of their replies.
 
-    A row that somebody has locked is passed over: its lease stays as it is until the next time, and counts as held.
+    A row that is locked is passed over: its lease stays as it is until the next time, and counts as held.
     """
-    held = tuple_(messages.c.id, messages.c.attempt).in_([(claim.reply_id, claim.attempt) for claim in claims])
+    held = tuple_(messages.c.id, messages.c.attempt).in_([(one.reply_id, one.attempt) for one in claims])
     still_held = select(messages.c.id).where(held, messages.c.lease_expires_at.is_not(None))
     free = still_held.order_by(messages.c.id).with_for_update(skip_locked=True, key_share=True).cte("free")
     renewed = (
@@ -217,13 +189,135 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[UUID]:
     return set(db.session.scalars(still_held.add_cte(renewed)))
 
 
-def write(claim: Claim, **values: object) -> bool:
+def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
+    """Store the answer; False when somebody else has taken the reply over."""
+    now = held.now()
+    stored = write(
+        held,
+        status=Status.COMPLETED,
+        text=answer.text,
+        model=answer.model,
+        prompt_tokens=answer.prompt_tokens,
+        output_tokens=answer.output_tokens,
+        completed_at=now,
+    )
+    if stored:
+        announce_end(current, held, Status.COMPLETED, now)
+    return stored
+
+
+def fail(current: Transaction, held: Claim, code: ErrorCode) -> bool:
+    """Give the reply up; False when somebody else has taken it over."""
+    now = held.now()
+    lock_user(held.user_id)  # before the reply: the order in which everybody locks
+    if not write(held, status=Status.FAILED, error_code=code, completed_at=now):
+        return False
+    if code not in NON_REFUNDABLE:
+        refund_prompt(held.reply_id, now)
+    announce_end(current, held, Status.FAILED, now)
+    return True
+
+
+def requeue(current: Transaction, held: Claim, delay: timedelta, *, failures: int) -> bool:
+    """Back into the queue, to be claimed after `delay`; False when somebody else has taken the reply over.
+
+    failures: how many attempts count as failed by now.
+    """
+    due = held.now() + delay
+    if not write(held, status=Status.QUEUED, not_before=due, enqueued_at=due, failures=failures):
+        return False
+    publish_task(current, held.reply_id, delay_seconds=delay.total_seconds())
+    # An earlier reply that was retried meanwhile has waited for this one.
+    hand_over(current, held.chatroom_id, held.user_id, now=held.now(), exclude=held.reply_id)
+    return True
+
+
+def release(current: Transaction, held: Claim) -> bool:
+    """Let another worker have the reply at once, with no attempt counted; False when it has it already."""
+    return requeue(current, held, timedelta(0), failures=held.failures)
+
+
+def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: datetime) -> bool:
+    """Cancel a reply that is still as it was read, and keep the part that was written; False when it is not.
+
+    The caller has locked the user.
+    """
+    statement = (
+        update(messages)
+        .where(
+            messages.c.id == reply.id,
+            messages.c.status == reply.status,
+            messages.c.attempt == reply.attempt,
+        )
+        .values(
+            status=Status.CANCELED,
+            text=func.coalesce(func.nullif(part, ""), messages.c.text),
+            completed_at=now,
+            lease_expires_at=None,
+            held_for=None,
+            slot=None,
+            not_before=None,
+        )
+        .returning(messages.c.id)
+    )
+    if db.session.scalar(statement) is None:
+        return False
+    if reply.attempt == 0:
+        refund_prompt(reply.id, now)
+    hand_over(current, reply.chatroom_id, user_id, now=now)
+    current.after_commit(lambda: cancel_generation(reply.id))
+    current.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
+    return True
+
+
+def retry(current: Transaction, reply: Message, now: datetime) -> None:
+    """Queue a failed or canceled reply again. The caller has locked the user and charged a prompt."""
+    reply.status, reply.error_code, reply.failures = Status.QUEUED, None, 0
+    reply.started_at = reply.completed_at = None
+    reply.accepted_at = reply.not_before = reply.enqueued_at = now
+    reply.request_id = request_id()
+    publish_task(current, reply.id)
+
+
+def retry_failed(
+    current: Transaction, reply_ids: Sequence[UUID] | None, *, until: datetime, now: datetime
+) -> list[UUID]:
+    """Queue replies again that failed up to `until`, the earliest first; the ids of those.
+
+    reply_ids: None for all of them, BATCH at a time. Each sees only the turns before it.
+    """
+    chosen = select(messages.c.id).where(messages.c.status == Status.FAILED, messages.c.completed_at <= until)
+    if reply_ids is not None:
+        chosen = chosen.where(messages.c.id.in_(reply_ids))
+    chosen = chosen.order_by(messages.c.completed_at).limit(BATCH).with_for_update(skip_locked=True)
+    statement = (
+        update(messages)
+        .where(messages.c.id.in_(chosen))
+        .values(
+            status=Status.QUEUED,
+            error_code=None,
+            failures=0,
+            accepted_at=now,
+            started_at=None,
+            not_before=now,  # it waits from now on, for those who look at ages
+            completed_at=None,
+            enqueued_at=now,
+        )
+        .returning(messages.c.id)
+    )
+    queued = list(db.session.scalars(statement))
+    for reply_id in queued:
+        publish_task(current, reply_id)
+    return queued
+
+
+def write(held: Claim, **values: object) -> bool:
     """Write to the claimed reply and let the claim go; False when somebody else has taken it over."""
     statement = (
         update(messages)
         .where(
-            messages.c.id == claim.reply_id,
-            messages.c.attempt == claim.attempt,
+            messages.c.id == held.reply_id,
+            messages.c.attempt == held.attempt,
             messages.c.lease_expires_at.is_not(None),
         )
         .values(lease_expires_at=None, held_for=None, slot=None, **values)
@@ -232,51 +326,30 @@ def write(claim: Claim, **values: object) -> bool:
     return db.session.scalar(statement) is not None
 
 
-GENERATE_REPLY = "messages.generate_reply"
-
-NEXT_IN_ROOM = (
-    select(messages.c.id, messages.c.status)
-    .where(
-        messages.c.chatroom_id == bindparam("room"), messages.c.role == Role.MODEL, messages.c.completed_at.is_(None)
-    )
-    .order_by(messages.c.position)
-    .limit(1)
-)
-WAITING_FOR_SLOT = (
-    select(messages.c.id)
-    .where(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
-    .order_by(messages.c.created_at)
-    .limit(1)
-    .with_for_update(skip_locked=True, key_share=True)
-)
-NEXT_OF_USER = (  # without its mark, so that whoever ends next takes another one
-    update(messages)
-    .where(messages.c.id == WAITING_FOR_SLOT.scalar_subquery())
-    .values(enqueued_at=bindparam("at"), held_for=None)
-    .returning(messages.c.id, messages.c.status)
-    .cte("next_of_user")
-)
-NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
+def announce_end(current: Transaction, held: Claim, status: Status, now: datetime) -> None:
+    """Let the next replies begin, and tell those who follow this one."""
+    hand_over(current, held.chatroom_id, held.user_id, now=now)
+    current.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))
 
 
-def enqueue_reply(current: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:
-    """Queue the reply's task once `current` is committed."""
+def publish_task(current: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:
+    """Queue the reply's task once `current` is committed: it carries the id, and the row says the rest."""
     current.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
 
 
-def enqueue_next(
-    current: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, but: UUID | None = None
+def hand_over(
+    current: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None
 ) -> None:
-    """Queue the tasks of those who waited for a reply of this room to end, and note when.
-
-    They are the room's earliest unfinished reply, if it waits for its turn and is not `but`, and the first of the
-    user's that found no free slot. A row that is locked is somebody else's to queue.
-    """
-    rows = db.session.execute(NEXT, {"room": chatroom_id, "user": user_id, "at": now})
-    chosen = {row.id for row in rows if row.status is Status.QUEUED and row.id != but}
-    if not chosen:
-        return
-    unlocked = select(messages.c.id).where(messages.c.id.in_(chosen)).with_for_update(skip_locked=True)
-    db.session.execute(update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=now))
+    """Queue the tasks of the replies that waited for one of this room, or of this user, to end."""
+    chosen = {reply_id for reply_id in next_replies(chatroom_id, user_id, now) if reply_id != exclude}
+    if chosen:
+        mark_enqueued(messages.c.id.in_(chosen), now)
     for reply_id in chosen:
-        enqueue_reply(current, reply_id)
+        publish_task(current, reply_id)
+
+
+def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
+    """Note that the replies' tasks are queued at `now`, except those of locked rows; their ids."""
+    unlocked = select(messages.c.id).where(condition).with_for_update(skip_locked=True)
+    statement = update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=now)
+    return db.session.scalars(statement.returning(messages.c.id)).all()

@@ -1,98 +1,40 @@
-"""A breaker: when Gemini is down for everybody, one call at a time asks whether it is back.
+"""What a worker process does beside its attempts: renew leases, abort calls, end in time, and sweep up lost replies.
 
-Each worker process has one. It opens after `threshold` failures in a row, which no single reply's retries
-reach, and stays open for `pause_seconds`, doubled at each failed probe up to `max_pause_seconds`. While it is
-open, replies are put off without counting as tried. Both changes are logged.
-
-Keeps the leases of a worker process alive while it generates, and ends the calls that nobody wants any more.
-
-One thread renews all leases, another one listens for canceled replies.
+One thread renews all leases of the process, another one listens for cancellations.
 """
 
 import logging
-import random
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from flask import Flask
 from redis.exceptions import RedisError
+from sqlalchemy import and_, func
 
+from app.chatrooms.models import Status, messages
+from app.core.celery import GENERATIONS, next_published_at
 from app.core.db import DATABASE_GAVE_UP, log_database_error
 from app.core.logging import first_line
+from app.core.redis import redis_client
 from app.core.transactions import transaction
-from app.generation.state import Claim, renew
+from app.generation.queries import lost_replies, waits_for_slot
+from app.generation.state import Claim, mark_enqueued, publish_task, renew
 from app.integrations.bounded_calls import BoundedCall
-from app.streaming.events import unwanted_replies
+from app.streaming.events import cancellations
 
 log = logging.getLogger(__name__)
 
-
-class Breaker:
-    """Shared by the threads of a process."""
-
-    def __init__(
-        self,
-        *,
-        threshold: int = 10,
-        pause_seconds: float = 2,
-        max_pause_seconds: float = 20,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.threshold = threshold
-        self.first_pause = pause_seconds
-        self.max_pause = max_pause_seconds
-        self.monotonic = monotonic
-        self._lock = threading.Lock()
-        self._failures_in_a_row = 0
-        self._pause = pause_seconds
-        self._open_until: float | None = None
-        self._probing = False
-
-    def wait_seconds(self) -> float:
-        """0 when a call may be made now; else how long to put it off, spread so that not all come at once."""
-        with self._lock:
-            if self._open_until is None:
-                return 0
-            left = self._open_until - self.monotonic()
-            if left <= 0 and not self._probing:
-                self._probing = True
-                return 0
-            return max(left, 0) + random.uniform(0.5, 1.5) * self.first_pause  # noqa: S311 - a spread
-
-    def record(self, *, answered: bool | None) -> None:
-        """Say how an admitted call ended; None: in a way that tells nothing about Gemini."""
-        with self._lock:
-            was_open, was_probe = self._open_until is not None, self._probing
-            self._probing = False
-            if answered:
-                self._failures_in_a_row, self._pause, self._open_until = 0, self.first_pause, None
-                if was_open:
-                    log.warning("Gemini answers again: the breaker is closed")
-            elif answered is False:
-                self._failures_in_a_row += 1
-                if was_probe or (not was_open and self._failures_in_a_row >= self.threshold):
-                    self._open(longer=was_probe)
-
-    def _open(self, *, longer: bool) -> None:
-        if longer:
-            self._pause = min(self._pause * 2, self.max_pause)
-        self._open_until = self.monotonic() + self._pause
-        log.error(
-            "Gemini has failed %d times in a row: the breaker is open for %.0f s",
-            self._failures_in_a_row,
-            self._pause,
-        )
-
-
 LISTEN_AGAIN_SECONDS = 1.0
+SWEEP_CURSOR = "sweeper:goes_on_at"  # in Redis: the chatroom behind which the next sweep goes on
+FIRST_ROOM = UUID(int=0)
 
 
 class LeaseKeeper:
-    """Renews every held lease three times within its length, and ends the calls whose lease was lost."""
+    """Renews every held lease three times within its length, and aborts the calls whose lease was lost."""
 
     def __init__(self, app: Flask, *, lease: timedelta) -> None:
         self.app = app
@@ -100,44 +42,44 @@ class LeaseKeeper:
         self._held: dict[Claim, BoundedCall] = {}
         self._lock = threading.Lock()
         self._started = False
-        self._leaving = False
+        self._stopping = False
         self._listening = threading.Event()
         self._closed = threading.Event()
 
     @contextmanager
-    def hold(self, claim: Claim, *, seconds: float) -> Iterator[BoundedCall]:
+    def hold(self, held: Claim, *, seconds: float) -> Iterator[BoundedCall]:
         """Keep the claim's lease alive during the block; the call in it is bounded by `seconds`."""
         with BoundedCall(seconds) as call:
             with self._lock:
-                self._held[claim] = call
+                self._held[held] = call
                 if not self._started:
                     for work in (self._renew, self._listen):
                         threading.Thread(target=work, name=f"lease-keeper{work.__name__}", daemon=True).start()
                     self._started = True
             self._listening.wait(LISTEN_AGAIN_SECONDS)  # the process's first replies: no cancellation goes unheard
-            if self._leaving:
+            if self._stopping:
                 call.abort()
             try:
                 yield call
             finally:
                 with self._lock:
-                    del self._held[claim]
+                    del self._held[held]
 
-    def leave_after(self, seconds: float) -> None:
-        """Give the calls under way `seconds` more, then end them: their replies go back into the queue."""
-        timer = threading.Timer(seconds, self._leave)
+    def abort_calls_after(self, seconds: float) -> None:
+        """Give the calls under way `seconds` more, then abort them: their replies go back into the queue."""
+        timer = threading.Timer(seconds, self._stop)
         timer.daemon = True
         timer.start()
 
     def close(self) -> None:
-        """Let the threads end, for whoever makes more than one keeper."""
+        """Let the threads end, where there is more than one keeper in a process."""
         self._closed.set()
 
-    def _leave(self) -> None:
-        self._leaving = True
+    def _stop(self) -> None:
+        self._stopping = True
         calls = self._snapshot()
         if calls:
-            log.warning("Shutting down: %d replies are handed back", len(calls))
+            log.warning("Shutting down: %d replies are released", len(calls))
         for call in calls.values():
             call.abort()
 
@@ -164,11 +106,11 @@ class LeaseKeeper:
                     call.abort()
 
     def _listen(self) -> None:
-        """End the calls of canceled replies at once; without Redis their leases tell, a little later."""
+        """Abort the calls of canceled replies at once; without Redis their leases tell, a little later."""
         while not self._closed.is_set():
             try:
                 with self.app.app_context():
-                    for reply_id in unwanted_replies():
+                    for reply_id in cancellations():
                         self._listening.set()
                         self._abort(reply_id)
                         if self._closed.is_set():
@@ -183,3 +125,54 @@ class LeaseKeeper:
         for claim, call in self._snapshot().items():
             if claim.reply_id == reply_id:
                 call.abort()
+
+
+def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
+    """Queue the tasks of replies whose worker is gone, and of those in the next rooms whose task was lost; their ids.
+
+    requeue_after: how long a task may take to be picked up before it counts as lost. One that was queued after the
+    task that workers take next is not lost: it waits behind it. Safe to run twice at once: a reply is taken by one
+    sweep, and a task too many changes nothing.
+    """
+    lost_before = min(now, oldest_task_at() or now) - requeue_after
+    worker_gone = and_(
+        messages.c.status == Status.GENERATING,
+        messages.c.lease_expires_at < func.now(),
+        messages.c.enqueued_at < now - requeue_after,
+    )
+    with transaction() as current:
+        lost, last_room = lost_replies(behind=sweep_cursor(), lost_before=lost_before)
+        task_lost = and_(
+            messages.c.id.in_(lost),
+            messages.c.status == Status.QUEUED,
+            messages.c.enqueued_at < lost_before,
+            ~waits_for_slot(),
+        )
+        queued = [reply_id for condition in (worker_gone, task_lost) for reply_id in mark_enqueued(condition, now)]
+        for reply_id in queued:
+            publish_task(current, reply_id)
+    set_sweep_cursor(last_room or FIRST_ROOM)
+    if queued:
+        log.warning("The sweeper queued %d replies again", len(queued))
+    return queued
+
+
+def sweep_cursor() -> UUID:
+    """The chatroom behind which this sweep goes on: the first one's, when Redis does not know."""
+    with suppress(RedisError):
+        known: Any = redis_client().get(SWEEP_CURSOR)
+        return UUID(known.decode()) if known else FIRST_ROOM
+    return FIRST_ROOM
+
+
+def set_sweep_cursor(chatroom_id: UUID) -> None:
+    with suppress(RedisError):
+        redis_client().set(SWEEP_CURSOR, str(chatroom_id))
+
+
+def oldest_task_at() -> datetime | None:
+    """When the task that workers take next was queued; None when none waits, or Redis does not say."""
+    try:
+        return next_published_at(GENERATIONS)
+    except RedisError:
+        return None

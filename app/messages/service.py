@@ -1,26 +1,36 @@
 """Use cases of a client: send a prompt, read a room."""
 
 import hashlib
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from app.billing.tier import tier_of
 from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
-from app.chatrooms.models import Chatroom, Message, Role, Status
+from app.chatrooms.models import Chatroom, Message, Status
 from app.chatrooms.queries import reserve_positions
-from app.chatrooms.service import get_chatroom
-from app.core.db import db
+from app.chatrooms.service import get_chatroom, get_message
+from app.core.auth import TokenRevoked
+from app.core.clock import utc_now
+from app.core.db import DATABASE_GAVE_UP, log_database_error
 from app.core.errors import NotFound
-from app.core.ids import new_id, request_id
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
-from app.core.transactions import transaction
-from app.generation.state import enqueue_reply
+from app.core.settings import settings
+from app.core.transactions import release_connection, transaction
+from app.generation import state
 from app.messages import idempotency
-from app.quota.usage import Usage, spend_prompt, usage_of
+from app.quota.usage import Usage, spend_prompt, usage_of, usage_today
+from app.streaming.following import wait_until_final
+from app.streaming.slots import held_request
 from app.users.service import require_locked_user
+
+log = logging.getLogger(__name__)
 
 ROOM_PAGE_SIZE = 50
 
@@ -56,7 +66,7 @@ def accept_prompt(
     """Store a prompt with its pending reply, spend a prompt of the day, and queue the generation.
 
     All of it happens while the user's row is locked, so of parallel requests one after the other.
-    streamed: whether the reply is to be had piece by piece. wait_seconds: how long the caller will wait for its end.
+    streamed: whether the reply comes piece by piece. wait_seconds: how long the caller will wait for its end.
     fingerprint: what an Idempotency-Key may come again with; such a copy waits no longer than the first request does.
     Raises TokenRevoked, NotFound, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then nothing was stored
     or spent.
@@ -73,47 +83,55 @@ def accept_prompt(
         position = reserve_positions(chatroom_id, user_id, 2, now)
         if position is None:
             raise NotFound
-        prompt, reply = new_turn(chatroom_id, position, text, streamed=streamed, now=now)
+        prompt, reply = state.enqueue(current, chatroom_id, position, text, streamed=streamed, now=now)
         usage = spend_prompt(user, tier, reply.id, now)
         if idempotency_key:
             idempotency.remember(
                 user_id, idempotency_key, fingerprint, prompt_id=prompt.id, waits_until=waits_until, now=now
             )
         current.after_commit(lambda: invalidate_list(user_id))
-        enqueue_reply(current, reply.id)
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
 
-def new_turn(chatroom_id: UUID, position: int, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
-    """A prompt and its pending reply, in the session."""
-    prompt = Message(
-        id=new_id(),
-        chatroom_id=chatroom_id,
-        position=position,
-        role=Role.USER,
-        text=text,
-        status=Status.COMPLETED,
-        created_at=now,
-        completed_at=now,
-    )
-    reply = Message(
-        id=new_id(),
-        chatroom_id=chatroom_id,
-        position=position + 1,
-        role=Role.MODEL,
-        status=Status.QUEUED,
-        in_reply_to=prompt.id,
-        created_at=now,
-        streamed=streamed,
-        accepted_at=now,
-        enqueued_at=now,
-        request_id=request_id(),
-    )
-    db.session.add(prompt)
-    db.session.flush()
-    db.session.add(reply)
-    db.session.flush()
-    return prompt, reply
+@contextmanager
+def acquire_wait_slot(seconds: int) -> Iterator[int]:
+    """Hold the request during the block; how long it may wait: not at all when the process holds many."""
+    half = max(1, settings().streams_per_process // 2)  # so that waits alone never keep streams out
+    with held_request(at_most=half if seconds else 0) as has_slot:
+        yield seconds if has_slot else 0
+
+
+def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accepted:
+    """Wait until the reply has ended, `accepted.waits_until` at the longest, and answer with it.
+
+    Holds no connection. A chatroom that is deleted meanwhile ends the wait, and so do the end of this process and the
+    loss of PostgreSQL; the prompt was accepted all the same.
+    """
+    if accepted.waits_until is None:
+        return accepted
+    try:
+        return wait_at_most(user_id, accepted, (accepted.waits_until - now).total_seconds())
+    except (NotFound, TokenRevoked):
+        return accepted
+    except DATABASE_GAVE_UP as error:
+        log_database_error(log, "a request waits no longer for its reply", error)
+        release_connection()
+        return accepted
+
+
+def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
+    """As `wait_for_reply`. Raises NotFound, TokenRevoked, and what SQLAlchemy raises without PostgreSQL."""
+    pending = accepted.reply
+    load = partial(get_message, user_id, pending.chatroom_id, pending.id)
+    reply = wait_until_final(pending, load, seconds=seconds)
+    if not reply.status.is_final:
+        return accepted
+    if accepted.idempotency_key:
+        with transaction():
+            idempotency.note_ended(user_id, accepted.idempotency_key)
+    refunded = reply.status in {Status.FAILED, Status.CANCELED}
+    usage = usage_today(user_id, now=utc_now()) if refunded else accepted.usage
+    return replace(accepted, reply=reply, ended=True, usage=usage)
 
 
 def fingerprint_of(*parts: str) -> str:

@@ -1,9 +1,4 @@
-"""What the routes of messages share.
-
-Routes of a room: its page, its history, and sending a prompt.
-
-Routes of one message: read it, follow it as it is written, cancel it, have it made again.
-"""
+"""Routes of messages: a room's page and history, sending a prompt; reading, following, canceling, retrying a reply."""
 
 import json
 import re
@@ -41,10 +36,13 @@ from app.messages.schemas import (
     PromptIn,
     StreamHeaders,
 )
-from app.messages.waiting import place_to_wait, wait_for_reply
 from app.quota.usage import QuotaExceeded, quota_headers
 from app.streaming.errors import TooManyStreams
-from app.streaming.following import Event, Place, follow_reply
+from app.streaming.following import Cursor, Event, follow_reply
+
+MAX_WAIT_SECONDS = 20
+RECONNECT_MS = 1_000
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 blp = Blueprint(
     "messages",
@@ -63,9 +61,6 @@ QUOTA_HEADERS = {
     "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
     "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
 }
-
-
-MAX_WAIT_SECONDS = 20
 
 ACCEPTED_HEADERS = QUOTA_HEADERS | {
     "Location": header("Where the reply is, and will be."),
@@ -124,7 +119,7 @@ class MessageCollection(MethodView):
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
         `Prefer: wait=10` the answer waits for the reply, up to that many seconds. With `stream: true` the reply can
         be followed as it is written, at its `…/stream`."""
-        with place_to_wait(preferred_wait(headers["prefer"])) as wait_seconds:
+        with service.acquire_wait_slot(preferred_wait(headers["prefer"])) as wait_seconds:
             accepted = service.accept_prompt(
                 current_user_id(),
                 chatroom_id,
@@ -135,7 +130,7 @@ class MessageCollection(MethodView):
                 fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
                 now=utc_now(),
             )
-            accepted = wait_for_reply(current_user_id(), accepted, now=utc_now())
+            accepted = service.wait_for_reply(current_user_id(), accepted, now=utc_now())
         answer_headers = quota_headers(accepted.usage) | {
             "Location": url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=accepted.reply.id)
         }
@@ -169,10 +164,6 @@ def preferred_wait(prefer: str) -> int:
     return 0
 
 
-RECONNECT_MS = 1_000
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-
-
 @blp.route("/messages/<id:message_id>")
 class MessageItem(MethodView):
     @blp.authenticated()
@@ -202,10 +193,10 @@ class MessageStream(MethodView):
         comment comes every 15 s while nothing happens; `reconnect` asks to come back at once.
 
         Prompts sent with `stream: true` come in pieces, others in one."""
-        place, hung_up = Place.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
+        cursor, hung_up = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
         until_closed = ExitStack()
         events = until_closed.enter_context(
-            follow_reply(current_user_id(), chatroom_id, message_id, place=place, hung_up=hung_up)
+            follow_reply(current_user_id(), chatroom_id, message_id, cursor=cursor, hung_up=hung_up)
         )
         response = Response(map(event_lines, events), mimetype="text/event-stream", headers=STREAM_HEADERS)
         response.call_on_close(until_closed.close)
@@ -236,7 +227,7 @@ class MessageRetry(MethodView):
     )
     @blp.errors(NotFound, ReplyNotRetryable, QuotaExceeded)
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
-        """Have a reply made again
+        """Regenerate a reply
 
         For one that failed or was canceled; costs a prompt. It sees only the turns before it, and a part that
         was kept stays until the new text is there."""
@@ -246,7 +237,7 @@ class MessageRetry(MethodView):
 
 
 def event_lines(event: Event | None) -> str:
-    """One event in the format of the HTML standard, 9.2.6; a comment as a sign of life."""
+    """One event in the format of the HTML standard, 9.2.6; a comment as a heartbeat."""
     if event is None:
         return ": still here\n\n"
     data: dict[str, Any] = {}
@@ -257,6 +248,6 @@ def event_lines(event: Event | None) -> str:
     elif event.message is not None:
         data = {"message": MessageOut().dump(event.message)}
     lines = [f"event: {event.name}", f"data: {json.dumps(data)}"]
-    lines += [f"id: {event.place}"] if event.place else []
+    lines += [f"id: {event.cursor}"] if event.cursor else []
     lines += [f"retry: {RECONNECT_MS}"] if event.name == "reconnect" else []
     return "\n".join(lines) + "\n\n"

@@ -18,9 +18,9 @@ from sqlalchemy.dialects.postgresql import insert
 from app.chatrooms.models import ErrorCode, Role, Status, messages
 from app.core.db import db
 from app.core.transactions import transaction
-from app.generation.state import UNFINISHED
 from app.ops.models import Heartbeat, Total
 
+UNFINISHED = (Status.QUEUED, Status.GENERATING)
 REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
 GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT)
 COUNTED_ROWS = 50_000  # a longer queue is told as this long: its exact length would change nothing

@@ -1,12 +1,11 @@
-"""What happens to a reply, told to whoever waits for it: a Redis stream for each reply, bounded and expiring.
+"""What happens to a reply, published as it happens: a Redis stream for each reply, bounded and expiring.
 
-An entry is a piece of text, a status or an end, each with the attempt it belongs to. PostgreSQL holds the
-truth: what is lost here costs a waiter its early wake-up and nothing else.
+An entry is a piece of text, a status or an end, each with the attempt it belongs to. PostgreSQL holds the truth: what
+is lost here costs a follower its early wake-up and nothing else.
 """
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -23,8 +22,6 @@ MAX_ENTRIES = 5_000
 READ_AT_ONCE = 200
 STOP_CHANNEL = "replies:stop"
 FROM_THE_START = "0"
-WITHOUT_REDIS_SECONDS = 1.0
-SLICE_SECONDS = 2.0  # of a wait: how long a drain may go unnoticed
 
 
 @dataclass(frozen=True)
@@ -93,17 +90,17 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
     )
 
 
-def stop_generating(reply_id: UUID) -> None:
-    """Tell every worker that nobody wants this reply any more. Raises redis.RedisError."""
+def cancel_generation(reply_id: UUID) -> None:
+    """Tell every worker that this reply is canceled. Raises redis.RedisError."""
     redis_client().publish(STOP_CHANNEL, str(reply_id))
 
 
 def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
-    """Throw away what the streams of deleted messages hold. Raises redis.RedisError.
+    """Delete the streams of deleted messages. Raises redis.RedisError.
 
-    under_way: the attempt of each reply that had not ended. Its worker stops, and whoever follows it looks again.
+    under_way: the attempt of each reply that had not ended. Its worker stops, and its followers look again.
     """
-    pipeline = redis_client().pipeline(transaction=False)  # or nobody would be woken by what is gone a command later
+    pipeline = redis_client().pipeline(transaction=False)  # in one transaction nobody would see the entry
     for reply_id, attempt in under_way.items():
         pipeline.publish(STOP_CHANNEL, str(reply_id))
         pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
@@ -111,8 +108,8 @@ def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
     pipeline.execute()
 
 
-def unwanted_replies() -> Iterator[UUID | None]:
-    """Replies that `stop_generating` names, as it does; None once it listens, and from time to time.
+def cancellations() -> Iterator[UUID | None]:
+    """The replies that are canceled, as it happens; None once it listens, and from time to time.
 
     Raises redis.RedisError.
     """
@@ -134,30 +131,8 @@ def reply_named_by(data: bytes) -> UUID | None:
         return None
 
 
-def wait_for_end(
-    reply_id: UUID, seconds: float, *, after: str = FROM_THE_START, leaving: Callable[[], bool] = lambda: False
-) -> str:
-    """Return at the next sign behind `after` that the reply has ended, when `seconds` are over, or soon without Redis.
-
-    A sign may come before its commit, and be of an attempt that went on after all: look, and wait on behind it.
-    leaving: whether to give up. Returns the place to go on from.
-    """
-    deadline = time.monotonic() + seconds
-    last_id = after
-    while (left := deadline - time.monotonic()) > 0 and not leaving():
-        try:
-            last_id, entries = read(redis_client(blocking=True), reply_id, last_id, seconds=min(left, SLICE_SECONDS))
-        except redis.RedisError:
-            log.warning("Redis became unavailable while a request waited for its reply")
-            time.sleep(min(left, WITHOUT_REDIS_SECONDS))
-            break
-        if any(entry.is_end for entry in entries):
-            break
-    return last_id
-
-
 class Publisher:
-    """Passes the pieces of one attempt on. Redis gone: the rest is not passed on, and the reply goes on."""
+    """Publishes the pieces of one attempt. Without Redis the rest is not published, and the reply goes on."""
 
     def __init__(self, reply_id: UUID, attempt: int) -> None:
         self.reply_id = reply_id

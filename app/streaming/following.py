@@ -1,12 +1,8 @@
-"""Following a reply as it is written.
+"""Who follows a reply: streams, which get every event, and waits, which want the end alone.
 
-Pieces come from the reply's Redis stream, and what Redis has lost comes from PostgreSQL in the end. A place is
-an attempt and a number of characters, so a resume is a slice of the text; another attempt, or a text that does
-not continue what was sent, begins with `reset`.
-
-A client that follows a reply: its slot, its session, and the events until the reply ends or nobody listens.
-
-`Prefer: wait`: a request that is held until its reply has ended.
+Pieces come from the reply's Redis stream, and what Redis has lost comes from PostgreSQL in the end. A cursor is an
+attempt and a number of characters, so a resume is a slice of the text; another attempt, or a text that does not
+continue what was sent, begins with `reset`. Nobody holds a database connection while nothing happens.
 """
 
 import logging
@@ -30,7 +26,7 @@ from app.core.http import is_draining
 from app.core.redis import redis_client
 from app.core.settings import settings
 from app.core.transactions import release_connection
-from app.streaming import events as reply_stream
+from app.streaming import events
 from app.streaming.slots import open_slot
 
 log = logging.getLogger(__name__)
@@ -51,15 +47,15 @@ FINAL_NAMES: dict[Status, Name] = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """How far a client has come: characters of an attempt's text."""
+class Cursor:
+    """How far a client has read: characters of an attempt's text."""
 
     attempt: int
     chars: int
 
     @classmethod
-    def parse(cls, event_id: str) -> "Place | None":
-        """The place that an event's id names; None for anything else."""
+    def parse(cls, event_id: str) -> "Cursor | None":
+        """The cursor in an event's id names; None for anything else."""
         match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", event_id)
         return cls(int(match[1]), int(match[2])) if match else None
 
@@ -72,7 +68,7 @@ class Event:
     """Something to tell the client. `message`: of the final events; `text`: of a delta; `status`: of a status."""
 
     name: Name
-    place: Place | None
+    cursor: Cursor | None
     text: str = ""
     status: Status | None = None
     message: Message | None = None
@@ -90,7 +86,7 @@ class Follower:
     def __init__(
         self,
         load: Callable[[], Message],
-        place: Place | None,
+        cursor: Cursor | None,
         *,
         client: redis.Redis,
         leaving: Callable[[], bool],
@@ -99,17 +95,17 @@ class Follower:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.load = load
-        self.place = place
+        self.cursor = cursor
         self.client = client
         self.leaving = leaving
         self.hung_up = hung_up
         self.wait = wait
         self.monotonic = monotonic
         self.status: Status | None = None
-        self.last_id = reply_stream.FROM_THE_START
+        self.last_id = events.FROM_THE_START
 
     def follow(self) -> Iterator[Event | None]:
-        """The events, up to a final one or `reconnect`; None is a sign of life while nothing happens.
+        """The events, up to a final one or `reconnect`; None is a heartbeat while nothing happens.
 
         They end without one when the client has hung up.
         """
@@ -118,7 +114,7 @@ class Follower:
         yield from self.status_event(message.status)
         while not message.status.is_final:
             if self.leaving():
-                yield Event("reconnect", self.place)
+                yield Event("reconnect", self.cursor)
                 return
             if self.hung_up():
                 return
@@ -143,13 +139,13 @@ class Follower:
         except DATABASE_GAVE_UP as error:
             log_database_error(log, "a reply that is followed is looked at again", error)
             self.wait(WITHOUT_DATABASE_SECONDS)
-            self.last_id = reply_stream.FROM_THE_START  # what it tells of an end must be seen again
+            self.last_id = events.FROM_THE_START  # what it tells of an end must be seen again
             return message
 
-    def read(self, message: Message) -> list[reply_stream.Entry] | None:
+    def read(self, message: Message) -> list[events.Entry] | None:
         """What is new in the stream, up to SLICE_SECONDS later; None when Redis is unavailable."""
         try:
-            self.last_id, entries = reply_stream.read(self.client, message.id, self.last_id, seconds=SLICE_SECONDS)
+            self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=SLICE_SECONDS)
         except redis.RedisError:
             self.wait(WITHOUT_REDIS_SECONDS)
             return None
@@ -158,42 +154,42 @@ class Follower:
     def status_event(self, status: Status) -> Iterator[Event]:
         if status is not self.status and not status.is_final:
             self.status = status
-            yield Event("status", self.place, status=status)
+            yield Event("status", self.cursor, status=status)
 
-    def events_for(self, entry: reply_stream.Entry) -> Iterator[Event]:
+    def events_for(self, entry: events.Entry) -> Iterator[Event]:
         """What an entry of the stream means for this client."""
         if entry.status is not None:
             yield from self.status_event(entry.status)
             return
-        if self.place is None or self.place.attempt < entry.attempt:
-            if self.place is not None and self.place.chars:
-                yield Event("reset", Place(entry.attempt, 0))
-            self.place = Place(entry.attempt, 0)
+        if self.cursor is None or self.cursor.attempt < entry.attempt:
+            if self.cursor is not None and self.cursor.chars:
+                yield Event("reset", Cursor(entry.attempt, 0))
+            self.cursor = Cursor(entry.attempt, 0)
         begins = entry.offset - len(entry.piece)
-        if self.place.attempt == entry.attempt and begins <= self.place.chars < entry.offset:
-            text = entry.piece[self.place.chars - begins :]
-            self.place = Place(entry.attempt, entry.offset)
-            yield Event("delta", self.place, text=text)
+        if self.cursor.attempt == entry.attempt and begins <= self.cursor.chars < entry.offset:
+            text = entry.piece[self.cursor.chars - begins :]
+            self.cursor = Cursor(entry.attempt, entry.offset)
+            yield Event("delta", self.cursor, text=text)
 
     def remaining_events(self, message: Message) -> Iterator[Event]:
         """What the client lacks of the stored text, and how it ended."""
         text = message.text or ""
-        place = self.place or Place(message.attempt, 0)
-        continues = place.attempt == message.attempt and place.chars <= len(text) and message.status != Status.FAILED
+        cursor = self.cursor or Cursor(message.attempt, 0)
+        continues = cursor.attempt == message.attempt and cursor.chars <= len(text) and message.status != Status.FAILED
         if not continues:
-            if place.chars:
-                yield Event("reset", Place(message.attempt, 0))
-            place = Place(message.attempt, 0)
-        if text[place.chars :]:
-            yield Event("delta", Place(message.attempt, len(text)), text=text[place.chars :])
-        yield Event(FINAL_NAMES[message.status], Place(message.attempt, len(text)), message=message)
+            if cursor.chars:
+                yield Event("reset", Cursor(message.attempt, 0))
+            cursor = Cursor(message.attempt, 0)
+        if text[cursor.chars :]:
+            yield Event("delta", Cursor(message.attempt, len(text)), text=text[cursor.chars :])
+        yield Event(FINAL_NAMES[message.status], Cursor(message.attempt, len(text)), message=message)
 
 
 @contextmanager
 def follow_reply(
-    user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, place: Place | None, hung_up: Callable[[], bool]
+    user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, cursor: Cursor | None, hung_up: Callable[[], bool]
 ) -> Iterator[Iterator[Event | None]]:
-    """The reply's events from `place` on, for as long as the block lasts; None is a sign of life.
+    """The reply's events from `cursor` on, for as long as the block lasts; None is a heartbeat.
 
     They just end when the reply is deleted, when the user's session ends, and when the client has hung up. Held
     without a database connection. Raises NotFound, TooManyStreams, ServiceUnavailable.
@@ -211,10 +207,45 @@ def follow_reply(
                     raise TokenRevoked
                 return get_message(user_id, chatroom_id, reply_id)
 
-        follower = Follower(load, place, client=redis_client(blocking=True), leaving=is_draining, hung_up=hung_up)
+        follower = Follower(load, cursor, client=redis_client(blocking=True), leaving=is_draining, hung_up=hung_up)
         yield until_gone(follower)
 
 
 def until_gone(follower: Follower) -> Iterator[Event | None]:
     with suppress(NotFound, TokenRevoked):
         yield from follower.follow()
+
+
+def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: float) -> Message:
+    """The reply once it has ended; as it is by then, when `seconds` are over or this process is about to end.
+
+    load: reads the reply anew. A published end may come before its commit, or be of an attempt that went on after
+    all: so it is looked at, and waited for again.
+    """
+    deadline = time.monotonic() + seconds
+    last_id = events.FROM_THE_START
+    while not reply.status.is_final and (left := deadline - time.monotonic()) > 0 and not is_draining():
+        last_id = wait_for_end(reply.id, left, after=last_id)
+        reply = load()
+        release_connection()
+    return reply
+
+
+def wait_for_end(reply_id: UUID, seconds: float, *, after: str) -> str:
+    """Return at the next published end behind `after`, when `seconds` are over, on a drain, or soon without Redis.
+
+    Returns the id of the last entry that was read.
+    """
+    deadline = time.monotonic() + seconds
+    last_id = after
+    while (left := deadline - time.monotonic()) > 0 and not is_draining():
+        try:
+            client = redis_client(blocking=True)
+            last_id, entries = events.read(client, reply_id, last_id, seconds=min(left, SLICE_SECONDS))
+        except redis.RedisError:
+            log.warning("Redis became unavailable while a request waited for its reply")
+            time.sleep(min(left, WITHOUT_REDIS_SECONDS))
+            break
+        if any(entry.is_end for entry in entries):
+            break
+    return last_id

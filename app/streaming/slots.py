@@ -1,8 +1,6 @@
-"""How many requests this process holds open: streams and waits together, and exports.
+"""Slots for requests that are held open: of this process, and of one user on all processes together.
 
-Each of them has a thread, and all other requests need some too.
-
-How many streams may be open: of one user, on all processes together, and of this process.
+A held request has a thread, and all other requests need some too.
 """
 
 import logging
@@ -20,6 +18,9 @@ from app.core.errors import ServiceUnavailable
 from app.core.redis import redis_client
 from app.streaming.errors import TooManyStreams
 
+log = logging.getLogger(__name__)
+
+SLOT_SECONDS = 60  # without a renewal: of a process that died. Open streams renew theirs with each look
 _held: Counter[str] = Counter()
 _lock = threading.Lock()
 
@@ -28,18 +29,13 @@ _lock = threading.Lock()
 def held_request(kind: str = "replies", *, at_most: int) -> Iterator[bool]:
     """Count a request among the held ones during the block; False, and not counted, when `at_most` are held."""
     with _lock:
-        has_place = _held[kind] < at_most
-        _held[kind] += has_place
+        has_slot = _held[kind] < at_most
+        _held[kind] += has_slot
     try:
-        yield has_place
+        yield has_slot
     finally:
         with _lock:
-            _held[kind] -= has_place
-
-
-log = logging.getLogger(__name__)
-
-FORGOTTEN_AFTER_SECONDS = 60  # a slot whose process died; living ones are renewed with each heartbeat
+            _held[kind] -= has_slot
 
 
 class Slot:
@@ -48,7 +44,7 @@ class Slot:
     lasts_seconds: without being renewed.
     """
 
-    def __init__(self, key: str, *, at_most: int, lasts_seconds: int = FORGOTTEN_AFTER_SECONDS) -> None:
+    def __init__(self, key: str, *, at_most: int, lasts_seconds: int = SLOT_SECONDS) -> None:
         self.key = key
         self.name = secrets.token_hex(8)
         self.at_most = at_most
@@ -92,8 +88,8 @@ class Slot:
 @contextmanager
 def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
     """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
-    with held_request(at_most=per_process) as has_place:
-        if not has_place:
+    with held_request(at_most=per_process) as has_slot:
+        if not has_slot:
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
         slot = Slot(f"streams:{user_id}", at_most=per_user)
         if not slot.take():

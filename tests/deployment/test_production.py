@@ -27,7 +27,7 @@ from sandbox.stack.servers import wait_until
 from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
 from tests.celery_process import celery_process
 from tests.deployment.files import ROOT
-from tests.messages.event_streams import events_of
+from tests.event_streams import events_of
 from tests.tls import make_certificate, tls_in_front_of
 from tests.web_process import WebProcess, serving
 

@@ -35,9 +35,9 @@ def test_twenty_at_once_are_accepted_once_and_answered_alike(room):
     assert len(room.person.get(f"{room.path}/messages").json["items"]) == 2
 
 
-def test_the_answer_stays_the_same_when_the_reply_has_come(room, generator):
+def test_the_answer_stays_the_same_when_the_reply_has_come(room, runner):
     first = post(room)
-    room.generate(generator, first.json["reply"]["id"])
+    room.generate(runner, first.json["reply"]["id"])
     assert post(room).json == first.json
 
 

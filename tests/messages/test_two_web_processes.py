@@ -14,7 +14,7 @@ from flask import Flask
 
 from sandbox.stack.children import alive
 from sandbox.stack.servers import wait_until
-from tests.messages.event_streams import events_of
+from tests.event_streams import events_of
 from tests.web_process import WebProcess, serving
 
 STREAMS_PER_USER = 2

@@ -11,9 +11,9 @@ def sent_to(gemini):
     return [(turn["role"], "".join(part["text"] for part in turn["parts"])) for turn in contents]
 
 
-def test_gemini_sees_the_turns_oldest_first_and_the_instruction(room, generator, gemini):
-    room.answer(generator, '[[sandbox: say="First answer"]]')
-    room.answer(generator, "And now?")
+def test_gemini_sees_the_turns_oldest_first_and_the_instruction(room, runner, gemini):
+    room.answer(runner, '[[sandbox: say="First answer"]]')
+    room.answer(runner, "And now?")
     turns = sent_to(gemini)
     assert [role for role, _ in turns] == ["user", "model", "user"]
     assert turns[1] == ("model", "First answer")
@@ -21,23 +21,23 @@ def test_gemini_sees_the_turns_oldest_first_and_the_instruction(room, generator,
     assert "Be brief." in str(gemini.requests()[-1]["system_instruction"])
 
 
-def test_failed_turns_are_left_out_with_their_prompts(room, generator, gemini):
-    room.answer(generator, '[[sandbox: say="Fine"]]')
-    room.answer(generator, "[[sandbox: block]]")
-    room.answer(generator, "Third")
+def test_failed_turns_are_left_out_with_their_prompts(room, runner, gemini):
+    room.answer(runner, '[[sandbox: say="Fine"]]')
+    room.answer(runner, "[[sandbox: block]]")
+    room.answer(runner, "Third")
     assert [text for _, text in sent_to(gemini)] == ['[[sandbox: say="Fine"]]', "Fine", "Third"]
 
 
-def test_other_rooms_are_not_seen(room, generator, gemini):
-    room.answer(generator, "In the first room")
+def test_other_rooms_are_not_seen(room, runner, gemini):
+    room.answer(runner, "In the first room")
     room.path = room.person.make_chatroom()
-    room.answer(generator, "In the second")
+    room.answer(runner, "In the second")
     assert [text for _, text in sent_to(gemini)] == ["In the second"]
 
 
-def test_the_newest_whole_turns_that_fit_are_kept(room, generator):
+def test_the_newest_whole_turns_that_fit_are_kept(room, runner):
     for index in range(4):
-        room.answer(generator, f'[[sandbox: say="{index}{"x" * 99}"]]')
+        room.answer(runner, f'[[sandbox: say="{index}{"x" * 99}"]]')
     position = room.row(room.send("Last")).position
     with room.app.app_context():
         chatroom_id = UUID(room.path.rsplit("/", 1)[1])
@@ -54,12 +54,12 @@ def test_the_newest_whole_turns_that_fit_are_kept(room, generator):
         assert kept(100_000) == ["0", "1", "2", "3"]
 
 
-def test_a_part_kept_of_a_canceled_reply_is_seen_and_an_empty_one_is_left_out(room, generator, gemini):
+def test_a_part_kept_of_a_canceled_reply_is_seen_and_an_empty_one_is_left_out(room, runner, gemini):
     for prompt in ("Kept", "Empty"):
         room.send(prompt)
     room.sql(
         "UPDATE messages m SET status = 'canceled', completed_at = now(),"
         " text = CASE WHEN p.text = 'Kept' THEN 'A part' END FROM messages p WHERE p.id = m.in_reply_to"
     )
-    room.answer(generator, "Next")
+    room.answer(runner, "Next")
     assert [text for _, text in sent_to(gemini)] == ["Kept", "A part", "Next"]

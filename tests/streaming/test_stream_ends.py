@@ -12,18 +12,18 @@ from app.core import http as draining
 from app.streaming import following as streaming
 from app.streaming.following import Follower
 from tests.conftest import purge_all
-from tests.messages.event_streams import follow, names
+from tests.event_streams import follow, names
 
 SAID = "One two three 😀 vier fünf."
 PROMPT = f'[[sandbox: say="{SAID}"]]'
 
 
-def test_a_follower_that_goes_away_stops_nothing(room, generator):
+def test_a_follower_that_goes_away_stops_nothing(room, runner):
     reply_id = room.send(PROMPT, stream=True)
     stream = follow(room, reply_id)
     next(stream)
     stream.close()
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.read(reply_id).text == SAID
 
 
@@ -40,10 +40,10 @@ def test_a_drain_sends_followers_to_another_process(room):
 
 
 @pytest.mark.parametrize("what", ["room", "account"])
-def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(room, make_generator, gemini, what):
+def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(room, make_runner, gemini, what):
     reply_id = room.send("[[sandbox: hang]]", stream=True)
     stream = follow(room, reply_id)
-    thread = room.generate_meanwhile(make_generator(lease_seconds=60), reply_id)
+    thread = room.generate_meanwhile(make_runner(lease_seconds=60), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     room.person.delete(room.path if what == "room" else "/user/me")
     purge_all(room.app)

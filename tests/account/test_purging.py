@@ -186,11 +186,11 @@ def test_the_number_signs_up_again_before_the_rows_are_gone(quiet_app, quiet, ma
     assert again.get("/user/usage").json["used"] == 2
 
 
-def test_redis_holds_no_text_of_what_was_deleted(room, generator):
+def test_redis_holds_no_text_of_what_was_deleted(room, runner):
     client, person = room.app.extensions["redis"], room.person
     person.patch(room.path, json={"title": "A secret title"})
     reply_id = room.send('[[sandbox: say="A secret reply"]]', stream=True)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     for query in ("", "?limit=7"):
         person.get(f"/chatroom{query}")
     assert len(keys_with(client, "secret")) == 3
@@ -213,11 +213,11 @@ def keys_with(client, word):
 
 
 @pytest.mark.parametrize("what", ["room", "account"])
-def test_no_worker_begins_a_reply_of_what_was_deleted(room, generator, gemini, what):
+def test_no_worker_begins_a_reply_of_what_was_deleted(room, runner, gemini, what):
     gemini.clear_requests()
     reply_id = room.send("Hello")
     room.person.delete(room.path if what == "room" else "/user/me")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert gemini.requests() == []
     assert room.row(reply_id).attempt == 0
 

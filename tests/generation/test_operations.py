@@ -14,9 +14,9 @@ def flask(quiet_app):
     return lambda *words: quiet_app.test_cli_runner().invoke(args=["replies", *words])
 
 
-def test_failed_replies_are_listed_without_their_text(room, generator, flask):
+def test_failed_replies_are_listed_without_their_text(room, runner, flask):
     assert "No reply has failed." in flask("failed").output
-    reply = room.answer(generator, "[[sandbox: block]] my secret")
+    reply = room.answer(runner, "[[sandbox: block]] my secret")
     output = flask("failed").output
     assert reply.id in output
     assert "blocked_by_safety" in output
@@ -25,28 +25,28 @@ def test_failed_replies_are_listed_without_their_text(room, generator, flask):
     assert row["id"] == reply.id
 
 
-def test_a_failed_reply_is_generated_again_at_no_charge(room, generator, gemini, flask):
+def test_a_failed_reply_is_generated_again_at_no_charge(room, runner, gemini, flask):
     gemini.behave(status=404)
-    reply = room.answer(generator, "Hello")
+    reply = room.answer(runner, "Hello")
     gemini.reset()
     assert "1 reply is queued again." in flask("retry", reply.id).output
-    room.generate(generator, reply.id)
+    room.generate(runner, reply.id)
     assert room.read(reply.id).status == "completed"
     assert room.used() == 0
 
 
-def test_all_failed_replies_are_queued_again(room, generator, flask):
+def test_all_failed_replies_are_queued_again(room, runner, flask):
     for _ in range(3):
-        room.answer(generator, "[[sandbox: block]]")
+        room.answer(runner, "[[sandbox: block]]")
     assert "3 replies are queued again." in flask("retry", "--all").output
     assert "0 replies" in flask("retry", "--all").output
 
 
-def test_what_fails_again_meanwhile_is_queued_once(room, generator, gemini):
+def test_what_fails_again_meanwhile_is_queued_once(room, runner, gemini):
     """The cause persists, and workers are quick."""
     gemini.behave(status=404)
     for _ in range(3):
-        room.answer(generator, "Hello")
+        room.answer(runner, "Hello")
     with room.app.app_context():
         begun = utc_now()
         assert len(operations.retry_failed(None, until=begun, now=begun)) == 3

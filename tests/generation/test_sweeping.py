@@ -7,10 +7,10 @@ import pytest
 from app.core.celery import GENERATIONS
 from app.core.clock import utc_now
 from app.generation import tasks as sweeping
-from app.generation.tasks import sweep_replies
+from app.generation.worker import sweep_replies
 from app.messages.idempotency import LIFETIME
 from app.messages.tasks import sweep_idempotency_keys
-from tests.messages.conftest import Room
+from tests.rooms import Room
 
 REQUEUE_AFTER = timedelta(seconds=8)
 
@@ -62,11 +62,11 @@ def test_a_dead_workers_reply_is_queued_again_whatever_waits(room):
     assert sweep(room, timedelta(seconds=20)) == [dead]
 
 
-def test_a_reply_whose_predecessor_has_just_ended_is_not_lost(room, generator):
+def test_a_reply_whose_predecessor_has_just_ended_is_not_lost(room, runner):
     first, second = room.send("One"), room.send("Two")
     let_workers_take_all(room)
     room.sql("UPDATE messages SET enqueued_at = now() - interval '1 minute' WHERE role = 'model'")
-    room.generate(generator, first)
+    room.generate(runner, first)
     assert sweep(room, timedelta(seconds=1)) == []
     assert room.row(second).enqueued_at > utc_now() - timedelta(seconds=30)
 
@@ -119,9 +119,9 @@ def test_a_reply_that_waits_its_turn_is_left_alone(room):
     assert sweep(room) == [first]
 
 
-def test_a_retry_that_is_not_yet_due_is_left_alone(room, generator):
+def test_a_retry_that_is_not_yet_due_is_left_alone(room, runner):
     reply_id = room.send("[[sandbox: status=503 retry_after=20]]")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     let_workers_take_all(room)
     assert sweep(room) == []
     assert sweep(room, timedelta(seconds=30)) == [reply_id]

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from app.core.transactions import transaction
-from app.generation.state import claim_reply
+from app.generation import state
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
 from tests.web_process import serving
@@ -23,14 +23,14 @@ def make_odd_room(
     app: Flask,
     make_redis_url: Callable[[], str],
     make_user: Callable[..., Any],
-    make_generator_for: Callable[[Flask, Any], Any],
+    make_runner_for: Callable[[Flask, Any], Any],
 ) -> Iterator[Callable[..., Any]]:
     """A room on an application with settings of the test's."""
 
     def make(**settings: Any) -> Any:
         odd, person = make_app(redis_url=make_redis_url(), **settings), make_user()
         person.client = odd.test_client()
-        return make_generator_for(odd, person)
+        return make_runner_for(odd, person)
 
     yield make
     app.extensions["celery"].set_default()
@@ -39,14 +39,14 @@ def make_odd_room(
 def test_a_reply_may_take_longer_than_the_time_in_which_attempts_begin(make_odd_room):
     """GEMINI_TIMEOUT above REPLY_MAX_SECONDS: the attempt under way is not cut off."""
     room = make_odd_room(reply_max_seconds=0.1, gemini_timeout=10)
-    reply = room.answer(room.generator, '[[sandbox: delay=1]] [[sandbox: say="At last."]]')
+    reply = room.answer(room.runner, '[[sandbox: delay=1]] [[sandbox: say="At last."]]')
     assert (reply.status, reply.text) == ("completed", "At last.")
 
 
 def test_an_attempt_that_took_all_of_the_time_is_not_made_again(make_odd_room):
     """GEMINI_TIMEOUT above REPLY_MAX_SECONDS: the reply fails, and costs nothing."""
     room = make_odd_room(reply_max_seconds=0.1, gemini_timeout=0.5)
-    reply = room.answer(room.generator, "[[sandbox: hang]]")
+    reply = room.answer(room.runner, "[[sandbox: hang]]")
     assert (reply.status, reply.error["code"], room.row(reply.id).attempt) == ("failed", "model_timeout", 1)
     assert room.used() == 0
 
@@ -56,13 +56,13 @@ def test_a_reply_whose_worker_died_is_generated_though_its_time_is_over(make_odd
     room = make_odd_room(reply_max_seconds=1, reply_lease_seconds=300)
     reply_id = room.send("Hello")
     with room.app.app_context(), transaction():
-        assert claim_reply(reply_id, lease=timedelta(seconds=300))
+        assert state.claim(reply_id, lease=timedelta(seconds=300))
     room.sql(
         "UPDATE messages SET lease_expires_at = lease_expires_at - interval '301 seconds',"
         " started_at = started_at - interval '301 seconds' WHERE id = :id",
         id=reply_id,
     )
-    room.generate(room.generator, reply_id)
+    room.generate(room.runner, reply_id)
     assert (room.read(reply_id).status, room.row(reply_id).attempt) == ("completed", 2)
 
 

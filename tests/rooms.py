@@ -1,4 +1,4 @@
-"""A generator inside the test's own process, and rooms to use it on."""
+"""A runner inside the test's own process, and rooms to use it on."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +14,9 @@ from sqlalchemy import select, text
 
 from app.chatrooms.models import Message
 from app.core.db import db
-from app.generation.runner import Generator
-from app.generation.worker import Breaker, LeaseKeeper
+from app.generation.breaker import Breaker
+from app.generation.runner import Runner
+from app.generation.worker import LeaseKeeper
 from app.integrations.gemini.generativeai import Gemini
 from app.quota.models import PromptCharge
 from sandbox.gemini.process import GeminiStandIn
@@ -49,15 +50,15 @@ def quiet_app(app: Flask, make_quiet_app: Callable[[float], Flask], gemini_timeo
 
 
 @pytest.fixture
-def make_generator(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..., Generator]]:
-    """A generator as the worker has one: the real SDK against the stand-in."""
+def make_runner(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..., Runner]]:
+    """A runner as the worker has one: the real SDK against the stand-in."""
     keepers = []
 
-    def make(*, lease_seconds: float = 5, breaker: Breaker | None = None, api_key: str = "sandbox-key") -> Generator:
+    def make(*, lease_seconds: float = 5, breaker: Breaker | None = None, api_key: str = "sandbox-key") -> Runner:
         model = Gemini(api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief.")
         keeper = LeaseKeeper(quiet_app, lease=timedelta(seconds=lease_seconds))
         keepers.append(keeper)
-        return Generator(model, keeper, breaker or Breaker())
+        return Runner(model, keeper, breaker or Breaker())
 
     yield make
     for keeper in keepers:
@@ -65,14 +66,14 @@ def make_generator(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable
 
 
 @pytest.fixture
-def generator(make_generator: Callable[..., Generator]) -> Generator:
-    return make_generator()
+def runner(make_runner: Callable[..., Runner]) -> Runner:
+    return make_runner()
 
 
 class Room:
     """A chatroom whose prompts wait until the test generates their replies."""
 
-    generator: Generator
+    runner: Runner
 
     def __init__(self, app: Flask, person: Any, path: str) -> None:
         self.app, self.person, self.path = app, person, path
@@ -87,20 +88,20 @@ class Room:
         """The reply as the API shows it."""
         return SimpleNamespace(**self.person.get(f"{self.path}/messages/{reply_id}").json)
 
-    def generate(self, generator: Generator, reply_id: UUID) -> None:
+    def generate(self, runner: Runner, reply_id: UUID) -> None:
         with self.app.app_context():
-            generator.generate(reply_id)
+            runner.run(reply_id)
 
-    def generate_meanwhile(self, generator: Generator, reply_id: UUID) -> threading.Thread:
+    def generate_meanwhile(self, runner: Runner, reply_id: UUID) -> threading.Thread:
         """Generate in another thread; join it in the end."""
-        thread = threading.Thread(target=self.generate, args=(generator, reply_id))
+        thread = threading.Thread(target=self.generate, args=(runner, reply_id))
         thread.start()
         return thread
 
-    def answer(self, generator: Generator, prompt: str) -> SimpleNamespace:
+    def answer(self, runner: Runner, prompt: str) -> SimpleNamespace:
         """Send a prompt and generate its reply at once."""
         reply_id = self.send(prompt)
-        self.generate(generator, reply_id)
+        self.generate(runner, reply_id)
         return self.read(reply_id)
 
     def row(self, reply_id: UUID) -> Message:
@@ -134,8 +135,8 @@ def room(quiet_app: Flask, make_user: Callable[..., Any]) -> Room:
 
 
 @pytest.fixture
-def make_generator_for(gemini: GeminiStandIn) -> Iterator[Callable[[Flask, Any], Room]]:
-    """A room with a generator of its own, on an application of the test's."""
+def make_runner_for(gemini: GeminiStandIn) -> Iterator[Callable[[Flask, Any], Room]]:
+    """A room with a runner of its own, on an application of the test's."""
     keepers = []
 
     def make(app: Flask, person: Any) -> Room:
@@ -143,7 +144,7 @@ def make_generator_for(gemini: GeminiStandIn) -> Iterator[Callable[[Flask, Any],
         keeper = LeaseKeeper(app, lease=timedelta(seconds=5))
         keepers.append(keeper)
         room = Room(app, person, person.make_chatroom())
-        room.generator = Generator(model, keeper, Breaker())
+        room.runner = Runner(model, keeper, Breaker())
         return room
 
     yield make

@@ -10,13 +10,13 @@ from app.chatrooms.models import Status
 from app.core.celery import GENERATIONS
 from app.core.clock import utc_now
 from app.core.transactions import transaction
-from app.generation.state import claim_reply
-from app.generation.tasks import sweep_replies
+from app.generation import state
+from app.generation.worker import sweep_replies
 from app.ops.totals import queue
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
-from tests.messages.conftest import Room
 from tests.queues import waiting_tasks
+from tests.rooms import Room
 
 SLOTS = 2
 LEASE = timedelta(seconds=60)
@@ -54,7 +54,7 @@ def states(rooms, replies):
 
 def take(room, reply_id):
     with room.app.app_context(), transaction():
-        return claim_reply(reply_id, lease=LEASE)
+        return state.claim(reply_id, lease=LEASE)
 
 
 def sweep(room, later=timedelta(seconds=9)):
@@ -63,22 +63,22 @@ def sweep(room, later=timedelta(seconds=9)):
 
 
 def test_a_reply_over_the_bound_waits_without_a_thread_and_follows_when_one_ends(
-    two_slots, rooms, make_generator, gemini, forget_tasks
+    two_slots, rooms, make_runner, gemini, forget_tasks
 ):
-    generator = make_generator()
+    runner = make_runner()
     held = [room.send("[[sandbox: delay=1]]") for room in rooms[:SLOTS]]
-    threads = [room.generate_meanwhile(generator, reply) for room, reply in zip(rooms, held, strict=False)]
+    threads = [room.generate_meanwhile(runner, reply) for room, reply in zip(rooms, held, strict=False)]
     gemini.wait_for(in_flight_at_least=SLOTS)
     refused = [room.send("Hello") for room in rooms[SLOTS:]]
     for room, reply_id in zip(rooms[SLOTS:], refused, strict=True):
-        room.generate(generator, reply_id)  # comes back at once
+        room.generate(runner, reply_id)  # comes back at once
     assert states(rooms, refused) == [Status.QUEUED] * len(refused)
     assert {rooms[0].row(reply_id).attempt for reply_id in refused} == {0}
     forget_tasks()
     for thread in threads:
         thread.join()
     assert sorted(tasks_of(two_slots)) == sorted(map(str, refused[:SLOTS])), "one for each slot, the oldest first"
-    rooms[SLOTS].generate(generator, refused[0])
+    rooms[SLOTS].generate(runner, refused[0])
     assert rooms[SLOTS].read(refused[0]).status == "completed"
     assert str(refused[SLOTS]) in tasks_of(two_slots)
 
@@ -92,15 +92,15 @@ def test_another_user_is_not_bound_by_it(two_slots, rooms, make_user):
     assert take(room, room.send("Hello"))
 
 
-def test_claims_at_once_never_exceed_the_bound(rooms, make_generator):
-    generator = make_generator()
+def test_claims_at_once_never_exceed_the_bound(rooms, make_runner):
+    runner = make_runner()
     replies = [room.send("Hello") for room in rooms]
     together = threading.Barrier(len(rooms))
 
     def claim(room, reply_id):
         together.wait()
         with room.app.app_context():
-            generator.claim(reply_id)
+            runner.claim(reply_id)
 
     for round_ in range(5):
         rooms[0].sql(

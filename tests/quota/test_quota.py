@@ -121,20 +121,20 @@ def test_deleting_the_room_refills_no_day(room):
     assert post(room).status_code == 429
 
 
-def test_a_prompt_given_back_may_be_spent_again(room, generator):
+def test_a_prompt_given_back_may_be_spent_again(room, runner):
     for _ in range(4):
         post(room)
     room.sql("UPDATE messages SET status = 'completed', text = 'Done', completed_at = now() WHERE role = 'model'")
-    room.answer(generator, "[[sandbox: status=404]]")
+    room.answer(runner, "[[sandbox: status=404]]")
     assert room.used() == 4
     assert [post(room).status_code for _ in range(2)] == [202, 429]
 
 
-def test_a_prompt_is_given_back_to_the_day_it_was_charged_to(room, generator):
+def test_a_prompt_is_given_back_to_the_day_it_was_charged_to(room, runner):
     reply_id = room.send("[[sandbox: status=404]]")
     room.sql("UPDATE prompt_charges SET day = day - 1")
     post(room)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.used() == 1
 
 

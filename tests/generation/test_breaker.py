@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from app.core.clock import utc_now
+from app.generation.breaker import Breaker
 from app.generation.runner import delay_before_retry
-from app.generation.worker import Breaker
 
 
 class Clock:
@@ -77,11 +77,11 @@ def test_a_probe_that_tells_nothing_makes_room_for_another(breaker, clock):
     assert breaker.wait_seconds() == 0
 
 
-def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_generator, monkeypatch):
+def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_runner, monkeypatch):
     """What a worker at its limit of threads meets."""
     clock = Clock()
     breaker = Breaker(threshold=1, pause_seconds=2, monotonic=clock)
-    generator = make_generator(breaker=breaker)
+    runner = make_runner(breaker=breaker)
     breaker.record(answered=False)
     clock.now += 2.1
 
@@ -90,30 +90,30 @@ def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, 
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        room.answer(generator, "Hello")
-    assert room.answer(generator, "Hello again").status == "completed"
+        room.answer(runner, "Hello")
+    assert room.answer(runner, "Hello again").status == "completed"
     assert breaker.wait_seconds() == 0
 
 
-def test_while_it_is_open_replies_are_put_off_without_counting_as_tried(room, make_generator, gemini):
+def test_while_it_is_open_replies_are_put_off_without_counting_as_tried(room, make_runner, gemini):
     breaker = Breaker(threshold=1)
-    generator = make_generator(breaker=breaker)
+    runner = make_runner(breaker=breaker)
     breaker.record(answered=False)
     gemini.clear_requests()
     reply_id = room.send("Hello")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     row = room.row(reply_id)
     assert (row.status, row.failures) == ("queued", 0)
     assert row.not_before > utc_now()
     assert gemini.stats()["calls"] == 0
 
 
-def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, make_generator):
+def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, make_runner):
     breaker = Breaker(threshold=1)
     breaker.record(answered=False)
     reply_id = room.send("Hello")
     room.sql("UPDATE messages SET started_at = now() - interval '1 hour' WHERE role = 'model'")
-    room.generate(make_generator(breaker=breaker), reply_id)
+    room.generate(make_runner(breaker=breaker), reply_id)
     assert room.read(reply_id).error["code"] == "model_unavailable"
     assert room.used() == 0
 

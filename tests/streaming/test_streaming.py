@@ -9,18 +9,18 @@ from flask import Flask
 from app.chatrooms.models import Status
 from app.streaming import events as reply_events
 from sandbox.stack.servers import valkey_server
-from tests.messages.event_streams import follow, names, text_of
+from tests.event_streams import follow, names, text_of
 
 SAID = "One two three 😀 vier fünf."
 PROMPT = f'[[sandbox: say="{SAID}"]]'
 
 
-def test_the_deltas_are_the_stored_text(room, generator):
+def test_the_deltas_are_the_stored_text(room, runner):
     reply_id = room.send(PROMPT, stream=True)
     stream = follow(room, reply_id)
     first = next(stream)
     assert (first.name, first.data) == ("status", {"status": "queued"})
-    thread = room.generate_meanwhile(generator, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     events = list(stream)
     thread.join()
     assert names(events)[0] == "status"
@@ -30,20 +30,20 @@ def test_the_deltas_are_the_stored_text(room, generator):
     assert events[-1].id == f"1:{len(SAID)}"
 
 
-def test_a_reply_that_is_done_is_told_at_once_also_when_redis_forgot_it(room, generator):
+def test_a_reply_that_is_done_is_told_at_once_also_when_redis_forgot_it(room, runner):
     reply_id = room.send(PROMPT, stream=True)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     room.app.extensions["redis"].flushdb()
     events = list(follow(room, reply_id))
     assert names(events) == ["delta", "completed"]
     assert text_of(events) == SAID
 
 
-def test_a_reply_that_was_not_streamed_comes_in_one_delta(room, generator):
+def test_a_reply_that_was_not_streamed_comes_in_one_delta(room, runner):
     reply_id = room.send(PROMPT)
     stream = follow(room, reply_id)
     next(stream)
-    thread = room.generate_meanwhile(generator, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     events = list(stream)
     thread.join()
     assert names(events) == ["delta", "completed"]
@@ -51,10 +51,10 @@ def test_a_reply_that_was_not_streamed_comes_in_one_delta(room, generator):
 
 
 @pytest.mark.parametrize("redis_forgot", [False, True])
-def test_a_resume_at_every_event_neither_loses_nor_repeats(room, generator, redis_forgot):
+def test_a_resume_at_every_event_neither_loses_nor_repeats(room, runner, redis_forgot):
     reply_id = room.send(PROMPT, stream=True)
     stream = follow(room, reply_id)
-    thread = room.generate_meanwhile(generator, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     events = list(stream)
     thread.join()
     if redis_forgot:
@@ -67,10 +67,10 @@ def test_a_resume_at_every_event_neither_loses_nor_repeats(room, generator, redi
 
 
 @pytest.mark.parametrize("redis_forgot", [False, True])
-def test_a_resume_in_mid_reply_goes_on_where_it_was(room, generator, gemini, redis_forgot):
+def test_a_resume_in_mid_reply_goes_on_where_it_was(room, runner, gemini, redis_forgot):
     reply_id = room.send(f"[[sandbox: hang_after=3]] {PROMPT}", stream=True)
     stream = follow(room, reply_id)
-    thread = room.generate_meanwhile(generator, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     received = []
     while names(received).count("delta") < 3:
         received.append(next(stream))
@@ -84,57 +84,57 @@ def test_a_resume_in_mid_reply_goes_on_where_it_was(room, generator, gemini, red
     assert text_of(list(again), text_of(received)) == room.read(reply_id).text == SAID
 
 
-def test_another_attempt_announces_itself_by_reset(room, generator):
+def test_another_attempt_announces_itself_by_reset(room, runner):
     reply_id = room.send(f"[[sandbox: drop_after=3 times=1]] {PROMPT}", stream=True)
     stream = follow(room, reply_id)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.row(reply_id).failures == 1
     received = []
     while names(received).count("delta") < 3:
         received.append(next(stream))
     room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     received += list(stream)
     assert "reset" in names(received)
     assert text_of(received) == room.read(reply_id).text == SAID
 
 
-def test_a_reply_blocked_after_some_pieces_takes_them_back(room, generator):
+def test_a_reply_blocked_after_some_pieces_takes_them_back(room, runner):
     reply_id = room.send('[[sandbox: finish=SAFETY say="One two three four"]]', stream=True)
     stream = follow(room, reply_id)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     events = list(stream)
     assert names(events)[-1] == "failed"
     assert text_of(events) == ""
     assert room.read(reply_id).text is None
 
 
-def test_nonsense_as_last_event_id_begins_from_the_start(room, generator):
+def test_nonsense_as_last_event_id_begins_from_the_start(room, runner):
     reply_id = room.send(PROMPT, stream=True)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     for nonsense in ("x", "1:", ":1", "-1:5", "1:2:3", "9" * 50):
         assert text_of(list(follow(room, reply_id, nonsense))) == SAID
 
 
-def test_a_place_beyond_the_text_is_reset(room, generator):
+def test_a_place_beyond_the_text_is_reset(room, runner):
     reply_id = room.send(PROMPT, stream=True)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     events = list(follow(room, reply_id, "1:999"))
     assert names(events) == ["reset", "delta", "completed"]
     assert text_of(events, "something else") == SAID
 
 
 def test_a_reply_completes_and_is_followed_while_redis_dies(
-    app: Flask, make_app: Callable[..., Flask], make_user: Callable[..., Any], make_generator_for: Any, gemini: Any
+    app: Flask, make_app: Callable[..., Flask], make_user: Callable[..., Any], make_runner_for: Any, gemini: Any
 ):
     with valkey_server(append_only=False) as own:
         other = make_app(redis_url=own.url)
         person = make_user()
         person.client = other.test_client()
-        room = make_generator_for(other, person)
+        room = make_runner_for(other, person)
         reply_id = room.send(f"[[sandbox: hang_after=3]] {PROMPT}", stream=True)
         stream = follow(room, reply_id)
-        thread = room.generate_meanwhile(room.generator, reply_id)
+        thread = room.generate_meanwhile(room.runner, reply_id)
         received: list[Any] = []
         while names(received).count("delta") < 3:
             received.append(next(stream))

@@ -2,7 +2,7 @@
 
 from sandbox.chaos.people import Person
 from sandbox.stack.deployment import Deployment
-from tests.messages.event_streams import events_of, text_of
+from tests.event_streams import events_of, text_of
 
 
 def test_a_follower_sees_the_reply_begin_anew_and_end_whole(tmp_path):

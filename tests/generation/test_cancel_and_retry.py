@@ -10,7 +10,7 @@ from app.core.celery import GENERATIONS
 from app.core.db import db
 from app.core.transactions import transaction
 from sandbox.stack.servers import wait_until
-from tests.messages.event_streams import events_of, text_of
+from tests.event_streams import events_of, text_of
 from tests.queues import waiting_tasks
 
 SAID = "One two three four five six."
@@ -25,24 +25,24 @@ def retry(room, reply_id):
     return room.person.post(f"{room.path}/messages/{reply_id}/retry")
 
 
-def test_a_queued_reply_is_canceled_and_its_prompt_given_back(room, generator, gemini):
+def test_a_queued_reply_is_canceled_and_its_prompt_given_back(room, runner, gemini):
     gemini.clear_requests()
     reply_id = room.send("Hello")
     answer = cancel(room, reply_id)
     assert (answer.status_code, answer.json["status"], answer.json["text"]) == (200, "canceled", None)
     assert answer.json["completed_at"]
     assert room.used() == 0
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert gemini.stats()["calls"] == 0
     assert room.read(reply_id).status == "canceled"
 
 
-def test_a_running_reply_stops_at_once_and_keeps_its_part(room, make_generator, gemini):
-    generator = make_generator(lease_seconds=300)  # which tells nothing in time
+def test_a_running_reply_stops_at_once_and_keeps_its_part(room, make_runner, gemini):
+    runner = make_runner(lease_seconds=300)  # which tells nothing in time
     reply_id = room.send(PROMPT, stream=True)
     response = room.person.get(f"{room.path}/messages/{reply_id}/stream")
     stream, received = events_of(response.response), []
-    thread = room.generate_meanwhile(generator, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     while sum(event.name == "delta" for event in received) < 3:
         received.append(next(stream))
     answer = cancel(room, reply_id)
@@ -58,9 +58,9 @@ def test_a_running_reply_stops_at_once_and_keeps_its_part(room, make_generator, 
     assert room.used() == 1
 
 
-def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, make_generator, gemini):
+def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, make_runner, gemini):
     reply_id = room.send("[[sandbox: hang]]")
-    thread = room.generate_meanwhile(make_generator(lease_seconds=300), reply_id)
+    thread = room.generate_meanwhile(make_runner(lease_seconds=300), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     answer = cancel(room, reply_id)
     thread.join(5)
@@ -69,16 +69,16 @@ def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, m
     assert room.used() == 1
 
 
-def test_a_reply_that_waits_for_its_retry_is_canceled(room, generator):
+def test_a_reply_that_waits_for_its_retry_is_canceled(room, runner):
     reply_id = room.send("[[sandbox: status=503 retry_after=30]]")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert cancel(room, reply_id).json["status"] == "canceled"
     assert room.used() == 0
 
 
 @pytest.mark.parametrize("prompt", ['[[sandbox: say="Done"]]', "[[sandbox: block]]"])
-def test_what_has_ended_cannot_be_canceled(room, generator, prompt):
-    reply = room.answer(generator, prompt)
+def test_what_has_ended_cannot_be_canceled(room, runner, prompt):
+    reply = room.answer(runner, prompt)
     answer = cancel(room, reply.id)
     assert (answer.status_code, answer.json["code"]) == (409, "reply_not_cancelable")
     assert room.read(reply.id) == reply
@@ -104,18 +104,18 @@ def test_strangers_can_neither_cancel_nor_retry(room, make_user):
     assert room.read(reply_id).status == "queued"
 
 
-def test_the_next_reply_goes_on_after_a_cancel_and_an_empty_part_breaks_nothing(room, generator):
+def test_the_next_reply_goes_on_after_a_cancel_and_an_empty_part_breaks_nothing(room, runner):
     first, second = room.send("One"), room.send('[[sandbox: say="Two"]]')
     cancel(room, first)
-    room.generate(generator, second)
+    room.generate(runner, second)
     assert room.read(second).text == "Two"
 
 
 @pytest.mark.parametrize("directive", ["block", "empty", "status=400", "status=404"])
-def test_a_failed_reply_is_made_again_for_one_prompt(room, generator, gemini, directive):
+def test_a_failed_reply_is_made_again_for_one_prompt(room, runner, gemini, directive):
     fields = {"status=400": {"status": 400}, "status=404": {"status": 404}}.get(directive, {directive: True})
     gemini.behave(**fields)
-    reply = room.answer(generator, f'[[sandbox: say="{SAID}"]]')
+    reply = room.answer(runner, f'[[sandbox: say="{SAID}"]]')
     assert reply.status == "failed"
     spent = room.used()
     gemini.reset()
@@ -123,15 +123,15 @@ def test_a_failed_reply_is_made_again_for_one_prompt(room, generator, gemini, di
     assert (answer.status_code, answer.json["status"], answer.json["error"]) == (202, "queued", None)
     assert answer.headers["RateLimit-Remaining"] == str(5 - spent - 1)
     assert answer.headers["Location"].endswith(reply.id)
-    room.generate(generator, reply.id)
+    room.generate(runner, reply.id)
     assert room.read(reply.id).text == SAID
     assert room.used() == spent + 1
 
 
-def test_a_kept_part_stays_until_the_new_text_is_there(room, generator, gemini):
+def test_a_kept_part_stays_until_the_new_text_is_there(room, runner, gemini):
     gemini.behave(hang_after=3)
     reply_id = room.send(f'[[sandbox: say="{SAID}"]]', stream=True)
-    thread = room.generate_meanwhile(generator, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
     while room.app.extensions["redis"].xlen(f"reply:{reply_id}:events") < 4:
         time.sleep(0.01)
@@ -140,67 +140,67 @@ def test_a_kept_part_stays_until_the_new_text_is_there(room, generator, gemini):
     gemini.reset()
     assert retry(room, reply_id).json["text"] == part
     gemini.behave(status=404)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     failed = room.read(reply_id)
     assert (failed.status, failed.text) == ("failed", part)
     gemini.reset()
     retry(room, reply_id)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.read(reply_id).text == SAID
 
 
-def test_a_retried_reply_sees_only_the_turns_before_it(room, generator, gemini):
-    room.answer(generator, "First")
-    second = room.answer(generator, "[[sandbox: block]]")
-    room.answer(generator, "Third")
+def test_a_retried_reply_sees_only_the_turns_before_it(room, runner, gemini):
+    room.answer(runner, "First")
+    second = room.answer(runner, "[[sandbox: block]]")
+    room.answer(runner, "Third")
     retry(room, second.id)
-    room.generate(generator, second.id)
+    room.generate(runner, second.id)
     contents = gemini.requests()[-1]["contents"]
     assert "First" in str(contents)
     assert "Third" not in str(contents)
 
 
-def test_a_retried_reply_waits_for_the_one_that_is_generated(room, generator, gemini):
-    first = room.answer(generator, "[[sandbox: block]]")
+def test_a_retried_reply_waits_for_the_one_that_is_generated(room, runner, gemini):
+    first = room.answer(runner, "[[sandbox: block]]")
     second = room.send("[[sandbox: delay=2]] Second")
-    thread = room.generate_meanwhile(generator, second)
+    thread = room.generate_meanwhile(runner, second)
     gemini.wait_for(in_flight_at_least=1)
     retry(room, first.id)
-    room.generate(generator, UUID(first.id))
+    room.generate(runner, UUID(first.id))
     assert (room.read(first.id).status, room.read(second).status) == ("queued", "generating")
     thread.join()
     assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (first.id,))
-    room.generate(generator, UUID(first.id))
+    room.generate(runner, UUID(first.id))
     assert room.read(first.id).status == "failed"
 
 
-def test_a_retried_reply_and_one_whose_worker_died_do_not_wait_for_each_other(room, generator):
-    first = UUID(room.answer(generator, "[[sandbox: block]]").id)
+def test_a_retried_reply_and_one_whose_worker_died_do_not_wait_for_each_other(room, runner):
+    first = UUID(room.answer(runner, "[[sandbox: block]]").id)
     second = room.send("Second")
     room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE id = :id", id=second)
     retry(room, first)
-    room.generate(generator, first)
-    room.generate(generator, second)
+    room.generate(runner, first)
+    room.generate(runner, second)
     assert room.read(second).status == "completed"
     assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (str(first),))
-    room.generate(generator, first)
+    room.generate(runner, first)
     assert room.read(first).error["code"] == "blocked_by_safety"
 
 
-def test_a_retried_reply_goes_on_when_the_later_one_is_put_back(room, generator, gemini):
-    first = UUID(room.answer(generator, "[[sandbox: block]]").id)
+def test_a_retried_reply_goes_on_when_the_later_one_is_put_back(room, runner, gemini):
+    first = UUID(room.answer(runner, "[[sandbox: block]]").id)
     second = room.send("[[sandbox: delay=1 status=503 retry_after=30]]")
-    thread = room.generate_meanwhile(generator, second)
+    thread = room.generate_meanwhile(runner, second)
     gemini.wait_for(in_flight_at_least=1)
     retry(room, first)
-    room.generate(generator, first)
+    room.generate(runner, first)
     assert room.read(first).status == "queued"
     thread.join()
     assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (str(first),))
 
 
-def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, generator, gemini):
-    first = UUID(room.answer(generator, "[[sandbox: block]]").id)
+def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, runner, gemini):
+    first = UUID(room.answer(runner, "[[sandbox: block]]").id)
     second = room.send("Second")
     retry(room, first)
     calls = gemini.stats()["calls"]
@@ -208,7 +208,7 @@ def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, generator, 
         db.session.execute(
             text("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE id = :id"), {"id": second}
         )
-        thread = room.generate_meanwhile(generator, first)
+        thread = room.generate_meanwhile(runner, first)
         assert wait_until(lambda: somebody_waits_for_a_lock(room), seconds=10)
     thread.join()
     assert room.read(first).status == "queued"
@@ -220,24 +220,24 @@ def somebody_waits_for_a_lock(room) -> bool:
         return bool(other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
-def test_a_retry_goes_under_its_own_request_id(room, generator, gemini):
-    reply = room.answer(generator, "[[sandbox: block]]")
+def test_a_retry_goes_under_its_own_request_id(room, runner, gemini):
+    reply = room.answer(runner, "[[sandbox: block]]")
     room.person.post(f"{room.path}/messages/{reply.id}/retry", headers={"X-Request-ID": "asked-again"})
     assert room.row(reply.id).request_id == "asked-again"
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_what_has_not_failed_cannot_be_retried_and_nothing_is_spent(room, generator, ended):
+def test_what_has_not_failed_cannot_be_retried_and_nothing_is_spent(room, runner, ended):
     reply_id = room.send("Hello")
     if ended:
-        room.generate(generator, reply_id)
+        room.generate(runner, reply_id)
     answer = retry(room, reply_id)
     assert (answer.status_code, answer.json["code"]) == (409, "reply_not_retryable")
     assert room.used() == 1
 
 
-def test_a_retry_needs_a_prompt_of_the_day(room, generator):
-    reply = room.answer(generator, "[[sandbox: block]]")
+def test_a_retry_needs_a_prompt_of_the_day(room, runner):
+    reply = room.answer(runner, "[[sandbox: block]]")
     for _ in range(4):
         room.send("Hello")
     answer = retry(room, reply.id)
@@ -245,25 +245,25 @@ def test_a_retry_needs_a_prompt_of_the_day(room, generator):
     assert room.read(reply.id).status == "failed"
 
 
-def test_a_retry_that_fails_gives_its_own_prompt_back(room, generator, gemini):
-    reply = room.answer(generator, "[[sandbox: block]]")
+def test_a_retry_that_fails_gives_its_own_prompt_back(room, runner, gemini):
+    reply = room.answer(runner, "[[sandbox: block]]")
     assert room.used() == 1
     retry(room, reply.id)
     assert room.used() == 2
     gemini.behave(status=404)
-    room.generate(generator, reply.id)
+    room.generate(runner, reply.id)
     assert room.read(reply.id).error["code"] == "model_rejected"
     assert room.used() == 1
 
 
-def test_a_follower_of_a_retried_reply_gets_the_new_text(room, generator, gemini):
+def test_a_follower_of_a_retried_reply_gets_the_new_text(room, runner, gemini):
     gemini.behave(block=True)
     reply_id = room.send(f'[[sandbox: say="{SAID}"]]', stream=True)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     gemini.reset()
     retry(room, reply_id)
     response = room.person.get(f"{room.path}/messages/{reply_id}/stream")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     events = list(events_of(response.response))
     response.close()
     assert events[-1].name == "completed"

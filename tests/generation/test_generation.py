@@ -8,15 +8,15 @@ import pytest
 
 from app.core.clock import utc_now
 from app.core.transactions import transaction
-from app.generation.state import claim_reply
-from app.generation.worker import Breaker
+from app.generation import state
+from app.generation.breaker import Breaker
 from sandbox.stack.servers import wait_until
 
 LEASE = timedelta(seconds=5)
 
 
-def test_a_reply_is_stored_with_its_model_and_tokens(room, generator):
-    reply = room.answer(generator, '[[sandbox: say="Hello, you."]]')
+def test_a_reply_is_stored_with_its_model_and_tokens(room, runner):
+    reply = room.answer(runner, '[[sandbox: say="Hello, you."]]')
     assert (reply.status, reply.text, reply.error) == ("completed", "Hello, you.", None)
     assert reply.model == "gemini-3.5-flash"
     assert reply.usage["prompt_tokens"] > 0
@@ -37,8 +37,8 @@ def test_a_reply_is_stored_with_its_model_and_tokens(room, generator):
         ("status=404", "model_rejected"),
     ],
 )
-def test_what_gemini_will_not_answer_fails_at_once_with_its_code(room, generator, gemini, directive, code):
-    reply = room.answer(generator, f"[[sandbox: {directive}]]")
+def test_what_gemini_will_not_answer_fails_at_once_with_its_code(room, runner, gemini, directive, code):
+    reply = room.answer(runner, f"[[sandbox: {directive}]]")
     assert (reply.status, reply.text, reply.error["code"]) == ("failed", None, code)
     assert gemini.stats()["calls"] >= 1
     assert room.row(reply.id).failures == 0
@@ -47,58 +47,58 @@ def test_what_gemini_will_not_answer_fails_at_once_with_its_code(room, generator
 @pytest.mark.parametrize(
     ("directive", "spent"), [("block", 1), ("empty", 1), ("status=403", 0), ("status=404", 0), ("status=400", 0)]
 )
-def test_a_prompt_is_given_back_unless_the_failure_is_its_own_doing(room, generator, directive, spent):
-    room.answer(generator, f"[[sandbox: {directive}]]")
+def test_a_prompt_is_given_back_unless_the_failure_is_its_own_doing(room, runner, directive, spent):
+    room.answer(runner, f"[[sandbox: {directive}]]")
     assert room.used() == spent
 
 
 @pytest.mark.parametrize(
     "directive", ["status=429", "status=500", "status=502", "status=503", "status=504", "drop", "garbage"]
 )
-def test_what_may_pass_is_put_back_into_the_queue(room, generator, directive):
+def test_what_may_pass_is_put_back_into_the_queue(room, runner, directive):
     reply_id = room.send(f"[[sandbox: {directive}]]")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     row = room.row(reply_id)
     assert (row.status, row.failures, row.attempt) == ("queued", 1, 1)
     assert row.not_before > utc_now() - timedelta(seconds=1)
     assert room.used() == 1
 
 
-def test_a_reply_fails_when_its_attempts_are_used_up_and_its_prompt_comes_back_once(room, generator):
+def test_a_reply_fails_when_its_attempts_are_used_up_and_its_prompt_comes_back_once(room, runner):
     reply_id = room.send("[[sandbox: status=503]]")
     for _ in range(3):
         room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
-        room.generate(generator, reply_id)
+        room.generate(runner, reply_id)
     assert room.read(reply_id).error["code"] == "model_unavailable"
     assert room.used() == 0
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.used() == 0
     assert [charge.given_back_at is not None for charge in room.charges()] == [True]
 
 
-def test_a_reply_waits_as_long_as_google_asks(room, generator):
+def test_a_reply_waits_as_long_as_google_asks(room, runner):
     reply_id = room.send("[[sandbox: status=429 retry_after=40]]")
     before = utc_now()
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.row(reply_id).not_before >= before + timedelta(seconds=40)
 
 
-def test_a_reply_fails_rather_than_wait_past_its_time(room, generator):
+def test_a_reply_fails_rather_than_wait_past_its_time(room, runner):
     reply_id = room.send("[[sandbox: status=503 retry_after=3600]]")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.read(reply_id).error["code"] == "model_unavailable"
 
 
 @pytest.mark.parametrize("gemini_timeout", [1])
 @pytest.mark.parametrize("directive", ["hang", "trickle=0.05"])
-def test_an_attempt_is_bounded_as_a_whole(room, generator, directive):
+def test_an_attempt_is_bounded_as_a_whole(room, runner, directive):
     begun = utc_now()
     reply_id = room.send(f"[[sandbox: {directive}]]")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert utc_now() - begun < timedelta(seconds=5)
     assert room.row(reply_id).status == "queued"
     room.sql("UPDATE messages SET failures = 2, not_before = NULL WHERE role = 'model'")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.read(reply_id).error["code"] == "model_timeout"
 
 
@@ -109,11 +109,11 @@ class Defective:
         raise TypeError("generate() got an unexpected keyword argument")
 
 
-def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_pass_for_geminis(room, make_generator, caplog):
+def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_pass_for_geminis(room, make_runner, caplog):
     breaker = Breaker(threshold=1)
-    generator = make_generator(breaker=breaker)
-    generator.model = Defective()
-    reply = room.answer(generator, "Hello")
+    runner = make_runner(breaker=breaker)
+    runner.model = Defective()
+    reply = room.answer(runner, "Hello")
     assert (reply.status, reply.error["code"]) == ("failed", "model_unavailable")
     assert (room.row(reply.id).attempt, room.row(reply.id).failures) == (1, 0)
     assert room.used() == 0
@@ -121,18 +121,18 @@ def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_pass_for_geminis(
     assert [record.exc_info[0] for record in caplog.records if record.levelname == "ERROR"] == [TypeError]
 
 
-def test_a_task_that_comes_twice_asks_gemini_once(room, generator, gemini):
+def test_a_task_that_comes_twice_asks_gemini_once(room, runner, gemini):
     gemini.clear_requests()
     reply_id = room.send("Once")
-    room.generate(generator, reply_id)
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
+    room.generate(runner, reply_id)
     assert gemini.stats()["calls"] == 1
 
 
-def test_twenty_tasks_at_once_ask_gemini_once(room, generator, gemini):
+def test_twenty_tasks_at_once_ask_gemini_once(room, runner, gemini):
     gemini.clear_requests()
     reply_id = room.send("[[sandbox: delay=0.3]] Once")
-    threads = [threading.Thread(target=room.generate, args=(generator, reply_id)) for _ in range(20)]
+    threads = [threading.Thread(target=room.generate, args=(runner, reply_id)) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -141,9 +141,9 @@ def test_twenty_tasks_at_once_ask_gemini_once(room, generator, gemini):
     assert room.read(reply_id).status == "completed"
 
 
-def test_only_the_current_attempt_may_write(room, make_generator, gemini):
+def test_only_the_current_attempt_may_write(room, make_runner, gemini):
     """A worker that was thought dead comes back after another one has taken its reply over."""
-    slow, quick = make_generator(lease_seconds=300), make_generator()
+    slow, quick = make_runner(lease_seconds=300), make_runner()
     reply_id = room.send('[[sandbox: delay=2]] [[sandbox: say="Done."]]')
     thread = threading.Thread(target=room.generate, args=(slow, reply_id))
     thread.start()
@@ -156,11 +156,11 @@ def test_only_the_current_attempt_may_write(room, make_generator, gemini):
     assert room.read(reply_id) == first
 
 
-def test_an_answer_is_stored_although_its_user_is_locked_for_too_long_at_first(room, generator, postgres, caplog):
+def test_an_answer_is_stored_although_its_user_is_locked_for_too_long_at_first(room, runner, postgres, caplog):
     reply_id = room.send("[[sandbox: status=403]]")
     with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
         cursor.execute("SELECT FROM users FOR UPDATE")
-        thread = room.generate_meanwhile(generator, reply_id)
+        thread = room.generate_meanwhile(runner, reply_id)
         assert wait_until(lambda: "given a statement up" in caplog.text, seconds=10)
     holder.close()
     thread.join()
@@ -168,24 +168,24 @@ def test_an_answer_is_stored_although_its_user_is_locked_for_too_long_at_first(r
     assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
 
 
-def test_a_reply_whose_workers_die_again_and_again_fails_in_the_end(room, generator, gemini):
+def test_a_reply_whose_workers_die_again_and_again_fails_in_the_end(room, runner, gemini):
     reply_id = room.send("Poison")
     with room.app.app_context():
         for _crash in range(3):
             with transaction():
-                assert claim_reply(reply_id, lease=LEASE)
+                assert state.claim(reply_id, lease=LEASE)
             room.let_leases_run_out()
     gemini.clear_requests()
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.read(reply_id).error["code"] == "model_unavailable"
     assert gemini.stats()["calls"] == 0
     assert room.used() == 0
 
 
-def test_a_held_lease_is_renewed(room, make_generator, gemini):
+def test_a_held_lease_is_renewed(room, make_runner, gemini):
     lease = timedelta(seconds=0.6)
     reply_id = room.send("[[sandbox: hang]] Long")
-    thread = room.generate_meanwhile(make_generator(lease_seconds=lease.total_seconds()), reply_id)
+    thread = room.generate_meanwhile(make_runner(lease_seconds=lease.total_seconds()), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     claimed_until = room.row(reply_id).lease_expires_at
     assert wait_until(lambda: room.row(reply_id).lease_expires_at > claimed_until + lease, seconds=10)
@@ -195,9 +195,9 @@ def test_a_held_lease_is_renewed(room, make_generator, gemini):
     assert (row.status, row.attempt, row.lease_expires_at) == ("completed", 1, None)
 
 
-def test_a_lost_lease_ends_the_call(room, make_generator, gemini):
+def test_a_lost_lease_ends_the_call(room, make_runner, gemini):
     reply_id = room.send("[[sandbox: hang]] Lost")
-    thread = room.generate_meanwhile(make_generator(lease_seconds=0.3), reply_id)
+    thread = room.generate_meanwhile(make_runner(lease_seconds=0.3), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     room.sql("UPDATE messages SET attempt = attempt + 1 WHERE status = 'generating'")
     thread.join(5)
@@ -208,33 +208,33 @@ def test_a_claim_is_not_to_be_had_while_another_holds_it(room):
     reply_id = room.send("Mine")
     with room.app.app_context():
         with transaction():
-            assert claim_reply(reply_id, lease=LEASE).attempt == 1
+            assert state.claim(reply_id, lease=LEASE).attempt == 1
         with transaction():
-            assert claim_reply(reply_id, lease=LEASE) is None
+            assert state.claim(reply_id, lease=LEASE) is None
         room.let_leases_run_out()
         with transaction():
-            assert claim_reply(reply_id, lease=LEASE).attempt == 2
+            assert state.claim(reply_id, lease=LEASE).attempt == 2
 
 
-def test_replies_of_a_room_are_generated_in_order(room, generator):
+def test_replies_of_a_room_are_generated_in_order(room, runner):
     first, second = room.send("One"), room.send("Two")
-    room.generate(generator, second)
+    room.generate(runner, second)
     assert room.read(second).status == "queued"
-    room.generate(generator, first)
-    room.generate(generator, second)
+    room.generate(runner, first)
+    room.generate(runner, second)
     assert "“One”" in room.read(second).text
 
 
-def test_a_failed_reply_does_not_block_the_next(room, generator):
+def test_a_failed_reply_does_not_block_the_next(room, runner):
     first, second = room.send("[[sandbox: block]]"), room.send("Two")
-    room.generate(generator, first)
-    room.generate(generator, second)
+    room.generate(runner, first)
+    room.generate(runner, second)
     assert (room.read(first).status, room.read(second).status) == ("failed", "completed")
 
 
-def test_a_room_deleted_in_mid_generation_is_dropped_quietly(room, generator, gemini, caplog):
+def test_a_room_deleted_in_mid_generation_is_dropped_quietly(room, runner, gemini, caplog):
     reply_id = room.send("[[sandbox: delay=0.5]] Gone")
-    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
+    thread = threading.Thread(target=room.generate, args=(runner, reply_id))
     thread.start()
     gemini.wait_for(in_flight_at_least=1)
     assert room.person.delete(room.path).status_code == 204
@@ -242,28 +242,28 @@ def test_a_room_deleted_in_mid_generation_is_dropped_quietly(room, generator, ge
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_a_shutdown_hands_replies_back(room, generator, gemini):
+def test_a_shutdown_hands_replies_back(room, runner, gemini):
     reply_id = room.send("[[sandbox: hang]]")
-    thread = threading.Thread(target=room.generate, args=(generator, reply_id))
+    thread = threading.Thread(target=room.generate, args=(runner, reply_id))
     thread.start()
     gemini.wait_for(in_flight_at_least=1)
-    generator.keeper.leave_after(0)
+    runner.keeper.leave_after(0)
     thread.join(5)
     row = room.row(reply_id)
     assert (row.status, row.failures) == ("queued", 0)
 
 
-def test_the_log_tells_of_a_refused_key_and_of_no_conversation(room, make_generator, caplog):
+def test_the_log_tells_of_a_refused_key_and_of_no_conversation(room, make_runner, caplog):
     caplog.set_level("INFO")
-    room.answer(make_generator(api_key="invalid-key"), "My secret plan")
+    room.answer(make_runner(api_key="invalid-key"), "My secret plan")
     assert "set a valid key" in caplog.text
     assert "My secret plan" not in caplog.text
     assert "outcome=model_rejected" in caplog.text
 
 
-def test_the_log_tells_what_a_reply_cost(room, generator, caplog):
+def test_the_log_tells_what_a_reply_cost(room, runner, caplog):
     caplog.set_level("INFO")
-    usage = room.answer(generator, "Hello").usage
+    usage = room.answer(runner, "Hello").usage
     [line] = [record for record in caplog.records if getattr(record, "event", None) == "generation"]
     assert (line.outcome, line.attempt) == ("completed", 1)
     assert {"prompt_tokens": line.prompt_tokens, "output_tokens": line.output_tokens} == usage

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.core.db import db
 from sandbox.stack.servers import wait_until
 from tests.celery_process import celery_process
-from tests.messages.event_streams import events_of, names, text_of
+from tests.event_streams import events_of, names, text_of
 
 THREADS, CONNECTIONS = 128, 20
 USERS = 16

@@ -9,10 +9,12 @@ from sqlalchemy import event, text
 from app.chatrooms.models import Status
 from app.core.db import db
 from app.core.transactions import Transaction, transaction
-from app.generation import tasks  # noqa: F401 - so that Celery knows them
-from app.generation.state import claim_reply, enqueue_next, renew, write
+from app.generation import (
+    state,
+    tasks,  # noqa: F401 - so that Celery knows them
+)
 from app.streaming.events import STOP_CHANNEL
-from tests.messages.conftest import Room
+from tests.rooms import Room
 
 LEASE = timedelta(seconds=5)
 BLOCKS_AT_MOST = 150  # it writes to each index
@@ -22,7 +24,7 @@ READ_AT_MOST = 40  # rows: the reply, its prompt, and a few for each condition
 def claim(room, prompt="Hello"):
     reply_id = room.send(prompt)
     with room.app.app_context(), transaction():
-        return claim_reply(reply_id, lease=LEASE)
+        return state.claim(reply_id, lease=LEASE)
 
 
 def another_room(room):
@@ -43,7 +45,7 @@ def test_a_locked_row_does_not_cost_the_others_their_leases(room, postgres):
     with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
         cursor.execute("SELECT FROM messages WHERE id = %s FOR UPDATE", (str(locked.reply_id),))
         with room.app.app_context(), transaction():
-            assert renew([locked, free], lease=LEASE) == {locked.reply_id, free.reply_id}
+            assert state.renew([locked, free], lease=LEASE) == {locked.reply_id, free.reply_id}
     holder.close()
     assert room.row(free.reply_id).lease_expires_at > database_time(room) + LEASE / 2
     assert room.row(locked.reply_id).lease_expires_at < database_time(room) + LEASE / 2
@@ -55,7 +57,7 @@ def test_a_row_that_is_referred_to_meanwhile_is_renewed(room, postgres):
     with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
         cursor.execute("SELECT FROM messages WHERE id = %s FOR KEY SHARE", (str(held.reply_id),))
         with room.app.app_context(), transaction():
-            renew([held], lease=LEASE)
+            state.renew([held], lease=LEASE)
     holder.close()
     assert room.row(held.reply_id).lease_expires_at > database_time(room) + LEASE / 2
 
@@ -65,7 +67,7 @@ def test_a_lease_that_was_lost_is_told_from_one_that_is_locked(room, loss):
     lost, held = claim(room), claim(another_room(room))
     room.sql(f"UPDATE messages SET {loss} WHERE id = :id", id=lost.reply_id)
     with room.app.app_context(), transaction():
-        assert renew([lost, held], lease=LEASE) == {held.reply_id}
+        assert state.renew([lost, held], lease=LEASE) == {held.reply_id}
 
 
 # The clock
@@ -79,20 +81,20 @@ class AnHourAhead(datetime):
         return datetime.now(tz) + timedelta(hours=1)
 
 
-def test_a_worker_with_a_wrong_clock_takes_no_reply_from_another_one(room, generator, gemini, monkeypatch):
+def test_a_worker_with_a_wrong_clock_takes_no_reply_from_another_one(room, runner, gemini, monkeypatch):
     held = claim(room)
     gemini.clear_requests()
     monkeypatch.setattr("app.core.clock.datetime", AnHourAhead)
-    room.generate(generator, held.reply_id)
+    room.generate(runner, held.reply_id)
     assert gemini.stats()["calls"] == 0
     assert room.row(held.reply_id).attempt == 1
 
 
-def test_a_worker_with_a_wrong_clock_lets_a_reply_wait_no_longer(room, generator, monkeypatch):
+def test_a_worker_with_a_wrong_clock_lets_a_reply_wait_no_longer(room, runner, monkeypatch):
     reply_id = room.send("[[sandbox: status=503]]")
     with monkeypatch.context() as wrong:
         wrong.setattr("app.core.clock.datetime", AnHourAhead)
-        room.generate(generator, reply_id)
+        room.generate(runner, reply_id)
     row = room.row(reply_id)
     assert row.status is Status.QUEUED
     assert abs(row.not_before - database_time(room)) < timedelta(minutes=1)
@@ -111,10 +113,10 @@ def test_a_sweep_with_a_wrong_clock_queues_nothing_too_early(room, monkeypatch):
 # Cancellations
 
 
-def test_a_cancellation_is_heard_after_a_message_that_is_none(room, make_generator, gemini):
-    generator = make_generator(lease_seconds=300)
+def test_a_cancellation_is_heard_after_a_message_that_is_none(room, make_runner, gemini):
+    runner = make_runner(lease_seconds=300)
     reply_id = room.send("[[sandbox: hang]]")
-    thread = room.generate_meanwhile(generator, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
     for nonsense in (b"no id", b"\xff"):
         room.app.extensions["redis"].publish(STOP_CHANNEL, nonsense)
@@ -143,17 +145,15 @@ def endless_history(quiet_app):
     event.remove(engine, "before_cursor_execute", slow_down)
 
 
-def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(
-    room, generator, gemini, endless_history, caplog
-):
+def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(room, runner, gemini, endless_history, caplog):
     gemini.clear_requests()
     reply_id = room.send("Hello")
     for failures in (1, 2):
-        room.generate(generator, reply_id)
+        room.generate(runner, reply_id)
         row = room.row(reply_id)
         assert (row.status, row.failures) == (Status.QUEUED, failures)
         room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
-    room.generate(generator, reply_id)
+    room.generate(runner, reply_id)
     assert room.read(reply_id).error["code"] == "model_unavailable"
     assert room.used() == 0
     assert gemini.stats()["calls"] == 0
@@ -239,17 +239,17 @@ def test_a_claim_in_a_room_with_ten_thousand_queued_replies_reads_few_rows(crowd
     with crowded_room.app.app_context():
         queued = text(f"SELECT id FROM messages WHERE status = 'queued' ORDER BY position {order} LIMIT 1")
         reply_id = db.session.scalar(queued)
-    assert_few_rows_are_read(plan_of(crowded_room, lambda: claim_reply(reply_id, lease=LEASE)))
+    assert_few_rows_are_read(plan_of(crowded_room, lambda: state.claim(reply_id, lease=LEASE)))
 
 
 def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_rows(crowded_room):
     with crowded_room.app.app_context():
         queued = text("SELECT id FROM messages WHERE status = 'queued' ORDER BY position LIMIT 1")
         with transaction():
-            held = claim_reply(db.session.scalar(queued), lease=LEASE)
+            held = state.claim(db.session.scalar(queued), lease=LEASE)
         for action in (
-            lambda: renew([held], lease=LEASE),
-            lambda: enqueue_next(Transaction(), held.chatroom_id, held.user_id, now=held.now()),
-            lambda: write(held, status=Status.COMPLETED, text="Hi", completed_at=held.now()),
+            lambda: state.renew([held], lease=LEASE),
+            lambda: state.hand_over(Transaction(), held.chatroom_id, held.user_id, now=held.now()),
+            lambda: state.write(held, status=Status.COMPLETED, text="Hi", completed_at=held.now()),
         ):
             assert_few_rows_are_read(plan_of(crowded_room, action))

@@ -1,0 +1,89 @@
+"""A circuit breaker: when Gemini is down for everybody, one call at a time asks whether it is back.
+
+Each worker process has one. It opens after `threshold` failures in a row, which no single reply's retries reach, and
+stays open for `pause_seconds`, doubled at each failed probe up to `max_pause_seconds`. While it is open, replies are
+deferred without counting as tried. pybreaker refuses calls but knows neither a single probe nor how long to wait.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from app.integrations.gemini.client import CallAborted, ModelError, ModelUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class Breaker:
+    """Shared by the threads of a process."""
+
+    def __init__(
+        self,
+        *,
+        threshold: int = 10,
+        pause_seconds: float = 2,
+        max_pause_seconds: float = 20,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.threshold = threshold
+        self.first_pause = pause_seconds
+        self.max_pause = max_pause_seconds
+        self.monotonic = monotonic
+        self._lock = threading.Lock()
+        self._failures_in_a_row = 0
+        self._pause = pause_seconds
+        self._open_until: float | None = None
+        self._probing = False
+
+    def wait_seconds(self) -> float:
+        """0 when a call may be made now; else how long to defer it, spread so that not all come at once."""
+        with self._lock:
+            if self._open_until is None:
+                return 0
+            left = self._open_until - self.monotonic()
+            if left <= 0 and not self._probing:
+                self._probing = True
+                return 0
+            return max(left, 0) + random.uniform(0.5, 1.5) * self.first_pause  # noqa: S311 - a spread
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Record how the call in the block ends, also when it ends in a defect: else a probe would never end."""
+        answered: bool | None = None
+        try:
+            yield
+            answered = True
+        except CallAborted:
+            raise
+        except ModelError as error:
+            answered = not isinstance(error, ModelUnavailable)
+            raise
+        finally:
+            self.record(answered=answered)
+
+    def record(self, *, answered: bool | None) -> None:
+        """Say how an admitted call ended; None: in a way that tells nothing about Gemini."""
+        with self._lock:
+            was_open, was_probe = self._open_until is not None, self._probing
+            self._probing = False
+            if answered:
+                self._failures_in_a_row, self._pause, self._open_until = 0, self.first_pause, None
+                if was_open:
+                    log.warning("Gemini answers again: the breaker is closed")
+            elif answered is False:
+                self._failures_in_a_row += 1
+                if was_probe or (not was_open and self._failures_in_a_row >= self.threshold):
+                    self._open(longer=was_probe)
+
+    def _open(self, *, longer: bool) -> None:
+        if longer:
+            self._pause = min(self._pause * 2, self.max_pause)
+        self._open_until = self.monotonic() + self._pause
+        log.error(
+            "Gemini has failed %d times in a row: the breaker is open for %.0f s",
+            self._failures_in_a_row,
+            self._pause,
+        )

@@ -1,0 +1,172 @@
+"""Whose turn it is: the conditions and look-ups that the state machine and the sweeper share.
+
+A room's replies are generated one at a time, in their order; a user has `GENERATIONS_PER_USER` slots. Statements are
+built once: building them anew for each reply costs more CPU than the database does. Conditions that belong to one
+row, or to the first of a room, leave `status` out where they can: it leads the planner to the indexes of all
+unfinished replies, which it takes for short until the next ANALYZE, when a backlog grows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, ColumnElement, Integer, and_, bindparam, case, exists, func, or_, select, true, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from app.chatrooms.models import Chatroom, ErrorCode, Role, Status, messages
+from app.core.db import db
+from app.core.settings import settings
+from app.users.models import User
+
+chatrooms, users = Chatroom.__table__, User.__table__
+prompts, others = messages.alias("prompts"), messages.alias("others")
+
+in_same_room = others.c.chatroom_id == messages.c.chatroom_id
+FIRST_QUEUED = (
+    select(others.c.position)
+    .where(
+        in_same_room, others.c.role == Role.MODEL, others.c.completed_at.is_(None), others.c.lease_expires_at.is_(None)
+    )
+    .order_by(others.c.position)
+    .limit(1)
+    .correlate(messages)
+    .scalar_subquery()
+)
+# A retried reply may be earlier in its room than the one that is generated: it waits, and is not waited for.
+WAITS_ITS_TURN = or_(
+    exists().where(in_same_room, others.c.id != messages.c.id, others.c.status == Status.GENERATING),
+    and_(messages.c.lease_expires_at.is_(None), messages.c.position > FIRST_QUEUED),
+)
+
+# One of the user's free slots at random, so that parallel claims seldom want the same one; null when none is free.
+number = func.generate_series(1, bindparam("slots", type_=Integer)).column_valued("number")
+FREE_SLOT = (
+    select(func.array_agg(aggregate_order_by(number, func.random()), type_=ARRAY(Integer))[1].label("slot"))
+    .where(
+        ~exists()
+        .where(
+            others.c.held_for == chatrooms.c.user_id,
+            others.c.status == Status.GENERATING,
+            others.c.slot == number,
+            others.c.id != bindparam("reply_id"),
+        )
+        .correlate_except(others)
+    )
+    .correlate(chatrooms)
+    .lateral("free")
+)
+
+CLAIMABLE = and_(
+    messages.c.id == bindparam("reply_id"),
+    messages.c.role == Role.MODEL,
+    or_(
+        and_(
+            messages.c.completed_at.is_(None),
+            messages.c.lease_expires_at.is_(None),
+            or_(messages.c.not_before.is_(None), messages.c.not_before <= func.now()),
+        ),
+        messages.c.lease_expires_at < func.now(),
+    ),
+    ~WAITS_ITS_TURN,
+    chatrooms.c.id == messages.c.chatroom_id,
+    users.c.id == chatrooms.c.user_id,
+    users.c.mobile.is_not(None),  # neither the chatroom nor the account is deleted
+    prompts.c.id == messages.c.in_reply_to,
+)
+
+NEXT_IN_ROOM = (
+    select(messages.c.id, messages.c.status)
+    .where(
+        messages.c.chatroom_id == bindparam("room"), messages.c.role == Role.MODEL, messages.c.completed_at.is_(None)
+    )
+    .order_by(messages.c.position)
+    .limit(1)
+)
+WAITING_FOR_SLOT = (
+    select(messages.c.id)
+    .where(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
+    .order_by(messages.c.created_at)
+    .limit(1)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
+    update(messages)
+    .where(messages.c.id == WAITING_FOR_SLOT.scalar_subquery())
+    .values(enqueued_at=bindparam("at"), held_for=None)
+    .returning(messages.c.id, messages.c.status)
+    .cte("next_of_user")
+)
+NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
+
+# The earliest unfinished reply of one room after the other, each found by one look into ix_messages_open_by_room: what
+# waits behind it costs nothing.
+ROOMS = 2_000  # looked at by one sweep; the next one goes on behind them
+UNFINISHED_REPLY = (
+    select(messages.c.chatroom_id, messages.c.id, messages.c.status, messages.c.enqueued_at)
+    .where(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
+    .order_by(messages.c.chatroom_id, messages.c.position)
+    .limit(1)
+)
+HEADS = UNFINISHED_REPLY.where(messages.c.chatroom_id > bindparam("behind")).cte("heads", recursive=True)
+NEXT_HEAD = UNFINISHED_REPLY.where(messages.c.chatroom_id > HEADS.c.chatroom_id).lateral("next")
+HEADS = HEADS.union_all(select(NEXT_HEAD).select_from(HEADS.join(NEXT_HEAD, true())))
+IS_GENERATED = exists().where(others.c.chatroom_id == HEADS.c.chatroom_id, others.c.status == Status.GENERATING)
+IS_LOST = and_(HEADS.c.status == Status.QUEUED, HEADS.c.enqueued_at < bindparam("lost_before"), ~IS_GENERATED)
+LOOKED_AT = select(HEADS.c.chatroom_id, case((IS_LOST, HEADS.c.id)).label("lost")).limit(ROOMS)
+
+
+def waits_for_slot() -> ColumnElement[bool]:
+    """Whether a queued reply waits until one of its user's ends: it found no slot, and still none is free."""
+    taken = select(func.count()).where(others.c.held_for == messages.c.held_for, others.c.status == Status.GENERATING)
+    bound = settings().generations_per_user
+    return and_(messages.c.held_for.is_not(None), taken.correlate(messages).scalar_subquery() >= bound)
+
+
+def next_replies(chatroom_id: UUID, user_id: UUID, now: datetime) -> list[UUID]:
+    """The queued replies that may begin when one of this room and user ends: of the room, and of the user's slot."""
+    rows: Any = db.session.execute(NEXT, {"room": chatroom_id, "user": user_id, "at": now})
+    return [row.id for row in rows if row.status is Status.QUEUED]
+
+
+def lost_replies(*, behind: UUID, lost_before: datetime) -> tuple[list[UUID], UUID | None]:
+    """Replies whose turn it is and whose task was queued before that, in the ROOMS rooms behind the id `behind`.
+
+    Also the last of these rooms, None when there are no more.
+    """
+    rows = db.session.execute(LOOKED_AT, {"behind": behind, "lost_before": lost_before}).all()
+    lost = [row.lost for row in rows if row.lost is not None]
+    return lost, rows[-1].chatroom_id if len(rows) == ROOMS else None
+
+
+@dataclass(frozen=True)
+class FailedReply:
+    """A reply that failed, without anything of the conversation."""
+
+    id: UUID
+    chatroom_id: UUID
+    error_code: ErrorCode
+    attempts: int
+    created_at: datetime
+    failed_at: datetime
+    request_id: str | None
+
+
+def failed_replies(*, limit: int) -> Sequence[FailedReply]:
+    """The replies that failed last, newest first."""
+    statement = (
+        select(
+            messages.c.id,
+            messages.c.chatroom_id,
+            messages.c.error_code,
+            messages.c.attempt,
+            messages.c.created_at,
+            messages.c.completed_at,
+            messages.c.request_id,
+        )
+        .where(messages.c.status == Status.FAILED)
+        .order_by(messages.c.completed_at.desc())
+        .limit(limit)
+    )
+    return [FailedReply(*row) for row in db.session.execute(statement)]
