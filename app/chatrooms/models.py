@@ -4,7 +4,7 @@ import enum
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, String, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Model, text_enum
@@ -117,6 +117,7 @@ class Message(Model):
 
     # How the generation of a reply stands
     streamed: Mapped[bool] = mapped_column(default=False)
+    passed_on: Mapped[bool] = mapped_column(default=False, server_default=false())  # a piece of text was published
     request_id: Mapped[str | None] = mapped_column(String(128))
     attempt: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)

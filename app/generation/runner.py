@@ -130,7 +130,7 @@ class Runner:
                     call,
                     timeout_seconds=seconds,
                     request_id=held.request_id,
-                    on_piece=Publisher(held.reply_id, held.attempt).pass_on if held.streamed else None,
+                    on_piece=self.publisher_for(held) if held.streamed else None,
                 )
         except CallAborted:
             return Outcome(self.release(held))
@@ -145,6 +145,22 @@ class Runner:
             return Outcome(self.fail(held, ErrorCode.MODEL_UNAVAILABLE))
         stored = store(held, lambda current: state.complete(current, held, answer))
         return Outcome(Status.COMPLETED if stored else SUPERSEDED, answer)
+
+    def publisher_for(self, held: Claim) -> Callable[[str], None]:
+        """Publish pieces of this attempt, once it is noted that they cannot be taken back."""
+        publisher = Publisher(held.reply_id, held.attempt)
+
+        def pass_on(piece: str) -> None:
+            if publisher.offset == 0 and not publisher.lost:
+                try:
+                    with transaction():
+                        publisher.lost = not state.mark_passed_on(held)
+                except DATABASE_GAVE_UP as error:
+                    log_database_error(log, f"reply {held.reply_id} is told as a whole", error)
+                    publisher.lost = True
+            publisher.pass_on(piece)
+
+        return pass_on
 
     def fail(self, held: Claim, code: ErrorCode) -> str:
         return code if store(held, lambda current: state.fail(current, held, code)) else SUPERSEDED

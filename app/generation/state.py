@@ -6,7 +6,8 @@
 | `claim` | queued, generating | generating | its turn, due, a free slot; or its lease ran out | unique indexes | - |
 | `renew` | generating | generating | the lease is held | attempt | - |
 | `complete` | generating | completed | the lease is held | attempt | kept |
-| `fail` | generating | failed | the lease is held | attempt | refunded, unless it is the prompt's own fault |
+| `mark_passed_on` | generating | generating | the lease is held | attempt | not refunded from here on |
+| `fail` | generating | failed | the lease is held | attempt | refunded, unless text was passed on or it is its fault |
 | `requeue` | generating | queued | the lease is held | attempt | - |
 | `release` | generating | queued | the lease is held | attempt | - |
 | `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded if never claimed |
@@ -41,6 +42,7 @@ from app.users.service import lock_user
 
 GENERATE_REPLY = "messages.generate_reply"
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
+LET_GO: dict[str, Any] = {"lease_expires_at": None, "held_for": None, "slot": None}
 BATCH = 500
 
 
@@ -206,13 +208,25 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
     return stored
 
 
+def mark_passed_on(held: Claim) -> bool:
+    """Note, before the first piece is published, that there is no refund any more; False when the lease is lost."""
+    statement = update(messages).where(*still_held(held)).values(passed_on=True).returning(messages.c.id)
+    return db.session.scalar(statement) is not None
+
+
+def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
+    """Whether a reply that fails so gives its prompt back. passed_on: whether some of its text was published."""
+    return code not in NON_REFUNDABLE and not passed_on
+
+
 def fail(current: Transaction, held: Claim, code: ErrorCode) -> bool:
     """Give the reply up; False when somebody else has taken it over."""
     now = held.now()
     lock_user(held.user_id)  # before the reply: the order in which everybody locks
     if not write(held, status=Status.FAILED, error_code=code, completed_at=now):
         return False
-    if code not in NON_REFUNDABLE:
+    passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
+    if is_refundable(code, passed_on=bool(passed_on)):
         refund_prompt(held.reply_id, now)
     announce_end(current, held, Status.FAILED, now)
     return True
@@ -242,24 +256,10 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
 
     The caller has locked the user.
     """
-    statement = (
-        update(messages)
-        .where(
-            messages.c.id == reply.id,
-            messages.c.status == reply.status,
-            messages.c.attempt == reply.attempt,
-        )
-        .values(
-            status=Status.CANCELED,
-            text=func.coalesce(func.nullif(part, ""), messages.c.text),
-            completed_at=now,
-            lease_expires_at=None,
-            held_for=None,
-            slot=None,
-            not_before=None,
-        )
-        .returning(messages.c.id)
-    )
+    unchanged = (messages.c.id == reply.id, messages.c.status == reply.status, messages.c.attempt == reply.attempt)
+    kept = func.coalesce(func.nullif(part, ""), messages.c.text)
+    values = LET_GO | {"status": Status.CANCELED, "text": kept, "completed_at": now, "not_before": None}
+    statement = update(messages).where(*unchanged).values(values).returning(messages.c.id)
     if db.session.scalar(statement) is None:
         return False
     if reply.attempt == 0:
@@ -272,11 +272,15 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
 
 def retry(current: Transaction, reply: Message, now: datetime) -> None:
     """Queue a failed or canceled reply again. The caller has locked the user and charged a prompt."""
-    reply.status, reply.error_code, reply.failures = Status.QUEUED, None, 0
-    reply.started_at = reply.completed_at = None
-    reply.accepted_at = reply.not_before = reply.enqueued_at = now
-    reply.request_id = request_id()
+    for name, value in (queued_again(now) | {"passed_on": False, "request_id": request_id()}).items():
+        setattr(reply, name, value)
     publish_task(current, reply.id)
+
+
+def queued_again(now: datetime) -> dict[str, Any]:
+    """The values of a final reply that goes back into the queue; it waits from now on, for those who look at ages."""
+    fresh = {"status": Status.QUEUED, "error_code": None, "failures": 0, "started_at": None, "completed_at": None}
+    return fresh | {"accepted_at": now, "not_before": now, "enqueued_at": now}
 
 
 def retry_failed(
@@ -290,21 +294,7 @@ def retry_failed(
     if reply_ids is not None:
         chosen = chosen.where(messages.c.id.in_(reply_ids))
     chosen = chosen.order_by(messages.c.completed_at).limit(BATCH).with_for_update(skip_locked=True)
-    statement = (
-        update(messages)
-        .where(messages.c.id.in_(chosen))
-        .values(
-            status=Status.QUEUED,
-            error_code=None,
-            failures=0,
-            accepted_at=now,
-            started_at=None,
-            not_before=now,  # it waits from now on, for those who look at ages
-            completed_at=None,
-            enqueued_at=now,
-        )
-        .returning(messages.c.id)
-    )
+    statement = update(messages).where(messages.c.id.in_(chosen)).values(queued_again(now)).returning(messages.c.id)
     queued = list(db.session.scalars(statement))
     for reply_id in queued:
         publish_task(current, reply_id)
@@ -313,17 +303,17 @@ def retry_failed(
 
 def write(held: Claim, **values: object) -> bool:
     """Write to the claimed reply and let the claim go; False when somebody else has taken it over."""
-    statement = (
-        update(messages)
-        .where(
-            messages.c.id == held.reply_id,
-            messages.c.attempt == held.attempt,
-            messages.c.lease_expires_at.is_not(None),
-        )
-        .values(lease_expires_at=None, held_for=None, slot=None, **values)
-        .returning(messages.c.id)
-    )
+    statement = update(messages).where(*still_held(held)).values(LET_GO | values).returning(messages.c.id)
     return db.session.scalar(statement) is not None
+
+
+def still_held(held: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The fence: the claim's attempt is the reply's, and holds its lease."""
+    return (
+        messages.c.id == held.reply_id,
+        messages.c.attempt == held.attempt,
+        messages.c.lease_expires_at.is_not(None),
+    )
 
 
 def announce_end(current: Transaction, held: Claim, status: Status, now: datetime) -> None:

@@ -1,7 +1,4 @@
-"""What the API's description shows of messages: examples, and the form of a stream's events.
-
-Requests and responses of the message routes.
-"""
+"""Requests and responses of the message routes, their examples, and the form of a stream's events."""
 
 import re
 from typing import Any
@@ -11,6 +8,7 @@ import marshmallow as ma
 from app.chatrooms.models import ErrorCode, Message, Role, Status
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
 from app.core.schemas import Schema, StrictBoolean, Text, Timestamp
+from app.generation.state import is_refundable
 
 # One Server-Sent Event of a reply's stream. Its data is text, as the format has it, and JSON inside.
 STREAM_EVENT: dict[str, Any] = {
@@ -92,10 +90,10 @@ MAX_PROMPT_CHARS = 8_000
 IDEMPOTENCY_KEY = "[!-~]{1,255}"
 
 ERROR_SENTENCES = {
-    ErrorCode.MODEL_UNAVAILABLE: "Gemini did not answer, after several attempts. The prompt was given back.",
-    ErrorCode.MODEL_TIMEOUT: "Gemini took too long. The prompt was given back.",
+    ErrorCode.MODEL_UNAVAILABLE: "Gemini did not answer, after several attempts.",
+    ErrorCode.MODEL_TIMEOUT: "Gemini took too long.",
     ErrorCode.BLOCKED_BY_SAFETY: "Gemini's safety rules blocked the prompt or the answer.",
-    ErrorCode.MODEL_REJECTED: "Gemini refused the request. The prompt was given back.",
+    ErrorCode.MODEL_REJECTED: "Gemini refused the request.",
     ErrorCode.EMPTY_REPLY: "Gemini answered without a text.",
 }
 
@@ -205,11 +203,17 @@ class MessageOut(Schema):
     def get_attribute(self, obj: Message, attr: str, default: Any) -> Any:
         if attr == "error":
             code = obj.error_code
-            return None if code is None else {"code": code, "message": ERROR_SENTENCES[code]}
+            return None if code is None else {"code": code, "message": error_sentence(obj, code)}
         if attr == "usage":
             known = obj.prompt_tokens is not None and obj.output_tokens is not None
             return {"prompt_tokens": obj.prompt_tokens, "output_tokens": obj.output_tokens} if known else None
         return super().get_attribute(obj, attr, default)
+
+
+def error_sentence(reply: Message, code: ErrorCode) -> str:
+    """Why a reply failed, for people, and whether that cost a prompt."""
+    refunded = is_refundable(code, passed_on=reply.passed_on)
+    return ERROR_SENTENCES[code] + (" The prompt was refunded." if refunded else "")
 
 
 class AcceptedOut(Schema):

@@ -211,8 +211,8 @@ class MessageCancel(MethodView):
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Cancel a reply
 
-        Stops one that is queued or being written and keeps what there is of it. Only one that was still
-        queued gives its prompt back."""
+        Stops one that is queued or being written and keeps what there is of it. The prompt
+        is refunded only if no worker had taken it."""
         return replies.cancel_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
 
 

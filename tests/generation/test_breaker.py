@@ -95,7 +95,7 @@ def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, 
     assert breaker.wait_seconds() == 0
 
 
-def test_while_it_is_open_replies_are_put_off_without_counting_as_tried(room, make_runner, gemini):
+def test_while_it_is_open_replies_are_deferred_without_counting_as_tried(room, make_runner, gemini):
     breaker = Breaker(threshold=1)
     runner = make_runner(breaker=breaker)
     breaker.record(answered=False)

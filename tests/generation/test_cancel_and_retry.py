@@ -69,11 +69,35 @@ def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, m
     assert room.used() == 1
 
 
-def test_a_reply_that_waits_for_its_retry_is_canceled(room, runner):
+def test_a_reply_that_waits_for_its_retry_is_canceled_and_its_prompt_stays_spent(room, runner):
     reply_id = room.send("[[sandbox: status=503 retry_after=30]]")
     room.generate(runner, reply_id)
     assert cancel(room, reply_id).json["status"] == "canceled"
-    assert room.used() == 0
+    assert room.used() == 1  # a worker had taken it
+
+
+def test_a_reply_of_which_text_was_published_keeps_its_prompt_when_it_fails(room, runner, gemini):
+    reply_id = room.send("[[sandbox: words=20 drop_after=5]] Tell me", stream=True)
+    room.generate(runner, reply_id)
+    assert room.row(reply_id).status == "queued"
+    gemini.behave(status=400)
+    room.sql("UPDATE messages SET not_before = now() WHERE id = :id", id=reply_id)
+    room.generate(runner, reply_id)
+    reply = room.read(reply_id)
+    assert (reply.status, room.used()) == ("failed", 1)
+    assert "refunded" not in reply.error["message"]
+
+
+def test_a_retry_of_which_no_text_was_published_is_refunded(room, runner, gemini):
+    reply_id = room.send("[[sandbox: words=20 drop_after=5]] Tell me", stream=True)
+    room.generate(runner, reply_id)
+    cancel(room, reply_id)
+    assert room.person.post(f"{room.path}/messages/{reply_id}/retry").status_code == 202
+    gemini.behave(status=400)
+    room.generate(runner, reply_id)
+    reply = room.read(reply_id)
+    assert (reply.status, room.used()) == ("failed", 1)  # the first prompt stays spent
+    assert reply.error["message"].endswith("The prompt was refunded.")
 
 
 @pytest.mark.parametrize("prompt", ['[[sandbox: say="Done"]]', "[[sandbox: block]]"])

@@ -6,7 +6,7 @@ import pytest
 
 from app.core.celery import GENERATIONS
 from app.core.clock import utc_now
-from app.generation import tasks as sweeping
+from app.generation import queries
 from app.generation.worker import sweep_replies
 from app.messages.idempotency import LIFETIME
 from app.messages.tasks import sweep_idempotency_keys
@@ -82,8 +82,8 @@ def test_what_one_sweep_does_not_look_at_the_next_one_does(room, monkeypatch):
     others = [Room(room.app, room.person, room.person.make_chatroom()) for _ in range(4)]
     lost = {each.send("Hello") for each in others}
     let_workers_take_all(room)
-    monkeypatch.setattr(sweeping, "LOOKED_AT", sweeping.LOOKED_AT.limit(2))
-    monkeypatch.setattr(sweeping, "ROOMS", 2)
+    monkeypatch.setattr(queries, "LOOKED_AT", queries.LOOKED_AT.limit(2))
+    monkeypatch.setattr(queries, "ROOMS", 2)
     found = []
     for _ in range(3):
         found.append(sweep(room))

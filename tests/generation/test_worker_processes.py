@@ -141,7 +141,7 @@ def test_a_worker_that_is_told_to_end_hands_its_replies_to_another_one(genai_wor
     with start("worker"):
         genai_worker.send_signal(signal.SIGTERM)
         assert wait_until(lambda: all_completed(service), seconds=PATIENCE_SECONDS), rows(service)
-        assert rows(service) == [("completed", 2, 0, 1)] * USERS  # handed back is not failed
+        assert rows(service) == [("completed", 2, 0, 1)] * USERS  # released is not failed
         assert wait_until(lambda: ended(genai_worker), seconds=GRACE_SECONDS)
 
 
