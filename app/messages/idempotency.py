@@ -4,19 +4,36 @@ The key is written in the prompt's own transaction, under the user's lock: of pa
 writes it and the others find it. Kept 24 hours; only accepted prompts are remembered.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import make_transient
 
-from app.chatrooms.models import Message, Status
+from app.chatrooms.models import Chatroom, ErrorCode, Message, Status
 from app.core.db import db
 from app.messages.errors import IdempotencyKeyReused
 from app.messages.models import IdempotencyKey
 
 LIFETIME = timedelta(hours=24)
+QUEUED: dict[str, Any] = {  # what changes of a reply, as a 202 shows it
+    "status": Status.QUEUED,
+    "text": None,
+    "error_code": None,
+    "passed_on": False,
+    "model": None,
+    "prompt_tokens": None,
+    "output_tokens": None,
+    "completed_at": None,
+}
+TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
+    "status": Status,
+    "error_code": ErrorCode,
+    "completed_at": datetime.fromisoformat,
+}
 
 
 @dataclass
@@ -33,10 +50,7 @@ class KnownRequest:
 
 
 def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownRequest | None:
-    """The request that came under the key, or None. Raises IdempotencyKeyReused when it was another.
-
-    A chatroom that is deleted takes its keys along, maybe at this very moment.
-    """
+    """The request that came under the key, or None. Raises IdempotencyKeyReused when it was another."""
     record = db.session.get(IdempotencyKey, (user_id, key))
     if record is None:
         return None
@@ -46,13 +60,15 @@ def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownReque
         return None
     if record.fingerprint != fingerprint:
         raise IdempotencyKeyReused
-    prompt = db.session.get(Message, record.prompt_id)
-    reply = db.session.scalar(select(Message).where(Message.in_reply_to == record.prompt_id))
-    if prompt is None or reply is None:
+    in_room = Chatroom.id == Message.chatroom_id
+    owned = select(Message).join(Chatroom, in_room).where(Chatroom.user_id == user_id)
+    prompt = db.session.scalar(owned.where(Message.id == record.prompt_id))
+    reply = db.session.scalar(owned.where(Message.in_reply_to == record.prompt_id))
+    if prompt is None or reply is None:  # the chatroom is deleted, and the caller finds none
         return None
     if record.answered_with_reply:
-        return KnownRequest(prompt, reply, ended=True, waits_until=None)
-    return KnownRequest(prompt, as_accepted(reply), ended=False, waits_until=record.waits_until)
+        return KnownRequest(prompt, as_answered(reply, record.reply or {}), ended=True, waits_until=None)
+    return KnownRequest(prompt, as_answered(reply, QUEUED), ended=False, waits_until=record.waits_until)
 
 
 def remember(
@@ -71,11 +87,13 @@ def remember(
     )
 
 
-def note_ended(user_id: UUID, key: str) -> None:
-    """The first answer brought the reply itself, so later ones do."""
+def note_ended(user_id: UUID, key: str, reply: Message) -> None:
+    """The first answer brought the reply itself, so later ones bring it as it was then."""
     record = db.session.get(IdempotencyKey, (user_id, key))
     if record is not None:
         record.answered_with_reply = True
+        ended = {name: getattr(reply, name) for name in QUEUED}
+        record.reply = ended | {"completed_at": reply.completed_at and reply.completed_at.isoformat()}
 
 
 def forget_old_keys(now: datetime, *, at_most: int) -> int:
@@ -85,11 +103,14 @@ def forget_old_keys(now: datetime, *, at_most: int) -> int:
     return int(result.rowcount)  # type: ignore[attr-defined]
 
 
-def as_accepted(reply: Message) -> Message:
-    """The reply as the first answer showed it: queued."""
+def as_answered(reply: Message, values: dict[str, Any]) -> Message:
+    """The reply as an earlier answer showed it."""
     make_transient(reply)
-    reply.status = Status.QUEUED
-    reply.text = reply.error_code = reply.model = None
-    reply.prompt_tokens = reply.output_tokens = None
-    reply.completed_at = None
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "status": Status,
+        "error_code": ErrorCode,
+        "completed_at": datetime.fromisoformat,
+    }
+    for name, value in values.items():
+        setattr(reply, name, kinds[name](value) if name in kinds and value is not None else value)
     return reply

@@ -128,7 +128,7 @@ def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
         return accepted
     if accepted.idempotency_key:
         with transaction():
-            idempotency.note_ended(user_id, accepted.idempotency_key)
+            idempotency.note_ended(user_id, accepted.idempotency_key, reply)
     refunded = reply.status in {Status.FAILED, Status.CANCELED}
     usage = usage_today(user_id, now=utc_now()) if refunded else accepted.usage
     return replace(accepted, reply=reply, ended=True, usage=usage)

@@ -50,6 +50,23 @@ def test_an_answer_that_brought_the_reply_brings_it_again(user, worker):
     assert again.json == first.json
 
 
+def test_an_answer_that_brought_a_failed_reply_brings_it_again_after_its_retry(user, worker, gemini):
+    path, headers = user.make_chatroom(), KEY | {"Prefer": "wait=10"}
+    gemini.behave(status=400)
+    first = user.post(f"{path}/message", json={"text": "Hello"}, headers=headers)
+    assert first.json["reply"]["status"] == "failed"
+    user.post(f"{path}/messages/{first.json['reply']['id']}/retry")
+    again = user.post(f"{path}/message", json={"text": "Hello"}, headers=headers)
+    assert (again.status_code, again.json) == (200, first.json)
+
+
+def test_a_key_of_a_deleted_room_finds_no_room_at_once(room):
+    for number in range(3):
+        post(room, headers={"Idempotency-Key": f"key-{number}"})
+    assert room.person.delete(room.path).status_code == 204
+    assert [post(room, headers={"Idempotency-Key": f"key-{number}"}).status_code for number in range(3)] == [404] * 3
+
+
 def test_copies_that_come_while_the_first_waits_are_answered_as_the_first(user, worker):
     path = user.make_chatroom()
 
