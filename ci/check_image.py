@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sandbox.stack import children
+from sandbox.stack import processes
 from sandbox.stack.accounts import Account
 from sandbox.stack.processes import procfile_commands
 from sandbox.stack.servers import free_port, postgres_server, valkey_server, wait_until
@@ -124,7 +124,7 @@ def run_process(command: list[str], folder: Path, environ: Mapping[str, str], *,
     """Start a process, wait until its log or an answer says that it works, end it as a platform does."""
     print(f"   {' '.join(command)[:150]}", flush=True)
     with tempfile.NamedTemporaryFile() as log:
-        process = children.spawn(command, output=log.file, env=environ, cwd=folder)
+        process = processes.spawn(command, output=log.file, env=environ, cwd=folder)
         try:
             said = Path(log.name)
             wait_until(lambda: process.poll() is not None or works(said.read_text()), seconds=START_SECONDS)
@@ -134,7 +134,7 @@ def run_process(command: list[str], folder: Path, environ: Mapping[str, str], *,
             assert wait_until(lambda: process.poll() is not None, seconds=STOP_SECONDS), "It does not end on SIGTERM"
             assert process.returncode == 0, f"exit code {process.returncode}\n{said.read_text()}"
         finally:
-            children.stop(process, signal.SIGTERM, seconds=STOP_SECONDS)
+            processes.stop(process, signal.SIGTERM, seconds=STOP_SECONDS)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from sandbox.stack import children
+from sandbox.stack import processes
 from sandbox.stack.processes import procfile_commands
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,8 +23,8 @@ def celery_process(name: str, environment: Mapping[str, str], log_file: Path, *w
     *shell, line = procfile_commands(ROOT / "Procfile")[name]
     command = [*shell, " ".join([line, *words])]
     with log_file.open("wb") as log:
-        process = children.spawn(command, output=log, env=variables, cwd=ROOT)
+        process = processes.spawn(command, output=log, env=variables, cwd=ROOT)
     try:
         yield psutil.Process(process.pid)
     finally:
-        children.stop(process, signal.SIGTERM, seconds=40)
+        processes.stop(process, signal.SIGTERM, seconds=40)

@@ -28,9 +28,9 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.generation import state
 from app.integrations.stripe import ENDED
-from app.ops import totals as rollup
+from app.ops import totals
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
-from sandbox.stack.welcome import conversation
+from sandbox.stack.run import conversation
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -285,7 +285,7 @@ def test_every_line_to_watch_for_is_one_that_the_code_writes():
 
 def test_every_metric_that_the_documents_name_is_told(client, app):
     with app.app_context():
-        rollup.tick(utc_now())
+        totals.tick(utc_now())
     named = set(re.findall(r"`([a-z_]+_(?:total|seconds|unfinished))`", OPERATIONS + SECURITY))
     assert len(named) > 8
     told = re.findall(r"^# TYPE (\w+) ", client.get("/metrics").text, flags=re.MULTILINE)

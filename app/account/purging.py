@@ -1,7 +1,4 @@
-"""Deletes for good what belongs to chatrooms that were deleted, a batch at a time.
-
-Deletes for good what belongs to accounts that were deleted, a batch at a time.
-"""
+"""Purges what belongs to deleted chatrooms and accounts, a batch at a time."""
 
 from sqlalchemy import ColumnElement, delete, select, tuple_
 
@@ -13,7 +10,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
 from app.messages.models import IdempotencyKey
-from app.streaming import events as reply_stream
+from app.streaming import events
 from app.users.models import User
 
 BATCH = 1_000  # rows of a kind in a transaction: messages, with what refers to them, take some tenths of a second
@@ -43,7 +40,7 @@ def purge_chatroom() -> bool:
             if room.turns == 0:
                 db.session.execute(delete(Chatroom).where(Chatroom.id == room.id))
         if gone:
-            current.after_commit(lambda: reply_stream.purge(gone, under_way=under_way))
+            current.after_commit(lambda: events.purge(gone, under_way=under_way))
     return True
 
 

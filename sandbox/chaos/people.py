@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import requests
 
-from sandbox.stack.waiting import wait_until
+from sandbox.stack.processes import wait_until
 
 Result = TypeVar("Result")
 FINAL = {"completed", "failed", "canceled"}

@@ -4,8 +4,7 @@ import argparse
 import sys
 from contextlib import suppress
 
-from sandbox.chat.page import load_page
-from sandbox.chat.server import ChatServer
+from sandbox.chat.server import ChatServer, load_page
 
 DEFAULT_PORT = 8083
 

@@ -9,22 +9,14 @@ from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
-from sandbox.gemini import models
-from sandbox.gemini.behaviour import UnknownBehaviourError
+from sandbox.gemini import requests
+from sandbox.gemini.behaviour import Line, UnknownBehaviourError
 from sandbox.gemini.control import blp as control
-from sandbox.gemini.encoding import to_json
-from sandbox.gemini.errors import (
-    ApiError,
-    invalid_api_key,
-    invalid_argument,
-    missing_api_key,
-    model_not_found,
-)
+from sandbox.gemini.errors import ApiError, invalid_api_key, invalid_argument, missing_api_key, model_not_found, to_json
 from sandbox.gemini.replies import compose, tokens
+from sandbox.gemini.requests import Conversation, read_conversation
 from sandbox.gemini.serving import JSON_TYPE, Format, serve
 from sandbox.gemini.state import Counters, StandIn
-from sandbox.gemini.validation import Conversation, read_conversation
-from sandbox.gemini.wire import Line
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -70,9 +62,9 @@ class CountedCalls:
 def call_model(model: str, method: str) -> Response:
     """Answer generateContent, streamGenerateContent and countTokens."""
     _require_key()
-    if method not in models.METHODS:
+    if method not in requests.METHODS:
         raise model_not_found(model, method)
-    models.require_model(model, method)
+    requests.require_model(model, method)
     body = _read_json()
     if method == "countTokens" and isinstance(body, dict):
         body = body.get("generateContentRequest", body.get("generate_content_request", body))
@@ -93,15 +85,15 @@ def call_model(model: str, method: str) -> Response:
 def list_models() -> Response:
     """List the models by name; any other `gemini-…` works too."""
     _require_key()
-    return _json({"models": [models.describe(model) for model in models.LISTED]})
+    return _json({"models": [requests.describe(model) for model in requests.LISTED]})
 
 
 @blp.get("/models/<model>")
 def get_model(model: str) -> Response:
     """Describe one model."""
     _require_key()
-    models.require_model(model)
-    return _json(models.describe(model))
+    requests.require_model(model)
+    return _json(requests.describe(model))
 
 
 def _require_key() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from requests import Response, Session
 
-from sandbox.stack.waiting import free_port
+from sandbox.stack.processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 20.0

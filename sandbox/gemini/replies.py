@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from sandbox.gemini.behaviour import Behaviour, without_directives
-from sandbox.gemini.validation import Conversation
+from sandbox.gemini.requests import Conversation
 
 # "For Gemini models, a token is equivalent to about 4 characters": https://ai.google.dev/gemini-api/docs/tokens
 CHARACTERS_A_TOKEN = 4

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 from flask import Response
 
-from sandbox.gemini.behaviour import Behaviour
-from sandbox.gemini.encoding import to_json, with_numbers_for_enums
-from sandbox.gemini.errors import asked_for
+from sandbox.gemini.behaviour import LONGEST_HANG_SECONDS, Behaviour, Line
+from sandbox.gemini.errors import asked_for, to_json, with_numbers_for_enums
 from sandbox.gemini.replies import Answer, Json
-from sandbox.gemini.wire import LONGEST_HANG_SECONDS, Line
 
 JSON_TYPE = "application/json; charset=UTF-8"
 SSE_TYPE = "text/event-stream"

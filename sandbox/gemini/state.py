@@ -4,8 +4,7 @@ import threading
 from collections import OrderedDict, deque
 from typing import Any
 
-from sandbox.gemini.behaviour import Behaviour, Fields, directives_in, without_faults
-from sandbox.gemini.wire import Closing, Waker
+from sandbox.gemini.behaviour import Behaviour, Closing, Fields, Waker, directives_in, without_faults
 
 REQUESTS_KEPT = 1000
 PROMPTS_COUNTED = 10_000

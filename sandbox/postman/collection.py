@@ -4,7 +4,7 @@ import re
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from sandbox.postman import scripts
+from sandbox.postman import story
 from sandbox.postman.story import FAREWELL, FOLDERS, STORY, Step
 
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
@@ -77,7 +77,7 @@ def item_of(step: Step, operation: Json) -> Json:
     if step.body is not None:
         request["body"] = {"mode": "raw", "raw": raw_body(step.body), "options": {"raw": {"language": "json"}}}
     events = [event("prerequest", step.before)] if step.before else []
-    events.append(event("test", (scripts.answers(statuses), *step.after)))
+    events.append(event("test", (story.answers(statuses), *step.after)))
     return {"name": step.name, "event": events, "request": request, "response": []}
 
 

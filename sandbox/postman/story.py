@@ -1,4 +1,6 @@
-"""The order in which the requests of the collection tell the whole story, and what each needs beyond its description.
+"""What the requests do before and after: JavaScript for Postman's sandbox.
+
+The order in which the requests of the collection tell the whole story, and what each needs beyond its description.
 
 A route that is not served is left out. One that is served and not told of here is put at the end of its folder, with
 the example body of its description.
@@ -7,7 +9,67 @@ the example body of its description.
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.postman import scripts
+NEW_PERSON = """\
+// Somebody new at each run, so that the story can be told again and again.
+const digits = String(Math.floor(Math.random() * 8000000) + 2000000);
+pm.environment.set("mobile", "+1415" + digits);
+pm.environment.set("password", "correct horse " + digits);
+pm.environment.set("new_password", "battery staple " + digits);"""
+
+KEEP_CODE = """\
+// Only with OTP_DELIVERY=response; otherwise put the code that reached you into the variable `otp`.
+const told = pm.response.json();
+if (told.otp) pm.environment.set("otp", told.otp);"""
+
+KEEP_TOKENS = """\
+const tokens = pm.response.json();
+pm.environment.set("access_token", tokens.access_token);
+pm.environment.set("refresh_token", tokens.refresh_token);"""
+
+KEEP_OTHER_SESSION = """\
+const other = pm.response.json().items.find((session) => !session.current);
+pm.test("there is another session", () => pm.expect(other).to.be.an("object"));
+if (other) pm.environment.set("session_id", other.id);"""
+
+KEEP_ROOM = """\
+pm.environment.set("chatroom_id", pm.response.json().id);"""
+
+KEEP_REPLY = """\
+pm.environment.set("message_id", pm.response.json().reply.id);"""
+
+REPLY_IS_COMPLETED = """\
+pm.test("the reply is there", () => pm.expect(pm.response.json().status).to.eql("completed"));"""
+
+STREAM_IS_COMPLETED = """\
+// Postman shows the events when the stream has ended, which is after this one.
+pm.test("the text comes in pieces", () => pm.expect(pm.response.text()).to.include("event: delta"));
+pm.test("the reply is there", () => pm.expect(pm.response.text()).to.include("event: completed"));"""
+
+SIGN_WEBHOOK = """\
+// As Stripe signs: HMAC-SHA256 over "<time>.<body>", https://docs.stripe.com/webhooks#verify-manually
+const crypto = require("crypto-js");
+const body = JSON.stringify({
+    id: "evt_" + pm.variables.replaceIn("{{$guid}}").replace(/-/g, ""),
+    object: "event",
+    type: "customer.subscription.updated",
+    data: { object: { id: "sub_of_nobody", object: "subscription", customer: "cus_nobody" } },
+});
+const time = Math.floor(Date.now() / 1000);
+const signature = crypto.HmacSHA256(time + "." + body, pm.environment.get("webhook_secret")).toString();
+pm.variables.set("webhook_body", body);
+pm.environment.set("webhook_body", body);
+pm.environment.set("webhook_signature", "t=" + time + ",v1=" + signature);"""
+
+
+def answers(statuses: tuple[int, ...]) -> str:
+    """The answer has one of these statuses, and every answer has its request id."""
+    listed = ", ".join(map(str, statuses))
+    said = " or ".join(map(str, statuses))
+    return (
+        f'pm.test("answers {said}", () => pm.expect(pm.response.code).to.be.oneOf([{listed}]));\n'
+        'pm.test("has a request id", () => pm.expect(pm.response.headers.has("X-Request-ID")).to.eql(true));'
+    )
+
 
 FOLDERS = {  # a folder, and the beginnings of the paths in it
     "auth": ("/auth",),
@@ -42,28 +104,28 @@ MESSAGE = ROOM + "/messages/{message_id}"
 
 STORY: dict[str, list[Step]] = {
     "auth": [
-        Step("POST /auth/signup", "Sign up", MOBILE | {"name": "Ada"}, before=(scripts.NEW_PERSON,)),
-        Step("POST /auth/send-otp", "Ask for a code", MOBILE, after=(scripts.KEEP_CODE,)),
+        Step("POST /auth/signup", "Sign up", MOBILE | {"name": "Ada"}, before=(NEW_PERSON,)),
+        Step("POST /auth/send-otp", "Ask for a code", MOBILE, after=(KEEP_CODE,)),
         Step(
             "POST /auth/verify-otp",
             "Trade the code for tokens",
             MOBILE | {"otp": "{{otp}}"},
-            after=(scripts.KEEP_TOKENS,),
+            after=(KEEP_TOKENS,),
         ),
-        Step("POST /auth/refresh", "Renew the tokens", token="refresh_token", after=(scripts.KEEP_TOKENS,)),
+        Step("POST /auth/refresh", "Renew the tokens", token="refresh_token", after=(KEEP_TOKENS,)),
         Step(
             "POST /auth/change-password",
             "Set a password",
             {"new_password": "{{password}}"},
-            after=(scripts.KEEP_TOKENS,),
+            after=(KEEP_TOKENS,),
         ),
         Step(
             "POST /auth/change-password",
             "Change the password",
             {"current_password": "{{password}}", "new_password": "{{new_password}}"},
-            after=(scripts.KEEP_TOKENS,),
+            after=(KEEP_TOKENS,),
         ),
-        Step("POST /auth/forgot-password", "Forget the password", MOBILE, after=(scripts.KEEP_CODE,)),
+        Step("POST /auth/forgot-password", "Forget the password", MOBILE, after=(KEEP_CODE,)),
         Step(
             "POST /auth/reset-password",
             "Set another one by a code",
@@ -73,7 +135,7 @@ STORY: dict[str, list[Step]] = {
             "POST /auth/login",
             "Log in by password",
             MOBILE | {"password": "{{password}}"},
-            after=(scripts.KEEP_TOKENS,),
+            after=(KEEP_TOKENS,),
         ),
         Step("POST /auth/logout", "Log out"),
         Step(
@@ -85,9 +147,9 @@ STORY: dict[str, list[Step]] = {
             "POST /auth/login",
             "Log in on another device",
             MOBILE | {"password": "{{password}}"},
-            after=(scripts.KEEP_TOKENS,),
+            after=(KEEP_TOKENS,),
         ),
-        Step("GET /auth/sessions", "List your sessions", after=(scripts.KEEP_OTHER_SESSION,)),
+        Step("GET /auth/sessions", "List your sessions", after=(KEEP_OTHER_SESSION,)),
         Step("DELETE /auth/sessions/{session_id}", "End the session on the other device"),
     ],
     "user": [
@@ -96,7 +158,7 @@ STORY: dict[str, list[Step]] = {
         Step("GET /user/usage", "See what is left of the day"),
     ],
     "chatroom": [
-        Step("POST /chatroom", "Open a chatroom", {"title": "Postman"}, after=(scripts.KEEP_ROOM,)),
+        Step("POST /chatroom", "Open a chatroom", {"title": "Postman"}, after=(KEEP_ROOM,)),
         Step("GET /chatroom", "List your chatrooms"),
         Step(f"PATCH {ROOM}", "Rename it", {"title": "Trying things out"}),
     ],
@@ -106,19 +168,19 @@ STORY: dict[str, list[Step]] = {
             "Send a message and wait for the reply",
             {"text": "Explain DNS to a child"},
             {"Prefer": "wait=15", "Idempotency-Key": "{{$guid}}"},
-            after=(scripts.KEEP_REPLY,),
+            after=(KEEP_REPLY,),
         ),
-        Step(f"GET {MESSAGE}", "Read the reply", after=(scripts.REPLY_IS_COMPLETED,)),
+        Step(f"GET {MESSAGE}", "Read the reply", after=(REPLY_IS_COMPLETED,)),
         Step(
             f"POST {ROOM}/message",
             "Send one whose reply is to be followed",
             {"text": "How do I look a name up myself?", "stream": True},
-            after=(scripts.KEEP_REPLY,),
+            after=(KEEP_REPLY,),
         ),
-        Step(f"GET {MESSAGE}/stream", "Follow the reply as it is written", after=(scripts.STREAM_IS_COMPLETED,)),
+        Step(f"GET {MESSAGE}/stream", "Follow the reply as it is written", after=(STREAM_IS_COMPLETED,)),
         Step(f"GET {ROOM}/messages", "List the messages"),
         Step(f"GET {ROOM}", "Open the chatroom's page"),
-        Step(f"POST {ROOM}/message", "Send another one", {"text": "And IPv6?"}, after=(scripts.KEEP_REPLY,)),
+        Step(f"POST {ROOM}/message", "Send another one", {"text": "And IPv6?"}, after=(KEEP_REPLY,)),
         Step(f"POST {MESSAGE}/cancel", "Cancel its reply (409 when it is there already)", also=(409,)),
         Step(f"POST {MESSAGE}/retry", "Have it made again (409 when it was not canceled)", also=(409,)),
     ],
@@ -133,7 +195,7 @@ STORY: dict[str, list[Step]] = {
             "An event of Stripe's, signed",
             "{{webhook_body}}",
             {"Stripe-Signature": "{{webhook_signature}}", "Content-Type": "application/json"},
-            before=(scripts.SIGN_WEBHOOK,),
+            before=(SIGN_WEBHOOK,),
         ),
         Step(
             "POST /webhook/stripe",

@@ -20,9 +20,8 @@ import redis
 import requests
 
 from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
-from sandbox.stack import children
-from sandbox.stack.errors import StackError
-from sandbox.stack.processes import procfile_commands
+from sandbox.stack import processes
+from sandbox.stack.processes import StackError, procfile_commands
 from sandbox.stack.servers import PostgresServer, ValkeyServer, free_port, postgres_server, valkey_server, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,12 +89,12 @@ class Deployment:
     def start(self, name: str) -> None:
         """Start a process of the Procfile."""
         with (self.logs / f"{name}.log").open("ab") as log:
-            self._running[name] = children.spawn(self._commands[name], output=log, env=self.environ, cwd=ROOT)
+            self._running[name] = processes.spawn(self._commands[name], output=log, env=self.environ, cwd=ROOT)
 
     def kill(self, name: str) -> None:
         """End a process and its children as a crash does (SIGKILL)."""
         process = self._running.pop(name)
-        children.kill_group(process.pid)
+        processes.kill_group(process.pid)
         process.wait()
 
     def end(self, name: str, *, seconds: float) -> bool:
@@ -103,7 +102,7 @@ class Deployment:
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
         in_time = wait_until(lambda: process.poll() is not None, seconds=seconds)
-        children.kill_group(process.pid)
+        processes.kill_group(process.pid)
         process.wait()
         return in_time
 

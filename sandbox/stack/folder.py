@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sandbox.stack import children
-from sandbox.stack.errors import StackError
-from sandbox.stack.waiting import wait_until
+from sandbox.stack import processes
+from sandbox.stack.processes import StackError, wait_until
 
 _CLOCK_SLACK_SECONDS = 1.0
 _LEFTOVER_SECONDS = 4.0  # they were told to end when their runner was killed, and their servers are gone
@@ -29,13 +28,13 @@ class Lock:
 
     def record(self, name: str, pid: int) -> None:
         """Remember a process, so that the next start can end it should we be killed."""
-        self._started[name] = (pid, children.started_at(pid) or 0.0)
+        self._started[name] = (pid, processes.started_at(pid) or 0.0)
         self._write({"pid": os.getpid(), "processes": self._started})
 
     def end_leftovers(self) -> None:
         """End what a killed stack left running; a process id that is somebody else's by now is left alone."""
         orphans = [pid for pid, began in self._recorded() if _is_same(pid, began)]
-        children.end_orphans(orphans, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)
+        processes.end_orphans(orphans, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)
         self._write({"pid": os.getpid()})
 
     def clear(self) -> None:
@@ -88,7 +87,7 @@ def locked(var: Path) -> Iterator[Lock]:
 
 
 def _is_same(pid: int, began: float) -> bool:
-    now = children.started_at(pid)
+    now = processes.started_at(pid)
     return now is not None and abs(now - began) < _CLOCK_SLACK_SECONDS
 
 

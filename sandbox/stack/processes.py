@@ -1,27 +1,210 @@
-"""The processes of the stack, and their output as one log with a prefix on each line.
+"""What keeps the stack from starting, or ends it.
+
+Waiting with a deadline, and free ports.
+
+Child processes that the terminal's Ctrl-C does not reach and that end with their parent.
+
+The processes of the stack, and their output as one log with a prefix on each line.
 
 honcho reads the Procfile and prints the lines. Its Manager does not run them: it stops everything at once,
 kills after five seconds, and leaves its helper processes behind when it is killed itself.
 """
 
+import contextlib
+import ctypes
+import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
+import psutil
 from honcho.colour import get_colours
 from honcho.environ import parse_procfile
 from honcho.printer import Message, Printer
 
-from sandbox.stack import children
-from sandbox.stack.errors import StackError
-from sandbox.stack.waiting import wait_until
+from sandbox.stack.accounts import Account
+
+
+class StackError(Exception):
+    """The stack does not start, or cannot go on; the message says why and what to do."""
+
+
+class StoppedError(Exception):
+    """Somebody asked for the end before the start was complete."""
+
+
+POLL_SECONDS = 0.05
+# Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere),
+# so that nothing slips into the port of a server that is being restarted.
+_PORTS = range(20_000, 32_000)
+_reserved: dict[int, socket.socket] = {}
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
+    """Ask `condition` every 50 ms until it holds; False when it still does not after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def bind_error(port: int, host: str = "127.0.0.1") -> OSError | None:
+    """Why a server could not listen on this port; None when it could."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            return error
+    return None
+
+
+def free_port(preferred: int | None = None) -> int:
+    """A port of 127.0.0.1 on which nothing listens, ours until this process ends: the preferred one if it is free.
+
+    No other process that asks here gets it meanwhile, however long the server takes to listen.
+    """
+    candidates = random.sample(_PORTS, 200)
+    if preferred is not None:
+        candidates.insert(0, preferred)
+    for port in candidates:
+        if bind_error(port) is None and (reserve(port) or port == preferred in _reserved):
+            return port
+    raise OSError("No free port on 127.0.0.1.")
+
+
+def reserve(port: int) -> bool:
+    """Keep a port from the other processes that ask here; False when one has it, or when we have it already.
+
+    Its UDP twin is the token: the system gives it to one process alone and takes it back when that ends.
+    """
+    token = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        token.bind(("127.0.0.1", port))
+    except OSError:
+        token.close()
+        return False
+    _reserved[port] = token
+    return True
+
+
+_PR_SET_PDEATHSIG = 1  # prctl(2), Linux
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    output: int | IO[bytes],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    account: Account | None = None,
+    farewell: signal.Signals = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
+    """Start `command` in a session of its own, with `output` for both of its streams.
+
+    account: who runs it, when that is somebody else than us (needs root).
+    farewell: the signal it gets when we die without stopping it (Linux only).
+    """
+
+    def end_with_parent() -> None:
+        if _libc is not None:
+            _libc.prctl(_PR_SET_PDEATHSIG, int(farewell))
+
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - one prctl call, which takes no lock
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+    )
+
+
+def kill_group(leader_pid: int) -> None:
+    """Kill what is left of the session that a process started by `spawn` leads."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader_pid, signal.SIGKILL)
+
+
+def stop(
+    process: subprocess.Popen[bytes],
+    how: signal.Signals,
+    *,
+    seconds: float,
+    hurried: Callable[[], bool] = lambda: False,
+) -> None:
+    """Ask a process to end, and kill it when it has not after `seconds` or when `hurried` says so."""
+    if process.poll() is None:
+        process.send_signal(how)
+        wait_until(lambda: process.poll() is not None or hurried(), seconds=seconds)
+    kill_group(process.pid)
+    process.wait()
+
+
+def end_orphans(pids: Iterable[int], how: signal.Signals, *, seconds: float) -> None:
+    """End processes that an earlier run left behind, and theirs; the caller knows that they are ours."""
+    family = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            family += [process, *process.children(recursive=True)]
+            process.send_signal(how)
+    _, survivors = psutil.wait_procs(family, timeout=seconds)
+    for survivor in survivors:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            survivor.kill()
+    psutil.wait_procs(survivors, timeout=5)
+
+
+def command_of(pid: int) -> list[str]:
+    """The command line of a process; empty when there is no such process or it is none of our business."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
+
+
+def started_at(pid: int) -> float | None:
+    """When a process began, in seconds since the epoch; None when there is none."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below one, at any depth."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
 
 _DRAIN_SECONDS = 25.0  # Render sends SIGKILL 30 s after SIGTERM
 _LAST_LINES_SECONDS = 1.0
@@ -51,7 +234,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> int:
         """Start a process; its id."""
-        process = children.spawn(command, output=subprocess.PIPE, env=environ, cwd=self._root)
+        process = spawn(command, output=subprocess.PIPE, env=environ, cwd=self._root)
         colour = next(self._colours)
         pump = threading.Thread(target=self._pump, args=(name, process, colour), daemon=True)
         pump.start()
@@ -79,7 +262,7 @@ class Processes:
             seconds=_DRAIN_SECONDS,
         )
         for running in leaving:
-            children.kill_group(running.process.pid)
+            kill_group(running.process.pid)
             running.process.wait()
             running.pump.join(_LAST_LINES_SECONDS)
         for name in names:

@@ -1,6 +1,12 @@
-"""One run of the whole stack, in the foreground until Ctrl-C."""
+"""Ctrl-C and its relatives, as a flag that the main thread looks at.
+
+What `make run` prints when everything is ready: where to look, and a first conversation to paste.
+
+One run of the whole stack, in the foreground until Ctrl-C.
+"""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,17 +15,90 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
-from sandbox.stack import children, settings
-from sandbox.stack.errors import StackError, StoppedError
+from sandbox.stack import processes, settings
 from sandbox.stack.folder import Lock, locked, stack_folder
 from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.processes import Processes, procfile_commands
+from sandbox.stack.processes import POLL_SECONDS, Processes, StackError, StoppedError, procfile_commands, wait_until
 from sandbox.stack.server import Server, ServerError
-from sandbox.stack.signals import StopSignals
-from sandbox.stack.valkey import ValkeyServer
-from sandbox.stack.waiting import POLL_SECONDS, wait_until
-from sandbox.stack.welcome import welcome
+from sandbox.stack.servers import ValkeyServer
+
+# A terminal, `make` and a process manager may each pass on the same Ctrl-C.
+_ECHO_SECONDS = 0.7
+
+
+class StopSignals:
+    """`requested` after the first SIGINT, SIGTERM or SIGHUP; `hurried` after another SIGINT or SIGTERM."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.hurried = False
+        self._first = 0.0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.requested:
+            self.request()
+        elif number != signal.SIGHUP and now - self._first > _ECHO_SECONDS:
+            self.hurried = True
+
+    def request(self) -> None:
+        """Ask for the end, as a signal does."""
+        self.requested = True
+        self._first = time.monotonic()
+
+    def check(self) -> None:
+        """Raise StoppedError when the end was asked for."""
+        if self.requested:
+            raise StoppedError
+
+
+# Pasted into bash or zsh: no comments (an interactive zsh has none), no unquoted `?` or `!`. Each paste takes
+# another number (555 ones are nobody's): neither the quota nor the wait between two codes is in the way.
+_CONVERSATION = r"""API=http://127.0.0.1:{port}
+JSON='Content-Type: application/json'
+MOBILE="+1202555$((RANDOM % 9000 + 1000))"
+pick() {{ sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" | head -n 1; }}
+curl -s -w '\n' "$API/auth/signup" -H "$JSON" -d "{{\"mobile\": \"$MOBILE\", \"name\": \"Ada\"}}"
+OTP=$(curl -s "$API/auth/send-otp" -H "$JSON" -d "{{\"mobile\": \"$MOBILE\"}}" | pick otp)
+TOKEN=$(curl -s "$API/auth/verify-otp" -H "$JSON" -d "{{\"mobile\": \"$MOBILE\", \"otp\": \"$OTP\"}}" | pick access_token)
+AUTH="Authorization: Bearer $TOKEN"
+ROOM=$(curl -s "$API/chatroom" -H "$AUTH" -H "$JSON" -d '{{"title": "First steps"}}' | pick id)
+curl -s -w '\n' "$API/chatroom/$ROOM/message" -H "$AUTH" -H "$JSON" -H 'Prefer: wait=10' -d '{{"text": "Explain DNS"}}'
+"""  # noqa: E501 - one command, one line
+
+_TEXT = """
+{rule}
+ The API is ready.
+
+   Docs      http://127.0.0.1:{port}/docs
+   Health    http://127.0.0.1:{port}/readyz
+{places}
+   Stop      Ctrl-C
+
+ Paste this into another terminal for a first answer:
+
+{conversation}{rule}
+"""
+
+_WIDTH = 78
+
+
+def welcome(*, port: int, chat: str | None, places: dict[str, str]) -> str:
+    """The text; `chat` is the page to try it all in, `places` are further lines of what is where."""
+    if chat is not None:
+        places = {"Chat": f"{chat} (try it in a browser)", **places}
+    lines = "\n".join(f"   {name:<9} {where}" for name, where in places.items())
+    return _TEXT.format(rule="─" * _WIDTH, port=port, places=lines, conversation=conversation(port))
+
+
+def conversation(port: int) -> str:
+    """From signup to an answered message, as shell commands for bash and zsh."""
+    return _CONVERSATION.format(port=port)
+
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60.0
@@ -106,9 +185,9 @@ class Stack:
         self._processes.say("Bringing the database up to date")
         command = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
         with tempfile.TemporaryFile() as output:
-            migration = children.spawn(command, output=output, env=environ, cwd=self._root)
+            migration = processes.spawn(command, output=output, env=environ, cwd=self._root)
             wait_until(lambda: migration.poll() is not None or self._stop.requested, seconds=_MIGRATION_SECONDS)
-            children.kill_group(migration.pid)
+            processes.kill_group(migration.pid)
             code = migration.wait()
             self._stop.check()
             if code != 0:

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from sandbox.stack import children
+from sandbox.stack import processes
 from sandbox.stack.accounts import Account
-from sandbox.stack.waiting import wait_until
+from sandbox.stack.processes import wait_until
 
 _START_SECONDS = 60.0  # recovery after a crash is included
 _STOP_SECONDS = 20.0
@@ -80,7 +80,7 @@ class Server(ABC):
         command = self.prepare()
         with open(self.log_file, "ab", opener=_private) as log:
             said_before = log.tell()
-            self._process = children.spawn(
+            self._process = processes.spawn(
                 command,
                 output=log,
                 env={**os.environ, "LC_ALL": "C"},
@@ -97,21 +97,21 @@ class Server(ABC):
     def stop(self) -> None:
         """End in order; everything is on disk afterwards."""
         if self._process is not None:
-            children.stop(self._process, self.stop_signal, seconds=_STOP_SECONDS)
+            processes.stop(self._process, self.stop_signal, seconds=_STOP_SECONDS)
             self._process = None
 
     def kill(self) -> None:
         """End at once, as a crash does (SIGKILL, its helper processes too)."""
         if self._process is None:
             return
-        family = children.descendants(self._process.pid)
+        family = processes.descendants(self._process.pid)
         self._process.kill()
         self._process.wait()
         self._process = None
         for pid in family:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not any(children.alive(pid) for pid in family), seconds=5)
+        wait_until(lambda: not any(processes.alive(pid) for pid in family), seconds=5)
 
     def close(self) -> None:
         """Stop, and remove a temporary folder."""
@@ -119,7 +119,7 @@ class Server(ABC):
             self.stop()
             return
         if self._process is not None:
-            children.stop(self._process, self.discard_signal, seconds=_STOP_SECONDS)
+            processes.stop(self._process, self.discard_signal, seconds=_STOP_SECONDS)
             self._process = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -142,9 +142,9 @@ class Server(ABC):
             pid = int(self.pid_file.read_text().split()[0])
         except (OSError, ValueError, IndexError):
             return
-        if self.owns(children.command_of(pid)):
-            children.end_orphans([pid], self.stop_signal, seconds=_STOP_SECONDS)
-        if not self.owns(children.command_of(pid)):
+        if self.owns(processes.command_of(pid)):
+            processes.end_orphans([pid], self.stop_signal, seconds=_STOP_SECONDS)
+        if not self.owns(processes.command_of(pid)):
             self.pid_file.unlink(missing_ok=True)
 
     def _last_words(self, offset: int) -> str:

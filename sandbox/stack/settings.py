@@ -10,9 +10,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from sandbox.stack.errors import StackError
 from sandbox.stack.folder import kept_secret
-from sandbox.stack.waiting import bind_error, free_port, reserve
+from sandbox.stack.processes import StackError, bind_error, free_port, reserve
 
 _DEFAULT_PORT = 5000
 _GEMINI_PORT = 8081

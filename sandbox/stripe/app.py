@@ -7,19 +7,10 @@ from flask import Flask, jsonify, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from sandbox.stripe import (
-    api,
-    catalog,
-    checkout,
-    control,
-    customers,
-    pages,
-    portal,
-    records,
-    subscriptions,
-)
-from sandbox.stripe.errors import StripeError, unrecognized_url
-from sandbox.stripe.stand_in import EXTENSION, Settings, StandIn
+from sandbox.stripe import catalog, checkout, control, customers, pages, subscriptions
+from sandbox.stripe.api import EXTENSION, Settings, StandIn, before_call, error_response
+from sandbox.stripe.checkout import portal_blueprint
+from sandbox.stripe.wire import StripeError, unrecognized_url
 
 ENVIRONMENT_PREFIX = "STRIPE_STAND_IN_"
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -45,11 +36,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     here = StandIn(settings or settings_from_environment())
     app.extensions[EXTENSION] = here
-    app.before_request(api.before_call)
-    for part in (customers, catalog, checkout, subscriptions, records, portal, control, pages):
+    app.before_request(before_call)
+    for part in (customers, catalog, checkout, subscriptions, control, pages):
         app.register_blueprint(part.blueprint)
+    app.register_blueprint(portal_blueprint)
     app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(StripeError, api.error_response)
+    app.register_error_handler(StripeError, error_response)
     here.sender.start()
     return app
 
@@ -59,5 +51,5 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     if error.response is not None:
         return error.response
     if request.path.startswith("/v1/"):
-        return api.error_response(unrecognized_url(request.method, request.path))
+        return error_response(unrecognized_url(request.method, request.path))
     return jsonify({"error": {"message": error.description}}), error.code or 500

@@ -6,8 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.stripe.errors import of_status, parameter_invalid
 from sandbox.stripe.store import Json
+from sandbox.stripe.wire import of_status, parameter_invalid
 
 LONGEST_HANG_SECONDS = 600
 MOMENTS = ("before", "during", "within", "after")

@@ -9,9 +9,11 @@ from typing import Any
 from flask import Blueprint
 from stripe.params import PriceCreateParams, PriceListParams, ProductCreateParams, ProductListParams
 
-from sandbox.stripe.api import endpoint
-from sandbox.stripe.errors import missing_resource, parameter_invalid
-from sandbox.stripe.forms import (
+from sandbox.stripe.api import StandIn, endpoint
+from sandbox.stripe.listing import page
+from sandbox.stripe.objects import DEFAULT_PRODUCT, price_object, product_object
+from sandbox.stripe.store import Json, Store
+from sandbox.stripe.wire import (
     Params,
     as_bool,
     as_int,
@@ -19,11 +21,9 @@ from sandbox.stripe.forms import (
     as_required_text,
     as_text,
     merged_metadata,
+    missing_resource,
+    parameter_invalid,
 )
-from sandbox.stripe.listing import page
-from sandbox.stripe.objects import DEFAULT_PRODUCT, price_object, product_object
-from sandbox.stripe.stand_in import StandIn
-from sandbox.stripe.store import Json, Store
 
 blueprint = Blueprint("catalog", __name__)
 MISSING_PREFIX = "price_missing"

@@ -1,16 +1,23 @@
-"""/v1/checkout/sessions (https://docs.stripe.com/api/checkout/sessions)."""
+"""/v1/checkout/sessions (https://docs.stripe.com/api/checkout/sessions).
+
+/v1/billing_portal/sessions (https://docs.stripe.com/api/customer_portal/sessions).
+"""
 
 from typing import Any
 
 from flask import Blueprint
+from stripe.params.billing_portal import SessionCreateParams as PortalParams
 from stripe.params.checkout import SessionCreateParams, SessionExpireParams, SessionListParams
 
-from sandbox.stripe.api import endpoint
+from sandbox.stripe.api import StandIn, endpoint
 from sandbox.stripe.billing_objects import line_item_object, session_object
 from sandbox.stripe.catalog import find_price
-from sandbox.stripe.errors import StripeError, missing_resource, parameter_invalid, parameter_missing
-from sandbox.stripe.forms import (
+from sandbox.stripe.listing import customer_of, page
+from sandbox.stripe.objects import list_object, portal_object
+from sandbox.stripe.store import Json, now
+from sandbox.stripe.wire import (
     Params,
+    StripeError,
     as_int,
     as_list,
     as_object,
@@ -18,11 +25,10 @@ from sandbox.stripe.forms import (
     as_text,
     as_url,
     merged_metadata,
+    missing_resource,
+    parameter_invalid,
+    parameter_missing,
 )
-from sandbox.stripe.listing import customer_of, page
-from sandbox.stripe.objects import list_object
-from sandbox.stripe.stand_in import StandIn
-from sandbox.stripe.store import Json, now
 
 blueprint = Blueprint("checkout", __name__)
 MAX_REFERENCE_CHARS = 200
@@ -124,3 +130,16 @@ def expire(here: StandIn, params: Params, session_id: str) -> Json:
     """Expire an open session."""
     del params
     return here.payments.expire(session_id)
+
+
+portal_blueprint = Blueprint("portal", __name__)
+
+
+@endpoint(portal_blueprint, "POST", "/v1/billing_portal/sessions", PortalParams, required=("customer",))
+def create_portal_session(here: StandIn, params: Params) -> Json:
+    """Create a session whose `url` is the stand-in's portal page for the customer."""
+    customer_id = as_required_text(params, "customer")
+    if here.store.get("customer", customer_id, "customer").get("deleted"):
+        raise missing_resource("customer", customer_id, "customer")
+    session = portal_object(customer_id, as_url(params, "return_url"), here.base_url())
+    return here.store.add(session)

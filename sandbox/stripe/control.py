@@ -4,17 +4,11 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from sandbox.stripe.api import StandIn, stand_in
 from sandbox.stripe.behaviour import Behaviour
-from sandbox.stripe.errors import (
-    StripeError,
-    card_declined,
-    missing_resource,
-    parameter_invalid,
-    parameter_missing,
-)
 from sandbox.stripe.events import of_types, shown, sign
-from sandbox.stripe.stand_in import StandIn, stand_in
 from sandbox.stripe.store import TABLES, Json
+from sandbox.stripe.wire import StripeError, card_declined, missing_resource, parameter_invalid, parameter_missing
 
 blueprint = Blueprint("control", __name__, url_prefix="/sandbox")
 LONGEST_WAIT_SECONDS = 30.0

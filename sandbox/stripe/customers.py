@@ -5,15 +5,13 @@ from typing import Any
 from flask import Blueprint
 from stripe.params import CustomerCreateParams, CustomerListParams, CustomerUpdateParams
 
-from sandbox.stripe.api import endpoint
-from sandbox.stripe.errors import missing_resource, parameter_invalid
+from sandbox.stripe.api import StandIn, endpoint
 from sandbox.stripe.events import changed_fields
-from sandbox.stripe.forms import Params, as_object, as_text, merged_metadata
 from sandbox.stripe.lifecycle import ENDED
 from sandbox.stripe.listing import page
 from sandbox.stripe.objects import customer_object
-from sandbox.stripe.stand_in import StandIn
 from sandbox.stripe.store import Json
+from sandbox.stripe.wire import Params, as_object, as_text, merged_metadata, missing_resource, parameter_invalid
 
 blueprint = Blueprint("customers", __name__)
 TEXT_FIELDS = ("email", "name", "phone", "description")

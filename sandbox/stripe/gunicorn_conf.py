@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from sandbox.stripe.stand_in import EXTENSION
+from sandbox.stripe.api import EXTENSION
 
 workers = 1
 worker_class = "gthread"

@@ -10,8 +10,8 @@ import json
 import threading
 from typing import Any
 
-from sandbox.stripe.errors import StripeError, idempotency_in_use, idempotency_mismatch
 from sandbox.stripe.store import Json, Store, now
+from sandbox.stripe.wire import StripeError, idempotency_in_use, idempotency_mismatch
 
 KEPT_SECONDS = 24 * 3600
 MAX_KEY_CHARS = 255

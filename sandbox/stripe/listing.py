@@ -6,10 +6,9 @@ https://docs.stripe.com/api/pagination, https://docs.stripe.com/api/expanding_ob
 import copy
 from typing import Any
 
-from sandbox.stripe.errors import parameter_invalid
-from sandbox.stripe.forms import Params, as_int, as_list, as_text
 from sandbox.stripe.objects import list_object
 from sandbox.stripe.store import TABLES, Json, Store
+from sandbox.stripe.wire import Params, as_int, as_list, as_text, parameter_invalid
 
 DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 KIND_OF_FIELD = {"latest_invoice": "invoice"}  # fields not named after the kind they hold

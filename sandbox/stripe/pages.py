@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from flask import Blueprint, Response, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from sandbox.stripe.errors import StripeError
+from sandbox.stripe.api import StandIn, stand_in
 from sandbox.stripe.lifecycle import ENDED
-from sandbox.stripe.stand_in import StandIn, stand_in
 from sandbox.stripe.store import Json
+from sandbox.stripe.wire import StripeError
 
 blueprint = Blueprint("pages", __name__)
 # Stripe's Checkout waits up to ten seconds for the webhook's answer before it goes to the success URL.

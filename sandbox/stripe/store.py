@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sandbox.stripe.errors import missing_resource
+from sandbox.stripe.wire import missing_resource
 
 Json = dict[str, Any]
 

@@ -8,14 +8,21 @@ from stripe.params import (
     SubscriptionUpdateParams,
 )
 
-from sandbox.stripe.api import endpoint
-from sandbox.stripe.errors import StripeError, missing_resource, parameter_invalid
+from sandbox.stripe.api import StandIn, endpoint
 from sandbox.stripe.events import changed_fields
-from sandbox.stripe.forms import Params, as_bool, as_object, as_text, merged_metadata
 from sandbox.stripe.lifecycle import ENDED, STATUSES
 from sandbox.stripe.listing import customer_of, page
-from sandbox.stripe.stand_in import StandIn
 from sandbox.stripe.store import Json
+from sandbox.stripe.wire import (
+    Params,
+    StripeError,
+    as_bool,
+    as_object,
+    as_text,
+    merged_metadata,
+    missing_resource,
+    parameter_invalid,
+)
 
 blueprint = Blueprint("subscriptions", __name__)
 

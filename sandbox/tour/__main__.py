@@ -6,11 +6,9 @@ import sys
 import time
 from types import FrameType
 
-from sandbox.tour.chapters import STORY, tell
-from sandbox.tour.errors import TourError
-from sandbox.tour.own_stack import reachable_api
+from sandbox.tour.own_stack import TourError, reachable_api
 from sandbox.tour.page import WIDTH, Page, wants_colour
-from sandbox.tour.visitor import Visitor
+from sandbox.tour.story import STORY, Visitor, tell
 
 
 def main() -> int:

@@ -1,4 +1,7 @@
-"""The API to tour: the one that is running, or a stack of one's own for as long as it is needed."""
+"""What ends a tour early.
+
+The API to tour: the one that is running, or a stack of one's own for as long as it is needed.
+"""
 
 import signal
 import sys
@@ -9,11 +12,15 @@ from pathlib import Path
 
 import requests
 
-from sandbox.stack import children
+from sandbox.stack import processes
 from sandbox.stack.folder import stack_folder
+from sandbox.stack.processes import free_port, wait_until
 from sandbox.stack.settings import given_environment
-from sandbox.stack.waiting import free_port, wait_until
-from sandbox.tour.errors import TourError
+
+
+class TourError(Exception):
+    """Something did not come out as expected; the message says what, in one sentence."""
+
 
 ROOT = Path(__file__).resolve().parents[2]
 _DEFAULT_PORT = 5000
@@ -53,7 +60,7 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
     port = free_port(preferred_port)
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile() as log:
-        stack = children.spawn(
+        stack = processes.spawn(
             [sys.executable, "-m", "sandbox.stack"],
             output=log,
             env={**environ, "PORT": str(port), "PYTHONUNBUFFERED": "1"},
@@ -67,7 +74,7 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
                 raise TourError("\n".join(["The stack did not start:", *last_words]))
             yield address
         finally:
-            children.stop(stack, signal.SIGTERM, seconds=_STOP_SECONDS)
+            processes.stop(stack, signal.SIGTERM, seconds=_STOP_SECONDS)
 
 
 def wanted_port(given: Mapping[str, str]) -> int:

@@ -8,8 +8,6 @@ import pytest
 from sqlalchemy import text
 
 from app.account import export
-from app.account import purging as accounts
-from app.account import purging as chatrooms
 from app.account.purging import purge_account, purge_chatroom
 from app.account.tasks import purge
 from app.chatrooms.service import PURGE
@@ -26,8 +24,7 @@ GONE = ("users", "chatrooms", "messages", "auth_sessions", "refresh_rotations", 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(accounts, "BATCH", 2)
-    monkeypatch.setattr(chatrooms, "BATCH", 3)
+    monkeypatch.setattr(purging, "BATCH", 3)
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from ci import run
 from ci.run import Step
-from sandbox.stack import children
-from sandbox.stack.waiting import wait_until
+from sandbox.stack import processes
+from sandbox.stack.processes import wait_until
 
 PYTEST_LIKE = "=== 1 warning in 0.20s ==="
 REPORT = """
@@ -94,7 +94,7 @@ def test_what_a_step_started_ends_with_it(tmp_path):
     program = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
     run.run(Step("Parent", python(program)), tmp_path / "ci")
     pid = int((tmp_path / "ci" / "output.txt").read_text())
-    assert wait_until(lambda: not children.alive(pid), seconds=10)
+    assert wait_until(lambda: not processes.alive(pid), seconds=10)
 
 
 def test_an_unknown_disaster_is_refused_in_a_sentence():

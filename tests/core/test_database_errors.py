@@ -6,7 +6,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.core.db import DATABASE_UNAVAILABLE, db, longer_statements
-from sandbox.stack.waiting import free_port
+from sandbox.stack.processes import free_port
 from tests.problems import assert_problem
 
 DEFECTS = {

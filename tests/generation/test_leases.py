@@ -9,10 +9,7 @@ from sqlalchemy import event, text
 from app.chatrooms.models import Status
 from app.core.db import db
 from app.core.transactions import Transaction, transaction
-from app.generation import (
-    state,
-    tasks,  # noqa: F401 - so that Celery knows them
-)
+from app.generation import state
 from app.streaming.events import STOP_CHANNEL
 from tests.rooms import Room
 

@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from app.core.clock import utc_now
-from app.generation import cli as operations
+from app.generation import cli
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def test_what_fails_again_meanwhile_is_queued_once(room, runner, gemini):
         room.answer(runner, "Hello")
     with room.app.app_context():
         begun = utc_now()
-        assert len(operations.retry_failed(None, until=begun, now=begun)) == 3
+        assert len(cli.retry_failed(None, until=begun, now=begun)) == 3
         room.sql(
             "UPDATE messages SET status = 'failed', error_code = 'model_rejected', completed_at = now()"
             " WHERE role = 'model'"
         )
-        assert operations.retry_failed(None, until=begun, now=utc_now()) == []
+        assert cli.retry_failed(None, until=begun, now=utc_now()) == []
 
 
 def test_nonsense_is_told_in_one_sentence(room, flask):

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from app.core import http as draining
+from app.core import http
 from app.core.db import db
 from app.messages.views import preferred_wait
 
@@ -99,7 +99,7 @@ def test_a_wait_that_loses_postgresql_answers_202_for_what_was_accepted(room):
 def test_a_wait_ends_when_the_process_is_about_to_end(room):
     begun = time.monotonic()
     leaving = [True]
-    draining.watch(lambda: leaving[0])
+    http.watch(lambda: leaving[0])
     try:
         response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=20"})
     finally:

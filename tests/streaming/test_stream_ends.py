@@ -8,8 +8,8 @@ import redis
 from sqlalchemy.exc import OperationalError
 
 from app.chatrooms.models import Status
-from app.core import http as draining
-from app.streaming import following as streaming
+from app.core import http
+from app.streaming import following
 from app.streaming.following import Follower
 from tests.conftest import purge_all
 from tests.event_streams import follow, names
@@ -32,7 +32,7 @@ def test_a_drain_sends_followers_to_another_process(room):
     stream = follow(room, reply_id)
     next(stream)
     leaving = [True]
-    draining.watch(lambda: leaving[0])
+    http.watch(lambda: leaving[0])
     try:
         assert names(list(stream)) == ["reconnect"]
     finally:
@@ -58,7 +58,7 @@ class Clock:
         self.now = 0.0
 
     def __call__(self) -> float:
-        self.now += streaming.SLICE_SECONDS
+        self.now += following.SLICE_SECONDS
         return self.now
 
 

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.chat.page import FILE, load_page
-from sandbox.chat.server import ChatServer
+from sandbox.chat.server import FILE, ChatServer, load_page
 from sandbox.stack import settings
-from sandbox.stack.welcome import welcome
+from sandbox.stack.run import welcome
 
 API = "http://127.0.0.1:5999"
 

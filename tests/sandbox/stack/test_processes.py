@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.stack.processes import Processes
-from sandbox.stack.signals import StopSignals
-from sandbox.stack.waiting import wait_until
+from sandbox.stack.processes import Processes, wait_until
+from sandbox.stack.run import StopSignals
 
 _POLITE = """
 import signal, sys, time
@@ -76,7 +75,7 @@ def test_a_second_signal_hurries_but_an_echo_of_the_first_does_not(monkeypatch):
         assert (stop.requested, stop.hurried) == (True, False)
 
         later = time.monotonic() + 5
-        monkeypatch.setattr("sandbox.stack.signals.time.monotonic", lambda: later)
+        monkeypatch.setattr("sandbox.stack.run.time.monotonic", lambda: later)
         signal.raise_signal(signal.SIGHUP)
         assert not stop.hurried
         signal.raise_signal(signal.SIGINT)

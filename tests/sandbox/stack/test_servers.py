@@ -8,8 +8,8 @@ import psycopg2
 import pytest
 import redis
 
-from sandbox.stack.children import alive
 from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer
+from sandbox.stack.processes import alive
 from sandbox.stack.servers import ServerError, postgres_server, valkey_server, wait_until
 
 

@@ -14,12 +14,9 @@ import phonenumbers
 import pytest
 
 from sandbox.stack import settings
-from sandbox.stack.children import alive
-from sandbox.stack.errors import StackError
 from sandbox.stack.folder import kept_secret, locked
-from sandbox.stack.processes import procfile_commands
-from sandbox.stack.waiting import free_port
-from sandbox.stack.welcome import conversation
+from sandbox.stack.processes import StackError, alive, free_port, procfile_commands
+from sandbox.stack.run import conversation
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -186,7 +183,7 @@ def test_a_preferred_port_is_taken_only_when_it_is_free():
 
 _TAKER = """
 import sys
-from sandbox.stack.waiting import free_port
+from sandbox.stack.processes import free_port
 print(*[free_port() for _ in range(300)], flush=True)
 sys.stdin.read()
 """

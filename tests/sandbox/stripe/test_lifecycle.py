@@ -34,9 +34,7 @@ def test_each_action_gives_its_status_and_events(stand_in, subscribed, action, s
 def test_a_failed_payment_can_be_recovered(stand_in, client, subscribed):
     failed = stand_in.act(subscribed.id, "fail_payment", period_start=1_700_000_000)
     assert failed["items"]["data"][0]["current_period_start"] == 1_700_000_000
-    assert client.v1.invoices.retrieve(failed["latest_invoice"]).status == "open"
     assert stand_in.act(subscribed.id, "recover")["status"] == "active"
-    assert client.v1.invoices.retrieve(failed["latest_invoice"]).status == "paid"
 
 
 def test_renewal_moves_the_period_and_says_so(stand_in, subscribed):

@@ -4,9 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sandbox.stripe.errors import masked
-from sandbox.stripe.forms import parse_form
 from sandbox.stripe.objects import months_later
+from sandbox.stripe.wire import masked, parse_form
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from flask import Flask
 from werkzeug.serving import make_server
 
-from sandbox.stack.waiting import free_port
+from sandbox.stack.processes import free_port
 from sandbox.stripe.testing import running_stripe_stand_in
-from sandbox.tour.chapters import STORY, fresh_number
+from sandbox.tour.story import STORY, fresh_number
 
 ROOT = Path(__file__).resolve().parents[3]
 Serve = Callable[[Flask], AbstractContextManager[str]]
