@@ -7,7 +7,7 @@ from itertools import count as numbers
 import pytest
 from sqlalchemy import text
 
-from app.account import export
+from app.account import export, purging
 from app.account.purging import purge_account, purge_chatroom
 from app.account.tasks import purge
 from app.chatrooms.service import PURGE
