@@ -56,18 +56,6 @@ def lock_disowned_chatroom() -> Chatroom | None:
     return db.session.scalar(statement.limit(1).with_for_update(skip_locked=True))
 
 
-def reserve_positions(chatroom_id: UUID, user_id: UUID, count: int, now: datetime) -> int | None:
-    """Reserve the next `count` positions of the user's chatroom for a prompt; the first of them, or None."""
-    moved = (
-        update(Chatroom)
-        .where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
-        .values(turns=Chatroom.turns + count, updated_at=now, last_prompt_at=now)
-        .returning(Chatroom.turns)
-    )
-    turns = db.session.scalar(moved)
-    return None if turns is None else turns - count
-
-
 def find_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message | None:
     """The message, when it is in that chatroom and the chatroom is the user's."""
     statement = (

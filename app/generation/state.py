@@ -2,7 +2,7 @@
 
 | function | from | to | precondition | fence | prompt |
 |---|---|---|---|---|---|
-| `enqueue` | - | queued | the user's row is locked | - | charged by the caller |
+| `enqueue` | - | queued | the user's row is locked | - | charged beside it |
 | `claim` | queued, generating | generating | its turn, due, a free slot; or its lease ran out | unique indexes | - |
 | `renew` | generating | generating | the lease is held | attempt | - |
 | `complete` | generating | completed | the lease is held | attempt | kept |
@@ -26,7 +26,19 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, bindparam, case, func, literal, null, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Interval,
+    Select,
+    bindparam,
+    case,
+    func,
+    literal,
+    null,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, Message, Role, Status, messages
@@ -34,13 +46,13 @@ from app.core.db import db
 from app.core.ids import new_id, request_id
 from app.core.settings import settings
 from app.core.transactions import Transaction
-from app.generation.queries import CLAIMABLE, FREE_SLOT, chatrooms, next_replies, prompts
+from app.generation.queries import CLAIMABLE, FREE_SLOT, chatrooms, prompts
+from app.generation.queueing import NEW_PROMPT, NEW_REPLY, hand_over, publish_task
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import refund_prompt
 from app.streaming.events import Entry, cancel_generation, publish
 from app.users.service import lock_user
 
-GENERATE_REPLY = "messages.generate_reply"
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
 LET_GO: dict[str, Any] = {"lease_expires_at": None, "held_for": None, "slot": None}
 BATCH = 500
@@ -77,37 +89,31 @@ class Claim:
 
 
 def enqueue(
-    current: Transaction, chatroom_id: UUID, position: int, text: str, *, streamed: bool, now: datetime
-) -> tuple[Message, Message]:
-    """Store a prompt and its queued reply, at `position` and behind it; the task follows the commit."""
-    prompt = Message(
-        id=new_id(),
-        chatroom_id=chatroom_id,
-        position=position,
-        role=Role.USER,
-        text=text,
-        status=Status.COMPLETED,
-        created_at=now,
-        completed_at=now,
-    )
-    reply = Message(
-        id=new_id(),
-        chatroom_id=chatroom_id,
-        position=position + 1,
-        role=Role.MODEL,
-        status=Status.QUEUED,
-        in_reply_to=prompt.id,
-        created_at=now,
-        streamed=streamed,
-        accepted_at=now,
-        enqueued_at=now,
-        request_id=request_id(),
-    )
-    db.session.add(prompt)
-    db.session.flush()
-    db.session.add(reply)
-    db.session.flush()
+    current: Transaction, statement: Select[Any], user_id: UUID, prompt: Message, reply: Message, **beside: object
+) -> bool:
+    """Store a prompt and its queued reply; the task follows the commit. False when the chatroom is not the user's.
+
+    statement: of `enqueue_statement`. prompt, reply: not in the session; they get their positions here.
+    """
+    values = {"room": prompt.chatroom_id, "user": user_id, "now": prompt.created_at} | beside
+    values |= {f"new_prompt_{name}": getattr(prompt, name) for name in NEW_PROMPT}
+    values |= {f"new_reply_{name}": getattr(reply, name) for name in NEW_REPLY}
+    turns = db.session.scalar(statement, values)
+    if turns is None:
+        return False
+    prompt.position, reply.position = turns - 2, turns - 1
     publish_task(current, reply.id)
+    return True
+
+
+def new_turn(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
+    """A prompt and its queued reply, not stored yet."""
+    prompt = Message(id=new_id(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
+    reply = Message(id=new_id(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt.id, streamed=streamed)
+    reply.accepted_at = reply.enqueued_at = now
+    reply.request_id = request_id()
+    for message in (prompt, reply):
+        message.chatroom_id, message.created_at = chatroom_id, now
     return prompt, reply
 
 
@@ -320,26 +326,3 @@ def announce_end(current: Transaction, held: Claim, status: Status, now: datetim
     """Let the next replies begin, and tell those who follow this one."""
     hand_over(current, held.chatroom_id, held.user_id, now=now)
     current.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))
-
-
-def publish_task(current: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:
-    """Queue the reply's task once `current` is committed: it carries the id, and the row says the rest."""
-    current.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
-
-
-def hand_over(
-    current: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None
-) -> None:
-    """Queue the tasks of the replies that waited for one of this room, or of this user, to end."""
-    chosen = {reply_id for reply_id in next_replies(chatroom_id, user_id, now) if reply_id != exclude}
-    if chosen:
-        mark_enqueued(messages.c.id.in_(chosen), now)
-    for reply_id in chosen:
-        publish_task(current, reply_id)
-
-
-def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
-    """Note that the replies' tasks are queued at `now`, except those of locked rows; their ids."""
-    unlocked = select(messages.c.id).where(condition).with_for_update(skip_locked=True)
-    statement = update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=now)
-    return db.session.scalars(statement.returning(messages.c.id)).all()

@@ -14,8 +14,8 @@ from app.core.db import database_now
 from app.core.settings import settings
 from app.core.transactions import transaction
 from app.generation.breaker import Breaker
+from app.generation.queueing import GENERATE_REPLY
 from app.generation.runner import Runner
-from app.generation.state import GENERATE_REPLY
 from app.generation.worker import LeaseKeeper, sweep_replies
 from app.integrations.gemini.client import model_client_class
 

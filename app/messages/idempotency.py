@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, insert, select
 from sqlalchemy.orm import make_transient
 
 from app.chatrooms.models import Chatroom, ErrorCode, Message, Status
@@ -71,20 +71,15 @@ def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownReque
     return KnownRequest(prompt, as_answered(reply, QUEUED), ended=False, waits_until=record.waits_until)
 
 
-def remember(
-    user_id: UUID, key: str, fingerprint: str, *, prompt_id: UUID, waits_until: datetime | None, now: datetime
-) -> None:
-    """Write the key down in the prompt's own transaction. waits_until: how long its request waits for the reply."""
-    db.session.add(
-        IdempotencyKey(
-            user_id=user_id,
-            key=key,
-            fingerprint=fingerprint,
-            prompt_id=prompt_id,
-            waits_until=waits_until,
-            created_at=now,
-        )
-    )
+REMEMBER = insert(IdempotencyKey).values(
+    user_id=bindparam("user"),
+    key=bindparam("idempotency_key"),
+    fingerprint=bindparam("key_fingerprint"),
+    prompt_id=bindparam("key_prompt"),
+    answered_with_reply=False,
+    waits_until=bindparam("key_waits_until"),  # how long the first request waits for its reply
+    created_at=bindparam("now"),
+)
 
 
 def note_ended(user_id: UUID, key: str, reply: Message) -> None:

@@ -9,30 +9,36 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
+from sqlalchemy import func, select
+
 from app.billing.tier import tier_of
 from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, Message, Status
-from app.chatrooms.queries import reserve_positions
 from app.chatrooms.service import get_chatroom, get_message
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
-from app.core.db import DATABASE_GAVE_UP, log_database_error
+from app.core.db import DATABASE_GAVE_UP, db, log_database_error
 from app.core.errors import NotFound
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.settings import settings
 from app.core.transactions import release_connection, transaction
 from app.generation import state
+from app.generation.queueing import enqueue_statement
 from app.messages import idempotency
-from app.quota.usage import Usage, spend_prompt, usage_of, usage_today
+from app.quota.ledger import CHARGE, charge_values, charged_prompts, quota_day, spent_on
+from app.quota.usage import Usage, daily_limit, spend_prompt, usage_today
 from app.streaming.following import wait_until_final
 from app.streaming.slots import held_request
+from app.users.numbers import mobile_key
 from app.users.service import require_locked_user
 
 log = logging.getLogger(__name__)
 
 ROOM_PAGE_SIZE = 50
+ENQUEUE = enqueue_statement(CHARGE)
+ENQUEUE_WITH_KEY = enqueue_statement(CHARGE, idempotency.REMEMBER)
 
 
 @dataclass(frozen=True)
@@ -74,23 +80,32 @@ def accept_prompt(
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
     with transaction() as current:
-        user = require_locked_user(user_id)
+        key = mobile_key(require_locked_user(user_id).mobile)
         tier = tier_of(user_id, now)
         if idempotency_key and (known := idempotency.find(user_id, idempotency_key, fingerprint, now)):
-            usage = usage_of(user, tier, now)
+            usage = Usage(tier, daily_limit(tier), charged_prompts(key, quota_day(now)), now)
             waits_until = min(waits_until, known.waits_until) if waits_until and known.waits_until else None
             return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
-        position = reserve_positions(chatroom_id, user_id, 2, now)
-        if position is None:
+        charged = charged_in_room(user_id, chatroom_id, key, now)
+        if charged is None:
             raise NotFound
-        prompt, reply = state.enqueue(current, chatroom_id, position, text, streamed=streamed, now=now)
-        usage = spend_prompt(user, tier, reply.id, now)
+        usage = spend_prompt(key, tier, charged, now)
+        prompt, reply = state.new_turn(chatroom_id, text, streamed=streamed, now=now)
+        beside = charge_values(key, reply.id, now)
         if idempotency_key:
-            idempotency.remember(
-                user_id, idempotency_key, fingerprint, prompt_id=prompt.id, waits_until=waits_until, now=now
-            )
+            beside |= {"idempotency_key": idempotency_key, "key_fingerprint": fingerprint}
+            beside |= {"key_prompt": prompt.id, "key_waits_until": waits_until}
+        statement = ENQUEUE_WITH_KEY if idempotency_key else ENQUEUE
+        if not state.enqueue(current, statement, user_id, prompt, reply, **beside):
+            raise NotFound  # deleted in this very moment
         current.after_commit(lambda: invalidate_list(user_id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
+
+
+def charged_in_room(user_id: UUID, chatroom_id: UUID, key: str, now: datetime) -> int | None:
+    """How many prompts the number has spent today; None when the chatroom is not the user's."""
+    spent = select(func.count()).where(*spent_on(key, quota_day(now))).scalar_subquery()
+    return db.session.scalar(select(spent).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id))
 
 
 @contextmanager
@@ -125,7 +140,7 @@ def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
     load = partial(get_message, user_id, pending.chatroom_id, pending.id)
     reply = wait_until_final(pending, load, seconds=seconds)
     if not reply.status.is_final:
-        return accepted
+        return replace(accepted, reply=reply)
     if accepted.idempotency_key:
         with transaction():
             idempotency.note_ended(user_id, accepted.idempotency_key, reply)

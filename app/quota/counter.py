@@ -1,7 +1,7 @@
 """The counter in Redis: flask-limiter's strategy decides whether one more prompt of the day is allowed.
 
-A counter that Redis has lost, that a crash left too high, or that came back from an old snapshot too low is set to
-what the ledger says before a tier with a limit is counted.
+Where its answer and the ledger's differ, Redis has lost the counter, a crash has left it too high, or it came back from
+an old snapshot: then it is set to what the ledger says, and asked again.
 """
 
 from datetime import datetime
@@ -40,16 +40,16 @@ def count_prompt(key: str, *, limit: int | None, charged: int, now: datetime) ->
     """
     item = PromptsOfDay(UNLIMITED if limit is None else limit, now)
     with asking_redis():
-        if limit is not None:
+        allowed = rate_limits().hit(item, key)
+        if limit is not None and allowed is not (charged < limit):
             set_counter(item, key, charged)
-        return bool(rate_limits().hit(item, key))
+            allowed = rate_limits().hit(item, key)
+        return bool(allowed)
 
 
 def set_counter(item: PromptsOfDay, key: str, charged: int) -> None:
     """Let the counter say what the ledger says."""
     storage = rate_limits().storage
-    if storage.get(item.key_for(key)) == charged:
-        return
     storage.clear(item.key_for(key))
     if charged:
         storage.incr(item.key_for(key), item.get_expiry(), amount=charged)

@@ -4,11 +4,13 @@ Charges and refunds happen while the user's row is locked, one after the other, 
 """
 
 from datetime import UTC, date, datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, bindparam, func, insert, select, update
 
 from app.core.db import db
+from app.core.ids import new_id
 from app.quota.models import PromptCharge
 
 
@@ -19,13 +21,32 @@ def quota_day(now: datetime) -> date:
 
 def charged_prompts(key: str, day: date) -> int:
     """How many prompts of the day a number has spent. key: the number's keyed hash."""
-    spent = (PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None))
-    return db.session.scalar(select(func.count()).select_from(PromptCharge).where(*spent)) or 0
+    return db.session.scalar(select(func.count()).where(*spent_on(key, day))) or 0
 
 
-def charge_prompt(key: str, reply_id: UUID, now: datetime) -> None:
-    """Charge a prompt to the number's day, within the caller's transaction."""
-    db.session.add(PromptCharge(mobile_key=key, day=quota_day(now), reply_id=reply_id, created_at=now))
+def spent_on(key: str, day: date) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of the charges that count."""
+    return PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None)
+
+
+CHARGE = insert(PromptCharge).values(
+    id=bindparam("charge_id"),
+    mobile_key=bindparam("charge_key"),
+    day=bindparam("charge_day"),
+    reply_id=bindparam("charge_reply"),
+    created_at=bindparam("now"),
+)
+
+
+def charge_values(key: str, reply_id: UUID, now: datetime) -> dict[str, Any]:
+    """What CHARGE charges: a prompt to the number's day. key: the number's keyed hash."""
+    return {
+        "charge_id": new_id(),
+        "charge_key": key,
+        "charge_day": quota_day(now),
+        "charge_reply": reply_id,
+        "now": now,
+    }
 
 
 def refund_prompt(reply_id: UUID, now: datetime) -> bool:

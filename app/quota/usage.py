@@ -11,7 +11,7 @@ from app.core.clock import next_midnight, seconds_until
 from app.core.errors import AppError
 from app.core.settings import settings
 from app.quota.counter import count_prompt
-from app.quota.ledger import charge_prompt, charged_prompts, quota_day
+from app.quota.ledger import charged_prompts, quota_day
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_user
@@ -45,18 +45,15 @@ class QuotaExceeded(AppError):
         super().__init__(headers=quota_headers(usage) | {"Retry-After": seconds_left(usage)})
 
 
-def spend_prompt(user: User, tier: Tier, reply_id: UUID, now: datetime) -> Usage:
-    """Spend one prompt of the day on a reply, within the caller's transaction.
+def spend_prompt(key: str, tier: Tier, charged: int, now: datetime) -> Usage:
+    """Count one more prompt of a number's day; the caller writes the charge, in the same transaction.
 
-    user: locked by the caller, so that counting is exact; of all that asks Redis this alone holds a connection. A Redis
-    that falls silent meanwhile costs one time-out, and none to those who wait for the same user's row.
-    Raises QuotaExceeded, redis.RedisError; then nothing was spent.
+    key: the number's keyed hash. charged: what the ledger says was spent, read while the user's row is locked, which
+    makes the count exact. Raises QuotaExceeded, redis.RedisError; then nothing was spent.
     """
-    limit, key = daily_limit(tier), mobile_key(user.mobile)
-    charged = charged_prompts(key, quota_day(now))
+    limit = daily_limit(tier)
     if not count_prompt(key, limit=limit, charged=charged, now=now):
         raise QuotaExceeded(Usage(tier, limit, charged, now))
-    charge_prompt(key, reply_id, now)
     return Usage(tier, limit, charged + 1, now)
 
 

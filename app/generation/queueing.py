@@ -1,0 +1,64 @@
+"""Queueing replies: the statement that stores one, and its task, which carries the id while the row says the rest."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Insert, Select, bindparam, insert, literal_column, select, update
+
+from app.chatrooms.models import messages
+from app.core.db import db
+from app.core.transactions import Transaction
+from app.generation.queries import chatrooms, next_replies
+
+GENERATE_REPLY = "messages.generate_reply"
+NEW_PROMPT = ("id", "chatroom_id", "role", "text", "status", "streamed", "created_at", "completed_at")
+NEW_REPLY = (
+    *("id", "chatroom_id", "role", "status", "in_reply_to"),
+    *("created_at", "streamed", "accepted_at", "enqueued_at", "request_id"),
+)
+
+ENQUEUED = update(chatrooms).where(chatrooms.c.id == bindparam("room"), chatrooms.c.user_id == bindparam("user"))
+NEW_TURN = (
+    ENQUEUED.values(turns=chatrooms.c.turns + 2, updated_at=bindparam("now"), last_prompt_at=bindparam("now"))
+    .returning(chatrooms.c.turns)
+    .cte("room")
+)
+
+
+def enqueue_statement(*beside: Insert) -> Select[Any]:
+    """One statement that takes two positions of a room and inserts a prompt, its queued reply, and what is `beside`."""
+    turns = NEW_TURN.c.turns
+    zero = literal_column("0")  # the columns' defaults would be bound under one name for both rows
+    inserts = []
+    for kind, names, positions_back in (("prompt", NEW_PROMPT, 2), ("reply", NEW_REPLY, 1)):
+        values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=messages.c[name].type) for name in names}
+        values |= {"attempt": zero, "failures": zero, "position": turns - positions_back}
+        inserts.append(
+            insert(messages).from_select([*values], select(*values.values()), include_defaults=False).cte(kind)
+        )
+    return select(turns).add_cte(*inserts, *(one.cte(f"beside_{n}") for n, one in enumerate(beside)))
+
+
+def publish_task(current: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:
+    """Queue the reply's task once `current` is committed: it carries the id, and the row says the rest."""
+    current.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
+
+
+def hand_over(
+    current: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None
+) -> None:
+    """Queue the tasks of the replies that waited for one of this room, or of this user, to end."""
+    chosen = {reply_id for reply_id in next_replies(chatroom_id, user_id, now) if reply_id != exclude}
+    if chosen:
+        mark_enqueued(messages.c.id.in_(chosen), now)
+    for reply_id in chosen:
+        publish_task(current, reply_id)
+
+
+def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
+    """Note that the replies' tasks are queued at `now`, except those of locked rows; their ids."""
+    unlocked = select(messages.c.id).where(condition).with_for_update(skip_locked=True)
+    statement = update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=now)
+    return db.session.scalars(statement.returning(messages.c.id)).all()
