@@ -21,9 +21,9 @@ from app.auth.sessions import list_sessions
 from app.billing.tier import export_subscriptions
 from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.schemas import ChatroomOut
+from app.core import settings
 from app.core.db import db
 from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
-from app.core.settings import settings
 from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
 from app.streaming.slots import Slot, held_request

@@ -10,11 +10,11 @@ from app.account import service
 from app.account.export import export, export_slot
 from app.account.schemas import EXAMPLE_EXPORT, EXAMPLE_USAGE, ExportOut, ProfileIn, UsageOut
 from app.billing.errors import PaymentProviderError
+from app.core import settings
 from app.core.api import Blueprint
 from app.core.auth import current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.http import hang_up_after
-from app.core.settings import settings
 from app.quota.usage import usage_today
 from app.users.profile import EXAMPLE_USER, UserOut
 

@@ -19,11 +19,11 @@ from sqlalchemy import select, update
 from app.auth.errors import OtpCooldown
 from app.auth.models import OneTimeCode, Purpose
 from app.auth.throttles import lock_throttle
+from app.core import settings
 from app.core.clock import seconds_until
 from app.core.crypto import keyed_hash, seal, unseal
 from app.core.db import db
 from app.core.logging import log_event
-from app.core.settings import settings
 from app.core.transactions import Transaction, transaction
 from app.integrations.twilio import SmsRejected, SmsUnavailable, Twilio
 from app.users.numbers import mobile_key

@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, select, update
 
 from app.auth.models import AuthSession, Rotation
 from app.billing.tier import tier_of
+from app.core import settings
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.logging import log_event
-from app.core.settings import settings
 from app.core.transactions import release_connection, transaction
 from app.users.models import User
 from app.users.profile import Profile

@@ -14,8 +14,8 @@ from app.billing.errors import AlreadySubscribed
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
 from app.billing.subscriptions import copy_subscriptions
+from app.core import settings
 from app.core.errors import ServiceUnavailable
-from app.core.settings import settings
 from app.core.transactions import transaction
 from app.integrations.stripe import Payments, PaymentsFailed, PaymentsRejected, RemoteSession, RemoteSubscription
 from app.users.service import require_locked_user

@@ -12,8 +12,8 @@ from app.billing.errors import PaymentProviderError
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
 from app.billing.subscriptions import Change, copy_subscriptions
+from app.core import settings
 from app.core.errors import ServiceUnavailable
-from app.core.settings import settings
 from app.core.transactions import transaction
 from app.integrations.stripe import Payments, PaymentsRejected, RemoteSubscription
 

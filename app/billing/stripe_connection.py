@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 from app.billing.errors import PaymentProviderError
+from app.core import settings
 from app.core.errors import ServiceUnavailable
-from app.core.settings import settings
 from app.core.transactions import release_connection
 from app.integrations.stripe import Payments, PaymentsRejected, PaymentsUnavailable
 

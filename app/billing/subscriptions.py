@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, and_, case, delete, exists, func, or_, sel
 from sqlalchemy.dialects.postgresql import insert
 
 from app.billing.models import FETCH_TICKETS, ProGrant, StripeCustomer, StripeEvent, Subscription
+from app.core import settings
 from app.core.db import db
 from app.core.logging import log_event
-from app.core.settings import settings
 from app.core.transactions import transaction
 from app.integrations.stripe import ENDED, Payments, RemoteSubscription
 

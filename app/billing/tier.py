@@ -15,9 +15,9 @@ from app.billing.closing import close_account, is_closed
 from app.billing.customers import disown_customers
 from app.billing.models import ProGrant, Subscription, Tier
 from app.billing.subscriptions import live_grant
+from app.core import settings
 from app.core.clock import as_rfc3339
 from app.core.db import db
-from app.core.settings import settings
 from app.core.transactions import transaction
 
 

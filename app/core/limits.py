@@ -19,10 +19,10 @@ import redis
 from flask import request
 from limits import RateLimitItem, RateLimitItemPerMinute
 
+from app.core import settings
 from app.core.errors import RateLimited
 from app.core.logging import first_line
 from app.core.redis import RedisRests, asking_redis, rate_limits
-from app.core.settings import settings
 
 # RFC 6177: one customer has a /64, a /56 or a /48, and all of its addresses. A carrier gives each phone a /64, so the
 # wider networks may be many customers: each may do four times as much as the one before.

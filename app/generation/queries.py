@@ -16,8 +16,8 @@ from sqlalchemy import ARRAY, ColumnElement, Integer, and_, bindparam, case, exi
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.chatrooms.models import Chatroom, ErrorCode, Role, Status, messages
+from app.core import settings
 from app.core.db import db
-from app.core.settings import settings
 from app.users.models import User
 
 chatrooms, users = Chatroom.__table__, User.__table__

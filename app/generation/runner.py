@@ -15,10 +15,10 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from app.chatrooms.models import ErrorCode, Status
+from app.core import settings
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
 from app.core.ids import set_request_id
 from app.core.logging import log_event
-from app.core.settings import settings
 from app.core.transactions import Transaction, transaction
 from app.generation import state
 from app.generation.breaker import Breaker

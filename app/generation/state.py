@@ -42,9 +42,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, Message, Role, Status, messages
+from app.core import settings
 from app.core.db import db
 from app.core.ids import new_id, request_id
-from app.core.settings import settings
 from app.core.transactions import Transaction
 from app.generation.queries import CLAIMABLE, FREE_SLOT, chatrooms, prompts
 from app.generation.queueing import NEW_PROMPT, NEW_REPLY, hand_over, publish_task

@@ -10,8 +10,8 @@ from celery import shared_task
 from celery.signals import worker_shutting_down
 from flask import current_app
 
+from app.core import settings
 from app.core.db import database_now
-from app.core.settings import settings
 from app.core.transactions import transaction
 from app.generation.breaker import Breaker
 from app.generation.queueing import GENERATE_REPLY

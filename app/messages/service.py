@@ -16,13 +16,13 @@ from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, Message, Status
 from app.chatrooms.service import get_chatroom, get_message
+from app.core import settings
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
 from app.core.db import DATABASE_GAVE_UP, db, log_database_error
 from app.core.errors import NotFound
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
-from app.core.settings import settings
 from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.queueing import enqueue_statement

@@ -9,11 +9,11 @@ from flask import Response, current_app, redirect, render_template, request, sen
 from flask.views import MethodView
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from app.core import settings
 from app.core.api import Blueprint
 from app.core.auth import TokenInvalid, TokenMissing
 from app.core.errors import NotFound, ServiceUnavailable
 from app.core.schemas import Schema
-from app.core.settings import settings
 from app.ops import metrics
 from app.ops.health import failing_dependencies
 

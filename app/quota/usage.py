@@ -7,9 +7,9 @@ from uuid import UUID
 
 from app.billing.models import Tier
 from app.billing.tier import tier_of
+from app.core import settings
 from app.core.clock import next_midnight, seconds_until
 from app.core.errors import AppError
-from app.core.settings import settings
 from app.quota.counter import count_prompt
 from app.quota.ledger import charged_prompts, quota_day
 from app.users.models import User

@@ -19,12 +19,12 @@ from flask import current_app
 
 from app.chatrooms.models import Message, Status
 from app.chatrooms.service import get_message
+from app.core import settings
 from app.core.auth import TokenRevoked, current_session_check
 from app.core.db import DATABASE_GAVE_UP, log_database_error
 from app.core.errors import NotFound
 from app.core.http import is_draining
 from app.core.redis import redis_client
-from app.core.settings import settings
 from app.core.transactions import release_connection
 from app.streaming import events
 from app.streaming.slots import open_slot

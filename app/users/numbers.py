@@ -7,9 +7,9 @@ import marshmallow as ma
 import phonenumbers
 from phonenumbers import PhoneNumberType
 
+from app.core import settings
 from app.core.crypto import keyed_hash
 from app.core.schemas import Text
-from app.core.settings import settings
 from app.users.models import E164
 
 MAX_SPELLING_CHARS = 32

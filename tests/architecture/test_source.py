@@ -18,6 +18,8 @@ from app.core.errors import CODES, AppError
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
 MAX_LINES = 350
+MIN_LINES = 40
+MAY_BE_SHORT = {"__init__", "errors", "models", "tasks"}  # what a feature keeps under that name, however little it is
 
 # The codes of the API's contract: public, never renamed.
 PUBLIC_CODES = {
@@ -125,6 +127,11 @@ def test_only_one_place_asks_for_the_time(trees):
 
 def test_every_file_stays_short():
     assert [path.name for path in SOURCES if len(path.read_text().splitlines()) > MAX_LINES] == []
+
+
+def test_no_file_is_a_sliver():
+    short = [path for path in SOURCES if len(path.read_text().splitlines()) < MIN_LINES]
+    assert [str(path.relative_to(ROOT)) for path in short if path.stem not in MAY_BE_SHORT] == []
 
 
 def test_every_module_says_what_it_is_for(trees):
