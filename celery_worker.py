@@ -6,35 +6,42 @@ import warnings
 from importlib import import_module
 from typing import Any
 
-from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
+from celery import signals
+from celery.beat import SchedulingError
 
-import app.core.celery  # noqa: F401 - it listens to Celery's signals
 from app import create_app
 from app.core.celery import note_worker_ended
+from app.core.logging import first_line
 from app.integrations.gemini.client import SdkMissing, model_client_class
 from config import ConfigError
 
-log = logging.getLogger(__name__)
-
 FEATURES_WITH_TASKS = ("generation", "messages", "billing", "auth", "account", "ops")
 
-try:
-    flask_app = create_app()
-except ConfigError as error:
-    sys.exit(f"Configuration: {error}")
-
-celery_app = flask_app.extensions["celery"]
+log = logging.getLogger(__name__)
 
 
-@worker_init.connect
+def connect_signals() -> None:
+    """Hook into the life of Celery's processes."""
+    signals.setup_logging.connect(keep_logging)
+    signals.worker_init.connect(import_tasks)
+    signals.worker_shutdown.connect(sign_off)
+    signals.worker_process_shutdown.connect(sign_off)
+    logging.getLogger("celery.beat").addFilter(shorten_scheduling_error)
+
+
+def keep_logging(**_: Any) -> None:
+    """Keep the logging that the factory has set up: without a receiver, Celery installs its own."""
+
+
 def import_tasks(**_: Any) -> None:
-    """Tasks and the Gemini SDK are the worker's alone: beat queues them by name."""
-    if not flask_app.extensions["settings"].gemini_api_key:
+    """Import tasks and the Gemini SDK in the worker alone: beat queues tasks by name. Raises SystemExit."""
+    settings = flask_app.extensions["settings"]
+    if not settings.gemini_api_key:
         raise SystemExit("Configuration: GEMINI_API_KEY is not set; the worker cannot ask Gemini without it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005
-            model_client_class(flask_app.extensions["settings"].gemini_sdk)
+            model_client_class(settings.gemini_sdk)
             for feature in FEATURES_WITH_TASKS:
                 import_module(f"app.{feature}.tasks")
     except SdkMissing as error:
@@ -44,8 +51,24 @@ def import_tasks(**_: Any) -> None:
         raise SystemExit(1) from error
 
 
-@worker_shutdown.connect
-@worker_process_shutdown.connect
-def leave(**_: Any) -> None:
+def sign_off(**_: Any) -> None:
+    """Take this process off the list that `flask health` watches."""
     with flask_app.app_context():
         note_worker_ended()
+
+
+def shorten_scheduling_error(record: logging.LogRecord) -> bool:
+    """Log a task that the broker refuses in one line: beat adds two stacks, several times in ten seconds."""
+    if record.levelno >= logging.ERROR and record.exc_info and isinstance(record.exc_info[1], SchedulingError):
+        record.msg, record.args = "%s; beat asks again when it is due", (first_line(record.exc_info[1]),)
+        record.exc_info = None
+    return True
+
+
+try:
+    flask_app = create_app()
+except ConfigError as error:
+    sys.exit(f"Configuration: {error}")
+
+celery_app = flask_app.extensions["celery"]
+connect_signals()

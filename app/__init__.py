@@ -1,6 +1,6 @@
-"""The application factory."""
+"""The application factory: everything that is registered, from top to bottom, and what beat queues."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
@@ -14,25 +14,32 @@ from app.billing.cli import commands as billing_commands
 from app.billing.views import blp as billing_blp
 from app.chatrooms.views import blp as chatrooms_blp
 from app.core.auth import register_auth
-from app.core.celery import register_celery
-from app.core.db import db, engine_options
+from app.core.celery import GENERATIONS, register_celery
+from app.core.db import db, register_database
 from app.core.errors import register_error_handlers
 from app.core.http import register_http, register_request_log
 from app.core.ids import register_request_ids
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
-from app.generation.cli import replies
+from app.generation.cli import replies as reply_commands
 from app.messages.views import blp as messages_blp
 from app.openapi import make_api
-from app.ops.commands import health
-from app.ops.commands import users as users_commands
+from app.ops.commands import health as health_command
+from app.ops.commands import users as user_commands
 from app.ops.views import blp as operations_blp
 from app.ops.views import docs
-from app.schedule import ROUTES, beat_schedule
 from config import load_settings
 
 if TYPE_CHECKING:
     from config import Settings
+
+BLUEPRINTS = (auth_blp, sessions_blp, account_blp, chatrooms_blp, messages_blp, billing_blp, operations_blp)
+COMMANDS = (reply_commands, user_commands, billing_commands, health_command)
+ROUTES = {"messages.generate_reply": {"queue": GENERATIONS}}  # all other tasks are chores
+TICK_SECONDS = 10.0  # how fresh the heartbeat of beat and the workers is
+KEYS_SWEEP_SECONDS = 60.0
+PURGE_SECONDS = 60.0  # a deletion whose task was lost goes on soon
+AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose task was lost is queued again soon
 
 
 def create_app(settings: "Settings | None" = None) -> Flask:
@@ -40,15 +47,9 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     settings = settings or load_settings()
     configure_logging(level=settings.log_level, as_json=settings.logs_json, secrets=secrets_of(settings.model_dump()))
     app = Flask(__name__, static_folder=None)
+    app.extensions["settings"] = settings
     app.json = DefaultJSONProvider(app)
     app.json.sort_keys = False  # fields come in the order that the schemas declare
-    app.extensions["settings"] = settings
-    app.config.update(
-        SQLALCHEMY_DATABASE_URI=settings.database_url,
-        SQLALCHEMY_ENGINE_OPTIONS=engine_options(settings.database_pool_size),
-        JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
-        JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
-    )
     register_request_ids(app)
     register_request_log(app)
     register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
@@ -57,9 +58,11 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         app,
         secret=settings.jwt_secret,
         previous_secret=settings.jwt_secret_previous,
+        access_ttl=settings.jwt_expires_in,
+        refresh_ttl=settings.refresh_expires_in,
         is_session_active=is_session_active,
     )
-    db.init_app(app)
+    register_database(app, settings.database_url, pool_size=settings.database_pool_size)
     Migrate(app, db, render_as_batch=False, compare_type=True)
     register_redis(
         app,
@@ -76,17 +79,25 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         schedule=beat_schedule(settings),
     )
     api = make_api(app)
-    for blueprint in (
-        auth_blp,
-        sessions_blp,
-        account_blp,
-        chatrooms_blp,
-        messages_blp,
-        billing_blp,
-        operations_blp,
-    ):
+    for blueprint in BLUEPRINTS:
         api.register_blueprint(blueprint)
     app.register_blueprint(docs)
-    for command in (replies, users_commands, billing_commands, health):
+    for command in COMMANDS:
         app.cli.add_command(command)
     return app
+
+
+def beat_schedule(settings: "Settings") -> dict[str, dict[str, Any]]:
+    """The tasks that beat queues, by name. A run that no worker took before the next one is due is dropped."""
+    every_seconds = {
+        "messages.sweep": settings.reply_sweep_seconds,
+        "messages.sweep_keys": KEYS_SWEEP_SECONDS,
+        "auth.sweep": AUTH_SWEEP_SECONDS,
+        "billing.sync": settings.billing_sync_seconds,
+        "ops.tick": TICK_SECONDS,
+        "account.purge": PURGE_SECONDS,
+    }
+    return {
+        task: {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+        for task, seconds in every_seconds.items()
+    }

@@ -2,7 +2,7 @@
 
 from sqlalchemy import ColumnElement, delete, select, tuple_
 
-from app.auth.models import AuthSession, Rotation
+from app.auth.models import AuthSession, RefreshToken
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom, Role, messages
 from app.chatrooms.queries import disown_chatrooms, lock_disowned_chatroom
@@ -59,7 +59,7 @@ def purge_account() -> bool:
         counts = [
             disown_chatrooms(user.id, utc_now(), at_most=BATCH),
             delete_some(IdempotencyKey, IdempotencyKey.user_id == user.id),
-            delete_some(Rotation, Rotation.session_id.in_(sessions)),
+            delete_some(RefreshToken, RefreshToken.session_id.in_(sessions)),
         ]
         if max(counts) < BATCH and delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH:
             user_id = user.id
@@ -68,7 +68,7 @@ def purge_account() -> bool:
     return True
 
 
-def delete_some(model: type[IdempotencyKey | Rotation | AuthSession], condition: ColumnElement[bool]) -> int:
+def delete_some(model: type[IdempotencyKey | RefreshToken | AuthSession], condition: ColumnElement[bool]) -> int:
     """Delete up to BATCH rows; how many."""
     key = model.__mapper__.primary_key
     some = select(*key).where(condition).limit(BATCH)

@@ -1,1 +1,1 @@
-"""Signing up, proving a number by a one-time code, and the tokens that follow."""
+"""Sign-up, one-time codes, passwords and sessions."""

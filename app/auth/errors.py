@@ -1,4 +1,4 @@
-"""What can go wrong while proving who one is."""
+"""The errors of signing up and logging in."""
 
 from http import HTTPStatus
 
@@ -6,7 +6,7 @@ from app.core.errors import AppError
 
 
 class AccountExists(AppError):
-    """The number's owner has verified it."""
+    """The number is already verified."""
 
     status, code = HTTPStatus.CONFLICT, "account_exists"
     detail = "An account with this number exists. Log in instead."
@@ -20,7 +20,7 @@ class AccountNotFound(AppError):
 
 
 class OtpInvalid(AppError):
-    """Wrong, expired, used, burned or meant for something else: which of them is not told."""
+    """Wrong, expired, used, guessed at too often or sent for something else; the answer does not say which."""
 
     status, code = HTTPStatus.UNAUTHORIZED, "otp_invalid"
     detail = "The code is wrong or has expired. Ask for a new one."
@@ -30,7 +30,7 @@ class OtpInvalid(AppError):
 
 
 class InvalidCredentials(AppError):
-    """No such account, no password, or a wrong one: which of them is not told."""
+    """No such account, no password, or a wrong one; the answer does not say which."""
 
     status, code = HTTPStatus.UNAUTHORIZED, "invalid_credentials"
     detail = "The number or the password is wrong."
@@ -40,13 +40,13 @@ class InvalidCredentials(AppError):
 
 
 class WrongPassword(AppError):
-    """Somebody who is logged in did not know the current password."""
+    """A logged-in user gave a wrong current password."""
 
     status, code, detail = HTTPStatus.FORBIDDEN, "wrong_password", "The current password is wrong."
 
 
 class TryLater(AppError):
-    """A limit of the number's own; `Retry-After` says when it is over."""
+    """A limit of one number; `Retry-After` says when it is over."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
 
@@ -55,7 +55,7 @@ class TryLater(AppError):
 
 
 class OtpCooldown(TryLater):
-    """Codes were asked for too quickly one after the other, or too many in an hour."""
+    """Codes were requested too quickly, or too many in an hour."""
 
     code, detail = "otp_cooldown", "A code was sent a short while ago. `Retry-After` says when the next one can be."
 

@@ -1,4 +1,4 @@
-"""One-time codes, what protects a number against guessing, and sessions."""
+"""One-time codes, throttles against guessing, sessions and their refresh tokens."""
 
 import enum
 from datetime import datetime
@@ -21,8 +21,8 @@ class Purpose(enum.StrEnum):
 class OneTimeCode(Model):
     """A code that was sent to a number; both are kept as keyed hashes only.
 
-    A row stays for an hour after its code has ended, because the codes of the last hour are counted.
-    `sealed` is the encrypted message while the worker has still to send it.
+    A row outlives its code by an hour, because the codes of the last hour are counted.
+    `sealed` is the encrypted message until the worker has sent it.
     """
 
     __tablename__ = "one_time_codes"
@@ -44,9 +44,9 @@ class OneTimeCode(Model):
 
 
 class NumberThrottle(Model):
-    """What was tried against a number, known or not, within a window that begins with the first try.
+    """Attempts against a number, known or not, within a window that begins with the first attempt.
 
-    Locking its row makes everything that concerns the number's codes happen one by one.
+    Locking its row makes requests about the number's codes run one by one. The table keeps its first name.
     """
 
     __tablename__ = "number_guards"
@@ -60,7 +60,7 @@ class NumberThrottle(Model):
 
 
 class AuthSession(Model):
-    """One login: what its tokens belong to. A token counts as long as its session is there, unrevoked."""
+    """One login. Its tokens work as long as it is there and not revoked."""
 
     __tablename__ = "auth_sessions"
     __table_args__ = (
@@ -76,8 +76,11 @@ class AuthSession(Model):
     revoked_at: Mapped[datetime | None]
 
 
-class Rotation(Model):
-    """One refresh token of a session. At any time exactly one of a session's is unused: the current one."""
+class RefreshToken(Model):
+    """One refresh token of a session, of which exactly one at a time is unused: the current one.
+
+    `id` is in the token as its claim `rid`; the table keeps its first name.
+    """
 
     __tablename__ = "refresh_rotations"
     __table_args__ = (

@@ -1,10 +1,8 @@
-"""One-time codes (NIST SP 800-63B-4, 3.1.3): made, kept as keyed hashes, guessed at five times, used once.
+"""One-time codes (NIST SP 800-63B-4, 3.1.3): issued, delivered, guessed at five times, used once.
 
-How a one-time code reaches its owner: one function for each value of OTP_DELIVERY.
-
-Twilio is asked by the worker, so a slow provider holds no request. The message waits, encrypted, in the row
-of its code; Redis carries the row's id alone. Where a task was lost or the provider did not answer, the sweeper queues
-another one as long as the code lives.
+A number and its codes are stored as keyed hashes. With OTP_DELIVERY=twilio the worker sends the message, so that a slow
+provider holds up no request. Until then the message waits, encrypted, in the row of its code; Redis carries only the
+row's id. Where a task was lost or the provider did not answer, the sweeper queues another as long as the code lives.
 """
 
 import hmac
@@ -33,11 +31,20 @@ LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six d
 MAX_GUESSES = 5
 COOLDOWN = timedelta(seconds=60)  # between two codes for a number and purpose
 COUNT_WINDOW = timedelta(hours=1)
-MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW: who uses up the one leaves the other
+MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW: using one purpose up leaves the other
+SEND_CODE = "auth.send_code"  # the task's name
+SEAL_PURPOSE = "one-time-code"
+SMS_TEXT = "{code} is your code. It is good for {minutes} minutes. Don't share it with anyone."
+RESEND_AFTER = timedelta(seconds=15)  # longer than Twilio may take, so that no message is sent twice
+RESEND_BATCH = 100
+
+Delivery = Callable[[Transaction, OneTimeCode, str, str, datetime], str | None]
+
+log = logging.getLogger(__name__)
 
 
 def issue_code(mobile: str, purpose: Purpose, now: datetime) -> tuple[OneTimeCode, str]:
-    """A fresh code for the number and purpose; an earlier one stops working. The row, and the code in clear.
+    """A new code for the number and purpose: its row, and the code itself. An earlier one stops working.
 
     Raises OtpLocked, OtpCooldown.
     """
@@ -60,87 +67,72 @@ def issue_code(mobile: str, purpose: Purpose, now: datetime) -> tuple[OneTimeCod
 
 
 def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
-    """Raise OtpCooldown when the number got a code for the purpose just now, or too many in the hour."""
-    recent = recent_codes(key, purpose, now)
-    if len(recent) >= MAX_CODES:
-        raise OtpCooldown(retry_after=seconds_until(recent[-MAX_CODES] + COUNT_WINDOW, now))
-    if recent and recent[-1] > now - COOLDOWN:
-        raise OtpCooldown(retry_after=seconds_until(recent[-1] + COOLDOWN, now))
-
-
-def recent_codes(key: str, purpose: Purpose, now: datetime) -> list[datetime]:
-    """When the number's codes of the last hour were made, oldest first."""
-    counted = (
+    """Raise OtpCooldown when the number got a code for the purpose just now, or too many within the hour."""
+    within_window = (
         OneTimeCode.mobile_key == key,
         OneTimeCode.purpose == purpose,
         OneTimeCode.created_at > now - COUNT_WINDOW,
     )
-    return list(db.session.scalars(select(OneTimeCode.created_at).where(*counted).order_by(OneTimeCode.created_at)))
+    statement = select(OneTimeCode.created_at).where(*within_window).order_by(OneTimeCode.created_at)
+    created = db.session.scalars(statement).all()
+    if len(created) >= MAX_CODES:
+        raise OtpCooldown(retry_after=seconds_until(created[-MAX_CODES] + COUNT_WINDOW, now))
+    if created and created[-1] > now - COOLDOWN:
+        raise OtpCooldown(retry_after=seconds_until(created[-1] + COOLDOWN, now))
 
 
 def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> bool:
-    """Whether `code` is the number's live one, which is used up now: so for one caller alone.
+    """Whether `code` is the number's current one, which is used up now: so for one caller only.
 
     The guess is counted before it is compared; the caller commits either way.
     Raises OtpLocked.
     """
     key = mobile_key(mobile)
     throttle = lock_throttle(key, now)
-    live = (
+    usable = (
         OneTimeCode.mobile_key == key,
         OneTimeCode.purpose == purpose,
         OneTimeCode.expires_at > now,
         OneTimeCode.used_at.is_(None),
         OneTimeCode.guesses < MAX_GUESSES,
     )
-    counted = update(OneTimeCode).where(*live).values(guesses=OneTimeCode.guesses + 1).returning(OneTimeCode)
+    counted = update(OneTimeCode).where(*usable).values(guesses=OneTimeCode.guesses + 1).returning(OneTimeCode)
     row: OneTimeCode | None = db.session.scalar(counted, execution_options={"populate_existing": True})
     newest = select(OneTimeCode.code_hash).where(OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose)
     expected = db.session.scalar(newest.order_by(OneTimeCode.created_at.desc()).limit(1)) or hash_code("", purpose, "")
-    right = hmac.compare_digest(expected, hash_code(mobile, purpose, code))
-    if row is not None and right:
+    is_right = hmac.compare_digest(expected, hash_code(mobile, purpose, code))
+    if row is not None and is_right:
         row.used_at, row.sealed = now, None
         return True
-    if not right:  # the right code, too late or a second time, is a mishap and no guess
+    if not is_right:  # the right code, too late or a second time, is no guess
         throttle.wrong_codes += 1
     return False
 
 
 def hash_code(mobile: str, purpose: Purpose, code: str) -> str:
-    """What is stored of a code: bound to its number and purpose."""
+    """The stored form of a code, bound to its number and purpose."""
     return keyed_hash("one-time-code", mobile, purpose, code)
 
 
-log = logging.getLogger(__name__)
-
-SEND_CODE = "auth.send_code"
-SEAL = "one-time-code"
-TEXT = "{code} is your code. It is good for {minutes} minutes. Never tell it to anybody."
-RESEND_AFTER = timedelta(seconds=15)  # above what Twilio may take, so that nobody sends beside a sender
-BATCH = 100
-
-Delivery = Callable[[Transaction, OneTimeCode, str, str, datetime], str | None]
-
-
 def deliver(current: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
-    """Bring the code on its way once `current` is committed; the code, where the response is the way."""
+    """Send the code by OTP_DELIVERY once `current` is committed; the code itself where that is the response."""
     return DELIVERIES[settings().otp_delivery](current, row, mobile, code, now)
 
 
 def by_response(_current: Transaction, _row: OneTimeCode, _mobile: str, code: str, _now: datetime) -> str | None:
-    """For development: whoever asks is told."""
+    """In the response, for development."""
     return code
 
 
 def by_log(current: Transaction, _row: OneTimeCode, mobile: str, code: str, _now: datetime) -> str | None:
-    """For development: whoever reads the log is told."""
+    """In the log, for development."""
     current.after_commit(lambda: log.warning("One-time code for %s: %s", mobile, code))
     return None
 
 
 def by_twilio(current: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
     """By text message, through the worker."""
-    row.sealed = seal(SEAL, f"{mobile} {code}", now)
+    row.sealed = seal(SEAL_PURPOSE, f"{mobile} {code}", now)
     current.enqueue_after_commit(SEND_CODE, str(row.id))
     return None
 
@@ -148,29 +140,36 @@ def by_twilio(current: Transaction, row: OneTimeCode, mobile: str, code: str, no
 DELIVERIES: dict[str, Delivery] = {"response": by_response, "log": by_log, "twilio": by_twilio}
 
 
-def send_code(code_id: UUID, *, now: datetime) -> None:
-    """Send the message of a code by Twilio, unless the code has ended or the message is sent already.
+def send_message(code_id: UUID, *, now: datetime) -> None:
+    """Send the message of a code by Twilio, unless the code has ended or the message was sent.
 
-    Taking the message out of the row comes first: a worker that dies while sending sends once, not twice.
+    The message leaves the row first: a worker that dies while sending sends once, not twice.
     """
     sealed = take_message(code_id, now)
-    message = unseal(SEAL, sealed, max_age=LIFETIME, now=now) if sealed else None
+    message = unseal(SEAL_PURPOSE, sealed, max_age=LIFETIME, now=now) if sealed else None
     if sealed is None or message is None:
         return
     mobile, _, code = message.partition(" ")
+    chosen = settings()
+    twilio = Twilio(
+        account_sid=chosen.twilio_account_sid,
+        auth_token=chosen.twilio_auth_token,
+        sender=chosen.twilio_from,
+        api_base=chosen.twilio_api_base,
+    )
     try:
-        sid = twilio().send(mobile, TEXT.format(code=code, minutes=int(LIFETIME.total_seconds() // 60)))
+        sid = twilio.send(mobile, SMS_TEXT.format(code=code, minutes=int(LIFETIME.total_seconds() // 60)))
     except SmsRejected as error:
-        log.error("Twilio refuses to send a code: %s", error)  # noqa: TRY400 - the traceback tells nothing more
+        log.error("Twilio refuses to send a code: %s", error)  # noqa: TRY400 - the traceback adds nothing
     except SmsUnavailable as error:
         log.warning("Twilio did not take a code; the sweeper tries again: %s", error)
-        put_back(code_id, sealed)
+        restore_message(code_id, sealed)
     else:
         log_event(log, "code_sent", code_id=code_id, sid=sid)
 
 
 def take_message(code_id: UUID, now: datetime) -> str | None:
-    """The sealed message of a code that lives, taken out of its row; None when there is none."""
+    """Remove the sealed message of a current code from its row and return it; None when there is none."""
     with transaction():
         waiting = (OneTimeCode.id == code_id, OneTimeCode.sealed.is_not(None), OneTimeCode.expires_at > now)
         row: OneTimeCode | None = db.session.scalar(
@@ -182,33 +181,23 @@ def take_message(code_id: UUID, now: datetime) -> str | None:
         return sealed
 
 
-def put_back(code_id: UUID, sealed: str) -> None:
-    """Let the sweeper find the message again, unless the code was used or replaced meanwhile."""
+def restore_message(code_id: UUID, sealed: str) -> None:
+    """Leave the message to the sweeper, unless the code was used or replaced meanwhile."""
     with transaction():
         unused = (OneTimeCode.id == code_id, OneTimeCode.used_at.is_(None))
         db.session.execute(update(OneTimeCode).where(*unused).values(sealed=sealed))
 
 
 def enqueue_unsent(now: datetime) -> list[UUID]:
-    """Queue tasks for messages that still wait long after their code was made; the codes' ids."""
+    """Queue tasks for messages that are still unsent long after their code was issued; the codes' ids."""
     waiting = (
         OneTimeCode.sealed.is_not(None),
         OneTimeCode.created_at < now - RESEND_AFTER,
         OneTimeCode.expires_at > now,
     )
-    statement = select(OneTimeCode.id).where(*waiting).order_by(OneTimeCode.created_at).limit(BATCH)
+    statement = select(OneTimeCode.id).where(*waiting).order_by(OneTimeCode.created_at).limit(RESEND_BATCH)
     with transaction() as current:
         ids = list(db.session.scalars(statement))
         for code_id in ids:
             current.enqueue_after_commit(SEND_CODE, str(code_id))
     return ids
-
-
-def twilio() -> Twilio:
-    chosen = settings()
-    return Twilio(
-        account_sid=chosen.twilio_account_sid,
-        auth_token=chosen.twilio_auth_token,
-        sender=chosen.twilio_from,
-        api_base=chosen.twilio_api_base,
-    )

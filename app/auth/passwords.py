@@ -1,6 +1,6 @@
-"""Passwords: which ones will do, and their argon2id hashes.
+"""Passwords: which are accepted, their argon2id hashes, and changing or resetting one.
 
-Use cases of setting a password. Each ends every earlier session, because one of them may be a thief's.
+A new password ends every earlier session, because one of them may be a thief's.
 """
 
 import threading
@@ -14,11 +14,16 @@ import marshmallow as ma
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from app.auth import otp as codes
+from app.auth import otp
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
 from app.auth.models import Purpose
 from app.auth.sessions import Client, Tokens, open_session, revoke_sessions
-from app.auth.throttles import WRONG_CODES_BUDGET, give_password_try_back, given_back_when_busy, take_password_try
+from app.auth.throttles import (
+    WRONG_CODES_BUDGET,
+    record_password_attempt,
+    refund_password_attempt,
+    refunded_when_busy,
+)
 from app.billing.tier import tier_of
 from app.core.errors import ServiceUnavailable, ValidationFailed
 from app.core.schemas import Text
@@ -34,12 +39,12 @@ TOO_COMMON = "This password is among the first that anybody would try. Choose an
 # OWASP's Password Storage Cheat Sheet: argon2id, 19 MiB, two passes, one lane.
 hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 # A hash takes 19 MiB and a core for some 20 ms: a flood of logins must not take all of either.
-places = threading.BoundedSemaphore(4)
-SLOT_SECONDS = 3.0
+hash_slots = threading.BoundedSemaphore(4)
+HASH_SLOT_SECONDS = 3.0  # how long a request waits for a slot
 
 
 class NewPassword(Text):
-    """A password that somebody chooses."""
+    """A new password."""
 
     def __init__(self, *, description: str, **kwargs: Any) -> None:
         metadata = {"description": description, "example": "correct horse battery staple", "format": "password"}
@@ -56,24 +61,24 @@ class NewPassword(Text):
 
 @cache
 def common_passwords() -> frozenset[str]:
-    """The commonest passwords, in lower case."""
+    """The most common passwords, in lower case."""
     lines = COMMON_PASSWORDS.read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def hash_password(password: str) -> str:
-    """An argon2id hash with its parameters and salt. Raises ServiceUnavailable when too many wait for theirs."""
+    """An argon2id hash with its parameters and salt. Raises ServiceUnavailable when too many requests hash."""
     return str(with_hash_slot(hasher.hash, password))
 
 
 def password_matches(password_hash: str | None, password: str) -> bool:
-    """Whether the password is the one hashed; takes as long when there is no hash to compare with.
+    """Whether the password has this hash; takes as long when there is no hash.
 
-    Raises ServiceUnavailable when too many wait.
+    Raises ServiceUnavailable when too many requests hash.
     """
-    stand_in = dummy_hash()
+    dummy = dummy_hash()
     try:
-        with_hash_slot(hasher.verify, password_hash or stand_in, password)
+        with_hash_slot(hasher.verify, password_hash or dummy, password)
     except (VerificationError, InvalidHashError):
         return False
     return password_hash is not None
@@ -81,25 +86,25 @@ def password_matches(password_hash: str | None, password: str) -> bool:
 
 @cache
 def dummy_hash() -> str:
-    """A hash to compare with where there is none."""
+    """A hash to compare with where the user has none."""
     return hasher.hash("the password of an account that does not exist")
 
 
 def with_hash_slot(work: Any, *args: str) -> Any:
-    """Do work that needs much memory, with a few others at most."""
-    if not places.acquire(timeout=SLOT_SECONDS):
+    """Do memory-hungry work in one of the few slots. Raises ServiceUnavailable."""
+    if not hash_slots.acquire(timeout=HASH_SLOT_SECONDS):
         raise ServiceUnavailable
     try:
         return work(*args)
     finally:
-        places.release()
+        hash_slots.release()
 
 
 def change_password(user_id: UUID, *, current: str | None, new: str, client: Client, now: datetime) -> Tokens:
     """Set a password and begin a new session; every earlier token stops working.
 
-    current: the password that is set now; None only where none is. It is counted as a guess at first, and given
-    back when it was right or could not be compared.
+    current: the password that is set now; None only if none is. It is first recorded as an attempt, which is refunded
+    if it was right or could not be compared.
     Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
     user = require_user(user_id)
@@ -111,18 +116,18 @@ def change_password(user_id: UUID, *, current: str | None, new: str, client: Cli
     if current is None:
         raise ValidationFailed({"current_password": ["Required, because a password is set."]})
     with transaction():
-        counted_since = take_password_try(key, now)
-    with given_back_when_busy(key, counted_since):
+        window_start = record_password_attempt(key, now)
+    with refunded_when_busy(key, window_start):
         if not password_matches(known_hash, current):
             raise WrongPassword
         new_hash = hash_password(new)
     with transaction():
-        give_password_try_back(key, counted_since)
+        refund_password_attempt(key, window_start)
         return replace_password(user_id, known_hash, new_hash, client, now)
 
 
 def replace_password(user_id: UUID, known_hash: str | None, new_hash: str, client: Client, now: datetime) -> Tokens:
-    """Put a hash in the place of the known one, end every session and begin a new one; the caller commits.
+    """Replace the known hash, end every session and begin a new one; the caller commits.
 
     Raises TokenRevoked; WrongPassword when somebody else changed the password meanwhile.
     """
@@ -137,13 +142,13 @@ def replace_password(user_id: UUID, known_hash: str | None, new_hash: str, clien
 def reset_password(mobile: str, code: str, new: str, *, now: datetime) -> None:
     """Set a password with a code that was sent for it; every earlier token stops working.
 
-    The code proves the number, so it also verifies one that never was.
+    The code also verifies the number, if it was not verified.
     Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
     new_hash = hash_password(new)
     with WRONG_CODES_BUDGET.spend():
         with transaction():
-            is_right = codes.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
+            is_right = otp.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
             user = users.lock_user_by_mobile(mobile)
             if is_right and user is not None:
                 user.password_hash = new_hash

@@ -13,15 +13,15 @@ MAX_NAME_CHARS = 100
 
 
 class Name(Text):
-    """What to call a user."""
+    """A user's name."""
 
     def __init__(self, **kwargs: Any) -> None:
-        metadata = {"description": "What to call the user, 1–100 characters.", "example": "Ada"}
+        metadata = {"description": "The user's name, 1–100 characters.", "example": "Ada"}
         super().__init__(max_chars=MAX_NAME_CHARS, allow_none=True, metadata=metadata, **kwargs)
 
 
 class Password(Text):
-    """A password as somebody remembers it."""
+    """An existing password."""
 
     def __init__(self, *, description: str, **kwargs: Any) -> None:
         metadata = {"description": description, "example": "correct horse battery staple", "format": "password"}
@@ -29,7 +29,7 @@ class Password(Text):
 
 
 class OneTimePassword(Text):
-    """A code as somebody types it."""
+    """A code as the user typed it."""
 
     def __init__(self) -> None:
         metadata = {"description": "The code, six digits.", "example": "294817"}
@@ -37,7 +37,7 @@ class OneTimePassword(Text):
 
 
 class SignupIn(Schema):
-    """A claim to a number: without a password, for it is not proven yet."""
+    """A number to sign up, without a password, because it is not verified yet."""
 
     mobile = ServedMobileNumber(required=True)
     name = Name(load_default=None)
@@ -66,7 +66,7 @@ class LoginIn(Schema):
 class ChangePasswordIn(Schema):
     """A new password, and the one that is set."""
 
-    new_password = NewPassword(required=True, description="8–128 characters, none of the commonest.")
+    new_password = NewPassword(required=True, description="8–128 characters; the most common passwords are refused.")
     current_password = Password(
         load_default=None, allow_none=True, description="The password that is set; required once there is one."
     )
@@ -77,7 +77,7 @@ class ResetPasswordIn(Schema):
 
     mobile = MobileNumber(required=True)
     otp = OneTimePassword()
-    new_password = NewPassword(required=True, description="8–128 characters, none of the commonest.")
+    new_password = NewPassword(required=True, description="8–128 characters; the most common passwords are refused.")
 
 
 class SentCodeOut(Schema):
@@ -85,11 +85,11 @@ class SentCodeOut(Schema):
 
     mobile = ma.fields.String(metadata={"description": "The number in E.164."})
     expires_in = ma.fields.Integer(metadata={"description": "Seconds the code is good for."})
-    resend_in = ma.fields.Integer(metadata={"description": "Seconds until another one may be asked for."})
+    resend_in = ma.fields.Integer(metadata={"description": "Seconds until another one can be requested."})
     otp = ma.fields.String(metadata={"description": "The code; only with `OTP_DELIVERY=response`."})
 
     @ma.post_dump
-    def leave_out_what_was_sent_elsewhere(self, data: dict[str, object], **_: object) -> dict[str, object]:
+    def omit_missing_otp(self, data: dict[str, object], **_: object) -> dict[str, object]:
         return {name: value for name, value in data.items() if value is not None}
 
 
@@ -104,10 +104,10 @@ class TokensOut(Schema):
 
 
 class SessionOut(Schema):
-    """A login that goes on."""
+    """An active session."""
 
     id = ma.fields.UUID(metadata={"description": "The session's id."})
-    current = ma.fields.Boolean(metadata={"description": "Whether this request came with it."})
+    current = ma.fields.Boolean(metadata={"description": "Whether it is this request's own."})
     created_at = Timestamp(metadata={"description": "When it began."})
     last_used_at = Timestamp(metadata={"description": "When it was last used, to within five minutes."})
     ip = ma.fields.String(allow_none=True, metadata={"description": "The address it began from."})
@@ -115,7 +115,7 @@ class SessionOut(Schema):
 
 
 class SessionsOut(Schema):
-    """The logins of a user that go on."""
+    """A user's active sessions."""
 
     items = ma.fields.List(ma.fields.Nested(SessionOut), metadata={"description": "The latest used first."})
 

@@ -1,20 +1,19 @@
-"""Use cases of signing up and logging in."""
+"""Signing up and logging in."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.auth import otp as codes
+from app.auth import otp
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
 from app.auth.models import Purpose
-from app.auth.otp import deliver
 from app.auth.passwords import password_matches
 from app.auth.sessions import Client, Tokens, open_session
 from app.auth.throttles import (
     CODES_BUDGET,
     WRONG_CODES_BUDGET,
-    give_password_try_back,
-    given_back_when_busy,
-    take_password_try,
+    record_password_attempt,
+    refund_password_attempt,
+    refunded_when_busy,
 )
 from app.billing.tier import tier_of
 from app.core.transactions import transaction
@@ -25,7 +24,7 @@ from app.users.profile import Profile
 
 @dataclass(frozen=True)
 class SentCode:
-    """What the asker of a code is told; `otp` only where the response is the delivery."""
+    """A code that was sent; `otp` only with OTP_DELIVERY=response."""
 
     mobile: str
     expires_in: int
@@ -34,10 +33,10 @@ class SentCode:
 
 
 def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
-    """Claim a number. Nothing counts until a code proves that the number is one's own.
+    """Claim a number. The account works only once a code has verified the number.
 
     mobile: E.164. An earlier claim that was never verified is replaced.
-    Raises AccountExists when the number's owner has verified it.
+    Raises AccountExists when the number is already verified.
     """
     with transaction():
         user = users.replace_unverified(mobile, name=name, now=now)
@@ -47,29 +46,29 @@ def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
 
 
 def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
-    """Make a code and bring it on its way, the same for known and unknown numbers. mobile: E.164.
+    """Issue and deliver a code, the same for known and unknown numbers. mobile: E.164.
 
     Raises OtpLocked, OtpCooldown, ServiceUnavailable.
     """
     with CODES_BUDGET.spend(), transaction() as current:
-        row, code = codes.issue_code(mobile, purpose, now)
-        shown = deliver(current, row, mobile, code, now)
+        row, code = otp.issue_code(mobile, purpose, now)
+        shown = otp.deliver(current, row, mobile, code, now)
     return SentCode(
         mobile,
-        expires_in=int(codes.LIFETIME.total_seconds()),
-        resend_in=int(codes.COOLDOWN.total_seconds()),
+        expires_in=int(otp.LIFETIME.total_seconds()),
+        resend_in=int(otp.COOLDOWN.total_seconds()),
         otp=shown,
     )
 
 
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:
-    """Trade a code for tokens; the first one verifies the number.
+    """Exchange a code for tokens; the first one verifies the number.
 
     Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
     with WRONG_CODES_BUDGET.spend():
         with transaction():
-            is_right = codes.use_code(mobile, Purpose.LOGIN, code, now)
+            is_right = otp.use_code(mobile, Purpose.LOGIN, code, now)
             user = users.lock_user_by_mobile(mobile)
             if is_right and user is not None:
                 user.verified_at = user.verified_at or now
@@ -78,21 +77,21 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
 
 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:
-    """Trade a password for tokens, in the same time for every kind of failure.
+    """Exchange a password for tokens, in the same time for every kind of failure.
 
-    The guess is counted first and given back when it was right or could not be compared; no transaction is open
-    while it is hashed. Raises InvalidCredentials, RateLimited, ServiceUnavailable.
+    The attempt is recorded first, and refunded if it was right or could not be compared; no transaction is open while
+    it is hashed. Raises InvalidCredentials, RateLimited, ServiceUnavailable.
     """
     key = mobile_key(mobile)
     with transaction():
-        counted_since = take_password_try(key, now)
+        window_start = record_password_attempt(key, now)
         user = users.find_user_by_mobile(mobile)
     known_hash = user.password_hash if user is not None else None
-    with given_back_when_busy(key, counted_since):
+    with refunded_when_busy(key, window_start):
         if not password_matches(known_hash, password):
             raise InvalidCredentials
     with transaction():
-        give_password_try_back(key, counted_since)
+        refund_password_attempt(key, window_start)
         user = users.lock_user_by_mobile(mobile)
         if user is None or user.password_hash != known_hash:  # changed or deleted while it was compared
             raise InvalidCredentials

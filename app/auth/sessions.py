@@ -1,7 +1,4 @@
-"""Sessions, and the pair of tokens that hangs on each.
-
-Use cases of a session that goes on: refresh, list, end.
-"""
+"""Sessions: a login, the pair of tokens that belongs to it, and refreshing, listing and ending it."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, select, update
 
-from app.auth.models import AuthSession, Rotation
+from app.auth.models import AuthSession, RefreshToken
 from app.billing.tier import tier_of
 from app.core import settings
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
@@ -24,13 +21,15 @@ from app.users.profile import Profile
 from app.users.service import find_user
 
 MAX_USER_AGENT_CHARS = 255
-GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
-TOUCH_EVERY = timedelta(minutes=5)  # "last used" is that exact, and costs a write no more often
+REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
+TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Client:
-    """Where a login comes from, as far as it can be told."""
+    """Where a login comes from, as far as it is known."""
 
     ip: str | None
     user_agent: str | None
@@ -38,13 +37,25 @@ class Client:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A pair of tokens and whom they stand for. `expires_in`: seconds the access token lasts."""
+    """A pair of tokens and their user. `expires_in`: seconds the access token lasts."""
 
     access_token: str
     refresh_token: str
     expires_in: int
     user: Profile
     token_type: str = "Bearer"  # noqa: S105 - a scheme, not a password
+
+
+@dataclass(frozen=True)
+class SessionView:
+    """A session as its owner sees it. `current`: it is the request's own."""
+
+    id: UUID
+    current: bool
+    created_at: datetime
+    last_used_at: datetime
+    ip: str | None
+    user_agent: str | None
 
 
 def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens:
@@ -58,122 +69,35 @@ def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens
     )
     db.session.add(session)
     db.session.flush()
-    return issue(user, tier, session.id, begin_rotation(session.id, now))
+    return issue_tokens(user, tier, session.id, add_refresh_token(session.id, now))
 
 
-def begin_rotation(session_id: UUID, now: datetime) -> UUID:
-    """Make a session's next refresh token, in place of one that was just used."""
-    rotation = Rotation(session_id=session_id, created_at=now)
-    db.session.add(rotation)
-    db.session.flush()
-    return rotation.id
-
-
-def issue(user: User, tier: str, session_id: UUID, rotation_id: UUID) -> Tokens:
-    return Tokens(
-        access_token=encode_access_token(user.id, session_id),
-        refresh_token=encode_refresh_token(user.id, session_id, rotation_id),
-        expires_in=int(settings().jwt_expires_in.total_seconds()),
-        user=Profile.of(user, tier),
-    )
-
-
-def next_rotation(session: AuthSession, rotation_id: UUID, now: datetime) -> UUID | None:
-    """Which refresh token answers to this one; None when it has been used before, and not just now.
-
-    session: locked by the caller. Within GRACE of its use a token still gets the one that is current, so
-    parallel clients end up with the same token and a stolen copy shows as soon as both sides go on using it.
-    """
-    offered = db.session.get(Rotation, rotation_id)
-    if offered is None or offered.session_id != session.id:
-        return None
-    if offered.used_at is None:
-        offered.used_at = now
-        db.session.flush()
-        return begin_rotation(session.id, now)
-    if now - offered.used_at > GRACE:
-        return None
-    current = select(Rotation.id).where(Rotation.session_id == session.id, Rotation.used_at.is_(None))
-    return db.session.scalar(current)
-
-
-def lock_session(session_id: UUID, user_id: UUID) -> AuthSession:
-    """The user's active session, held until the transaction ends. Raises TokenRevoked."""
-    statement = select(AuthSession).where(*active_session(session_id, user_id)).with_for_update()
-    session: AuthSession | None = db.session.scalar(statement, execution_options={"populate_existing": True})
-    if session is None:
-        raise TokenRevoked
-    return session
-
-
-def active_session(session_id: UUID, user_id: UUID) -> tuple[ColumnElement[bool], ...]:
-    return (AuthSession.id == session_id, AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
-
-
-def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:
-    """Whether the session goes on and its user is there: one look-up by primary key.
-
-    Notes the use, once in TOUCH_EVERY. Holds no connection afterwards: what follows may wait for Redis.
-    """
-    statement = select(AuthSession.last_used_at).where(*active_session(session_id, user_id))
-    used_at: datetime | None = db.session.scalar(statement)
-    release_connection()
-    if used_at is None:
-        return False
-    if now - used_at > TOUCH_EVERY:
-        stale = (AuthSession.id == session_id, AuthSession.last_used_at < now - TOUCH_EVERY)
-        with transaction():
-            db.session.execute(update(AuthSession).where(*stale).values(last_used_at=now))
-    return True
-
-
-def revoke_sessions(user_id: UUID, now: datetime) -> None:
-    """End every session of the user's; the caller holds the user's row and commits."""
-    ended = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
-    db.session.execute(ended.values(revoked_at=now), execution_options={"synchronize_session": False})
-
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SessionView:
-    """A session as its owner sees it. `current`: the request came with it."""
-
-    id: UUID
-    current: bool
-    created_at: datetime
-    last_used_at: datetime
-    ip: str | None
-    user_agent: str | None
-
-
-def refresh(user_id: UUID, session_id: UUID, rotation_id: UUID, *, now: datetime) -> Tokens:
-    """Trade a refresh token for new tokens; it works once, and for a few seconds more for parallel clients.
+def refresh(user_id: UUID, session_id: UUID, jti: UUID, *, now: datetime) -> Tokens:
+    """Exchange a refresh token for new tokens; it works once, and for a few seconds more for parallel clients.
 
     Raises TokenRevoked: when it comes again later, its whole session ends, because one of two holders stole it.
     """
     with transaction():
         session = lock_session(session_id, user_id)
         user = find_user(user_id)
-        successor = next_rotation(session, rotation_id, now)
+        successor = next_refresh_token(session, jti, now)
         if user is not None and successor is not None:
             session.last_used_at = now
-            return issue(user, tier_of(user_id, now), session.id, successor)
+            return issue_tokens(user, tier_of(user_id, now), session.id, successor)
         session.revoked_at = now
     log_event(log, "refresh_token_reused", user_id=user_id, session_id=session_id)
     raise TokenRevoked
 
 
 def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> list[SessionView]:
-    """The user's sessions that go on, the latest used first. Past its refresh token's life a session is over."""
-    lasting = (
+    """The user's active sessions, the latest used first, without those whose refresh token has expired."""
+    active = (
         AuthSession.user_id == user_id,
         AuthSession.revoked_at.is_(None),
         AuthSession.last_used_at > now - session_lifetime(),
     )
     rows: Sequence[AuthSession] = db.session.scalars(
-        select(AuthSession).where(*lasting).order_by(AuthSession.last_used_at.desc(), AuthSession.id.desc())
+        select(AuthSession).where(*active).order_by(AuthSession.last_used_at.desc(), AuthSession.id.desc())
     ).all()
     return [
         SessionView(row.id, row.id == current_id, row.created_at, row.last_used_at, row.ip, row.user_agent)
@@ -189,6 +113,80 @@ def end_session(user_id: UUID, session_id: UUID, *, now: datetime) -> None:
             raise NotFound
 
 
+def revoke_sessions(user_id: UUID, now: datetime) -> None:
+    """End every session of the user; the caller holds the user's row and commits."""
+    ended = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
+    db.session.execute(ended.values(revoked_at=now), execution_options={"synchronize_session": False})
+
+
+def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:
+    """Whether the session is not revoked and its user is there: one look-up by primary key.
+
+    Records the use, once in TOUCH_EVERY. Holds no connection afterwards: what follows may wait for Redis.
+    """
+    statement = select(AuthSession.last_used_at).where(*active_session(session_id, user_id))
+    used_at: datetime | None = db.session.scalar(statement)
+    release_connection()
+    if used_at is None:
+        return False
+    if now - used_at > TOUCH_EVERY:
+        stale = (AuthSession.id == session_id, AuthSession.last_used_at < now - TOUCH_EVERY)
+        with transaction():
+            db.session.execute(update(AuthSession).where(*stale).values(last_used_at=now))
+    return True
+
+
 def session_lifetime() -> timedelta:
-    """How long a session can rest and still be taken up again."""
+    """How long a session can go unused and still be refreshed or used."""
     return max(settings().refresh_expires_in, settings().jwt_expires_in)
+
+
+def issue_tokens(user: User, tier: str, session_id: UUID, jti: UUID) -> Tokens:
+    """The pair of tokens of a session. jti: the id of its current refresh token."""
+    return Tokens(
+        access_token=encode_access_token(user.id, session_id),
+        refresh_token=encode_refresh_token(user.id, session_id, jti),
+        expires_in=int(settings().jwt_expires_in.total_seconds()),
+        user=Profile.of(user, tier),
+    )
+
+
+def next_refresh_token(session: AuthSession, jti: UUID, now: datetime) -> UUID | None:
+    """The refresh token that replaces this one; None when it was used before, and not just now.
+
+    session: locked by the caller. Within REUSE_GRACE of its use a token still gets the current one, so that parallel
+    clients end up with the same token, and a stolen copy shows as soon as both sides go on using it.
+    """
+    offered = db.session.get(RefreshToken, jti)
+    if offered is None or offered.session_id != session.id:
+        return None
+    if offered.used_at is None:
+        offered.used_at = now
+        db.session.flush()
+        return add_refresh_token(session.id, now)
+    if now - offered.used_at > REUSE_GRACE:
+        return None
+    current = select(RefreshToken.id).where(RefreshToken.session_id == session.id, RefreshToken.used_at.is_(None))
+    return db.session.scalar(current)
+
+
+def add_refresh_token(session_id: UUID, now: datetime) -> UUID:
+    """Insert a session's next refresh token, the one before being used; its id."""
+    token = RefreshToken(session_id=session_id, created_at=now)
+    db.session.add(token)
+    db.session.flush()
+    return token.id
+
+
+def lock_session(session_id: UUID, user_id: UUID) -> AuthSession:
+    """The user's active session, locked until the transaction ends. Raises TokenRevoked."""
+    statement = select(AuthSession).where(*active_session(session_id, user_id)).with_for_update()
+    session: AuthSession | None = db.session.scalar(statement, execution_options={"populate_existing": True})
+    if session is None:
+        raise TokenRevoked
+    return session
+
+
+def active_session(session_id: UUID, user_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of one of the user's sessions that is not revoked."""
+    return (AuthSession.id == session_id, AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))

@@ -1,7 +1,4 @@
-"""What has ended is deleted, a batch at a time; what is only counted stays as long as it counts.
-
-The worker's entry points to this feature. Every task takes ids, and may run twice.
-"""
+"""The worker's entry points: sending codes, and deleting what has ended. Every task may run twice."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,9 +8,8 @@ from celery import shared_task
 from sqlalchemy import delete, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.auth import otp as delivery
-from app.auth.models import AuthSession, NumberThrottle, OneTimeCode, Rotation
-from app.auth.otp import COUNT_WINDOW
+from app.auth import otp
+from app.auth.models import AuthSession, NumberThrottle, OneTimeCode, RefreshToken
 from app.auth.sessions import session_lifetime
 from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.core.clock import utc_now
@@ -23,21 +19,34 @@ from app.users.models import User
 
 BATCH = 500
 REVOKED_KEPT = timedelta(days=1)
-UNVERIFIED_KEPT = timedelta(days=1)  # a signup whose number nobody has proven
+UNVERIFIED_KEPT = timedelta(days=1)  # a signup whose number nobody has verified
+
+
+@shared_task(name=otp.SEND_CODE)
+def send_code(code_id: str) -> None:
+    """Send a code's message; does nothing when it was sent, or when the code has ended."""
+    otp.send_message(UUID(code_id), now=utc_now())
+
+
+@shared_task(name="auth.sweep")
+def sweep() -> None:
+    """Queue the messages that are still unsent; delete codes, counters and sessions that have ended."""
+    otp.enqueue_unsent(utc_now())
+    delete_ended(now=utc_now())
 
 
 def delete_ended(*, now: datetime) -> dict[str, int]:
-    """Delete up to BATCH rows of each kind whose time is over; how many of each. Safe to run twice at once."""
-    # Each by a column with an index, whose order leads to the oldest without a look at the others.
+    """Delete up to BATCH ended rows of each kind; how many of each. Safe to run twice at once."""
+    # An index on each column leads to the oldest rows without a look at the others.
     ended: list[tuple[str, InstrumentedAttribute[Any], datetime]] = [
-        ("codes", OneTimeCode.expires_at, now - COUNT_WINDOW),
+        ("codes", OneTimeCode.expires_at, now - otp.COUNT_WINDOW),
         ("throttles", NumberThrottle.touched_at, now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
         ("revoked sessions", AuthSession.revoked_at, now - REVOKED_KEPT),
         ("sessions", AuthSession.last_used_at, now - session_lifetime()),
-        ("rotations", Rotation.used_at, now - session_lifetime()),
+        ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
         ("signups", User.created_at, now - UNVERIFIED_KEPT),
     ]
-    swept = {}
+    deleted = {}
     for name, column, before in ended:
         with transaction():
             model = column.class_
@@ -46,19 +55,6 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
             if model is User:
                 old = old.where(User.verified_at.is_(None))
             some = old.order_by(column).limit(BATCH).with_for_update(skip_locked=True)
-            gone = db.session.execute(delete(model).where(key.in_(some)).returning(key))
-            swept[name] = len(gone.all())
-    return swept
-
-
-@shared_task(name=delivery.SEND_CODE)
-def send_code(code_id: str) -> None:
-    """Send a code's message; does nothing when it was sent, or when the code has ended."""
-    delivery.send_code(UUID(code_id), now=utc_now())
-
-
-@shared_task(name="auth.sweep")
-def sweep() -> None:
-    """Queue what waits to be sent again; delete codes, counters and sessions that are over."""
-    delivery.enqueue_unsent(utc_now())
-    delete_ended(now=utc_now())
+            rows = db.session.execute(delete(model).where(key.in_(some)).returning(key))
+            deleted[name] = len(rows.all())
+    return deleted

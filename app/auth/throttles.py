@@ -1,8 +1,7 @@
-"""Limits for each address on the routes that need no token, and budgets of the whole service.
+"""What bounds guessing and pumping: limits of an address, budgets of the whole service, throttles of a number.
 
-Those for each number are in `throttles`.
-
-Counters for each number, known or not, in PostgreSQL: exact under concurrency, and nothing lifts them.
+Limits and budgets count in Redis, and are open without it. Throttles count in PostgreSQL, for known and unknown
+numbers alike: exact under concurrency, and nothing lifts them.
 """
 
 import logging
@@ -33,20 +32,24 @@ from app.core.transactions import transaction
 if TYPE_CHECKING:
     from config import Settings
 
-log = logging.getLogger(__name__)
-
+WRONG_CODES_WINDOW = timedelta(hours=1)
+MAX_WRONG_CODES = 10  # of a million: even a year of guessing succeeds in under nine cases of a hundred
+PASSWORD_WINDOW = timedelta(minutes=15)
+MAX_PASSWORD_ATTEMPTS = 10  # NIST SP 800-63B-4, 3.2.2, allows a hundred in a row; a person needs a few
 # A person needs a handful of these; the floor keeps a household behind one address going.
 AUTH_REQUESTS = Limit("auth", RateLimitItemPerMinute, lambda per_minute: min(per_minute, max(10, per_minute // 4)))
 CODES_SENT = Limit("codes", RateLimitItemPerHour, lambda per_minute: max(30, per_minute // 2))
+
+log = logging.getLogger(__name__)
 
 BUDGET_REFUSALS = Counter("code_budget_refusals", "Requests that a budget of the whole service refused.", ["budget"])
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What all clients together may do in an hour, counted in Redis; without Redis it is open.
+    """What all clients together may do in an hour.
 
-    amount: from the settings; 0 for no such limit. costs: what a request must raise to cost one; None: no exception.
+    amount: from the settings; 0 for no such limit. costs: the exception of a request that costs one; None: none.
     """
 
     name: str
@@ -57,8 +60,8 @@ class Budget:
     def spend(self) -> Iterator[None]:
         """Count one before the block, so that parallel requests do not slip through; refund it if it cost nothing.
 
-        Raises ServiceUnavailable when the hour's budget is used up. Holds no connection, and the block must begin and
-        end without one: Redis may keep it waiting.
+        The block begins and ends without a database connection, because Redis may keep it waiting.
+        Raises ServiceUnavailable when the hour's budget is used up.
         """
         item = RateLimitItemPerHour(self.amount(settings()) or 0, namespace="budget")
         if not item.amount or not self.is_counted(item):
@@ -94,6 +97,7 @@ class Budget:
         )
 
     def refund(self, item: RateLimitItemPerHour) -> None:
+        """Give one back; without Redis it stays spent."""
         try:
             with asking_redis():
                 rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
@@ -105,17 +109,11 @@ CODES_BUDGET = Budget("codes", lambda chosen: chosen.codes_per_hour, costs=None)
 WRONG_CODES_BUDGET = Budget("wrong_codes", lambda chosen: chosen.wrong_codes_per_hour, costs=OtpInvalid)
 
 for budget in (CODES_BUDGET, WRONG_CODES_BUDGET):
-    BUDGET_REFUSALS.labels(budget.name)  # a counter that is there before its first refusal can be alarmed on
-
-
-WRONG_CODES_WINDOW = timedelta(hours=1)
-MAX_WRONG_CODES = 10  # of a million: even for a year without a pause, under nine in a hundred
-PASSWORD_WINDOW = timedelta(minutes=15)
-MAX_PASSWORD_TRIES = 10  # NIST SP 800-63B-4, 3.2.2, allows a hundred in a row; a person needs a few
+    BUDGET_REFUSALS.labels(budget.name)  # alerts need the counter before its first refusal
 
 
 def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:
-    """The number's row, made when it is new, held until the transaction ends. Raises OtpLocked."""
+    """The number's row, inserted if new, locked until the transaction ends. Raises OtpLocked."""
     over = or_(NumberThrottle.wrong_codes == 0, NumberThrottle.wrong_codes_since <= now - WRONG_CODES_WINDOW)
     throttle = touch(
         mobile_key,
@@ -128,50 +126,49 @@ def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:
     return throttle
 
 
-def take_password_try(mobile_key: str, now: datetime) -> datetime:
-    """Count a password before it is looked at, so that parallel guesses do not slip through.
+def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
+    """Count a password before it is compared, so that parallel guesses do not slip through; the start of its window.
 
-    Within the caller's transaction, which must commit. Returns when the window began that it counts in.
-    Raises RateLimited.
+    The caller commits. Raises RateLimited.
     """
     over = or_(NumberThrottle.password_tries == 0, NumberThrottle.password_tries_since <= now - PASSWORD_WINDOW)
     throttle = touch(
         mobile_key,
         now,
-        password_tries=case((over, 1), else_=func.least(NumberThrottle.password_tries, MAX_PASSWORD_TRIES) + 1),
+        password_tries=case((over, 1), else_=func.least(NumberThrottle.password_tries, MAX_PASSWORD_ATTEMPTS) + 1),
         password_tries_since=case((over, now), else_=NumberThrottle.password_tries_since),
     )
-    if throttle.password_tries > MAX_PASSWORD_TRIES:
+    if throttle.password_tries > MAX_PASSWORD_ATTEMPTS:
         raise RateLimited(retry_after=seconds_until(throttle.password_tries_since + PASSWORD_WINDOW, now))
     return throttle.password_tries_since
 
 
-def give_password_try_back(mobile_key: str, since: datetime) -> None:
-    """It was no guess: the password was right, or nobody looked at it.
+def refund_password_attempt(mobile_key: str, window_start: datetime) -> None:
+    """Uncount an attempt whose password was right or was never compared; the caller commits.
 
-    since: what `take_password_try` returned; a window that began later owes nothing.
+    window_start: what `record_password_attempt` returned; a later window is left alone.
     """
-    taken_from = (NumberThrottle.mobile_key == mobile_key, NumberThrottle.password_tries_since == since)
+    same_window = (NumberThrottle.mobile_key == mobile_key, NumberThrottle.password_tries_since == window_start)
     fewer = func.greatest(NumberThrottle.password_tries - 1, 0)
     db.session.execute(
-        update(NumberThrottle).where(*taken_from).values(password_tries=fewer),
+        update(NumberThrottle).where(*same_window).values(password_tries=fewer),
         execution_options={"synchronize_session": False},
     )
 
 
 @contextmanager
-def given_back_when_busy(mobile_key: str, since: datetime) -> Iterator[None]:
-    """Give the try back when the block ends in ServiceUnavailable: a flood of logins must not lock anybody out."""
+def refunded_when_busy(mobile_key: str, window_start: datetime) -> Iterator[None]:
+    """Refund the attempt when the block raises ServiceUnavailable: a flood of logins must not lock anybody out."""
     try:
         yield
     except ServiceUnavailable:
         with transaction():
-            give_password_try_back(mobile_key, since)
+            refund_password_attempt(mobile_key, window_start)
         raise
 
 
 def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberThrottle:
-    """Insert the number's row, or change it as told; either way it is locked and fresh."""
+    """Insert the number's row or apply the changes; either way it is locked and fresh."""
     first = {
         "mobile_key": mobile_key,
         "wrong_codes": 0,

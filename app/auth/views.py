@@ -1,7 +1,4 @@
-"""Routes of signing up, logging in and passwords.
-
-Routes of the sessions that logins begin.
-"""
+"""Routes of signing up, logging in, passwords and sessions."""
 
 from typing import Any
 from uuid import UUID
@@ -9,8 +6,7 @@ from uuid import UUID
 from flask import request
 from flask.views import MethodView
 
-from app.auth import passwords as password_changes
-from app.auth import service, sessions
+from app.auth import passwords, service, sessions
 from app.auth.errors import (
     AccountExists,
     AccountNotFound,
@@ -38,17 +34,18 @@ from app.auth.schemas import (
 from app.auth.sessions import Client
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core.api import Blueprint
-from app.core.auth import current_rotation_id, current_session_id, current_user_id
+from app.core.auth import current_refresh_jti, current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.limits import client_address
 from app.users.profile import EXAMPLE_USER, UserOut
 
-blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, prove the number, get tokens.")
+blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, verify the number, get tokens.")
+sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="Refresh tokens; see and end logins.")
 
 
 def client() -> Client:
-    """Where the request comes from."""
+    """The client of the request."""
     return Client(ip=client_address(request.remote_addr), user_agent=request.user_agent.string or None)
 
 
@@ -61,7 +58,7 @@ class Signup(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Sign up with a mobile number
 
-        Nothing counts until the number is verified: ask for a code with `/auth/send-otp` and trade it for
+        The account works once the number is verified: request a code with `/auth/send-otp` and exchange it for
         tokens with `/auth/verify-otp`. A number that was never verified can be signed up again; that replaces
         the earlier signup. There is no password yet: `/auth/change-password` sets one after the first login."""
         return service.sign_up(body["mobile"], name=body["name"], now=utc_now())
@@ -87,9 +84,9 @@ class VerifyOtp(MethodView):
     @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
     @blp.errors(OtpInvalid, OtpLocked, AccountNotFound)
     def post(self, body: dict[str, Any]) -> object:
-        """Trade a code for tokens
+        """Exchange a code for tokens
 
-        A code works once, and five wrong guesses end it. The first one that is right verifies the number."""
+        A code works once, and five wrong guesses end it. The first right one verifies the number."""
         return service.verify_login_code(body["mobile"], body["otp"], client(), now=utc_now())
 
 
@@ -102,7 +99,7 @@ class Login(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Log in with a password
 
-        Ten wrong tries within a quarter of an hour close this way in for the rest of it; codes still work."""
+        Ten wrong passwords within 15 minutes block passwords for the rest of them; codes still work."""
         return service.log_in(body["mobile"], body["password"], client(), now=utc_now())
 
 
@@ -115,7 +112,7 @@ class ForgotPassword(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Send a code for a new password
 
-        It serves for `/auth/reset-password` alone. The answer is the same for known and unknown numbers."""
+        It works only with `/auth/reset-password`. The answer is the same for known and unknown numbers."""
         return service.send_code(body["mobile"], Purpose.RESET_PASSWORD, now=utc_now())
 
 
@@ -129,7 +126,7 @@ class ResetPassword(MethodView):
         """Set a password with a code
 
         Every earlier token of the user stops working."""
-        password_changes.reset_password(body["mobile"], body["otp"], body["new_password"], now=utc_now())
+        passwords.reset_password(body["mobile"], body["otp"], body["new_password"], now=utc_now())
 
 
 @blp.route("/change-password")
@@ -142,7 +139,7 @@ class ChangePassword(MethodView):
         """Set or change your password
 
         Every earlier token stops working; the answer has new ones."""
-        return password_changes.change_password(
+        return passwords.change_password(
             current_user_id(),
             current=body["current_password"],
             new=body["new_password"],
@@ -151,19 +148,16 @@ class ChangePassword(MethodView):
         )
 
 
-sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="Refresh tokens; see and end logins.")
-
-
 @sessions_blp.route("/refresh")
 class Refresh(MethodView):
     @sessions_blp.authenticated(refresh=True)
     @sessions_blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
     def post(self) -> object:
-        """Trade a refresh token for new tokens
+        """Exchange a refresh token for new tokens
 
-        Send the refresh token as the bearer. It works once; again within 10 seconds it still answers, for
-        clients that refresh in parallel; later it ends its whole session, for somebody must have stolen it."""
-        return sessions.refresh(current_user_id(), current_session_id(), current_rotation_id(), now=utc_now())
+        Send the refresh token as the bearer. It works once. Within 10 seconds it still works again, for clients
+        that refresh in parallel; later it ends its whole session, because it must have been stolen."""
+        return sessions.refresh(current_user_id(), current_session_id(), current_refresh_jti(), now=utc_now())
 
 
 @sessions_blp.route("/logout")
@@ -184,7 +178,7 @@ class Sessions(MethodView):
     def get(self) -> object:
         """List your sessions
 
-        Where each login came from, since when it is there, and when it was last used."""
+        Where each login came from, when it began, and when it was last used."""
         return {"items": sessions.list_sessions(current_user_id(), current_session_id(), now=utc_now())}
 
 

@@ -12,13 +12,12 @@ from flask.typing import ResponseReturnValue
 from marshmallow import EXCLUDE
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import HTTPException
 
 from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked, require_token
 from app.core.errors import (
     AppError,
     BodyTooLarge,
-    BodyTooSlow,
     MalformedJson,
     RateLimited,
     ServiceUnavailable,
@@ -39,13 +38,10 @@ View = TypeVar("View", bound=Callable[..., Any])
 def read_json(incoming: Request) -> Any:
     """The body as JSON; `missing` when there is none.
 
-    Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow), and
-    BodyTooSlow.
+    Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow),
+    BodyTooLarge, BodyTooSlow.
     """
-    try:
-        raw = incoming.get_data()
-    except BadRequest as error:  # fewer bytes than announced
-        raise (BodyTooSlow if isinstance(error.__context__, BlockingIOError) else MalformedJson) from None
+    raw = incoming.get_data()
     if not raw and incoming.mimetype in {"", JSON_TYPE}:
         return missing
     if incoming.mimetype != JSON_TYPE:
@@ -62,7 +58,7 @@ def refuse_constant(name: str) -> NoReturn:
 
 
 class ArgumentsParser(FlaskParser):
-    """Reads arguments, and tells what is wrong with them by our own errors."""
+    """Reads arguments, and refuses them with our own errors."""
 
     # In a query string the schema decides about unknown names, as it does in a body.
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"headers": EXCLUDE}  # noqa: RUF012 - as webargs has it
@@ -78,11 +74,10 @@ class ArgumentsParser(FlaskParser):
 
     def handle_error(self, error: Any, req: Any, schema: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         location, messages = next(iter(error.messages.items()))
-        errors = messages if isinstance(messages, Mapping) else {"_schema": messages}
+        by_field = messages if isinstance(messages, Mapping) else {"_schema": messages}
+        errors = {readable(str(name)): what for name, what in by_field.items()}
         details = {"query": QUERY_IS_NOT_VALID, "headers": "The request headers are not valid."}
-        raise ValidationFailed(
-            {readable(str(name)): told for name, told in errors.items()}, details.get(location)
-        ) from None
+        raise ValidationFailed(errors, details.get(location)) from None
 
 
 def readable(name: str) -> str:
@@ -91,7 +86,7 @@ def readable(name: str) -> str:
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
-    """A feature's routes, each of which declares its auth and the errors it can give."""
+    """A feature's routes, each of which declares its auth and its errors."""
 
     ARGUMENTS_PARSER = ArgumentsParser()
 
@@ -100,13 +95,13 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         self._prepare_doc_cbks.append(describe_errors)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
-        """What a route takes. A body's example is made of its fields' examples."""
+        """What a route takes; the example of a body is made from its fields' examples."""
         if location == "json":
             kwargs.setdefault("example", example_of(schema))
         return super().arguments(schema, location=location, **kwargs)
 
     def authenticated(self, *, refresh: bool = False) -> Callable[[View], View]:
-        """Let in only who brings a valid access token (or refresh token). Stands outermost."""
+        """Require a valid access token (or refresh token). The outermost decorator."""
 
         def decorate(view: View) -> View:
             guarded = require_token(refresh=refresh)(view)
@@ -116,9 +111,9 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return decorate
 
     def public(self, *limits: Limit) -> Callable[[View], View]:
-        """Let everybody in: said aloud, so that no route is open by an oversight. Stands outermost.
+        """Require no token, explicitly, so that no route is open by an oversight. The outermost decorator.
 
-        limits: what an address may do; none for health checks, webhooks and the like.
+        limits: those of one address; none for health checks, webhooks and the like.
         """
 
         def decorate(view: View) -> View:
@@ -132,7 +127,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return decorate
 
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
-        """The errors of this route beyond those that every route of its kind can give."""
+        """The errors of this route, besides those of every route of its kind."""
         return lambda view: note(view, errors=errors)
 
 
@@ -151,7 +146,7 @@ def example_of(schema: type[Schema]) -> dict[str, Any]:
 
 
 def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-    """Write every error that a route can give into its OpenAPI description, with an example of each."""
+    """Add every error of a route to its OpenAPI description, with an example of each."""
     contract = doc_info.get("contract", {})
     arguments = doc_info.get("arguments", {})
     kinds: list[type[AppError]] = [*contract.get("errors", ()), RateLimited, ServiceUnavailable, AppError]

@@ -1,7 +1,7 @@
-"""Bearer tokens: made and read here alone. Which session one belongs to is the auth feature's to know."""
+"""Bearer tokens: only this module makes and reads them. The auth feature knows their sessions."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
@@ -25,13 +25,14 @@ from app.core.errors import AppError, handle_app_error
 from app.core.limits import REQUESTS, limit_address, limit_user
 
 View = TypeVar("View", bound=Callable[..., Any])
-SessionCheck = Callable[[UUID, UUID, datetime], bool]
+SessionValidator = Callable[[UUID, UUID, datetime], bool]
 
-SESSION_CHECK = "is_session_active"
+SESSION_VALIDATOR = "is_session_active"  # its key in app.extensions
+REFRESH_JTI_CLAIM = "rid"  # `jti` has been flask-jwt-extended's own random id; tokens in use live for a month
 
 
 class TokenError(AppError):
-    """A 401 with the challenge that RFC 6750 asks for."""
+    """A 401 with the challenge of RFC 6750, section 3."""
 
     status = HTTPStatus.UNAUTHORIZED
     challenge = 'Bearer realm="api", error="invalid_token"'
@@ -41,27 +42,66 @@ class TokenError(AppError):
 
 
 class TokenMissing(TokenError):
+    """The request carries no bearer token."""
+
     code, detail = "token_missing", "Send an access token: `Authorization: Bearer <token>`."
     challenge = 'Bearer realm="api"'
 
 
 class TokenInvalid(TokenError):
+    """The token is not ours, or not of the kind that the route takes."""
+
     code, detail = "token_invalid", "The token is not one of ours, or not of the kind needed here."
 
 
 class TokenExpired(TokenError):
+    """The token is past its `exp`."""
+
     code, detail = "token_expired", "The token has expired. Refresh it, or log in again."
 
 
 class TokenRevoked(TokenError):
+    """The session has ended, or the user is gone."""
+
     code, detail = "token_revoked", "The token no longer counts. Log in again."
 
 
-def require_token(*, refresh: bool = False) -> Callable[[View], View]:
-    """A view decorator: an access token (or a refresh token) that is valid, and a session that lives.
+def register_auth(
+    app: Flask,
+    *,
+    secret: str,
+    previous_secret: str = "",
+    access_ttl: timedelta,
+    refresh_ttl: timedelta,
+    is_session_active: SessionValidator,
+) -> None:
+    """Let flask-jwt-extended accept tokens of active sessions, and answer others with problem documents.
 
-    A request whose session lives is counted by user, any other by address: who holds a token that has ended
-    spends nothing of its user's.
+    secret: signs tokens. previous_secret: also accepted. is_session_active: called at each request with the ids of a
+    session and its user, and now; holds no database connection when it returns.
+    """
+    app.extensions[SESSION_VALIDATOR] = is_session_active
+    app.config.update(JWT_SECRET_KEY=secret, JWT_ACCESS_TOKEN_EXPIRES=access_ttl, JWT_REFRESH_TOKEN_EXPIRES=refresh_ttl)
+    current_id = key_id(secret)
+    secrets = {key_id(previous_secret): previous_secret} if previous_secret else {}
+    jwt = JWTManager(app)
+    jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
+    jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), secret))
+    jwt.token_in_blocklist_loader(is_revoked)
+    jwt.unauthorized_loader(refuse(TokenMissing))
+    jwt.invalid_token_loader(refuse(TokenInvalid))
+    jwt.token_verification_failed_loader(refuse(TokenInvalid))
+    jwt.expired_token_loader(refuse(TokenExpired))
+    jwt.revoked_token_loader(refuse(TokenRevoked))
+    jwt.needs_fresh_token_loader(refuse(TokenInvalid))
+    jwt.user_lookup_error_loader(refuse(TokenRevoked))
+
+
+def require_token(*, refresh: bool = False) -> Callable[[View], View]:
+    """A view decorator: requires a valid access token (or refresh token) of an active session, then counts the request.
+
+    A request of an active session counts against its user, any other against its address: the holder of a revoked
+    token uses up nothing of the user's limit.
     """
 
     def decorate(view: View) -> View:
@@ -82,55 +122,56 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
 
 
 def normalize_scheme() -> None:
-    """`bearer` means `Bearer` (RFC 9110, 11.1); flask-jwt-extended knows one spelling."""
+    """Accept `bearer` in any case (RFC 9110, 11.1); flask-jwt-extended takes one spelling."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         request.environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
 
 
 def current_user_id() -> UUID:
-    """Whose token the request carries."""
+    """The user of the request's token."""
     return UUID(get_jwt_identity())
 
 
 def current_session_id() -> UUID:
-    """The session that the request's token belongs to."""
+    """The session of the request's token."""
     return UUID(get_jwt()["sid"])
 
 
-def current_rotation_id() -> UUID:
-    """Which of its session's refresh tokens the request carries. Raises TokenInvalid."""
-    return claimed_id(get_jwt(), "rid")
+def current_refresh_jti() -> UUID:
+    """The id of the request's refresh token, which tells it from others of its session. Raises TokenInvalid."""
+    return claimed_id(get_jwt(), REFRESH_JTI_CLAIM)
 
 
 def encode_access_token(user_id: UUID, session_id: UUID) -> str:
+    """A signed access token."""
     return str(create_access_token(str(user_id), additional_claims={"sid": str(session_id)}))
 
 
-def encode_refresh_token(user_id: UUID, session_id: UUID, rotation_id: UUID) -> str:
-    """rotation_id: which of the session's refresh tokens this is."""
-    claims = {"sid": str(session_id), "rid": str(rotation_id)}
+def encode_refresh_token(user_id: UUID, session_id: UUID, jti: UUID) -> str:
+    """A signed refresh token. jti: the id of its row."""
+    claims = {"sid": str(session_id), REFRESH_JTI_CLAIM: str(jti)}
     return str(create_refresh_token(str(user_id), additional_claims=claims))
 
 
-def session_check() -> SessionCheck:
-    """What the factory was given to decide whether a token still counts."""
-    return cast(SessionCheck, current_app.extensions[SESSION_CHECK])
+def session_validator() -> SessionValidator:
+    """The function that the factory was given to decide whether a session is active."""
+    return cast(SessionValidator, current_app.extensions[SESSION_VALIDATOR])
 
 
 def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-    """Whether the session of a token, asked for at each request, has ended. Raises TokenInvalid."""
-    return not session_check()(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now())
+    """Whether the session of a token has ended; asked at each request. Raises TokenInvalid."""
+    return not session_validator()(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now())
 
 
 def current_session_check() -> Callable[[], bool]:
-    """Whether the session of this request's token still goes on: to be asked later, without the request."""
-    is_session_active, session_id, user_id = session_check(), current_session_id(), current_user_id()
+    """A function that says whether this request's session is still active, also after the request."""
+    is_session_active, session_id, user_id = session_validator(), current_session_id(), current_user_id()
     return lambda: is_session_active(session_id, user_id, utc_now())
 
 
 def claimed_id(claims: dict[str, Any], name: str) -> UUID:
-    """The id that a token claims under `name`. Raises TokenInvalid when it claims none."""
+    """The id in a claim. Raises TokenInvalid when there is none."""
     try:
         return UUID(claims[name])
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -138,32 +179,10 @@ def claimed_id(claims: dict[str, Any], name: str) -> UUID:
 
 
 def key_id(secret: str) -> str:
-    """What a token's header calls the secret that it is signed with (RFC 7515, 4.1.4)."""
+    """The `kid` of a signing secret in a token's header (RFC 7515, 4.1.4)."""
     return derive_key(secret, "token-key-id").hex()[:16]
 
 
 def refuse(error: type[TokenError]) -> Callable[..., Response]:
+    """A handler for flask-jwt-extended that answers with this error."""
     return lambda *_: handle_app_error(error())
-
-
-def register_auth(app: Flask, *, secret: str, previous_secret: str = "", is_session_active: SessionCheck) -> None:
-    """Let flask-jwt-extended take the tokens of sessions that go on, and answer others with problem documents.
-
-    secret: what tokens are signed with. previous_secret: also accepted. is_session_active: is asked with the ids of a
-    session and its user, and now; holds no database connection when it returns.
-    """
-    app.extensions[SESSION_CHECK] = is_session_active
-    app.config["JWT_SECRET_KEY"] = secret
-    current_id = key_id(secret)
-    secrets = {key_id(previous_secret): previous_secret} if previous_secret else {}
-    jwt = JWTManager(app)
-    jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
-    jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), secret))
-    jwt.token_in_blocklist_loader(is_revoked)
-    jwt.unauthorized_loader(refuse(TokenMissing))
-    jwt.invalid_token_loader(refuse(TokenInvalid))
-    jwt.token_verification_failed_loader(refuse(TokenInvalid))
-    jwt.expired_token_loader(refuse(TokenExpired))
-    jwt.revoked_token_loader(refuse(TokenRevoked))
-    jwt.needs_fresh_token_loader(refuse(TokenInvalid))
-    jwt.user_lookup_error_loader(refuse(TokenRevoked))

@@ -1,36 +1,19 @@
-"""kombu's Redis transport, told to keep no books of its own on tasks that are under way.
-
-kombu notes each task that a worker takes in Redis until the worker acknowledges it, which stopped workers for good.
-An acknowledgement that failed kept its slot: when the connection broke while all slots were taken, none ever came
-back, no task was asked for, and so the loss was never noticed (celery #8030, #8091). And a full Redis, which lets
-tasks be taken but none be noted, ended the worker. PostgreSQL knows what is under way, and its sweeps queue again what
-a worker loses, so the notes were of no use.
-
-When each worker process last took a task: a sorted set in Redis, by host and process id.
-
-A process that lives and takes nothing shows here, while the others do its work and nothing waits.
-
-Celery: the broker's settings, tasks that run inside the app, and queueing a task by its name.
-
-One line for each task: which, about what, what came of it, how long it took. For Celery's processes alone.
-"""
+"""Celery: the broker's settings, tasks that run inside the app, and queueing a task by its name."""
 
 import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery, Task
-from celery.beat import SchedulingError
-from celery.signals import before_task_publish, setup_logging, task_postrun, task_prerun
+from celery.signals import before_task_publish
 from flask import Flask, current_app
 from kombu.entity import Queue
-from kombu.transport import redis as transport
+from kombu.transport.redis import Channel
 from redis.exceptions import RedisError
 
 from app.core.clock import utc_now
@@ -39,79 +22,67 @@ from app.core.ids import request_id, set_request_id
 from app.core.logging import first_line
 from app.core.redis import TIMEOUTS, redis_client
 
-TAKEN_TASKS_ARE_NOT_NOTED: dict[str, Any] = {"ack_emulation": False}
-
-
-def restore_nothing() -> None:
-    """Put no task back when a channel closes: a lost connection would have each one that runs run twice.
-
-    kombu has no option for it. Safe to call twice.
-    """
-    transport.Channel.do_restore = False
-
-
-WORKERS = "workers"
-GONE_AFTER = timedelta(hours=1)
-NOTE_EVERY_SECONDS = 1.0  # a round trip for each task would tell no more
-
-_noted_at = float("-inf")
-
-
-def worker_name() -> str:
-    """What this process is called among the workers."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def note_task_taken(now: datetime) -> None:
-    """Note that this process takes a task, unless it did a moment ago; a Redis that takes no note is no obstacle."""
-    global _noted_at  # noqa: PLW0603 - the moment is the process's
-    if time.monotonic() - _noted_at < NOTE_EVERY_SECONDS:
-        return
-    _noted_at = time.monotonic()
-    with suppress(RedisError), redis_client().pipeline(transaction=False) as pipeline:
-        pipeline.zremrangebyscore(WORKERS, "-inf", (now - GONE_AFTER).timestamp())
-        pipeline.zadd(WORKERS, {worker_name(): now.timestamp()})
-        pipeline.execute()
-
-
-def note_worker_ended() -> None:
-    """Forget this process: it ends in order."""
-    with suppress(RedisError):
-        redis_client().zrem(WORKERS, worker_name())
-
-
-def last_tasks(now: datetime) -> dict[str, datetime]:
-    """When each worker process last took a task, without those gone for GONE_AFTER. Raises redis.RedisError."""
-    since = (now - GONE_AFTER).timestamp()
-    known: Any = redis_client().zrangebyscore(WORKERS, since, "+inf", withscores=True)
-    return {name.decode(): datetime.fromtimestamp(score, UTC) for name, score in known}
-
-
-log = logging.getLogger(__name__)
-
+CHORES, GENERATIONS = "chores", "generations"  # the queues
 REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
-CHORES, GENERATIONS = "chores", "generations"
-CONNECTIONS_OF_A_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
+CONNECTIONS_PER_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
+WORKERS = "workers"  # a sorted set in Redis: when each worker process last took a task, by host and process id
+WORKER_FORGOTTEN_AFTER = timedelta(hours=1)
+NOTE_EVERY_SECONDS = 1.0  # a round trip for each task would tell no more
+
+log = logging.getLogger(__name__)
+task_log = logging.getLogger("app.tasks")
 
 
 class AppTask(Task):  # type: ignore[misc]
-    """A task that runs inside an application context, so that services find the database.
+    """A task that runs inside an application context, under the id of the request that queued it, and logs one line.
 
-    Without PostgreSQL it ends: what it was for is a row, and a sweep queues it again.
+    Without PostgreSQL it ends: the row that it was for is still there, and a sweep queues it again.
     """
 
     flask_app: Flask
+    noted_at = float("-inf")  # this process's, on time.monotonic()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.flask_app.app_context():
-            note_task_taken(utc_now())
-            try:
-                return self.run(*args, **kwargs)
-            except DATABASE_UNAVAILABLE as error:
-                log.warning("PostgreSQL is unavailable (%s): a sweep comes back to this", first_line(error))
-                self.request.outcome = "unavailable"
-                return None
+        set_request_id(self.request.get(REQUEST_ID_HEADER))
+        began, outcome = time.monotonic(), "failure"
+        try:
+            with self.flask_app.app_context():
+                self.note_taken(utc_now())
+                result = self.run(*args, **kwargs)
+        except DATABASE_UNAVAILABLE as error:
+            log.warning("PostgreSQL is unavailable (%s): a sweep comes back to this", first_line(error))
+            result, outcome = None, "unavailable"
+        else:
+            outcome = "success"
+        finally:
+            self.log_outcome(outcome, str(args[0]) if args else "-", time.monotonic() - began)
+        return result
+
+    def note_taken(self, now: datetime) -> None:
+        """Record that this process takes a task, at most once a second and only if Redis answers."""
+        if time.monotonic() - AppTask.noted_at < NOTE_EVERY_SECONDS:
+            return
+        AppTask.noted_at = time.monotonic()
+        with suppress(RedisError), redis_client().pipeline(transaction=False) as pipeline:
+            pipeline.zremrangebyscore(WORKERS, "-inf", (now - WORKER_FORGOTTEN_AFTER).timestamp())
+            pipeline.zadd(WORKERS, {worker_name(): now.timestamp()})
+            pipeline.execute()
+
+    def log_outcome(self, outcome: str, subject: str, seconds: float) -> None:
+        """Log what became of the task. subject: its first argument, an id."""
+        fields = {
+            "task": self.name,
+            "task_id": self.request.id,
+            "subject": subject,
+            "outcome": outcome,
+            "duration_ms": round(seconds * 1_000, 1),
+        }
+        task_log.info(
+            "%(task)s(%(subject)s) %(outcome)s in %(duration_ms)s ms, task id %(task_id)s",
+            fields,
+            extra={"event": "task"} | fields,
+        )
 
 
 def register_celery(
@@ -120,16 +91,25 @@ def register_celery(
     """Set Celery up so that no work is lost with a worker and no request waits for a broker.
 
     pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is no chore.
-    schedule: what beat asks for.
+    schedule: what beat queues, and when.
+
+    PostgreSQL knows which work is under way, and sweeps queue again what a worker loses. So kombu's Redis transport
+    neither records the tasks that a worker holds nor puts them back. Its records stopped workers for good: an
+    acknowledgement that failed on a broken connection kept its slot (https://github.com/celery/celery/issues/8030,
+    https://github.com/celery/celery/issues/8091), and a full Redis let tasks be taken but not recorded.
     """
-    restore_nothing()
+    Channel.do_restore = False  # no transport option sets it; with it a lost connection runs each held task twice
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         broker_url=url,
-        broker_pool_limit=pool_size // CONNECTIONS_OF_A_PRODUCER,
-        broker_transport_options=TIMEOUTS
-        | TAKEN_TASKS_ARE_NOT_NOTED
-        | {"retry_on_timeout": False, "max_retries": 0, "interval_start": 0},  # kombu would try for six seconds
+        broker_pool_limit=pool_size // CONNECTIONS_PER_PRODUCER,
+        broker_transport_options={
+            **TIMEOUTS,
+            "ack_emulation": False,
+            "retry_on_timeout": False,
+            "max_retries": 0,  # kombu would try for six seconds
+            "interval_start": 0,
+        },
         broker_use_ssl={"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -151,6 +131,7 @@ def register_celery(
         timezone="UTC",
     )
     celery.set_default()
+    before_task_publish.connect(add_headers)
     app.extensions["celery"] = celery
 
 
@@ -160,10 +141,16 @@ def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
     celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
 
 
-def next_published_at(queue: str) -> datetime | None:
-    """When the task that workers take next was published; None when none waits. Raises redis.RedisError.
+def add_headers(headers: dict[str, Any], **_: Any) -> None:
+    """Send the id of the request that a task serves along, and when it was queued."""
+    headers[REQUEST_ID_HEADER] = request_id()
+    headers[PUBLISHED_HEADER] = utc_now().isoformat()
 
-    A queue is a list of JSON documents in Redis, in the order in which they came.
+
+def next_published_at(queue: str) -> datetime | None:
+    """When the task that workers take next was queued; None when none waits. Raises redis.RedisError.
+
+    kombu keeps a queue as a list of JSON documents in Redis, the oldest at its end.
     """
     oldest: Any = redis_client().lindex(queue, -1)
     try:
@@ -172,55 +159,22 @@ def next_published_at(queue: str) -> datetime | None:
         return None
 
 
-@before_task_publish.connect
-def add_headers(headers: dict[str, Any], **_: Any) -> None:
-    """Pass on whose request it serves, and say since when it waits."""
-    headers[REQUEST_ID_HEADER] = request_id()
-    headers[PUBLISHED_HEADER] = utc_now().isoformat()
+def last_tasks(now: datetime) -> dict[str, datetime]:
+    """When each worker process last took a task, within the last hour. Raises redis.RedisError.
+
+    A process that lives and takes nothing shows only here: the others do its work, and nothing waits.
+    """
+    since = (now - WORKER_FORGOTTEN_AFTER).timestamp()
+    known: Any = redis_client().zrangebyscore(WORKERS, since, "+inf", withscores=True)
+    return {name.decode(): datetime.fromtimestamp(score, UTC) for name, score in known}
 
 
-@task_prerun.connect
-def take_request_id_over(task: AppTask, **_: Any) -> None:
-    set_request_id(task.request.get(REQUEST_ID_HEADER))
+def note_worker_ended() -> None:
+    """Remove this process's record: it stops in order."""
+    with suppress(RedisError):
+        redis_client().zrem(WORKERS, worker_name())
 
 
-log = logging.getLogger("app.tasks")
-
-
-@setup_logging.connect
-def keep_our_logging(**_: Any) -> None:
-    """Celery sets up logging of its own unless somebody listens here; the factory has done it already."""
-
-
-def say_it_in_a_line(record: logging.LogRecord) -> bool:
-    """Beat adds two stacks to each task that the broker refuses, several times in ten seconds while it does."""
-    if record.levelno >= logging.ERROR and record.exc_info and isinstance(record.exc_info[1], SchedulingError):
-        record.msg, record.args = "%s; beat asks again when it is due", (first_line(record.exc_info[1]),)
-        record.exc_info = None
-    return True
-
-
-logging.getLogger("celery.beat").addFilter(say_it_in_a_line)
-
-
-@task_prerun.connect
-def begin(task: Task, **_: Any) -> None:
-    task.request.began = time.monotonic()
-
-
-@task_postrun.connect
-def conclude(task_id: str, task: Task, args: Sequence[Any], state: str | None, **_: Any) -> None:
-    """Say what became of a task. Its arguments are ids, so the first one says what it was about."""
-    began = getattr(task.request, "began", None) or time.monotonic()
-    told: dict[str, Any] = {
-        "task": task.name,
-        "task_id": task_id,
-        "subject": str(args[0]) if args else "-",
-        "outcome": getattr(task.request, "outcome", None) or (state or "unknown").lower(),
-        "duration_ms": round((time.monotonic() - began) * 1_000, 1),
-    }
-    log.info(
-        "%(task)s(%(subject)s) %(outcome)s in %(duration_ms)s ms, task id %(task_id)s",
-        told,
-        extra={"event": "task"} | told,
-    )
+def worker_name() -> str:
+    """This process's name among the workers."""
+    return f"{socket.gethostname()}:{os.getpid()}"

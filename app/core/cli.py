@@ -2,24 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
+import click
 
-def to_plain(value: object) -> str | int | float | bool | None:
-    """A value as JSON and people read it."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return value if value is None or isinstance(value, int | float) else str(value)
+from app.core.clock import as_rfc3339
 
-
-def printable(text: str) -> str:
-    """The text with line ends and other controls escaped: what a user wrote must not draw on an operator's terminal."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def cell(value: object) -> str:
-    plain = to_plain(value)
-    return "-" if plain is None else printable(str(plain))
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> str:
@@ -37,3 +26,17 @@ def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def cell(value: object) -> str:
+    """A value in a table, its control characters escaped: what a user wrote must not draw on the terminal."""
+    plain = to_plain(value)
+    text = "-" if plain is None else str(plain)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def to_plain(value: object) -> str | int | float | bool | None:
+    """A value that JSON knows; times in RFC 3339, to the second."""
+    if isinstance(value, datetime):
+        return as_rfc3339(value, timespec="seconds")
+    return value if value is None or isinstance(value, int | float) else str(value)

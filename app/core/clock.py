@@ -1,11 +1,23 @@
-"""The one place that asks what time it is; everything else takes `now` as an argument."""
+"""The one place that asks what time it is, and how times are written.
+
+Everything else takes `now` as an argument, aware and in UTC.
+"""
 
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import func, select
+
+from app.core.db import db
+
 
 def utc_now() -> datetime:
-    """Now, aware, in UTC."""
+    """Now by this machine's clock, aware, in UTC."""
     return datetime.now(UTC)
+
+
+def database_now() -> datetime:
+    """When the current transaction began, by PostgreSQL's clock, which all processes share."""
+    return db.session.execute(select(func.now())).scalar_one()
 
 
 def next_midnight(now: datetime) -> datetime:
@@ -14,12 +26,15 @@ def next_midnight(now: datetime) -> datetime:
 
 
 def seconds_until(moment: datetime, now: datetime) -> int:
-    """Whole seconds from `now` to `moment`, rounded up, at least 1: what `Retry-After` wants."""
+    """Whole seconds from `now` to `moment`, rounded up, at least 1: a value for `Retry-After`."""
     return max(1, -int((now - moment).total_seconds() // 1))
 
 
-def as_rfc3339(moment: datetime | None) -> str | None:
-    """A time as RFC 3339 in UTC with `Z`, to the microsecond; null stays null."""
+def as_rfc3339(moment: datetime | None, timespec: str = "microseconds") -> str | None:
+    """A time as RFC 3339 in UTC with `Z`; null stays null.
+
+    timespec: the smallest unit shown, as in `datetime.isoformat`.
+    """
     if moment is None:
         return None
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")

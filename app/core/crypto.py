@@ -1,6 +1,6 @@
 """Keyed hashes and encryption, each purpose under a key of its own, derived from HASH_SECRET.
 
-Without HASH_SECRET they derive from JWT_SECRET, which then must stay for as long as anything that is hashed.
+Without HASH_SECRET the keys derive from JWT_SECRET, which then must stay as long as anything that it hashes.
 """
 
 import base64
@@ -16,28 +16,18 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from app.core import settings
 
 
-@lru_cache(maxsize=32)  # the same few at each request
-def derive_key(secret: str, purpose: str) -> bytes:
-    """32 bytes for the purpose (HKDF-SHA-256, RFC 5869): they tell nothing of the secret or of another purpose's."""
-    return HKDF(SHA256(), length=32, salt=None, info=purpose.encode()).derive(secret.encode())
-
-
-def purpose_key(purpose: str) -> bytes:
-    return derive_key(settings().hash_secret or settings().jwt_secret, purpose)
-
-
 def keyed_hash(purpose: str, *parts: str) -> str:
-    """HMAC-SHA-256 over `parts`, hexadecimal: for what must be recognised again and not be readable."""
+    """HMAC-SHA-256 over `parts`, hexadecimal: recognisable, not readable."""
     return hmac.new(purpose_key(f"hash:{purpose}"), "\x1f".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
 def seal(purpose: str, text: str, now: datetime) -> str:
-    """The text encrypted and authenticated (Fernet): for what must be readable again, by this service alone."""
+    """The text, encrypted and authenticated (Fernet): readable by this service alone."""
     return sealer(purpose).encrypt_at_time(text.encode(), int(now.timestamp())).decode()
 
 
 def unseal(purpose: str, sealed: str, *, max_age: timedelta, now: datetime) -> str | None:
-    """What was sealed; None when it is older than `max_age`, or was not sealed here."""
+    """The sealed text; None when it is older than `max_age`, or was not sealed here."""
     try:
         moment = int(now.timestamp())
         return sealer(purpose).decrypt_at_time(sealed.encode(), int(max_age.total_seconds()), moment).decode()
@@ -46,4 +36,16 @@ def unseal(purpose: str, sealed: str, *, max_age: timedelta, now: datetime) -> s
 
 
 def sealer(purpose: str) -> Fernet:
+    """Fernet under the key of one purpose."""
     return Fernet(base64.urlsafe_b64encode(purpose_key(f"seal:{purpose}")))
+
+
+def purpose_key(purpose: str) -> bytes:
+    """The key of one purpose of this service."""
+    return derive_key(settings().hash_secret or settings().jwt_secret, purpose)
+
+
+@lru_cache(maxsize=32)  # the same few at each request
+def derive_key(secret: str, purpose: str) -> bytes:
+    """32 bytes for one purpose (HKDF-SHA-256, RFC 5869), from which neither the secret nor another key follows."""
+    return HKDF(SHA256(), length=32, salt=None, info=purpose.encode()).derive(secret.encode())

@@ -1,10 +1,8 @@
-"""No wait on PostgreSQL is endless: a server that is reachable and silent counts as gone.
+"""The database: engine settings, the base of every model, and an end to every wait on PostgreSQL.
 
 The server's own time-outs need a server that runs, and libpq waits for ever on a connection whose other end is
 frozen. psycopg2 lets us wait in its stead, by poll(2), which costs about 3 µs of CPU a query. The hook is the
 process's, and every thread runs it on its own connection.
-
-The database: engine settings, the base of every model, and what they have in common.
 """
 
 import enum
@@ -19,9 +17,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg2
+from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2 import extensions
-from sqlalchemy import DateTime, Engine, Enum, MetaData, Table, event, func, select
+from sqlalchemy import DateTime, Enum, MetaData, Table, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -30,58 +29,9 @@ from sqlalchemy.orm import DeclarativeBase, registry
 from app.core.logging import first_line
 
 CONNECT_SECONDS = 2.0
-PING_SECONDS = 1.0  # a connection that is slower than this to say it is alive is replaced
-STATEMENT_TIMEOUT_MS = 4_000  # what the server is told
-ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs has the first word
-
-_longer_seconds: ContextVar[float | None] = ContextVar("longer_seconds", default=None)
-
-
-class BoundedConnection(extensions.connection):  # type: ignore[misc]
-    """A connection of our pool, whose statements are bounded; those of others in this process are not."""
-
-
-def bound_waits() -> None:
-    """Give every wait of this process on PostgreSQL an end. Safe to call twice."""
-    extensions.set_wait_callback(wait_for_answer)
-
-
-@contextmanager
-def longer_statements(seconds: float) -> Iterator[None]:
-    """Let statements of this thread take longer, for migrations and other work without a client."""
-    token = _longer_seconds.set(seconds)
-    try:
-        yield
-    finally:
-        _longer_seconds.reset(token)
-
-
-def wait_for_answer(connection: Any) -> None:
-    """Wait until libpq has what it waits for.
-
-    Raises psycopg2.OperationalError when that takes too long; psycopg2 closes the connection then.
-    """
-    deadline = time.monotonic() + seconds_allowed(connection)
-    while (state := connection.poll()) != extensions.POLL_OK:
-        poller = polling.poll()  # made anew, for libpq may change the socket while it connects
-        poller.register(connection.fileno(), polling.POLLIN if state == extensions.POLL_READ else polling.POLLOUT)
-        left = deadline - time.monotonic()
-        if left <= 0 or not poller.poll(None if left == math.inf else left * 1_000):
-            raise psycopg2.OperationalError("PostgreSQL does not answer in time")
-
-
-def seconds_allowed(connection: Any) -> float:
-    """How long this wait may take: for a connection, for a sign of life, or for a statement."""
-    if connection.status not in {extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED}:
-        return CONNECT_SECONDS
-    if not isinstance(connection, BoundedConnection):
-        return math.inf
-    if (longer_seconds := _longer_seconds.get()) is not None:
-        return longer_seconds
-    # Outside of a transaction the pool alone says something: its ping.
-    return PING_SECONDS if connection.autocommit else ANSWER_SECONDS
-
-
+PING_SECONDS = 1.0  # a connection that takes longer to answer the pool's ping is replaced
+STATEMENT_TIMEOUT_MS = 4_000  # the server's own
+ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs ends the statement itself
 POOL_TIMEOUT_SECONDS = 2.6  # a burst passes; with a new connection behind it, still within 5 seconds
 LOCK_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_MS = 15_000
@@ -93,6 +43,8 @@ ABSENT_STATES = {
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
 }
+
+_longer_seconds: ContextVar[float | None] = ContextVar("longer_seconds", default=None)
 
 
 class Base(DeclarativeBase):
@@ -118,8 +70,8 @@ class DatabaseUnavailable(OperationalError):
 
 # PostgreSQL cannot be reached, or no connection to it came free in time.
 DATABASE_UNAVAILABLE = (DatabaseUnavailable, PoolTimeoutError)
-# The same, and what a server that runs gives up: a deadlock, a lock or a statement that takes too long, a full disk.
-# Nothing was stored, and the next try may succeed; but one of these that comes back is a defect.
+# The same, and what a running server gives up: a deadlock, a lock or statement that takes too long, a full disk.
+# Nothing was stored and the next try may succeed, but one of these that comes back is a defect.
 DATABASE_GAVE_UP = (OperationalError, PoolTimeoutError)
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
@@ -127,7 +79,7 @@ db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 if TYPE_CHECKING:  # mypy does not understand what Flask-SQLAlchemy makes of Base
 
     class Model(Base):
-        """What every table is declared on."""
+        """The base class of every table."""
 
         __abstract__ = True
         __table__: ClassVar[Table]
@@ -135,9 +87,84 @@ else:
     Model = db.Model
 
 
-@event.listens_for(Engine, "handle_error")
-def tell_absence_apart(context: ExceptionContext) -> BaseException | None:
-    """psycopg2 has one class for a server that is gone and for statements that a running server has ended."""
+def register_database(app: Flask, url: str, *, pool_size: int) -> None:
+    """Connect SQLAlchemy to PostgreSQL, with an answer or an error to every statement within 5 seconds.
+
+    pool_size: connections of one process; a thread that finds none free waits POOL_TIMEOUT_SECONDS.
+    """
+    server_limits = {
+        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        "lock_timeout": LOCK_TIMEOUT_MS,
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
+        "timezone": "UTC",
+    }
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "hide_parameters": True,  # SQLAlchemy's errors would show what was to be stored
+        "pool_size": pool_size,
+        "max_overflow": 0,
+        "pool_timeout": POOL_TIMEOUT_SECONDS,
+        "pool_pre_ping": True,
+        "pool_recycle": 1_800,
+        "connect_args": {
+            "connection_factory": BoundedConnection,
+            "application_name": "gemini-backend",
+            "tcp_user_timeout": 3_000,
+            "keepalives_idle": 30,
+            "options": " ".join(f"-c {name}={value}" for name, value in server_limits.items()),
+        },
+    }
+    db.init_app(app)
+    extensions.set_wait_callback(wait_for_answer)
+    with app.app_context():
+        event.listen(db.engine, "handle_error", distinguish_absence)
+
+
+class BoundedConnection(extensions.connection):  # type: ignore[misc]
+    """A connection of our pool, whose statements are bounded; those of others in this process are not."""
+
+
+@contextmanager
+def longer_statements(seconds: float) -> Iterator[None]:
+    """Let statements of this thread take longer, for migrations and other work without a client."""
+    token = _longer_seconds.set(seconds)
+    try:
+        yield
+    finally:
+        _longer_seconds.reset(token)
+
+
+def wait_for_answer(connection: Any) -> None:
+    """Wait until libpq has what it waits for.
+
+    Raises psycopg2.OperationalError when that takes too long; psycopg2 closes the connection then.
+    """
+    deadline = time.monotonic() + seconds_allowed(connection)
+    while (state := connection.poll()) != extensions.POLL_OK:
+        poller = polling.poll()  # a new one each time: libpq may change the socket while it connects
+        poller.register(connection.fileno(), polling.POLLIN if state == extensions.POLL_READ else polling.POLLOUT)
+        left = deadline - time.monotonic()
+        if left <= 0 or not poller.poll(None if left == math.inf else left * 1_000):
+            raise psycopg2.OperationalError("PostgreSQL does not answer in time")
+
+
+def seconds_allowed(connection: Any) -> float:
+    """How long this wait may take: for connecting, for the pool's ping, or for a statement."""
+    if connection.status not in {extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED}:
+        return CONNECT_SECONDS
+    if not isinstance(connection, BoundedConnection):
+        return math.inf
+    if (longer_seconds := _longer_seconds.get()) is not None:
+        return longer_seconds
+    # Outside of a transaction only the pool speaks: its ping.
+    return PING_SECONDS if connection.autocommit else ANSWER_SECONDS
+
+
+def distinguish_absence(context: ExceptionContext) -> BaseException | None:
+    """Turn errors of a server that is gone into DatabaseUnavailable.
+
+    psycopg2 has one class for these and for statements that a running server has ended.
+    """
     error = context.sqlalchemy_exception
     if not isinstance(error, DBAPIError) or error.orig is None:
         return None
@@ -153,11 +180,6 @@ def tell_absence_apart(context: ExceptionContext) -> BaseException | None:
         hide_parameters=error.hide_parameters,
         connection_invalidated=context.is_disconnect,
     )
-
-
-def database_now() -> datetime:
-    """What time it is by PostgreSQL's clock, which all processes share, when the transaction under way began."""
-    return db.session.execute(select(func.now())).scalar_one()
 
 
 def log_database_error(log: logging.Logger, consequence: str, error: Exception) -> None:
@@ -178,32 +200,3 @@ def text_enum(kind: type[enum.StrEnum], name: str) -> Enum:
         length=32,
         values_callable=lambda members: [member.value for member in members],
     )
-
-
-def engine_options(pool_size: int) -> dict[str, Any]:
-    """Options that bound every wait on PostgreSQL: an answer or an error within 5 seconds.
-
-    pool_size: connections of one process; a thread that finds none free waits POOL_TIMEOUT_SECONDS.
-    """
-    bound_waits()
-    server_limits = {
-        "statement_timeout": STATEMENT_TIMEOUT_MS,
-        "lock_timeout": LOCK_TIMEOUT_MS,
-        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
-        "timezone": "UTC",
-    }
-    return {
-        "hide_parameters": True,  # an error of SQLAlchemy's would tell what was to be stored
-        "pool_size": pool_size,
-        "max_overflow": 0,
-        "pool_timeout": POOL_TIMEOUT_SECONDS,
-        "pool_pre_ping": True,
-        "pool_recycle": 1_800,
-        "connect_args": {
-            "connection_factory": BoundedConnection,
-            "application_name": "gemini-backend",
-            "tcp_user_timeout": 3_000,
-            "keepalives_idle": 30,
-            "options": " ".join(f"-c {name}={value}" for name, value in server_limits.items()),
-        },
-    }

@@ -44,7 +44,7 @@ DETAILS = {
 
 
 class AppError(Exception):
-    """An outcome that the client is told of. Subclasses set `status`, `code` (public API) and `detail`."""
+    """An error for the client. Subclasses set `status`, `code` (public API) and `detail`."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
@@ -62,13 +62,13 @@ class AppError(Exception):
 
 
 class NotFound(AppError):
-    """It does not exist, or it is somebody else's; nobody is told which."""
+    """It does not exist or belongs to somebody else; the answer does not say which."""
 
     status, code, detail = HTTPStatus.NOT_FOUND, "not_found", DETAILS[404]
 
 
 class ValidationFailed(AppError):
-    """The request does not say what it must; `errors` lists messages by field."""
+    """The request is not valid; `errors` lists messages by field."""
 
     status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "validation_error"
     detail = "The request body is not valid."
@@ -83,18 +83,26 @@ class ValidationFailed(AppError):
 
 
 class BodyTooSlow(AppError):
+    """The client fell silent in the middle of its body."""
+
     status, code, detail = HTTPStatus.REQUEST_TIMEOUT, CODES[408], "The body did not come in time."
 
 
 class MalformedJson(AppError):
+    """The body cannot be read, or is not JSON."""
+
     status, code, detail = HTTPStatus.BAD_REQUEST, "malformed_json", "The request body is not JSON in UTF-8."
 
 
 class UnsupportedMediaType(AppError):
+    """The body is not declared to be JSON."""
+
     status, code, detail = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, CODES[415], DETAILS[415]
 
 
 class BodyTooLarge(AppError):
+    """The body is larger than the route allows."""
+
     status, code, detail = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, CODES[413], DETAILS[413]
 
 
@@ -108,13 +116,24 @@ class RateLimited(AppError):
 
 
 class ServiceUnavailable(AppError):
-    """A dependency does not answer; nothing was stored or spent."""
+    """A dependency does not answer; nothing was stored or charged."""
 
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
     detail = "A part of the service does not answer right now. Try again in a few seconds."
 
     def __init__(self, detail: str | None = None, *, retry_after: int = RETRY_AFTER_SECONDS) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
+
+
+def register_error_handlers(app: Flask) -> None:
+    """Turn every exception that leaves a view into a problem document."""
+    app.register_error_handler(AppError, handle_app_error)
+    app.register_error_handler(HTTPException, handle_http_exception)
+    for given_up in DATABASE_GAVE_UP:
+        app.register_error_handler(given_up, handle_statement_given_up)
+    for unavailable in (*DATABASE_UNAVAILABLE, redis.RedisError):
+        app.register_error_handler(unavailable, handle_dependency_error)
+    app.register_error_handler(Exception, handle_unexpected)
 
 
 def code_of(status: int) -> str:
@@ -154,6 +173,7 @@ def problem_response(
 
 
 def handle_app_error(error: AppError) -> Response:
+    """One of our own errors."""
     return problem_response(
         error.status, error.code, error.detail, headers=error.headers, errors=getattr(error, "errors", None)
     )
@@ -182,15 +202,6 @@ def handle_statement_given_up(error: Exception) -> Response:
 
 
 def handle_unexpected(error: Exception) -> Response:
+    """A defect: its traceback goes to the log, not to the client."""
     log.error("Unexpected error", exc_info=error)
     return problem_response(500, AppError.code, AppError.detail)
-
-
-def register_error_handlers(app: Flask) -> None:
-    app.register_error_handler(AppError, handle_app_error)
-    app.register_error_handler(HTTPException, handle_http_exception)
-    for given_up in DATABASE_GAVE_UP:
-        app.register_error_handler(given_up, handle_statement_given_up)
-    for unavailable in (*DATABASE_UNAVAILABLE, redis.RedisError):
-        app.register_error_handler(unavailable, handle_dependency_error)
-    app.register_error_handler(Exception, handle_unexpected)

@@ -1,6 +1,6 @@
 """Identifiers: UUIDv7 (RFC 9562), made in Python so that a row has its id before it is written.
 
-Every request has an id, the client's when it is a sane one, that answers, tasks and logs carry.
+Every request has an id, which answers, tasks and logs carry: the client's own if it is sane.
 """
 
 import re
@@ -11,6 +11,11 @@ import uuid_utils.compat
 from flask import Flask, Response, request
 from werkzeug.routing import BaseConverter
 
+HEADER = "X-Request-ID"
+SANE = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_current: ContextVar[str | None] = ContextVar("request_id", default=None)
+
 
 def new_id() -> uuid.UUID:
     """A fresh UUIDv7: unique, and roughly in the order of creation, which keeps indexes compact."""
@@ -20,8 +25,7 @@ def new_id() -> uuid.UUID:
 class IdConverter(BaseConverter):
     """`<id:…>` in a route: a UUID in its usual spelling; anything else is an unknown address (404).
 
-    The pattern alone decides: a refusal in `to_python` would come too late where two rules share an address, and
-    be answered with a 405.
+    Only the pattern decides: where two rules share an address, a refusal in `to_python` would become a 405.
     """
 
     regex = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
@@ -33,24 +37,18 @@ class IdConverter(BaseConverter):
         return str(value)
 
 
-HEADER = "X-Request-ID"
-SANE = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-_current: ContextVar[str | None] = ContextVar("request_id", default=None)
-
-
 def request_id() -> str | None:
     """The id of the request under way or, in the worker, of the request that led to the task."""
     return _current.get()
 
 
 def set_request_id(value: str | None) -> None:
-    """Let what this thread does from now on count as part of request `value`."""
+    """Make what this thread does from now on part of request `value`."""
     _current.set(value)
 
 
 def register_request_ids(app: Flask) -> None:
-    """Give each request its id before anything else happens, and each response the same."""
+    """Give each request an id before anything else happens, and its response the same."""
 
     def assign() -> None:
         offered = request.headers.get(HEADER, "")

@@ -1,11 +1,7 @@
-"""Client addresses, as far as limits and the log care about them.
+"""Abuse limits: so many requests a minute or an hour, for a user or an address, counted by flask-limiter in Redis.
 
-What a server or a proxy says is read here alone: some proxies write `198.51.100.4:5123` or `[2001:db8::1]:443`.
-
-Abuse limits: so many requests a minute or an hour, for a user or an address, counted by flask-limiter.
-
-Each is a share of RATE_LIMIT_PER_MINUTE, and 0 lifts them all. Redis gone: they are open. Limits for each mobile
-number are the auth feature's and live in PostgreSQL: nothing lifts those.
+Each is a share of RATE_LIMIT_PER_MINUTE, and 0 lifts them all; without Redis they are open. The limits of each mobile
+number live in the auth feature and in PostgreSQL: nothing lifts those.
 """
 
 import ipaddress
@@ -28,39 +24,6 @@ from app.core.redis import RedisRests, asking_redis, rate_limits
 # wider networks may be many customers: each may do four times as much as the one before.
 IPV6_NETWORKS = {64: 1, 56: 4, 48: 16}
 
-
-def parse_address(told: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address alone, without port, brackets and zone, IPv4 as such; None when it is no address."""
-    text = (told or "").strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def client_address(told: str | None) -> str | None:
-    """The address in its one spelling, at most 39 characters; None when it is no address."""
-    address = parse_address(told)
-    return None if address is None else str(address)
-
-
-def client_networks(told: str | None) -> dict[str, int]:
-    """Whom an address may stand for, and how many times as much as one client each may do.
-
-    IPv4: itself. IPv6: its /64, /56 and /48. Nothing when it is no address.
-    """
-    address = parse_address(told)
-    if isinstance(address, ipaddress.IPv6Address):
-        networks = ((bits, ipaddress.ip_network((address, bits), strict=False)) for bits in IPV6_NETWORKS)
-        return {str(network): IPV6_NETWORKS[bits] for bits, network in networks}
-    return {} if address is None else {str(address): 1}
-
-
 log = logging.getLogger(__name__)
 
 
@@ -80,14 +43,14 @@ REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minu
 
 
 def limit_user(user_id: UUID) -> None:
-    """Count a request of a session that lives. Raises RateLimited."""
+    """Count a request of an active session. Raises RateLimited."""
     enforce(REQUESTS, f"user:{user_id}")
 
 
 def limit_address(*limits: Limit) -> None:
-    """Count a request by where it comes from; all that come from no address are one. Raises RateLimited.
+    """Count a request by its client's address; all without an address count as one. Raises RateLimited.
 
-    What a narrow network is refused for is not counted for the wider ones.
+    What a narrow network is refused does not count for the wider ones.
     """
     for limit in limits:
         for network, times in (client_networks(request.remote_addr) or {"unknown": 1}).items():
@@ -113,3 +76,38 @@ def enforce(limit: Limit, key: str, times: int = 1) -> None:
         log.warning("Redis does not count, and abuse limits are open: %s", first_line(error))
         return
     raise RateLimited(retry_after=int(window.reset_time - time.time()) + 1)
+
+
+def client_networks(text: str | None) -> dict[str, int]:
+    """The networks that a client's address counts for, and how many times as much as one client each may do.
+
+    IPv4: the address itself. IPv6: its /64, /56 and /48. Empty when it is no address.
+    """
+    address = parse_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        networks = ((bits, ipaddress.ip_network((address, bits), strict=False)) for bits in IPV6_NETWORKS)
+        return {str(network): IPV6_NETWORKS[bits] for bits, network in networks}
+    return {} if address is None else {str(address): 1}
+
+
+def client_address(text: str | None) -> str | None:
+    """The address in its canonical spelling, at most 39 characters; None when it is no address."""
+    address = parse_address(text)
+    return None if address is None else str(address)
+
+
+def parse_address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address alone, without port, brackets and zone, IPv4 as such; None when it is no address.
+
+    Some proxies write `198.51.100.4:5123` or `[2001:db8::1]:443`.
+    """
+    text = (text or "").strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

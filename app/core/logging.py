@@ -1,8 +1,7 @@
-"""What a log line must never show, taken out of it: the last line of defence behind code that does not log it.
+"""Logging: JSON lines in production, readable lines in development, the request id in both, no secrets in either.
 
-Logging: JSON lines in production, readable lines in development, the request id in both.
-
-Every process logs through here: the application, gunicorn and Celery.
+Every process logs through here: the application, gunicorn and Celery. Redaction is the last line of defence, behind
+code that does not log secrets in the first place.
 """
 
 import json
@@ -19,6 +18,9 @@ from pythonjsonlogger.json import JsonFormatter
 
 from app.core.ids import request_id
 
+READABLE = "%(levelname)-7s %(name)s: %(message)s [%(request_id)s]"
+FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
+NOISY = ("urllib3", "kombu", "celery.worker.strategy", "celery.app.trace", "werkzeug")
 SECRET_NAMES = re.compile("secret|key|token|password")
 MIN_SECRET_CHARS = 6  # anything shorter is found in innocent words
 MASKS = (
@@ -26,6 +28,71 @@ MASKS = (
     (re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"), "[credentials]"),
     (re.compile(r"(?<![\w+])(\+|%2B)[1-9]\d{4,12}(\d\d)(?!\d)"), r"…\2"),  # a mobile number's last two digits
 )
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None:
+    """Send every log record to standard error in one format. Safe to call twice.
+
+    secrets: what no line may show, wherever it comes from.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(add_request_id)
+    formatter = JsonLineFormatter(FIELDS, timestamp=True) if as_json else ReadableFormatter(READABLE)
+    formatter.secrets = tuple(secrets)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_through_root(*names: str) -> None:
+    """Remove the handlers of these loggers, so that their records go the way of all others."""
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def log_event(log: logging.Logger, event: str, **facts: object) -> None:
+    """Log something that happened, with facts as fields in JSON and as `name=value` for people."""
+    fields = {name: value if isinstance(value, int | float) else str(value) for name, value in facts.items()}
+    words = " ".join(f"{name}={value}" for name, value in fields.items())
+    log.info("%s %s", event, words, extra={"event": event, **fields})
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line, for what is known to happen and needs no traceback."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def add_request_id(record: logging.LogRecord) -> bool:
+    """A handler's filter."""
+    record.request_id = request_id() or "-"
+    return True
+
+
+class RedactingFormatter(logging.Formatter):
+    """Shows neither known secrets nor the data that errors carry."""
+
+    secrets: Iterable[str] = ()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record), self.secrets)
+
+    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the standard library's name
+        return traceback_without_data(ei[1]) if ei[1] is not None else ""
+
+
+class ReadableFormatter(RedactingFormatter):
+    """For people at a terminal."""
+
+
+class JsonLineFormatter(RedactingFormatter, JsonFormatter):
+    """One JSON object a line, facts as fields of their own."""
 
 
 def secrets_of(settings: Mapping[str, object]) -> list[str]:
@@ -44,19 +111,21 @@ def secrets_of(settings: Mapping[str, object]) -> list[str]:
 
 
 def redact(line: str, secrets: Iterable[str] = ()) -> str:
-    """A line of the log without these secrets, tokens, credentials in URLs, and whole mobile numbers."""
+    """A log line without these secrets, tokens, credentials in URLs, and whole mobile numbers."""
     for secret in secrets:
-        if secret in line:
-            line = line.replace(secret, "[secret]")
+        line = line.replace(secret, "[secret]")
     for pattern, mask in MASKS:
         line = pattern.sub(mask, line)
     return line
 
 
-def first_line(error: BaseException) -> str:
-    """An error in one line, for what is known to happen and needs no traceback."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+def traceback_without_data(error: BaseException) -> str:
+    """A traceback with only the first line of each error: PostgreSQL puts the whole row into the others."""
+    parts = []
+    for link in chain(error):
+        parts += ["Traceback (most recent call last):\n", *traceback.format_tb(link.__traceback__), first_line(link)]
+        parts += ["\n"]
+    return "".join(parts).rstrip()
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -65,77 +134,3 @@ def chain(error: BaseException) -> Iterator[BaseException]:
     if earlier is not None:
         yield from chain(earlier)
     yield error
-
-
-def traceback_without_data(error: BaseException) -> str:
-    """A traceback with the first line of each error alone: PostgreSQL puts the whole row into the others."""
-    parts = []
-    for link in chain(error):
-        parts += ["Traceback (most recent call last):\n", *traceback.format_tb(link.__traceback__), first_line(link)]
-        parts += ["\n"]
-    return "".join(parts).rstrip()
-
-
-__all__ = ["configure_logging", "first_line", "log_event", "log_through_root"]
-
-READABLE = "%(levelname)-7s %(name)s: %(message)s [%(request_id)s]"
-FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
-
-ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-
-
-class RequestIdFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id() or "-"
-        return True
-
-
-class RedactingFormatter(logging.Formatter):
-    """Shows no data of an error's, and no secret that is known to be one."""
-
-    secrets: Iterable[str] = ()
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record), self.secrets)
-
-    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the standard library's name
-        return traceback_without_data(ei[1]) if ei[1] is not None else ""
-
-
-class ReadableFormatter(RedactingFormatter):
-    """For people in front of a terminal."""
-
-
-class JsonLineFormatter(RedactingFormatter, JsonFormatter):
-    """One JSON object a line, facts as fields of their own."""
-
-
-def log_event(log: logging.Logger, event: str, **facts: object) -> None:
-    """Log something that happened, with facts as fields in JSON and as `name=value` for people."""
-    told = {name: str(value) if not isinstance(value, int | float) else value for name, value in facts.items()}
-    words = " ".join(f"{name}={value}" for name, value in told.items())
-    log.info("%s %s", event, words, extra={"event": event, **told})
-
-
-def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None:
-    """Send every log record to standard error in one format. Safe to call twice.
-
-    secrets: what no line may show, wherever it comes from.
-    """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(RequestIdFilter())
-    formatter = JsonLineFormatter(FIELDS, timestamp=True) if as_json else ReadableFormatter(READABLE)
-    formatter.secrets = tuple(secrets)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.captureWarnings(True)
-    for noisy in ("urllib3", "kombu", "celery.worker.strategy", "celery.app.trace", "werkzeug"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def log_through_root(*names: str) -> None:
-    """Take the handlers of these loggers away, so that their records go the way of all others."""
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True

@@ -1,9 +1,9 @@
-"""What web processes count, for Prometheus.
+"""The web processes' own metrics, for Prometheus.
 
-With PROMETHEUS_MULTIPROC_DIR set (gunicorn.conf.py sets it) every process writes its numbers into a file there and
-any of them can tell the sum; without it a process knows its own. A feature that counts something in the web process
-makes a Counter in a file of its own; what happens in workers is counted from PostgreSQL (app/ops/metrics.py).
-Labels come from small fixed sets, never from what a client may choose.
+With PROMETHEUS_MULTIPROC_DIR set (gunicorn.conf.py sets it) each process writes its numbers into a file there, and any
+of them can serve the sum; without it a process knows its own. A feature that counts something in the web process
+declares a Counter in its own module; what happens in workers is counted from PostgreSQL (app/ops/metrics.py). Labels
+come from small fixed sets, never from the client.
 """
 
 import os
@@ -27,7 +27,7 @@ REFUSALS = Counter("http_errors", "Answers that were problem documents, by their
 def web_exposition() -> bytes:
     """The web processes' numbers in Prometheus' text format.
 
-    The file of a process that has just begun is empty for a moment, which prometheus_client cannot read.
+    Tries again while the file of a new process is still empty: prometheus_client raises struct.error on it.
     """
     for pause_seconds in READ_AGAIN_AFTER_SECONDS:
         try:
@@ -38,7 +38,7 @@ def web_exposition() -> bytes:
 
 
 def web_registry() -> CollectorRegistry:
-    """What to collect the web processes' numbers from."""
+    """The registry with the numbers of all web processes, or of this one."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
     registry = CollectorRegistry()

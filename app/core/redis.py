@@ -18,7 +18,7 @@ from limits.strategies import RateLimiter
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each: a request meets at most a few of them
+TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each; a request waits for at most a few
 TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
 POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
 REST_SECONDS = 5.0  # how long Redis is left alone after it did not answer
@@ -33,7 +33,7 @@ class TextSerializer(BaseSerializer):
         return json.dumps(value).encode()
 
     def loads(self, stored: bytes | None) -> str | None:
-        """The text; None, which is a miss, for whatever is no text of ours."""
+        """The text; None, a miss, for anything that is not our text."""
         try:
             text = json.loads(stored or b"null")
         except (ValueError, RecursionError):
@@ -46,14 +46,14 @@ limiter = Limiter(key_func=get_remote_address, strategy="fixed-window", swallow_
 
 
 class RedisRests(redis.ConnectionError):
-    """Redis was silent a moment ago, and is not asked."""
+    """Redis was silent a moment ago, and is not asked now."""
 
 
 class RedisBreaker:
-    """Remembers, for one process, that Redis was silent: for a while nobody waits for it again.
+    """Keeps one process from waiting again and again for a silent Redis.
 
-    Meanwhile one caller at a time may probe, and the first answer lets everybody in again. A refused connection costs
-    no wait, so it changes nothing.
+    For REST_SECONDS only one caller at a time may probe it, and the first answer lets everybody in again. A refused
+    connection costs no wait, so it changes nothing.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class RedisBreaker:
 
 
 def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: int, held_requests: int) -> None:
-    """Connect the extensions that live on Redis. Nothing is contacted before it is needed.
+    """Set up the clients and extensions that use Redis. Nothing connects before it is needed.
 
     pool_size: connections that this process opens for short commands, all extensions together.
     held_requests: how many requests may wait in a blocking read at once, each on a connection of its own.
@@ -104,7 +104,7 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: in
 
 
 def make_pool(url: str, size: int, **options: Any) -> redis.BlockingConnectionPool:
-    """So many connections at most; who finds none free gets a redis.ConnectionError after POOL_WAIT_SECONDS."""
+    """A pool of `size` connections: who finds none free for POOL_WAIT_SECONDS gets redis.ConnectionError."""
     tls = {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else {}
     return redis.BlockingConnectionPool.from_url(
         url, max_connections=size, timeout=POOL_WAIT_SECONDS, **(TIMEOUTS | tls | options)
@@ -112,7 +112,7 @@ def make_pool(url: str, size: int, **options: Any) -> redis.BlockingConnectionPo
 
 
 def redis_client(*, blocking: bool = False) -> redis.Redis:
-    """A client; `blocking` for reads that wait, up to MAX_BLOCK_SECONDS each."""
+    """The client; `blocking` for reads that wait, up to MAX_BLOCK_SECONDS each."""
     return cast(redis.Redis, current_app.extensions["redis_blocking" if blocking else "redis"])
 
 
@@ -123,14 +123,16 @@ def rate_limits() -> RateLimiter:
 
 @contextmanager
 def asking_redis(*, probing: bool = False) -> Iterator[None]:
-    """Ask Redis within the block, unless it was silent a moment ago: where a database connection is held, or where
-    the answer can be done without. probing: may ask all the same, while nobody else does. Raises redis.RedisError.
+    """Ask Redis within the block, unless it was silent a moment ago. Raises redis.RedisError.
+
+    For callers that hold a database connection or can do without the answer. probing: ask nevertheless, if nobody
+    else is asking.
     """
     with cast(RedisBreaker, current_app.extensions["redis_breaker"]).asking(probing=probing):
         yield
 
 
 def require_redis() -> None:
-    """Ask Redis for a sign of life; hold no connection meanwhile. Raises redis.RedisError within two timeouts."""
+    """Ping Redis; the caller holds no database connection. Raises redis.RedisError within two time-outs."""
     with asking_redis(probing=True):
         redis_client().ping()

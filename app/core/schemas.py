@@ -1,6 +1,6 @@
-"""Keyset pagination: opaque cursors that neither skip nor repeat while rows are inserted.
+"""Fields and schemas that all features share, and keyset pagination.
 
-Fields and schemas that every feature's requests and responses share.
+Cursors are opaque and neither skip nor repeat while rows are inserted.
 """
 
 import base64
@@ -25,7 +25,7 @@ Row = TypeVar("Row")
 
 
 class InvalidCursor(AppError):
-    """The cursor is none that this service gave out."""
+    """The cursor is not one of this service's."""
 
     status, code = HTTPStatus.BAD_REQUEST, "invalid_cursor"
     detail = "The cursor is not one that this list gave out."
@@ -33,14 +33,14 @@ class InvalidCursor(AppError):
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """A part of a list, and where the next part begins (None: there is none)."""
+    """A part of a list, and the cursor of the next part (None: there is none)."""
 
     items: list[Row]
     next_cursor: str | None
 
 
 def encode_cursor(*parts: object) -> str:
-    """The place behind a row, as text for a URL."""
+    """The position after a row, as text for a URL."""
     return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
 
 
@@ -57,13 +57,13 @@ def decode_cursor(cursor: str, *parsers: Callable[[str], Any]) -> list[Any]:
 
 
 def cut_page(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) -> Page[Row]:
-    """Turn up to `limit + 1` rows into a page: the one too many tells that there is a next."""
+    """Turn up to `limit + 1` rows into a page; the extra row means that there is a next page."""
     items = list(rows[:limit])
     return Page(items, cursor_of(items[-1]) if len(rows) > limit else None)
 
 
 class Schema(ma.Schema):
-    """Unknown fields are refused, and answers keep the order of their declaration."""
+    """Refuses unknown fields."""
 
     class Meta:
         unknown = ma.RAISE
@@ -116,7 +116,7 @@ class Timestamp(ma.fields.DateTime):
 
 
 class Problem(Schema):
-    """An error, as RFC 9457 has it."""
+    """An error (RFC 9457)."""
 
     type = ma.fields.String(metadata={"description": "Always `about:blank`.", "example": "about:blank"})
     title = ma.fields.String(metadata={"description": "The status in words."})
@@ -131,7 +131,7 @@ class Problem(Schema):
 
 
 class PageQuery(Schema):
-    """Which part of a list to give."""
+    """Which part of a list."""
 
     limit = WholeNumber(
         load_default=20,

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Transaction:
-    """The transaction under way; collects what must follow its commit."""
+    """The current transaction; collects what must follow its commit."""
 
     def __init__(self) -> None:
         self._after_commit: list[Callable[[], object]] = []
@@ -26,10 +26,11 @@ class Transaction:
         self._after_commit.append(action)
 
     def enqueue_after_commit(self, task_name: str, *args: str, delay_seconds: float = 0) -> None:
-        """Queue a task once the commit has succeeded; a sweep comes back to one that was not queued."""
+        """Queue a task once the commit has succeeded; if that fails, a sweep queues it later."""
         self._tasks.append(lambda: enqueue(task_name, *args, delay_seconds=delay_seconds))
 
     def run_actions(self) -> None:
+        """Run the actions, then queue the tasks; whatever fails is logged."""
         for action in self._after_commit:
             try:
                 action()
@@ -40,7 +41,7 @@ class Transaction:
         self._enqueue_tasks()
 
     def _enqueue_tasks(self) -> None:
-        """Queue the tasks, up to the first failure: a sweep's hundreds would wait and be logged one by one."""
+        """Queue the tasks, up to the first failure: hundreds of a sweep would each wait and be logged."""
         for index, enqueue_task in enumerate(self._tasks):
             try:
                 enqueue_task()
@@ -56,8 +57,8 @@ class Transaction:
 def transaction() -> Iterator[Transaction]:
     """Commit what the block wrote, or roll all of it back when it raises.
 
-    Afterwards no connection is held: the session keeps its loaded rows, as plain values.
-    Raises RuntimeError when used inside another one: a use case must not be cut in two.
+    Afterwards no connection is held; loaded rows stay readable.
+    Raises RuntimeError inside another one: a use case is one transaction.
     """
     session = db.session()
     if session.info.get("in_transaction"):  # flask-sqlalchemy: one session a request or task
@@ -76,5 +77,5 @@ def transaction() -> Iterator[Transaction]:
 
 
 def release_connection() -> None:
-    """End the read transaction under way: what takes long holds no connection. Rows read so far stay readable."""
+    """End the current read transaction and free its connection before something slow. Loaded rows stay readable."""
     db.session.close()

@@ -11,7 +11,7 @@ from celery.signals import worker_shutting_down
 from flask import current_app
 
 from app.core import settings
-from app.core.db import database_now
+from app.core.clock import database_now
 from app.core.transactions import transaction
 from app.generation.breaker import Breaker
 from app.generation.queueing import GENERATE_REPLY

@@ -1,1 +1,1 @@
-"""The person's row and how to find it; no routes."""
+"""The user's row, mobile numbers and the profile; no routes."""

@@ -13,7 +13,7 @@ E164 = r"\+[1-9][0-9]{6,14}"  # ITU-T E.164, 6.2.1: at most 15 digits, country c
 
 
 class User(Model):
-    """A person, known by a mobile number. Until `verified_at` is set, only a claim to it, without a password."""
+    """A person, known by a mobile number. Before `verified_at` is set it is only a claim, without a password."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -23,7 +23,7 @@ class User(Model):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
-    mobile: Mapped[str] = mapped_column(String(16), unique=True, nullable=True)  # null: deleted, and no query's to find
+    mobile: Mapped[str] = mapped_column(String(16), unique=True, nullable=True)  # null: deleted, and found by no query
     name: Mapped[str | None] = mapped_column(String(100))
     password_hash: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime]

@@ -13,9 +13,9 @@ from app.core.schemas import Text
 from app.users.models import E164
 
 MAX_SPELLING_CHARS = 32
-# What a person can hold. Premium-rate, shared-cost and company numbers, pagers, voicemails and the like cost whoever
-# sends to them, and some pay strangers for every message that they make us send.
-KINDS_OF_PERSONS = {
+# What a person can hold. Premium-rate, shared-cost and company numbers, pagers, voicemails and the like cost the
+# sender, and some pay a fraudster for every message that we send.
+ALLOWED_NUMBER_TYPES = {
     PhoneNumberType.MOBILE,
     PhoneNumberType.FIXED_LINE,
     PhoneNumberType.FIXED_LINE_OR_MOBILE,
@@ -39,19 +39,19 @@ def to_e164(spelling: str) -> str | None:
 
 
 def is_served(mobile: str) -> bool:
-    """Whether ALLOWED_COUNTRY_CODES, regions (`DE`) or calling codes (`49`), let a number in E.164 have codes."""
+    """Whether ALLOWED_COUNTRY_CODES, regions (`DE`) or calling codes (`49`), has the country of a number in E.164."""
     allowed = settings().allowed_country_codes
     number = phonenumbers.parse(mobile)
     return not allowed or bool({str(number.country_code), phonenumbers.region_code_for_number(number)} & {*allowed})
 
 
-def is_of_a_person(mobile: str) -> bool:
-    """Whether a number in E.164 is of a kind that a person can hold."""
-    return phonenumbers.number_type(phonenumbers.parse(mobile)) in KINDS_OF_PERSONS
+def is_personal_number(mobile: str) -> bool:
+    """Whether a number in E.164 is of a type that a person can hold."""
+    return phonenumbers.number_type(phonenumbers.parse(mobile)) in ALLOWED_NUMBER_TYPES
 
 
 def mobile_key(mobile: str) -> str:
-    """The number as a keyed hash: recognisable for counters that outlive the account, not readable."""
+    """The number as a keyed hash, for counters that outlive the account."""
     return keyed_hash("mobile", mobile)
 
 
@@ -71,12 +71,12 @@ class MobileNumber(Text):
 
 
 class ServedMobileNumber(MobileNumber):
-    """A mobile number of a country and a kind that codes are sent to: it keeps strangers from pumping messages."""
+    """A mobile number that codes are sent to, by its country and type: the defence against SMS pumping."""
 
     def _deserialize(self, *args: object, **kwargs: object) -> str:
         number = super()._deserialize(*args, **kwargs)
         if not is_served(number):
             raise ma.ValidationError("Numbers of this country are not served.")
-        if not is_of_a_person(number):
+        if not is_personal_number(number):
             raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
         return number

@@ -1,4 +1,4 @@
-"""What a user is told about himself."""
+"""The user's profile, as the API shows it."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ EXAMPLE_USER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """A user as the API shows one. `tier`: as of the request."""
+    """The user's profile. `tier`: as of the request."""
 
     id: UUID
     mobile: str
@@ -48,7 +48,7 @@ class UserOut(Schema):
 
     id = ma.fields.UUID(metadata={"description": "The user's id."})
     mobile = ma.fields.String(metadata={"description": "The number in E.164."})
-    name = ma.fields.String(allow_none=True, metadata={"description": "What to call the user; may be null."})
+    name = ma.fields.String(allow_none=True, metadata={"description": "The user's name; may be null."})
     tier = ma.fields.String(
         validate=ma.validate.OneOf(["basic", "pro"]), metadata={"description": "The tier as of this request."}
     )

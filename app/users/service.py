@@ -1,9 +1,4 @@
-"""Finding and writing users.
-
-The user behind a token, for the use cases of every feature.
-
-How operators name a user on the command line.
-"""
+"""Find, lock and write users: for the use cases of every feature, and for commands."""
 
 from datetime import datetime
 from uuid import UUID
@@ -20,43 +15,45 @@ from app.users.numbers import to_e164
 
 
 def find_user(user_id: UUID) -> User | None:
+    """The user, unless the account is deleted."""
     user = db.session.get(User, user_id)
     return user if user is not None and user.mobile else None
 
 
 def find_user_by_mobile(mobile: str) -> User | None:
+    """The user with a number in E.164, verified or not."""
     return db.session.scalar(select(User).where(User.mobile == mobile))
 
 
 def lock_user(user_id: UUID) -> User | None:
-    """The user's row, held until the transaction ends: what one user does at once happens one by one."""
+    """The user's row, locked until the transaction ends, so that one user's requests run one by one."""
     statement = select(User).where(User.id == user_id, User.mobile.is_not(None)).with_for_update(key_share=True)
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
 def lock_user_by_mobile(mobile: str) -> User | None:
-    """As `lock_user`; while it is held, no other signup replaces an unverified one."""
+    """As `lock_user`; meanwhile no other signup replaces an unverified user."""
     statement = select(User).where(User.mobile == mobile).with_for_update()
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
 def mark_deleted(user: User) -> None:
-    """Take all that tells of a person from the row: nobody finds it any more, and the number is free at once."""
+    """Clear the personal data of the row: nobody finds it any more, and the number is free at once."""
     statement = update(User).where(User.id == user.id)
     db.session.execute(statement.values(mobile=None, name=None, password_hash=None))
 
 
 def replace_unverified(mobile: str, *, name: str | None, now: datetime) -> User | None:
-    """Insert a user, in place of an earlier one who never verified the number; None where one did.
+    """Insert a user in place of one who never verified the number; None if the number is verified.
 
-    The earlier one's id goes, so no row may refer to an unverified user: what belongs to one takes a token, which
-    only a verified one has.
+    The earlier id is gone then. No row refers to it: everything a user owns takes a token, which an unverified user
+    cannot have.
     """
-    fresh = {"id": new_id(), "name": name, "created_at": now}
+    values = {"id": new_id(), "name": name, "created_at": now}
     statement = (
         insert(User)
-        .values(mobile=mobile, **fresh)
-        .on_conflict_do_update(index_elements=[User.mobile], set_=fresh, where=User.verified_at.is_(None))
+        .values(mobile=mobile, **values)
+        .on_conflict_do_update(index_elements=[User.mobile], set_=values, where=User.verified_at.is_(None))
         .returning(User)
     )
     return db.session.scalar(statement, execution_options={"populate_existing": True})
@@ -71,7 +68,7 @@ def require_user(user_id: UUID) -> User:
 
 
 def require_locked_user(user_id: UUID) -> User:
-    """As `require_user`, the row held until the transaction ends: what one user does at once happens one by one."""
+    """As `require_user`, locked as by `lock_user`. Raises TokenRevoked."""
     user = lock_user(user_id)
     if user is None:
         raise TokenRevoked
@@ -79,7 +76,7 @@ def require_locked_user(user_id: UUID) -> User:
 
 
 def user_named(id_or_mobile: str) -> User:
-    """The user with that id, or with that number in any international spelling. Raises click.BadParameter."""
+    """The user with an id, or a number in any international spelling, for commands. Raises click.BadParameter."""
     mobile = to_e164(id_or_mobile)
     try:
         found = find_user_by_mobile(mobile) if mobile else find_user(UUID(id_or_mobile))

@@ -219,7 +219,7 @@ def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_
             "throttles": 1,
             "revoked sessions": 0,
             "sessions": 0,
-            "rotations": 0,
+            "refresh tokens": 0,
             "signups": 0,
         }
         sweeping.delete_ended(now=utc_now() + timedelta(minutes=66))

@@ -92,7 +92,7 @@ def work(visitor: Visitor, **kwargs) -> None:
     name, (code_id,) = queued_tasks(visitor)[-1]
     assert name == "auth.send_code"
     with visitor.app.app_context():
-        delivery.send_code(UUID(code_id), now=kwargs.get("now", utc_now()))
+        delivery.send_message(UUID(code_id), now=kwargs.get("now", utc_now()))
 
 
 def test_code_comes_by_text_message_and_lets_in(texting, twilio):

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from app.auth.models import NumberThrottle
-from app.auth.passwords import hash_password, hasher, password_matches, places
-from app.auth.throttles import give_password_try_back, take_password_try
+from app.auth.passwords import hash_password, hash_slots, hasher, password_matches
+from app.auth.throttles import record_password_attempt, refund_password_attempt
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.numbers import mobile_key
@@ -89,8 +89,8 @@ def hashing_by_others() -> Iterator[int]:
     """Meanwhile others hold every place at the hashing, as in a flood; how many there are."""
     with ExitStack() as held:
         count = 0
-        while places.acquire(blocking=False):
-            held.callback(places.release)
+        while hash_slots.acquire(blocking=False):
+            held.callback(hash_slots.release)
             count += 1
         yield count
 
@@ -125,11 +125,11 @@ def test_try_of_an_earlier_window_is_not_given_back_to_a_later_one(app, visitor)
     began = utc_now()
     with app.app_context():
         key = mobile_key(visitor.mobile)
-        earlier = take_password_try(key, began)
-        later = take_password_try(key, began + timedelta(minutes=16))
-        give_password_try_back(key, earlier)
+        earlier = record_password_attempt(key, began)
+        later = record_password_attempt(key, began + timedelta(minutes=16))
+        refund_password_attempt(key, earlier)
         assert db.session.scalar(db.select(NumberThrottle.password_tries)) == 1
-        give_password_try_back(key, later)
+        refund_password_attempt(key, later)
         assert db.session.scalar(db.select(NumberThrottle.password_tries)) == 0
 
 
