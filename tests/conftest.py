@@ -44,7 +44,7 @@ pytest_plugins = ["tests.rooms"]
 ROOT = Path(__file__).resolve().parents[1]
 # What the product's processes, the sandbox's and their libraries read beside the settings.
 FAMILIES = ("CELERY_", "FLASK_", "GUNICORN_", "PG", "PROMETHEUS_", "WEB_", "WORKER_")
-OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "METRICS_PREPARED", "PORT"}
+OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "PORT"}
 
 
 # Files whose tests start, kill or freeze the product's processes and its servers, the slowest first: `make test` leaves

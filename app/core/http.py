@@ -67,15 +67,20 @@ class Request(flask.Request):
 
     def get_data(self, *args: Any, **kwargs: Any) -> Any:
         """The body. Raises BodyTooLarge, BodyTooSlow, MalformedJson (cut short, or broken chunks)."""
+        body = self.environ["wsgi.input"]
         try:
-            return super().get_data(*args, **kwargs)
+            data = super().get_data(*args, **kwargs)
+            # werkzeug cuts a chunked body off at the limit, and raises nothing
+            if self.content_length is not None or not self.environ.get("wsgi.input_terminated") or not body.read(1):
+                return data
         except RequestEntityTooLarge:
-            drain(self.environ["wsgi.input"])
-            raise BodyTooLarge from None
+            pass
         except BadRequest as error:
             raise (BodyTooSlow if isinstance(error.__context__, BlockingIOError) else MalformedJson) from None
         except Exception:  # each server has its own exceptions for broken chunks
             raise MalformedJson from None
+        drain(body)
+        raise BodyTooLarge
 
 
 def drain(body: Any) -> None:

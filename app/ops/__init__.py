@@ -1,1 +1,1 @@
-"""What operators and client developers need: health, the docs page, admin commands."""
+"""For operators and client developers: health, metrics, the docs page, commands."""

@@ -1,14 +1,8 @@
-"""`flask health`: what an orchestrator asks about worker and beat, which have no port to knock at.
-
-Use cases of an operator about one user.
-
-`flask users …`: what an operator does about accounts.
-"""
+"""`flask health` for orchestrators, and `flask users …` for operators."""
 
 import sys
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, time, timedelta
-from uuid import UUID
+from typing import Any
 
 import click
 from flask.cli import AppGroup, with_appcontext
@@ -19,45 +13,53 @@ from app.billing.models import ProGrant
 from app.billing.subscriptions import grants_of
 from app.billing.tier import grant_pro, revoke_pro, tier_of
 from app.chatrooms.models import Chatroom
-from app.core.cli import json_lines, table
+from app.core.cli import json_lines, json_option, table
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.errors import AppError
-from app.ops.health import Check, checks
+from app.ops.health import checks
 from app.users.models import User
 from app.users.service import user_named
 
-MAX_QUEUED_SECONDS = 60.0  # Gemini may be slow; replies that nobody takes for a minute mean that nobody is there
+MAX_QUEUED_SECONDS = 60.0  # Gemini may be slow; replies that no worker takes for a minute mean that there is none
 MAX_TICK_SECONDS = 60.0  # six ticks: a restart of beat or of all workers is shorter
-MAX_WORKER_SECONDS = 600.0  # beat asks for a task every 2 s, and any worker takes it: no idle one goes without for long
+MAX_WORKER_SECONDS = 600.0  # beat queues a task every few seconds for any worker: an idle one soon gets one
+MAX_REASON_CHARS = 255
+
+users = AppGroup(
+    "users",
+    help="Find users, grant and revoke Pro, delete accounts.\n\n"
+    "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
+)
+user_argument = click.argument("who", metavar="USER")
+seconds_option: dict[str, Any] = {"show_default": True, "type": click.FloatRange(min=0)}
 
 
 @click.command("health")
 @click.option(
     "--max-queued",
     default=MAX_QUEUED_SECONDS,
-    show_default=True,
-    type=click.FloatRange(min=0),
     help="Seconds that a reply may wait for a worker when it could be generated.",
+    **seconds_option,
 )
 @click.option(
     "--max-tick",
     default=MAX_TICK_SECONDS,
-    show_default=True,
-    type=click.FloatRange(min=0),
     help="Seconds that may have passed since a worker ran a tick of beat's.",
+    **seconds_option,
 )
 @click.option(
     "--max-worker",
     default=MAX_WORKER_SECONDS,
-    show_default=True,
-    type=click.FloatRange(min=0),
     help="Seconds that a worker process may go without taking a task.",
+    **seconds_option,
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@json_option
 @with_appcontext
 def health(max_queued: float, max_tick: float, max_worker: float, as_json: bool) -> None:
     """Say whether replies are being generated.
+
+    For worker and beat, which have no port to probe.
 
     \b
     Exit code 0: all is well.
@@ -71,96 +73,63 @@ def health(max_queued: float, max_tick: float, max_worker: float, as_json: bool)
     found = checks(
         now=utc_now(), max_queued_seconds=max_queued, max_tick_seconds=max_tick, max_worker_seconds=max_worker
     )
-    rows = [row_of(check) for check in found]
+    rows = [
+        {"check": check.name, "result": "passed" if check.passed else "FAILED", "measured": check.measured}
+        for check in found
+    ]
     click.echo(json_lines(rows) if as_json else table(rows, ("check", "result", "measured")))
     sys.exit(min((check.exit_code for check in found if not check.passed), default=0))
 
 
-def row_of(check: Check) -> dict[str, object]:
-    result = "passed" if check.passed else "FAILED"
-    return {"check": check.name, "result": result, "measured": check.measured}
-
-
-@dataclass(frozen=True)
-class UserSummary:
-    """A user as an operator sees one; nothing of the conversations."""
-
-    id: UUID
-    mobile: str
-    name: str | None
-    tier: str
-    chatrooms: int
-    created_at: datetime
-    verified_at: datetime | None
-
-
-def summary_of(user: User, *, now: datetime) -> UserSummary:
-    chatrooms = db.session.scalar(select(func.count()).select_from(Chatroom).where(Chatroom.user_id == user.id)) or 0
-    return UserSummary(
-        id=user.id,
-        mobile=user.mobile,
-        name=user.name,
-        tier=tier_of(user.id, now),
-        chatrooms=chatrooms,
-        created_at=user.created_at,
-        verified_at=user.verified_at,
-    )
-
-
-def grant_state(grant: ProGrant, now: datetime) -> str:
-    """Whether a grant is active, in a word."""
-    if grant.revoked_at is not None:
-        return "revoked"
-    return "expired" if grant.ends_at is not None and grant.ends_at <= now else "active"
-
-
-def grants_told(user: User, *, now: datetime) -> list[dict[str, object]]:
-    """The user's grants, the newest first."""
-    return [
-        {
-            "state": grant_state(grant, now),
-            "reason": grant.reason,
-            "created_at": grant.created_at,
-            "ends_at": grant.ends_at,
-            "revoked_at": grant.revoked_at,
-        }
-        for grant in reversed(grants_of(user.id))
-    ]
-
-
-MAX_REASON_CHARS = 255
-
-users = AppGroup(
-    "users",
-    help="Find users, give and take Pro, delete accounts.\n\n"
-    "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
-)
-
-
-USER = click.argument("who", metavar="USER")
-
-
 @users.command("find")
-@USER
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@user_argument
+@json_option
 def find(who: str, as_json: bool) -> None:
     """Show a user with tier and grants of Pro.
 
     Nothing of the conversations is shown.
     """
     now, user = utc_now(), user_named(who)
-    found = asdict(summary_of(user, now=now))
-    grants = grants_told(user, now=now)
+    summary, grants = summary_of(user, now), [grant_fields(grant, now) for grant in reversed(grants_of(user.id))]
     if as_json:
-        click.echo(json_lines([{"kind": "user"} | found, *({"kind": "grant"} | grant for grant in grants)]))
+        click.echo(json_lines([{"kind": "user"} | summary, *({"kind": "grant"} | grant for grant in grants)]))
         return
-    click.echo(table([{"field": name, "value": value} for name, value in found.items()], ("field", "value")))
+    click.echo(table([{"field": name, "value": value} for name, value in summary.items()], ("field", "value")))
     if grants:
         click.echo("\n" + table(grants, ("state", "reason", "created_at", "ends_at", "revoked_at")))
 
 
+def summary_of(user: User, now: datetime) -> dict[str, object]:
+    """A user as operators see one."""
+    chatrooms = db.session.scalar(select(func.count()).select_from(Chatroom).where(Chatroom.user_id == user.id)) or 0
+    return {
+        "id": user.id,
+        "mobile": user.mobile,
+        "name": user.name,
+        "tier": tier_of(user.id, now),
+        "chatrooms": chatrooms,
+        "created_at": user.created_at,
+        "verified_at": user.verified_at,
+    }
+
+
+def grant_fields(grant: ProGrant, now: datetime) -> dict[str, object]:
+    """A grant of Pro as operators see one."""
+    if grant.revoked_at is not None:
+        state = "revoked"
+    else:
+        state = "expired" if grant.ends_at is not None and grant.ends_at <= now else "active"
+    return {
+        "state": state,
+        "reason": grant.reason,
+        "created_at": grant.created_at,
+        "ends_at": grant.ends_at,
+        "revoked_at": grant.revoked_at,
+    }
+
+
 @users.command("grant-pro")
-@USER
+@user_argument
 @click.option("--reason", required=True, help="Why it is given; kept with the grant.")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Its last day, in UTC.")
 @click.option("--days", type=click.IntRange(1, 3_660), help="How many days it lasts, from now.")
@@ -190,11 +159,11 @@ def grant(who: str, reason: str, until: datetime | None, days: int | None) -> No
 
 
 @users.command("revoke-pro")
-@USER
+@user_argument
 def revoke(who: str) -> None:
     """End the grants of Pro that a user has.
 
-    A subscription at Stripe is not touched: whoever pays stays Pro.
+    A subscription at Stripe is not touched: a paying user stays Pro.
     """
     now, user = utc_now(), user_named(who)
     revoked = revoke_pro(user.id, now=now)
@@ -204,17 +173,18 @@ def revoke(who: str) -> None:
 
 
 @users.command("delete")
-@USER
+@user_argument
 @click.option("--yes", is_flag=True, help="Delete without asking.")
 def delete(who: str, yes: bool) -> None:
-    """Delete an account with all that is its own.
+    """Delete an account with everything it owns.
 
-    As its owner could: its subscription is canceled at Stripe first; then chatrooms, messages and sessions go.
+    The same as its owner's own request: first its subscription is canceled at Stripe, then chatrooms, messages and
+    sessions are deleted.
     """
     user = user_named(who)
-    if not yes:
-        click.confirm(f"Delete {user.id} ({user.mobile}) for good?", abort=True)
     user_id = user.id
+    if not yes:
+        click.confirm(f"Delete {user_id} ({user.mobile}) for good?", abort=True)
     try:
         account.delete_account(user_id, now=utc_now())
     except AppError as error:

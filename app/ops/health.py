@@ -1,4 +1,4 @@
-"""Whether the process answers, whether what it needs does, and whether replies get done."""
+"""Whether the dependencies answer, and whether replies are being generated."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,20 +11,35 @@ from app.core.celery import last_tasks
 from app.core.db import db
 from app.core.redis import require_redis
 from app.core.transactions import release_connection
-from app.ops import totals as rollup
-from app.ops import totals as statistics
+from app.ops import totals
 
 DEPENDENCY, QUEUE, BEAT, WORKER = 1, 2, 3, 4  # exit codes of `flask health`
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `exit_code` is what a failure is told by."""
+    """One check and its result; `exit_code`: the command's when it failed."""
 
     name: str
     passed: bool
     measured: str
     exit_code: int
+
+
+def checks(
+    *, now: datetime, max_queued_seconds: float, max_tick_seconds: float, max_worker_seconds: float
+) -> list[Check]:
+    """Dependencies, the queue, beat, and each worker process, without those whose server does not answer."""
+    failing = failing_dependencies()
+    found = [
+        Check(name, name not in failing, "does not answer" if name in failing else "answers", DEPENDENCY)
+        for name in ("postgres", "redis")
+    ]
+    if "postgres" not in failing:
+        found += [queue_check(now, max_queued_seconds), beat_check(now, max_tick_seconds)]
+    if "redis" not in failing:
+        found += worker_checks(now, max_worker_seconds)
+    return found
 
 
 def failing_dependencies() -> list[str]:
@@ -43,38 +58,24 @@ def failing_dependencies() -> list[str]:
     return failing
 
 
-def checks(
-    *, now: datetime, max_queued_seconds: float, max_tick_seconds: float, max_worker_seconds: float
-) -> list[Check]:
-    """Dependencies, the queue, beat, and each worker process; left out is what needs a server that does not answer."""
-    failing = failing_dependencies()
-    found = [
-        Check(name, name not in failing, "does not answer" if name in failing else "answers", DEPENDENCY)
-        for name in ("postgres", "redis")
-    ]
-    if "postgres" not in failing:
-        found += [queue_check(now, max_queued_seconds), beat_check(now, max_tick_seconds)]
-    if "redis" not in failing:
-        found += worker_checks(now, max_worker_seconds)
-    return found
-
-
 def queue_check(now: datetime, max_seconds: float) -> Check:
-    queue = statistics.queue(now)
+    """Whether the oldest due reply has waited too long for a worker."""
+    queue = totals.queue(now)
     waits = queue.oldest_due_seconds
     measured = f"the oldest reply that is due has waited {waits:.0f} s; {sum(queue.by_status.values())} unfinished"
     return Check("queue", waits <= max_seconds, measured, QUEUE)
 
 
 def beat_check(now: datetime, max_seconds: float) -> Check:
-    last = rollup.last_beat(rollup.BEAT)
+    """Whether beat's last tick is recent."""
+    last = totals.last_heartbeat(totals.BEAT)
     age = (now - last).total_seconds() if last else None
     measured = "no tick so far" if age is None else f"last tick {age:.0f} s ago"
     return Check("beat", age is not None and age <= max_seconds, measured, BEAT)
 
 
 def worker_checks(now: datetime, max_seconds: float) -> list[Check]:
-    """One for each worker process that took a task within the last hour and has not ended in order since."""
+    """One for each worker process that took a task within the last hour and did not stop in order since."""
     ages = {name: (now - taken_at).total_seconds() for name, taken_at in last_tasks(now).items()}
     return [
         Check(f"worker {name}", age <= max_seconds, f"last took a task {age:.0f} s ago", WORKER)

@@ -1,11 +1,10 @@
-"""What `/metrics` tells beyond the web processes' own counts, read from PostgreSQL at the scrape.
+"""`/metrics`: the web processes' own numbers, and those of the queue and the workers, read from PostgreSQL.
 
-Every web process and machine tells the same of it: take `max`, not `sum`, over instances. A feature that has
-something to add writes a function that yields metrics and joins SOURCES.
+Every web process and machine serves the same of the latter: take `max`, not `sum`, over instances.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,87 +15,19 @@ from app.chatrooms.models import ErrorCode, Status
 from app.core.clock import utc_now
 from app.core.db import DATABASE_GAVE_UP, db, log_database_error
 from app.core.metrics import REFUSALS, web_exposition
-from app.ops import totals as rollup
-from app.ops import totals as statistics
+from app.ops import totals
 from app.quota.usage import QuotaExceeded
+
+OUTCOMES = (str(Status.COMPLETED), str(Status.CANCELED), *map(str, ErrorCode))
+COUNTERS = (
+    ("replies", "Replies that ended, by outcome: completed, canceled, or why they failed.", "outcome", OUTCOMES),
+    ("gemini_calls", "Calls to Gemini for replies that ended.", "result", ("answered", "refused", "failed")),
+    ("gemini_tokens", "Tokens that Gemini counted, by kind.", "kind", ("prompt", "output")),
+)
 
 log = logging.getLogger(__name__)
 
-OUTCOMES = (str(Status.COMPLETED), str(Status.CANCELED), *map(str, ErrorCode))
-
-REFUSALS.labels(QuotaExceeded.code)  # a counter that is there before its first refusal can be alarmed on
-
-Source = Callable[[datetime], Iterator[Metric]]
-
-
-def queue_now(now: datetime) -> Iterator[Metric]:
-    """The queue as it is."""
-    queue = statistics.queue(now)
-    depth = GaugeMetricFamily("replies_unfinished", "Replies that are not finished, by state.", labels=["status"])
-    for status, count in queue.by_status.items():
-        depth.add_metric([status], count)
-    yield depth
-    yield GaugeMetricFamily(
-        "oldest_due_reply_seconds",
-        "How long the oldest reply that a worker could take at once has waited for one; 0 when there is none.",
-        value=queue.oldest_due_seconds,
-    )
-
-
-def signs_of_life(now: datetime) -> Iterator[Metric]:
-    """How long ago a worker ran a task that beat had queued."""
-    last = rollup.last_beat(rollup.BEAT)
-    if last is not None:
-        age = max(0.0, (now - last).total_seconds())
-        yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
-
-
-def finished_replies(_now: datetime) -> Iterator[Metric]:
-    """Totals of what has ended; half a minute behind, so that they never shrink."""
-    totals = rollup.totals()
-    for name, help_text, label, values in (
-        ("replies", "Replies that ended, by outcome: completed, canceled, or why they failed.", "outcome", OUTCOMES),
-        (
-            "gemini_calls",
-            "Calls to Gemini for replies that ended, by result.",
-            "result",
-            ("answered", "refused", "failed"),
-        ),
-        ("gemini_tokens", "Tokens that Gemini counted, by kind.", "kind", ("prompt", "output")),
-    ):
-        family = CounterMetricFamily(name, help_text, labels=[label])
-        for value in values:
-            family.add_metric([value], totals.get((name, value), 0))
-        yield family
-    yield reply_seconds(totals)
-
-
-def reply_seconds(totals: dict[tuple[str, str], float]) -> Metric:
-    buckets, so_far = [], 0.0
-    for bound in (*map(str, statistics.REPLY_SECONDS), "+Inf"):
-        so_far += totals.get(("reply_seconds_bucket", bound), 0)
-        buckets.append((bound, so_far))
-    family = HistogramMetricFamily("reply_seconds", "Seconds from accepting a prompt to its completed reply.")
-    family.add_metric([], buckets, sum_value=totals.get(("reply_seconds_sum", ""), 0))
-    return family
-
-
-SOURCES: list[Source] = [queue_now, signs_of_life, finished_replies]
-
-
-class FromPostgres:
-    """A collector for Prometheus' client that asks every source, once a scrape."""
-
-    def collect(self) -> Iterable[Metric]:
-        now, answers = utc_now(), 1
-        try:
-            for source in SOURCES:
-                yield from source(now)
-        except DATABASE_GAVE_UP as error:
-            log_database_error(log, "metrics are few", error)
-            db.session.rollback()
-            answers = 0
-        yield GaugeMetricFamily("postgres_answers", "Whether PostgreSQL answered this scrape.", value=answers)
+REFUSALS.labels(QuotaExceeded.code)  # alerts need the counter before its first refusal
 
 
 def exposition() -> bytes:
@@ -104,3 +35,58 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     registry.register(FromPostgres())
     return web_exposition() + generate_latest(registry)
+
+
+class FromPostgres:
+    """A collector for prometheus_client that queries PostgreSQL once a scrape."""
+
+    def collect(self) -> Iterable[Metric]:
+        now, answers = utc_now(), 1
+        try:
+            yield from queue(now)
+            yield from heartbeat(now)
+            yield from ended_replies()
+        except DATABASE_GAVE_UP as error:
+            log_database_error(log, "metrics are few", error)
+            db.session.rollback()
+            answers = 0
+        yield GaugeMetricFamily("postgres_answers", "Whether PostgreSQL answered this scrape.", value=answers)
+
+
+def queue(now: datetime) -> Iterator[Metric]:
+    """The replies that are not finished."""
+    current = totals.queue(now)
+    depth = GaugeMetricFamily("replies_unfinished", "Replies that are not finished, by state.", labels=["status"])
+    for status, count in current.by_status.items():
+        depth.add_metric([status], count)
+    yield depth
+    yield GaugeMetricFamily(
+        "oldest_due_reply_seconds",
+        "How long the oldest reply that a worker could take at once has waited for one; 0 when there is none.",
+        value=current.oldest_due_seconds,
+    )
+
+
+def heartbeat(now: datetime) -> Iterator[Metric]:
+    """How long ago a worker ran a tick that beat had queued."""
+    last = totals.last_heartbeat(totals.BEAT)
+    if last is not None:
+        age = max(0.0, (now - last).total_seconds())
+        yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
+
+
+def ended_replies() -> Iterator[Metric]:
+    """Totals of what has ended; half a minute behind, so that they never shrink."""
+    known = totals.totals()
+    for name, help_text, label, values in COUNTERS:
+        family = CounterMetricFamily(name, help_text, labels=[label])
+        for value in values:
+            family.add_metric([value], known.get((name, value), 0))
+        yield family
+    buckets, so_far = [], 0.0
+    for bound in (*map(str, totals.REPLY_SECONDS), "+Inf"):
+        so_far += known.get(("reply_seconds_bucket", bound), 0)
+        buckets.append((bound, so_far))
+    histogram = HistogramMetricFamily("reply_seconds", "Seconds from accepting a prompt to its completed reply.")
+    histogram.add_metric([], buckets, sum_value=known.get(("reply_seconds_sum", ""), 0))
+    yield histogram

@@ -1,4 +1,4 @@
-"""What operators are told from: signs of life, and totals that only grow."""
+"""What metrics are read from: heartbeats, and totals that only grow."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from app.core.db import Model
 
 
 class Heartbeat(Model):
-    """When something was last done, by its name."""
+    """When something was last done."""
 
     __tablename__ = "heartbeats"
 

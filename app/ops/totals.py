@@ -1,11 +1,8 @@
-"""What became of replies, in numbers: nothing of a conversation, and every query bounded by an index.
+"""Replies in numbers: the queue now, totals of what has ended, and heartbeats. Nothing of a conversation.
 
-Totals of what workers did, added up a few times a minute, so that a scrape reads some twenty rows.
-
-Counting all messages at each scrape would read millions of rows; a counter in the transaction that finishes a reply
-would make all workers wait for one row. So one task at a time adds what has ended since the last time. It stays
-SETTLING behind the clock: what ended earlier than that is committed and will not appear behind its back. Totals
-never shrink, as Prometheus wants it, whatever is deleted or generated anew.
+Totals are added up a few times a minute, so that a scrape reads some twenty rows (decision 0009 compares other ways).
+One task at a time adds what has ended since the last time. It stays SETTLING behind the clock: what ended before that
+is committed, and nothing can still appear there. Totals never shrink, whatever is deleted or regenerated.
 """
 
 from collections import Counter
@@ -23,12 +20,16 @@ from app.ops.models import Heartbeat, Total
 UNFINISHED = (Status.QUEUED, Status.GENERATING)
 REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
 GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT)
-COUNTED_ROWS = 50_000  # a longer queue is told as this long: its exact length would change nothing
+COUNTED_ROWS = 50_000  # a longer queue is shown as this long: its exact length would change nothing
+BEAT = "beat"
+COUNTED_UNTIL = "replies counted until"
+SETTLING = timedelta(seconds=30)  # longer than a transaction that ends a reply may take
+MAX_CATCH_UP = timedelta(hours=1)  # of replies in one go; the next ticks take up the rest
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Replies that are not finished, and how long the longest-waiting one has had nobody to look after it."""
+    """Replies that are not finished, and how long the oldest due one has waited for a worker."""
 
     by_status: dict[str, int]
     oldest_due_seconds: float
@@ -37,8 +38,8 @@ class Queue:
 def queue(now: datetime) -> Queue:
     """The unfinished replies at `now`.
 
-    Due is a reply that a worker could take at once: queued, its pause over, its turn come, and not waiting for
-    another one of its user to end; or generating under a lease that has run out.
+    A reply is due when a worker could take it at once: queued, past its pause, first in its chatroom, and not held
+    for another one of its user; or generating under a lease that has run out.
     """
     oldest = (
         select(messages)
@@ -47,11 +48,11 @@ def queue(now: datetime) -> Queue:
         .limit(COUNTED_ROWS)
         .subquery()
     )
-    place = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
+    turn = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
     under_way = func.count().filter(oldest.c.status == Status.GENERATING).over(partition_by=oldest.c.chatroom_id)
-    unfinished = select(oldest, place.label("place"), under_way.label("under_way")).subquery()
+    unfinished = select(oldest, turn.label("turn"), under_way.label("under_way")).subquery()
     is_queued = and_(unfinished.c.status == Status.QUEUED, unfinished.c.held_for.is_(None))
-    its_turn = and_(is_queued, unfinished.c.place == 1, unfinished.c.under_way == 0)
+    its_turn = and_(is_queued, unfinished.c.turn == 1, unfinished.c.under_way == 0)
     due_since = case(
         (its_turn, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
@@ -64,8 +65,52 @@ def queue(now: datetime) -> Queue:
     return Queue(by_status, (now - due_since_first).total_seconds())
 
 
+def tick(now: datetime) -> None:
+    """Record that beat, broker and a worker are alive, and count what has ended."""
+    with transaction():
+        record_heartbeat(BEAT, now)
+    count_replies(now)
+
+
+def record_heartbeat(name: str, at: datetime) -> None:
+    """Record a heartbeat in the caller's transaction. An older one never replaces a newer one."""
+    statement = insert(Heartbeat).values(name=name, at=at)
+    later = func.greatest(Heartbeat.at, statement.excluded.at)
+    db.session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.name], set_={"at": later}))
+
+
+def last_heartbeat(name: str) -> datetime | None:
+    """The last heartbeat under that name; None when there was none."""
+    at: datetime | None = db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == name))
+    return at
+
+
+def totals() -> dict[tuple[str, str], float]:
+    """All totals, by name and label."""
+    rows = db.session.execute(select(Total.name, Total.label, Total.value))
+    return {(name, label): value for name, label, value in rows}
+
+
+def count_replies(now: datetime) -> datetime | None:
+    """Add the replies that ended since the last time; until when they are counted (None: another worker is at it)."""
+    with transaction():
+        first = insert(Heartbeat).values(name=COUNTED_UNTIL, at=now - SETTLING)
+        db.session.execute(first.on_conflict_do_nothing())
+        taken = select(Heartbeat).where(Heartbeat.name == COUNTED_UNTIL).with_for_update(skip_locked=True)
+        mark: Heartbeat | None = db.session.scalar(taken, execution_options={"populate_existing": True})
+        if mark is None:
+            return None
+        until = min(now - SETTLING, mark.at + MAX_CATCH_UP)
+        if until <= mark.at:
+            return mark.at
+        for (name, label), amount in sorted(finished_between(mark.at, until).items()):
+            add_to_total(name, label, amount)
+        mark.at = until
+    return until
+
+
 def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str]]:
-    """What to add to the totals for the replies that ended within (after, until], by name and label.
+    """The amounts to add to the totals for replies that ended within (after, until], by name and label.
 
     `reply_seconds_bucket` counts each reply once, under the smallest bound it is within. A call to Gemini that was
     cut short by a shutdown, or whose reply was cancelled, is not counted.
@@ -109,56 +154,8 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
     return totals
 
 
-BEAT = "beat"
-COUNTED_UNTIL = "replies counted until"
-SETTLING = timedelta(seconds=30)  # above what a transaction that ends a reply may take
-MAX_CATCH_UP = timedelta(hours=1)  # of replies in one go; the next ones follow at the next ticks
-
-
-def tick(now: datetime) -> None:
-    """Beat, broker and a worker are alive: write it down, and count what has ended."""
-    with transaction():
-        beat(BEAT, now)
-    count_replies(now)
-
-
-def beat(name: str, at: datetime) -> None:
-    """Note a sign of life, in the caller's transaction. An older one never replaces a newer one."""
-    statement = insert(Heartbeat).values(name=name, at=at)
-    later = func.greatest(Heartbeat.at, statement.excluded.at)
-    db.session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.name], set_={"at": later}))
-
-
-def last_beat(name: str) -> datetime | None:
-    at: datetime | None = db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == name))
-    return at
-
-
-def count_replies(now: datetime) -> datetime | None:
-    """Add the replies that ended since the last time; until when they are counted (None: somebody else is at it)."""
-    with transaction():
-        first = insert(Heartbeat).values(name=COUNTED_UNTIL, at=now - SETTLING)
-        db.session.execute(first.on_conflict_do_nothing())
-        taken = select(Heartbeat).where(Heartbeat.name == COUNTED_UNTIL).with_for_update(skip_locked=True)
-        mark: Heartbeat | None = db.session.scalar(taken, execution_options={"populate_existing": True})
-        if mark is None:
-            return None
-        until = min(now - SETTLING, mark.at + MAX_CATCH_UP)
-        if until <= mark.at:
-            return mark.at
-        for (name, label), amount in sorted(finished_between(mark.at, until).items()):
-            add_to_total(name, label, amount)
-        mark.at = until
-    return until
-
-
 def add_to_total(name: str, label: str, amount: float) -> None:
+    """Add to one total, in the caller's transaction."""
     statement = insert(Total).values(name=name, label=label, value=amount)
     grown = {"value": Total.value + statement.excluded.value}
     db.session.execute(statement.on_conflict_do_update(index_elements=[Total.name, Total.label], set_=grown))
-
-
-def totals() -> dict[tuple[str, str], float]:
-    """All totals, by name and label."""
-    rows = db.session.execute(select(Total.name, Total.label, Total.value))
-    return {(name, label): value for name, label, value in rows}

@@ -1,4 +1,4 @@
-"""Routes for operators and for those who learn the API."""
+"""Routes for operators, and the docs page."""
 
 import hmac
 from pathlib import Path
@@ -63,14 +63,14 @@ class Metrics(MethodView):
     def get(self) -> Response:
         """How is it doing?
 
-        Numbers in Prometheus' text format, for whoever brings METRICS_TOKEN as the bearer token. Without that setting
-        they are open in development and 404 in production."""
+        Numbers in Prometheus' text format, for the bearer of METRICS_TOKEN. Without that setting they are open in
+        development and 404 in production."""
         check_metrics_token()
         return Response(metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
 def check_metrics_token() -> None:
-    """Raises NotFound, TokenMissing, TokenInvalid."""
+    """Require METRICS_TOKEN as the bearer token. Raises NotFound, TokenMissing, TokenInvalid."""
     expected = settings().metrics_token
     if not expected:
         if settings().is_production:
@@ -85,15 +85,17 @@ def check_metrics_token() -> None:
 
 @docs.route("/")
 def home() -> object:
+    """The way to the docs page."""
     return redirect("/docs")
 
 
 @docs.route("/docs")
 def swagger_ui() -> str:
-    """Swagger UI, from this origin alone, and without inline scripts."""
+    """Swagger UI, only from this origin and without inline scripts."""
     return render_template("docs.html", title=current_app.config["API_TITLE"])
 
 
 @docs.route("/docs/assets/<path:name>")
 def swagger_ui_asset(name: str) -> Response:
+    """A file of Swagger UI."""
     return send_from_directory(SWAGGER_UI, name, max_age=ASSET_SECONDS)
