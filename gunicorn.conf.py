@@ -19,7 +19,7 @@ except ConfigError as error:
 
 # ── Where ────────────────────────────────────────────────────────────────────
 bind = f"0.0.0.0:{settings.port}"
-# TRUSTED_PROXIES decides whom to believe, in one place.
+# Only TRUSTED_PROXIES decides which forwarded headers are believed.
 forwarded_allow_ips = ""
 
 # ── How many ─────────────────────────────────────────────────────────────────

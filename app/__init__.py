@@ -38,7 +38,7 @@ COMMANDS = (reply_commands, user_commands, billing_commands, health_command)
 ROUTES = {"messages.generate_reply": {"queue": GENERATIONS}}  # all other tasks are chores
 TICK_SECONDS = 10.0  # how fresh the heartbeat of beat and the workers is
 KEYS_SWEEP_SECONDS = 60.0
-PURGE_SECONDS = 60.0  # a deletion whose task was lost goes on soon
+PURGE_SECONDS = 60.0  # a deletion whose task was lost resumes soon
 AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose task was lost is queued again soon
 
 

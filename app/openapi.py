@@ -19,39 +19,38 @@ VERSION = "1.0.0"
 INTRODUCTION = """\
 A chat with Google Gemini: sign up with a mobile number, open a chatroom, send a message, read the reply.
 
-**The way in.** `POST /auth/signup`, then `POST /auth/send-otp`, then `POST /auth/verify-otp`: its
-`access_token` goes into *Authorize* here, and into `Authorization: Bearer …` in your program.
+**Getting in.** `POST /auth/signup`, then `POST /auth/send-otp`, then `POST /auth/verify-otp`: its `access_token` goes
+into *Authorize* here, and into `Authorization: Bearer …` in your program.
 
-**A message.** `POST /chatroom` opens a chatroom, and `POST /chatroom/{chatroom_id}/message` sends a prompt there. The
-answer is 202 with the prompt and its reply, which is `queued`; the reply's address is in `Location`. Poll it there
-until its `status` is `completed`, `failed` or `canceled`. Or send `Prefer: wait=10`, and the reply is in the answer if
-it comes in time. The model sees the chatroom's conversation so far.
+**Sending a message.** `POST /chatroom` opens a chatroom, and `POST /chatroom/{chatroom_id}/message` sends a prompt to
+it. The answer is 202 with the prompt and its reply, which is `queued`; `Location` is the reply's address. Poll it until
+its `status` is `completed`, `failed` or `canceled`. Or send `Prefer: wait=10`: the answer then has the reply if it is
+ready in time. The model sees the chatroom's conversation so far.
 
-**As it is written.** Send the prompt with `stream: true`, and open `GET …/stream` below the reply's address. Its
-Server-Sent Events are `status`, then `delta` with one piece of the text after another, and at the end `completed`,
-`failed` or `canceled` with the whole message. Close the stream after that event: an `EventSource` left open would
-connect again for ever. `reset` means that the reply is begun anew: forget the pieces you have. When the connection
-breaks, or on `reconnect`, open the stream again with the last event's `id` as `Last-Event-ID`, and the rest comes.
+**Streaming.** Send the prompt with `stream: true`, and open `GET …/stream` below the reply's address. Its Server-Sent
+Events are `status`, then one `delta` for each piece of the text, and finally `completed`, `failed` or `canceled` with
+the whole message. Close the stream after that event: an `EventSource` left open reconnects for ever. `reset` starts a
+new attempt: discard the text received so far. When the connection breaks, or on `reconnect`, open the stream again with
+the last event's `id` as `Last-Event-ID`; it resumes from there.
 
-**Stop and repeat.** `POST …/cancel` stops a reply that is queued or being written, and keeps its text so far.
-`POST …/retry` has a failed or canceled one made again.
+**Canceling and retrying.** `POST …/cancel` stops a queued or generating reply, and keeps its text so far.
+`POST …/retry` regenerates a failed or canceled one.
 
-**Limits.** Basic users have 5 prompts in a calendar day (UTC), told by `RateLimit-*` headers and
-`GET /user/usage`. What ends in an error spends nothing; a retry costs a prompt.
+**Limits.** Basic users have 5 prompts a calendar day (UTC); the `RateLimit-*` headers and `GET /user/usage` say how
+many are left. What ends in an error costs nothing; a retry costs a prompt.
 
 **Pro** has no daily limit. `POST /subscribe/pro` gives the address of a Stripe Checkout page: open it in a browser and
-pay. Stripe then tells this service by `POST /webhook/stripe`, which is for Stripe alone, and a moment later
-`GET /subscription/status` says `pro`. `POST /subscription/portal` leads to where the card is changed and the
-subscription canceled.
+pay. Stripe then calls `POST /webhook/stripe`, which is for Stripe alone, and a moment later `GET /subscription/status`
+says `pro`. `POST /subscription/portal` leads to the page where the card is changed and the subscription canceled.
 
-**Errors** are `application/problem+json` (RFC 9457). `code` is stable and meant for programs; quote
-`request_id` when you ask for help. What is hardly HTTP is refused on every route: `bad_request`, `request_timeout`,
+**Errors** are `application/problem+json` (RFC 9457). `code` is stable and meant for programs; quote `request_id` when
+you ask for help. Malformed HTTP is rejected before routing, on every route: `bad_request`, `request_timeout`,
 `uri_too_long`, `headers_too_large`, `not_implemented`. Ids are opaque; times are RFC 3339 in UTC.
 """
 
 
 class OperationIds(BasePlugin):
-    """Names each operation after its method and address: `postChatroomByIdMessage`."""
+    """Names each operation after its method and path: `postChatroomByIdMessage`."""
 
     def operation_helper(
         self, path: str | None = None, operations: dict[str, dict[str, Any]] | None = None, **_: Any
@@ -63,11 +62,11 @@ class OperationIds(BasePlugin):
 
 
 class DescribedApi(Api):
-    """Serves its description as it was serialised once, for nothing changes it while the process runs."""
+    """Serves its description serialised once: nothing changes it while the process runs."""
 
     @cached_property
     def serialised(self) -> tuple[bytes, bytes, str]:
-        """The description as JSON, the same compressed, and what names both in an ETag."""
+        """The description as JSON, the same gzipped, and a hash for their ETags."""
         plain = json.dumps(self.spec.to_dict(), separators=(",", ":")).encode()
         return plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32]
 
@@ -75,12 +74,12 @@ class DescribedApi(Api):
         plain, compressed, name = self.serialised
         if request.accept_encodings.quality("gzip") > 0:
             response = Response(compressed, mimetype="application/json", headers={"Content-Encoding": "gzip"})
-            response.set_etag(f"{name}-gzip")  # a strong one is that of these very bytes
+            response.set_etag(f"{name}-gzip")  # a strong ETag names these very bytes
         else:
             response = Response(plain, mimetype="application/json")
             response.set_etag(name)
         response.vary.add("Accept-Encoding")
-        response.headers["Cache-Control"] = "no-cache"  # keep it, and ask each time whether it is still the same
+        response.headers["Cache-Control"] = "no-cache"  # cache it, and revalidate each time
         response.make_conditional(request)
         return response
 

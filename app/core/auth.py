@@ -139,7 +139,7 @@ def current_session_id() -> UUID:
 
 
 def current_refresh_jti() -> UUID:
-    """The id of the request's refresh token, which tells it from others of its session. Raises TokenInvalid."""
+    """The id of the request's refresh token. Raises TokenInvalid."""
     return claimed_id(get_jwt(), REFRESH_JTI_CLAIM)
 
 

@@ -28,7 +28,7 @@ PUBLISHED_HEADER = "published_at"
 CONNECTIONS_PER_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
 WORKERS = "workers"  # a sorted set in Redis: when each worker process last took a task, by host and process id
 WORKER_FORGOTTEN_AFTER = timedelta(hours=1)
-NOTE_EVERY_SECONDS = 1.0  # a round trip for each task would tell no more
+NOTE_EVERY_SECONDS = 1.0  # a round trip for each task would add nothing
 
 log = logging.getLogger(__name__)
 task_log = logging.getLogger("app.tasks")
@@ -93,7 +93,7 @@ def register_celery(
     pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is no chore.
     schedule: what beat queues, and when.
 
-    PostgreSQL knows which work is under way, and sweeps queue again what a worker loses. So kombu's Redis transport
+    PostgreSQL knows what is being worked on, and sweeps queue again what a worker loses. So kombu's Redis transport
     neither records the tasks that a worker holds nor puts them back. Its records stopped workers for good: an
     acknowledgement that failed on a broken connection kept its slot (https://github.com/celery/celery/issues/8030,
     https://github.com/celery/celery/issues/8091), and a full Redis let tasks be taken but not recorded.
@@ -162,7 +162,7 @@ def next_published_at(queue: str) -> datetime | None:
 def last_tasks(now: datetime) -> dict[str, datetime]:
     """When each worker process last took a task, within the last hour. Raises redis.RedisError.
 
-    A process that lives and takes nothing shows only here: the others do its work, and nothing waits.
+    A stuck process shows only here: the others do its work, and nothing waits.
     """
     since = (now - WORKER_FORGOTTEN_AFTER).timestamp()
     known: Any = redis_client().zrangebyscore(WORKERS, since, "+inf", withscores=True)

@@ -1,8 +1,8 @@
 """The database: engine settings, the base of every model, and an end to every wait on PostgreSQL.
 
 The server's own time-outs need a server that runs, and libpq waits for ever on a connection whose other end is
-frozen. psycopg2 lets us wait in its stead, by poll(2), which costs about 3 µs of CPU a query. The hook is the
-process's, and every thread runs it on its own connection.
+frozen: its kernel still acknowledges, so `tcp_user_timeout` does not help. So psycopg2 waits by our own callback, with
+poll(2), which costs about 3 µs of CPU a query. It is the process's; each thread runs it on its own connection.
 """
 
 import enum

@@ -209,7 +209,7 @@ def has_hung_up(environ: Mapping[str, Any]) -> bool:
 def hang_up_after(environ: Mapping[str, Any], seconds: float) -> Iterator[None]:
     """Close the client's connection when the block takes longer, however slowly the client reads.
 
-    Only under gunicorn, which shows the connection. It serves another request after the block, which is left alone.
+    Only under gunicorn, which shows the connection. A next request on it, after the block, is not cut off.
     """
     connection: socket.socket | None = environ.get("gunicorn.socket")
     lock, served = threading.Lock(), False

@@ -38,7 +38,7 @@ class IdConverter(BaseConverter):
 
 
 def request_id() -> str | None:
-    """The id of the request under way or, in the worker, of the request that led to the task."""
+    """The id of the current request or, in the worker, of the request that queued the task."""
     return _current.get()
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each; a request waits for at most a few
 TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
 POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
-REST_SECONDS = 5.0  # how long Redis is left alone after it did not answer
+REST_SECONDS = 5.0  # how long Redis is not asked after a time-out
 CACHE_PREFIX = "cache:"  # of the keys that flask-caching writes
 MAX_BLOCK_SECONDS = 5  # a blocking read asks again this often, so a silent Redis is noticed
 
