@@ -8,7 +8,6 @@ row's id. Where a task was lost or the provider did not answer, the sweeper queu
 import hmac
 import logging
 import secrets
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -37,8 +36,6 @@ SEAL_PURPOSE = "one-time-code"
 SMS_TEXT = "{code} is your code. It is good for {minutes} minutes. Don't share it with anyone."
 RESEND_AFTER = timedelta(seconds=15)  # longer than Twilio may take, so that no message is sent twice
 RESEND_BATCH = 100
-
-Delivery = Callable[[Transaction, OneTimeCode, str, str, datetime], str | None]
 
 log = logging.getLogger(__name__)
 
@@ -116,28 +113,15 @@ def hash_code(mobile: str, purpose: Purpose, code: str) -> str:
 
 def deliver(current: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
     """Send the code by OTP_DELIVERY once `current` is committed; the code itself where that is the response."""
-    return DELIVERIES[settings().otp_delivery](current, row, mobile, code, now)
-
-
-def by_response(_current: Transaction, _row: OneTimeCode, _mobile: str, code: str, _now: datetime) -> str | None:
-    """In the response, for development."""
-    return code
-
-
-def by_log(current: Transaction, _row: OneTimeCode, mobile: str, code: str, _now: datetime) -> str | None:
-    """In the log, for development."""
-    current.after_commit(lambda: log.warning("One-time code for %s: %s", mobile, code))
+    match str(settings().otp_delivery):
+        case "response":
+            return code
+        case "log":
+            current.after_commit(lambda: log.warning("One-time code for %s: %s", mobile, code))
+        case "twilio":
+            row.sealed = seal(SEAL_PURPOSE, f"{mobile} {code}", now)
+            current.enqueue_after_commit(SEND_CODE, str(row.id))
     return None
-
-
-def by_twilio(current: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
-    """By text message, through the worker."""
-    row.sealed = seal(SEAL_PURPOSE, f"{mobile} {code}", now)
-    current.enqueue_after_commit(SEND_CODE, str(row.id))
-    return None
-
-
-DELIVERIES: dict[str, Delivery] = {"response": by_response, "log": by_log, "twilio": by_twilio}
 
 
 def send_message(code_id: UUID, *, now: datetime) -> None:

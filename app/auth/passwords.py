@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import marshmallow as ma
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
@@ -26,7 +25,6 @@ from app.auth.throttles import (
 )
 from app.billing.tier import tier_of
 from app.core.errors import ServiceUnavailable, ValidationFailed
-from app.core.schemas import Text
 from app.core.transactions import transaction
 from app.users import service as users
 from app.users.numbers import mobile_key
@@ -34,7 +32,6 @@ from app.users.service import require_locked_user, require_user
 
 MIN_CHARS, MAX_CHARS = 8, 128  # NIST SP 800-63B-4, 3.1.1.2: at least 8 with a second way in, at least 64 allowed
 COMMON_PASSWORDS = Path(__file__).with_name("common_passwords.txt")
-TOO_COMMON = "This password is among the first that anybody would try. Choose another one."
 
 # OWASP's Password Storage Cheat Sheet: argon2id, 19 MiB, two passes, one lane.
 hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -43,20 +40,9 @@ hash_slots = threading.BoundedSemaphore(4)
 HASH_SLOT_SECONDS = 3.0  # how long a request waits for a slot
 
 
-class NewPassword(Text):
-    """A new password."""
-
-    def __init__(self, *, description: str, **kwargs: Any) -> None:
-        metadata = {"description": description, "example": "correct horse battery staple", "format": "password"}
-        super().__init__(
-            min_chars=MIN_CHARS, max_chars=MAX_CHARS, trim=False, load_only=True, metadata=metadata, **kwargs
-        )
-
-    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
-        password = str(super()._deserialize(*args, **kwargs))
-        if password.casefold() in common_passwords():
-            raise ma.ValidationError(TOO_COMMON)
-        return password
+def is_common(password: str) -> bool:
+    """Whether the password is one of the most common, in any case."""
+    return password.casefold() in common_passwords()
 
 
 @cache

@@ -4,12 +4,40 @@ from typing import Any
 
 import marshmallow as ma
 
-from app.auth.passwords import MAX_CHARS, NewPassword
+from app.auth.passwords import MAX_CHARS, MIN_CHARS, is_common
 from app.core.schemas import Schema, Text, Timestamp
-from app.users.numbers import MobileNumber, ServedMobileNumber
+from app.users.numbers import is_personal_number, is_served, to_e164
 from app.users.profile import EXAMPLE_USER, UserOut
 
 MAX_NAME_CHARS = 100
+MAX_MOBILE_CHARS = 32  # with spaces, brackets and the like
+
+
+class MobileNumber(Text):
+    """A mobile number with its country code, as E.164."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        description = "A mobile number with its country code, in any international spelling."
+        metadata = {"description": description, "example": "+1 415 555 2671"}
+        super().__init__(max_chars=MAX_MOBILE_CHARS, metadata=metadata, **kwargs)
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
+        number = to_e164(super()._deserialize(*args, **kwargs))
+        if number is None:
+            raise ma.ValidationError("Not a valid mobile number; start with + and the country code.")
+        return number
+
+
+class ServedMobileNumber(MobileNumber):
+    """A mobile number that codes are sent to, by its country and type: the defence against SMS pumping."""
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
+        number = super()._deserialize(*args, **kwargs)
+        if not is_served(number):
+            raise ma.ValidationError("Numbers of this country are not served.")
+        if not is_personal_number(number):
+            raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
+        return number
 
 
 class Name(Text):
@@ -23,9 +51,25 @@ class Name(Text):
 class Password(Text):
     """An existing password."""
 
-    def __init__(self, *, description: str, **kwargs: Any) -> None:
+    def __init__(self, *, description: str, min_chars: int = 1, **kwargs: Any) -> None:
         metadata = {"description": description, "example": "correct horse battery staple", "format": "password"}
-        super().__init__(max_chars=MAX_CHARS, trim=False, load_only=True, metadata=metadata, **kwargs)
+        super().__init__(
+            min_chars=min_chars, max_chars=MAX_CHARS, trim=False, load_only=True, metadata=metadata, **kwargs
+        )
+
+
+class NewPassword(Password):
+    """A new password, not among the most common."""
+
+    def __init__(self) -> None:
+        description = "8–128 characters; the most common passwords are refused."
+        super().__init__(description=description, min_chars=MIN_CHARS, required=True)
+
+    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
+        password = str(super()._deserialize(*args, **kwargs))
+        if is_common(password):
+            raise ma.ValidationError("This password is one of the first that an attacker tries. Choose another one.")
+        return password
 
 
 class OneTimePassword(Text):
@@ -66,7 +110,7 @@ class LoginIn(Schema):
 class ChangePasswordIn(Schema):
     """A new password, and the one that is set."""
 
-    new_password = NewPassword(required=True, description="8–128 characters; the most common passwords are refused.")
+    new_password = NewPassword()
     current_password = Password(
         load_default=None, allow_none=True, description="The password that is set; required once there is one."
     )
@@ -77,7 +121,7 @@ class ResetPasswordIn(Schema):
 
     mobile = MobileNumber(required=True)
     otp = OneTimePassword()
-    new_password = NewPassword(required=True, description="8–128 characters; the most common passwords are refused.")
+    new_password = NewPassword()
 
 
 class SentCodeOut(Schema):

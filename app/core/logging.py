@@ -39,7 +39,7 @@ def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ())
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(add_request_id)
-    formatter = JsonLineFormatter(FIELDS, timestamp=True) if as_json else ReadableFormatter(READABLE)
+    formatter = JsonLineFormatter(FIELDS, timestamp=True) if as_json else RedactingFormatter(READABLE)
     formatter.secrets = tuple(secrets)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -85,10 +85,6 @@ class RedactingFormatter(logging.Formatter):
 
     def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the standard library's name
         return traceback_without_data(ei[1]) if ei[1] is not None else ""
-
-
-class ReadableFormatter(RedactingFormatter):
-    """For people at a terminal."""
 
 
 class JsonLineFormatter(RedactingFormatter, JsonFormatter):

@@ -1,18 +1,14 @@
 """Mobile numbers: any international spelling in, E.164 out."""
 
 import re
-from typing import Any
 
-import marshmallow as ma
 import phonenumbers
 from phonenumbers import PhoneNumberType
 
 from app.core import settings
 from app.core.crypto import keyed_hash
-from app.core.schemas import Text
 from app.users.models import E164
 
-MAX_SPELLING_CHARS = 32
 # What a person can hold. Premium-rate, shared-cost and company numbers, pagers, voicemails and the like cost the
 # sender, and some pay a fraudster for every message that we send.
 ALLOWED_NUMBER_TYPES = {
@@ -53,30 +49,3 @@ def is_personal_number(mobile: str) -> bool:
 def mobile_key(mobile: str) -> str:
     """The number as a keyed hash, for counters that outlive the account."""
     return keyed_hash("mobile", mobile)
-
-
-class MobileNumber(Text):
-    """A mobile number with its country code, as E.164."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        description = "A mobile number with its country code, in any international spelling."
-        metadata = {"description": description, "example": "+1 415 555 2671"}
-        super().__init__(max_chars=MAX_SPELLING_CHARS, metadata=metadata, **kwargs)
-
-    def _deserialize(self, *args: object, **kwargs: object) -> str:
-        number = to_e164(super()._deserialize(*args, **kwargs))  # type: ignore[arg-type]
-        if number is None:
-            raise ma.ValidationError("Not a valid mobile number; start with + and the country code.")
-        return number
-
-
-class ServedMobileNumber(MobileNumber):
-    """A mobile number that codes are sent to, by its country and type: the defence against SMS pumping."""
-
-    def _deserialize(self, *args: object, **kwargs: object) -> str:
-        number = super()._deserialize(*args, **kwargs)
-        if not is_served(number):
-            raise ma.ValidationError("Numbers of this country are not served.")
-        if not is_personal_number(number):
-            raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
-        return number
