@@ -56,6 +56,9 @@ class Budget:
     amount: "Callable[[Settings], int | None]"
     costs: type[Exception] | None
 
+    def __post_init__(self) -> None:
+        BUDGET_REFUSALS.labels(self.name)  # alerts need the counter before its first refusal
+
     @contextmanager
     def spend(self) -> Iterator[None]:
         """Count one before the block, so that parallel requests do not slip through; refund it if it cost nothing.
@@ -64,7 +67,7 @@ class Budget:
         Raises ServiceUnavailable when the hour's budget is used up.
         """
         item = RateLimitItemPerHour(self.amount(settings()) or 0, namespace="budget")
-        if not item.amount or not self.is_counted(item):
+        if not item.amount or not self.count(item):
             yield
             return
         raised = None
@@ -77,7 +80,7 @@ class Budget:
             if raised is not self.costs:
                 self.refund(item)
 
-    def is_counted(self, item: RateLimitItemPerHour) -> bool:
+    def count(self, item: RateLimitItemPerHour) -> bool:
         """Count one; False without Redis. Raises ServiceUnavailable."""
         try:
             with asking_redis():
@@ -92,7 +95,7 @@ class Budget:
         if spent == item.amount + 1:
             log.error("%s_PER_HOUR, %d, is used up: somebody pumps or guesses", self.name.upper(), item.amount)
         raise ServiceUnavailable(
-            "Codes do not work for a while: too many were asked for or wrong, from everywhere together.",
+            "Codes do not work for a while: too many were requested or wrong, of all clients together.",
             retry_after=int(window.reset_time - time.time()) + 1,
         )
 
@@ -107,9 +110,6 @@ class Budget:
 
 CODES_BUDGET = Budget("codes", lambda chosen: chosen.codes_per_hour, costs=None)
 WRONG_CODES_BUDGET = Budget("wrong_codes", lambda chosen: chosen.wrong_codes_per_hour, costs=OtpInvalid)
-
-for budget in (CODES_BUDGET, WRONG_CODES_BUDGET):
-    BUDGET_REFUSALS.labels(budget.name)  # alerts need the counter before its first refusal
 
 
 def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:

@@ -27,11 +27,10 @@ COUNTERS = (
 
 log = logging.getLogger(__name__)
 
-REFUSALS.labels(QuotaExceeded.code)  # alerts need the counter before its first refusal
-
 
 def exposition() -> bytes:
     """All metrics in Prometheus' text format."""
+    REFUSALS.labels(QuotaExceeded.code)  # alerts need the counter before its first refusal
     registry = CollectorRegistry()
     registry.register(FromPostgres())
     return web_exposition() + generate_latest(registry)

@@ -39,7 +39,7 @@ def refusals(visitor, budget):
     return float(told)
 
 
-def test_service_sends_so_many_codes_an_hour_and_no_more(make_visitors, caplog):
+def test_service_sends_no_more_codes_an_hour_than_its_budget(make_visitors, caplog):
     *served, known, unknown = make_visitors(BUDGET + 2, codes_per_hour=BUDGET)
     known.sign_up()
     before = refusals(known, "codes")
@@ -65,7 +65,7 @@ def test_codes_that_are_not_sent_cost_nothing(make_visitors):
     assert_used_up(first.forgot())
 
 
-def test_budget_is_exact_when_all_come_at_once(make_visitors):
+def test_budget_is_exact_under_concurrency(make_visitors):
     visitors = make_visitors(5 * BUDGET, codes_per_hour=BUDGET)
     answers = all_at_once([visitor.send_otp for visitor in visitors], retry=False)
     assert Counter(answer.status_code for answer in answers) == {202: BUDGET, 503: 4 * BUDGET}
@@ -87,7 +87,7 @@ def test_wrong_codes_of_all_numbers_together_are_bounded(make_visitors, caplog):
         assert db.session.scalar(select(func.sum(NumberThrottle.wrong_codes))) == BUDGET
 
 
-def test_right_codes_cost_nothing_of_the_budget_for_wrong_ones(make_visitors):
+def test_right_codes_do_not_use_up_the_budget_for_wrong_codes(make_visitors):
     *owners, stranger = make_visitors(2 * BUDGET + 1, wrong_codes_per_hour=BUDGET)
     for owner in owners:
         owner.sign_up()
@@ -97,7 +97,7 @@ def test_right_codes_cost_nothing_of_the_budget_for_wrong_ones(make_visitors):
     assert_used_up(owners[1].verify("no"))
 
 
-def test_lifting_the_limits_for_addresses_lifts_no_budget_and_zero_does(make_visitors):
+def test_budgets_are_lifted_by_zero_and_not_with_the_limits_for_addresses(make_visitors):
     visitors = make_visitors(2, codes_per_hour=1, rate_limit_per_minute=0)
     assert [visitor.send_otp().status_code for visitor in visitors] == [202, 503]
     visitors = make_visitors(3, codes_per_hour=0, wrong_codes_per_hour=0, rate_limit_per_minute=100)

@@ -30,7 +30,7 @@ def test_codes_are_drawn_from_all_six_digits(app, other_numbers):
     assert len({code[0] for code in codes}) >= 6
 
 
-def test_code_is_stored_as_a_keyed_hash_alone(app, visitor):
+def test_code_is_stored_only_as_a_keyed_hash(app, visitor):
     code = visitor.send_otp().json["otp"]
     with app.app_context():
         [record] = db.session.scalars(db.select(OneTimeCode))

@@ -15,7 +15,7 @@ from tests.conftest import age_codes
 from tests.problems import assert_problem
 
 
-def test_code_lets_in_once(visitor):
+def test_code_logs_in_once(visitor):
     visitor.sign_up()
     otp = visitor.send_otp().json["otp"]
     assert visitor.verify(otp).status_code == 200
@@ -126,7 +126,7 @@ def test_number_gets_ten_codes_an_hour(app, visitor):
     assert 2_900 < int(refused.headers["Retry-After"]) <= 3_600 - 10 * 61
 
 
-def test_hours_codes_are_counted_for_each_purpose(app, visitor):
+def test_codes_of_the_hour_are_counted_for_each_purpose(app, visitor):
     for _ in range(10):
         assert visitor.send_otp().status_code == 202
         age_codes(app, visitor.mobile, seconds=61)
@@ -147,7 +147,7 @@ def test_new_code_ends_the_one_before(app, visitor):
     assert visitor.verify(new).status_code == 200
 
 
-def test_used_code_does_not_bring_an_older_one_back(app, visitor):
+def test_used_code_does_not_revive_an_older_one(app, visitor):
     visitor.sign_up()
     old = visitor.send_otp().json["otp"]
     age_codes(app, visitor.mobile, seconds=61)
@@ -170,7 +170,7 @@ def test_code_works_until_it_expires(app, visitor):
     assert visitor.verify(otp).status_code == 200
 
 
-def test_code_serves_its_purpose_alone(app, make_member):
+def test_code_works_only_for_its_purpose(app, make_member):
     visitor, _ = make_member()
     login, reset = visitor.send_otp().json["otp"], visitor.forgot().json["otp"]
     if login != reset:
@@ -180,7 +180,7 @@ def test_code_serves_its_purpose_alone(app, make_member):
     assert visitor.verify(login).status_code == 200
 
 
-def test_code_of_one_number_opens_no_other(make_member):
+def test_code_of_one_number_does_not_work_for_another(make_member):
     one, _ = make_member()
     other, _ = make_member()
     otp = one.send_otp().json["otp"]
@@ -209,7 +209,7 @@ def test_known_and_unknown_numbers_get_the_same_answers(visitor, make_member):
         assert told[0] == told[1]
 
 
-def test_what_has_ended_is_swept_and_what_still_counts_stays(app, visitor, make_member):
+def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
     make_member()
     visitor.send_otp()
     visitor.verify("wrong")

@@ -95,7 +95,7 @@ def work(visitor: Visitor, **kwargs) -> None:
         delivery.send_message(UUID(code_id), now=kwargs.get("now", utc_now()))
 
 
-def test_code_comes_by_text_message_and_lets_in(texting, twilio):
+def test_code_arrives_by_text_message_and_logs_in(texting, twilio):
     texting.sign_up()
     sent = texting.send_otp()
     assert set(sent.json) == {"mobile", "expires_in", "resend_in"}
@@ -109,7 +109,7 @@ def test_code_comes_by_text_message_and_lets_in(texting, twilio):
     assert texting.verify(otp).status_code == 200
 
 
-def test_task_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
+def test_task_carries_only_an_id_and_the_row_nothing_readable(texting, twilio):
     texting.send_otp()
     with texting.app.app_context():
         row = db.session.scalar(db.select(OneTimeCode))
@@ -120,7 +120,7 @@ def test_task_carries_an_id_alone_and_the_row_nothing_readable(texting, twilio):
         assert db.session.scalar(db.select(OneTimeCode.sealed)) is None
 
 
-def test_message_is_sent_once_however_often_the_task_comes(texting, twilio):
+def test_message_is_sent_once_however_often_the_task_runs(texting, twilio):
     texting.send_otp()
     for _ in range(3):
         work(texting)
@@ -134,7 +134,7 @@ def test_code_that_has_ended_is_not_sent(texting, twilio):
 
 
 @pytest.mark.parametrize("answer", [(503, "<html>"), (429, {"code": 20429}), (500, {})])
-def test_provider_that_does_not_answer_is_asked_again_by_the_sweeper(texting, twilio, answer):
+def test_sweeper_retries_a_provider_that_did_not_answer(texting, twilio, answer):
     good, twilio.answer = twilio.answer, answer
     texting.send_otp()
     work(texting)
@@ -176,7 +176,7 @@ def test_messaging_service_sends_instead_of_a_number(twilio):
     assert "From" not in twilio.requests[0]
 
 
-def test_provider_that_is_not_there_is_unavailable(twilio):
+def test_unreachable_provider_is_unavailable(twilio):
     with pytest.raises(SmsUnavailable):
         Twilio(account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base="http://127.0.0.1:9").send("+1", "x")
     twilio.answer = (301, {})
@@ -190,7 +190,7 @@ def logging_app(app, make_app) -> Flask:
     return make_app(otp_delivery="log")
 
 
-def test_log_tells_the_code_where_that_is_the_way(logging_app, other_numbers, caplog):
+def test_log_delivery_logs_the_code(logging_app, other_numbers, caplog):
     visitor = Visitor(logging_app, next(other_numbers))
     visitor.sign_up()
     assert "otp" not in visitor.send_otp().json
@@ -198,7 +198,7 @@ def test_log_tells_the_code_where_that_is_the_way(logging_app, other_numbers, ca
     assert visitor.verify(otp).status_code == 200
 
 
-def test_real_worker_sends_what_a_request_rang_for(texting, twilio, twilio_settings, environment, tmp_path):
+def test_real_worker_sends_the_code_that_a_request_queued(texting, twilio, twilio_settings, environment, tmp_path):
     texting.sign_up()
     texting.send_otp()
     log_file = tmp_path / "worker.log"

@@ -51,7 +51,7 @@ def test_code_may_have_blanks_around_it(visitor):
 @pytest.mark.parametrize(
     "text", ["", "12345", "1234567", "abcdef", "１２３４５６", "null", "      ", "' OR ''='", "a" * 16]
 )
-def test_what_is_no_code_is_refused_and_spoils_nothing(visitor, text):
+def test_malformed_code_is_refused_and_costs_no_guess(visitor, text):
     visitor.sign_up()
     otp = visitor.send_otp().json["otp"]
     response = visitor.verify(text)

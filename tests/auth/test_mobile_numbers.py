@@ -34,7 +34,7 @@ def test_every_international_spelling_is_the_same_number(app, spelling):
         ("+49 1512 3456789", "+4915123456789"),
     ],
 )
-def test_numbers_of_other_countries_are_taken(app, spelling, stored):
+def test_numbers_of_other_countries_are_accepted(app, spelling, stored):
     assert Visitor(app, spelling).sign_up().json["mobile"] == stored
 
 
@@ -79,7 +79,7 @@ def test_what_is_no_number_with_a_country_code_is_422(app, wrong):
         ("1", "+4915112345678", False),
     ],
 )
-def test_codes_go_to_allowed_countries_alone(app, make_app, codes, mobile, served):
+def test_codes_go_only_to_allowed_countries(app, make_app, codes, mobile, served):
     visitor = Visitor(make_app(allowed_country_codes=codes), mobile)
     for answer in (visitor.sign_up(), visitor.send_otp(), visitor.forgot()):
         if served:

@@ -25,14 +25,14 @@ def member(make_member):
 
 
 @pytest.mark.parametrize("password", ["short7!", "password", "Password1", "QWERTY123", "12345678", "x" * 129])
-def test_password_that_will_not_do_is_422(make_member, password):
+def test_unacceptable_password_is_422(make_member, password):
     who, tokens = make_member()
     answer = who.post("/auth/change-password", token=tokens["access_token"], new_password=password)
     assert "new_password" in assert_problem(answer, 422, "validation_error")["errors"]
 
 
 @pytest.mark.parametrize("password", ["x7-_4-ab", "ß" * 128, "  spaces count  ", "пароль-длинный"])
-def test_any_other_password_of_8_to_128_characters_will_do(make_member, password):
+def test_any_other_password_of_8_to_128_characters_is_accepted(make_member, password):
     who, _ = make_member(password=password)
     assert who.login(password).status_code == 200
     assert who.login(password.strip()[:-1]).status_code == 401
@@ -42,7 +42,7 @@ def test_hash_is_argon2id_with_the_recommended_cost():
     assert hash_password(GOOD).startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
-def test_nobodys_hash_matches_nothing():
+def test_no_password_matches_a_missing_hash():
     assert password_matches(None, "the password of an account that does not exist") is False
 
 
@@ -77,7 +77,7 @@ def test_parallel_wrong_passwords_get_no_more_than_the_limit(member):
     assert [answer.status_code for answer in answers].count(401) == 10
 
 
-def test_right_password_costs_no_try(app, member):
+def test_right_password_is_refunded(app, member):
     who, _ = member
     assert [who.login(GOOD).status_code for _ in range(12)] == [200] * 12
     with app.app_context():
@@ -100,7 +100,7 @@ def test_a_process_computes_four_hashes_at_once():
         assert count == 4
 
 
-def test_login_that_found_no_place_to_be_compared_costs_no_try(app, member):
+def test_login_without_a_hash_slot_is_refunded(app, member):
     who, _ = member
     with hashing_by_others():
         for refused in all_at_once([lambda: who.login(GOOD)] * 10, retry=False):
@@ -111,7 +111,7 @@ def test_login_that_found_no_place_to_be_compared_costs_no_try(app, member):
     assert who.login(GOOD).status_code == 429, "guesses cost as much as ever"
 
 
-def test_change_that_found_no_place_costs_no_try(app, member):
+def test_change_without_a_hash_slot_is_refunded(app, member):
     who, tokens = member
     change = {"token": tokens["access_token"], "new_password": BETTER, "current_password": GOOD}
     with hashing_by_others():
@@ -121,7 +121,7 @@ def test_change_that_found_no_place_costs_no_try(app, member):
     assert who.post("/auth/change-password", **change).status_code == 200
 
 
-def test_try_of_an_earlier_window_is_not_given_back_to_a_later_one(app, visitor):
+def test_attempt_of_an_earlier_window_is_not_refunded_to_a_later_one(app, visitor):
     began = utc_now()
     with app.app_context():
         key = mobile_key(visitor.mobile)
@@ -174,7 +174,7 @@ def test_first_password_needs_no_current_one_and_ends_every_earlier_session(make
         assert_problem(who.me(earlier["access_token"]), 401, "token_revoked")
 
 
-def test_of_parallel_changes_one_wins(member):
+def test_one_of_parallel_changes_wins(member):
     who, tokens = member
     change = {"token": tokens["access_token"], "current_password": GOOD}
     answers = all_at_once(
@@ -197,7 +197,7 @@ def test_reset_sets_the_password_and_revokes_every_token(member):
     assert_problem(who.reset(otp, GOOD), 401, "otp_invalid")
 
 
-def test_password_that_will_not_do_spends_no_code(member):
+def test_unacceptable_password_does_not_use_up_the_code(member):
     who, _ = member
     otp = who.forgot().json["otp"]
     assert_problem(who.reset(otp, "password"), 422, "validation_error")

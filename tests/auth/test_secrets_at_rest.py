@@ -36,7 +36,7 @@ def everything_in_redis(*clients: redis.Redis) -> str:
     return "\n".join(found)
 
 
-def test_no_code_and_no_password_lies_in_clear(app, make_app, make_redis_url, other_numbers, caplog):
+def test_no_code_and_no_password_is_stored_in_clear(app, make_app, make_redis_url, other_numbers, caplog):
     caplog.set_level(logging.DEBUG)
     limited = make_app(rate_limit_per_minute=100)
     logging.getLogger().addHandler(caplog.handler)

@@ -66,7 +66,7 @@ def test_refresh_token_used_again_later_ends_its_whole_session(app, member, capl
         assert_problem(who.me(old["access_token"]), 401, "token_revoked")
 
 
-def test_token_from_two_rotations_ago_still_answers_within_its_ten_seconds(app, member):
+def test_refresh_token_before_last_still_works_within_its_ten_seconds(app, member):
     who, tokens = member
     second = refresh(who, tokens).json
     third = refresh(who, second).json
@@ -92,13 +92,13 @@ def test_parallel_refreshes_end_with_one_current_token(member):
     assert len({rotation(answer.json) for answer in answers}) == 1
 
 
-def test_access_token_refreshes_nothing_and_refresh_token_opens_nothing(member):
+def test_access_token_cannot_refresh_and_refresh_token_opens_no_route(member):
     who, tokens = member
     assert_problem(who.post("/auth/refresh", token=tokens["access_token"]), 401, "token_invalid")
     assert_problem(who.me(tokens["refresh_token"]), 401, "token_invalid")
 
 
-def test_refresh_token_of_ours_without_its_rotation_is_refused(app, member):
+def test_refresh_token_without_its_row_is_refused(app, member):
     who, tokens = member
     claims = jwt.decode(tokens["refresh_token"], options={"verify_signature": False})
     with app.app_context():
@@ -116,7 +116,7 @@ def test_refresh_token_of_another_users_session_is_refused(app, make_member):
     assert_problem(who.post("/auth/refresh", token=crossed), 401, "token_revoked")
 
 
-def test_logout_ends_this_session_alone(member):
+def test_logout_ends_only_this_session(member):
     who, tokens = member
     other = who.verify(who.send_otp().json["otp"]).json
     answer = who.post("/auth/logout", token=tokens["access_token"])
@@ -162,7 +162,7 @@ def test_session_tells_the_address_alone_however_a_proxy_writes_it(make_app, mak
     assert listed.json["items"][0]["ip"] == ip
 
 
-def test_somebody_elses_session_is_404_and_goes_on(make_member):
+def test_somebody_elses_session_is_404_and_stays_active(make_member):
     (who, tokens), (other, theirs) = make_member(), make_member()
     session_id = jwt.decode(theirs["access_token"], options={"verify_signature": False})["sid"]
     answer = who.client.delete(
@@ -197,7 +197,7 @@ def test_use_is_noted_every_five_minutes(app, member):
             assert db.session.scalar(last_used) == began + timedelta(minutes=noted)
 
 
-def test_session_that_rested_for_too_long_is_not_listed(app, member):
+def test_session_unused_for_too_long_is_not_listed(app, member):
     who, tokens = member
     with app.app_context():
         db.session.execute(

@@ -24,7 +24,7 @@ def verify(visitor) -> dict:
     return visitor.verify(visitor.send_otp().json["otp"]).json["user"]
 
 
-def test_signup_tells_the_user(visitor):
+def test_signup_returns_the_user(visitor):
     response = visitor.sign_up(name=" Ada ")
     assert response.status_code == 201
     user = response.json
@@ -45,14 +45,14 @@ def test_name_has_its_limits(visitor, name):
     assert list(body["errors"]) == ["name"]
 
 
-def test_signup_alone_gives_no_access_and_counts_for_nothing(app, visitor):
+def test_signup_without_verification_gives_no_access(app, visitor):
     response = visitor.sign_up()
     assert "token" not in response.text
     assert response.json["has_password"] is False
     assert count(app, AuthSession) == 0
 
 
-def test_verified_number_signs_up_once_and_nothing_of_the_account_is_told_or_changed(app, make_user):
+def test_signup_of_a_verified_number_is_refused_and_neither_shows_nor_changes_the_account(app, make_user):
     ada = make_user(name="Ada")
     response = Visitor(app, ada.mobile).sign_up(name="Mallory")
     assert_problem(response, 409, "account_exists")

@@ -26,7 +26,7 @@ def test_signup_takes_no_password(visitor):
     assert_problem(visitor.verify(visitor.send_otp().json["otp"]), 404, "account_not_found")
 
 
-def test_owner_has_no_password_whoever_signed_up_and_sets_one_after_the_first_login(stranger, visitor):
+def test_owner_has_no_password_from_a_strangers_signup_and_sets_one_after_the_first_login(stranger, visitor):
     stranger.sign_up(name="Mallory", password=STRANGE)
     stranger.sign_up(name="Mallory")
     tokens = verify(visitor)
@@ -36,7 +36,7 @@ def test_owner_has_no_password_whoever_signed_up_and_sets_one_after_the_first_lo
     assert visitor.login(OWN).json["user"]["has_password"] is True
 
 
-def test_stranger_between_code_and_verification_changes_the_name_alone(stranger, visitor):
+def test_stranger_between_code_and_verification_changes_only_the_name(stranger, visitor):
     visitor.sign_up(name="Ada")
     otp = visitor.send_otp().json["otp"]
     stranger.sign_up(name="Mallory")

@@ -23,7 +23,7 @@ NO_ADDRESSES = [None, "", "unix:", "unknown", "_hidden", "198.51.100", "198.51.1
         ("fe80::1%" + "x" * 200, "fe80::1"),
     ],
 )
-def test_address_is_told_without_port_brackets_and_zone(told, address):
+def test_address_is_parsed_without_port_brackets_and_zone(told, address):
     assert client_address(told) == address
 
 
@@ -43,5 +43,5 @@ def test_what_is_no_address_is_none(told):
         ("::ffff:203.0.113.7", ["203.0.113.7"]),
     ],
 )
-def test_address_stands_for_customers_of_every_size(told, networks):
+def test_address_counts_for_networks_of_every_size(told, networks):
     assert list(client_networks(told)) == networks

@@ -150,7 +150,7 @@ def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
         assert call(app, people[0], "POST", f"{room}/message", json={"text": "Hello"}).status_code == 202
 
 
-def test_silent_redis_is_not_asked_again_until_somebody_hears_from_it(make_app, make_redis_url, user):
+def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, make_redis_url, user):
     """Each who could do without passes by; of those who cannot, one at a time asks, and lets all in again."""
     with tapped(make_redis_url()) as tap:
         app = make_app(redis_url=tap.url + "?socket_timeout=3", rate_limit_per_minute=1_000)

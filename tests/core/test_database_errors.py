@@ -40,7 +40,7 @@ def failing_app(make_app, app):
 
 
 @pytest.mark.parametrize("state", ABSENCES, ids=ABSENCES.values())
-def test_an_absence_is_one(app, state):
+def test_an_absence_is_classified_as_one(app, state):
     with app.app_context(), pytest.raises(DATABASE_UNAVAILABLE):
         fail_with(state)
 

@@ -38,7 +38,7 @@ def test_migrations_may_take_longer_also_outside_of_a_transaction(app):
         assert autocommit.scalar(text("SELECT 1 FROM pg_sleep(1.1)")) == 1
 
 
-def test_connections_that_are_not_the_services_own_are_let_alone(app, postgres):
+def test_connections_outside_the_pool_are_not_bounded(app, postgres):
     connection = psycopg2.connect(postgres.url)
     connection.autocommit = True
     with connection.cursor() as cursor:

@@ -164,7 +164,7 @@ def test_every_route_is_503_within_five_seconds_without_postgres(web, own_postgr
     assert web.call("GET", "/readyz").status_code == 200
 
 
-def test_query_under_way_is_given_up_when_postgres_freezes(own_postgres, person):
+def test_running_query_is_given_up_when_postgres_freezes(own_postgres, person):
     """The message waits for its user's row, which another transaction holds, when the server freezes."""
     holder = psycopg2.connect(own_postgres.url)
     answers: list[requests.Response] = []

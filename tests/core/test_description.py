@@ -26,12 +26,12 @@ def test_it_is_serialised_once(make_app: Any, monkeypatch: pytest.MonkeyPatch) -
     assert len(bodies) == len(described) == 1
 
 
-def test_two_processes_give_it_the_same_name(make_app: Any) -> None:
+def test_two_processes_give_it_the_same_etag(make_app: Any) -> None:
     tags = [make_app().test_client().get(PATH, headers={"Accept-Encoding": "gzip"}).headers["ETag"] for _ in range(2)]
     assert tags[0] == tags[1]
 
 
-def test_it_is_compressed_for_who_takes_gzip(client: FlaskClient) -> None:
+def test_it_is_compressed_for_clients_that_accept_gzip(client: FlaskClient) -> None:
     plain = client.get(PATH)
     compressed = client.get(PATH, headers={"Accept-Encoding": "br, gzip;q=0.5"})
     assert (plain.status_code, compressed.status_code) == (200, 200)
@@ -48,14 +48,14 @@ def test_it_is_compressed_for_who_takes_gzip(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0", "gzip;q=0, *;q=0.5"])
-def test_it_is_plain_for_who_does_not(client: FlaskClient, accepted: str) -> None:
+def test_it_is_plain_for_others(client: FlaskClient, accepted: str) -> None:
     answer = client.get(PATH, headers={"Accept-Encoding": accepted})
     assert "Content-Encoding" not in answer.headers
     assert answer.json
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "identity"])
-def test_who_has_it_gets_304_without_a_body(client: FlaskClient, accepted: str) -> None:
+def test_client_that_has_it_gets_304_without_a_body(client: FlaskClient, accepted: str) -> None:
     headers = {"Accept-Encoding": accepted}
     first = client.get(PATH, headers=headers)
     assert not first.headers["ETag"].startswith("W/")
@@ -69,7 +69,7 @@ def test_who_has_it_gets_304_without_a_body(client: FlaskClient, accepted: str) 
     assert client.get(PATH, headers=headers | {"If-None-Match": '"another"'}).status_code == 200
 
 
-def test_head_tells_of_it_without_sending_it(client: FlaskClient) -> None:
+def test_head_describes_it_without_sending_it(client: FlaskClient) -> None:
     told, got = client.head(PATH), client.get(PATH)
     assert told.data == b""
     assert {name: told.headers[name] for name in ("ETag", "Content-Length")} == {

@@ -43,7 +43,7 @@ def statuses(count, *args, **kwargs):
     return [call(*args, **kwargs).status_code for _ in range(count)]
 
 
-def test_user_is_limited_whatever_his_address(limited, user, make_user):
+def test_user_is_limited_from_any_address(limited, user, make_user):
     other = make_user()
     assert statuses(PER_MINUTE, limited, token=user.access_token) == [200] * PER_MINUTE
     refused = call(limited, token=user.access_token, ip="203.0.113.2")

@@ -80,7 +80,7 @@ def test_queueing_tasks_has_as_many_of_its_own(small_app: Flask, connections: Ca
         assert redis_client().llen(CHORES) == THREADS * 20
 
 
-def test_each_request_that_is_held_open_has_one_besides(small_app: Flask, connections: Callable[[], int]) -> None:
+def test_each_held_request_has_a_connection_of_its_own(small_app: Flask, connections: Callable[[], int]) -> None:
     with small_app.app_context():
         pool = redis_client(blocking=True).connection_pool
         held = [pool.get_connection() for _ in range(3 + 1)]  # streams_per_process, and one that listens
@@ -92,7 +92,7 @@ def test_each_request_that_is_held_open_has_one_besides(small_app: Flask, connec
     assert connections() == 3 + 1 + 1
 
 
-def test_who_finds_no_connection_is_answered_as_without_redis(small_app: Flask) -> None:
+def test_request_without_a_free_connection_is_answered_as_without_redis(small_app: Flask) -> None:
     with small_app.app_context():
         pool = redis_client().connection_pool
         held = [pool.get_connection() for _ in range(POOL)]

@@ -58,7 +58,7 @@ def make_encrypted_app(
         yield make
 
 
-def test_every_client_speaks_tls_with_who_shows_the_right_certificate(make_encrypted_app: Callable[..., Flask]) -> None:
+def test_every_client_accepts_the_right_certificate(make_encrypted_app: Callable[..., Flask]) -> None:
     app = make_encrypted_app()
     assert app.test_client().get("/readyz").json == {"status": "ok"}
     assert db.session.execute(text("SELECT 1")).scalar() == 1
@@ -82,9 +82,7 @@ REDIS_CLIENTS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("shown", ["elsewhere", "stranger"])
-def test_no_client_of_redis_speaks_with_who_shows_a_wrong_certificate(
-    make_encrypted_app: Callable[..., Flask], shown: str
-) -> None:
+def test_no_redis_client_accepts_a_wrong_certificate(make_encrypted_app: Callable[..., Flask], shown: str) -> None:
     app = make_encrypted_app(redis_shows=shown)
     for name, use in REDIS_CLIENTS.items():
         with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
@@ -94,9 +92,7 @@ def test_no_client_of_redis_speaks_with_who_shows_a_wrong_certificate(
 
 
 @pytest.mark.parametrize("shown", ["elsewhere", "stranger"])
-def test_postgresql_is_not_spoken_with_when_it_shows_a_wrong_certificate(
-    make_encrypted_app: Callable[..., Flask], shown: str
-) -> None:
+def test_postgresql_with_a_wrong_certificate_is_refused(make_encrypted_app: Callable[..., Flask], shown: str) -> None:
     app = make_encrypted_app(postgres_shows=shown)
     with pytest.raises(OperationalError, match=r"certificate verify failed|does not match host name"):
         db.session.execute(text("SELECT 1"))
@@ -105,7 +101,7 @@ def test_postgresql_is_not_spoken_with_when_it_shows_a_wrong_certificate(
     assert (answer.status_code, answer.json["detail"]) == (503, "Does not answer: postgres.")
 
 
-def test_who_speaks_no_tls_gets_nothing_through_the_proxy(make_encrypted_app: Callable[..., Flask]) -> None:
+def test_plain_connection_gets_nothing_through_the_proxy(make_encrypted_app: Callable[..., Flask]) -> None:
     """The proxy of these tests takes encrypted connections alone, or they would show nothing."""
     settings = make_encrypted_app().extensions["settings"]
     with pytest.raises(redis.RedisError):

@@ -166,12 +166,12 @@ def test_every_kind_of_token_error_has_a_challenge():
         assert kind().headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-def test_application_without_a_session_check_does_not_start():
+def test_application_without_a_session_validator_does_not_start():
     with pytest.raises(TypeError, match="is_session_active"):
         register_auth(Flask("without"), secret="a-secret-of-the-test-long-enough-for-hs256")
 
 
-def test_no_token_counts_where_the_session_check_is_lost(make_app, user):
+def test_no_token_works_without_the_session_validator(make_app, user):
     app = make_app()
     headers = {"Authorization": f"Bearer {user.access_token}"}
     assert app.test_client().get("/user/me", headers=headers).status_code == 200

@@ -179,7 +179,7 @@ def test_beat_says_in_a_line_that_a_full_redis_takes_no_task(environment, own_va
     assert [line for line in errors if "Couldn't apply scheduled task messages.sweep" not in line] == []
 
 
-def test_health_tells_of_each_worker_until_it_ends(start_worker, two_workers, person, broker):
+def test_health_checks_each_worker_until_it_ends(start_worker, two_workers, person, broker):
     service = person.client.application
     broker.delete(WORKERS)  # those that other tests killed
     with service.app_context():

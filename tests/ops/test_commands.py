@@ -36,7 +36,7 @@ def test_json_is_for_programs(user, flask):
     assert (grant["kind"], grant["state"], grant["reason"], grant["ends_at"]) == ("grant", "active", "A gift", None)
 
 
-def test_pro_is_given_and_taken_back(user, flask):
+def test_pro_is_granted_and_revoked(user, flask):
     assert tier(user) == "basic"
     assert flask("users", "grant-pro", user.mobile, "--reason", "A gift", "--days", "7").exit_code == 0
     assert tier(user) == "pro"
@@ -55,7 +55,7 @@ def test_a_grant_lasts_through_its_last_day(user, flask, app):
     assert (ends_at.hour, ends_at.minute) == (0, 0)
 
 
-def test_pro_is_not_given_to_a_number_that_nobody_has_verified(client, flask, mobile_numbers):
+def test_pro_is_not_granted_to_an_unverified_number(client, flask, mobile_numbers):
     """The next signup takes the number over, and must find nothing that hangs on the earlier one."""
     signup = {"mobile": next(mobile_numbers)}
     assert client.post("/auth/signup", json=signup).status_code == 201
@@ -77,7 +77,7 @@ def test_pro_is_not_given_to_a_number_that_nobody_has_verified(client, flask, mo
         ["find", "nonsense"],
     ],
 )
-def test_nonsense_is_told_in_one_sentence(user, flask, words):
+def test_wrong_arguments_are_refused_in_one_sentence(user, flask, words):
     result = flask("users", *(user.mobile if word == "MOBILE" else word for word in words))
     assert result.exit_code == 2
     assert "Traceback" not in result.output
@@ -107,7 +107,7 @@ def test_health_is_well_when_beat_ticks_and_nothing_waits(app, flask):
     assert "FAILED" not in result.output
 
 
-def test_health_tells_that_replies_wait_for_nobody(user, app, flask):
+def test_health_fails_when_replies_wait_for_no_worker(user, app, flask):
     user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
         rollup.tick(utc_now())
@@ -120,7 +120,7 @@ def test_health_tells_that_replies_wait_for_nobody(user, app, flask):
     assert flask("health", "--max-queued", "600").exit_code == 0
 
 
-def test_health_tells_that_beat_is_silent(app, flask):
+def test_health_fails_when_beat_is_silent(app, flask):
     assert flask("health").exit_code == 3
     with app.app_context():
         rollup.tick(utc_now() - timedelta(seconds=90))
@@ -128,7 +128,7 @@ def test_health_tells_that_beat_is_silent(app, flask):
     assert flask("health", "--max-tick", "120").exit_code == 0
 
 
-def test_health_tells_what_does_not_answer(make_app):
+def test_health_names_what_does_not_answer(make_app):
     app = make_app(database_url="postgresql://127.0.0.1:1/nothing", redis_url="redis://127.0.0.1:1")
     result = app.test_cli_runner().invoke(args=["health"])
     assert result.exit_code == 1
@@ -136,7 +136,7 @@ def test_health_tells_what_does_not_answer(make_app):
 
 
 @pytest.mark.parametrize("words", [["users"], ["replies"], ["health"], ["users", "find"], ["users", "grant-pro"]])
-def test_help_is_there(flask, words):
+def test_every_command_has_help(flask, words):
     result = flask(*words, "--help")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4

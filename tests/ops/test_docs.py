@@ -92,7 +92,7 @@ def test_page_starts_on_this_description_and_asks_no_validator_elsewhere(client,
 @pytest.mark.parametrize(
     "name", ["../package.json", "..%2f__init__.py", "/etc/passwd", "%2fetc%2fpasswd", "nothing.js", ""]
 )
-def test_assets_are_those_of_swagger_ui_alone(client, name):
+def test_assets_are_only_those_of_swagger_ui(client, name):
     assert_problem(client.get(f"/docs/assets/{name}"), 404, "not_found")
 
 

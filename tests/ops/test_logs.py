@@ -90,7 +90,7 @@ def run(variables, migrated_app, gemini_process, tmp_path_factory) -> Run:
     return result
 
 
-def test_nothing_that_was_planted_is_in_any_line(run):
+def test_no_planted_secret_is_in_any_line(run):
     text = run.text()
     assert len(text.splitlines()) > 20
     assert not [planted for planted in run.planted if planted in text]

@@ -52,7 +52,7 @@ def test_a_quota_refusal_is_counted(user):
     assert scrape(user.client)["http_errors_total", "daily_quota_exceeded"] == before + 1
 
 
-def test_the_queue_is_told(user, app):
+def test_the_queue_is_exported(user, app):
     room = user.make_chatroom()
     user.post(f"{room}/message", json={"text": "Hello"})
     user.post(f"{room}/message", json={"text": "Again"})
@@ -108,7 +108,7 @@ def test_a_failed_reply_is_counted_by_its_reason(user, app, worker, gemini):
     assert scrape(user.client)["replies_total", code] == 1
 
 
-def test_the_age_of_the_last_tick_is_told(client, app):
+def test_the_age_of_the_last_tick_is_exported(client, app):
     now = utc_now()
     with app.app_context():
         rollup.tick(now - timedelta(seconds=40))
