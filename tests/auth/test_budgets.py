@@ -1,4 +1,4 @@
-"""What the whole service may do in an hour, whoever asks: codes sent, and wrong codes."""
+"""Budgets of the whole service for an hour: codes sent, and wrong codes."""
 
 import logging
 import re
@@ -35,8 +35,8 @@ def assert_used_up(answer):
 
 def refusals(visitor, budget):
     counted = visitor.client.get("/metrics").text
-    (told,) = re.findall(rf'^code_budget_refusals_total{{budget="{budget}"}} (.+)$', counted, flags=re.MULTILINE)
-    return float(told)
+    (found,) = re.findall(rf'^code_budget_refusals_total{{budget="{budget}"}} (.+)$', counted, flags=re.MULTILINE)
+    return float(found)
 
 
 def test_service_sends_no_more_codes_an_hour_than_its_budget(make_visitors, caplog):
@@ -50,8 +50,8 @@ def test_service_sends_no_more_codes_an_hour_than_its_budget(make_visitors, capl
         assert_used_up(answer)
     assert len({answer.json["detail"] for answer in answers}) == 1, "the same for known and unknown numbers"
     assert refusals(known, "codes") == before + 4
-    (told,) = [record for record in caplog.records if "CODES_PER_HOUR" in record.getMessage()]
-    assert told.levelname == "ERROR"
+    (found,) = [record for record in caplog.records if "CODES_PER_HOUR" in record.getMessage()]
+    assert found.levelname == "ERROR"
     with known.app.app_context():
         assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == BUDGET
 

@@ -1,4 +1,4 @@
-"""What a code looks like, who is told it, and what is kept of it."""
+"""What a code looks like, where it is shown, and what is stored of it."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""One-time codes against somebody who guesses, asks again, or comes twenty times at once."""
+"""One-time codes: guesses, repeated requests, and twenty at once."""
 
 from collections import Counter
 from datetime import timedelta
@@ -203,10 +203,10 @@ def test_known_and_unknown_numbers_get_the_same_answers(visitor, make_member):
         known, unknown = call(member), call(visitor)
         assert known.status_code == unknown.status_code
         assert [name for name, _ in known.headers] == [name for name, _ in unknown.headers]
-        told = [
+        answers = [
             {k: v for k, v in answer.json.items() if k not in varying | {"request_id"}} for answer in (known, unknown)
         ]
-        assert told[0] == told[1]
+        assert answers[0] == answers[1]
 
 
 def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):

@@ -81,6 +81,6 @@ def test_wrong_expired_used_foreign_and_missing_codes_are_answered_alike(app, ot
         resetting.verify(resetting.forgot().json["otp"]),
         without.verify("123456"),
     ]
-    told = [assert_problem(answer, 401, "otp_invalid") | {"request_id": ""} for answer in answers]
-    assert all(body == told[0] for body in told)
+    bodies = [assert_problem(answer, 401, "otp_invalid") | {"request_id": ""} for answer in answers]
+    assert all(body == bodies[0] for body in bodies)
     assert len({answer.headers["WWW-Authenticate"] for answer in answers}) == 1

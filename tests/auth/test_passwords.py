@@ -86,7 +86,7 @@ def test_right_password_is_refunded(app, member):
 
 @contextmanager
 def hashing_by_others() -> Iterator[int]:
-    """Meanwhile others hold every place at the hashing, as in a flood; how many there are."""
+    """Hold every hash slot, as a flood does; how many there are."""
     with ExitStack() as held:
         count = 0
         while hash_slots.acquire(blocking=False):

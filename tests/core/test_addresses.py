@@ -8,7 +8,7 @@ NO_ADDRESSES = [None, "", "unix:", "unknown", "_hidden", "198.51.100", "198.51.1
 
 
 @pytest.mark.parametrize(
-    ("told", "address"),
+    ("text", "address"),
     [
         ("198.51.100.4", "198.51.100.4"),
         (" 198.51.100.4 ", "198.51.100.4"),
@@ -23,18 +23,18 @@ NO_ADDRESSES = [None, "", "unix:", "unknown", "_hidden", "198.51.100", "198.51.1
         ("fe80::1%" + "x" * 200, "fe80::1"),
     ],
 )
-def test_address_is_parsed_without_port_brackets_and_zone(told, address):
-    assert client_address(told) == address
+def test_address_is_parsed_without_port_brackets_and_zone(text, address):
+    assert client_address(text) == address
 
 
-@pytest.mark.parametrize("told", [*NO_ADDRESSES, "x" * 200, "0" * 200])
-def test_what_is_no_address_is_none(told):
-    assert client_address(told) is None
-    assert client_networks(told) == {}
+@pytest.mark.parametrize("text", [*NO_ADDRESSES, "x" * 200, "0" * 200])
+def test_what_is_no_address_is_none(text):
+    assert client_address(text) is None
+    assert client_networks(text) == {}
 
 
 @pytest.mark.parametrize(
-    ("told", "networks"),
+    ("text", "networks"),
     [
         ("203.0.113.7", ["203.0.113.7"]),
         ("203.0.113.7:80", ["203.0.113.7"]),
@@ -43,5 +43,5 @@ def test_what_is_no_address_is_none(told):
         ("::ffff:203.0.113.7", ["203.0.113.7"]),
     ],
 )
-def test_address_counts_for_networks_of_every_size(told, networks):
-    assert list(client_networks(told)) == networks
+def test_address_counts_for_networks_of_every_size(text, networks):
+    assert list(client_networks(text)) == networks

@@ -12,7 +12,7 @@ from tests.problems import assert_problem
 DEFECTS = {
     "57014": "a statement that takes too long",
     "40P01": "a deadlock",
-    "55P03": "a lock that is not to be had",
+    "55P03": "a lock that is not available",
     "53100": "a full disk",
     "25P03": "a transaction that was left open",
 }

@@ -70,8 +70,8 @@ def test_client_that_has_it_gets_304_without_a_body(client: FlaskClient, accepte
 
 
 def test_head_describes_it_without_sending_it(client: FlaskClient) -> None:
-    told, got = client.head(PATH), client.get(PATH)
-    assert told.data == b""
-    assert {name: told.headers[name] for name in ("ETag", "Content-Length")} == {
+    head, got = client.head(PATH), client.get(PATH)
+    assert head.data == b""
+    assert {name: head.headers[name] for name in ("ETag", "Content-Length")} == {
         name: got.headers[name] for name in ("ETag", "Content-Length")
     }

@@ -1,4 +1,4 @@
-"""The edge: TLS, browsers of other origins, and what is told to nobody."""
+"""The edge: TLS, browsers of other origins, and headers that reveal nothing."""
 
 import pytest
 

@@ -58,8 +58,8 @@ def test_a_traceback_shows_no_row():
         "x", logging.ERROR, __file__, 1, "Failed", None, (type(caught.value), caught.value, None)
     )
     record.request_id = "-"
-    told = json.loads(JsonLineFormatter("%(levelname)s %(message)s").format(record))["exc_info"]
-    assert PROMPT not in told
-    assert "ValueError: violates a check" in told
-    assert "RuntimeError: could not store" in told
-    assert "in fail" in told
+    shown = json.loads(JsonLineFormatter("%(levelname)s %(message)s").format(record))["exc_info"]
+    assert PROMPT not in shown
+    assert "ValueError: violates a check" in shown
+    assert "RuntimeError: could not store" in shown
+    assert "in fail" in shown

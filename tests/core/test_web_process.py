@@ -32,7 +32,7 @@ def token(app: Any, web: WebProcess, mobile_numbers: Iterator[str]) -> str:
 
 
 def test_a_client_that_hung_up_can_follow_again_soon(web, token):
-    """Its place among its user's streams is free long before anything is sent to it."""
+    """Its slot among its user's streams is free long before anything is sent to it."""
     room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).json()["id"]
     sent = web.call("POST", f"/chatroom/{room}/message", token=token, json={"text": "Nobody answers"}).json()
     path = f"/chatroom/{room}/messages/{sent['reply']['id']}/stream"
@@ -50,7 +50,7 @@ def test_a_client_that_hung_up_can_follow_again_soon(web, token):
 
 
 def pieces(size: int) -> Iterator[bytes]:
-    """A body whose length nobody is told beforehand: it is sent chunked."""
+    """A body whose length is not announced: it is sent chunked."""
     for _ in range(size // 16_384):
         yield b" " * 16_384
     yield b'{"title": "A room"}'
@@ -228,10 +228,10 @@ def test_streams_leave_threads_for_everybody_else_whatever_the_settings_say(
         refused = web.call("GET", f"{reply}/stream", token=token)
         assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
         assert web.call("GET", "/healthz").took < 5
-    told = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS" in line]
-    assert len(told) == 1
-    assert "WEB_THREADS is 6, which allows 3 streams, not STREAMS_PER_PROCESS (200)" in told[0]
-    assert "WARNING" in told[0]
+    lines = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS" in line]
+    assert len(lines) == 1
+    assert "WEB_THREADS is 6, which allows 3 streams, not STREAMS_PER_PROCESS (200)" in lines[0]
+    assert "WARNING" in lines[0]
 
 
 def test_sixteen_threads_stay_free_of_streams(own_environment, app, tmp_path):

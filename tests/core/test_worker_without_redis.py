@@ -105,7 +105,7 @@ def each_takes_tasks(app: Any, workers: list[Worker]) -> bool:
 def test_workers_take_tasks_again_when_redis_died_while_all_their_slots_were_taken(
     own_valkey, two_workers, person, gemini
 ):
-    """What runs in the slots ends while nobody can be told, so no slot may hang on telling it."""
+    """What runs in the slots ends while Redis cannot be told, so no slot may depend on it."""
     service = person.client.application
     assert each_takes_tasks(service, two_workers)
     gemini.behave(hang=True)
@@ -185,7 +185,7 @@ def test_health_checks_each_worker_until_it_ends(start_worker, two_workers, pers
     with service.app_context():
         rollup.tick(utc_now())
 
-    def told(*words: str) -> tuple[int, dict[str, str]]:
+    def health(*words: str) -> tuple[int, dict[str, str]]:
         done = service.test_cli_runner().invoke(args=["health", "--json", *words])
         rows = map(json.loads, done.output.splitlines())
         return done.exit_code, {row["check"]: row["result"] for row in rows if row["check"].startswith("worker ")}
@@ -194,12 +194,12 @@ def test_health_checks_each_worker_until_it_ends(start_worker, two_workers, pers
         workers = [*two_workers, third]
         assert each_takes_tasks(service, workers)
         names = [f"worker {socket.gethostname()}:{worker.process.pid}" for worker in workers]
-        assert told() == (0, dict.fromkeys(sorted(names), "passed"))
-    assert told() == (0, dict.fromkeys(sorted(names[:2]), "passed"))
+        assert health() == (0, dict.fromkeys(sorted(names), "passed"))
+    assert health() == (0, dict.fromkeys(sorted(names[:2]), "passed"))
 
     silent = names[0].removeprefix("worker ")
     broker.zadd(WORKERS, {silent: (utc_now() - timedelta(minutes=11)).timestamp()})
-    assert told() == (4, {names[0]: "FAILED", names[1]: "passed"})
-    assert told("--max-worker", "720")[0] == 0
+    assert health() == (4, {names[0]: "FAILED", names[1]: "passed"})
+    assert health("--max-worker", "720")[0] == 0
     broker.zadd(WORKERS, {silent: (utc_now() - timedelta(minutes=61)).timestamp()})
-    assert told() == (0, {names[1]: "passed"})
+    assert health() == (0, {names[1]: "passed"})

@@ -115,8 +115,8 @@ def test_a_request_has_one_line(run):
 
 
 def test_a_task_has_one_line_with_the_request_that_led_to_it(run):
-    told = [line for line in run.lines("worker") if line.get("event") == "task"]
-    [first, *_] = [line for line in told if line["request_id"] == REQUEST_ID]
+    lines = [line for line in run.lines("worker") if line.get("event") == "task"]
+    [first, *_] = [line for line in lines if line["request_id"] == REQUEST_ID]
     assert (first["task"], first["outcome"]) == ("messages.generate_reply", "success")
     assert first["duration_ms"] > 0
-    assert any(line["task"] == "ops.tick" for line in told)
+    assert any(line["task"] == "ops.tick" for line in lines)

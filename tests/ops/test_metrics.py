@@ -1,4 +1,4 @@
-"""What /metrics tells, and whom."""
+"""What /metrics exports, and to whom."""
 
 import os
 import signal
@@ -59,9 +59,9 @@ def test_the_queue_is_exported(user, app):
     with app.app_context():
         db.session.execute(text("UPDATE messages SET created_at = created_at - interval '90 seconds'"))
         db.session.commit()
-    told = scrape(user.client)
-    assert told["replies_unfinished", "queued"] == 2
-    assert 90 <= told["oldest_due_reply_seconds",] < 120
+    scraped = scrape(user.client)
+    assert scraped["replies_unfinished", "queued"] == 2
+    assert 90 <= scraped["oldest_due_reply_seconds",] < 120
 
 
 def test_a_reply_in_its_pause_is_not_due(user, app):
@@ -87,13 +87,13 @@ def test_what_workers_did_is_counted_once(user, app, worker, gemini):
     with ThreadPoolExecutor(8) as workers:  # all at once, then again
         list(workers.map(count, [1] * 8))
     count(2)
-    told = scrape(user.client)
+    scraped = scrape(user.client)
     usage = answer.json["reply"]["usage"]
-    assert told["replies_total", "completed"] == 1
-    assert told["gemini_calls_total", "answered"] == 1
-    assert told["gemini_tokens_total", "output"] == usage["output_tokens"]
-    assert told["reply_seconds_count",] == 1
-    assert told["reply_seconds_bucket", "+Inf"] == 1
+    assert scraped["replies_total", "completed"] == 1
+    assert scraped["gemini_calls_total", "answered"] == 1
+    assert scraped["gemini_tokens_total", "output"] == usage["output_tokens"]
+    assert scraped["reply_seconds_count",] == 1
+    assert scraped["reply_seconds_bucket", "+Inf"] == 1
 
 
 def test_a_failed_reply_is_counted_by_its_reason(user, app, worker, gemini):
@@ -156,8 +156,8 @@ def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
                 os.kill(pid, signal.SIGCONT)
 
         def counted() -> float:
-            told = samples(web.call("GET", "/metrics").text)
-            return told["http_requests_total", "GET", "/readyz", "200"]
+            scraped = samples(web.call("GET", "/metrics").text)
+            return scraped["http_requests_total", "GET", "/readyz", "200"]
 
         assert wait_until(lambda: counted() == 40, seconds=5), counted()
         assert [counted() for _ in range(6)] == [40] * 6
@@ -171,8 +171,8 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
         assert wait_until(lambda: web.log_file.read_text().count("Worker exiting") == 1, seconds=40)
 
         def counted() -> float:
-            told = samples(web.call("GET", "/metrics").text)
-            return told.get(("http_requests_total", "GET", "/readyz", "200"), 0)
+            scraped = samples(web.call("GET", "/metrics").text)
+            return scraped.get(("http_requests_total", "GET", "/readyz", "200"), 0)
 
         assert web.call("GET", "/readyz").ok
         assert wait_until(lambda: counted() == 11, seconds=5), counted()
@@ -211,9 +211,9 @@ def test_a_folder_for_numbers_that_was_given_is_emptied_at_the_start_alone(app, 
 
 def test_metrics_survive_without_postgres(make_app):
     client = make_app(database_url="postgresql://127.0.0.1:1/nothing").test_client()
-    told = scrape(client)
-    assert told["postgres_answers",] == 0
-    assert ("http_errors_total", "daily_quota_exceeded") in told
+    scraped = scrape(client)
+    assert scraped["postgres_answers",] == 0
+    assert ("http_errors_total", "daily_quota_exceeded") in scraped
 
 
 def test_a_webhook_that_is_refused_is_counted(client, make_app):
