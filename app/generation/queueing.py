@@ -30,7 +30,7 @@ NEW_TURN = (
 def enqueue_statement(*beside: Insert) -> Select[Any]:
     """One statement that takes two positions of a room and inserts a prompt, its queued reply, and what is `beside`."""
     turns = NEW_TURN.c.turns
-    zero = literal_column("0")  # the columns' defaults would be bound under one name for both rows
+    zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both rows
     inserts = []
     for kind, names, positions_back in (("prompt", NEW_PROMPT, 2), ("reply", NEW_REPLY, 1)):
         values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=messages.c[name].type) for name in names}
