@@ -50,7 +50,7 @@ def delete_closed(user_id: UUID, now: datetime) -> bool:
         if not is_closed(user_id):
             return False
         disown_customers(user_id)
-        revoke_sessions(user_id, now)
+        revoke_sessions(current, user_id, now)
         mark_deleted(user)
         current.after_commit(lambda: forget_list(user_id))
         current.enqueue_after_commit(PURGE)

@@ -25,7 +25,7 @@ from app.auth.throttles import (
 )
 from app.billing.tier import tier_of
 from app.core.errors import ServiceUnavailable, ValidationFailed
-from app.core.transactions import transaction
+from app.core.transactions import Transaction, transaction
 from app.users import service as users
 from app.users.numbers import mobile_key
 from app.users.service import require_locked_user, require_user
@@ -97,8 +97,8 @@ def change_password(user_id: UUID, *, current: str | None, new: str, client: Cli
     key, known_hash = mobile_key(user.mobile), user.password_hash
     if known_hash is None:
         new_hash = hash_password(new)
-        with transaction():
-            return replace_password(user_id, known_hash, new_hash, client, now)
+        with transaction() as tx:
+            return replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
     if current is None:
         raise ValidationFailed({"current_password": ["Required, because a password is set."]})
     with transaction():
@@ -107,13 +107,15 @@ def change_password(user_id: UUID, *, current: str | None, new: str, client: Cli
         if not password_matches(known_hash, current):
             raise WrongPassword
         new_hash = hash_password(new)
-    with transaction():
+    with transaction() as tx:
         refund_password_attempt(key, window_start)
-        return replace_password(user_id, known_hash, new_hash, client, now)
+        return replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
 
 
-def replace_password(user_id: UUID, known_hash: str | None, new_hash: str, client: Client, now: datetime) -> Tokens:
-    """Replace the known hash, end every session and begin a new one; the caller commits.
+def replace_password(
+    tx: Transaction, user_id: UUID, known_hash: str | None, new_hash: str, *, client: Client, now: datetime
+) -> Tokens:
+    """Replace the known hash, end every session and begin a new one.
 
     Raises TokenRevoked; WrongPassword when somebody else changed the password meanwhile.
     """
@@ -121,7 +123,7 @@ def replace_password(user_id: UUID, known_hash: str | None, new_hash: str, clien
     if user.password_hash != known_hash:
         raise WrongPassword
     user.password_hash = new_hash
-    revoke_sessions(user_id, now)
+    revoke_sessions(tx, user_id, now)
     return open_session(user, tier_of(user_id, now), client, now)
 
 
@@ -133,12 +135,12 @@ def reset_password(mobile: str, code: str, new: str, *, now: datetime) -> None:
     """
     new_hash = hash_password(new)
     with WRONG_CODES_BUDGET.spend():
-        with transaction():
+        with transaction() as current:
             is_right = otp.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
             user = users.lock_user_by_mobile(mobile)
             if is_right and user is not None:
                 user.password_hash = new_hash
                 user.verified_at = user.verified_at or now
-                revoke_sessions(user.id, now)
+                revoke_sessions(current, user.id, now)
                 return
         raise AccountNotFound if is_right else OtpInvalid

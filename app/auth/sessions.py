@@ -15,7 +15,8 @@ from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_toke
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.logging import log_event
-from app.core.transactions import release_connection, transaction
+from app.core.sessions import forget_sessions
+from app.core.transactions import Transaction, release_connection, transaction
 from app.users.models import User
 from app.users.profile import Profile
 from app.users.service import find_user
@@ -77,7 +78,7 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, *, now: datetime) -> Tok
 
     Raises TokenRevoked: when it comes again later, its whole session ends, because one of two holders stole it.
     """
-    with transaction():
+    with transaction() as current:
         session = lock_session(session_id, user_id)
         user = find_user(user_id)
         successor = next_refresh_token(session, jti, now)
@@ -85,6 +86,7 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, *, now: datetime) -> Tok
             session.last_used_at = now
             return issue_tokens(user, tier_of(user_id, now), session.id, successor)
         session.revoked_at = now
+        current.after_commit(lambda: forget_sessions([session_id]))
     log_event(log, "refresh_token_reused", user_id=user_id, session_id=session_id)
     raise TokenRevoked
 
@@ -107,16 +109,19 @@ def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> l
 
 def end_session(user_id: UUID, session_id: UUID, *, now: datetime) -> None:
     """End one of the user's sessions: its tokens stop working. Raises NotFound."""
-    with transaction():
+    with transaction() as current:
         ended = update(AuthSession).where(*active_session(session_id, user_id)).values(revoked_at=now)
         if db.session.scalar(ended.returning(AuthSession.id)) is None:
             raise NotFound
+        current.after_commit(lambda: forget_sessions([session_id]))
 
 
-def revoke_sessions(user_id: UUID, now: datetime) -> None:
-    """End every session of the user; the caller holds the user's row and commits."""
-    ended = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
-    db.session.execute(ended.values(revoked_at=now), execution_options={"synchronize_session": False})
+def revoke_sessions(current: Transaction, user_id: UUID, now: datetime) -> None:
+    """End every session of the user, who is locked by the caller."""
+    active = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
+    ended = active.values(revoked_at=now).returning(AuthSession.id)
+    ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
+    current.after_commit(lambda: forget_sessions(ids))
 
 
 def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:

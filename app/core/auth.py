@@ -1,13 +1,13 @@
 """Bearer tokens: only this module makes and reads them. The auth feature knows their sessions."""
 
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import wraps
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, request
 from flask_jwt_extended import (
     JWTManager,
     create_access_token,
@@ -22,12 +22,10 @@ from jwt.exceptions import PyJWTError
 from app.core.clock import utc_now
 from app.core.crypto import derive_key
 from app.core.errors import AppError, handle_app_error
-from app.core.limits import REQUESTS, limit_address, limit_user
+from app.core.limits import REQUESTS, limit_address
+from app.core.sessions import SESSION_VALIDATOR, SessionValidator, admit, session_validator
 
 View = TypeVar("View", bound=Callable[..., Any])
-SessionValidator = Callable[[UUID, UUID, datetime], bool]
-
-SESSION_VALIDATOR = "is_session_active"  # its key in app.extensions
 REFRESH_JTI_CLAIM = "rid"  # `jti` has been flask-jwt-extended's own random id; tokens in use live for a month
 
 
@@ -77,8 +75,8 @@ def register_auth(
 ) -> None:
     """Let flask-jwt-extended accept tokens of active sessions, and answer others with problem documents.
 
-    secret: signs tokens. previous_secret: also accepted. is_session_active: called at each request with the ids of a
-    session and its user, and now; holds no database connection when it returns.
+    secret: signs tokens. previous_secret: also accepted. is_session_active: called with the ids of a session and its
+    user, and now, when Redis does not know the session; holds no database connection when it returns.
     """
     app.extensions[SESSION_VALIDATOR] = is_session_active
     app.config.update(JWT_SECRET_KEY=secret, JWT_ACCESS_TOKEN_EXPIRES=access_ttl, JWT_REFRESH_TOKEN_EXPIRES=refresh_ttl)
@@ -87,12 +85,10 @@ def register_auth(
     jwt = JWTManager(app)
     jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
     jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), secret))
-    jwt.token_in_blocklist_loader(is_revoked)
     jwt.unauthorized_loader(refuse(TokenMissing))
     jwt.invalid_token_loader(refuse(TokenInvalid))
     jwt.token_verification_failed_loader(refuse(TokenInvalid))
     jwt.expired_token_loader(refuse(TokenExpired))
-    jwt.revoked_token_loader(refuse(TokenRevoked))
     jwt.needs_fresh_token_loader(refuse(TokenInvalid))
     jwt.user_lookup_error_loader(refuse(TokenRevoked))
 
@@ -110,15 +106,21 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
             normalize_scheme()
             try:
                 verify_jwt_in_request(refresh=refresh)
-            except (JWTExtendedException, PyJWTError, TokenInvalid):
+                require_session(get_jwt())
+            except (JWTExtendedException, PyJWTError, TokenInvalid, TokenRevoked):
                 limit_address(REQUESTS)
                 raise
-            limit_user(current_user_id())
             return view(*args, **kwargs)
 
         return cast(View, guarded)
 
     return decorate
+
+
+def require_session(claims: Mapping[str, Any]) -> None:
+    """Count a request of an active session. Raises TokenRevoked, TokenInvalid, RateLimited."""
+    if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now()):
+        raise TokenRevoked
 
 
 def normalize_scheme() -> None:
@@ -154,23 +156,13 @@ def encode_refresh_token(user_id: UUID, session_id: UUID, jti: UUID) -> str:
     return str(create_refresh_token(str(user_id), additional_claims=claims))
 
 
-def session_validator() -> SessionValidator:
-    """The function that the factory was given to decide whether a session is active."""
-    return cast(SessionValidator, current_app.extensions[SESSION_VALIDATOR])
-
-
-def is_revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-    """Whether the session of a token has ended; asked at each request. Raises TokenInvalid."""
-    return not session_validator()(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now())
-
-
 def current_session_check() -> Callable[[], bool]:
     """A function that says whether this request's session is still active, also after the request."""
     is_session_active, session_id, user_id = session_validator(), current_session_id(), current_user_id()
     return lambda: is_session_active(session_id, user_id, utc_now())
 
 
-def claimed_id(claims: dict[str, Any], name: str) -> UUID:
+def claimed_id(claims: Mapping[str, Any], name: str) -> UUID:
     """The id in a claim. Raises TokenInvalid when there is none."""
     try:
         return UUID(claims[name])

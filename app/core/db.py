@@ -22,14 +22,13 @@ from flask_sqlalchemy import SQLAlchemy
 from psycopg2 import extensions
 from sqlalchemy import DateTime, Enum, MetaData, Table, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, registry
 
 from app.core.logging import first_line
 
 CONNECT_SECONDS = 2.0
-PING_SECONDS = 1.0  # a connection that takes longer to answer the pool's ping is replaced
 STATEMENT_TIMEOUT_MS = 4_000  # the server's own
 ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs ends the statement itself
 POOL_TIMEOUT_SECONDS = 2.6  # a burst passes; with a new connection behind it, still within 5 seconds
@@ -104,7 +103,6 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_SECONDS,
-        "pool_pre_ping": True,
         "pool_recycle": 1_800,
         "connect_args": {
             "connection_factory": BoundedConnection,
@@ -118,6 +116,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
     extensions.set_wait_callback(wait_for_answer)
     with app.app_context():
         event.listen(db.engine, "handle_error", distinguish_absence)
+        event.listen(db.engine, "checkout", refuse_closed)
 
 
 class BoundedConnection(extensions.connection):  # type: ignore[misc]
@@ -149,15 +148,26 @@ def wait_for_answer(connection: Any) -> None:
 
 
 def seconds_allowed(connection: Any) -> float:
-    """How long this wait may take: for connecting, for the pool's ping, or for a statement."""
+    """How long this wait may take: for connecting, or for a statement."""
     if connection.status not in {extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED}:
         return CONNECT_SECONDS
     if not isinstance(connection, BoundedConnection):
         return math.inf
     if (longer_seconds := _longer_seconds.get()) is not None:
         return longer_seconds
-    # Outside of a transaction only the pool speaks: its ping.
-    return PING_SECONDS if connection.autocommit else ANSWER_SECONDS
+    return ANSWER_SECONDS
+
+
+def refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+    """Let the pool replace a connection that the server has closed, without asking the server (`pool_pre_ping` does).
+
+    Nothing is to be read from an idle connection but its end. Raises DisconnectionError.
+    """
+    poller = polling.poll()
+    if not connection.closed:
+        poller.register(connection.fileno(), polling.POLLIN)
+    if connection.closed or poller.poll(0):
+        raise DisconnectionError("PostgreSQL has closed this connection")
 
 
 def distinguish_absence(context: ExceptionContext) -> BaseException | None:

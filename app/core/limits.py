@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 from uuid import UUID
 
 import redis
@@ -69,12 +70,16 @@ def enforce(limit: Limit, key: str, times: int = 1) -> None:
         with asking_redis():
             if rate_limits().hit(item, key):
                 return
-            window = rate_limits().get_window_stats(item, key)
+            raise_rate_limited(item, key)
     except RedisRests:
         return
     except redis.RedisError as error:
         log.warning("Redis does not count, and abuse limits are open: %s", first_line(error))
-        return
+
+
+def raise_rate_limited(item: RateLimitItem, key: str) -> NoReturn:
+    """Raise RateLimited with the time until the window is over. Raises redis.RedisError."""
+    window = rate_limits().get_window_stats(item, key)
     raise RateLimited(retry_after=int(window.reset_time - time.time()) + 1)
 
 

@@ -60,10 +60,15 @@ class RedisBreaker:
         self._rests_until = 0.0
         self._probe = threading.Lock()
 
+    @property
+    def rests(self) -> bool:
+        """Whether Redis was silent a moment ago."""
+        return time.monotonic() < self._rests_until
+
     @contextmanager
     def asking(self, *, probing: bool) -> Iterator[None]:
         """Ask Redis within the block. Raises RedisRests, and what the block raises."""
-        rests = time.monotonic() < self._rests_until
+        rests = self.rests
         if rests and not (probing and self._probe.acquire(blocking=False)):
             raise RedisRests("Redis did not answer a moment ago")
         try:
@@ -133,6 +138,16 @@ def asking_redis(*, probing: bool = False) -> Iterator[None]:
 
 
 def require_redis() -> None:
+    """Refuse work that needs Redis while it is silent; the caller holds no database connection.
+
+    A request has just asked Redis about its session, so it is pinged again only if it did not answer: one caller at a
+    time, and the first answer lets everybody in again. Raises redis.RedisError.
+    """
+    if cast(RedisBreaker, current_app.extensions["redis_breaker"]).rests:
+        ping_redis()
+
+
+def ping_redis() -> None:
     """Ping Redis; the caller holds no database connection. Raises redis.RedisError within two time-outs."""
     with asking_redis(probing=True):
         redis_client().ping()

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from app.core.celery import last_tasks
 from app.core.db import db
-from app.core.redis import require_redis
+from app.core.redis import ping_redis
 from app.core.transactions import release_connection
 from app.ops import totals
 
@@ -52,7 +52,7 @@ def failing_dependencies() -> list[str]:
         failing.append("postgres")
     release_connection()
     try:
-        require_redis()
+        ping_redis()
     except redis.RedisError:
         failing.append("redis")
     return failing

@@ -1,0 +1,74 @@
+"""Active sessions are known to Redis for a minute: requests cost no SQL, and a session that ends counts at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from app.core.sessions import ACTIVE_SECONDS, TOMBSTONE_SECONDS, remember_active, session_key
+from tests.problems import assert_problem
+
+
+def session_of(user):
+    (session,) = user.get("/auth/sessions").json["items"]
+    return session["id"]
+
+
+def test_a_request_of_a_known_session_costs_no_sql(user, statements):
+    assert user.get("/chatroom").status_code == 200
+    statements.clear()
+    assert user.get("/chatroom").headers["X-Cache"] == "HIT"
+    assert statements == []
+
+
+def test_an_entry_lasts_a_minute_and_a_tombstone_longer(app, user, redis_db):
+    key = session_key(session_of(user))
+    assert 0 < redis_db.ttl(key) <= ACTIVE_SECONDS
+    assert user.post("/auth/logout").status_code == 204
+    assert ACTIVE_SECONDS < redis_db.ttl(key) <= TOMBSTONE_SECONDS
+
+
+@pytest.mark.parametrize("end", ["logout", "end", "change-password", "delete"])
+def test_the_end_of_a_session_counts_at_the_next_request(user, end):
+    session = session_of(user)
+    assert user.get("/user/me").status_code == 200
+    if end == "logout":
+        user.post("/auth/logout")
+    elif end == "end":
+        user.delete(f"/auth/sessions/{session}")
+    elif end == "change-password":
+        user.post("/auth/change-password", json={"new_password": "correct horse battery"})
+    else:
+        user.delete("/user/me")
+    assert_problem(user.get("/chatroom"), 401, "token_revoked")
+
+
+def test_a_look_that_began_before_the_end_brings_no_session_back(app, user):
+    session = session_of(user)
+    assert user.post("/auth/logout").status_code == 204
+    with app.app_context():
+        remember_active(session, user.id)
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+def test_another_users_session_is_not_admitted(app, user, make_user, redis_db):
+    other = make_user()
+    redis_db.set(session_key(session_of(user)), other.id)
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+def test_requests_that_race_a_logout_are_answered_as_before_or_refused_and_never_after_it(user):
+    barrier = Barrier(9)
+
+    def read(_):
+        barrier.wait()
+        return user.client.application.test_client().get(
+            "/user/me", headers={"Authorization": f"Bearer {user.access_token}"}
+        )
+
+    with ThreadPoolExecutor(9) as pool:
+        answers = [pool.submit(read, number) for number in range(8)]
+        barrier.wait()
+        assert user.post("/auth/logout").status_code == 204
+        assert {answer.result().status_code for answer in answers} <= {200, 401}
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
