@@ -96,6 +96,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """What a route takes; the example of a body is made from its fields' examples."""
+        schema = schema()  # once, not for each request
         if location == "json":
             kwargs.setdefault("example", example_of(schema))
         return super().arguments(schema, location=location, **kwargs)
@@ -139,9 +140,9 @@ def note(view: View, **facts: Any) -> View:
     return view
 
 
-def example_of(schema: type[Schema]) -> dict[str, Any]:
+def example_of(schema: Schema) -> dict[str, Any]:
     """A body in which every field that has an example shows it."""
-    fields = schema().fields.items()
+    fields = schema.fields.items()
     return {name: field.metadata["example"] for name, field in fields if "example" in field.metadata}
 
 

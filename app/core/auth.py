@@ -2,30 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import wraps
+from functools import lru_cache, wraps
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from flask import Flask, Response, request
+from flask import Flask, current_app, g, request
 from flask_jwt_extended import (
     JWTManager,
     create_access_token,
     create_refresh_token,
-    get_jwt,
-    get_jwt_identity,
-    verify_jwt_in_request,
+    decode_token,
 )
 from flask_jwt_extended.exceptions import JWTExtendedException
-from jwt.exceptions import PyJWTError
+from jwt.exceptions import ExpiredSignatureError, PyJWTError
 
 from app.core.clock import utc_now
 from app.core.crypto import derive_key
-from app.core.errors import AppError, handle_app_error
+from app.core.errors import AppError
 from app.core.limits import REQUESTS, limit_address
 from app.core.sessions import SESSION_VALIDATOR, SessionValidator, admit, session_validator
 
 View = TypeVar("View", bound=Callable[..., Any])
+VERIFIED_CLAIMS = "verified_claims"  # its key in app.extensions
+KNOWN_TOKENS = 10_000  # of which a process remembers that they are ours; about a kilobyte each
 REFRESH_JTI_CLAIM = "rid"  # `jti` has been flask-jwt-extended's own random id; tokens in use live for a month
 
 
@@ -85,12 +85,7 @@ def register_auth(
     jwt = JWTManager(app)
     jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
     jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), secret))
-    jwt.unauthorized_loader(refuse(TokenMissing))
-    jwt.invalid_token_loader(refuse(TokenInvalid))
-    jwt.token_verification_failed_loader(refuse(TokenInvalid))
-    jwt.expired_token_loader(refuse(TokenExpired))
-    jwt.needs_fresh_token_loader(refuse(TokenInvalid))
-    jwt.user_lookup_error_loader(refuse(TokenRevoked))
+    app.extensions[VERIFIED_CLAIMS] = lru_cache(maxsize=KNOWN_TOKENS)(decode_token)
 
 
 def require_token(*, refresh: bool = False) -> Callable[[View], View]:
@@ -103,11 +98,9 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            normalize_scheme()
             try:
-                verify_jwt_in_request(refresh=refresh)
-                require_session(get_jwt())
-            except (JWTExtendedException, PyJWTError, TokenInvalid, TokenRevoked):
+                require_session(read_token(refresh=refresh))
+            except TokenError:
                 limit_address(REQUESTS)
                 raise
             return view(*args, **kwargs)
@@ -123,26 +116,41 @@ def require_session(claims: Mapping[str, Any]) -> None:
         raise TokenRevoked
 
 
-def normalize_scheme() -> None:
-    """Accept `bearer` in any case (RFC 9110, 11.1); flask-jwt-extended takes one spelling."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        request.environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+def read_token(*, refresh: bool) -> dict[str, Any]:
+    """The claims of the request's token, kept for `current_…`. Raises TokenMissing, TokenInvalid, TokenExpired.
+
+    A process verifies a signature once: a token that was found to be ours stays so. Its time is looked at again.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")  # in any case: RFC 9110, 11.1
+    if scheme.lower() != "bearer" or not token:
+        raise TokenMissing
+    try:
+        claims: dict[str, Any] = current_app.extensions[VERIFIED_CLAIMS](token)
+    except ExpiredSignatureError:
+        raise TokenExpired from None
+    except (JWTExtendedException, PyJWTError):
+        raise TokenInvalid from None
+    if claims["exp"] <= utc_now().timestamp():
+        raise TokenExpired
+    if (claims["type"] == "refresh") is not refresh:
+        raise TokenInvalid
+    g.token_claims = claims
+    return claims
 
 
 def current_user_id() -> UUID:
     """The user of the request's token."""
-    return UUID(get_jwt_identity())
+    return UUID(g.token_claims["sub"])
 
 
 def current_session_id() -> UUID:
     """The session of the request's token."""
-    return UUID(get_jwt()["sid"])
+    return UUID(g.token_claims["sid"])
 
 
 def current_refresh_jti() -> UUID:
     """The id of the request's refresh token. Raises TokenInvalid."""
-    return claimed_id(get_jwt(), REFRESH_JTI_CLAIM)
+    return claimed_id(g.token_claims, REFRESH_JTI_CLAIM)
 
 
 def encode_access_token(user_id: UUID, session_id: UUID) -> str:
@@ -173,8 +181,3 @@ def claimed_id(claims: Mapping[str, Any], name: str) -> UUID:
 def key_id(secret: str) -> str:
     """The `kid` of a signing secret in a token's header (RFC 7515, 4.1.4)."""
     return derive_key(secret, "token-key-id").hex()[:16]
-
-
-def refuse(error: type[TokenError]) -> Callable[..., Response]:
-    """A handler for flask-jwt-extended that answers with this error."""
-    return lambda *_: handle_app_error(error())

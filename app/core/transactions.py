@@ -78,4 +78,5 @@ def transaction() -> Iterator[Transaction]:
 
 def release_connection() -> None:
     """End the current read transaction and free its connection before something slow. Loaded rows stay readable."""
-    db.session.close()
+    if db.session.registry.has():
+        db.session.close()
