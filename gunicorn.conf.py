@@ -1,5 +1,6 @@
 """gunicorn's configuration. The master reads it before the application is loaded, and again on SIGHUP."""
 
+import gc
 import os
 import shutil
 import sys
@@ -34,6 +35,9 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
 # threads do not make a service faster: one of them computes at a time.
 threads = int(os.environ.get("WEB_THREADS") or "256")
 SPARE_THREADS = 16  # for all other requests, when as many streams are open as allowed
+
+# The application is loaded once and shared by the processes until they write to it; nothing connects before the fork.
+preload_app = True
 
 # ── How long ─────────────────────────────────────────────────────────────────
 # A process whose main thread says nothing for this long is killed. Its threads may take longer: waits are 20 seconds.
@@ -94,6 +98,12 @@ class Logger(glogging.Logger):  # type: ignore[misc]
 
 
 logger_class = Logger
+
+
+def when_ready(_server: Any) -> None:
+    """Let no garbage collection write to what the processes share."""
+    gc.collect()
+    gc.freeze()
 
 
 # ── Workers ──────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from app.billing.tier import tier_of
 from app.chatrooms import queries
@@ -37,6 +37,9 @@ from app.users.service import require_locked_user
 log = logging.getLogger(__name__)
 
 ROOM_PAGE_SIZE = 50
+CHARGED_IN_ROOM = select(  # built once
+    select(func.count()).where(*spent_on(bindparam("key"), bindparam("day"))).scalar_subquery()
+).where(Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
 ENQUEUE = enqueue_statement(CHARGE)
 ENQUEUE_WITH_KEY = enqueue_statement(CHARGE, idempotency.REMEMBER)
 
@@ -104,8 +107,8 @@ def accept_prompt(
 
 def charged_in_room(user_id: UUID, chatroom_id: UUID, key: str, now: datetime) -> int | None:
     """How many prompts the number has spent today; None when the chatroom is not the user's."""
-    spent = select(func.count()).where(*spent_on(key, quota_day(now))).scalar_subquery()
-    return db.session.scalar(select(spent).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id))
+    values = {"room": chatroom_id, "user": user_id, "key": key, "day": quota_day(now)}
+    return db.session.scalar(CHARGED_IN_ROOM, values)
 
 
 @contextmanager

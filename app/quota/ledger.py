@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, func, insert, select, update
 
 from app.core.db import db
 from app.core.ids import new_id
@@ -24,7 +24,7 @@ def charged_prompts(key: str, day: date) -> int:
     return db.session.scalar(select(func.count()).where(*spent_on(key, day))) or 0
 
 
-def spent_on(key: str, day: date) -> tuple[ColumnElement[bool], ...]:
+def spent_on(key: str | BindParameter[str], day: date | BindParameter[date]) -> tuple[ColumnElement[bool], ...]:
     """The conditions of the charges that count."""
     return PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None)
 
