@@ -13,7 +13,7 @@ import psutil
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import CLIENTS, ModelClient, Turn, model_client_class
-from sandbox.gemini.process import running_gemini_stand_in
+from sandbox.stand_ins import running_gemini_stand_in
 
 BATCHES, TIMES = 4, 8
 PIECE_SECONDS = 0.005

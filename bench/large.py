@@ -29,7 +29,8 @@ from app.generation.service import retry_failed
 from app.generation.worker import sweep_replies
 from app.ops.totals import queue
 from config import load_settings
-from sandbox.stack.servers import postgres_server, valkey_server
+from sandbox.stack.postgres import postgres_server
+from sandbox.stack.servers import valkey_server
 
 HOUR_SECONDS = 3_600
 

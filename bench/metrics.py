@@ -15,7 +15,8 @@ from app.core.db import db, longer_statements
 from app.ops import metrics
 from app.ops import totals as rollup
 from config import load_settings
-from sandbox.stack.servers import postgres_server, valkey_server
+from sandbox.stack.postgres import postgres_server
+from sandbox.stack.servers import valkey_server
 
 ROOT = Path(__file__).resolve().parents[1]
 REPLIES = 500_000  # and as many prompts

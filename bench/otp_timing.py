@@ -19,7 +19,8 @@ from sqlalchemy import text
 from app import create_app
 from app.core.db import db
 from config import load_settings
-from sandbox.stack.servers import postgres_server, valkey_server
+from sandbox.stack.postgres import postgres_server
+from sandbox.stack.servers import valkey_server
 
 PAIRS = 200
 NOTICEABLE = 0.15

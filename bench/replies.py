@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sandbox.chaos.people import Person, everybody, wait_for_all
+from sandbox.people import Person, everybody, wait_for_all
 from sandbox.stack.deployment import Deployment
 
 USERS = 100

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
-from sandbox.chaos.people import Person, everybody
+from sandbox.people import Person, everybody
 from sandbox.stack.deployment import Deployment
 
 STREAMS, FOLLOWED = 200, 20

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from sandbox.stack import processes
 from sandbox.stack.accounts import Account
-from sandbox.stack.processes import procfile_commands
-from sandbox.stack.servers import free_port, postgres_server, valkey_server, wait_until
+from sandbox.stack.postgres import postgres_server
+from sandbox.stack.processes import free_port, procfile_commands, wait_until
+from sandbox.stack.servers import valkey_server
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from dotenv import dotenv_values
+from sandbox.stack.deployment import ROOT, own_stack
 from sandbox.stack.folder import stack_folder
-from sandbox.tour.own_stack import ROOT, own_stack
 
 
 def main() -> int:

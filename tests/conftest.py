@@ -26,8 +26,8 @@ from app.core.transactions import transaction
 from app.users.numbers import mobile_key
 from app.users.service import replace_unverified
 from config import Settings, load_settings
-from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
+from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 from tests.celery_process import celery_process
 from tests.servers import (
     DATABASES_EACH,

@@ -19,7 +19,7 @@ from app.generation.runner import Runner
 from app.generation.worker import LeaseKeeper
 from app.integrations.gemini.generativeai import Gemini
 from app.quota.models import PromptCharge
-from sandbox.gemini.process import GeminiStandIn
+from sandbox.stand_ins import GeminiStandIn
 
 
 @pytest.fixture

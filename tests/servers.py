@@ -1,7 +1,7 @@
 """One PostgreSQL and one Valkey a run, however many processes test: each has databases of its own on them.
 
 pytest itself starts them and tells the processes of xdist where they are; alone it does the same for itself. They end
-with it, however it ends: see `sandbox.stack.server`.
+with it, however it ends: see `sandbox.stack.servers`.
 """
 
 import os

@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from sandbox.stack.servers import free_port, wait_until
+from sandbox.stack.processes import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 

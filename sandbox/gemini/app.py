@@ -1,4 +1,7 @@
-"""The HTTP side: Google's routes. Source: https://ai.google.dev/api/generate-content."""
+"""The HTTP side: Google's routes, and those that steer and watch the stand-in.
+
+Source: https://ai.google.dev/api/generate-content.
+"""
 
 import json
 from collections.abc import Iterable
@@ -6,24 +9,31 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, request
+from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.wsgi import ClosingIterator
 
 from sandbox.gemini import requests
-from sandbox.gemini.behaviour import Line, UnknownBehaviourError
-from sandbox.gemini.control import blp as control
+from sandbox.gemini.answers import JSON_TYPE, Format, compose, serve, tokens
+from sandbox.gemini.behaviour import Line, UnknownBehaviourError, read_fields
 from sandbox.gemini.errors import ApiError, invalid_api_key, invalid_argument, missing_api_key, model_not_found, to_json
-from sandbox.gemini.replies import compose, tokens
 from sandbox.gemini.requests import Conversation, read_conversation
-from sandbox.gemini.serving import JSON_TYPE, Format, serve
 from sandbox.gemini.state import Counters, StandIn
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+LONGEST_WATCH_SECONDS = 60.0
+
+WELCOME = (
+    "This is the sandbox's stand-in for the Gemini API (POST /v1beta/models/gemini-3.5-flash:generateContent "
+    "with any API key); steer one request by a directive in its prompt, such as [[sandbox: status=503]] or "
+    "[[sandbox: delay=3]], and all of them by PUT /sandbox/behaviour.\n"
+)
 HEADERS_OF_INTEREST = ("x-request-id", "user-agent", "x-goog-api-client", "content-type", "traceparent")
 
-blp = Blueprint("google", __name__, url_prefix="/v1beta")
+google = Blueprint("google", __name__, url_prefix="/v1beta")
+control = Blueprint("control", __name__)  # for steering and watching; none of these routes exists at Google's
 
 
 def create_app(pace: float = 0.03, delay: float = 0.0) -> Flask:
@@ -31,7 +41,7 @@ def create_app(pace: float = 0.03, delay: float = 0.0) -> Flask:
     app = Flask(__name__)
     stand_in = StandIn(pace_seconds=pace, delay_seconds=delay)
     app.extensions["stand_in"] = stand_in
-    app.register_blueprint(blp)
+    app.register_blueprint(google)
     app.register_blueprint(control)
     app.register_error_handler(ApiError, _answer_error)
     app.register_error_handler(HTTPException, _answer_http_exception)
@@ -58,7 +68,7 @@ class CountedCalls:
             raise
 
 
-@blp.post("/models/<model>:<method>")
+@google.post("/models/<model>:<method>")
 def call_model(model: str, method: str) -> Response:
     """Answer generateContent, streamGenerateContent and countTokens."""
     _require_key()
@@ -69,7 +79,7 @@ def call_model(model: str, method: str) -> Response:
     if method == "countTokens" and isinstance(body, dict):
         body = body.get("generateContentRequest", body.get("generate_content_request", body))
     conversation = read_conversation(model, body)
-    stand_in: StandIn = current_app.extensions["stand_in"]
+    stand_in = _stand_in()
     stand_in.remember(_seen(conversation, method))
     if method == "countTokens":
         return _json({"totalTokens": tokens(conversation.characters)})
@@ -81,19 +91,86 @@ def call_model(model: str, method: str) -> Response:
     return serve(compose(conversation, behaviour), behaviour, _wanted(), line)
 
 
-@blp.get("/models")
+@google.get("/models")
 def list_models() -> Response:
     """List the models by name; any other `gemini-…` works too."""
     _require_key()
     return _json({"models": [requests.describe(model) for model in requests.LISTED]})
 
 
-@blp.get("/models/<model>")
+@google.get("/models/<model>")
 def get_model(model: str) -> Response:
     """Describe one model."""
     _require_key()
     requests.require_model(model)
     return _json(requests.describe(model))
+
+
+@control.get("/")
+def welcome() -> Response:
+    """Say what this is."""
+    return Response(WELCOME, mimetype="text/plain")
+
+
+@control.get("/healthz")
+def healthz() -> ResponseReturnValue:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@control.get("/sandbox/behaviour")
+def show_behaviour() -> ResponseReturnValue:
+    """Show what holds for every request."""
+    return _stand_in().current_behaviour()
+
+
+@control.put("/sandbox/behaviour")
+def set_behaviour() -> ResponseReturnValue:
+    """Treat every request so, until the next PUT or DELETE."""
+    fields = request.get_json(force=True)
+    if not isinstance(fields, dict):
+        raise ApiError(400, "[sandbox] A JSON object of behaviour fields is expected.")
+    try:
+        _stand_in().behave(read_fields(fields))
+    except UnknownBehaviourError as error:
+        raise ApiError(400, str(error)) from None
+    return _stand_in().current_behaviour()
+
+
+@control.delete("/sandbox/behaviour")
+def reset_behaviour() -> ResponseReturnValue:
+    """Answer normally again; hanging requests go on."""
+    _stand_in().reset()
+    return "", 204
+
+
+@control.get("/sandbox/requests")
+def list_requests() -> ResponseReturnValue:
+    """List the last requests, oldest first."""
+    return {"requests": _stand_in().requests()}
+
+
+@control.delete("/sandbox/requests")
+def forget_requests() -> ResponseReturnValue:
+    """Clear the list and the counts."""
+    _stand_in().forget()
+    return "", 204
+
+
+@control.get("/sandbox/stats")
+def stats() -> ResponseReturnValue:
+    """Give the counts, at once or when they reach what the query asks for."""
+    return _stand_in().counters.wait_for(
+        calls_at_least=request.args.get("calls_at_least", 0, type=int),
+        in_flight_at_least=request.args.get("in_flight_at_least", 0, type=int),
+        in_flight_at_most=request.args.get("in_flight_at_most", type=int),
+        timeout_seconds=min(request.args.get("timeout", 10.0, type=float), LONGEST_WATCH_SECONDS),
+    )
+
+
+def _stand_in() -> StandIn:
+    stand_in: StandIn = current_app.extensions["stand_in"]
+    return stand_in
 
 
 def _require_key() -> None:

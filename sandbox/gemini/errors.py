@@ -1,11 +1,8 @@
-"""JSON as Google writes it: compact UTF-8, enums by name or, with `$alt=json;enum-encoding=int`, by number.
+"""Google's JSON and errors: enums by name or by number, error bodies, status names and the details of each.
 
-Numbers from googleapis/google/ai/generativelanguage/v1beta (generative_service.proto, safety.proto).
-
-Google's errors: the body, the status names and the details that come with each.
-
-Sources: https://ai.google.dev/gemini-api/docs/troubleshooting (codes),
-https://cloud.google.com/apis/design/errors (the body and google.rpc details).
+Sources: https://ai.google.dev/gemini-api/docs/troubleshooting (codes), https://cloud.google.com/apis/design/errors
+(the body and google.rpc details), googleapis/google/ai/generativelanguage/v1beta (numbers of the enums, in
+generative_service.proto and safety.proto).
 """
 
 import json
@@ -45,22 +42,6 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
 }
 
 
-def to_json(value: Any) -> str:
-    """Return `value` as compact JSON with unescaped Unicode."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def with_numbers_for_enums(value: Any) -> Any:
-    """Return a copy of an answer with every enum name replaced by its number."""
-    if isinstance(value, list):
-        return [with_numbers_for_enums(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: ENUMS[key].get(item, item) if key in ENUMS else with_numbers_for_enums(item) for key, item in value.items()
-    }
-
-
 SERVICE = "generativelanguage.googleapis.com"
 RATE_LIMITS_PAGE = "https://ai.google.dev/gemini-api/docs/rate-limits"
 
@@ -93,6 +74,22 @@ MESSAGES: Mapping[int, str] = {
 BAD_GATEWAY_PAGE = "<!DOCTYPE html><html><title>Error 502 (Server Error)!!1</title><p>Please try again.</html>\n"
 
 Details = Sequence[Mapping[str, Any]]
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as compact JSON with unescaped Unicode."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def with_numbers_for_enums(value: Any) -> Any:
+    """Return a copy of an answer with every enum name replaced by its number."""
+    if isinstance(value, list):
+        return [with_numbers_for_enums(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: ENUMS[key].get(item, item) if key in ENUMS else with_numbers_for_enums(item) for key, item in value.items()
+    }
 
 
 class ApiError(Exception):

@@ -84,6 +84,10 @@ class StandIn:
             self._everywhere = {}
         self.released.fire()
 
+    def close(self) -> None:
+        """Let go of every waiting request for good: the process is ending. Safe in a signal handler."""
+        self.closing.fire()
+
     def current_behaviour(self) -> Fields:
         """Return what the control API asked for, with what is left of `times`."""
         with self._lock:

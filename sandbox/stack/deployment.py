@@ -1,6 +1,6 @@
-"""The product as it is deployed, on servers of its own, with every process to be killed or ended alone.
+"""The whole stack for those who need one: with every process to be killed alone, or as `make run` starts it.
 
-For what `make run` does not do: crashes on purpose, and benchmarks.
+`Deployment` is for crashes on purpose and benchmarks; `reachable_api` and `own_stack` for the tour and CI.
 """
 
 import os
@@ -8,9 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -19,13 +20,17 @@ import psutil
 import redis
 import requests
 
-from sandbox.gemini.process import GeminiStandIn, running_gemini_stand_in
 from sandbox.stack import processes
-from sandbox.stack.processes import StackError, procfile_commands
-from sandbox.stack.servers import PostgresServer, ValkeyServer, free_port, postgres_server, valkey_server, wait_until
+from sandbox.stack.folder import stack_folder
+from sandbox.stack.postgres import PostgresServer, postgres_server
+from sandbox.stack.processes import StackError, free_port, procfile_commands, wait_until
+from sandbox.stack.servers import ValkeyServer, valkey_server
+from sandbox.stack.settings import DEFAULT_PORT, given_environment
+from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 60.0
+START_SECONDS = 90.0
+STOP_SECONDS = 60.0  # the stack's own deadlines are shorter
 
 
 class Deployment:
@@ -153,3 +158,88 @@ class Deployment:
     def _end_all(self) -> None:
         for name in list(self._running):
             self.kill(name)
+
+
+@contextmanager
+def reachable_api(environ: Mapping[str, str], say: Callable[[str], None]) -> Iterator[str]:
+    """The address of an API that answers: BASE_URL, the running stack, or one started for the purpose.
+
+    Raises StackError when BASE_URL does not answer, or no stack can be started.
+    """
+    given = given_environment(ROOT, environ)
+    base_url = given.get("BASE_URL", "").rstrip("/")
+    if base_url:
+        if not answers(base_url):
+            raise StackError(f"Nothing answers at BASE_URL {base_url}.")
+        yield base_url
+        return
+    port = wanted_port(given)
+    if answers(f"http://127.0.0.1:{port}"):
+        yield f"http://127.0.0.1:{port}"
+        return
+    say("Nothing runs here yet: starting the stack for the tour …")
+    with own_stack(environ, preferred_port=port) as address:
+        yield address
+
+
+@contextmanager
+def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) -> Iterator[str]:
+    """A running `python -m sandbox.stack`, stopped at the end; its address. Its data is that of `make run`,
+    or in the folder that SANDBOX_VAR names.
+
+    Raises StackError, with the stack's last words, when it does not start.
+    """
+    port = free_port(preferred_port)
+    address = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryFile() as log:
+        stack = processes.spawn(
+            [sys.executable, "-m", "sandbox.stack"],
+            output=log,
+            env={**environ, "PORT": str(port), "PYTHONUNBUFFERED": "1"},
+            cwd=ROOT,
+        )
+        try:
+            wait_until(lambda: stack.poll() is not None or ready(address), seconds=START_SECONDS)
+            if stack.poll() is not None or not ready(address):
+                log.seek(0)
+                last_words = log.read().decode(errors="replace").strip().splitlines()[-5:]
+                raise StackError("\n".join(["The stack did not start:", *last_words]))
+            yield address
+        finally:
+            processes.stop(stack, signal.SIGTERM, seconds=STOP_SECONDS)
+
+
+def wanted_port(given: Mapping[str, str]) -> int:
+    """PORT; else the port of the stack that runs here; else the default. Raises StackError."""
+    text = given.get("PORT") or port_of_running_stack() or str(DEFAULT_PORT)
+    try:
+        return int(text)
+    except ValueError:
+        raise StackError(f"PORT is {text!r}, and must be a number.") from None
+
+
+def port_of_running_stack() -> str | None:
+    """What a running stack says of itself in `stack.env` of its folder."""
+    try:
+        lines = (stack_folder(ROOT) / "stack.env").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.removeprefix("export PORT=") for line in lines if line.startswith("export PORT=")), None)
+
+
+def answers(address: str) -> bool:
+    """Whether this API, and nothing else, answers there."""
+    return _says_ok(f"{address}/healthz")
+
+
+def ready(address: str) -> bool:
+    return _says_ok(f"{address}/readyz")
+
+
+def _says_ok(url: str) -> bool:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            return bool(session.get(url, timeout=5).json() == {"status": "ok"})
+    except (requests.RequestException, ValueError):
+        return False

@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sandbox.stack.servers import postgres_server, valkey_server
+from sandbox.stack.postgres import postgres_server
+from sandbox.stack.servers import valkey_server
 
 ROOT = Path(__file__).resolve().parents[2]
 

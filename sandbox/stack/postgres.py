@@ -9,15 +9,15 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg2
 
 from sandbox.stack import accounts
-from sandbox.stack.server import Server, ServerError
+from sandbox.stack.servers import Server, ServerError
 
 _SUPERUSER = "postgres"
 _PORT = 5432  # only a part of the socket's name
@@ -183,3 +183,14 @@ def _keep(cluster: Path, kept: Path) -> None:
     shutil.copytree(cluster, unfinished, dirs_exist_ok=True)
     with suppress(OSError):  # somebody else was faster
         unfinished.rename(kept)
+
+
+@contextmanager
+def postgres_server(data_dir: Path | None = None, *, durable: bool = True) -> Iterator[PostgresServer]:
+    """A running PostgreSQL, stopped at the end. Raises ServerError.
+
+    data_dir: where its data stays; None for a temporary folder.
+    durable: False is for tests: faster, and safe against kill -9 but not against a power cut.
+    """
+    with PostgresServer(data_dir, durable=durable) as server:
+        yield server

@@ -1,19 +1,13 @@
-"""What keeps the stack from starting, or ends it.
+"""Processes: those of the stack with their output as one log, waiting with a deadline, and free ports.
 
-Waiting with a deadline, and free ports.
-
-Child processes that the terminal's Ctrl-C does not reach and that end with their parent.
-
-The processes of the stack, and their output as one log with a prefix on each line.
-
-honcho reads the Procfile and prints the lines. Its Manager does not run them: it stops everything at once,
-kills after five seconds, and leaves its helper processes behind when it is killed itself.
+A child is in a session of its own, which the terminal's Ctrl-C does not reach, and ends with its parent.
 """
 
 import contextlib
 import ctypes
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -27,11 +21,22 @@ from pathlib import Path
 from typing import IO, TextIO
 
 import psutil
-from honcho.colour import get_colours
-from honcho.environ import parse_procfile
-from honcho.printer import Message, Printer
 
 from sandbox.stack.accounts import Account
+
+POLL_SECONDS = 0.05
+# Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere),
+# so that nothing slips into the port of a server that is being restarted.
+_PORTS = range(20_000, 32_000)
+_reserved: dict[int, socket.socket] = {}
+_DRAIN_SECONDS = 25.0  # Render sends SIGKILL 30 s after SIGTERM
+_LAST_LINES_SECONDS = 1.0
+_SILENCE_SECONDS = 0.7
+_CHATTER_SECONDS = 3.0
+_NAME_WIDTH = 8
+_COLOURS = ("36", "33", "32", "35", "31", "34")  # ANSI: cyan, yellow, green, magenta, red, blue
+_PR_SET_PDEATHSIG = 1  # prctl(2), Linux
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class StackError(Exception):
@@ -40,13 +45,6 @@ class StackError(Exception):
 
 class StoppedError(Exception):
     """Somebody asked for the end before the start was complete."""
-
-
-POLL_SECONDS = 0.05
-# Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere),
-# so that nothing slips into the port of a server that is being restarted.
-_PORTS = range(20_000, 32_000)
-_reserved: dict[int, socket.socket] = {}
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
@@ -98,10 +96,6 @@ def reserve(port: int) -> bool:
         return False
     _reserved[port] = token
     return True
-
-
-_PR_SET_PDEATHSIG = 1  # prctl(2), Linux
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def spawn(
@@ -206,13 +200,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-_DRAIN_SECONDS = 25.0  # Render sends SIGKILL 30 s after SIGTERM
-_LAST_LINES_SECONDS = 1.0
-_SILENCE_SECONDS = 0.7
-_CHATTER_SECONDS = 3.0
-_NAME_WIDTH = 8
-
-
 @dataclass
 class _Running:
     process: subprocess.Popen[bytes]
@@ -226,16 +213,14 @@ class Processes:
         self._root = root
         self._lost_output = lost_output
         self._output = output or sys.stdout
-        self._printer = Printer(self._output, width=_NAME_WIDTH)
         self._printing = threading.Lock()
-        self._colours = get_colours()
         self._last_line = 0.0
         self._running: dict[str, _Running] = {}
 
     def start(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> int:
         """Start a process; its id."""
         process = spawn(command, output=subprocess.PIPE, env=environ, cwd=self._root)
-        colour = next(self._colours)
+        colour = _COLOURS[len(self._running) % len(_COLOURS)]
         pump = threading.Thread(target=self._pump, args=(name, process, colour), daemon=True)
         pump.start()
         self._running[name] = _Running(process, pump)
@@ -270,7 +255,7 @@ class Processes:
 
     def say(self, text: str) -> None:
         """Print lines of the stack's own, with its prefix."""
-        self._print(Message("line", text, datetime.now().astimezone(), "stack", None))
+        self._print("stack", text)
 
     def wait_for_silence(self, *, unless: Callable[[], bool]) -> None:
         """Let the others say their first words, so that what comes next stays on the screen."""
@@ -291,13 +276,17 @@ class Processes:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
-                self._print(Message("line", line, datetime.now().astimezone(), name, colour))
+                self._print(name, line.decode(errors="replace"), colour)
 
-    def _print(self, message: Message) -> None:
+    def _print(self, name: str, text: str, colour: str = "") -> None:
+        """Print lines behind the time and a name, which is in colour on a terminal."""
+        prefix = f"{datetime.now().astimezone():%H:%M:%S} {name:<{_NAME_WIDTH}} | "
         with self._printing:
             self._last_line = time.monotonic()
             try:
-                self._printer.write(message)
+                if colour and self._output.isatty():
+                    prefix = f"\033[{colour}m{prefix}\033[0m"
+                print(*(prefix + line for line in text.splitlines()), sep="\n", file=self._output, flush=True)
             except (OSError, ValueError):  # the terminal is gone; go on reading, or the process would block
                 self._lost_output()
 
@@ -305,7 +294,7 @@ class Processes:
 def procfile_commands(path: Path) -> dict[str, list[str]]:
     """The Procfile's processes, each as a command that becomes the process instead of a shell's child."""
     try:
-        lines = parse_procfile(path.read_text()).processes
+        lines = re.findall(r"^([\w-]+):\s*(.+)$", path.read_text(), flags=re.MULTILINE)
     except OSError as error:
         raise StackError(f"Cannot read {path}: {error.strerror}.") from None
-    return {name: ["/bin/sh", "-c", f"exec env {line}"] for name, line in lines.items()}
+    return {name: ["/bin/sh", "-c", f"exec env {line}"] for name, line in lines}

@@ -1,9 +1,4 @@
-"""Ctrl-C and its relatives, as a flag that the main thread looks at.
-
-What `make run` prints when everything is ready: where to look, and a first conversation to paste.
-
-One run of the whole stack, in the foreground until Ctrl-C.
-"""
+"""One run of the whole stack, in the foreground until Ctrl-C."""
 
 import os
 import signal
@@ -21,39 +16,14 @@ from sandbox.stack import processes, settings
 from sandbox.stack.folder import Lock, locked, stack_folder
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import POLL_SECONDS, Processes, StackError, StoppedError, procfile_commands, wait_until
-from sandbox.stack.server import Server, ServerError
-from sandbox.stack.servers import ValkeyServer
+from sandbox.stack.servers import Server, ServerError, ValkeyServer
 
+ROOT = Path(__file__).resolve().parents[2]
+_READY_SECONDS = 60.0
+_MIGRATION_SECONDS = 600.0
+_HTTP_OK = 200
 # A terminal, `make` and a process manager may each pass on the same Ctrl-C.
 _ECHO_SECONDS = 0.7
-
-
-class StopSignals:
-    """`requested` after the first SIGINT, SIGTERM or SIGHUP; `hurried` after another SIGINT or SIGTERM."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.hurried = False
-        self._first = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._heard)
-
-    def _heard(self, number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if not self.requested:
-            self.request()
-        elif number != signal.SIGHUP and now - self._first > _ECHO_SECONDS:
-            self.hurried = True
-
-    def request(self) -> None:
-        """Ask for the end, as a signal does."""
-        self.requested = True
-        self._first = time.monotonic()
-
-    def check(self) -> None:
-        """Raise StoppedError when the end was asked for."""
-        if self.requested:
-            raise StoppedError
 
 
 # Pasted into bash or zsh: no comments (an interactive zsh has none), no unquoted `?` or `!`. Each paste takes
@@ -87,6 +57,34 @@ _TEXT = """
 _WIDTH = 78
 
 
+class StopSignals:
+    """`requested` after the first SIGINT, SIGTERM or SIGHUP; `hurried` after another SIGINT or SIGTERM."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.hurried = False
+        self._first = 0.0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.requested:
+            self.request()
+        elif number != signal.SIGHUP and now - self._first > _ECHO_SECONDS:
+            self.hurried = True
+
+    def request(self) -> None:
+        """Ask for the end, as a signal does."""
+        self.requested = True
+        self._first = time.monotonic()
+
+    def check(self) -> None:
+        """Raise StoppedError when the end was asked for."""
+        if self.requested:
+            raise StoppedError
+
+
 def welcome(*, port: int, chat: str | None, places: dict[str, str]) -> str:
     """The text; `chat` is the page to try it all in, `places` are further lines of what is where."""
     if chat is not None:
@@ -98,12 +96,6 @@ def welcome(*, port: int, chat: str | None, places: dict[str, str]) -> str:
 def conversation(port: int) -> str:
     """From signup to an answered message, as shell commands for bash and zsh."""
     return _CONVERSATION.format(port=port)
-
-
-ROOT = Path(__file__).resolve().parents[2]
-_READY_SECONDS = 60.0
-_MIGRATION_SECONDS = 600.0
-_HTTP_OK = 200
 
 
 class Stack:

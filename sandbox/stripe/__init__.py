@@ -1,5 +1,5 @@
-"""A stand-in for Stripe: a small stateful server that speaks the REST the product uses.
+"""A stand-in for Stripe: a small stateful server that speaks the part of its REST API that the product uses.
 
-`python -m sandbox.stripe` runs it; `sandbox.stripe.testing` starts it for tests. The shapes are those of
-the API version that the installed `stripe` package pins.
+The shapes are those of the API version that the installed `stripe` package pins. How to run and to steer it is in
+sandbox/README.md.
 """

@@ -1,39 +1,27 @@
-"""`python -m sandbox.stripe`: run the stand-in under gunicorn, on this machine only."""
+"""`python -m sandbox.stripe`: serve the stand-in until it is told to end."""
 
 import argparse
 import os
-import sys
 
-from sandbox.stripe.app import ENVIRONMENT_PREFIX
-
-DEFAULT_PORT = 8082
-
-
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.stripe", description=__doc__)
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
-    parser.add_argument("--webhook-url", default="", help="where events are sent; nowhere when empty")
-    parser.add_argument("--webhook-secret", default="", help="what events are signed with")
-    parser.add_argument("--state", default="", metavar="FILE", help="keep the state in this JSON file")
-    parser.add_argument("--public-url", default="", help="where browsers reach the pages, if elsewhere")
-    return parser.parse_args()
+from sandbox.stand_ins import serve
 
 
 def main() -> None:
-    """Become gunicorn."""
-    options = arguments()
-    settings = {
-        "WEBHOOK_URL": options.webhook_url,
-        "WEBHOOK_SECRET": options.webhook_secret,
-        "STATE_FILE": os.path.abspath(options.state) if options.state else "",
-        "PUBLIC_URL": options.public_url,
-    }
-    os.environ.update({ENVIRONMENT_PREFIX + name: value for name, value in settings.items()})
-    command = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
-    command += ["--config", "python:sandbox.stripe.gunicorn_conf"]
-    command += ["--bind", f"127.0.0.1:{options.port}", "sandbox.stripe.app:create_app()"]
-    os.execv(sys.executable, command)
+    """Read the options and become gunicorn, so that signals reach it directly."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.stripe", description="A stand-in for the Stripe API.")
+    parser.add_argument("--port", type=int, default=8082, help="port on 127.0.0.1 (default 8082)")
+    parser.add_argument("--webhook-url", default="", help="where events are sent; nowhere when empty")
+    parser.add_argument("--webhook-secret", default="whsec_sandbox", help="what events are signed with")
+    parser.add_argument("--state", default="", metavar="FILE", help="keep the state in this JSON file")
+    options = parser.parse_args()
+    serve(
+        "Stripe",
+        "sandbox.stripe.app:create_app",
+        port=options.port,
+        webhook_url=options.webhook_url,
+        webhook_secret=options.webhook_secret,
+        state_file=os.path.abspath(options.state) if options.state else "",
+    )
 
 
 if __name__ == "__main__":

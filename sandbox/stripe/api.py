@@ -1,8 +1,15 @@
-"""The parts of the stand-in, put together, and how a request finds them.
+"""The stand-in's parts, and how every call under /v1 is answered: key, parameters, idempotency, failures on purpose.
 
-How every call under /v1 is answered: key, parameters, idempotency, failures on purpose, headers.
+Idempotency keys are as https://docs.stripe.com/api/idempotent_requests describes them. The first answer to a POST with
+a key, a failure included, is kept for 24 hours and given again to the same request. Another request with the key is
+refused. A request that comes while the first is still being worked on conflicts. Parameters that were refused keep
+nothing.
 """
 
+import copy
+import hashlib
+import json
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +22,13 @@ from flask import Blueprint, Response, current_app, g, jsonify, request
 
 from sandbox.stripe.behaviour import Behaviours, ConnectionDroppedError, cut
 from sandbox.stripe.events import Endpoint, Events, Sender
-from sandbox.stripe.idempotency import IdempotencyKeys
 from sandbox.stripe.lifecycle import Lifecycle, Payments
-from sandbox.stripe.listing import expanded
 from sandbox.stripe.store import Json, Store, new_id, now
 from sandbox.stripe.wire import (
     Params,
     StripeError,
+    idempotency_in_use,
+    idempotency_mismatch,
     invalid_api_key,
     no_api_key,
     parameter_missing,
@@ -29,25 +36,74 @@ from sandbox.stripe.wire import (
     parse_form,
 )
 
-EXTENSION = "stripe_stand_in"
+KEPT_SECONDS = 24 * 3600
+MAX_KEY_CHARS = 255
 REMEMBERED_CALLS = 5_000
+TEST_KEYS = ("sk_test_", "rk_test_")
+
+Handler = Callable[..., Json]
 
 
-@dataclass
-class Settings:
-    """How to run. public_url: how browsers reach the pages; as the API was reached when empty."""
+class IdempotencyKeys:
+    """The keys in use and the answers kept. Keys are counted by account; the stand-in has one."""
 
-    webhook_url: str = ""
-    webhook_secret: str = "whsec_sandbox"
-    state_file: Path | None = None
-    public_url: str = ""
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._working: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, key: str, method: str, path: str, params: Any) -> Json | None:
+        """The kept answer `{status, body, request_id}` of this request, or None when it is to be worked on.
+
+        Raises StripeError for a key of another request (400) and for one being worked on (409). After None,
+        `finish` or `abandon` must follow.
+        """
+        if len(key) > MAX_KEY_CHARS:
+            raise StripeError(400, f"Idempotency keys are at most {MAX_KEY_CHARS} characters long.", keep=False)
+        print_of = _fingerprint(method, path, params)
+        with self._store.lock, self._lock:
+            kept = self._store.table("idempotency").get(key)
+            if kept and kept["created"] + KEPT_SECONDS > now():
+                if kept["request"] != print_of:
+                    raise idempotency_mismatch(key)
+                return kept
+            if key in self._working:
+                raise idempotency_in_use(key) if self._working[key] == print_of else idempotency_mismatch(key)
+            self._working[key] = print_of
+            return None
+
+    def finish(self, key: str, status: int, body: Json, request_id: str) -> None:
+        """Keep the answer."""
+        with self._store.lock, self._lock:
+            request = self._working.pop(key, "")
+            table = self._store.table("idempotency")
+            for old in [one for one, kept in table.items() if kept["created"] + KEPT_SECONDS <= now()]:
+                del table[old]
+            table[key] = {
+                "request": request,
+                "status": status,
+                "body": body,
+                "request_id": request_id,
+                "created": now(),
+            }
+
+    def abandon(self, key: str) -> None:
+        """Keep nothing: the next request with the key is worked on."""
+        with self._lock:
+            self._working.pop(key, None)
+
+
+def _fingerprint(method: str, path: str, params: Any) -> str:
+    text = json.dumps([method, path, params], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass
 class StandIn:
     """Everything one running stand-in consists of."""
 
-    settings: Settings
+    endpoint: Endpoint
+    state_file: Path | None
     store: Store = field(init=False)
     sender: Sender = field(init=False)
     events: Events = field(init=False)
@@ -58,9 +114,8 @@ class StandIn:
     calls: deque[Json] = field(default_factory=lambda: deque(maxlen=REMEMBERED_CALLS))
 
     def __post_init__(self) -> None:
-        self.store = Store(self.settings.state_file)
-        endpoint = Endpoint(self.settings.webhook_url, self.settings.webhook_secret)
-        self.sender = Sender(self.store, endpoint)
+        self.store = Store(self.state_file)
+        self.sender = Sender(self.store, self.endpoint)
         self.events = Events(self.store, self.sender.hand_on)
         self.payments = Payments(self.store, self.events)
         self.lifecycle = Lifecycle(self.store, self.events, self.payments)
@@ -75,18 +130,18 @@ class StandIn:
             self.calls.clear()
             self.store.save()
 
+    def close(self) -> None:
+        """Let go of every hanging call for good: the process is ending. Safe in a signal handler."""
+        self.behaviours.close()
+
     def base_url(self) -> str:
-        """Where browsers find the pages."""
-        return (self.settings.public_url or request.host_url).rstrip("/")
+        """Where browsers find the pages: where the API was reached."""
+        return request.host_url.rstrip("/")
 
 
 def stand_in() -> StandIn:
     """The stand-in that serves the current request."""
-    return cast(StandIn, current_app.extensions[EXTENSION])
-
-
-Handler = Callable[..., Json]
-TEST_KEYS = ("sk_test_", "rk_test_")
+    return cast(StandIn, current_app.extensions["stand_in"])
 
 
 def endpoint(
@@ -95,10 +150,10 @@ def endpoint(
     """Serve a handler at a path of Stripe's API.
 
     accepts: the `stripe` package's class of the parameters, so that an endpoint knows exactly those of the
-    pinned version; None for none but `expand`. The handler gets the stand-in, the parameters and the ids of
+    pinned version; None for none. The handler gets the stand-in, the parameters and the ids of
     the path, runs with the store's lock held, and returns the object to send.
     """
-    known = set(accepts.__annotations__ if accepts else ()) | {"expand"}
+    known = set(accepts.__annotations__ if accepts else ())
 
     def register(handler: Handler) -> Handler:
         @wraps(handler)
@@ -194,7 +249,7 @@ def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
     """Do the work unless its idempotency key has an answer already."""
     key = g.idempotency_key
     if not key:
-        return respond(*_work(here, work, params))
+        return respond(*_work(here, work))
     kept = here.keys.begin(key, request.method, request.path, params)
     if kept is not None:
         response = respond(kept["status"], kept["body"])
@@ -202,7 +257,7 @@ def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
         response.headers["Original-Request"] = kept["request_id"]
         return response
     try:
-        status, body = _work(here, work, params)
+        status, body = _work(here, work)
         here.keys.finish(key, status, body, g.request_id)
         here.store.save()
     finally:
@@ -210,13 +265,13 @@ def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
     return respond(status, body)
 
 
-def _work(here: StandIn, work: Callable[[], Json], params: Params) -> tuple[int, Json]:
+def _work(here: StandIn, work: Callable[[], Json]) -> tuple[int, Json]:
     """Status and body. Raises the errors that no key keeps."""
     here.behaviours.apply("during", request.method, request.path)
     with here.store.lock:
         try:
             here.behaviours.apply("within", request.method, request.path)
-            status, body = 200, expanded(here.store, work(), params)
+            status, body = 200, copy.deepcopy(work())
         except StripeError as error:
             if not error.keep:
                 raise

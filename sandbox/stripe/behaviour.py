@@ -34,7 +34,6 @@ class Behaviour:
     when: str = "before"
     status: int | None = None
     code: str | None = None
-    message: str | None = None
     delay: float = 0.0
     hold: bool = False
     hang: bool = False
@@ -105,7 +104,7 @@ class Behaviours:
         if behaviour.drop:
             raise ConnectionDroppedError
         if behaviour.status:
-            raise of_status(behaviour.status, behaviour.message, behaviour.code)
+            raise of_status(behaviour.status, behaviour.code)
 
     def _take(self, when: str, method: str, path: str) -> Behaviour | None:
         with self._lock:

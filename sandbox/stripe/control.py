@@ -1,4 +1,4 @@
-"""The control API under /sandbox, for tests and the guided tour. Stripe has nothing like it."""
+"""The control API under /sandbox, for tests and people; sandbox/README.md lists it. Stripe has nothing like it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from sandbox.stripe.api import StandIn, stand_in
 from sandbox.stripe.behaviour import Behaviour
-from sandbox.stripe.events import of_types, shown, sign
+from sandbox.stripe.events import shown, sign
 from sandbox.stripe.store import TABLES, Json
 from sandbox.stripe.wire import StripeError, card_declined, missing_resource, parameter_invalid, parameter_missing
 
@@ -34,12 +34,6 @@ def put_behaviour() -> Response:
     body = _body()
     behaviours = [Behaviour.parse(one) for one in (body if isinstance(body, list) else [body])]
     stand_in().behaviours.replace(behaviours)
-    return get_behaviour()
-
-
-@blueprint.get("/behaviour")
-def get_behaviour() -> Response:
-    """The behaviours in force."""
     return jsonify({"behaviours": stand_in().behaviours.shown()})
 
 
@@ -47,7 +41,7 @@ def get_behaviour() -> Response:
 def delete_behaviour() -> Response:
     """Behave again, and let go of every call that hangs."""
     stand_in().behaviours.replace([])
-    return get_behaviour()
+    return jsonify({"behaviours": []})
 
 
 @blueprint.post("/behaviour/wait")
@@ -59,7 +53,7 @@ def wait_for_held() -> Response:
 
 @blueprint.post("/checkout/<session_id>/<action>")
 def checkout(session_id: str, action: str) -> Response:
-    """pay, decline, cancel, expire, pay_async, async_succeed, async_fail."""
+    """pay, decline, expire, pay_async, async_succeed, async_fail."""
     here = stand_in()
     actions = {
         "pay": here.payments.pay,
@@ -67,9 +61,7 @@ def checkout(session_id: str, action: str) -> Response:
         "pay_async": here.payments.pay_async,
         "async_succeed": here.payments.async_succeeded,
         "async_fail": here.payments.async_failed,
-        # Neither changes anything at Stripe: the session stays open.
-        "decline": here.payments.session,
-        "cancel": here.payments.session,
+        "decline": here.payments.session,  # changes nothing at Stripe: the session stays open
     }
     if action not in actions:
         raise parameter_invalid("action", f"Actions: {', '.join(actions)}.")
@@ -77,8 +69,6 @@ def checkout(session_id: str, action: str) -> Response:
         answer: Json = {"session": actions[action](session_id)}
         if action == "decline":
             answer |= card_declined().body
-        if action == "cancel":
-            answer["redirect"] = answer["session"]["cancel_url"]
         return _done(here, answer)
 
 
@@ -92,14 +82,8 @@ def subscription(subscription_id: str, action: str) -> Response:
 
 @blueprint.put("/webhooks")
 def put_webhooks() -> Response:
-    """Change url, secret, mode, enabled_events, retry_delays."""
+    """Change url, secret, mode, retry_delays."""
     stand_in().sender.configure(_body())
-    return get_webhooks()
-
-
-@blueprint.get("/webhooks")
-def get_webhooks() -> Response:
-    """The settings, without the secret, and what is waiting to be sent."""
     return jsonify(stand_in().sender.shown())
 
 
@@ -114,10 +98,9 @@ def wait_for_webhooks() -> Response:
 def events() -> Response:
     """All events, oldest first, with payload and delivery; `?type=` selects."""
     here, wanted = stand_in(), request.args.getlist("type")
-    fitting = {event["id"] for event in of_types(here.events.all(), wanted)}
     with here.store.lock:
-        records = [shown(one) for one in here.store.table("events").values() if one["id"] in fitting]
-    return jsonify({"events": records})
+        records = [shown(record) for record in here.store.table("events").values()]
+    return jsonify({"events": [one for one in records if not wanted or one["type"] in wanted]})
 
 
 @blueprint.post("/events")
@@ -128,7 +111,7 @@ def make_event() -> Response:
         if not body.get("type"):
             raise parameter_missing("type")
         item = body.get("object") or _object(here, str(body.get("object_id")))
-        event = here.events.make(str(body["type"]), item, body.get("previous"), body.get("api_version"))
+        event = here.events.make(str(body["type"]), item, api_version=body.get("api_version"))
         record = here.store.table("events")[event["id"]]
         if body.get("send", True):
             here.events.flush()
@@ -147,30 +130,15 @@ def _object(here: StandIn, object_id: str) -> Json:
 
 @blueprint.get("/events/<event_id>/signed")
 def signed(event_id: str) -> Response:
-    """Payload and header ready to deliver; `?timestamp=` and `?secret=` instead of now and the real one."""
+    """Payload and headers to deliver oneself."""
     here = stand_in()
-    payload = str(_record(here, event_id)["payload"])
-    secret = request.args.get("secret") or here.sender.endpoint.secret
-    header = sign(payload, secret, request.args.get("timestamp", type=int))
-    headers = {"Stripe-Signature": header, "Content-Type": "application/json; charset=utf-8"}
-    return jsonify({"id": event_id, "payload": payload, "signature": header, "headers": headers})
-
-
-@blueprint.post("/events/<event_id>/send")
-def send_again(event_id: str) -> Response:
-    """Send an event (again), whatever the mode."""
-    here = stand_in()
-    _record(here, event_id)
-    here.sender.send([event_id])
-    return jsonify({"queued": [event_id]})
-
-
-def _record(here: StandIn, event_id: str) -> Json:
     with here.store.lock:
         record = here.store.table("events").get(event_id)
     if record is None:
         raise missing_resource("event", event_id)
-    return record
+    signature = sign(record["payload"], here.sender.endpoint.secret)
+    headers = {"Stripe-Signature": signature, "Content-Type": "application/json; charset=utf-8"}
+    return jsonify({"id": event_id, "payload": record["payload"], "signature": signature, "headers": headers})
 
 
 @blueprint.get("/requests")
@@ -189,7 +157,7 @@ def stats() -> Response:
     here = stand_in()
     with here.store.lock:
         counts = {name: len(rows) for name, rows in here.store.tables.items()}
-    return jsonify(counts | {"requests": len(here.calls), "webhooks": here.sender.shown()})
+    return jsonify(counts | {"requests": len(here.calls)})
 
 
 @blueprint.post("/reset")

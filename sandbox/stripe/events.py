@@ -1,8 +1,7 @@
-"""Events: made with every change, kept, and handed to the sender (https://docs.stripe.com/api/events).
+"""Events: made with every change, kept, and delivered to one endpoint, in order, again after failures.
 
-The sender: delivers events to one endpoint, in order, again after failures.
-
-https://docs.stripe.com/webhooks: any 2xx is a success; everything else is tried again with growing pauses.
+https://docs.stripe.com/api/events and https://docs.stripe.com/webhooks: any 2xx is a success; everything else is tried
+again with growing pauses.
 """
 
 import copy
@@ -14,7 +13,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +24,9 @@ from flask import g, has_request_context
 from sandbox.stripe.store import Json, Store, new_id, now
 from sandbox.stripe.wire import parameter_invalid
 
+MODES = ("send", "duplicate", "shuffle")
+DEFAULT_RETRY_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 3, 20
 INDENT = 2  # Stripe sends its events indented
 REMEMBERED_EVENTS = 5_000  # so that a state kept for months stays small
 
@@ -54,9 +56,9 @@ class Events:
         self._fresh: list[str] = []
         self.api_version = stripe.api_version or ""
 
-    def emit(self, kind: str, item: Json, previous: Json | None = None) -> str:
-        """Make one event of the object as it is now, to be sent at the next `flush`; returns its id."""
-        return self.make(kind, item, previous)["id"]  # type: ignore[no-any-return]
+    def emit(self, kind: str, item: Json, previous: Json | None = None) -> None:
+        """Make one event of the object as it is now, to be sent at the next `flush`."""
+        self.make(kind, item, previous)
 
     def make(self, kind: str, item: Json, previous: Json | None = None, api_version: str | None = None) -> Json:
         """As `emit`, optionally of another API version; returns the whole event."""
@@ -103,20 +105,6 @@ class Events:
             self._hand_on(ids)
         return ids
 
-    def all(self) -> list[Json]:
-        """Every event object, oldest first."""
-        with self._store.lock:
-            return [json.loads(record["payload"]) for record in self._store.table("events").values()]
-
-
-def of_types(events: Iterable[Json], wanted: list[str]) -> list[Json]:
-    """Events of these types; `customer.*` stands for all that begin so. No types means all."""
-
-    def fits(kind: str) -> bool:
-        return any(kind == one or (one.endswith("*") and kind.startswith(one[:-1])) for one in wanted)
-
-    return [event for event in events if not wanted or fits(event["type"])]
-
 
 def shown(record: Json) -> dict[str, Any]:
     """A record for the control API: the event with what became of its delivery."""
@@ -130,19 +118,13 @@ def shown(record: Json) -> dict[str, Any]:
     }
 
 
-MODES = ("send", "hold", "drop", "duplicate", "shuffle")
-DEFAULT_RETRY_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
-CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 3, 20
-
-
 @dataclass
 class Endpoint:
-    """Where events go, and how. `hold` keeps them until the mode changes, `drop` loses them for good."""
+    """Where events go, and how. Without an address they are only kept."""
 
     url: str = ""
     secret: str = "whsec_sandbox"
     mode: str = "send"
-    enabled_events: list[str] = field(default_factory=lambda: ["*"])
     retry_delays: list[float] = field(default_factory=lambda: list(DEFAULT_RETRY_DELAYS))
 
 
@@ -155,7 +137,6 @@ class Sender:
         self._wake = threading.Condition()
         self._queue: list[tuple[float, int, str, int]] = []  # due, order, event id, attempts so far
         self._order = itertools.count()
-        self._held: list[str] = []
         self._sending = ""
         self._session = requests.Session()
         self._session.trust_env = False
@@ -166,62 +147,44 @@ class Sender:
             left = [
                 record["id"]
                 for record in self._store.table("events").values()
-                if record["delivery"] in ("new", "pending", "held")
+                if record["delivery"] in ("new", "pending")
             ]
         self.hand_on(left)
         threading.Thread(target=self._run, name="webhooks", daemon=True).start()
 
     def hand_on(self, ids: list[str]) -> None:
-        """Take a batch of events as the mode says."""
-        wanted = self._enabled(ids)
-        mode = self.endpoint.mode if self.endpoint.url else "drop"
-        if mode == "hold":
-            self._mark(wanted, "held")
-            with self._wake:
-                self._held += wanted
-        elif mode == "drop":
-            self._mark(wanted, "dropped")
-        else:
-            if mode == "shuffle":
-                random.shuffle(wanted)
-            self.send(wanted * (2 if mode == "duplicate" else 1))
-
-    def send(self, ids: list[str]) -> None:
-        """Queue deliveries, whatever the mode; an event may be in it several times."""
+        """Queue a batch of events as the mode says; an event may be in the queue several times."""
+        if not self.endpoint.url:
+            self._mark(ids, "unsent")
+            return
+        if self.endpoint.mode == "shuffle":
+            random.shuffle(ids)
         self._mark(ids, "pending")
         with self._wake:
-            for event_id in ids:
+            for event_id in ids * (2 if self.endpoint.mode == "duplicate" else 1):
                 heapq.heappush(self._queue, (time.monotonic(), next(self._order), event_id, 0))
             self._wake.notify_all()
 
     def configure(self, changes: Json) -> None:
-        """Change fields of the endpoint; events on hold follow the new mode. Raises StripeError."""
-        unknown = set(changes) - set(Endpoint.__dataclass_fields__)
-        if unknown or changes.get("mode", "send") not in MODES:
-            fields = sorted(Endpoint.__dataclass_fields__)
+        """Change fields of the endpoint. Raises StripeError."""
+        fields = sorted(Endpoint.__dataclass_fields__)
+        if not set(changes) <= set(fields) or changes.get("mode", "send") not in MODES:
             raise parameter_invalid("mode", f"Fields: {fields}; modes: {MODES}.")
         for name, value in changes.items():
             setattr(self.endpoint, name, value)
-        if self.endpoint.mode != "hold":
-            with self._wake:
-                held, self._held = self._held, []
-            self.hand_on(held)
 
     def reset(self) -> None:
         """Forget what is queued and go back to the first settings."""
         with self._wake:
-            self._queue, self._held = [], []
+            self._queue = []
             self.endpoint = Endpoint(**vars(self._first))
             self._wake.notify_all()
 
     def shown(self) -> Json:
-        """The settings without the secret, and what is waiting."""
+        """The settings without the secret, and how many deliveries wait."""
         settings = {name: value for name, value in vars(self.endpoint).items() if name != "secret"}
         with self._wake:
-            return settings | {
-                "queued": len(self._queue) + bool(self._sending),
-                "held": len(self._held),
-            }
+            return settings | {"queued": len(self._queue) + bool(self._sending)}
 
     def wait_idle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is queued; whether that came in time."""
@@ -293,14 +256,6 @@ class Sender:
         with self._store.lock:
             record["attempts"].append(attempt)
         return 200 <= (attempt["status"] or 0) < 300
-
-    def _enabled(self, ids: list[str]) -> list[str]:
-        with self._store.lock:
-            records = self._store.table("events")
-            events = [json.loads(records[event_id]["payload"]) for event_id in ids if event_id in records]
-        wanted = [event["id"] for event in of_types(events, self.endpoint.enabled_events)]
-        self._mark([event_id for event_id in ids if event_id not in wanted], "not_enabled")
-        return wanted
 
     def _mark(self, ids: list[str], delivery: str) -> None:
         with self._store.lock:

@@ -1,19 +1,19 @@
-"""What happens at a Checkout session: paid, declined, paid late, expired.
+"""What happens to a Checkout session (paid, paid late, expired) and to the subscription after it began.
 
-https://docs.stripe.com/payments/checkout/fulfillment and https://docs.stripe.com/billing/subscriptions/webhooks
-
-What happens to a subscription after it began (https://docs.stripe.com/billing/subscriptions/overview).
+https://docs.stripe.com/payments/checkout/fulfillment, https://docs.stripe.com/billing/subscriptions/webhooks and
+https://docs.stripe.com/billing/subscriptions/overview
 """
 
 from collections.abc import Callable
 
-from sandbox.stripe.billing_objects import invoice_object
 from sandbox.stripe.events import Events, changed_fields
-from sandbox.stripe.objects import customer_object, period_end, subscription_object
+from sandbox.stripe.objects import invoice_object, months_later, subscription_object
 from sandbox.stripe.store import Json, Store, now
 from sandbox.stripe.wire import StripeError, parameter_invalid
 
-DAY_SECONDS = 86_400
+ENDED = ("canceled", "incomplete_expired")
+STATUSES = ("active", "trialing", "past_due", "unpaid", "paused", "incomplete", *ENDED)
+RETRY_SECONDS = 3 * 86_400  # the first pause of Stripe's default retry schedule is a few days
 
 
 class Payments:
@@ -39,11 +39,10 @@ class Payments:
         """The customer pays: an active subscription, a paid invoice, a complete session."""
         session = self._open(session_id, "paid")
         subscription = self._subscribe(session)
-        trial = subscription["trial_end"] is not None
-        session["payment_status"] = "no_payment_required" if trial else "paid"
+        session["payment_status"] = "paid"
         self._events.emit("checkout.session.completed", session)
         self._events.emit("customer.subscription.created", subscription)
-        self.settle(subscription, "trialing" if trial else "active")
+        self.settle(subscription, "active")
         return session
 
     def pay_async(self, session_id: str) -> Json:
@@ -106,38 +105,21 @@ class Payments:
         return invoice
 
     def _subscribe(self, session: Json) -> Json:
-        customer = self._customer(session)
+        customer = self._store.get("customer", session["customer"], "customer")
+        if customer.get("deleted"):
+            raise StripeError(400, "The customer of this session was deleted.", code="resource_missing")
         kept = self._store.table("line_items")[session["id"]]
         lines = [(line["price"], line["quantity"]) for line in kept["data"]]
-        start = now()
-        subscription = subscription_object(customer["id"], lines, start)
-        subscription |= {"metadata": dict(kept["metadata"]), "description": kept["description"]}
-        if kept["trial_days"]:
-            end = start + kept["trial_days"] * DAY_SECONDS
-            subscription |= {"trial_start": start, "trial_end": end, "status": "trialing"}
-            for item in subscription["items"]["data"]:
-                item["current_period_end"] = end
-        self._store.add(subscription)
+        subscription = self._store.add(subscription_object(customer["id"], lines, now(), dict(kept["metadata"])))
         invoice = self.new_invoice(subscription, "subscription_create")
         session |= {
             "status": "complete",
             "url": None,
-            "customer": customer["id"],
             "customer_details": {"email": customer["email"], "name": customer["name"], "phone": None},
             "subscription": subscription["id"],
             "invoice": invoice["id"],
         }
         return subscription
-
-    def _customer(self, session: Json) -> Json:
-        if session["customer"]:
-            customer = self._store.get("customer", session["customer"], "customer")
-            if customer.get("deleted"):
-                raise StripeError(400, "The customer of this session was deleted.", code="resource_missing")
-            return customer
-        customer = self._store.add(customer_object(email=session["customer_email"]))
-        self._events.emit("customer.created", customer)
-        return customer
 
     def _open(self, session_id: str, done: str) -> Json:
         session = self.session(session_id)
@@ -163,11 +145,6 @@ class Payments:
         self._events.emit(f"checkout.session.{status}", session)
 
 
-ENDED = ("canceled", "incomplete_expired")
-STATUSES = ("active", "trialing", "past_due", "unpaid", "paused", "incomplete", *ENDED)
-RETRY_DAYS = 3  # the first pause of Stripe's default retry schedule is a few days
-
-
 class Lifecycle:
     """Actions on a subscription, by name. Call them with the store's lock held."""
 
@@ -180,16 +157,8 @@ class Lifecycle:
             "cancel": self.cancel,
             "cancel_at_period_end": self.cancel_at_period_end,
             "resume": self.resume,
-            "pause": self.pause,
-            "unpaid": lambda subscription, _: self._update(subscription, {"status": "unpaid"}),
-            "incomplete_expired": self.incomplete_expired,
             "set": self.set_fields,
         }
-
-    @property
-    def names(self) -> list[str]:
-        """The actions there are."""
-        return list(self._actions)
 
     def act(self, subscription_id: str, action: str, options: Json) -> Json:
         """Do an action; options: `period_start`, `period_end` in Unix seconds, and for `set` also `status`.
@@ -207,7 +176,7 @@ class Lifecycle:
     def renew(self, subscription: Json, options: Json) -> None:
         """The period ends: the next one begins and is paid, or the subscription ends if it was to."""
         if subscription["cancel_at_period_end"]:
-            self._end(subscription, "cancellation_requested")
+            self._end(subscription)
             return
         start = options.get("period_start") or subscription["items"]["data"][0]["current_period_end"]
         before = self._next_period(subscription, start, options.get("period_end"))
@@ -221,7 +190,7 @@ class Lifecycle:
         invoice |= {
             "attempted": True,
             "attempt_count": 1,
-            "next_payment_attempt": now() + RETRY_DAYS * DAY_SECONDS,
+            "next_payment_attempt": now() + RETRY_SECONDS,
         }
         subscription["status"] = "past_due"
         self._events.emit("invoice.payment_failed", invoice)
@@ -233,7 +202,7 @@ class Lifecycle:
 
     def cancel(self, subscription: Json, _: Json) -> None:
         """End at once."""
-        self._end(subscription, "cancellation_requested")
+        self._end(subscription)
 
     def cancel_at_period_end(self, subscription: Json, _: Json) -> None:
         """End when the period does."""
@@ -250,30 +219,10 @@ class Lifecycle:
         )
 
     def resume(self, subscription: Json, _: Json) -> None:
-        """Go on: after a pause, or after a cancellation for the end of the period."""
-        if subscription["status"] == "paused":
-            subscription["status"] = "active"
-            self._events.emit("customer.subscription.resumed", subscription)
-            return
+        """Go on after all: the cancellation for the end of the period is withdrawn."""
         details = subscription["cancellation_details"] | {"reason": None}
-        self._update(
-            subscription,
-            {
-                "cancel_at_period_end": False,
-                "cancel_at": None,
-                "canceled_at": None,
-                "cancellation_details": details,
-            },
-        )
-
-    def pause(self, subscription: Json, _: Json) -> None:
-        """Status `paused`, as after a trial without a payment method."""
-        subscription["status"] = "paused"
-        self._events.emit("customer.subscription.paused", subscription)
-
-    def incomplete_expired(self, subscription: Json, _: Json) -> None:
-        """The first payment never came."""
-        self._update(subscription, {"status": "incomplete_expired", "ended_at": now()})
+        changes = {"cancel_at_period_end": False, "cancel_at": None, "canceled_at": None}
+        self._update(subscription, changes | {"cancellation_details": details})
 
     def set_fields(self, subscription: Json, options: Json) -> None:
         """Any status and any period, however it came about."""
@@ -283,7 +232,7 @@ class Lifecycle:
         before = dict(subscription)
         self._set_period(subscription, options.get("period_start"), options.get("period_end"))
         if status == "canceled":
-            self._end(subscription, "cancellation_requested")
+            self._end(subscription)
             return
         subscription |= {"status": status, "ended_at": now() if status in ENDED else None}
         self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
@@ -293,8 +242,8 @@ class Lifecycle:
         subscription |= changes
         self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
 
-    def _end(self, subscription: Json, reason: str) -> None:
-        details = subscription["cancellation_details"] | {"reason": reason}
+    def _end(self, subscription: Json) -> None:
+        details = subscription["cancellation_details"] | {"reason": "cancellation_requested"}
         subscription |= {
             "status": "canceled",
             "canceled_at": subscription["canceled_at"] or now(),
@@ -305,8 +254,6 @@ class Lifecycle:
 
     def _next_period(self, subscription: Json, start: int, end: int | None) -> Json:
         before = dict(subscription)
-        if subscription["status"] == "trialing":
-            subscription["status"] = "active"  # a trial's invoice is free, the next one is not
         self._set_period(subscription, start, end)
         self._payments.new_invoice(subscription, "subscription_cycle")
         return before
@@ -317,6 +264,6 @@ class Lifecycle:
             first = start if start is not None else item["current_period_start"]
             last = end if end is not None else item["current_period_end"]
             if start is not None and end is None:
-                last = period_end(start, item["price"])
+                last = months_later(start)
             items.append(item | {"current_period_start": first, "current_period_end": last})
         subscription["items"] = subscription["items"] | {"data": items}

@@ -1,18 +1,17 @@
 """Stripe's objects as JSON, in the shapes of the pinned API version.
 
-Field lists: the typed classes of the `stripe` package and https://docs.stripe.com/api. Fields that only
-features outside of this product use are left out or null.
+Field lists: the typed classes of the `stripe` package and https://docs.stripe.com/api. Fields that only features
+outside of this product use are left out or null.
 """
 
 import calendar
 from datetime import UTC, datetime
 from typing import Any
 
-from sandbox.stripe.store import Json, new_id, now
+from sandbox.stripe.store import Json, list_object, new_id, now
 
-DEFAULT_AMOUNT_CENTS = 999
-DEFAULT_CURRENCY = "usd"
-DEFAULT_PRODUCT = "prod_sandboxPro"
+AMOUNT_CENTS = 999
+CHECKOUT_LIFETIME_SECONDS = 24 * 3600  # https://docs.stripe.com/api/checkout/sessions/create: 24 hours
 
 
 def months_later(timestamp: int, months: int = 1) -> int:
@@ -21,20 +20,6 @@ def months_later(timestamp: int, months: int = 1) -> int:
     year, month = divmod(at.year * 12 + at.month - 1 + months, 12)
     day = min(at.day, calendar.monthrange(year, month + 1)[1])
     return int(at.replace(year=year, month=month + 1, day=day).timestamp())
-
-
-def period_end(start: int, price: Json) -> int:
-    """When a billing period that starts at `start` ends."""
-    every = price.get("recurring") or {"interval": "month", "interval_count": 1}
-    count = int(every["interval_count"])
-    if every["interval"] in ("day", "week"):
-        return start + count * {"day": 1, "week": 7}[every["interval"]] * 86_400
-    return months_later(start, count * (12 if every["interval"] == "year" else 1))
-
-
-def list_object(data: list[Json], url: str, has_more: bool = False) -> Json:
-    """https://docs.stripe.com/api/pagination"""
-    return {"object": "list", "data": data, "has_more": has_more, "url": url}
 
 
 def customer_object(**fields: Any) -> Json:
@@ -62,42 +47,21 @@ def customer_object(**fields: Any) -> Json:
     } | fields
 
 
-def product_object(**fields: Any) -> Json:
-    """https://docs.stripe.com/api/products/object"""
-    made = now()
+def price_object(price_id: str) -> Json:
+    """https://docs.stripe.com/api/prices/object: $9.99 a month."""
     return {
-        "id": new_id("prod_"),
-        "object": "product",
-        "active": True,
-        "created": made,
-        "default_price": None,
-        "description": None,
-        "images": [],
-        "livemode": False,
-        "marketing_features": [],
-        "metadata": {},
-        "name": "Pro",
-        "type": "service",
-        "updated": made,
-        "url": None,
-    } | fields
-
-
-def price_object(**fields: Any) -> Json:
-    """https://docs.stripe.com/api/prices/object"""
-    price = {
-        "id": new_id("price_"),
+        "id": price_id,
         "object": "price",
         "active": True,
         "billing_scheme": "per_unit",
         "created": now(),
-        "currency": DEFAULT_CURRENCY,
+        "currency": "usd",
         "custom_unit_amount": None,
         "livemode": False,
         "lookup_key": None,
         "metadata": {},
         "nickname": None,
-        "product": DEFAULT_PRODUCT,
+        "product": "prod_sandboxPro",
         "recurring": {
             "interval": "month",
             "interval_count": 1,
@@ -109,12 +73,12 @@ def price_object(**fields: Any) -> Json:
         "tiers_mode": None,
         "transform_quantity": None,
         "type": "recurring",
-        "unit_amount": DEFAULT_AMOUNT_CENTS,
-    } | fields
-    return price | {"unit_amount_decimal": str(price["unit_amount"])}
+        "unit_amount": AMOUNT_CENTS,
+        "unit_amount_decimal": str(AMOUNT_CENTS),
+    }
 
 
-def subscription_item(subscription_id: str, price: Json, start: int, end: int, quantity: int = 1) -> Json:
+def subscription_item(subscription_id: str, price: Json, start: int, end: int, quantity: int) -> Json:
     """https://docs.stripe.com/api/subscription_items/object: the billing period lives here."""
     return {
         "id": new_id("si_"),
@@ -132,12 +96,11 @@ def subscription_item(subscription_id: str, price: Json, start: int, end: int, q
     }
 
 
-def subscription_object(customer: str, lines: list[tuple[Json, int]], start: int, **fields: Any) -> Json:
+def subscription_object(customer: str, lines: list[tuple[Json, int]], start: int, metadata: Json) -> Json:
     """https://docs.stripe.com/api/subscriptions/object; lines: price and quantity."""
     subscription_id = new_id("sub_")
     items = [
-        subscription_item(subscription_id, price, start, period_end(start, price), quantity)
-        for price, quantity in lines
+        subscription_item(subscription_id, price, start, months_later(start), quantity) for price, quantity in lines
     ]
     return {
         "id": subscription_id,
@@ -168,7 +131,7 @@ def subscription_object(customer: str, lines: list[tuple[Json, int]], start: int
         | {"total_count": len(items)},
         "latest_invoice": None,
         "livemode": False,
-        "metadata": {},
+        "metadata": metadata,
         "pause_collection": None,
         "pending_setup_intent": None,
         "pending_update": None,
@@ -179,7 +142,7 @@ def subscription_object(customer: str, lines: list[tuple[Json, int]], start: int
         "trial_end": None,
         "trial_settings": {"end_behavior": {"missing_payment_method": "create_invoice"}},
         "trial_start": None,
-    } | fields
+    }
 
 
 def portal_object(customer: str, return_url: str | None, base_url: str) -> Json:
@@ -197,4 +160,184 @@ def portal_object(customer: str, return_url: str | None, base_url: str) -> Json:
         "on_behalf_of": None,
         "return_url": return_url,
         "url": f"{base_url}/portal/{session_id}",
+    }
+
+
+def line_object(price: Json, quantity: int) -> Json:
+    """https://docs.stripe.com/api/checkout/sessions/line_items"""
+    amount = price["unit_amount"] * quantity
+    return {
+        "id": new_id("li_"),
+        "object": "item",
+        "amount_discount": 0,
+        "amount_subtotal": amount,
+        "amount_tax": 0,
+        "amount_total": amount,
+        "currency": price["currency"],
+        "description": "Pro",
+        "metadata": {},
+        "price": price,
+        "quantity": quantity,
+    }
+
+
+def session_object(amount: int, currency: str, base_url: str, **fields: Any) -> Json:
+    """https://docs.stripe.com/api/checkout/sessions/object; amount in the currency's smallest unit."""
+    session_id, made = new_id("cs_test_"), now()
+    return {
+        "id": session_id,
+        "object": "checkout.session",
+        "adaptive_pricing": {"enabled": False},
+        "after_expiration": None,
+        "allow_promotion_codes": None,
+        "amount_subtotal": amount,
+        "amount_total": amount,
+        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+        "billing_address_collection": None,
+        "cancel_url": None,
+        "client_reference_id": None,
+        "client_secret": None,
+        "collected_information": None,
+        "consent": None,
+        "consent_collection": None,
+        "created": made,
+        "currency": currency,
+        "currency_conversion": None,
+        "custom_fields": [],
+        "custom_text": {"after_submit": None, "submit": None},
+        "customer": None,
+        "customer_creation": None,
+        "customer_details": None,
+        "customer_email": None,
+        "discounts": [],
+        "expires_at": made + CHECKOUT_LIFETIME_SECONDS,
+        "invoice": None,
+        "invoice_creation": None,
+        "livemode": False,
+        "locale": None,
+        "metadata": {},
+        "mode": "subscription",
+        "payment_intent": None,
+        "payment_link": None,
+        "payment_method_collection": "always",
+        "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
+        "payment_method_types": ["card"],
+        "payment_status": "unpaid",
+        "phone_number_collection": {"enabled": False},
+        "recovered_from": None,
+        "setup_intent": None,
+        "shipping_address_collection": None,
+        "shipping_cost": None,
+        "shipping_options": [],
+        "status": "open",
+        "submit_type": None,
+        "subscription": None,
+        "success_url": None,
+        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0},
+        "ui_mode": "hosted_page",
+        "url": f"{base_url}/c/pay/{session_id}",
+        "wallet_options": None,
+    } | fields
+
+
+def invoice_object(subscription: Json, customer: Json, reason: str) -> Json:
+    """An open invoice for the subscription's current period.
+
+    https://docs.stripe.com/api/invoices/object: the subscription is named under `parent`.
+    """
+    invoice_id, made = new_id("in_"), now()
+    subscription_id, items = subscription["id"], subscription["items"]["data"]
+    lines = [_invoice_line(invoice_id, item, subscription) for item in items]
+    total = sum(line["amount"] for line in lines)
+    return {
+        "id": invoice_id,
+        "object": "invoice",
+        "account_country": "US",
+        "account_name": "Sandbox",
+        "amount_due": total,
+        "amount_overpaid": 0,
+        "amount_paid": 0,
+        "amount_remaining": total,
+        "amount_shipping": 0,
+        "attempt_count": 0,
+        "attempted": False,
+        "auto_advance": True,
+        "automatic_tax": {"disabled_reason": None, "enabled": False, "liability": None, "status": None},
+        "billing_reason": reason,
+        "collection_method": "charge_automatically",
+        "created": made,
+        "currency": subscription["currency"],
+        "customer": customer["id"],
+        "customer_email": customer.get("email"),
+        "customer_name": customer.get("name"),
+        "description": None,
+        "due_date": None,
+        "effective_at": made,
+        "ending_balance": 0,
+        "hosted_invoice_url": None,
+        "invoice_pdf": None,
+        "lines": list_object(lines, f"/v1/invoices/{invoice_id}/lines") | {"total_count": len(lines)},
+        "livemode": False,
+        "metadata": {},
+        "next_payment_attempt": None,
+        "number": f"SANDBOX-{invoice_id[-4:].upper()}",
+        "parent": {
+            "quote_details": None,
+            "subscription_details": {
+                "metadata": dict(subscription["metadata"]),
+                "subscription": subscription_id,
+            },
+            "type": "subscription_details",
+        },
+        "period_end": made,
+        "period_start": made,
+        "starting_balance": 0,
+        "status": "open",
+        "status_transitions": {
+            "finalized_at": made,
+            "marked_uncollectible_at": None,
+            "paid_at": None,
+            "voided_at": None,
+        },
+        "subtotal": total,
+        "test_clock": None,
+        "total": total,
+        "total_taxes": [],
+    }
+
+
+def _invoice_line(invoice_id: str, item: Json, subscription: Json) -> Json:
+    price = item["price"]
+    amount = price["unit_amount"] * item["quantity"]
+    return {
+        "id": new_id("il_"),
+        "object": "line_item",
+        "amount": amount,
+        "currency": price["currency"],
+        "description": f"{item['quantity']} x Pro",
+        "discount_amounts": [],
+        "discountable": True,
+        "discounts": [],
+        "invoice": invoice_id,
+        "livemode": False,
+        "metadata": dict(subscription["metadata"]),
+        "parent": {
+            "invoice_item_details": None,
+            "subscription_item_details": {
+                "invoice_item": None,
+                "proration": False,
+                "subscription": subscription["id"],
+                "subscription_item": item["id"],
+            },
+            "type": "subscription_item_details",
+        },
+        "period": {"end": item["current_period_end"], "start": item["current_period_start"]},
+        "pricing": {
+            "price_details": {"price": price["id"], "product": price["product"]},
+            "type": "price_details",
+            "unit_amount_decimal": price["unit_amount_decimal"],
+        },
+        "quantity": item["quantity"],
+        "subtotal": amount,
+        "taxes": [],
     }

@@ -26,7 +26,6 @@ OUTCOMES = {
     "renew": "The period ended.",
     "fail_payment": "The period ended and its payment failed: the subscription is past due.",
     "recover": "The open invoice was paid.",
-    "pause": "The subscription is paused.",
 }
 
 
@@ -54,7 +53,7 @@ def day(timestamp: int) -> str:
 @blueprint.get("/")
 def home() -> str:
     """What this server is."""
-    return render_template("home.html")
+    return render_template("base.html")
 
 
 @blueprint.get("/healthz")
@@ -150,7 +149,7 @@ def portal_action(portal_id: str, subscription_id: str, action: str) -> BaseResp
 @blueprint.errorhandler(StripeError)
 def not_possible(error: StripeError) -> tuple[str, int]:
     """An error as a page."""
-    return render_template("notice.html", message=str(error)), error.status
+    return render_template("base.html", problem=str(error)), error.status
 
 
 def _of_customer(here: StandIn, customer_id: str) -> list[Json]:

@@ -1,4 +1,4 @@
-"""What the stand-in remembers: tables of Stripe objects, in memory and optionally in a JSON file."""
+"""What the stand-in remembers: tables of Stripe objects, in memory and optionally in a JSON file; lists by cursor."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sandbox.stripe.wire import missing_resource
+from sandbox.stripe.wire import Params, as_int, as_text, missing_resource, parameter_invalid
 
 Json = dict[str, Any]
 
@@ -18,7 +18,6 @@ ALPHABET = string.ascii_letters + string.digits
 ID_LENGTHS = {"cs_test_": 58, "sub_": 24, "in_": 24, "evt_": 24, "bps_": 24}
 TABLES = {
     "customer": "customers",
-    "product": "products",
     "price": "prices",
     "checkout.session": "sessions",
     "subscription": "subscriptions",
@@ -26,6 +25,7 @@ TABLES = {
     "billing_portal.session": "portals",
 }
 OTHER_TABLES = ("line_items", "events", "idempotency")
+DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 
 
 def new_id(prefix: str) -> str:
@@ -90,3 +90,21 @@ class Store:
             ) as file:
                 file.write(text)
             os.replace(file.name, self.path)
+
+
+def list_object(data: list[Json], url: str, has_more: bool = False) -> Json:
+    """https://docs.stripe.com/api/pagination"""
+    return {"object": "list", "data": data, "has_more": has_more, "url": url}
+
+
+def page(items: list[Json], params: Params, url: str) -> Json:
+    """One page of `items`, newest first, by `limit` and `starting_after`."""
+    limit = as_int(params, "limit", DEFAULT_LIMIT)
+    if not 1 <= limit <= MAX_LIMIT:
+        raise parameter_invalid("limit", "This value must be between 1 and 100.", "parameter_invalid_integer")
+    after = as_text(params, "starting_after")
+    ids = [item["id"] for item in items]
+    if after is not None and after not in ids:
+        raise parameter_invalid("starting_after", f"No such object: '{after}'", "resource_missing")
+    start = ids.index(after) + 1 if after else 0
+    return list_object(items[start : start + limit], url, has_more=len(items) > start + limit)

@@ -1,8 +1,7 @@
-"""Stripe's form encoding: nesting in brackets, every value a string.
+"""Stripe's way of speaking: parameters as nested forms, and errors.
 
-`a[b]=1` is an object, `a[]=1` and `a[0]=1` are lists (https://docs.stripe.com/api).
-
-Errors in Stripe's shape (https://docs.stripe.com/api/errors).
+`a[b]=1` is an object, `a[]=1` and `a[0]=1` are lists, every value is a string (https://docs.stripe.com/api); errors are
+those of https://docs.stripe.com/api/errors.
 """
 
 import re
@@ -12,6 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Params = dict[str, Any]
+DOC_URL = "https://docs.stripe.com/error-codes#"
+VISIBLE_KEY_CHARS = 4
 
 
 def parse_form(pairs: Iterable[tuple[str, str]]) -> Params:
@@ -57,7 +58,7 @@ def as_required_text(params: Params, name: str) -> str:
     return value
 
 
-def as_int(params: Params, name: str, default: int | None = None) -> int | None:
+def as_int(params: Params, name: str, default: int) -> int:
     """A whole number."""
     value = as_text(params, name)
     if value is None:
@@ -65,16 +66,6 @@ def as_int(params: Params, name: str, default: int | None = None) -> int | None:
     if not re.fullmatch(r"-?[0-9]{1,15}", value):
         raise parameter_invalid(name, f"Invalid integer: {value}", "parameter_invalid_integer")
     return int(value)
-
-
-def as_bool(params: Params, name: str, default: bool = False) -> bool:
-    """`true` or `false`."""
-    value = as_text(params, name)
-    if value is None:
-        return default
-    if value not in ("true", "false"):
-        raise parameter_invalid(name, f"Invalid boolean: {value}")
-    return value == "true"
 
 
 def as_object(params: Params, name: str) -> Params:
@@ -101,19 +92,9 @@ def as_url(params: Params, name: str) -> str | None:
     return value
 
 
-def merged_metadata(old: dict[str, str], params: Params) -> dict[str, str]:
-    """Metadata after an update: an empty value unsets a key, an empty `metadata` unsets all.
-
-    https://docs.stripe.com/api/metadata
-    """
-    if params.get("metadata") == "":
-        return {}
-    merged = old | as_object(params, "metadata")
-    return {key: str(value) for key, value in merged.items() if value != ""}
-
-
-DOC_URL = "https://docs.stripe.com/error-codes#"
-VISIBLE_KEY_CHARS = 4
+def as_metadata(params: Params) -> dict[str, str]:
+    """The object's `metadata` (https://docs.stripe.com/api/metadata)."""
+    return {key: str(value) for key, value in as_object(params, "metadata").items()}
 
 
 class StripeError(Exception):
@@ -223,14 +204,12 @@ def idempotency_in_use(key: str) -> StripeError:
     return StripeError(409, message, kind="idempotency_error", code="idempotency_key_in_use", keep=False)
 
 
-def of_status(status: int, message: str | None = None, code: str | None = None) -> StripeError:
+def of_status(status: int, code: str | None = None) -> StripeError:
     """The error that Stripe typically sends with a status, for failures made on purpose."""
     if status == HTTPStatus.PAYMENT_REQUIRED:
         return card_declined()
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return StripeError(status, message or "Request rate limit exceeded.", code=code or "rate_limit")
+        return StripeError(status, "Request rate limit exceeded.", code=code or "rate_limit")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        text = message or "An unknown error occurred."
-        return StripeError(status, text, kind="api_error", code=code)
-    text = message or f"The stand-in was told to answer {status}."
-    return StripeError(status, text, code=code, keep=False)
+        return StripeError(status, "An unknown error occurred.", kind="api_error", code=code)
+    return StripeError(status, f"The stand-in was told to answer {status}.", code=code, keep=False)

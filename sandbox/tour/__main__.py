@@ -6,9 +6,10 @@ import sys
 import time
 from types import FrameType
 
-from sandbox.tour.own_stack import TourError, reachable_api
+from sandbox.stack.deployment import reachable_api
+from sandbox.stack.processes import StackError
 from sandbox.tour.page import WIDTH, Page, wants_colour
-from sandbox.tour.story import STORY, Visitor, tell
+from sandbox.tour.story import STORY, TourError, Visitor, tell
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
             page.say(f"A walk through the API\nAPI={api}")
             tell(STORY, Visitor(api, page))
             page.say(f"\n{'─' * WIDTH}\nAll {len(STORY)} chapters as expected, in {time.monotonic() - began:.1f} s.")
-    except TourError as error:
+    except (TourError, StackError) as error:
         print(f"\n{error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:

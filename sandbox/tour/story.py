@@ -1,6 +1,6 @@
-"""Somebody who uses the API and shows every step.
+"""The story of the tour, chapter by chapter, and the visitor who makes its requests and shows every step.
 
-The story, chapter by chapter. Each one gets the visitor and leaves in it what later ones need.
+Each chapter gets the visitor and leaves in it what later ones need.
 """
 
 import json
@@ -13,12 +13,20 @@ from urllib.parse import urlsplit
 
 import requests
 
-from sandbox.tour.own_stack import TourError
 from sandbox.tour.page import Page, curl_line
 
 _TIMEOUT_SECONDS = 30
 _REPLY_SECONDS = 60.0
 _POLL_SECONDS = 0.5
+# Numbers of the exchange 555, which belong to nobody that a message could reach.
+_AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
+_TRIES = 5
+_MOST_PROMPTS = 20
+_PRO_SECONDS = 20
+
+
+class TourError(Exception):
+    """Something did not come out as expected; the message says what, in one sentence."""
 
 
 class Visitor:
@@ -144,13 +152,6 @@ def json_of(answer: requests.Response) -> Any:
         return answer.json()
     except ValueError:
         return None
-
-
-# Numbers of the exchange 555, which belong to nobody that a message could reach.
-_AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
-_TRIES = 5
-_MOST_PROMPTS = 20
-_PRO_SECONDS = 20
 
 
 Chapter = Callable[[Visitor], None]

@@ -11,7 +11,7 @@ from app.auth.schemas import SessionsOut
 from app.billing.tier import grant_pro
 from app.core.clock import utc_now
 from app.core.db import db
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.problems import assert_problem
 from tests.web_process import serving
 

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from app.auth.models import NumberThrottle, OneTimeCode
 from app.core.db import db
-from sandbox.stack.servers import free_port
+from sandbox.stack.processes import free_port
 from tests.auth.conftest import Visitor, all_at_once, wrong
 from tests.problems import assert_problem
 

@@ -18,7 +18,7 @@ from app.core.celery import CHORES
 from app.core.clock import utc_now
 from app.core.db import db
 from app.integrations.twilio import SmsRejected, SmsUnavailable, Twilio
-from sandbox.stack.servers import free_port, wait_until
+from sandbox.stack.processes import free_port, wait_until
 from tests.auth.conftest import Visitor
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks

@@ -16,8 +16,8 @@ from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from app.core.db import db
+from sandbox.stand_ins import RunningStandIn, running_stripe_stand_in
 from sandbox.stripe.events import sign
-from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
 from tests.conftest import fresh
 
 SECRET = "whsec_of_the_tests"

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sandbox.stack.servers import wait_until
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stack.processes import wait_until
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
 

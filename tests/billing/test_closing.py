@@ -9,7 +9,7 @@ import pytest
 from app.billing.errors import PaymentProviderError
 from app.billing.tier import close_account, export_subscriptions
 from app.core.errors import ServiceUnavailable
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
 

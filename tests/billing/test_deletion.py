@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 from tests.problems import assert_problem
 

@@ -11,7 +11,7 @@ from flask import Flask
 
 from app.integrations.stripe import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS
 from config import Settings
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import KEY, Shop
 
 ROUTES = ("/subscribe/pro", "/subscription/portal")

@@ -12,7 +12,7 @@ from app.billing.subscriptions import values_of
 from app.core.clock import utc_now
 from app.core.ids import new_id
 from app.integrations.stripe import RemoteSubscription
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.billing import tasks
 from app.billing.reconciliation import forget_old_events, sync_due
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
 

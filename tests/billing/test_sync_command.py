@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
 

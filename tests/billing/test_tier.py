@@ -12,7 +12,7 @@ from sqlalchemy import event
 from app.billing.models import Tier
 from app.billing.tier import grant_pro, subscription_status, tier_of
 from app.core.db import db
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
 NOTHING_YET = {

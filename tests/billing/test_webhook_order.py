@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.core.db import db
-from sandbox.stripe.testing import RunningStandIn
+from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
 FIRST_THREE = ("checkout.session.completed", "customer.subscription.created", "invoice.paid")

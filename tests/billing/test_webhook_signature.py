@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from sandbox.stand_ins import RunningStandIn
 from sandbox.stripe.events import sign
-from sandbox.stripe.testing import RunningStandIn
 from tests.billing.conftest import SECRET, Shop
 
 

@@ -16,8 +16,9 @@ import requests
 from flask_migrate import upgrade
 
 from app.core.db import db
+from sandbox.stack.postgres import PostgresServer, postgres_server
 from sandbox.stack.processes import descendants
-from sandbox.stack.servers import PostgresServer, Server, ValkeyServer, postgres_server, valkey_server
+from sandbox.stack.servers import Server, ValkeyServer, valkey_server
 from tests.problems import assert_problem
 from tests.web_process import ROOT, WebProcess, serving
 

@@ -14,8 +14,8 @@ from limits import RateLimitItemPerMinute
 
 from app.core.celery import CHORES, enqueue
 from app.core.redis import cache, rate_limits, redis_client
-from sandbox.gemini.process import GeminiStandIn
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
+from sandbox.stand_ins import GeminiStandIn
 from tests.celery_process import celery_process
 
 THREADS, POOL = 16, 2

@@ -7,7 +7,7 @@ from celery import Celery
 
 from app.core.celery import CHORES, GENERATIONS
 from app.core.ids import new_id
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.problems import assert_problem
 from tests.web_process import WebProcess, serving
 

@@ -15,7 +15,8 @@ import redis
 from app.core.celery import CHORES, GENERATIONS, WORKERS
 from app.core.clock import utc_now
 from app.ops import totals as rollup
-from sandbox.stack.servers import ValkeyServer, valkey_server, wait_until
+from sandbox.stack.processes import wait_until
+from sandbox.stack.servers import ValkeyServer, valkey_server
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
 

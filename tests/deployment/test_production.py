@@ -22,9 +22,8 @@ import redis
 import yaml
 from sqlalchemy.engine import make_url
 
-from sandbox.gemini.process import GeminiStandIn
-from sandbox.stack.servers import wait_until
-from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
+from sandbox.stack.processes import wait_until
+from sandbox.stand_ins import GeminiStandIn, RunningStandIn, running_stripe_stand_in
 from tests.celery_process import celery_process
 from tests.deployment.files import ROOT
 from tests.event_streams import events_of

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from app.core.celery import GENERATIONS
 from app.core.db import db
 from app.core.transactions import transaction
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.event_streams import events_of, text_of
 from tests.queues import waiting_tasks
 

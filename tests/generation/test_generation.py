@@ -10,7 +10,7 @@ from app.core.clock import utc_now
 from app.core.transactions import transaction
 from app.generation import state
 from app.generation.breaker import Breaker
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 
 LEASE = timedelta(seconds=5)
 

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 
 HANGING = 64

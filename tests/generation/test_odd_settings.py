@@ -10,7 +10,7 @@ from flask import Flask
 
 from app.core.transactions import transaction
 from app.generation import state
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.web_process import serving
 

@@ -14,7 +14,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from app.core.db import db
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 
 ROUNDS = 20  # each in a room of its own, all at once
 USERS = 5

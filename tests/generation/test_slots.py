@@ -13,7 +13,7 @@ from app.core.transactions import transaction
 from app.generation import state
 from app.generation.worker import sweep_replies
 from app.ops.totals import queue
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
 from tests.rooms import Room

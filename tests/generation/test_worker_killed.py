@@ -1,6 +1,6 @@
 """A worker that dies while a reply is being written, seen by somebody who follows it."""
 
-from sandbox.chaos.people import Person
+from sandbox.people import Person
 from sandbox.stack.deployment import Deployment
 from tests.event_streams import events_of, text_of
 

@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from app.core.db import db
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.event_streams import events_of, names, text_of
 

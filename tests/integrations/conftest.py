@@ -9,7 +9,7 @@ import pytest
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import CLIENTS, Answer, ModelClient, ModelError, Turn, model_client_class
-from sandbox.gemini.process import GeminiStandIn
+from sandbox.stand_ins import GeminiStandIn
 
 
 @dataclass

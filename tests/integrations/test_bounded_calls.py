@@ -12,7 +12,7 @@ import requests
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
 from app.integrations.gemini.genai import bound
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.integrations.scripted import read_request, serving
 
 KEPT_ALIVE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"

@@ -14,7 +14,7 @@ from app.integrations.gemini.client import (
     ReplyEmpty,
     Turn,
 )
-from sandbox.stack.servers import free_port
+from sandbox.stack.processes import free_port
 from tests.integrations.scripted import JSON, says, serving
 
 KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"

@@ -12,8 +12,7 @@ import redis
 import requests
 from flask import Flask
 
-from sandbox.stack.processes import alive
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import alive, wait_until
 from tests.event_streams import events_of
 from tests.web_process import WebProcess, serving
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.web_process import serving
 

@@ -14,8 +14,7 @@ from app.core import metrics
 from app.core.clock import utc_now
 from app.core.db import db
 from app.ops import totals as rollup
-from sandbox.stack.processes import descendants
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import descendants, wait_until
 from tests.web_process import serving
 
 

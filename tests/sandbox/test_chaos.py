@@ -2,7 +2,7 @@
 
 import pytest
 
-from sandbox.chaos.people import Findings
+from sandbox.people import Findings
 
 
 def test_all_accepted_and_nothing_wrong_is_good():

@@ -4,7 +4,7 @@ import pytest
 import requests
 from google.ai import generativelanguage
 
-from sandbox.gemini.process import running_gemini_stand_in
+from sandbox.stand_ins import running_gemini_stand_in
 
 MODEL = "gemini-3.5-flash"
 

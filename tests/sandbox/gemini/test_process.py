@@ -9,7 +9,7 @@ import time
 import pytest
 import requests
 
-from sandbox.gemini.process import REPOSITORY, running_gemini_stand_in
+from sandbox.stand_ins import ROOT, running_gemini_stand_in
 
 
 def test_requests_are_remembered_without_the_key(quiet_gemini, post, prompt):
@@ -74,7 +74,7 @@ def test_sigterm_ends_it_within_two_seconds_even_with_hanging_calls():
 def test_taken_port_is_told_in_one_sentence(gemini):
     command = [sys.executable, "-m", "sandbox.gemini", "--port", str(gemini.port)]
 
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=5, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=5, check=False)
 
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1

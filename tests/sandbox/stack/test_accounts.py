@@ -11,8 +11,7 @@ import psutil
 import pytest
 
 from sandbox.stack import accounts
-from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.servers import postgres_server
+from sandbox.stack.postgres import PostgresServer, postgres_server
 from tests.sandbox.stack.test_servers import ask
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
@@ -150,7 +149,7 @@ import sys, time
 from pathlib import Path
 import psycopg2
 from sandbox.stack import accounts
-from sandbox.stack.servers import postgres_server
+from sandbox.stack.postgres import postgres_server
 accounts.OPEN_PLACES = (Path(sys.argv[1]),)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 import redis
 
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.servers import DATABASES_EACH, ROOT
 
 _CONFTEST = "from tests.servers import pytest_configure, pytest_configure_node"
@@ -19,7 +19,7 @@ _TEST = """
 import json, os
 from pathlib import Path
 import pytest
-from sandbox.stack.servers import wait_until
+from sandbox.stack.processes import wait_until
 from tests.servers import process_number, servers_of_run
 
 @pytest.mark.parametrize("number", range(2))

@@ -8,9 +8,9 @@ import psycopg2
 import pytest
 import redis
 
-from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer
-from sandbox.stack.processes import alive
-from sandbox.stack.servers import ServerError, postgres_server, valkey_server, wait_until
+from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer, postgres_server
+from sandbox.stack.processes import alive, wait_until
+from sandbox.stack.servers import ServerError, valkey_server
 
 
 def ask(url: str, sql: str) -> list[tuple]:
@@ -109,7 +109,8 @@ def test_a_server_that_cannot_start_says_why(server_folder: Path):
 _OWNER = """
 import sys, time
 from pathlib import Path
-from sandbox.stack.servers import postgres_server, valkey_server
+from sandbox.stack.postgres import postgres_server
+from sandbox.stack.servers import valkey_server
 folder = Path(sys.argv[1])
 with postgres_server(folder / "postgres", durable=False) as postgres, valkey_server(folder / "valkey") as valkey:
     print(postgres.pid, valkey.pid, flush=True)

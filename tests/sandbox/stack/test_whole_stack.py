@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.stack.processes import alive, descendants
+from sandbox.stack.processes import alive, descendants, free_port, wait_until
 from sandbox.stack.run import conversation
-from sandbox.stack.servers import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 _NOT_COPIED = shutil.ignore_patterns(".*", "var", "tests", "node_modules", "__pycache__")

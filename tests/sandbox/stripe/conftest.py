@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import stripe
 
-from sandbox.stripe.testing import RunningStandIn, running_stripe_stand_in
+from sandbox.stand_ins import RunningStandIn, running_stripe_stand_in
 
 SECRET = "whsec_test_secret"
 WAIT_SECONDS = 10

@@ -11,6 +11,7 @@ from tests.sandbox.stripe.conftest import sdk
 
 SESSION = {
     "mode": "subscription",
+    "customer": "cus_none",
     "success_url": "http://127.0.0.1:1/ok",
     "line_items": [{"price": "price_pro", "quantity": 1}],
 }
@@ -18,14 +19,14 @@ SESSION = {
 
 def test_a_key_that_is_no_test_key_is_refused_and_masked(stand_in):
     with pytest.raises(stripe.AuthenticationError) as caught:
-        sdk(stand_in.url, "sk_live_verysecret1234").v1.customers.list()
+        sdk(stand_in.url, "sk_live_verysecret1234").v1.subscriptions.list()
     assert caught.value.http_status == 401
     assert "verysecret" not in str(caught.value)
     assert "sk_live_**********1234" in str(caught.value)
 
 
 def test_no_key_is_refused(stand_in):
-    answer = requests.get(f"{stand_in.url}/v1/customers", timeout=5)
+    answer = requests.get(f"{stand_in.url}/v1/subscriptions", timeout=5)
     assert answer.status_code == 401
     assert "WWW-Authenticate" in answer.headers
 
@@ -47,12 +48,13 @@ def test_what_is_not_there_raises_resource_missing(client):
         ({"line_items": []}, "parameter_missing", "line_items"),
         ({"colour": "blue"}, "parameter_unknown", "colour"),
         ({"success_url": "javascript:alert(1)"}, "url_invalid", "success_url"),
-        ({"expires_at": "soon"}, "parameter_invalid_integer", "expires_at"),
+        ({"line_items": [{"price": "price_pro", "quantity": "many"}]}, "parameter_invalid_integer", "quantity"),
     ],
 )
 def test_wrong_parameters_are_named(client, changes, code, param):
+    customer = client.v1.customers.create({}).id
     with pytest.raises(stripe.InvalidRequestError) as caught:
-        client.v1.checkout.sessions.create({**SESSION, **changes})
+        client.v1.checkout.sessions.create({**SESSION, "customer": customer, **changes})
     assert (caught.value.http_status, caught.value.code, caught.value.param) == (400, code, param)
 
 
@@ -61,7 +63,7 @@ def test_an_unknown_path_is_a_stripe_error(stand_in, client):
         client.v1.charges.list()
 
 
-def test_the_same_key_gives_the_same_answer_again(client):
+def test_the_same_key_gives_the_same_answer_again(stand_in, client):
     params, options = {"email": "a@example.com"}, {"idempotency_key": "key-1"}
     first = client.v1.customers.create(params, options)
     again = client.v1.customers.create(params, options)
@@ -69,7 +71,7 @@ def test_the_same_key_gives_the_same_answer_again(client):
     assert "Idempotent-Replayed" not in first.last_response.headers
     assert again.last_response.headers["Idempotent-Replayed"] == "true"
     assert again.last_response.headers["Original-Request"] == first.last_response.headers["Request-Id"]
-    assert len(client.v1.customers.list().data) == 1
+    assert stand_in.call("GET", "/stats")["customers"] == 1
 
 
 def test_the_same_key_for_another_request_is_an_error(client):
@@ -86,7 +88,7 @@ def test_a_refused_parameter_leaves_the_key_free_and_a_failure_is_kept(client):
     client.v1.customers.create({"email": "a@example.com"}, options)
     for _ in range(2):
         with pytest.raises(stripe.InvalidRequestError) as caught:
-            client.v1.checkout.sessions.create({**SESSION, "customer": "cus_none"}, {"idempotency_key": "k2"})
+            client.v1.checkout.sessions.create(SESSION, {"idempotency_key": "k2"})
     assert caught.value.headers["Idempotent-Replayed"] == "true"
 
 
@@ -122,25 +124,22 @@ def test_a_list_of_a_customer_that_is_not_there_raises_resource_missing(client, 
     assert (caught.value.http_status, caught.value.code, caught.value.param) == (400, "resource_missing", "customer")
 
 
-def test_lists_have_pages(client):
-    made = [client.v1.customers.create({"email": "same@example.com"}).id for _ in range(5)]
-    page = client.v1.customers.list({"limit": 2, "email": "same@example.com"})
+def test_lists_have_pages(client, open_session):
+    customer = client.v1.customers.create({}).id
+    made = [open_session(customer=customer).id for _ in range(5)]
+    page = client.v1.checkout.sessions.list({"limit": 2, "customer": customer})
     assert page.has_more
     assert [one.id for one in page.data] == [made[4], made[3]]
     assert [one.id for one in page.auto_paging_iter()] == made[::-1]
-    assert client.v1.customers.list({"email": "SAME@example.com"}).data == []
 
 
-def test_customers_are_changed_and_deleted(client, subscribed):
+def test_a_deleted_customer_says_so_and_has_no_subscription_left(client, subscribed):
     customers = client.v1.customers
-    changed = customers.update(subscribed.customer, {"name": "Ada", "metadata": {"a": "1", "b": "2"}})
-    assert changed.name == "Ada"
-    assert customers.update(changed.id, {"metadata": {"a": ""}}).metadata.to_dict() == {"b": "2"}
-    assert customers.delete(changed.id).deleted is True
-    assert customers.retrieve(changed.id).deleted is True
+    assert customers.delete(subscribed.customer).deleted is True
+    assert customers.retrieve(subscribed.customer).deleted is True
     assert client.v1.subscriptions.retrieve(subscribed.id).status == "canceled"
     with pytest.raises(stripe.InvalidRequestError):
-        customers.update(changed.id, {"name": "Eve"})
+        customers.delete(subscribed.customer)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +153,9 @@ def test_customers_are_changed_and_deleted(client, subscribed):
     ],
 )
 def test_failures_on_purpose_raise_the_classes_of_the_sdk(stand_in, client, status, error):
+    made = client.v1.customers.create({})
     stand_in.behave(path="/v1/customers", method="post", status=status, times=1)
-    assert client.v1.customers.list().data == []
+    assert client.v1.customers.retrieve(made.id).id == made.id
     with pytest.raises(error) as caught:
         client.v1.customers.create({})
     assert caught.value.http_status == status
@@ -197,8 +197,3 @@ def test_calls_are_remembered_without_their_key(stand_in, client):
     assert call["idempotency_key"] == "key-1"
     assert call["stripe_version"] == stripe.api_version
     assert "sk_test" not in str(call)
-
-
-def test_prices_and_products_can_be_read(client):
-    price = client.v1.prices.retrieve("price_pro", {"expand": ["product"]})
-    assert (price.unit_amount, price.recurring.interval, price.product.name) == (999, "month", "Pro")

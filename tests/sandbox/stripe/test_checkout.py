@@ -17,15 +17,14 @@ PAID = [
 
 
 def test_a_new_session_is_open_and_has_the_fields_it_was_given(open_session):
-    session = open_session(expand=["line_items", "customer"])
+    session = open_session()
     assert (session.status, session.payment_status, session.mode) == ("open", "unpaid", "subscription")
     assert session.id.startswith("cs_test_")
     assert session.url.endswith(f"/c/pay/{session.id}")
     assert session.client_reference_id == "user-1"
     assert session.metadata.to_dict() == {"user_id": "user-1"}
     assert abs(session.expires_at - time.time() - 24 * 3600) < 60
-    assert session.line_items.data[0].price.id == "price_pro"
-    assert session.customer.email == "ada@example.com"
+    assert session.customer_details.email == "ada@example.com"
 
 
 def test_paying_makes_an_active_subscription_and_a_paid_invoice(stand_in, client, open_session):
@@ -34,7 +33,7 @@ def test_paying_makes_an_active_subscription_and_a_paid_invoice(stand_in, client
     session = client.v1.checkout.sessions.retrieve(session.id)
     assert (session.status, session.payment_status, session.url) == ("complete", "paid", None)
 
-    subscription = client.v1.subscriptions.retrieve(session.subscription, {"expand": ["latest_invoice"]})
+    subscription = client.v1.subscriptions.retrieve(session.subscription)
     item = subscription["items"].data[0]
     assert subscription.status == "active"
     assert subscription.metadata.to_dict() == {"user_id": "user-1"}
@@ -42,9 +41,10 @@ def test_paying_makes_an_active_subscription_and_a_paid_invoice(stand_in, client
     assert "current_period_end" not in subscription
     assert item.price.id == "price_pro"
 
-    invoice = subscription.latest_invoice
-    assert (invoice.status, invoice.amount_paid, invoice.id) == ("paid", 999, session.invoice)
-    assert invoice.parent.subscription_details.subscription == subscription.id
+    invoice = stand_in.events("invoice.paid")[0]["event"]["data"]["object"]
+    assert (invoice["status"], invoice["amount_paid"]) == ("paid", 999)
+    assert invoice["id"] == session.invoice == subscription.latest_invoice
+    assert invoice["parent"]["subscription_details"]["subscription"] == subscription.id
 
 
 def test_events_of_a_payment_come_in_the_typical_order_with_full_objects(stand_in, open_session):
@@ -64,13 +64,6 @@ def test_events_of_a_payment_come_in_the_typical_order_with_full_objects(stand_i
     assert updated["data"]["previous_attributes"] == {"status": "incomplete"}
 
 
-def test_a_session_without_customer_makes_one(stand_in, client, open_session):
-    session = open_session(customer_email="new@example.com")
-    assert session.customer is None
-    customer = stand_in.pay(session.id)["customer"]
-    assert client.v1.customers.retrieve(customer).email == "new@example.com"
-
-
 def test_a_declined_session_stays_open(stand_in, client, open_session):
     session = open_session()
     answer = stand_in.checkout(session.id, "decline")
@@ -83,7 +76,7 @@ def test_an_expired_session_can_be_neither_paid_nor_expired_again(stand_in, clie
     assert (session.status, session.url) == ("expired", None)
     with pytest.raises(stripe.InvalidRequestError, match="can be expired"):
         client.v1.checkout.sessions.expire(session.id)
-    assert [record["type"] for record in stand_in.events("checkout.*")] == ["checkout.session.expired"]
+    assert [record["type"] for record in stand_in.events()] == ["customer.created", "checkout.session.expired"]
 
 
 def test_sessions_are_listed_by_customer_and_status(client, open_session):
@@ -110,11 +103,3 @@ def test_a_late_payment_settles_or_fails(stand_in, open_session, outcome, status
     session = stand_in.checkout(session["id"], outcome)["session"]
     assert (subscriptions.retrieve(session["subscription"]).status, session["payment_status"]) == status
     assert event in [record["type"] for record in stand_in.events()]
-
-
-def test_a_trial_is_paid_later(stand_in, client, open_session):
-    session = stand_in.pay(open_session(subscription_data={"trial_period_days": 7}).id)
-    assert session["payment_status"] == "no_payment_required"
-    subscription = client.v1.subscriptions.retrieve(session["subscription"])
-    assert subscription.status == "trialing"
-    assert subscription.trial_end - subscription.trial_start == 7 * 86_400

@@ -1,13 +1,12 @@
-"""Webhooks: signed, in order, again after failures; held, lost, doubled, shuffled; kept by a restart."""
+"""Webhooks: signed, in order, again after failures; doubled, shuffled; kept by a restart."""
 
 import json
 import time
 
 import pytest
 import requests
-import stripe
 
-from sandbox.stripe.testing import running_stripe_stand_in
+from sandbox.stand_ins import running_stripe_stand_in
 from tests.sandbox.stripe.conftest import SECRET, sdk
 from tests.sandbox.stripe.test_checkout import PAID
 
@@ -42,30 +41,11 @@ def test_a_webhook_that_never_gets_through_is_given_up(stand_in, client):
     stand_in.webhooks(url="")
 
 
-def test_held_webhooks_come_when_let_go(stand_in, receiver, open_session):
-    stand_in.webhooks(mode="hold")
-    session = open_session()
-    stand_in.pay(session.id)
-    assert receiver.arrived.empty()
-    assert stand_in.call("GET", "/webhooks")["held"] == 6
-    stand_in.webhooks(mode="send")
-    assert receiver.types(6) == ["customer.created", *PAID]
-
-
-def test_dropped_webhooks_never_come(stand_in, receiver, client):
-    stand_in.webhooks(mode="drop")
-    client.v1.customers.create({})
-    stand_in.webhooks(mode="send")
-    client.v1.customers.update(client.v1.customers.list().data[0].id, {"name": "Ada"})
-    assert receiver.types(1) == ["customer.updated"]
-    assert stand_in.events("customer.created")[0]["delivery"] == "dropped"
-
-
 def test_doubled_and_shuffled_webhooks_are_all_there(stand_in, receiver, open_session):
-    stand_in.webhooks(mode="duplicate", enabled_events=["checkout.session.*", "invoice.paid"])
+    stand_in.webhooks(mode="duplicate")
     stand_in.pay(open_session().id)
-    assert sorted(receiver.types(4)) == ["checkout.session.completed"] * 2 + ["invoice.paid"] * 2
-    stand_in.webhooks(mode="shuffle", enabled_events=["*"])
+    assert sorted(receiver.types(12)) == sorted(["customer.created", *PAID] * 2)
+    stand_in.webhooks(mode="shuffle")
     stand_in.pay(open_session().id)
     assert sorted(receiver.types(6)) == sorted(["customer.created", *PAID])
 
@@ -74,19 +54,6 @@ def test_the_payment_page_waits_for_the_webhooks(stand_in, receiver, open_sessio
     session = open_session()
     requests.post(f"{session.url}/pay", allow_redirects=False, timeout=10)
     assert receiver.arrived.qsize() >= len(PAID)
-
-
-def test_events_can_be_signed_with_another_time_and_secret_and_sent_again(stand_in, receiver, client):
-    client.v1.customers.create({})
-    first = receiver.next_event()
-    old = stand_in.signed(first.id, timestamp=int(time.time()) - 3600)
-    with pytest.raises(stripe.SignatureVerificationError, match="tolerance"):
-        stripe.Webhook.construct_event(old["payload"], old["signature"], SECRET)
-    other = stand_in.signed(first.id, secret="whsec_other")
-    with pytest.raises(stripe.SignatureVerificationError):
-        stripe.Webhook.construct_event(other["payload"], other["signature"], SECRET)
-    stand_in.send_again(first.id)
-    assert receiver.next_event().id == first.id
 
 
 def test_any_event_can_be_made(stand_in, subscribed):
@@ -103,8 +70,8 @@ def test_any_event_can_be_made(stand_in, subscribed):
 
 def test_the_state_survives_a_restart_and_so_do_undelivered_webhooks(tmp_path, receiver):
     state = tmp_path / "var" / "stripe.json"
-    with running_stripe_stand_in(webhook_url=receiver.url, webhook_secret=SECRET, state=state) as first:
-        first.webhooks(mode="hold")
+    with running_stripe_stand_in(webhook_url="http://127.0.0.1:1/", webhook_secret=SECRET, state=state) as first:
+        first.webhooks(retry_delays=[60])
         made = sdk(first.url).v1.customers.create({"email": "a@example.com"}, {"idempotency_key": "k"})
     assert receiver.arrived.empty()
     with running_stripe_stand_in(webhook_url=receiver.url, webhook_secret=SECRET, state=state) as second:
@@ -115,7 +82,7 @@ def test_the_state_survives_a_restart_and_so_do_undelivered_webhooks(tmp_path, r
         assert receiver.types(1) == ["customer.created"]
         second.behave(path="/v1/customers", hang=True)
         with pytest.raises(requests.ReadTimeout):
-            requests.get(f"{second.url}/v1/customers", headers={"Authorization": "Bearer sk_test_1"}, timeout=0.2)
+            requests.get(f"{second.url}/v1/customers/x", headers={"Authorization": "Bearer sk_test_1"}, timeout=0.2)
         began = time.monotonic()
         second.stop()
         assert time.monotonic() - began < 2

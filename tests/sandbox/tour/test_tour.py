@@ -14,7 +14,7 @@ from flask import Flask
 from werkzeug.serving import make_server
 
 from sandbox.stack.processes import free_port
-from sandbox.stripe.testing import running_stripe_stand_in
+from sandbox.stand_ins import running_stripe_stand_in
 from sandbox.tour.story import STORY, fresh_number
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,11 +1,15 @@
-"""The page as it is served: the file, the API's address filled in, and a policy that lets nothing else run.
+"""A page to try the whole product in a browser, by nothing but its public API; never in production.
 
-A server for one page, on this machine only.
+`python -m sandbox.chat` serves chat.html on this machine, with the API's address filled in and a policy that lets
+nothing else run.
 """
 
+import argparse
 import base64
 import hashlib
 import re
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
@@ -13,7 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-FILE = Path(__file__).with_name("index.html")
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8083
+FILE = Path(__file__).with_name("chat.html")
 _API = '<meta name="api" content="">'
 # The addresses under FRONTEND_URL that Stripe's pages lead back to, and the page's own.
 PATHS = frozenset({"/", "/billing", "/billing/success", "/billing/cancel"})
@@ -76,9 +82,6 @@ def _hashes(html: str, element: str) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-HOST = "127.0.0.1"
-
-
 class ChatServer(ThreadingHTTPServer):
     """Answers the page's paths with the page, and nothing else."""
 
@@ -128,3 +131,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
+
+
+def main() -> None:
+    """Read the options and serve."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.chat", description="A chat page that uses the API.")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port on 127.0.0.1 (default 8083)")
+    parser.add_argument("--api", default="http://127.0.0.1:5000", help="the API's address, as browsers reach it")
+    options = parser.parse_args()
+    try:
+        server = ChatServer(options.port, load_page(options.api))
+    except OSError as error:
+        sys.exit(f"The chat page cannot be served on 127.0.0.1:{options.port}: {error.strerror}.")
+    except (ValueError, OverflowError) as error:
+        sys.exit(str(error))
+    print(f"The chat page is on {server.address}", flush=True)
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.chat.server import FILE, ChatServer, load_page
+from sandbox.chat import FILE, ChatServer, load_page
 from sandbox.stack import settings
 from sandbox.stack.run import welcome
 

@@ -1,4 +1,4 @@
-"""How gunicorn runs the stand-in: one process, because the state lives in it, and many threads.
+"""gunicorn's settings for a stand-in: one process, because the state lives in it, and many threads for waiting calls.
 
 https://gunicorn.org/reference/settings/
 """
@@ -7,27 +7,26 @@ import signal
 from types import FrameType
 from typing import Any
 
-from sandbox.stripe.api import EXTENSION
-
 workers = 1
 worker_class = "gthread"
-threads = 64
+threads = 400
+worker_connections = 1200
+backlog = 1024
+keepalive = 30
 timeout = 0
 graceful_timeout = 1
-keepalive = 5
-accesslog = None
 loglevel = "warning"
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Let go of calls that hang when the server is asked to end, so that it ends at once."""
-    here = worker.wsgi.extensions[EXTENSION]
+    """Let go of hanging calls when the process is told to end, before gunicorn's own handler waits for them."""
+    stand_in = worker.wsgi.extensions["stand_in"]
     earlier = {number: signal.getsignal(number) for number in ENDINGS}
 
     def end(number: int, frame: FrameType | None) -> None:
-        here.behaviours.close()
+        stand_in.close()
         handler = earlier[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

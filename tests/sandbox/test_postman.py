@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.postman.__main__ import FOLDER, files
-from sandbox.postman.collection import operations_of
+from sandbox.postman import FOLDER, files, operations_of
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""People who use the service over HTTP, all at once, and what they found in the end."""
+"""People who use the service over HTTP, all at once, and what became of their messages."""
 
 import secrets
 import time

@@ -1,1 +1,0 @@
-"""The Postman collection, made from the API's own description: `make postman`."""

@@ -1,0 +1,215 @@
+"""The stand-ins of Gemini and Stripe as processes: served, started by tests and benchmarks, and steered.
+
+The routes behind each method are in sandbox/README.md.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import requests
+
+from sandbox.stack.processes import bind_error, free_port, wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 20.0
+STOP_SECONDS = 5.0
+CALL_TIMEOUT_SECONDS = 70.0
+FAST_RETRIES = [0.05, 0.1, 0.2, 0.4]
+
+
+def serve(name: str, factory: str, *, port: int, **options: object) -> NoReturn:
+    """Become the gunicorn that serves the stand-in on 127.0.0.1.
+
+    factory: `module:function`, called with the options. Ends the process with one sentence when the port is taken;
+    gunicorn would try for five seconds first.
+    """
+    error = bind_error(port)
+    if error is not None:
+        sys.exit(f"The {name} stand-in cannot listen on 127.0.0.1:{port}: {error.strerror}.")
+    print(f"The {name} stand-in listens on http://127.0.0.1:{port}", flush=True)
+    arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
+    command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--config", "python:sandbox.gunicorn_conf"]
+    os.execv(command[0], [*command, "--bind", f"127.0.0.1:{port}", f"{factory}({arguments})"])
+
+
+class _Process:
+    """A stand-in's process, answering at `url`."""
+
+    def __init__(self, module: str, *arguments: str, port: int | None = None) -> None:
+        """Start it on a free port and wait until it answers. Raises RuntimeError when it does not within 20 s."""
+        port = port or free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self._session = requests.Session()
+        self._session.trust_env = False
+        command = [sys.executable, "-m", module, "--port", str(port), *arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_until(lambda: self.process.poll() is not None or self._is_healthy(), seconds=START_SECONDS)
+        if self.process.poll() is not None or not self._is_healthy():
+            self.stop()
+            raise RuntimeError(f"{module} did not start on port {port} (exit code {self.process.poll()}).")
+
+    def _is_healthy(self) -> bool:
+        try:
+            return self._session.get(f"{self.url}/healthz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+    def stop(self) -> None:
+        """End it, hanging calls included."""
+        self._session.close()
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _control(self, method: str, route: str, **options: Any) -> requests.Response:
+        return self._session.request(method, f"{self.url}/sandbox{route}", timeout=CALL_TIMEOUT_SECONDS, **options)
+
+
+class GeminiStandIn(_Process):
+    """A running stand-in of Gemini. Any `api_key` works that does not begin with `invalid`."""
+
+    api_key = "sandbox-key"
+
+    def behave(self, **fields: Any) -> None:
+        """Treat every request so: `behave(status=503, times=2)`, `behave(hang=True)`. Raises ValueError."""
+        response = self._control("PUT", "/behaviour", json=fields)
+        if response.status_code == requests.codes.bad_request:
+            raise ValueError(response.json()["error"]["message"])
+        response.raise_for_status()
+
+    def reset(self) -> None:
+        """Answer normally again; hanging requests go on to a normal answer."""
+        self._control("DELETE", "/behaviour").raise_for_status()
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return the last requests, oldest first; see `sandbox.gemini.app._seen` for their fields."""
+        seen: list[dict[str, Any]] = self._control("GET", "/requests").json()["requests"]
+        return seen
+
+    def clear_requests(self) -> None:
+        """Forget the requests and the counts."""
+        self._control("DELETE", "/requests").raise_for_status()
+
+    def stats(self) -> dict[str, int]:
+        """Return `{calls, in_flight, max_in_flight}`."""
+        return self._stats({})
+
+    def wait_for(self, *, timeout: float = 10.0, **conditions: int) -> dict[str, int]:
+        """Wait for `calls_at_least`, `in_flight_at_least` or `in_flight_at_most`.
+
+        timeout: seconds. Returns the counts; raises TimeoutError when they have not come to it by then.
+        """
+        counts = self._stats({**conditions, "timeout": timeout})
+        for name, number in conditions.items():
+            counter, _, direction = name.partition("_at_")
+            if counts[counter] < number if direction == "least" else counts[counter] > number:
+                raise TimeoutError(f"The stand-in did not reach {name}={number}: {counts}")
+        return counts
+
+    def _stats(self, query: dict[str, Any]) -> dict[str, int]:
+        counts: dict[str, int] = self._control("GET", "/stats", params=query).json()
+        return counts
+
+
+class RunningStandIn(_Process):
+    """A running stand-in of Stripe. A refused call raises requests.HTTPError."""
+
+    def call(self, verb: str, route: str, body: Any = None, **params: Any) -> Any:
+        """Call the control API; route: what follows `/sandbox`."""
+        answer = self._control(verb, route, json=body, params=params)
+        answer.raise_for_status()
+        return answer.json()
+
+    def behave(self, *behaviours: dict[str, Any], **fields: Any) -> None:
+        """Misbehave, e.g. `behave(path="/v1/checkout", status=500, times=1)`; nothing given: behave again."""
+        every = [*behaviours, *([fields] if fields else [])]
+        self.call("PUT", "/behaviour", every)
+
+    def wait_held(self, timeout_seconds: float = 10) -> None:
+        """Wait until a call is on hold; `behave()` lets it go on. Raises TimeoutError."""
+        if not self.call("POST", "/behaviour/wait", {"timeout": timeout_seconds})["held"]:
+            raise TimeoutError("No call to the stand-in is on hold.")
+
+    def reset(self) -> None:
+        """Forget everything and go back to the settings of the start, with quick retries."""
+        self.call("POST", "/reset")
+        self.webhooks(retry_delays=FAST_RETRIES)
+
+    def checkout(self, session_id: str, action: str) -> Any:
+        """pay, decline, expire, pay_async, async_succeed, async_fail: `{session, events}`."""
+        return self.call("POST", f"/checkout/{session_id}/{action}")
+
+    def pay(self, session_id: str) -> Any:
+        """Pay; the session as it is then."""
+        return self.checkout(session_id, "pay")["session"]
+
+    def act(self, subscription_id: str, action: str, **options: Any) -> Any:
+        """Do something with a subscription; the subscription as it is then."""
+        return self.call("POST", f"/subscriptions/{subscription_id}/{action}", options)["subscription"]
+
+    def webhooks(self, **changes: Any) -> Any:
+        """Change url, secret, mode, retry_delays; the settings and what is waiting."""
+        return self.call("PUT", "/webhooks", changes)
+
+    def wait_delivered(self, timeout_seconds: float = 10) -> None:
+        """Wait until nothing is left to send. Raises TimeoutError."""
+        if not self.call("POST", "/webhooks/wait", {"timeout": timeout_seconds})["idle"]:
+            raise TimeoutError("The stand-in still has webhooks to deliver.")
+
+    def events(self, *types: str) -> list[dict[str, Any]]:
+        """The events made, oldest first: `id`, `type`, `event`, `payload`, `delivery`, `attempts`."""
+        return list(self.call("GET", "/events", type=list(types))["events"])
+
+    def make_event(self, kind: str, **fields: Any) -> Any:
+        """Make an event of any type: `object` or `object_id`, `previous`, `api_version`, `send`."""
+        return self.call("POST", "/events", fields | {"type": kind})
+
+    def signed(self, event_id: str) -> Any:
+        """`payload` and `headers` to deliver oneself."""
+        return self.call("GET", f"/events/{event_id}/signed")
+
+    def requests(self, path: str = "", method: str = "") -> list[dict[str, Any]]:
+        """The calls under /v1, oldest first: `method`, `path`, `params`, `idempotency_key`, …"""
+        return list(self.call("GET", "/requests", path=path, method=method)["requests"])
+
+
+@contextmanager
+def running_gemini_stand_in(
+    *, port: int | None = None, pace: float = 0.0, delay: float = 0.0
+) -> Iterator[GeminiStandIn]:
+    """A running stand-in, ended with the block.
+
+    pace, delay: seconds between a stream's words and before every answer. Raises RuntimeError.
+    """
+    stand_in = GeminiStandIn("sandbox.gemini", "--pace", str(pace), "--delay", str(delay), port=port)
+    try:
+        yield stand_in
+    finally:
+        stand_in.stop()
+
+
+@contextmanager
+def running_stripe_stand_in(
+    *, webhook_url: str = "", webhook_secret: str = "whsec_sandbox", state: Path | None = None
+) -> Iterator[RunningStandIn]:
+    """A running stand-in, ended with the block; webhooks are retried quickly. Raises RuntimeError.
+
+    state: the file in which it keeps its state; None for memory alone.
+    """
+    arguments = ["--webhook-url", webhook_url, "--webhook-secret", webhook_secret]
+    arguments += ["--state", str(state)] if state else []
+    stand_in = RunningStandIn("sandbox.stripe", *arguments)
+    try:
+        stand_in.webhooks(retry_delays=FAST_RETRIES)
+        yield stand_in
+    finally:
+        stand_in.stop()
