@@ -316,18 +316,18 @@ def flask_calls() -> list[tuple[str, list[str], set[str]]]:
 
 def test_every_flask_command_and_option_that_the_documents_name_exists(app: Flask):
     group = FlaskGroup(create_app=lambda: app)
-    context = click.Context(group, obj=ScriptInfo(create_app=lambda: app))
     before: list[str] = []
     seen = set()
-    for call, names, options in flask_calls():
-        before = names if names[:1] == ["flask"] else [*before[:2], *names]
-        command: click.Command | None = group
-        for name in before[1:]:
-            if isinstance(command, click.Group):
-                command = command.get_command(context, name)
-        assert command, call
-        assert options <= {option for parameter in command.params for option in parameter.opts}, call
-        seen.add(command.name)
+    with click.Context(group, obj=ScriptInfo(create_app=lambda: app)) as context:  # closes the contexts it opens
+        for call, names, options in flask_calls():
+            before = names if names[:1] == ["flask"] else [*before[:2], *names]
+            command: click.Command | None = group
+            for name in before[1:]:
+                if isinstance(command, click.Group):
+                    command = command.get_command(context, name)
+            assert command, call
+            assert options <= {option for parameter in command.params for option in parameter.opts}, call
+            seen.add(command.name)
     assert {"find", "grant-pro", "retry", "sync", "health", "upgrade"} <= seen
 
 
