@@ -127,6 +127,7 @@ def test_room_of_somebody_else_is_answered_as_one_that_is_not_there(make_user, m
 def test_refusing_a_room_of_somebody_else_does_what_refusing_an_unknown_one_does(make_user, statements):
     ada, bob = make_user(), make_user()
     path = ada.make_chatroom()
+    bob.get("/user/me")  # from now on his session is known
     for verb, body in (("GET", None), ("PATCH", {"title": "Mine"}), ("DELETE", None)):
         done = []
         for address in (path, f"/chatroom/{uuid4()}"):
