@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import adapters, metrics, replies, streams
+from bench import adapters, metrics, replies, requests, streams
 
 
 def pool(text: str) -> tuple[str, int]:
@@ -11,9 +11,13 @@ def pool(text: str) -> tuple[str, int]:
 
 
 parser = argparse.ArgumentParser(description="Measure speed.")
-parser.add_argument("what", nargs="?", choices=["replies", "streams", "adapters", "metrics", "all"], default="all")
+parser.add_argument(
+    "what", nargs="?", choices=["requests", "replies", "streams", "adapters", "metrics", "all"], default="all"
+)
 parser.add_argument("--pool", action="append", type=pool, help="name:concurrency, once for each row")
 chosen = parser.parse_args()
+if chosen.what in {"requests", "all"}:
+    requests.main()
 if chosen.what in {"replies", "all"}:
     replies.main(chosen.pool or [("threads", 64), ("threads", 128)])
 if chosen.what in {"streams", "all"}:
