@@ -22,7 +22,7 @@ from app.account.purging import purge_account, purge_chatroom
 from app.account.service import delete_account
 from app.auth.tasks import delete_ended as sweep_auth
 from app.core.clock import utc_now
-from app.core.db import db, longer_statements
+from app.core.db import answers_within, db
 from app.generation.history import conversation
 from app.generation.queries import failed_replies
 from app.generation.service import retry_failed
@@ -97,7 +97,7 @@ BACKLOG = (
 def fill(engine: sa.Engine, size: Size, *, counted: bool = True) -> None:
     """Fill an empty database, and let PostgreSQL count what is there; without the backlog unless `counted`."""
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with longer_statements(HOUR_SECONDS), engine.connect() as connection:
+    with answers_within(HOUR_SECONDS), engine.connect() as connection:
         connection.execute(sa.text("SET statement_timeout = 0"))
         connection.execute(sa.text("SET session_replication_role = replica"))  # the rows fit together: nothing to check
         for statement in (*FILL, "VACUUM ANALYZE", *BACKLOG, *(["VACUUM ANALYZE"] if counted else [])):
@@ -176,7 +176,7 @@ def cases() -> dict[str, Callable[[], object]]:
 
 def measure(app: Flask) -> None:
     print("| statement | ms | buffers | tables read from end to end |\n|---|---|---|---|")
-    with app.app_context(), longer_statements(HOUR_SECONDS), explained(db.engine) as plans:
+    with app.app_context(), answers_within(HOUR_SECONDS), explained(db.engine) as plans:
         for name_of_case, run in cases().items():
             plans.clear()
             with suppress(sa.exc.OperationalError):  # the product's own limit of 4 s
@@ -194,7 +194,7 @@ def measure_deletion(app: Flask) -> None:
     """Delete an account with a million messages in a thousand chatrooms: the request, and the purge after it."""
     with app.app_context():
         user_id = db.session.execute(sa.text(f"SELECT {name('user', '7')}")).scalar_one()
-        with longer_statements(HOUR_SECONDS):
+        with answers_within(HOUR_SECONDS):
             db.session.execute(sa.text("SET LOCAL statement_timeout = 0"))
             rooms = f"SELECT {name('room')} FROM generate_series(0, 1000) n"
             owned = sa.text(f"UPDATE chatrooms SET user_id = :user WHERE id IN ({rooms})")

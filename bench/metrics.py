@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from app import create_app
 from app.core.clock import utc_now
-from app.core.db import db, longer_statements
+from app.core.db import answers_within, db
 from app.ops import metrics
 from app.ops import totals as rollup
 from config import load_settings
@@ -63,7 +63,7 @@ def main() -> None:
         app = create_app(
             load_settings(database_url=postgres.url, redis_url=valkey.url, log_level="ERROR", app_env="development")
         )
-        with app.app_context(), longer_statements(600):
+        with app.app_context(), answers_within(600):
             upgrade(directory=str(ROOT / "migrations"))
             db.session.execute(text("SET statement_timeout = 0"))
             db.session.execute(text(FILL), {"rooms": REPLIES // 50})

@@ -4,7 +4,7 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import text
 
-from app.core.db import longer_statements
+from app.core.db import answers_within
 
 # A migration that cannot have its lock gives up rather than stop the service behind it in the queue.
 LOCK_TIMEOUT = "5s"
@@ -15,7 +15,7 @@ migrate = current_app.extensions["migrate"]
 
 
 def run_online() -> None:
-    with longer_statements(STATEMENT_SECONDS), migrate.db.engine.connect() as connection:
+    with answers_within(STATEMENT_SECONDS), migrate.db.engine.connect() as connection:
         connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
         connection.commit()

@@ -43,7 +43,7 @@ ABSENT_STATES = {
     "57P03",  # cannot_connect_now
 }
 
-_longer_seconds: ContextVar[float | None] = ContextVar("longer_seconds", default=None)
+_allowed_seconds: ContextVar[float | None] = ContextVar("allowed_seconds", default=None)
 
 
 class Base(DeclarativeBase):
@@ -124,13 +124,13 @@ class BoundedConnection(extensions.connection):  # type: ignore[misc]
 
 
 @contextmanager
-def longer_statements(seconds: float) -> Iterator[None]:
-    """Let statements of this thread take longer, for migrations and other work without a client."""
-    token = _longer_seconds.set(seconds)
+def answers_within(seconds: float) -> Iterator[None]:
+    """Let statements of this thread take that long: longer, for work without a client, or shorter."""
+    token = _allowed_seconds.set(seconds)
     try:
         yield
     finally:
-        _longer_seconds.reset(token)
+        _allowed_seconds.reset(token)
 
 
 def wait_for_answer(connection: Any) -> None:
@@ -153,8 +153,8 @@ def seconds_allowed(connection: Any) -> float:
         return CONNECT_SECONDS
     if not isinstance(connection, BoundedConnection):
         return math.inf
-    if (longer_seconds := _longer_seconds.get()) is not None:
-        return longer_seconds
+    if (allowed_seconds := _allowed_seconds.get()) is not None:
+        return allowed_seconds
     return ANSWER_SECONDS
 
 

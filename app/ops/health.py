@@ -8,11 +8,12 @@ import sqlalchemy.exc
 from sqlalchemy import text
 
 from app.core.celery import last_tasks
-from app.core.db import db
+from app.core.db import answers_within, db
 from app.core.redis import ping_redis
 from app.core.transactions import release_connection
 from app.ops import totals
 
+PING_SECONDS = 2.0  # for PostgreSQL's answer
 DEPENDENCY, QUEUE, BEAT, WORKER = 1, 2, 3, 4  # exit codes of `flask health`
 
 
@@ -46,7 +47,8 @@ def failing_dependencies() -> list[str]:
     """Names of the dependencies that do not answer, each asked within its time-out."""
     failing = []
     try:
-        db.session.execute(text("SELECT 1"))
+        with answers_within(PING_SECONDS):
+            db.session.execute(text("SELECT 1"))
     except sqlalchemy.exc.SQLAlchemyError:
         db.session.rollback()
         failing.append("postgres")

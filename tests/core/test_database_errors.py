@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.core.db import DATABASE_UNAVAILABLE, db, longer_statements
+from app.core.db import DATABASE_UNAVAILABLE, answers_within, db
 from sandbox.stack.processes import free_port
 from tests.problems import assert_problem
 
@@ -59,7 +59,7 @@ def test_a_server_that_is_not_there_is_absent(make_app, app):
 
 
 def test_a_server_that_does_not_answer_in_time_is_absent(app):
-    with app.app_context(), longer_statements(0.2), pytest.raises(DATABASE_UNAVAILABLE):
+    with app.app_context(), answers_within(0.2), pytest.raises(DATABASE_UNAVAILABLE):
         db.session.scalar(text("SELECT pg_sleep(10)"))
 
 

@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from app.core.db import STATEMENT_TIMEOUT_MS, db, longer_statements
+from app.core.db import STATEMENT_TIMEOUT_MS, answers_within, db
 from tests.problems import assert_problem
 
 
 def test_statement_that_takes_too_long_is_given_up_and_the_next_one_works(app):
     with app.app_context():
         began = time.monotonic()
-        with longer_statements(0.2), pytest.raises(OperationalError), db.engine.connect() as connection:
+        with answers_within(0.2), pytest.raises(OperationalError), db.engine.connect() as connection:
             connection.execute(text("SELECT pg_sleep(10)"))
         assert time.monotonic() - began < STATEMENT_TIMEOUT_MS / 1_000 - 0.5, "the server would have ended it later"
         assert db.session.scalar(text("SELECT 1")) == 1
@@ -33,7 +33,7 @@ def test_server_ends_a_long_statement_before_we_hang_up(app):
 
 def test_migrations_may_take_longer_also_outside_of_a_transaction(app):
     """An index made concurrently is made in no transaction, where pings are heard otherwise."""
-    with app.app_context(), longer_statements(10), db.engine.connect() as connection:
+    with app.app_context(), answers_within(10), db.engine.connect() as connection:
         autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
         assert autocommit.scalar(text("SELECT 1 FROM pg_sleep(1.1)")) == 1
 
