@@ -1,8 +1,6 @@
-"""Reading and writing the copies that the tier follows from.
+"""Our copies of subscriptions, which the tier follows from, and the one way in which they are written.
 
-Copying what Stripe says: the one way in which a subscription's row is ever written.
-
-Webhooks, the reconciliation and an account's deletion all come through here.
+Webhooks, checkouts, the reconciliation and an account's deletion all come through `copy_subscriptions`.
 """
 
 import logging
@@ -22,6 +20,10 @@ from app.core.logging import log_event
 from app.core.transactions import transaction
 from app.integrations.stripe import ENDED, Payments, RemoteSubscription
 
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[Payments], list[RemoteSubscription]]
+COMPARED = ("status", "price_id", "current_period_start", "current_period_end", "cancel_at_period_end")
 PRO_STATUSES = ("active", "trialing")
 # https://docs.stripe.com/billing/subscriptions/overview
 LIVE_STATUSES = (*PRO_STATUSES, "past_due")
@@ -154,13 +156,8 @@ def grants_of(user_id: UUID) -> list[ProGrant]:
     return list(db.session.scalars(select(ProGrant).where(ProGrant.user_id == user_id).order_by(ProGrant.created_at)))
 
 
-log = logging.getLogger(__name__)
-
-Fetch = Callable[[Payments], list[RemoteSubscription]]
-
-
 @dataclass(frozen=True)
-class Event:
+class NotedEvent:
     """A webhook's event, to be noted together with its effect."""
 
     id: str
@@ -182,13 +179,14 @@ def copy_subscriptions(
     fetch: Fetch,
     *,
     now: datetime,
-    event: Event | None = None,
+    event: NotedEvent | None = None,
     customer_deleted: bool = False,
 ) -> list[Change]:
     """Fetch subscriptions of a customer and write what Stripe said, in one transaction with the event's id.
 
-    The ticket is taken first, so that of two fetches at once the later one wins whichever writes last. Nothing
-    is written when the event took effect before. Subscriptions whose user is gone are cancelled.
+    fetch: reads at Stripe and changes nothing there. The ticket is taken before it, so that of two fetches at once the
+    later one wins whichever writes last. Nothing is written when the event took effect before. Subscriptions whose
+    user is gone are canceled.
     Raises a PaymentsError; then nothing was written.
     """
     with transaction():
@@ -196,7 +194,7 @@ def copy_subscriptions(
         has_owner = db.session.get_one(StripeCustomer, customer_id, populate_existing=True).user_id is not None
     remotes = fetch(payments)
     if not has_owner:
-        remotes = [end(payments, remote) for remote in remotes]
+        remotes = [cancel_ownerless(payments, remote) for remote in remotes]
     with transaction():
         if event is not None and not note_event(event.id, event.type, now):
             return []
@@ -206,7 +204,7 @@ def copy_subscriptions(
     return [change for change in changes if change is not None]
 
 
-def end(payments: Payments, remote: RemoteSubscription) -> RemoteSubscription:
+def cancel_ownerless(payments: Payments, remote: RemoteSubscription) -> RemoteSubscription:
     """Cancel what somebody paid for whose account is gone."""
     if remote.has_ended:
         return remote
@@ -226,9 +224,6 @@ def write(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: datet
         return None
     log_event(log, "subscription_changed", subscription=remote.id, before=before or "none", after=remote.status)
     return Change(remote.id, before, remote.status)
-
-
-COMPARED = ("status", "price_id", "current_period_start", "current_period_end", "cancel_at_period_end")
 
 
 def comparable(row: Subscription) -> dict[str, Any]:
