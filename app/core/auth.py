@@ -42,7 +42,8 @@ class TokenError(AppError):
 class TokenMissing(TokenError):
     """The request carries no bearer token."""
 
-    code, detail = "token_missing", "Send an access token: `Authorization: Bearer <token>`."
+    code = "token_missing"
+    detail = "Send a token: `Authorization: Bearer <token>`; `/auth/refresh` takes the refresh token."
     challenge = 'Bearer realm="api"'
 
 

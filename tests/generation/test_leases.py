@@ -10,6 +10,7 @@ from app.chatrooms.models import Status
 from app.core.db import db
 from app.core.transactions import Transaction, transaction
 from app.generation import state
+from app.generation.tasks import sweep
 from app.streaming.events import STOP_CHANNEL
 from tests.rooms import Room
 
@@ -102,7 +103,8 @@ def test_a_sweep_with_a_wrong_clock_queues_nothing_too_early(room, monkeypatch):
     queued, held = room.send("Hello"), claim(another_room(room))
     room.app.extensions["redis"].flushdb()
     monkeypatch.setattr("app.core.clock.datetime", AnHourAhead)
-    room.app.extensions["celery"].tasks["messages.sweep"]()
+    with room.app.app_context():
+        sweep()
     for reply_id in (queued, held.reply_id):
         assert room.row(reply_id).enqueued_at < database_time(room)
 
