@@ -5,13 +5,15 @@ Both are made under idempotency keys that follow from the row, so parallel calls
 """
 
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
-from app.billing.customers import begin_attempt, ensure_customer, forget_customer, set_session, set_stripe_id
+from app.billing import customers as customer_queries
+from app.billing import subscriptions as queries
 from app.billing.errors import AlreadySubscribed
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.subscriptions import DORMANT_STATUSES, LIVE_STATUSES, copy_subscriptions, has_live_subscription
+from app.billing.subscriptions import copy_subscriptions
 from app.core import settings
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
@@ -43,7 +45,7 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
                 session = look_up(payments, customer.session_id)
                 if session is not None and session.status == "open":
                     return session
-                retire_checkout_session(payments, customer, session, now)
+                leave_session(payments, customer, session, now)
     raise ServiceUnavailable
 
 
@@ -69,9 +71,9 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
     """The user's customer row, made when there is none. Raises AlreadySubscribed, TokenRevoked."""
     with transaction():
         require_locked_user(user_id)
-        if refuse_subscribed and has_live_subscription(user_id, settings().stripe_pro_price_id):
+        if refuse_subscribed and queries.has_live_subscription(user_id, settings().stripe_pro_price_id):
             raise AlreadySubscribed
-        return ensure_customer(user_id, now)
+        return customer_queries.ensure_customer(user_id, now)
 
 
 def make_customer(payments: Payments, customer: StripeCustomer) -> None:
@@ -80,10 +82,10 @@ def make_customer(payments: Payments, customer: StripeCustomer) -> None:
         key = f"customer-{customer.id}-{customer.attempt}"
         stripe_id = payments.create_customer(user_id=str(customer.user_id), key=key)
     except (PaymentsRejected, PaymentsFailed):
-        begin_next_attempt(customer)
+        begin_attempt(customer)
         raise
     with transaction():
-        set_stripe_id(customer.id, stripe_id)
+        customer_queries.set_stripe_id(customer.id, stripe_id)
 
 
 def open_session(
@@ -91,7 +93,7 @@ def open_session(
 ) -> RemoteSession | None:
     """Open a session; None when something changed meanwhile and a look at it is needed. Raises AlreadySubscribed."""
     try:
-        cancel_dormant_subscriptions(payments, user_id, customer, now)
+        make_way(payments, user_id, customer, now)
         session = payments.create_session(
             customer_id=str(customer.stripe_id),
             user_id=str(user_id),
@@ -101,52 +103,43 @@ def open_session(
             key=f"checkout-{customer.id}-{customer.attempt}",
         )
     except PaymentsRejected as error:
-        begin_next_attempt(customer)
+        begin_attempt(customer)
         forget_if_missing(customer, error, now)
         return None
     except PaymentsFailed:
-        begin_next_attempt(customer)
+        begin_attempt(customer)
         raise
     with transaction():
-        kept = set_session(customer.id, customer.attempt, session.id, session.expires_at)
+        kept = customer_queries.set_session(customer.id, customer.attempt, session.id, session.expires_at)
     if kept:
         return session
     payments.expire_session(session.id)  # nobody would ever close it: the attempt is over, or the account gone
     return None
 
 
-def cancel_dormant_subscriptions(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:
-    """Cancel at Stripe what could be charged beside a new subscription, and copy what there is then.
-
-    These are the subscriptions for Pro that give nothing; one for another price is no Pro, and nothing that a checkout
-    may end. Raises AlreadySubscribed for one that lives, whatever our copies say, and for one whose first payment is
-    under way: its payer would get nothing for it.
-    """
-    every = fetch_and_copy(payments, customer, now)
-    prices = set(settings().stripe_pro_price_id)
-    pro = [one for one in every if prices.intersection(one.price_ids)]
-    dormant = [one for one in pro if one.status in DORMANT_STATUSES]
-    if dormant and not any(one.status in LIVE_STATUSES for one in pro):
-        if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in dormant):
-            raise AlreadySubscribed(AlreadySubscribed.under_way)
-        for one in dormant:
-            payments.cancel_subscription(one.id)
-        fetch_and_copy(payments, customer, now)
+def make_way(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:
+    """End what could be charged beside a new subscription, whatever our copies say. Raises AlreadySubscribed."""
+    copy_subscriptions(customer.id, payments, partial(end_dormant, str(customer.stripe_id)), now=now)
     with transaction():
-        if has_live_subscription(user_id, settings().stripe_pro_price_id):
+        if queries.has_live_subscription(user_id, settings().stripe_pro_price_id):
             raise AlreadySubscribed
 
 
-def fetch_and_copy(payments: Payments, customer: StripeCustomer, now: datetime) -> list[RemoteSubscription]:
-    """Copy every subscription of the customer; all of them, as they are at Stripe."""
-    every = []
+def end_dormant(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:
+    """Cancel every subscription for Pro that gives nothing, unless another lives; all of them, as they are then.
 
-    def fetch(stripe: Payments) -> list[RemoteSubscription]:
-        every.extend(stripe.subscriptions(str(customer.stripe_id)))
+    One for another price is no Pro, and nothing that a checkout may end.
+    Raises AlreadySubscribed for one whose first payment is under way: its payer would get nothing for it.
+    """
+    prices = set(settings().stripe_pro_price_id)
+    every = payments.subscriptions(stripe_id)
+    pro = [one for one in every if prices.intersection(one.price_ids)]
+    if any(one.status in queries.LIVE_STATUSES for one in pro):
         return every
-
-    copy_subscriptions(customer.id, payments, fetch, now=now)
-    return every
+    if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in pro):
+        raise AlreadySubscribed(AlreadySubscribed.under_way)
+    dormant = [one for one in pro if one.status in queries.DORMANT_STATUSES]
+    return [payments.cancel_subscription(one.id) if one in dormant else one for one in every]
 
 
 def look_up(payments: Payments, session_id: str) -> RemoteSession | None:
@@ -159,19 +152,17 @@ def look_up(payments: Payments, session_id: str) -> RemoteSession | None:
         return None
 
 
-def retire_checkout_session(
-    payments: Payments, customer: StripeCustomer, session: RemoteSession | None, now: datetime
-) -> None:
+def leave_session(payments: Payments, customer: StripeCustomer, session: RemoteSession | None, now: datetime) -> None:
     """A session is over: copy what came of it, before its event does, and let the next attempt begin."""
     if session is not None and session.subscription_id is not None:
         bought = session.subscription_id
         copy_subscriptions(customer.id, payments, lambda stripe: [stripe.subscription(bought)], now=now)
-    begin_next_attempt(customer)
+    begin_attempt(customer)
 
 
-def begin_next_attempt(customer: StripeCustomer) -> None:
+def begin_attempt(customer: StripeCustomer) -> None:
     with transaction():
-        begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+        customer_queries.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
 
 
 def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
@@ -179,7 +170,7 @@ def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: da
     if error.missing != "customer":
         raise error
     with transaction():
-        forget_customer(customer.id, now)
+        customer_queries.forget_customer(customer.id, now)
 
 
 def page(path: str) -> str:

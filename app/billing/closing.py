@@ -1,14 +1,16 @@
 """What an account's deletion means for its payments. The account feature calls this before it deletes the user."""
 
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
-from app.billing.customers import begin_attempt, customers_to_close, forget_customer, has_session
+from app.billing import customers as customer_queries
+from app.billing import subscriptions as queries
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import stripe_calls
-from app.billing.subscriptions import copy_subscriptions, unended_subscription_ids
+from app.billing.subscriptions import copy_subscriptions
 from app.core.transactions import transaction
-from app.integrations.stripe import Payments, PaymentsRejected
+from app.integrations.stripe import Payments, PaymentsRejected, RemoteSubscription
 
 
 def close_account(user_id: UUID, *, now: datetime) -> None:
@@ -18,7 +20,7 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
     the account must stay as it is. A payment that slips through all the same is cancelled when its event comes.
     """
     with transaction():
-        customers = customers_to_close(user_id)
+        customers = customer_queries.customers_to_close(user_id)
     if not customers:
         return
     with stripe_calls() as payments:
@@ -34,12 +36,9 @@ def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) 
     stripe_id = str(customer.stripe_id)
     for session in payments.open_sessions(stripe_id):
         payments.expire_session(session.id)
-    for subscription in payments.subscriptions(stripe_id):
-        if not subscription.has_ended:
-            payments.cancel_subscription(subscription.id)
-    copy_subscriptions(customer.id, payments, lambda stripe: stripe.subscriptions(stripe_id), now=now)
+    copy_subscriptions(customer.id, payments, partial(cancel_all, stripe_id), now=now)
     with transaction():
-        begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+        customer_queries.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
 
 
 def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
@@ -51,9 +50,9 @@ def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datet
     if error.missing != "customer":
         raise error
     with transaction():
-        if unended_subscription_ids(customer.id):
+        if queries.unended_subscription_ids(customer.id):
             raise error
-        forget_customer(customer.id, now)
+        customer_queries.forget_customer(customer.id, now)
 
 
 def is_closed(user_id: UUID) -> bool:
@@ -61,4 +60,10 @@ def is_closed(user_id: UUID) -> bool:
 
     None can be kept before that transaction ends, nor afterwards, when `disown_customers` was called in it as well.
     """
-    return not has_session(user_id)
+    return not customer_queries.has_session(user_id)
+
+
+def cancel_all(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:
+    """Cancel every subscription that has not ended; all of them, as they are then."""
+    every = payments.subscriptions(stripe_id)
+    return [one if one.has_ended else payments.cancel_subscription(one.id) for one in every]

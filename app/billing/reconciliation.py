@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from app.billing.customers import claim_to_check, customers_at_stripe, customers_to_check
+from app.billing import customers as customer_queries
+from app.billing import subscriptions as queries
 from app.billing.errors import PaymentProviderError
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.subscriptions import Change, copy_subscriptions, forget_events
+from app.billing.subscriptions import Change, copy_subscriptions
 from app.core import settings
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
@@ -51,7 +52,7 @@ def sync_due(*, now: datetime) -> list[Change]:
     if not settings().stripe_secret_key:
         return []
     with transaction():
-        due = customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
+        due = customer_queries.customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
     corrected = compare(claimed(due, now), now=now).corrected
     if corrected:
         log.warning("The comparison with Stripe corrected %d subscriptions", len(corrected))
@@ -62,7 +63,7 @@ def claimed(customers: list[StripeCustomer], now: datetime) -> Iterator[StripeCu
     """The customers one by one, each marked as compared when its turn comes; without those that another run took."""
     for customer in customers:
         with transaction():
-            mine = claim_to_check(customer, now)
+            mine = customer_queries.claim_to_check(customer, now)
         if mine:
             yield customer
 
@@ -71,7 +72,7 @@ def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
     """Compare every customer, or one user's. Raises ServiceUnavailable where there is no key."""
     required("stripe_secret_key")
     with transaction():
-        customers = customers_at_stripe(user_id)
+        customers = customer_queries.customers_at_stripe(user_id)
     result = compare(customers, now=now)
     result.left = len(customers) - result.compared - len(result.failed)
     return result
@@ -116,4 +117,4 @@ def nothing(_: Payments) -> list[RemoteSubscription]:
 def forget_old_events(*, now: datetime) -> int:
     """Delete up to BATCH event ids that Stripe will not send again; how many."""
     with transaction():
-        return forget_events(now - EVENT_IDS_KEPT, at_most=BATCH)
+        return queries.forget_events(now - EVENT_IDS_KEPT, at_most=BATCH)

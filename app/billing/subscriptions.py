@@ -1,6 +1,8 @@
-"""Our copies of subscriptions, which the tier follows from, and the one way in which they are written.
+"""Reading and writing the copies that the tier follows from.
 
-Webhooks, checkouts, the reconciliation and an account's deletion all come through `copy_subscriptions`.
+Copying what Stripe says: the one way in which a subscription's row is ever written.
+
+Webhooks, the reconciliation and an account's deletion all come through here.
 """
 
 import logging
@@ -20,10 +22,6 @@ from app.core.logging import log_event
 from app.core.transactions import transaction
 from app.integrations.stripe import ENDED, Payments, RemoteSubscription
 
-log = logging.getLogger(__name__)
-
-Fetch = Callable[[Payments], list[RemoteSubscription]]
-COMPARED = ("status", "price_id", "current_period_start", "current_period_end", "cancel_at_period_end")
 PRO_STATUSES = ("active", "trialing")
 # https://docs.stripe.com/billing/subscriptions/overview
 LIVE_STATUSES = (*PRO_STATUSES, "past_due")
@@ -156,8 +154,13 @@ def grants_of(user_id: UUID) -> list[ProGrant]:
     return list(db.session.scalars(select(ProGrant).where(ProGrant.user_id == user_id).order_by(ProGrant.created_at)))
 
 
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[Payments], list[RemoteSubscription]]
+
+
 @dataclass(frozen=True)
-class NotedEvent:
+class Event:
     """A webhook's event, to be noted together with its effect."""
 
     id: str
@@ -179,14 +182,13 @@ def copy_subscriptions(
     fetch: Fetch,
     *,
     now: datetime,
-    event: NotedEvent | None = None,
+    event: Event | None = None,
     customer_deleted: bool = False,
 ) -> list[Change]:
     """Fetch subscriptions of a customer and write what Stripe said, in one transaction with the event's id.
 
-    fetch: reads at Stripe and changes nothing there. The ticket is taken before it, so that of two fetches at once the
-    later one wins whichever writes last. Nothing is written when the event took effect before. Subscriptions whose
-    user is gone are canceled.
+    The ticket is taken first, so that of two fetches at once the later one wins whichever writes last. Nothing
+    is written when the event took effect before. Subscriptions whose user is gone are cancelled.
     Raises a PaymentsError; then nothing was written.
     """
     with transaction():
@@ -194,7 +196,7 @@ def copy_subscriptions(
         has_owner = db.session.get_one(StripeCustomer, customer_id, populate_existing=True).user_id is not None
     remotes = fetch(payments)
     if not has_owner:
-        remotes = [cancel_ownerless(payments, remote) for remote in remotes]
+        remotes = [end(payments, remote) for remote in remotes]
     with transaction():
         if event is not None and not note_event(event.id, event.type, now):
             return []
@@ -204,7 +206,7 @@ def copy_subscriptions(
     return [change for change in changes if change is not None]
 
 
-def cancel_ownerless(payments: Payments, remote: RemoteSubscription) -> RemoteSubscription:
+def end(payments: Payments, remote: RemoteSubscription) -> RemoteSubscription:
     """Cancel what somebody paid for whose account is gone."""
     if remote.has_ended:
         return remote
@@ -224,6 +226,9 @@ def write(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: datet
         return None
     log_event(log, "subscription_changed", subscription=remote.id, before=before or "none", after=remote.status)
     return Change(remote.id, before, remote.status)
+
+
+COMPARED = ("status", "price_id", "current_period_start", "current_period_end", "cancel_at_period_end")
 
 
 def comparable(row: Subscription) -> dict[str, Any]:

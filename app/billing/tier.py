@@ -10,16 +10,11 @@ from uuid import UUID
 
 from sqlalchemy import update
 
+from app.billing import subscriptions as queries
+from app.billing.closing import close_account, is_closed
+from app.billing.customers import disown_customers
 from app.billing.models import ProGrant, Subscription, Tier
-from app.billing.subscriptions import (
-    ProTerms,
-    find_grant,
-    grants_of,
-    is_pro,
-    leading_subscription,
-    live_grant,
-    subscriptions_of_user,
-)
+from app.billing.subscriptions import live_grant
 from app.core import settings
 from app.core.clock import as_rfc3339
 from app.core.db import db
@@ -39,6 +34,9 @@ def revoke_pro(user_id: UUID, *, now: datetime) -> int:
         return len(db.session.scalars(statement).all())
 
 
+__all__ = ["close_account", "disown_customers", "export_subscriptions", "is_closed", "subscription_status", "tier_of"]
+
+
 @dataclass(frozen=True)
 class SubscriptionStatus:
     """What a user is told of the subscription. `status`: Stripe's, or `none`, or `granted`."""
@@ -50,22 +48,22 @@ class SubscriptionStatus:
     grace_until: datetime | None = None
 
 
-def pro_terms() -> ProTerms:
+def pro_terms() -> queries.ProTerms:
     """What makes a subscription Pro here."""
-    return ProTerms(settings().stripe_pro_price_id, timedelta(days=settings().stripe_grace_days))
+    return queries.ProTerms(settings().stripe_pro_price_id, timedelta(days=settings().stripe_grace_days))
 
 
 def tier_of(user_id: UUID, now: datetime) -> Tier:
     """The user's tier at `now`, by one indexed query. Read it at each request: a token never says it."""
-    return Tier.PRO if is_pro(user_id, now, pro_terms()) else Tier.BASIC
+    return Tier.PRO if queries.is_pro(user_id, now, pro_terms()) else Tier.BASIC
 
 
 def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
     """The subscription that the tier comes from, else a grant, else the latest subscription."""
-    found = leading_subscription(user_id, now, pro_terms())
+    found = queries.leading_subscription(user_id, now, pro_terms())
     if found is not None and found[1]:
         return status_of(found[0], Tier.PRO)
-    granted = find_grant(user_id, now)
+    granted = queries.find_grant(user_id, now)
     if granted is not None:
         return SubscriptionStatus(Tier.PRO, "granted", current_period_end=granted.ends_at)
     return status_of(found[0], Tier.BASIC) if found else SubscriptionStatus(Tier.BASIC, "none")
@@ -96,7 +94,7 @@ def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
             "created_at": as_rfc3339(row.created_at),
             "ended_at": as_rfc3339(row.ended_at),
         }
-        for row in subscriptions_of_user(user_id)
+        for row in queries.subscriptions_of_user(user_id)
     ]
     grants = [
         {
@@ -106,6 +104,6 @@ def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
             "ends_at": as_rfc3339(grant.ends_at),
             "revoked_at": as_rfc3339(grant.revoked_at),
         }
-        for grant in grants_of(user_id)
+        for grant in queries.grants_of(user_id)
     ]
     return subscriptions + grants

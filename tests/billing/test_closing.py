@@ -6,9 +6,8 @@ from uuid import UUID
 
 import pytest
 
-from app.billing.closing import close_account
 from app.billing.errors import PaymentProviderError
-from app.billing.tier import export_subscriptions
+from app.billing.tier import close_account, export_subscriptions
 from app.core.errors import ServiceUnavailable
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
