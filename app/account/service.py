@@ -4,7 +4,9 @@ from datetime import datetime
 from uuid import UUID
 
 from app.auth.sessions import revoke_sessions
-from app.billing.tier import close_account, disown_customers, is_closed, tier_of
+from app.billing.closing import close_account, is_closed
+from app.billing.customers import disown_customers
+from app.billing.tier import tier_of
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.service import PURGE
 from app.core.errors import ServiceUnavailable

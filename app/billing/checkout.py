@@ -5,19 +5,17 @@ Both are made under idempotency keys that follow from the row, so parallel calls
 """
 
 from datetime import datetime
-from functools import partial
 from uuid import UUID
 
-from app.billing import customers as customer_queries
-from app.billing import subscriptions as queries
+from app.billing import customers
 from app.billing.errors import AlreadySubscribed
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.subscriptions import copy_subscriptions
+from app.billing.subscriptions import copy_subscriptions, dormant_subscriptions, has_live_subscription
 from app.core import settings
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.integrations.stripe import Payments, PaymentsFailed, PaymentsRejected, RemoteSession, RemoteSubscription
+from app.integrations.stripe import Payments, PaymentsFailed, PaymentsRejected, RemoteSession
 from app.users.service import require_locked_user
 
 MAX_ROUNDS = 6  # each makes a step that others may have made at the same time
@@ -36,16 +34,16 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
         for _ in range(MAX_ROUNDS):
             customer = customer_for(user_id, now, refuse_subscribed=True)
             if customer.stripe_id is None:
-                make_customer(payments, customer)
+                create_customer(payments, customer)
             elif customer.session_id is None:
-                session = open_session(payments, user_id, customer, price_id, now)
+                session = open_checkout_session(payments, user_id, customer, price_id, now)
                 if session is not None:
                     return session
             else:
-                session = look_up(payments, customer.session_id)
+                session = find_session(payments, customer.session_id)
                 if session is not None and session.status == "open":
                     return session
-                leave_session(payments, customer, session, now)
+                retire_checkout_session(payments, customer, session, now)
     raise ServiceUnavailable
 
 
@@ -58,10 +56,10 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
         for _ in range(MAX_ROUNDS):
             customer = customer_for(user_id, now)
             if customer.stripe_id is None:
-                make_customer(payments, customer)
+                create_customer(payments, customer)
                 continue
             try:
-                return payments.portal_url(customer.stripe_id, return_url=page(PORTAL_RETURN_PATH))
+                return payments.portal_url(customer.stripe_id, return_url=frontend_url(PORTAL_RETURN_PATH))
             except PaymentsRejected as error:
                 forget_if_missing(customer, error, now)
     raise ServiceUnavailable
@@ -71,12 +69,12 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
     """The user's customer row, made when there is none. Raises AlreadySubscribed, TokenRevoked."""
     with transaction():
         require_locked_user(user_id)
-        if refuse_subscribed and queries.has_live_subscription(user_id, settings().stripe_pro_price_id):
+        if refuse_subscribed and has_live_subscription(user_id):
             raise AlreadySubscribed
-        return customer_queries.ensure_customer(user_id, now)
+        return customers.ensure_customer(user_id, now)
 
 
-def make_customer(payments: Payments, customer: StripeCustomer) -> None:
+def create_customer(payments: Payments, customer: StripeCustomer) -> None:
     """Make the customer at Stripe and keep its id."""
     try:
         key = f"customer-{customer.id}-{customer.attempt}"
@@ -85,21 +83,21 @@ def make_customer(payments: Payments, customer: StripeCustomer) -> None:
         begin_attempt(customer)
         raise
     with transaction():
-        customer_queries.set_stripe_id(customer.id, stripe_id)
+        customers.set_stripe_id(customer.id, stripe_id)
 
 
-def open_session(
+def open_checkout_session(
     payments: Payments, user_id: UUID, customer: StripeCustomer, price_id: str, now: datetime
 ) -> RemoteSession | None:
-    """Open a session; None when something changed meanwhile and a look at it is needed. Raises AlreadySubscribed."""
+    """Open a session; None when something changed meanwhile and another round is needed. Raises AlreadySubscribed."""
     try:
-        make_way(payments, user_id, customer, now)
+        cancel_dormant_subscriptions(payments, user_id, customer, now)
         session = payments.create_session(
             customer_id=str(customer.stripe_id),
             user_id=str(user_id),
             price_id=price_id,
-            success_url=page(SUCCESS_PATH),
-            cancel_url=page(CANCEL_PATH),
+            success_url=frontend_url(SUCCESS_PATH),
+            cancel_url=frontend_url(CANCEL_PATH),
             key=f"checkout-{customer.id}-{customer.attempt}",
         )
     except PaymentsRejected as error:
@@ -110,39 +108,32 @@ def open_session(
         begin_attempt(customer)
         raise
     with transaction():
-        kept = customer_queries.set_session(customer.id, customer.attempt, session.id, session.expires_at)
+        kept = customers.set_session(customer.id, customer.attempt, session.id, session.expires_at)
     if kept:
         return session
     payments.expire_session(session.id)  # nobody would ever close it: the attempt is over, or the account gone
     return None
 
 
-def make_way(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:
-    """End what could be charged beside a new subscription, whatever our copies say. Raises AlreadySubscribed."""
-    copy_subscriptions(customer.id, payments, partial(end_dormant, str(customer.stripe_id)), now=now)
-    with transaction():
-        if queries.has_live_subscription(user_id, settings().stripe_pro_price_id):
-            raise AlreadySubscribed
+def cancel_dormant_subscriptions(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:
+    """Cancel what could be charged beside a new subscription, by what Stripe says now.
 
-
-def end_dormant(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:
-    """Cancel every subscription for Pro that gives nothing, unless another lives; all of them, as they are then.
-
-    One for another price is no Pro, and nothing that a checkout may end.
-    Raises AlreadySubscribed for one whose first payment is under way: its payer would get nothing for it.
+    Raises AlreadySubscribed when one is live, or the first payment of one is under way: its payer would get nothing.
     """
-    prices = set(settings().stripe_pro_price_id)
-    every = payments.subscriptions(stripe_id)
-    pro = [one for one in every if prices.intersection(one.price_ids)]
-    if any(one.status in queries.LIVE_STATUSES for one in pro):
-        return every
-    if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in pro):
+    copy_subscriptions(payments, customer.id, now=now)
+    with transaction():
+        if has_live_subscription(user_id):
+            raise AlreadySubscribed
+        dormant = dormant_subscriptions(customer.id)
+    if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in dormant):
         raise AlreadySubscribed(AlreadySubscribed.under_way)
-    dormant = [one for one in pro if one.status in queries.DORMANT_STATUSES]
-    return [payments.cancel_subscription(one.id) if one in dormant else one for one in every]
+    for subscription in dormant:
+        payments.cancel_subscription(subscription.id)
+    if dormant:
+        copy_subscriptions(payments, customer.id, [one.id for one in dormant], now=now)
 
 
-def look_up(payments: Payments, session_id: str) -> RemoteSession | None:
+def find_session(payments: Payments, session_id: str) -> RemoteSession | None:
     """The session as it is now; None when Stripe does not know it."""
     try:
         return payments.session(session_id)
@@ -152,17 +143,19 @@ def look_up(payments: Payments, session_id: str) -> RemoteSession | None:
         return None
 
 
-def leave_session(payments: Payments, customer: StripeCustomer, session: RemoteSession | None, now: datetime) -> None:
-    """A session is over: copy what came of it, before its event does, and let the next attempt begin."""
+def retire_checkout_session(
+    payments: Payments, customer: StripeCustomer, session: RemoteSession | None, now: datetime
+) -> None:
+    """A session is over: copy the subscription that it led to, before its event does, and begin the next attempt."""
     if session is not None and session.subscription_id is not None:
-        bought = session.subscription_id
-        copy_subscriptions(customer.id, payments, lambda stripe: [stripe.subscription(bought)], now=now)
+        copy_subscriptions(payments, customer.id, [session.subscription_id], now=now)
     begin_attempt(customer)
 
 
 def begin_attempt(customer: StripeCustomer) -> None:
+    """Use other idempotency keys from now on."""
     with transaction():
-        customer_queries.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+        customers.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
 
 
 def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
@@ -170,9 +163,9 @@ def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: da
     if error.missing != "customer":
         raise error
     with transaction():
-        customer_queries.forget_customer(customer.id, now)
+        customers.forget_customer(customer.id, now)
 
 
-def page(path: str) -> str:
+def frontend_url(path: str) -> str:
     """An address of the frontend."""
     return settings().frontend_url.rstrip("/") + path

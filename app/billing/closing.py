@@ -1,16 +1,14 @@
 """What an account's deletion means for its payments. The account feature calls this before it deletes the user."""
 
 from datetime import datetime
-from functools import partial
 from uuid import UUID
 
-from app.billing import customers as customer_queries
-from app.billing import subscriptions as queries
+from app.billing.customers import begin_attempt, customers_to_close, forget_customer, has_session
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import stripe_calls
-from app.billing.subscriptions import copy_subscriptions
+from app.billing.subscriptions import copy_subscriptions, unended_subscription_ids
 from app.core.transactions import transaction
-from app.integrations.stripe import Payments, PaymentsRejected, RemoteSubscription
+from app.integrations.stripe import Payments, PaymentsRejected
 
 
 def close_account(user_id: UUID, *, now: datetime) -> None:
@@ -20,7 +18,7 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
     the account must stay as it is. A payment that slips through all the same is cancelled when its event comes.
     """
     with transaction():
-        customers = customer_queries.customers_to_close(user_id)
+        customers = customers_to_close(user_id)
     if not customers:
         return
     with stripe_calls() as payments:
@@ -32,13 +30,21 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
 
 
 def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) -> None:
-    """End what there is of one customer, and forget the session that was open before."""
+    """Expire and cancel what there is of one customer, copy that, and forget the session that was open before."""
     stripe_id = str(customer.stripe_id)
     for session in payments.open_sessions(stripe_id):
         payments.expire_session(session.id)
-    copy_subscriptions(customer.id, payments, partial(cancel_all, stripe_id), now=now)
+    cancel_subscriptions(payments, stripe_id)
+    copy_subscriptions(payments, customer.id, now=now)
     with transaction():
-        customer_queries.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+        begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+
+
+def cancel_subscriptions(payments: Payments, stripe_id: str) -> None:
+    """Cancel every subscription of a customer that has not ended, at whatever price."""
+    for subscription in payments.subscriptions(stripe_id):
+        if not subscription.has_ended:
+            payments.cancel_subscription(subscription.id)
 
 
 def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
@@ -50,9 +56,9 @@ def forget_unknown(customer: StripeCustomer, error: PaymentsRejected, now: datet
     if error.missing != "customer":
         raise error
     with transaction():
-        if queries.unended_subscription_ids(customer.id):
+        if unended_subscription_ids(customer.id):
             raise error
-        customer_queries.forget_customer(customer.id, now)
+        forget_customer(customer.id, now)
 
 
 def is_closed(user_id: UUID) -> bool:
@@ -60,10 +66,4 @@ def is_closed(user_id: UUID) -> bool:
 
     None can be kept before that transaction ends, nor afterwards, when `disown_customers` was called in it as well.
     """
-    return not customer_queries.has_session(user_id)
-
-
-def cancel_all(stripe_id: str, payments: Payments) -> list[RemoteSubscription]:
-    """Cancel every subscription that has not ended; all of them, as they are then."""
-    every = payments.subscriptions(stripe_id)
-    return [one if one.has_ended else payments.cancel_subscription(one.id) for one in every]
+    return not has_session(user_id)

@@ -96,16 +96,16 @@ def customers_at_stripe(user_id: UUID | None) -> list[StripeCustomer]:
 
 def customers_to_close(user_id: UUID) -> list[StripeCustomer]:
     """The user's customers at Stripe that were not deleted there."""
-    living = (StripeCustomer.user_id == user_id, StripeCustomer.stripe_id.is_not(None))
-    return list(db.session.scalars(select(StripeCustomer).where(*living, StripeCustomer.deleted_at.is_(None))))
+    existing = (StripeCustomer.user_id == user_id, StripeCustomer.stripe_id.is_not(None))
+    return list(db.session.scalars(select(StripeCustomer).where(*existing, StripeCustomer.deleted_at.is_(None))))
 
 
 def disown_customers(user_id: UUID) -> None:
-    """Take the user's customers from him: what is paid for from now on is undone."""
+    """Detach the customers from their user: what is paid for from now on is cancelled."""
     db.session.execute(update(StripeCustomer).where(StripeCustomer.user_id == user_id).values(user_id=None))
 
 
 def has_session(user_id: UUID) -> bool:
     """Whether a Checkout session is kept for the user; none is until the caller's transaction ends."""
-    living = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
-    return any(db.session.scalars(select(StripeCustomer.session_id).where(*living).with_for_update()))
+    existing = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
+    return any(db.session.scalars(select(StripeCustomer.session_id).where(*existing).with_for_update()))

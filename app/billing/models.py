@@ -85,13 +85,23 @@ class Subscription(Model):
 
 
 class StripeEvent(Model):
-    """An event whose effect is in the database: written in the same transaction, so it has none a second time."""
+    """An event that Stripe sent: noted when it arrives, applied by a task.
+
+    `due_at` is when the sweep applies it, unless its task has done so by then; null once it is applied. `customer_id`
+    and `subscription_id` say what it is about; what to believe is fetched when it is applied.
+    """
 
     __tablename__ = "stripe_events"
+    __table_args__ = (Index("ix_stripe_events_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),)
 
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
     type: Mapped[str] = mapped_column(String(100))
+    customer_id: Mapped[UUID] = mapped_column(  # none only in rows of before 0009, which are never due
+        ForeignKey("stripe_customers.id"), nullable=True
+    )
+    subscription_id: Mapped[str | None] = mapped_column(String(255))
     received_at: Mapped[datetime] = mapped_column(index=True)
+    due_at: Mapped[datetime | None]
 
 
 FETCH_TICKETS = Sequence("stripe_fetch_tickets", data_type=BigInteger, metadata=db.metadata)

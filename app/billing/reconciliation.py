@@ -1,4 +1,4 @@
-"""Comparing our copies with Stripe, for what a lost event left wrong. The writing is the webhook's own."""
+"""Comparing our copies with Stripe, for what a lost event left wrong."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from app.billing import customers as customer_queries
-from app.billing import subscriptions as queries
+from app.billing.customers import claim_to_check, customers_at_stripe, customers_to_check
 from app.billing.errors import PaymentProviderError
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
@@ -15,15 +14,14 @@ from app.billing.subscriptions import Change, copy_subscriptions
 from app.core import settings
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.integrations.stripe import Payments, PaymentsRejected, RemoteSubscription
+from app.integrations.stripe import PaymentsRejected
 
 log = logging.getLogger(__name__)
 
 BATCH = 500
-UNANSWERED_IN_A_ROW = 3  # one may be a customer with too much to tell; three are Stripe
+UNANSWERED_IN_A_ROW = 3  # one may be a customer with many subscriptions; three are Stripe
 # Stripe sends an event for up to three days: https://docs.stripe.com/webhooks#automatic-retries
 SESSION_PATIENCE = timedelta(days=3)
-EVENT_IDS_KEPT = timedelta(days=30)  # as long as Stripe lets one send an event again by hand
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def sync_due(*, now: datetime) -> list[Change]:
     if not settings().stripe_secret_key:
         return []
     with transaction():
-        due = customer_queries.customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
+        due = customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
     corrected = compare(claimed(due, now), now=now).corrected
     if corrected:
         log.warning("The comparison with Stripe corrected %d subscriptions", len(corrected))
@@ -63,7 +61,7 @@ def claimed(customers: list[StripeCustomer], now: datetime) -> Iterator[StripeCu
     """The customers one by one, each marked as compared when its turn comes; without those that another run took."""
     for customer in customers:
         with transaction():
-            mine = customer_queries.claim_to_check(customer, now)
+            mine = claim_to_check(customer, now)
         if mine:
             yield customer
 
@@ -72,7 +70,7 @@ def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
     """Compare every customer, or one user's. Raises ServiceUnavailable where there is no key."""
     required("stripe_secret_key")
     with transaction():
-        customers = customer_queries.customers_at_stripe(user_id)
+        customers = customers_at_stripe(user_id)
     result = compare(customers, now=now)
     result.left = len(customers) - result.compared - len(result.failed)
     return result
@@ -102,19 +100,8 @@ def sync_customer(customer_id: UUID, stripe_id: str, *, now: datetime) -> list[C
     """Compare one customer's subscriptions; what was corrected. Raises PaymentProviderError, ServiceUnavailable."""
     with stripe_calls() as payments:
         try:
-            return copy_subscriptions(customer_id, payments, lambda stripe: stripe.subscriptions(stripe_id), now=now)
+            return copy_subscriptions(payments, customer_id, now=now)
         except PaymentsRejected as error:
             if not error.missing or not payments.is_deleted(stripe_id):
                 raise
-            return copy_subscriptions(customer_id, payments, nothing, now=now, customer_deleted=True)
-
-
-def nothing(_: Payments) -> list[RemoteSubscription]:
-    """What a deleted customer has."""
-    return []
-
-
-def forget_old_events(*, now: datetime) -> int:
-    """Delete up to BATCH event ids that Stripe will not send again; how many."""
-    with transaction():
-        return queries.forget_events(now - EVENT_IDS_KEPT, at_most=BATCH)
+            return copy_subscriptions(payments, customer_id, [], now=now, customer_deleted=True)

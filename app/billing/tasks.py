@@ -1,13 +1,30 @@
-"""The worker's entry points to this feature."""
+"""The worker's entry points to this feature. Every task may run twice."""
 
-from celery import shared_task
+from celery import Task, shared_task
 
-from app.billing import reconciliation
+from app.billing import reconciliation, webhook
+from app.billing.errors import PaymentProviderError
 from app.core.clock import utc_now
+from app.core.errors import ServiceUnavailable
+
+
+@shared_task(name=webhook.APPLY_EVENT, bind=True)
+def apply_event(task: Task, event_id: str) -> None:
+    """Apply one event of Stripe's; does nothing when it was applied. Where Stripe fails, the sweep comes back to it."""
+    try:
+        webhook.apply_event(event_id, now=utc_now())
+    except (PaymentProviderError, ServiceUnavailable):  # logged where it happened
+        task.request.outcome = "deferred"
+
+
+@shared_task(name="billing.sweep_events")
+def sweep_events() -> None:
+    """Apply the events that are due, and delete those that are too old to come again."""
+    webhook.sweep_events(now=utc_now())
+    webhook.forget_old_events(now=utc_now())
 
 
 @shared_task(name="billing.sync")
 def sync() -> None:
-    """Repair what lost events left wrong; delete old event ids. May run twice."""
+    """Repair what lost events left wrong."""
     reconciliation.sync_due(now=utc_now())
-    reconciliation.forget_old_events(now=utc_now())

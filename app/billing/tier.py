@@ -1,45 +1,32 @@
-"""Pro given by hand, and taken back.
+"""A user's tier: what follows from the copies of Stripe's subscriptions, and from Pro given by hand."""
 
-Use cases around the tier, and what this feature offers to the others.
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 
-from app.billing import subscriptions as queries
-from app.billing.closing import close_account, is_closed
-from app.billing.customers import disown_customers
-from app.billing.models import ProGrant, Subscription, Tier
-from app.billing.subscriptions import live_grant
+from app.billing.models import ProGrant, StripeCustomer, Subscription, Tier
+from app.billing.subscriptions import LIVE_STATUSES, PRO_STATUSES
 from app.core import settings
 from app.core.clock import as_rfc3339
 from app.core.db import db
 from app.core.transactions import transaction
 
 
-def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: datetime) -> None:
-    """Give Pro by hand, until `ends_at` (None: until it is revoked)."""
-    with transaction():
-        db.session.add(ProGrant(user_id=user_id, reason=reason, ends_at=ends_at, created_at=now))
+@dataclass(frozen=True)
+class ProTerms:
+    """What makes a subscription Pro: it is for one of these prices, and owed for less than `grace` if it is owed."""
 
-
-def revoke_pro(user_id: UUID, *, now: datetime) -> int:
-    """Take back every grant that is active; how many. What the user pays for is not touched."""
-    statement = update(ProGrant).where(*live_grant(user_id, now)).values(revoked_at=now).returning(ProGrant.id)
-    with transaction():
-        return len(db.session.scalars(statement).all())
-
-
-__all__ = ["close_account", "disown_customers", "export_subscriptions", "is_closed", "subscription_status", "tier_of"]
+    prices: Sequence[str]
+    grace: timedelta
 
 
 @dataclass(frozen=True)
 class SubscriptionStatus:
-    """What a user is told of the subscription. `status`: Stripe's, or `none`, or `granted`."""
+    """What a user sees of the subscription. `status`: Stripe's, or `none`, or `granted`."""
 
     tier: Tier
     status: str
@@ -48,28 +35,30 @@ class SubscriptionStatus:
     grace_until: datetime | None = None
 
 
-def pro_terms() -> queries.ProTerms:
-    """What makes a subscription Pro here."""
-    return queries.ProTerms(settings().stripe_pro_price_id, timedelta(days=settings().stripe_grace_days))
-
-
 def tier_of(user_id: UUID, now: datetime) -> Tier:
     """The user's tier at `now`, by one indexed query. Read it at each request: a token never says it."""
-    return Tier.PRO if queries.is_pro(user_id, now, pro_terms()) else Tier.BASIC
+    granted = exists().where(*active_grant(user_id, now))
+    subscribed = exists().where(
+        StripeCustomer.user_id == user_id,
+        Subscription.customer_id == StripeCustomer.id,
+        gives_pro(now, pro_terms()),
+    )
+    return Tier.PRO if db.session.scalar(select(or_(granted, subscribed))) else Tier.BASIC
 
 
 def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
     """The subscription that the tier comes from, else a grant, else the latest subscription."""
-    found = queries.leading_subscription(user_id, now, pro_terms())
-    if found is not None and found[1]:
-        return status_of(found[0], Tier.PRO)
-    granted = queries.find_grant(user_id, now)
-    if granted is not None:
-        return SubscriptionStatus(Tier.PRO, "granted", current_period_end=granted.ends_at)
-    return status_of(found[0], Tier.BASIC) if found else SubscriptionStatus(Tier.BASIC, "none")
+    subscription, is_pro = leading_subscription(user_id, now)
+    if subscription is not None and is_pro:
+        return status_of(subscription, Tier.PRO)
+    grant = longest_grant(user_id, now)
+    if grant is not None:
+        return SubscriptionStatus(Tier.PRO, "granted", current_period_end=grant.ends_at)
+    return status_of(subscription, Tier.BASIC) if subscription else SubscriptionStatus(Tier.BASIC, "none")
 
 
 def status_of(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
+    """What a user sees of this subscription."""
     terms = pro_terms()
     owed_since = subscription.past_due_since if subscription.price_id in terms.prices else None
     return SubscriptionStatus(
@@ -81,8 +70,65 @@ def status_of(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
     )
 
 
+def leading_subscription(user_id: UUID, now: datetime) -> tuple[Subscription | None, bool]:
+    """The subscription to show (one that gives Pro, one that is live, the latest), and whether it gives Pro."""
+    pro = gives_pro(now, pro_terms())
+    statement = (
+        select(Subscription, pro)
+        .join(StripeCustomer, StripeCustomer.id == Subscription.customer_id)
+        .where(StripeCustomer.user_id == user_id)
+        .order_by(pro.desc(), Subscription.status.in_(LIVE_STATUSES).desc(), Subscription.created_at.desc())
+        .limit(1)
+    )
+    row = db.session.execute(statement).first()
+    return (row[0], bool(row[1])) if row else (None, False)
+
+
+def pro_terms() -> ProTerms:
+    """What makes a subscription Pro here."""
+    return ProTerms(settings().stripe_pro_price_id, timedelta(days=settings().stripe_grace_days))
+
+
+def gives_pro(now: datetime, terms: ProTerms) -> ColumnElement[bool]:
+    """Whether a subscription counts as Pro at `now`."""
+    in_grace = and_(Subscription.status == "past_due", Subscription.past_due_since > now - terms.grace)
+    return and_(Subscription.price_id.in_(terms.prices), or_(Subscription.status.in_(PRO_STATUSES), in_grace))
+
+
+def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: datetime) -> None:
+    """Give Pro by hand, until `ends_at` (None: until it is revoked)."""
+    with transaction():
+        db.session.add(ProGrant(user_id=user_id, reason=reason, ends_at=ends_at, created_at=now))
+
+
+def revoke_pro(user_id: UUID, *, now: datetime) -> int:
+    """Take back every grant that is active; how many. What the user pays for is not touched."""
+    statement = update(ProGrant).where(*active_grant(user_id, now)).values(revoked_at=now).returning(ProGrant.id)
+    with transaction():
+        return len(db.session.scalars(statement).all())
+
+
+def active_grant(user_id: UUID, now: datetime) -> list[ColumnElement[bool]]:
+    """The conditions of a grant that counts at `now`."""
+    endless_or_later = or_(ProGrant.ends_at.is_(None), ProGrant.ends_at > now)
+    return [ProGrant.user_id == user_id, ProGrant.revoked_at.is_(None), endless_or_later]
+
+
+def longest_grant(user_id: UUID, now: datetime) -> ProGrant | None:
+    """The grant that counts at `now` and lasts longest."""
+    statement = select(ProGrant).where(*active_grant(user_id, now)).order_by(ProGrant.ends_at.desc().nulls_first())
+    return db.session.scalar(statement.limit(1))
+
+
+def grants_of(user_id: UUID) -> list[ProGrant]:
+    """Every grant of the user's, oldest first."""
+    return list(db.session.scalars(select(ProGrant).where(ProGrant.user_id == user_id).order_by(ProGrant.created_at)))
+
+
 def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
-    """Every subscription and every grant by hand that the user ever had, oldest first, ready for JSON."""
+    """Every subscription, then every grant by hand, that the user ever had, oldest first, ready for JSON."""
+    own = select(Subscription).join(StripeCustomer, StripeCustomer.id == Subscription.customer_id)
+    own = own.where(StripeCustomer.user_id == user_id).order_by(Subscription.created_at, Subscription.id)
     subscriptions = [
         {
             "id": row.id,
@@ -94,7 +140,7 @@ def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
             "created_at": as_rfc3339(row.created_at),
             "ended_at": as_rfc3339(row.ended_at),
         }
-        for row in queries.subscriptions_of_user(user_id)
+        for row in db.session.scalars(own)
     ]
     grants = [
         {
@@ -104,6 +150,6 @@ def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
             "ends_at": as_rfc3339(grant.ends_at),
             "revoked_at": as_rfc3339(grant.revoked_at),
         }
-        for grant in queries.grants_of(user_id)
+        for grant in grants_of(user_id)
     ]
     return subscriptions + grants

@@ -1,10 +1,9 @@
-"""Routes of Pro: buy it, see it, manage it; and the webhook through which Stripe tells of it."""
+"""Routes of Pro: buy it, see it, manage it; and the webhook through which Stripe reports on it."""
 
 from flask import request
 from flask.views import MethodView
 
 from app.billing import checkout, webhook
-from app.billing import tier as service
 from app.billing.errors import AlreadySubscribed, InvalidSignature, PaymentProviderError
 from app.billing.schemas import (
     EXAMPLE_CHECKOUT,
@@ -15,6 +14,7 @@ from app.billing.schemas import (
     ReceivedOut,
     SubscriptionStatusOut,
 )
+from app.billing.tier import subscription_status
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
@@ -47,7 +47,7 @@ class Status(MethodView):
         """See your subscription
 
         While it is `past_due`, Pro stays until `grace_until`."""
-        return service.subscription_status(current_user_id(), now=utc_now())
+        return subscription_status(current_user_id(), now=utc_now())
 
 
 @blp.route("/subscription/portal")
@@ -84,10 +84,10 @@ class Webhook(MethodView):
         },
     )
     @blp.response(200, ReceivedOut, example={"received": True})
-    @blp.errors(InvalidSignature, BodyTooLarge, PaymentProviderError)
+    @blp.errors(InvalidSignature, BodyTooLarge)
     def post(self) -> object:
         """Take an event from Stripe
 
-        For Stripe alone. Any 5xx makes Stripe send the event again."""
+        For Stripe alone. The event is noted, and takes effect a moment later. Any 5xx makes Stripe send it again."""
         webhook.receive(request.get_data(), request.headers.get("Stripe-Signature", ""), now=utc_now())
         return {"received": True}

@@ -1,128 +1,171 @@
-"""Stripe's webhook: what an event is about, and what it leads to.
+"""Stripe's webhook: an event is verified and noted, then applied by a task, and by a sweep if that fails.
 
-An event only says that something happened. What to believe is fetched from Stripe, so events may come twice,
-late, in any order, and in the shape of any API version.
+An event only says that something has happened. What to believe is fetched from Stripe when the event is applied, so
+events may come twice, late, in any order, and in the shape of any API version.
 """
 
 import logging
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from prometheus_client import Counter
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import insert
 
-from app.billing import customers as customer_queries
-from app.billing import subscriptions as queries
-from app.billing.errors import InvalidSignature
+from app.billing.customers import find_customer
+from app.billing.errors import InvalidSignature, PaymentProviderError
+from app.billing.models import StripeEvent
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.subscriptions import Event, copy_subscriptions
+from app.billing.subscriptions import copy_subscriptions, unended_subscription_ids
+from app.core.db import db
+from app.core.errors import ServiceUnavailable
 from app.core.logging import log_event
 from app.core.transactions import transaction
-from app.integrations.stripe import EventRejected, Payments, PaymentsRejected, RemoteSubscription, id_of, read_event
+from app.integrations.stripe import EventRejected, Payments, RemoteEvent, parse_event
+
+APPLY_EVENT = "billing.apply_event"  # the task's name
+RETRY_AFTER = timedelta(seconds=30)  # an event's task has run by then, or was lost
+MAX_RETRY_AFTER = timedelta(hours=1)
+# As long as Stripe itself tries to deliver an event: https://docs.stripe.com/webhooks#automatic-retries
+GIVE_UP_AFTER = timedelta(days=3)
+KEPT = timedelta(days=30)  # as long as Stripe lets one send an event again by hand
+BATCH = 100
+MAX_UNANSWERED = 3  # of a sweep: each takes a worker up to STRIPE_TIMEOUT seconds
+WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
 
 log = logging.getLogger(__name__)
 
-WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
 
-CUSTOMER_DELETED = "customer.deleted"
-HANDLED = frozenset(
-    {
-        "checkout.session.completed",
-        "checkout.session.async_payment_succeeded",
-        "checkout.session.async_payment_failed",
-        "customer.subscription.created",
-        "customer.subscription.updated",
-        "customer.subscription.deleted",
-        "customer.subscription.paused",
-        "customer.subscription.resumed",
-        "invoice.paid",
-        "invoice.payment_failed",
-        CUSTOMER_DELETED,
-    }
-)
+def refresh_subscription(payments: Payments, event: StripeEvent, now: datetime) -> None:
+    """Copy the subscription that the event is about; an invoice or a session may be about none."""
+    ids = [event.subscription_id] if event.subscription_id else []
+    copy_subscriptions(payments, event.customer_id, ids, now=now)
+
+
+def end_subscriptions(payments: Payments, event: StripeEvent, now: datetime) -> None:
+    """Copy the subscriptions of a customer who was deleted: all have ended, whether Stripe still shows them or not."""
+    with transaction():
+        ids = unended_subscription_ids(event.customer_id)
+    copy_subscriptions(payments, event.customer_id, ids, now=now, customer_deleted=True)
+
+
+HANDLERS: dict[str, Callable[[Payments, StripeEvent, datetime], None]] = {
+    "checkout.session.completed": refresh_subscription,  # bought; the payment may be under way for days
+    "checkout.session.async_payment_succeeded": refresh_subscription,  # it arrived
+    "checkout.session.async_payment_failed": refresh_subscription,  # it did not
+    "customer.subscription.created": refresh_subscription,
+    "customer.subscription.updated": refresh_subscription,  # another status, price or period, or to end with its period
+    "customer.subscription.deleted": refresh_subscription,  # canceled for good
+    "customer.subscription.paused": refresh_subscription,
+    "customer.subscription.resumed": refresh_subscription,
+    "invoice.paid": refresh_subscription,
+    "invoice.payment_failed": refresh_subscription,  # past due
+    "customer.deleted": end_subscriptions,
+}
 
 
 def receive(body: bytes, signature: str, *, now: datetime) -> None:
-    """Take a webhook. When this returns, the event has had its effect, now or before, or needs none.
+    """Verify a webhook, note its event and queue the task that applies it. Asks Stripe nothing.
 
-    Raises InvalidSignature; PaymentProviderError, ServiceUnavailable: then nothing was written, send it again.
+    One that was applied has no effect again; one that was not is queued again.
+    Raises InvalidSignature, ServiceUnavailable (no signing secret): then nothing was noted.
     """
-    secret = required("stripe_webhook_secret")
     try:
-        event = read_event(body, signature, secret, now_seconds=now.timestamp())
+        event = parse_event(body, signature, required("stripe_webhook_secret"), now_seconds=now.timestamp())
     except EventRejected as error:
         log.warning("A webhook was refused: %s", error)
         WEBHOOKS.labels("(unverified)", "refused").inc()
         raise InvalidSignature from None
-    if event["type"] not in HANDLED:
+    if event.type not in HANDLERS:
         WEBHOOKS.labels("(other)", "ignored").inc()
         return
-    item = event["data"].get("object") if isinstance(event.get("data"), dict) else None
-    if not isinstance(item, dict):
-        raise InvalidSignature
     try:
-        apply(Event(event["id"], event["type"]), item, now)
+        with transaction() as current:
+            if note_event(event, now):
+                current.enqueue_after_commit(APPLY_EVENT, event.id)
     except Exception:
-        WEBHOOKS.labels(event["type"], "failed").inc()
+        WEBHOOKS.labels(event.type, "failed").inc()
         raise
-    WEBHOOKS.labels(event["type"], "taken").inc()
+    WEBHOOKS.labels(event.type, "taken").inc()
 
 
-def apply(event: Event, item: dict[str, Any], now: datetime) -> None:
-    """Bring our copy of what the event is about up to date, once."""
-    customer_id, subscription_id = subject_of(event.type, item)
-    with transaction():
-        known = queries.knows_event(event.id)
-        customer = customer_queries.find_customer(customer_id) if customer_id else None
-        ids = [subscription_id] if subscription_id else []
-        if customer is not None and event.type == CUSTOMER_DELETED:
-            ids = queries.unended_subscription_ids(customer.id)
-    if known:
-        return
+def note_event(event: RemoteEvent, now: datetime) -> bool:
+    """Write an event of a known customer down, once; whether it is still to be applied."""
+    customer = find_customer(event.customer_id) if event.customer_id else None
     if customer is None:
-        log_event(log, "event_of_unknown_customer", event_id=event.id, type=event.type, customer=customer_id or "-")
-        return
-    if event.type.startswith("checkout."):
-        log_event(log, "checkout_ended", event_id=event.id, payment_status=item.get("payment_status") or "-")
-    deleted = event.type == CUSTOMER_DELETED
-    if not ids and not deleted:
-        return  # an invoice or a session that is about no subscription
-    with stripe_calls() as payments:
-        copy_subscriptions(
-            customer.id,
-            payments,
-            lambda stripe: fetch(stripe, ids),
-            now=now,
-            event=event,
-            customer_deleted=deleted,
-        )
+        unknown = event.customer_id or "-"
+        log_event(log, "event_of_unknown_customer", event_id=event.id, type=event.type, customer=unknown)
+        return False
+    row = {
+        "id": event.id,
+        "type": event.type,
+        "customer_id": customer.id,
+        "subscription_id": event.subscription_id,
+        "received_at": now,
+        "due_at": now + RETRY_AFTER,
+    }
+    db.session.execute(insert(StripeEvent).values(row).on_conflict_do_nothing())
+    return db.session.scalar(select(StripeEvent.due_at).where(StripeEvent.id == event.id)) is not None
 
 
-def fetch(payments: Payments, ids: list[str]) -> list[RemoteSubscription]:
-    """The subscriptions as they are now, without those that Stripe does not know (any more)."""
-    found = []
-    for subscription_id in ids:
-        try:
-            found.append(payments.subscription(subscription_id))
-        except PaymentsRejected as error:
-            if not error.missing:
-                raise
-            log.warning("Stripe does not know the subscription %s of an event", subscription_id)
-    return found
+def apply_event(event_id: str, *, now: datetime) -> None:
+    """Bring our copies up to date with what a noted event is about; does nothing when it was applied before.
 
-
-def subject_of(kind: str, item: dict[str, Any]) -> tuple[str | None, str | None]:
-    """The ids of the customer and the subscription that an event's object is about.
-
-    An invoice names its subscription under `parent`; before API version 2025-03-31 it had it at the top.
+    Safe to run twice, and at once. Raises PaymentProviderError, ServiceUnavailable: the sweep comes back to it.
     """
-    if kind == CUSTOMER_DELETED:
-        return id_of(item), None
-    customer_id = id_of(item.get("customer"))
-    if kind.startswith("customer.subscription."):
-        return customer_id, id_of(item)
-    if kind.startswith("invoice."):
-        parent = item.get("parent")
-        details = parent.get("subscription_details") if isinstance(parent, dict) else None
-        named = details.get("subscription") if isinstance(details, dict) else None
-        return customer_id, id_of(named) or id_of(item.get("subscription"))
-    return customer_id, id_of(item.get("subscription"))
+    event = defer(event_id, now)
+    if event is None:
+        return
+    with stripe_calls() as payments:
+        HANDLERS[event.type](payments, event, now)
+    with transaction():
+        db.session.execute(update(StripeEvent).where(StripeEvent.id == event_id).values(due_at=None))
+
+
+def defer(event_id: str, now: datetime) -> StripeEvent | None:
+    """The event, due again later should this attempt fail: the older it is, the later. None when it was applied."""
+    unapplied = (StripeEvent.id == event_id, StripeEvent.due_at.is_not(None))
+    with transaction():
+        event = db.session.scalar(select(StripeEvent).where(*unapplied).with_for_update())
+        if event is not None:
+            event.due_at = now + min(max(now - event.received_at, RETRY_AFTER), MAX_RETRY_AFTER)
+        return event
+
+
+def sweep_events(*, now: datetime) -> None:
+    """Apply up to BATCH events that are due: their task was lost, or Stripe failed it. Give up those too old.
+
+    Ends after MAX_UNANSWERED that Stripe does not answer: the next sweep goes on.
+    """
+    give_up_events(now)
+    with transaction():
+        due = select(StripeEvent.id).where(StripeEvent.due_at <= now).order_by(StripeEvent.due_at).limit(BATCH)
+        event_ids = db.session.scalars(due).all()
+    unanswered = 0
+    for event_id in event_ids:
+        try:
+            apply_event(event_id, now=now)
+        except PaymentProviderError:
+            continue  # refused, which is logged: the others may not be
+        except ServiceUnavailable:
+            unanswered += 1
+            if unanswered == MAX_UNANSWERED:
+                log.warning("The sweep of Stripe's events ends early: Stripe does not answer")
+                return
+
+
+def give_up_events(now: datetime) -> None:
+    """Forget events that could not be applied for GIVE_UP_AFTER: sent again by hand, they are taken as new."""
+    too_old = (StripeEvent.due_at.is_not(None), StripeEvent.received_at < now - GIVE_UP_AFTER)
+    with transaction():
+        given_up = db.session.scalars(delete(StripeEvent).where(*too_old).returning(StripeEvent.id)).all()
+    for event_id in given_up:
+        log.error("Stripe's event %s could not be applied for %d days and is given up", event_id, GIVE_UP_AFTER.days)
+
+
+def forget_old_events(*, now: datetime) -> int:
+    """Delete up to BATCH events that Stripe will not send again; how many."""
+    old = select(StripeEvent.id).where(StripeEvent.received_at < now - KEPT).limit(BATCH)
+    with transaction():
+        deleted = db.session.scalars(delete(StripeEvent).where(StripeEvent.id.in_(old)).returning(StripeEvent.id))
+        return len(deleted.all())

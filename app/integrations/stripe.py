@@ -1,12 +1,12 @@
-"""What can come of a call to Stripe: what this product wants to know of an object, or an error.
+"""Stripe, through its own SDK: the only module that imports it. No database, own exceptions.
 
-Sources: https://docs.stripe.com/api/subscriptions/object, https://docs.stripe.com/api/checkout/sessions/object
-
-Stripe, through its own SDK: the only place that imports it. No database, own exceptions.
+What this product wants to know of Stripe's objects, the calls that it makes, and the events that it is sent.
+Sources: https://docs.stripe.com/api/subscriptions/object, https://docs.stripe.com/api/checkout/sessions/object,
+https://docs.stripe.com/api/events/object
 
 A call has short time-outs and one retry by the SDK, which retries read time-outs too; on top of that, all calls
 inside one `with payments.bounded():` end together, whatever they wait for. The key is in no message and no log:
-of an error only its type, status, code and Stripe's request id are told.
+an error shows only its type, status, code and Stripe's request id.
 """
 
 import logging
@@ -50,7 +50,7 @@ class RemoteSubscription:
 class RemoteSession:
     """A Checkout session; `status` is open, complete or expired; `url` is there while it is open.
 
-    `payment_status` is `unpaid` until the money is there, which of a complete one may take days.
+    `payment_status` is `unpaid` until the money arrives, which may take days after the session is complete.
     """
 
     id: str
@@ -61,11 +61,21 @@ class RemoteSession:
     subscription_id: str | None
 
 
-def read_subscription(source: Any) -> RemoteSubscription:
+@dataclass(frozen=True)
+class RemoteEvent:
+    """An event that Stripe signed: its type, and Stripe's ids of the customer and the subscription that it is about."""
+
+    id: str
+    type: str
+    customer_id: str | None
+    subscription_id: str | None
+
+
+def parse_subscription(source: Any) -> RemoteSubscription:
     """From the SDK's object. The billing period sits on the items.
 
-    A cancellation that was asked for in the portal of a subscription in flexible billing mode shows in
-    `cancel_at` alone (https://docs.stripe.com/billing/subscriptions/billing-mode/compare).
+    In flexible billing mode a cancellation asked for in the portal shows in `cancel_at` alone
+    (https://docs.stripe.com/billing/subscriptions/billing-mode/compare).
     """
     data = source.to_dict()
     items = (data.get("items") or {}).get("data") or []
@@ -76,15 +86,15 @@ def read_subscription(source: Any) -> RemoteSubscription:
         customer_id=id_of(data["customer"]) or "",
         status=data["status"],
         price_ids=tuple(item["price"]["id"] for item in items),
-        period_start=moment(min(starts, default=None)),
-        period_end=moment(max(ends, default=None)),
+        period_start=utc_time(min(starts, default=None)),
+        period_end=utc_time(max(ends, default=None)),
         cancel_at_period_end=bool(data.get("cancel_at_period_end") or data.get("cancel_at")),
         created_at=datetime.fromtimestamp(data["created"], UTC),
-        ended_at=moment(data.get("ended_at")),
+        ended_at=utc_time(data.get("ended_at")),
     )
 
 
-def read_session(source: Any) -> RemoteSession:
+def parse_session(source: Any) -> RemoteSession:
     """From the SDK's object."""
     data = source.to_dict()
     return RemoteSession(
@@ -103,7 +113,7 @@ def id_of(value: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def moment(timestamp: int | None) -> datetime | None:
+def utc_time(timestamp: int | None) -> datetime | None:
     """Unix seconds as a time."""
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
 
@@ -198,28 +208,28 @@ class Payments:
             "cancel_url": cancel_url,
         }
         create = self._stripe.v1.checkout.sessions.create
-        return read_session(call_patiently(lambda: create(params, {"idempotency_key": key}), self._timeout_seconds))
+        return parse_session(call_patiently(lambda: create(params, {"idempotency_key": key}), self._timeout_seconds))
 
     def session(self, session_id: str) -> RemoteSession:
-        return read_session(call(lambda: self._stripe.v1.checkout.sessions.retrieve(session_id)))
+        return parse_session(call(lambda: self._stripe.v1.checkout.sessions.retrieve(session_id)))
 
     def open_sessions(self, customer_id: str) -> list[RemoteSession]:
         """The customer's open Checkout sessions."""
         params: Any = {"customer": customer_id, "status": "open", "limit": PAGE_SIZE}
         page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
-        return [read_session(session) for session in page.data]
+        return [parse_session(session) for session in page.data]
 
     def awaits_payment(self, subscription_id: str) -> bool:
         """Whether the subscription was bought in a Checkout session whose payment has not arrived yet."""
         params: Any = {"subscription": subscription_id}
         page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
-        sessions = [read_session(session) for session in page.data]
+        sessions = [parse_session(session) for session in page.data]
         return any((one.status, one.payment_status) == ("complete", "unpaid") for one in sessions)
 
     def expire_session(self, session_id: str) -> RemoteSession:
         """End a session; one that has ended by itself stays as it is."""
         try:
-            return read_session(call(lambda: self._stripe.v1.checkout.sessions.expire(session_id)))
+            return parse_session(call(lambda: self._stripe.v1.checkout.sessions.expire(session_id)))
         except PaymentsRejected:
             session = self.session(session_id)
             if session.status == "open":
@@ -228,18 +238,18 @@ class Payments:
 
     def subscription(self, subscription_id: str) -> RemoteSubscription:
         """The subscription as it is now. Raises PaymentsRejected (`missing`) when it does not exist."""
-        return read_subscription(call(lambda: self._stripe.v1.subscriptions.retrieve(subscription_id)))
+        return parse_subscription(call(lambda: self._stripe.v1.subscriptions.retrieve(subscription_id)))
 
     def subscriptions(self, customer_id: str) -> list[RemoteSubscription]:
         """Every subscription of the customer, those that have ended included."""
         params: Any = {"customer": customer_id, "status": "all", "limit": PAGE_SIZE}
         listed = call(lambda: list(self._stripe.v1.subscriptions.list(params).auto_paging_iter()))
-        return [read_subscription(subscription) for subscription in listed]
+        return [parse_subscription(subscription) for subscription in listed]
 
     def cancel_subscription(self, subscription_id: str) -> RemoteSubscription:
         """Cancel at once; one that has ended already stays as it is."""
         try:
-            return read_subscription(call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id)))
+            return parse_subscription(call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id)))
         except PaymentsRejected as error:
             if not error.missing:
                 raise
@@ -251,11 +261,11 @@ class Payments:
         return str(call(lambda: self._stripe.v1.billing_portal.sessions.create(params)).url)
 
 
-def read_event(body: bytes, signature: str, secret: str, *, now_seconds: float) -> dict[str, Any]:
-    """The event in a webhook's body, as plain JSON, once the SDK has checked signature and age.
+def parse_event(body: bytes, signature: str, secret: str, *, now_seconds: float) -> RemoteEvent:
+    """The event in a webhook's body, once the SDK has checked its signature and age.
 
-    Raises EventRejected, whatever the body or the header may be. The SDK lets a time in the future pass, which
-    would keep a signature good for long: it is refused here.
+    Raises EventRejected, whatever the body or the header may be. The SDK accepts a time in the future, which would
+    keep a signature valid for long: it is rejected here.
     """
     try:
         event = stripe.Webhook.construct_event(body, signature, secret, TOLERANCE_SECONDS).to_dict()
@@ -266,7 +276,25 @@ def read_event(body: bytes, signature: str, secret: str, *, now_seconds: float) 
         raise EventRejected("signed in the future")
     if not all(isinstance(event.get(name), str) and EVENT_WORD.fullmatch(event[name]) for name in ("id", "type")):
         raise EventRejected("no event")
-    return dict(event)
+    data = event.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("object"), dict):
+        raise EventRejected("about no object")
+    return RemoteEvent(event["id"], event["type"], *subject_of(event["type"], data["object"]))
+
+
+def subject_of(event_type: str, item: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The ids of the customer and the subscription that an event's object is about.
+
+    An invoice names its subscription under `parent`; before API version 2025-03-31 it was a field of its own.
+    """
+    if event_type.startswith("customer.subscription."):
+        return id_of(item.get("customer")), id_of(item)
+    if event_type.startswith("customer."):
+        return id_of(item), None
+    parent = item.get("parent")
+    details = parent.get("subscription_details") if isinstance(parent, dict) else None
+    named = details.get("subscription") if isinstance(details, dict) else None
+    return id_of(item.get("customer")), id_of(named) or id_of(item.get("subscription"))
 
 
 def call_patiently(work: Callable[[], Result], seconds: float) -> Result:
@@ -286,10 +314,10 @@ def call(work: Callable[[], Result]) -> Result:
     try:
         return work()
     except stripe.StripeError as error:
-        raise classify(error) from None  # the SDK's error carries the whole answer
+        raise payments_error(error) from None  # the SDK's error carries the whole answer
 
 
-def classify(error: stripe.StripeError) -> PaymentsError:
+def payments_error(error: stripe.StripeError) -> PaymentsError:
     """What an error of the SDK means."""
     status = error.http_status
     facts = f"{type(error).__name__} HTTP {status} {error.code or '-'} {error.request_id or '-'}"

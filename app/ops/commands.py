@@ -10,8 +10,7 @@ from sqlalchemy import func, select
 
 from app.account import service as account
 from app.billing.models import ProGrant
-from app.billing.subscriptions import grants_of
-from app.billing.tier import grant_pro, revoke_pro, tier_of
+from app.billing.tier import grant_pro, grants_of, revoke_pro, tier_of
 from app.chatrooms.models import Chatroom
 from app.core.cli import json_lines, json_option, table
 from app.core.clock import utc_now

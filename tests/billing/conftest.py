@@ -1,9 +1,11 @@
 """The product with the real Stripe SDK, pointed at the stand-in; and ways to buy, deliver and look."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,10 +17,15 @@ from sqlalchemy import text
 from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
+from app.billing.tasks import apply_event
+from app.billing.webhook import sweep_events
+from app.core.celery import CHORES
+from app.core.clock import utc_now
 from app.core.db import db
 from sandbox.stand_ins import RunningStandIn, running_stripe_stand_in
 from sandbox.stripe.events import sign
 from tests.conftest import fresh
+from tests.queues import arguments_of
 
 SECRET = "whsec_of_the_tests"
 KEY = "sk_test_never_to_be_seen_in_a_log_quokka"
@@ -85,6 +92,7 @@ class Shop:
 
     app: Flask
     stripe: RunningStandIn
+    redis: redis.Redis
     delivered: set[str] = field(default_factory=set)
 
     def buy(self, user: Any) -> str:
@@ -100,9 +108,34 @@ class Shop:
         return subscription_id
 
     def deliver(self, event_id: str, client: FlaskClient | None = None) -> TestResponse:
-        """Send one event to the webhook, as Stripe does."""
+        """Send one event to the webhook, as Stripe does, and run the task that it queues, as a worker does."""
+        answer = self.note(event_id, client)
+        self.work(client.application if client else self.app)
+        return answer
+
+    def note(self, event_id: str, client: FlaskClient | None = None) -> TestResponse:
+        """Send one event to the webhook. What it queues waits."""
         signed = self.stripe.signed(event_id)
         return self.post(signed["payload"], signed["headers"]["Stripe-Signature"], client)
+
+    def work(self, app: Flask | None = None) -> list[str]:
+        """Run the tasks that wait, as a worker does; the ids of the events that were applied, or tried."""
+        tasks, tried = (app or self.app).extensions["celery"].tasks, []
+        while document := self.redis.rpop(CHORES):
+            message = json.loads(document)  # type: ignore[arg-type]
+            if message["headers"]["task"] == apply_event.name:
+                (event_id,) = arguments_of(message)
+                tasks[apply_event.name](event_id)
+                tried.append(event_id)
+        return tried
+
+    def sweep(self, *, seconds_later: float = 30) -> None:
+        """Sweep the events, as a worker does for beat, so many seconds from now."""
+        self.run(lambda: sweep_events(now=utc_now() + timedelta(seconds=seconds_later)))
+
+    def pending(self) -> list[str]:
+        """The ids of the events that are noted and not applied."""
+        return [row["id"] for row in self.rows("stripe_events") if row["due_at"] is not None]
 
     def post(self, payload: str, signature: str, client: FlaskClient | None = None) -> TestResponse:
         client = client or self.app.test_client()
@@ -110,12 +143,13 @@ class Shop:
         return client.post("/webhook/stripe", data=payload.encode(), headers=headers)
 
     def deliver_all(self, *types: str, again: bool = False) -> None:
-        """Send every event made so far, in their order; `again`: those it sent before, too."""
+        """Deliver every event made so far, in their order; `again`: those it sent before, too."""
         for event in self.stripe.events(*types):
             if event["id"] in self.delivered and not again:
                 continue
             answer = self.post(event["payload"], sign(event["payload"], SECRET))
             assert (answer.status_code, answer.json) == (200, {"received": True}), answer.text
+            self.work()
             self.delivered.add(event["id"])
 
     def event(self, kind: str) -> str:
@@ -149,8 +183,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(app: Flask, stripe: RunningStandIn) -> Shop:
-    return Shop(app, stripe)
+def shop(app: Flask, stripe: RunningStandIn, redis_db: redis.Redis) -> Shop:
+    return Shop(app, stripe, redis_db)
 
 
 @pytest.fixture

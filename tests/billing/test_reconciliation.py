@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from app.billing import tasks
-from app.billing.reconciliation import forget_old_events, sync_due
+from app.billing.reconciliation import sync_due
+from app.billing.webhook import forget_old_events
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 

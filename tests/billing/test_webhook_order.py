@@ -1,7 +1,8 @@
 """Events come twice, late, in any order, at once: the end is always what Stripe says."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -128,27 +129,59 @@ def test_other_types_and_unknown_customers_are_acknowledged(shop: Shop, stripe: 
     assert shop.rows("stripe_events") == []
 
 
-def test_a_crash_between_signature_and_commit_loses_nothing(user: Any, shop: Shop) -> None:
-    """PostgreSQL ends the connection in the middle of the transaction; Stripe sends again."""
+@pytest.fixture
+def crash_at_commit(shop: Shop) -> Callable[[str], AbstractContextManager[None]]:
+    """Let PostgreSQL end the connection in the middle of each transaction that inserts into a table."""
+
+    @contextmanager
+    def crash(table: str) -> Iterator[None]:
+        shop.execute(
+            "CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+        )
+        shop.execute(
+            f"CREATE CONSTRAINT TRIGGER crash AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION crash()"
+        )
+        try:
+            yield
+        finally:
+            shop.execute(f"DROP TRIGGER crash ON {table}")
+            shop.execute("DROP FUNCTION crash()")
+
+    return crash
+
+
+def test_a_crash_before_the_event_is_noted_loses_nothing(
+    user: Any, shop: Shop, crash_at_commit: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    """Stripe sends again."""
     shop.buy(user)
     event_id = shop.event("invoice.paid")
-    shop.execute(
-        "CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
-    )
-    shop.execute(
-        "CREATE CONSTRAINT TRIGGER crash AFTER INSERT ON subscriptions DEFERRABLE INITIALLY DEFERRED"
-        " FOR EACH ROW EXECUTE FUNCTION crash()"
-    )
-    try:
+    with crash_at_commit("stripe_events"):
         answer = shop.deliver(event_id)
-    finally:
-        shop.execute("DROP TRIGGER crash ON subscriptions")
-        shop.execute("DROP FUNCTION crash()")
     assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
     assert shop.rows() == shop.rows("stripe_events") == []
     assert user.get("/user/me").json["tier"] == "basic"
     assert shop.deliver(event_id).status_code == 200
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+@pytest.mark.parametrize("sent_again", [True, False])
+def test_a_crash_while_the_event_is_applied_loses_nothing(
+    sent_again: bool, user: Any, shop: Shop, crash_at_commit: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    shop.buy(user)
+    event_id = shop.event("invoice.paid")
+    with crash_at_commit("subscriptions"):
+        assert shop.deliver(event_id).status_code == 200
+    assert (shop.pending(), shop.rows()) == ([event_id], [])
+    assert user.get("/user/me").json["tier"] == "basic"
+    if sent_again:
+        assert shop.deliver(event_id).status_code == 200
+    else:
+        shop.sweep()
+    assert shop.pending() == []
     assert user.get("/user/me").json["tier"] == "pro"
 
 
@@ -178,8 +211,10 @@ def test_webhooks_over_the_wire_doubled_and_shuffled(
         stripe.webhooks(url=f"{live_url}/webhook/stripe", mode=mode)
         subscription_id = shop.buy(user)
         stripe.wait_delivered()
+        shop.work()
         assert user.get("/user/me").json["tier"] == "pro"
         stripe.act(subscription_id, "cancel")
         stripe.wait_delivered()
+        shop.work()
         assert user.get("/user/me").json["tier"] == "basic"
     assert {event["delivery"] for event in stripe.events()} == {"delivered"}

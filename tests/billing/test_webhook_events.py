@@ -1,0 +1,165 @@
+"""An event is noted and answered first, and applied afterwards: by its task, or by the sweep that comes after it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from app.billing import tasks
+from sandbox.stand_ins import RunningStandIn
+from tests.billing.conftest import Shop
+
+DAY_SECONDS = 24 * 60 * 60
+
+
+@pytest.fixture
+def bought(user: Any, shop: Shop) -> str:
+    """The id of an event that makes the user Pro."""
+    shop.buy(user)
+    return shop.event("invoice.paid")
+
+
+def test_the_webhook_asks_stripe_nothing_and_the_task_applies_the_event(
+    bought: str, user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    asked = len(stripe.requests())
+    assert shop.note(bought).status_code == 200
+    assert len(stripe.requests()) == asked
+    assert shop.pending() == [bought]
+    assert user.get("/user/me").json["tier"] == "basic"
+    assert shop.work() == [bought]
+    assert shop.pending() == []
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_that_comes_again_before_it_is_applied_is_queued_again(bought: str, user: Any, shop: Shop) -> None:
+    assert shop.note(bought).status_code == 200
+    shop.redis.flushdb()  # its task is lost
+    assert shop.note(bought).status_code == 200
+    assert len(shop.rows("stripe_events")) == 1
+    assert shop.work() == [bought]
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_that_was_applied_queues_nothing_when_it_comes_again(bought: str, shop: Shop) -> None:
+    shop.deliver(bought)
+    assert shop.note(bought).status_code == 200
+    assert shop.work() == []
+
+
+def test_a_task_that_runs_twice_asks_stripe_once(bought: str, shop: Shop, stripe: RunningStandIn) -> None:
+    shop.note(bought)
+    shop.note(bought)
+    asked = len(stripe.requests())
+    assert shop.work() == [bought, bought]
+    assert len(stripe.requests()) == asked + 1
+
+
+def test_an_event_whose_task_was_lost_is_applied_by_the_sweep(bought: str, user: Any, shop: Shop) -> None:
+    shop.note(bought)
+    shop.redis.flushdb()
+    shop.sweep(seconds_later=20)  # its task may still run
+    assert shop.pending() == [bought]
+    shop.sweep(seconds_later=30)
+    assert shop.pending() == []
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_the_sweep_that_beat_queues(bought: str, user: Any, shop: Shop) -> None:
+    shop.note(bought)
+    shop.execute("UPDATE stripe_events SET due_at = now()")
+    celery = shop.app.extensions["celery"]
+    entry = celery.conf.beat_schedule["billing.sweep_events"]
+    assert (entry["task"], entry["schedule"]) == (tasks.sweep_events.name, 60)
+    celery.tasks[entry["task"]]()
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_is_taken_while_redis_is_unavailable(
+    bought: str, user: Any, shop: Shop, make_billing_app: Callable[..., Flask]
+) -> None:
+    without_redis = make_billing_app(redis_url="redis://127.0.0.1:1/0")
+    assert shop.note(bought, without_redis.test_client()).status_code == 200
+    assert (shop.pending(), shop.work()) == ([bought], [])
+    shop.sweep()
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_that_fails_is_tried_again_after_longer_and_longer_pauses(
+    bought: str, shop: Shop, stripe: RunningStandIn
+) -> None:
+    shop.note(bought)
+    stripe.behave(path="/v1/subscriptions/", status=400)
+    tried = []
+    for seconds in range(0, DAY_SECONDS, 60):
+        asked = len(stripe.requests())
+        shop.sweep(seconds_later=seconds)
+        if len(stripe.requests()) > asked:
+            tried.append(seconds)
+    pauses = [later - earlier for earlier, later in pairwise(tried)]
+    assert tried[0] <= 60
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 60 * 60
+    assert shop.pending() == [bought]
+
+
+def test_the_sweep_stops_when_stripe_does_not_answer_and_the_next_one_goes_on(
+    make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    users = [make_user() for _ in range(5)]
+    for user in users:
+        shop.buy(user)
+    paid = [event["id"] for event in stripe.events("invoice.paid")]
+    for event_id in paid:
+        shop.note(event_id)
+    stripe.behave(path="/v1/subscriptions/", status=503)
+    asked = len(stripe.requests())
+    shop.sweep(seconds_later=30)
+    assert len(stripe.requests()) == asked + 3 * 2  # three events, each with the SDK's retry
+    stripe.behave()
+    shop.sweep(seconds_later=31)
+    assert shop.pending() == sorted(paid[:3])  # the other two came first
+    shop.sweep(seconds_later=90)
+    assert [user.get("/user/me").json["tier"] for user in users] == ["pro"] * 5
+
+
+def test_an_event_that_stripe_refuses_keeps_no_other_back(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    for user in [make_user() for _ in range(5)]:
+        shop.buy(user)
+    paid = [event["id"] for event in stripe.events("invoice.paid")]
+    for event_id in paid:
+        shop.note(event_id)
+    stripe.behave(path="/v1/subscriptions/", status=400, times=4)
+    shop.sweep()
+    assert shop.pending() == sorted(paid[:4])
+
+
+def test_an_event_is_given_up_after_three_days_and_is_new_when_it_is_sent_again(
+    bought: str, user: Any, shop: Shop, stripe: RunningStandIn, caplog: Any
+) -> None:
+    stripe.behave(path="/v1/subscriptions/", status=400)
+    shop.deliver(bought)
+    shop.sweep(seconds_later=3 * DAY_SECONDS - 60)
+    assert shop.pending() == [bought]
+    shop.sweep(seconds_later=3 * DAY_SECONDS + 60)
+    assert shop.rows("stripe_events") == []
+    assert f"{bought} could not be applied" in caplog.text
+    stripe.behave()
+    assert shop.deliver(bought).status_code == 200
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_that_an_earlier_version_has_applied_is_not_due(
+    bought: str, shop: Shop, stripe: RunningStandIn
+) -> None:
+    """It notes an event with its effect, by the columns that it knows."""
+    insert = "INSERT INTO stripe_events (id, type, received_at) VALUES (:id, 'invoice.paid', :at)"
+    shop.execute(insert, id=bought, at=datetime.now(UTC))
+    asked = len(stripe.requests())
+    assert shop.note(bought).status_code == 200
+    assert shop.work() == shop.pending() == []
+    shop.sweep()
+    assert len(stripe.requests()) == asked
