@@ -80,7 +80,7 @@ def kill_beat(stack: Deployment) -> None:
 
 
 def kill_valkey(stack: Deployment) -> None:
-    """What runs in the workers' slots, all of which are taken, ends while nobody can be told."""
+    """All generations in the workers' slots end while Valkey is away."""
     stack.valkey.kill()
     stack.gemini.wait_for(in_flight_at_most=0)
     pause(RESTART_SECONDS)

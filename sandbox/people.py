@@ -44,7 +44,7 @@ class Person:
         return accepted
 
     def send_streamed(self, prompt: str) -> str:
-        """Send a prompt whose reply is to be had piece by piece; the reply's path."""
+        """Send a prompt whose reply is streamed; the reply's path."""
         body = {"text": prompt, "stream": True}
         return self._call("POST", f"{self.room}/message", json=body).headers["Location"]
 

@@ -18,7 +18,7 @@ from sandbox.postman_story import FAREWELL, FOLDERS, STORY, Step
 
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 METHODS = ("get", "post", "put", "patch", "delete")
-TOLD_OF_SUCCESS = range(200, 300)
+SUCCESSES = range(200, 300)
 
 Json = dict[str, Any]
 
@@ -34,16 +34,16 @@ def operations_of(description: Json) -> dict[str, Json]:
 
 
 def collection_of(description: Json) -> Json:
-    """The collection: the story's steps that are served, then what is served and not told of."""
+    """The collection: the story's steps that are served, then what is served and not in the story."""
     operations = operations_of(description)
-    told = {step.operation for steps in STORY.values() for step in steps}
+    in_story = {step.operation for steps in STORY.values() for step in steps}
     folders = []
     for name in (*FOLDERS, FAREWELL):
         steps = [step for step in STORY[name] if step.operation in operations]
         steps += [
-            untold(operation, operations[operation], description)
+            step_of(operation, operations[operation], description)
             for operation in operations
-            if operation not in told and folder_of(operation) == name
+            if operation not in in_story and folder_of(operation) == name
         ]
         if steps:
             items = [item_of(step, operations[step.operation]) for step in steps]
@@ -60,8 +60,8 @@ def collection_of(description: Json) -> Json:
     }
 
 
-def untold(operation: str, its_description: Json, description: Json) -> Step:
-    """A step for what the story does not tell of."""
+def step_of(operation: str, its_description: Json, description: Json) -> Step:
+    """A step for an operation that is not in the story."""
     return Step(operation, its_description.get("summary", operation), example_body(its_description, description))
 
 
@@ -74,7 +74,7 @@ def folder_of(operation: str) -> str:
 
 def item_of(step: Step, operation: Json) -> Json:
     method, path = step.operation.split()
-    documented = tuple(int(status) for status in operation["responses"] if int(status) in TOLD_OF_SUCCESS)
+    documented = tuple(int(status) for status in operation["responses"] if int(status) in SUCCESSES)
     statuses = step.only or (*documented, *step.also)
     request: Json = {
         "method": method,
@@ -134,7 +134,7 @@ def example_body(operation: Json, description: Json) -> Json | None:
     if "$ref" in schema:
         schema = description["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
     fields: Json = schema.get("properties", {})
-    return {name: told["example"] for name, told in fields.items() if "example" in told}
+    return {name: schema["example"] for name, schema in fields.items() if "example" in schema}
 
 
 def environment() -> Json:

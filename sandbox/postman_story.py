@@ -2,7 +2,7 @@
 
 The order in which the requests of the collection tell the whole story, and what each needs beyond its description.
 
-A route that is not served is left out. One that is served and not told of here is put at the end of its folder, with
+A route that is not served is left out. One that is served and missing here is put at the end of its folder, with
 the example body of its description.
 """
 
@@ -18,8 +18,8 @@ pm.environment.set("new_password", "battery staple " + digits);"""
 
 KEEP_CODE = """\
 // Only with OTP_DELIVERY=response; otherwise put the code that reached you into the variable `otp`.
-const told = pm.response.json();
-if (told.otp) pm.environment.set("otp", told.otp);"""
+const answer = pm.response.json();
+if (answer.otp) pm.environment.set("otp", answer.otp);"""
 
 KEEP_TOKENS = """\
 const tokens = pm.response.json();
@@ -182,7 +182,7 @@ STORY: dict[str, list[Step]] = {
         Step(f"GET {ROOM}", "Open the chatroom's page"),
         Step(f"POST {ROOM}/message", "Send another one", {"text": "And IPv6?"}, after=(KEEP_REPLY,)),
         Step(f"POST {MESSAGE}/cancel", "Cancel its reply (409 when it is there already)", also=(409,)),
-        Step(f"POST {MESSAGE}/retry", "Have it made again (409 when it was not canceled)", also=(409,)),
+        Step(f"POST {MESSAGE}/retry", "Regenerate it (409 when it was not canceled)", also=(409,)),
     ],
     "subscription": [
         Step("GET /subscription/status", "See your subscription"),

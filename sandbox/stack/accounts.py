@@ -20,7 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-OPEN_PLACES = (Path("/var/lib"), Path("/var/tmp"))
+OPEN_FOLDERS = (Path("/var/lib"), Path("/var/tmp"))
 _FOLDER_NAME = "gemini-backend-sandbox"
 
 
@@ -40,7 +40,7 @@ def server_account(data: Path) -> Account | None:
     """
     if os.geteuid() != 0:
         return None
-    owner = next(place.stat() for place in (data, *data.parents) if place.exists())
+    owner = next(folder.stat() for folder in (data, *data.parents) if folder.exists())
     if owner.st_uid != 0 and (data.exists() or _has_name(owner.st_uid)):
         return Account(owner.st_uid, owner.st_gid)
     entry = pwd.getpwnam("nobody")
@@ -112,14 +112,14 @@ def _let_everybody_read(top: Path) -> None:
 
 def open_folder() -> Path:
     """A folder of root's own that every account can enter and nobody else can write to."""
-    for place in OPEN_PLACES:
-        folder = place / _FOLDER_NAME
+    for parent in OPEN_FOLDERS:
+        folder = parent / _FOLDER_NAME
         with suppress(OSError):
             folder.mkdir(exist_ok=True)
             if is_safe(folder, owner=0):
                 folder.chmod(0o755)
                 return folder
-    tried = " and ".join(str(place / _FOLDER_NAME) for place in OPEN_PLACES)
+    tried = " and ".join(str(parent / _FOLDER_NAME) for parent in OPEN_FOLDERS)
     raise OSError(f"No folder for PostgreSQL's data that its account can reach: tried {tried}.")
 
 

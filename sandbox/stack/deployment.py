@@ -76,7 +76,7 @@ class Deployment:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What the product's processes are told."""
+        """The environment of the product's processes."""
         return {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -108,25 +108,24 @@ class PostgresServer(Server):
         return self.account.uid if self.account else os.geteuid()
 
     def _settle(self) -> None:
-        """Choose the account, and move to an open place when it does not get into the folder.
+        """Choose the account, and move to an open folder when it does not get into the given one.
 
-        A note in the folder names that place; a folder without the note is a fresh start. As root only the data
+        A note in the given folder names the open one; without the note it is a fresh start. As root only the data
         itself is the account's: what else runs as `nobody` can plant nothing where root writes.
         """
         note = self.folder / _ELSEWHERE
         if note.exists():
-            self.folder = self._open_place()
+            self.folder = self._open_folder()
         self.account = accounts.server_account(self._data)
         self._make_folder()
         if self.account is None or accounts.can_enter(self.folder, self.account):
             return
-        place = self._open_place()
-        shutil.rmtree(place, ignore_errors=True)
-        note.write_text(f"{place}\n")
-        self.folder = place
+        self.folder = self._open_folder()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        note.write_text(f"{self.folder}\n")
         self._make_folder()
 
-    def _open_place(self) -> Path:
+    def _open_folder(self) -> Path:
         return accounts.open_folder() / f"data-{accounts.short_name(self._given_folder)}"
 
     def _make_folder(self) -> None:

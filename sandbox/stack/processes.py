@@ -105,17 +105,17 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     account: Account | None = None,
-    farewell: signal.Signals = signal.SIGTERM,
+    parent_death_signal: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, with `output` for both of its streams.
 
     account: who runs it, when that is somebody else than us (needs root).
-    farewell: the signal it gets when we die without stopping it (Linux only).
+    parent_death_signal: the signal it gets when we die without stopping it (Linux only).
     """
 
     def end_with_parent() -> None:
         if _libc is not None:
-            _libc.prctl(_PR_SET_PDEATHSIG, int(farewell))
+            _libc.prctl(_PR_SET_PDEATHSIG, int(parent_death_signal))
 
     return subprocess.Popen(
         list(command),

@@ -46,7 +46,7 @@ _TEXT = """
 
    Docs      http://127.0.0.1:{port}/docs
    Health    http://127.0.0.1:{port}/readyz
-{places}
+{locations}
    Stop      Ctrl-C
 
  Paste this into another terminal for a first answer:
@@ -85,12 +85,12 @@ class StopSignals:
             raise StoppedError
 
 
-def welcome(*, port: int, chat: str | None, places: dict[str, str]) -> str:
-    """The text; `chat` is the page to try it all in, `places` are further lines of what is where."""
+def welcome(*, port: int, chat: str | None, locations: dict[str, str]) -> str:
+    """The text; `chat` is the page to try it all in, `locations` are further lines of what is where."""
     if chat is not None:
-        places = {"Chat": f"{chat} (try it in a browser)", **places}
-    lines = "\n".join(f"   {name:<9} {where}" for name, where in places.items())
-    return _TEXT.format(rule="─" * _WIDTH, port=port, places=lines, conversation=conversation(port))
+        locations = {"Chat": f"{chat} (try it in a browser)", **locations}
+    lines = "\n".join(f"   {name:<9} {where}" for name, where in locations.items())
+    return _TEXT.format(rule="─" * _WIDTH, port=port, locations=lines, conversation=conversation(port))
 
 
 def conversation(port: int) -> str:
@@ -133,7 +133,7 @@ class Stack:
             self._processes.say(f"Ready after {time.monotonic() - began:.1f} s")
             self._processes.wait_for_silence(unless=lambda: self._stop.requested)
             self._stop.check()
-            self._processes.show(welcome(port=port, chat=self._chat_address, places=self._places()))
+            self._processes.show(welcome(port=port, chat=self._chat_address, locations=self._locations()))
             while not self._stop.requested:
                 self._fail_if_one_ended()
                 time.sleep(POLL_SECONDS)
@@ -212,9 +212,9 @@ class Stack:
         for names in (self._app, self._stand_ins):
             self._processes.stop(names, hurried=lambda: self._stop.hurried)
 
-    def _places(self) -> dict[str, str]:
-        places = {server.name.capitalize(): str(server.folder) for server in self._servers}
-        return {**places, "Variables": f". {os.path.relpath(self._var / 'stack.env', self._root)}"}
+    def _locations(self) -> dict[str, str]:
+        locations = {server.name.capitalize(): str(server.folder) for server in self._servers}
+        return {**locations, "Variables": f". {os.path.relpath(self._var / 'stack.env', self._root)}"}
 
 
 def _answers(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Real databases for whoever needs some: `make run`, the tests, experiments with crashes. Valkey, and what both share.
+"""Real PostgreSQL and Valkey servers for `make run`, the tests and chaos: what both share, and Valkey.
 
     with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
         connect(postgres.url, valkey.url)
@@ -98,7 +98,7 @@ class Server(ABC):
                 env={**os.environ, "LC_ALL": "C"},
                 cwd=self.folder,
                 account=self.account,
-                farewell=self.stop_signal,
+                parent_death_signal=self.stop_signal,
             )
         process = self._process
         wait_until(lambda: process.poll() is not None or self.answers(), seconds=_START_SECONDS)
@@ -166,7 +166,7 @@ class Server(ABC):
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file that nobody else can read; a link is not followed, whoever has put it there."""
+    """Open a file that nobody else can read; a link is never followed."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 

@@ -35,7 +35,7 @@ class StandIn:
 def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """The environment with `.env` (or ENV_FILE) below it, as the application reads them: an empty value is none.
 
-    The application must be told where it runs; the stack says `development` where nobody says anything.
+    The application requires APP_ENV; without one the stack runs in `development`.
     """
     given = {name: value for name, value in environ.items() if value.strip()}
     if given.get("APP_ENV", "").strip().lower() == "production":

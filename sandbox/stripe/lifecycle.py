@@ -77,7 +77,7 @@ class Payments:
     def settle(self, subscription: Json, status: str, before: Json | None = None) -> None:
         """Pay the subscription's latest invoice, if it is open, and give the subscription a status.
 
-        before: the subscription as the last event told it; as it is now when None.
+        before: the subscription as in the last event; as it is now when None.
         """
         before = before or dict(subscription)
         invoice = self._store.table("invoice").get(subscription["latest_invoice"] or "")

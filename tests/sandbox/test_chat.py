@@ -117,7 +117,7 @@ def test_the_stack_keeps_given_origins_and_has_no_page_in_production():
 
 
 def test_the_welcome_names_the_page_in_one_line():
-    text = welcome(port=5000, chat="http://127.0.0.1:8083", places={})
+    text = welcome(port=5000, chat="http://127.0.0.1:8083", locations={})
 
     assert [line.split()[0] for line in text.splitlines() if "http://127.0.0.1:8083" in line] == ["Chat"]
-    assert "Chat" not in welcome(port=5000, chat=None, places={})
+    assert "Chat" not in welcome(port=5000, chat=None, locations={})

