@@ -120,5 +120,10 @@ def allowed_values(constraints: list[Any]) -> dict[str, str]:
 def read_rows(connection: sa.Connection, metadata: sa.MetaData) -> Rows:
     """What every table of `metadata` holds in the columns of `metadata`."""
     return {
-        table.name: {tuple(row) for row in connection.execute(sa.select(table))} for table in metadata.sorted_tables
+        table.name: {tuple(map(hashable, row)) for row in connection.execute(sa.select(table))}
+        for table in metadata.sorted_tables
     }
+
+
+def hashable(value: Any) -> Any:
+    return repr(value) if isinstance(value, dict | list) else value

@@ -13,9 +13,10 @@ import pytest
 from flask import Flask
 from werkzeug.serving import make_server
 
-from sandbox.stack.processes import free_port
+from sandbox.stack.processes import free_port, wait_until
 from sandbox.stand_ins import running_stripe_stand_in
 from sandbox.tour.story import STORY, fresh_number
+from tests.celery_process import celery_process
 
 ROOT = Path(__file__).resolve().parents[3]
 Serve = Callable[[Flask], AbstractContextManager[str]]
@@ -65,15 +66,19 @@ def test_the_whole_story_is_told_to_the_end(app, worker, serve):
     assert done.stderr == ""
 
 
-def test_pro_is_bought_where_payments_are_set_up(app, worker, make_app, served_environment, serve):
+def test_pro_is_bought_where_payments_are_set_up(app, make_app, own_environment, serve, tmp_path):
     with running_stripe_stand_in(webhook_secret="whsec_tour") as stripe:
-        settings = {
-            "redis_url": served_environment["REDIS_URL"],
-            "stripe_secret_key": "sk_test_tour",
-            "stripe_pro_price_id": "price_pro",
+        own = {
+            "REDIS_URL": own_environment["REDIS_URL"],
+            "STRIPE_SECRET_KEY": "sk_test_tour",
+            "STRIPE_PRO_PRICE_ID": "price_pro",
+            "STRIPE_WEBHOOK_SECRET": "whsec_tour",
+            "STRIPE_API_BASE": stripe.url,
         }
-        paying = make_app(**settings, stripe_webhook_secret="whsec_tour", stripe_api_base=stripe.url)
-        with serve(paying) as api:
+        paying = make_app(**{name.lower(): value for name, value in own.items()})
+        log = tmp_path / "worker.log"
+        with celery_process("worker", own_environment | own, log), serve(paying) as api:
+            assert wait_until(lambda: " ready." in log.read_text(), seconds=30), log.read_text()
             stripe.webhooks(url=f"{api}/webhook/stripe")
             done = tour(api)
     assert done.returncode == 0, done.stdout + done.stderr
