@@ -1,20 +1,24 @@
 """The worker's entry points to this feature. Every task may run twice."""
 
-from celery import Task, shared_task
+import logging
+
+from celery import shared_task
 
 from app.billing import reconciliation, webhook
 from app.billing.errors import PaymentProviderError
 from app.core.clock import utc_now
 from app.core.errors import ServiceUnavailable
 
+log = logging.getLogger(__name__)
 
-@shared_task(name=webhook.APPLY_EVENT, bind=True)
-def apply_event(task: Task, event_id: str) -> None:
+
+@shared_task(name=webhook.APPLY_EVENT)
+def apply_event(event_id: str) -> None:
     """Apply one event of Stripe's; does nothing when it was applied. Where Stripe fails, the sweep comes back to it."""
     try:
         webhook.apply_event(event_id, now=utc_now())
-    except (PaymentProviderError, ServiceUnavailable):  # logged where it happened
-        task.request.outcome = "deferred"
+    except (PaymentProviderError, ServiceUnavailable) as error:
+        log.warning("Stripe's event %s is not applied yet, a sweep comes back to it: %s", event_id, error.detail)
 
 
 @shared_task(name="billing.sweep_events")
