@@ -17,7 +17,7 @@ from app.billing.errors import InvalidSignature, PaymentProviderError
 from app.billing.models import StripeEvent
 from app.billing.stripe_connection import required, stripe_calls
 from app.billing.subscriptions import copy_subscriptions, unended_subscription_ids
-from app.core.db import db
+from app.core.db import DATABASE_UNAVAILABLE, db
 from app.core.errors import ServiceUnavailable
 from app.core.logging import log_event
 from app.core.transactions import transaction
@@ -152,6 +152,10 @@ def sweep_events(*, now: datetime) -> None:
             if unanswered == MAX_UNANSWERED:
                 log.warning("The sweep of Stripe's events ends early: Stripe does not answer")
                 return
+        except DATABASE_UNAVAILABLE:
+            raise
+        except Exception:  # a fault in one event keeps no other back
+            log.exception("Stripe's event %s could not be applied", event_id)
 
 
 def give_up_events(now: datetime) -> None:

@@ -137,6 +137,21 @@ def test_an_event_that_stripe_refuses_keeps_no_other_back(make_user: Any, shop: 
     assert shop.pending() == sorted(paid[:4])
 
 
+def test_an_event_with_an_unexpected_fault_keeps_no_other_back(make_user: Any, shop: Shop, caplog: Any) -> None:
+    """Its type, say, is one that this version does not handle any more."""
+    users = [make_user() for _ in range(2)]
+    for user in users:
+        shop.buy(user)
+    faulty, sound = [event["id"] for event in shop.stripe.events("invoice.paid")]
+    for event_id in (faulty, sound):
+        shop.note(event_id)
+    shop.execute("UPDATE stripe_events SET type = 'invoice.unknown' WHERE id = :id", id=faulty)
+    shop.sweep()
+    assert shop.pending() == [faulty]
+    assert users[1].get("/user/me").json["tier"] == "pro"
+    assert f"{faulty} could not be applied" in caplog.text
+
+
 def test_an_event_is_given_up_after_three_days_and_is_new_when_it_is_sent_again(
     bought: str, user: Any, shop: Shop, stripe: RunningStandIn, caplog: Any
 ) -> None:
