@@ -135,7 +135,9 @@ class Settings(BaseSettings):
     gemini_system_instruction: str = (
         "You are a helpful assistant in a chat. Answer in the language of the question, clearly and to the point."
     )
-    gemini_history_max_chars: int = Field(48_000, ge=8_000, description="Characters of earlier turns sent along")
+    gemini_history_max_chars: int = Field(
+        48_000, ge=8_000, description="Characters of a conversation that are sent, the prompt included"
+    )
 
     # Replies
     reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")

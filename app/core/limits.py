@@ -1,5 +1,6 @@
 """Abuse limits: so many requests a minute or an hour, for a user or an address, counted by flask-limiter in Redis.
 
+A request of a known session is counted where the session is looked up, in `sessions.admit`: one round trip for both.
 Each is a share of RATE_LIMIT_PER_MINUTE, and 0 lifts them all; without Redis they are open. The limits of each mobile
 number live in the auth feature and in PostgreSQL: nothing lifts those.
 """

@@ -34,6 +34,7 @@ from app.integrations.gemini.client import (
     ModelTimeout,
     ModelUnavailable,
     ReplyBlocked,
+    ReplyEmpty,
     Turn,
 )
 from app.streaming.events import Entry, Publisher, publish
@@ -247,7 +248,8 @@ def error_code_of(error: ModelError) -> ErrorCode:
         (ModelUnavailable, ErrorCode.MODEL_UNAVAILABLE),
         (ModelRejected, ErrorCode.MODEL_REJECTED),
         (ReplyBlocked, ErrorCode.BLOCKED_BY_SAFETY),
+        (ReplyEmpty, ErrorCode.EMPTY_REPLY),
     ):
         if isinstance(error, kind):
             return code
-    return ErrorCode.EMPTY_REPLY
+    return ErrorCode.MODEL_UNAVAILABLE

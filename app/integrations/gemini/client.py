@@ -1,8 +1,6 @@
-"""What goes to a model and comes back, whichever client carries it; costs nothing to import.
+"""The interface to a model: what goes there and comes back, the choice of a client, and what Google's answers mean.
 
-Which client of the model a worker uses; imports none but the chosen one.
-
-What Google's statuses, error details and finish reasons mean for a reply; costs nothing to import.
+Costs nothing to import; only the chosen client's SDK is imported, when a worker begins.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
