@@ -15,7 +15,7 @@ FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
 COPY --from=packages /venv /venv
 WORKDIR /srv
-COPY config.py production_rules.py wsgi.py celery_worker.py gunicorn.conf.py ./
+COPY config.py production_rules.py wsgi.py celery_worker.py gunicorn.conf.py web_worker.py ./
 COPY migrations migrations
 COPY app app
 ENV PATH=/venv/bin:$PATH \
