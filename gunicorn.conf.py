@@ -51,7 +51,7 @@ max_requests = 50_000
 max_requests_jitter = 5_000
 
 # ── What else ────────────────────────────────────────────────────────────────
-# The heartbeat's file lives in memory where there is such a place: on a disk that hangs, a healthy process would
+# The heartbeat's file lives in memory where possible: on a disk that hangs, a healthy process would
 # look dead and be killed.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None  # noqa: S108 # nosec B108
 control_socket_disable = True  # it would be a file in a home folder that nobody uses

@@ -106,7 +106,7 @@ RULES = (
     Rule(
         "otp_delivery",
         lambda delivery: delivery == "log",
-        "OTP_DELIVERY is `log`, which lets whoever reads the log log in as anybody: choose `twilio` for production",
+        "OTP_DELIVERY is `log`, which lets readers of the log log in as any user: choose `twilio` for production",
         unless="otp_log_in_production",
     ),
     Rule("stripe_webhook_secret", lambda secret: not secret, "STRIPE_WEBHOOK_SECRET must be set in production"),

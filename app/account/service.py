@@ -14,7 +14,7 @@ from app.core.transactions import transaction
 from app.users.profile import Profile
 from app.users.service import mark_deleted, require_locked_user, require_user
 
-CLOSING_ROUNDS = 3  # who goes on opening payment pages is told to try again
+CLOSING_ROUNDS = 3  # a user who keeps opening payment pages has to try again
 
 
 def profile(user_id: UUID, *, now: datetime) -> Profile:

@@ -1,4 +1,4 @@
-"""The way to Stripe for this feature: one connection a process, and its errors as a client is told of them."""
+"""The way to Stripe for this feature: one connection a process, and its errors as a client sees them."""
 
 import logging
 from collections.abc import Iterator

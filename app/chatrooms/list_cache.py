@@ -2,7 +2,7 @@
 
 Each user has a version, a random word that every change replaces. A reader takes the version before it
 queries and stores it with the page, so a slow reader that races a change stores a page nobody will read.
-Redis gone: nothing is cached, and nobody is told.
+Without Redis nothing is cached.
 """
 
 import logging

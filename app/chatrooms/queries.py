@@ -12,7 +12,7 @@ from sqlalchemy import select, tuple_, update
 from app.chatrooms.models import Chatroom, Message
 from app.core.db import db
 
-Place = tuple[datetime, UUID]
+Cursor = tuple[datetime, UUID]
 
 
 def find_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom | None:
@@ -21,8 +21,8 @@ def find_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom | None:
     return db.session.scalar(owned)
 
 
-def list_chatrooms(user_id: UUID, *, limit: int, after: Place | None) -> list[Chatroom]:
-    """Up to `limit` chatrooms behind the place `after`, latest prompt (or creation) first."""
+def list_chatrooms(user_id: UUID, *, limit: int, after: Cursor | None) -> list[Chatroom]:
+    """Up to `limit` chatrooms behind the cursor `after`, latest prompt (or creation) first."""
     statement = select(Chatroom).where(Chatroom.user_id == user_id)
     if after is not None:
         statement = statement.where(tuple_(Chatroom.last_prompt_at, Chatroom.id) < after)

@@ -100,10 +100,12 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
         @wraps(view)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             try:
-                require_session(read_token(refresh=refresh))
+                claims = read_token(refresh=refresh)
+                require_session(claims)
             except TokenError:
                 limit_address(REQUESTS)
                 raise
+            g.token_claims = claims
             return view(*args, **kwargs)
 
         return cast(View, guarded)
@@ -118,7 +120,7 @@ def require_session(claims: Mapping[str, Any]) -> None:
 
 
 def read_token(*, refresh: bool) -> dict[str, Any]:
-    """The claims of the request's token, kept for `current_…`. Raises TokenMissing, TokenInvalid, TokenExpired.
+    """The claims of the request's token. Raises TokenMissing, TokenInvalid, TokenExpired.
 
     A process verifies a signature once: a token that was found to be ours stays so. Its time is looked at again.
     """
@@ -131,11 +133,10 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
         raise TokenExpired from None
     except (JWTExtendedException, PyJWTError):
         raise TokenInvalid from None
-    if claims["exp"] <= utc_now().timestamp():
+    if claims.get("exp", 0) <= utc_now().timestamp():
         raise TokenExpired
     if (claims["type"] == "refresh") is not refresh:
         raise TokenInvalid
-    g.token_claims = claims
     return claims
 
 

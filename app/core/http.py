@@ -25,6 +25,7 @@ from app.core.limits import parse_address
 MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024
 DRAIN_CHUNK_BYTES = 64 * 1024
+SERVER_DRAIN_BYTES = 64 * 1024  # of an unread body, by gunicorn itself: gunicorn/http/parser.py
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -92,6 +93,17 @@ def drain(body: Any) -> None:
             left -= len(chunk)
 
 
+def drain_unread(response: Response) -> Response:
+    """Read away a large body that no view has read.
+
+    gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails.
+    """
+    is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
+    if is_large and request.environ.get("wsgi.input_terminated"):
+        drain(request.environ["wsgi.input"])
+    return response
+
+
 def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[str]) -> None:
     """Bound every body and harden every answer.
 
@@ -106,6 +118,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)  # type: ignore[method-assign]
     app.before_request(choose_body_limit)
     app.after_request(add_headers)
+    app.after_request(drain_unread)
     if cors_origins:
         CORS(
             app,

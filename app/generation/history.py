@@ -1,4 +1,4 @@
-"""What Gemini is told of a room: its turns before a prompt, as far as the budget goes, and the prompt."""
+"""The conversation that is sent to Gemini: a room's earlier turns, as far as the budget goes, then the prompt."""
 
 from uuid import UUID
 

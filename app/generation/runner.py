@@ -157,7 +157,7 @@ class Runner:
                     with transaction():
                         publisher.lost = not state.mark_passed_on(held)
                 except DATABASE_GAVE_UP as error:
-                    log_database_error(log, f"reply {held.reply_id} is told as a whole", error)
+                    log_database_error(log, f"reply {held.reply_id} is published as a whole, at its end", error)
                     publisher.lost = True
             publisher.pass_on(piece)
 
@@ -206,16 +206,18 @@ def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:
 
     Should all be in vain, the lease runs out and the sweeper queues the reply again.
     """
-    for pause_seconds in (*STORE_AGAIN_AFTER_SECONDS, None):
+    for pause_seconds in STORE_AGAIN_AFTER_SECONDS:
         try:
-            with transaction() as current:
-                return write(current)
+            return store_once(write)
         except DATABASE_GAVE_UP as error:
-            if pause_seconds is None:
-                raise
             log_database_error(log, f"reply {held.reply_id} is stored again in {pause_seconds} s", error)
             time.sleep(pause_seconds)
-    raise AssertionError("the last round returns or raises")
+    return store_once(write)
+
+
+def store_once(write: Callable[[Transaction], bool]) -> bool:
+    with transaction() as current:
+        return write(current)
 
 
 def delay_before_retry(

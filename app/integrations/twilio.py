@@ -10,7 +10,7 @@ MESSAGING_SERVICE = "MG"  # how Twilio's ids of a messaging service begin
 
 
 class SmsError(Exception):
-    """A message was not sent. `code`: Twilio's number for what happened, when it told one."""
+    """A message was not sent. `code`: Twilio's number for what happened, if it gave one."""
 
     def __init__(self, reason: str, code: int | None = None) -> None:
         super().__init__(reason if code is None else f"{reason} (Twilio error {code})")
@@ -51,11 +51,11 @@ class Twilio:
             body = {}
         except requests.RequestException as error:
             raise SmsUnavailable(type(error).__name__) from None
-        told = body if isinstance(body, dict) else {}
+        fields = body if isinstance(body, dict) else {}
         if answer.status_code == HTTPStatus.CREATED:
-            return str(told.get("sid", ""))
+            return str(fields.get("sid", ""))
         passing = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
         passing = passing or answer.status_code == HTTPStatus.TOO_MANY_REQUESTS
-        code = told.get("code")
+        code = fields.get("code")
         kind = SmsUnavailable if passing else SmsRejected
         raise kind(f"HTTP {answer.status_code}", code if isinstance(code, int) else None)

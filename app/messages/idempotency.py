@@ -35,6 +35,16 @@ TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
     "completed_at": datetime.fromisoformat,
 }
 
+REMEMBER = insert(IdempotencyKey).values(
+    user_id=bindparam("user"),
+    key=bindparam("idempotency_key"),
+    fingerprint=bindparam("key_fingerprint"),
+    prompt_id=bindparam("key_prompt"),
+    answered_with_reply=False,
+    waits_until=bindparam("key_waits_until"),  # how long the first request waits for its reply
+    created_at=bindparam("now"),
+)
+
 
 @dataclass
 class KnownRequest:
@@ -71,17 +81,6 @@ def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownReque
     return KnownRequest(prompt, as_answered(reply, QUEUED), ended=False, waits_until=record.waits_until)
 
 
-REMEMBER = insert(IdempotencyKey).values(
-    user_id=bindparam("user"),
-    key=bindparam("idempotency_key"),
-    fingerprint=bindparam("key_fingerprint"),
-    prompt_id=bindparam("key_prompt"),
-    answered_with_reply=False,
-    waits_until=bindparam("key_waits_until"),  # how long the first request waits for its reply
-    created_at=bindparam("now"),
-)
-
-
 def note_ended(user_id: UUID, key: str, reply: Message) -> None:
     """The first answer brought the reply itself, so later ones bring it as it was then."""
     record = db.session.get(IdempotencyKey, (user_id, key))
@@ -101,11 +100,6 @@ def forget_old_keys(now: datetime, *, at_most: int) -> int:
 def as_answered(reply: Message, values: dict[str, Any]) -> Message:
     """The reply as an earlier answer showed it."""
     make_transient(reply)
-    kinds: dict[str, Callable[[Any], Any]] = {
-        "status": Status,
-        "error_code": ErrorCode,
-        "completed_at": datetime.fromisoformat,
-    }
     for name, value in values.items():
-        setattr(reply, name, kinds[name](value) if name in kinds and value is not None else value)
+        setattr(reply, name, TYPES[name](value) if name in TYPES and value is not None else value)
     return reply

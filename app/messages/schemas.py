@@ -117,7 +117,7 @@ class PromptIn(Schema):
     )
     stream = StrictBoolean(
         load_default=False,
-        metadata={"description": "Whether the reply is to be had piece by piece.", "example": False},
+        metadata={"description": "Whether the reply comes piece by piece.", "example": False},
     )
 
 

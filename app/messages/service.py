@@ -27,8 +27,8 @@ from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.queueing import enqueue_statement
 from app.messages import idempotency
-from app.quota.ledger import CHARGE, charge_values, charged_prompts, quota_day, spent_on
-from app.quota.usage import Usage, daily_limit, spend_prompt, usage_today
+from app.quota.ledger import CHARGE, charge_values, quota_day, spent_on
+from app.quota.usage import Usage, spend_prompt, usage_of, usage_today
 from app.streaming.following import wait_until_final
 from app.streaming.slots import held_request
 from app.users.numbers import mobile_key
@@ -83,10 +83,10 @@ def accept_prompt(
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
     with transaction() as current:
-        key = mobile_key(require_locked_user(user_id).mobile)
-        tier = tier_of(user_id, now)
+        user, tier = require_locked_user(user_id), tier_of(user_id, now)
+        key = mobile_key(user.mobile)
         if idempotency_key and (known := idempotency.find(user_id, idempotency_key, fingerprint, now)):
-            usage = Usage(tier, daily_limit(tier), charged_prompts(key, quota_day(now)), now)
+            usage = usage_of(user, tier, now)
             waits_until = min(waits_until, known.waits_until) if waits_until and known.waits_until else None
             return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
         charged = charged_in_room(user_id, chatroom_id, key, now)

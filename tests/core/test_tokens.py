@@ -10,6 +10,7 @@ from flask import Flask
 from flask_jwt_extended import create_access_token, create_refresh_token
 
 from app.core.auth import TokenError, register_auth
+from app.core.clock import utc_now
 from app.core.db import db
 from tests.problems import assert_problem
 
@@ -107,6 +108,12 @@ def test_token_past_its_time_is_token_expired(app, client, user):
     assert_problem(call_with(client, f"Bearer {token}"), 401, "token_expired")
     response = call_with(client, f"Bearer {refresh}")
     assert response.status_code == 401
+
+
+def test_token_that_was_accepted_before_expires_all_the_same(client, user, monkeypatch):
+    assert call_with(client, f"Bearer {user.access_token}").status_code == 200
+    monkeypatch.setattr("app.core.auth.utc_now", lambda: utc_now() + timedelta(days=2))
+    assert_problem(call_with(client, f"Bearer {user.access_token}"), 401, "token_expired")
 
 
 def test_token_whose_session_is_gone_is_token_revoked(app, client, user):

@@ -3,8 +3,8 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from http.client import HTTPResponse
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -80,6 +80,22 @@ def test_too_large_body_is_413_also_without_a_token(web):
     for body in (b" " * MEBIBYTE, pieces(MEBIBYTE)):
         response = web.call("POST", "/auth/signup", data=body, headers={"Content-Type": "application/json"})
         assert_problem(response, 413, "body_too_large")
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("PATCH", "/user/me", 401), ("POST", "/nowhere", 404)])
+@pytest.mark.parametrize("size", [20_000, 100_000, 300_000])
+def test_a_connection_serves_on_after_a_body_that_nobody_read(web, method, path, status, size):
+    address = urlsplit(web.url)
+    with closing(HTTPConnection(address.hostname, address.port, timeout=10)) as connection:
+        for _ in range(2):
+            connection.request(method, path, b" " * size, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status
+            own = connection.sock
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+            assert connection.sock is own  # http.client opens another one when the server has closed it
 
 
 def test_small_chunked_body_is_read(web, token):

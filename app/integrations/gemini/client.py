@@ -46,7 +46,7 @@ class ModelClient(Protocol):
         """Ask for the next turn of a conversation, oldest first, ending with the user's.
 
         call: entered by the caller; bounds the attempt as a whole. timeout_seconds: for each read.
-        request_id: goes along, for whoever looks for one request in two logs.
+        request_id: sent along, so that one request can be found in two logs.
         on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text.
         Raises a ModelError, also after some pieces; any other error is a defect of ours, and not the model's doing.
         """
