@@ -58,7 +58,7 @@ class Outcome:
     def tokens(self) -> dict[str, int | None]:
         if self.answer is None:
             return {}
-        return {"prompt_tokens": self.answer.prompt_tokens, "output_tokens": self.answer.output_tokens}
+        return {"prompt_tokens": self.answer.usage.prompt_tokens, "output_tokens": self.answer.usage.output_tokens}
 
 
 class Runner:

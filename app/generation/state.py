@@ -205,8 +205,8 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
         status=Status.COMPLETED,
         text=answer.text,
         model=answer.model,
-        prompt_tokens=answer.prompt_tokens,
-        output_tokens=answer.output_tokens,
+        prompt_tokens=answer.usage.prompt_tokens,
+        output_tokens=answer.usage.output_tokens,
         completed_at=now,
     )
     if stored:

@@ -7,12 +7,14 @@ import pytest
 
 from app.integrations.gemini.client import (
     Answer,
+    FinishReason,
     ModelError,
     ModelRejected,
     ModelUnavailable,
     ReplyBlocked,
     ReplyEmpty,
     Turn,
+    Usage,
 )
 from sandbox.stack.processes import free_port
 from tests.integrations.scripted import JSON, says, serving
@@ -81,7 +83,8 @@ def test_an_answer_has_text_model_and_tokens(model, streamed):
     outcome = model.ask(*CONVERSATION[:2], "[[sandbox: say=abcdefghi]]", streamed=streamed)
 
     sent = len("What is DNS?" + "A phone book." + "[[sandbox: say=abcdefghi]]" + "Be brief.")
-    assert outcome.answer == Answer("abcdefghi", "gemini-3.5-flash", prompt_tokens=-(-sent // 4), output_tokens=3)
+    usage = Usage(prompt_tokens=-(-sent // 4), output_tokens=3, total_tokens=-(-sent // 4) + 3)
+    assert outcome.answer == Answer("abcdefghi", "gemini-3.5-flash", FinishReason.STOP, usage)
 
 
 @both_ways

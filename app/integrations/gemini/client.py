@@ -3,6 +3,7 @@
 Costs nothing to import; only the chosen client's SDK is imported, when a worker begins.
 """
 
+import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,14 +22,33 @@ class Turn:
     text: str
 
 
+class FinishReason(enum.StrEnum):
+    """Why an answer ended where it does; public API."""
+
+    STOP = "stop"
+    MAX_TOKENS = "max_tokens"
+    TIME_LIMIT = "time_limit"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer took, in the model's tokens. Thinking is billed as output and counted apart from it."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+    cached_tokens: int = 0
+    total_tokens: int = 0
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What a model replied, and what it took in tokens."""
+    """What a model replied. `model`: the one that answered, as it names itself."""
 
     text: str
     model: str
-    prompt_tokens: int
-    output_tokens: int
+    finish_reason: FinishReason
+    usage: Usage
 
 
 class ModelClient(Protocol):
@@ -82,6 +102,10 @@ class ReplyBlocked(ModelError):
 
 class ReplyEmpty(ModelError):
     """The answer has no text."""
+
+
+class OutputLimit(ModelError):
+    """All that the model may write went into thinking; there is no text."""
 
 
 CLIENTS = {  # by what GEMINI_SDK says: module, class, and the file that installs the library

@@ -21,12 +21,14 @@ from app.integrations.gemini.client import (
     BLOCKED_FINISHES,
     CONNECTIONS,
     Answer,
+    FinishReason,
     ModelError,
     ModelTimeout,
     ModelUnavailable,
     ReplyBlocked,
     ReplyEmpty,
     Turn,
+    Usage,
     ended_by,
     error_for,
 )
@@ -177,7 +179,9 @@ def read_answer(
         raise ModelUnavailable("the answer broke off, or never began")  # it would pass for a whole one, or an empty one
     if not text.strip():
         raise ReplyEmpty(f"no text, finish reason {finish}")
-    return Answer(text, model, prompt_tokens, output_tokens)
+    finish_reason = FinishReason.MAX_TOKENS if finish == "MAX_TOKENS" else FinishReason.STOP
+    usage = Usage(prompt_tokens, output_tokens, total_tokens=prompt_tokens + output_tokens)
+    return Answer(text, model, finish_reason, usage)
 
 
 def text_of(candidate: types.Candidate) -> str:

@@ -22,12 +22,14 @@ from app.integrations.gemini.client import (
     BLOCKED_FINISHES,
     CONNECTIONS,
     Answer,
+    FinishReason,
     ModelError,
     ModelTimeout,
     ModelUnavailable,
     ReplyBlocked,
     ReplyEmpty,
     Turn,
+    Usage,
     ended_by,
     error_for,
 )
@@ -121,7 +123,9 @@ def read_answer(responses: Iterable[Any], model: str, on_piece: Callable[[str], 
     text = "".join(pieces)
     if not text.strip():
         raise ReplyEmpty(f"no text, finish reason {finish}")
-    return Answer(text, model, prompt_tokens, output_tokens)
+    finish_reason = FinishReason.MAX_TOKENS if finish == "MAX_TOKENS" else FinishReason.STOP
+    usage = Usage(prompt_tokens, output_tokens, total_tokens=prompt_tokens + output_tokens)
+    return Answer(text, model, finish_reason, usage)
 
 
 def unwrap_error(response: requests.Response, **_: Any) -> None:
