@@ -1,12 +1,11 @@
 """A user's tier: what follows from the copies of Stripe's subscriptions, and from Pro given by hand."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import ARRAY, String, and_, any_, bindparam, exists, or_, select, update
 
 from app.billing.models import ProGrant, StripeCustomer, Subscription, Tier
 from app.billing.subscriptions import LIVE_STATUSES, PRO_STATUSES
@@ -14,14 +13,6 @@ from app.core import settings
 from app.core.clock import as_rfc3339
 from app.core.db import db
 from app.core.transactions import transaction
-
-
-@dataclass(frozen=True)
-class ProTerms:
-    """What makes a subscription Pro: it is for one of these prices, and owed for less than `grace` if it is owed."""
-
-    prices: Sequence[str]
-    grace: timedelta
 
 
 @dataclass(frozen=True)
@@ -35,15 +26,54 @@ class SubscriptionStatus:
     grace_until: datetime | None = None
 
 
+# Conditions of statements that are built once, with the values of `pro_values`: whether a subscription counts as Pro
+# (it is for one of the prices, and is not owed for longer than the grace), which grants count, and whether a user has
+# either of them.
+GIVES_PRO = and_(
+    Subscription.price_id == any_(bindparam("prices", type_=ARRAY(String))),
+    or_(
+        Subscription.status.in_(PRO_STATUSES),
+        and_(Subscription.status == "past_due", Subscription.past_due_since > bindparam("owed_after")),
+    ),
+)
+ACTIVE_GRANT = and_(
+    ProGrant.user_id == bindparam("user"),
+    ProGrant.revoked_at.is_(None),
+    or_(ProGrant.ends_at.is_(None), ProGrant.ends_at > bindparam("now")),
+)
+OF_USER = and_(StripeCustomer.user_id == bindparam("user"), Subscription.customer_id == StripeCustomer.id)
+IS_PRO = or_(exists().where(ACTIVE_GRANT), exists().where(OF_USER, GIVES_PRO))
+TIER = select(IS_PRO)
+LEADING = (
+    select(Subscription, GIVES_PRO)
+    .join(StripeCustomer, OF_USER)
+    .order_by(GIVES_PRO.desc(), Subscription.status.in_(LIVE_STATUSES).desc(), Subscription.created_at.desc())
+    .limit(1)
+)
+
+
+def pro_values(user_id: UUID, now: datetime) -> dict[str, Any]:
+    """What IS_PRO and its parts are asked with."""
+    return {
+        "user": user_id,
+        "now": now,
+        "prices": settings().stripe_pro_price_id,
+        "owed_after": now - grace(),
+    }
+
+
+def grace() -> timedelta:
+    """How long an unpaid subscription stays Pro."""
+    return timedelta(days=settings().stripe_grace_days)
+
+
 def tier_of(user_id: UUID, now: datetime) -> Tier:
     """The user's tier at `now`, by one indexed query. Read it at each request: a token never says it."""
-    granted = exists().where(*active_grant(user_id, now))
-    subscribed = exists().where(
-        StripeCustomer.user_id == user_id,
-        Subscription.customer_id == StripeCustomer.id,
-        gives_pro(now, pro_terms()),
-    )
-    return Tier.PRO if db.session.scalar(select(or_(granted, subscribed))) else Tier.BASIC
+    return tier_named(db.session.scalar(TIER, pro_values(user_id, now)))
+
+
+def tier_named(is_pro: bool | None) -> Tier:
+    return Tier.PRO if is_pro else Tier.BASIC
 
 
 def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
@@ -59,40 +89,20 @@ def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
 
 def status_of(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
     """What a user sees of this subscription."""
-    terms = pro_terms()
-    owed_since = subscription.past_due_since if subscription.price_id in terms.prices else None
+    owed_since = subscription.past_due_since if subscription.price_id in settings().stripe_pro_price_id else None
     return SubscriptionStatus(
         tier=tier,
         status=subscription.status,
         current_period_end=subscription.current_period_end,
         cancel_at_period_end=subscription.cancel_at_period_end,
-        grace_until=owed_since + terms.grace if owed_since else None,
+        grace_until=owed_since + grace() if owed_since else None,
     )
 
 
 def leading_subscription(user_id: UUID, now: datetime) -> tuple[Subscription | None, bool]:
     """The subscription to show (one that gives Pro, one that is live, the latest), and whether it gives Pro."""
-    pro = gives_pro(now, pro_terms())
-    statement = (
-        select(Subscription, pro)
-        .join(StripeCustomer, StripeCustomer.id == Subscription.customer_id)
-        .where(StripeCustomer.user_id == user_id)
-        .order_by(pro.desc(), Subscription.status.in_(LIVE_STATUSES).desc(), Subscription.created_at.desc())
-        .limit(1)
-    )
-    row = db.session.execute(statement).first()
+    row = db.session.execute(LEADING, pro_values(user_id, now)).first()
     return (row[0], bool(row[1])) if row else (None, False)
-
-
-def pro_terms() -> ProTerms:
-    """What makes a subscription Pro here."""
-    return ProTerms(settings().stripe_pro_price_id, timedelta(days=settings().stripe_grace_days))
-
-
-def gives_pro(now: datetime, terms: ProTerms) -> ColumnElement[bool]:
-    """Whether a subscription counts as Pro at `now`."""
-    in_grace = and_(Subscription.status == "past_due", Subscription.past_due_since > now - terms.grace)
-    return and_(Subscription.price_id.in_(terms.prices), or_(Subscription.status.in_(PRO_STATUSES), in_grace))
 
 
 def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: datetime) -> None:
@@ -103,21 +113,15 @@ def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: date
 
 def revoke_pro(user_id: UUID, *, now: datetime) -> int:
     """Take back every grant that is active; how many. What the user pays for is not touched."""
-    statement = update(ProGrant).where(*active_grant(user_id, now)).values(revoked_at=now).returning(ProGrant.id)
+    statement = update(ProGrant).where(ACTIVE_GRANT).values(revoked_at=now).returning(ProGrant.id)
     with transaction():
-        return len(db.session.scalars(statement).all())
-
-
-def active_grant(user_id: UUID, now: datetime) -> list[ColumnElement[bool]]:
-    """The conditions of a grant that counts at `now`."""
-    endless_or_later = or_(ProGrant.ends_at.is_(None), ProGrant.ends_at > now)
-    return [ProGrant.user_id == user_id, ProGrant.revoked_at.is_(None), endless_or_later]
+        return len(db.session.scalars(statement, {"user": user_id, "now": now}).all())
 
 
 def longest_grant(user_id: UUID, now: datetime) -> ProGrant | None:
     """The grant that counts at `now` and lasts longest."""
-    statement = select(ProGrant).where(*active_grant(user_id, now)).order_by(ProGrant.ends_at.desc().nulls_first())
-    return db.session.scalar(statement.limit(1))
+    statement = select(ProGrant).where(ACTIVE_GRANT).order_by(ProGrant.ends_at.desc().nulls_first()).limit(1)
+    return db.session.scalar(statement, {"user": user_id, "now": now})
 
 
 def grants_of(user_id: UUID) -> list[ProGrant]:

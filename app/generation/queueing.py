@@ -1,14 +1,14 @@
 """Queueing replies: the statement that stores one, and its task, which carries the id while the row says the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Insert, Select, bindparam, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, insert, literal_column, select, update
 
 from app.chatrooms.models import messages
-from app.core.db import db
+from app.core.db import Model, db
 from app.core.transactions import Transaction
 from app.generation.queries import chatrooms, next_replies
 
@@ -27,8 +27,11 @@ NEW_TURN = (
 )
 
 
-def enqueue_statement(*beside: Insert) -> Select[Any]:
-    """One statement that takes two positions of a room and inserts a prompt, its queued reply, and what is `beside`."""
+def enqueue_statement(*beside: tuple[type[Model], Mapping[str, Any]]) -> Select[Any]:
+    """One statement that takes two positions of a room and inserts a prompt, its queued reply, and what is `beside`.
+
+    beside: rows of other tables, each as its model and its values. Without the room nothing is inserted.
+    """
     turns = NEW_TURN.c.turns
     zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both rows
     inserts = []
@@ -38,7 +41,10 @@ def enqueue_statement(*beside: Insert) -> Select[Any]:
         inserts.append(
             insert(messages).from_select([*values], select(*values.values()), include_defaults=False).cte(kind)
         )
-    return select(turns).add_cte(*inserts, *(one.cte(f"beside_{n}") for n, one in enumerate(beside)))
+    for model, row in beside:
+        selected = select(*row.values()).select_from(NEW_TURN)
+        inserts.append(insert(model).from_select([*row], selected, include_defaults=False).cte(model.__tablename__))
+    return select(turns).add_cte(*inserts)
 
 
 def publish_task(current: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:

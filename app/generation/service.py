@@ -8,7 +8,6 @@ from uuid import UUID
 
 import redis
 
-from app.billing.tier import tier_of
 from app.chatrooms.models import Message, Role, Status
 from app.chatrooms.service import get_message
 from app.core.db import db
@@ -16,8 +15,8 @@ from app.core.redis import require_redis
 from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
-from app.quota.ledger import CHARGE, charge_values, charged_prompts, quota_day
-from app.quota.usage import Usage, spend_prompt
+from app.quota.ledger import CHARGE, charge_values
+from app.quota.usage import Usage, spend_prompt, usage_of
 from app.streaming.events import Entry, pieces_until, publish
 from app.users.numbers import mobile_key
 from app.users.service import lock_user, require_locked_user
@@ -75,7 +74,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         if reply.status not in {Status.FAILED, Status.CANCELED}:
             raise ReplyNotRetryable
         key = mobile_key(user.mobile)
-        usage = spend_prompt(key, tier_of(user_id, now), charged_prompts(key, quota_day(now)), now)
+        usage = spend_prompt(key, usage_of(user, now))
         db.session.execute(CHARGE, charge_values(key, reply.id, now))
         state.retry(current, reply, now)
     return Retried(reply, usage)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, exists, false, select
 from sqlalchemy.orm import make_transient
 
 from app.chatrooms.models import Chatroom, ErrorCode, Message, Status
@@ -35,15 +35,18 @@ TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
     "completed_at": datetime.fromisoformat,
 }
 
-REMEMBER = insert(IdempotencyKey).values(
-    user_id=bindparam("user"),
-    key=bindparam("idempotency_key"),
-    fingerprint=bindparam("key_fingerprint"),
-    prompt_id=bindparam("key_prompt"),
-    answered_with_reply=False,
-    waits_until=bindparam("key_waits_until"),  # how long the first request waits for its reply
-    created_at=bindparam("now"),
+IS_KNOWN = exists().where(
+    IdempotencyKey.user_id == bindparam("user"), IdempotencyKey.key == bindparam("idempotency_key")
 )
+NEW_KEY = {
+    "user_id": bindparam("user", type_=IdempotencyKey.user_id.type),
+    "key": bindparam("idempotency_key", type_=IdempotencyKey.key.type),
+    "fingerprint": bindparam("key_fingerprint", type_=IdempotencyKey.fingerprint.type),
+    "prompt_id": bindparam("key_prompt", type_=IdempotencyKey.prompt_id.type),
+    "answered_with_reply": false(),
+    "waits_until": bindparam("key_waits_until", type_=IdempotencyKey.waits_until.type),  # for the first request's reply
+    "created_at": bindparam("now", type_=IdempotencyKey.created_at.type),
+}
 
 
 @dataclass

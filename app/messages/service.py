@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, exists
 
-from app.billing.tier import tier_of
 from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, Message, Status
@@ -27,8 +26,10 @@ from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.queueing import enqueue_statement
 from app.messages import idempotency
-from app.quota.ledger import CHARGE, charge_values, quota_day, spent_on
-from app.quota.usage import Usage, spend_prompt, usage_of, usage_today
+from app.messages.models import IdempotencyKey
+from app.quota.ledger import NEW_CHARGE, charge_values
+from app.quota.models import PromptCharge
+from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
 from app.streaming.following import wait_until_final
 from app.streaming.slots import held_request
 from app.users.numbers import mobile_key
@@ -37,11 +38,12 @@ from app.users.service import require_locked_user
 log = logging.getLogger(__name__)
 
 ROOM_PAGE_SIZE = 50
-CHARGED_IN_ROOM = select(  # built once
-    select(func.count()).where(*spent_on(bindparam("key"), bindparam("day"))).scalar_subquery()
-).where(Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
-ENQUEUE = enqueue_statement(CHARGE)
-ENQUEUE_WITH_KEY = enqueue_statement(CHARGE, idempotency.REMEMBER)
+ADMISSION = USAGE.add_columns(
+    exists().where(Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user")).label("is_owned"),
+    idempotency.IS_KNOWN.label("is_known"),
+)
+ENQUEUE = enqueue_statement((PromptCharge, NEW_CHARGE))
+ENQUEUE_WITH_KEY = enqueue_statement((PromptCharge, NEW_CHARGE), (IdempotencyKey, idempotency.NEW_KEY))
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,17 @@ def accept_prompt(
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
     with transaction() as current:
-        user, tier = require_locked_user(user_id), tier_of(user_id, now)
+        user = require_locked_user(user_id)
         key = mobile_key(user.mobile)
-        if idempotency_key and (known := idempotency.find(user_id, idempotency_key, fingerprint, now)):
-            usage = usage_of(user, tier, now)
+        asked_with = usage_values(user, key, now) | {"room": chatroom_id, "idempotency_key": idempotency_key}
+        found = db.session.execute(ADMISSION, asked_with).one()
+        usage = read_usage(found, now)
+        if found.is_known and (known := idempotency.find(user_id, idempotency_key or "", fingerprint, now)):
             waits_until = min(waits_until, known.waits_until) if waits_until and known.waits_until else None
             return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
-        charged = charged_in_room(user_id, chatroom_id, key, now)
-        if charged is None:
+        if not found.is_owned:
             raise NotFound
-        usage = spend_prompt(key, tier, charged, now)
+        usage = spend_prompt(key, usage)
         prompt, reply = state.new_turn(chatroom_id, text, streamed=streamed, now=now)
         beside = charge_values(key, reply.id, now)
         if idempotency_key:
@@ -103,12 +106,6 @@ def accept_prompt(
             raise NotFound  # deleted in this very moment
         current.after_commit(lambda: invalidate_list(user_id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
-
-
-def charged_in_room(user_id: UUID, chatroom_id: UUID, key: str, now: datetime) -> int | None:
-    """How many prompts the number has spent today; None when the chatroom is not the user's."""
-    values = {"room": chatroom_id, "user": user_id, "key": key, "day": quota_day(now)}
-    return db.session.scalar(CHARGED_IN_ROOM, values)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, insert, select, update
 
 from app.core.db import db
 from app.core.ids import new_id
@@ -19,27 +19,23 @@ def quota_day(now: datetime) -> date:
     return now.astimezone(UTC).date()
 
 
-def charged_prompts(key: str, day: date) -> int:
-    """How many prompts of the day a number has spent. key: the number's keyed hash."""
-    return db.session.scalar(select(func.count()).where(*spent_on(key, day))) or 0
-
-
-def spent_on(key: str | BindParameter[str], day: date | BindParameter[date]) -> tuple[ColumnElement[bool], ...]:
-    """The conditions of the charges that count."""
+def spent_on(key: BindParameter[str], day: BindParameter[date]) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of the charges that count for a day of a number. key: the number's keyed hash."""
     return PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None)
 
 
-CHARGE = insert(PromptCharge).values(
-    id=bindparam("charge_id"),
-    mobile_key=bindparam("charge_key"),
-    day=bindparam("charge_day"),
-    reply_id=bindparam("charge_reply"),
-    created_at=bindparam("now"),
-)
+NEW_CHARGE = {
+    "id": bindparam("charge_id", type_=PromptCharge.id.type),
+    "mobile_key": bindparam("charge_key", type_=PromptCharge.mobile_key.type),
+    "day": bindparam("charge_day", type_=PromptCharge.day.type),
+    "reply_id": bindparam("charge_reply", type_=PromptCharge.reply_id.type),
+    "created_at": bindparam("now", type_=PromptCharge.created_at.type),
+}
+CHARGE = insert(PromptCharge).values(NEW_CHARGE)
 
 
 def charge_values(key: str, reply_id: UUID, now: datetime) -> dict[str, Any]:
-    """What CHARGE charges: a prompt to the number's day. key: the number's keyed hash."""
+    """The values of NEW_CHARGE: a prompt to the number's day. key: the number's keyed hash."""
     return {
         "charge_id": new_id(),
         "charge_key": key,

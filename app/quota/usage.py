@@ -1,20 +1,27 @@
 """Spending prompts, and how much of a day is used up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
+from sqlalchemy import bindparam, func, select
+
 from app.billing.models import Tier
-from app.billing.tier import tier_of
+from app.billing.tier import IS_PRO, pro_values, tier_named
 from app.core import settings
 from app.core.clock import next_midnight, seconds_until
+from app.core.db import db
 from app.core.errors import AppError
 from app.quota.counter import count_prompt
-from app.quota.ledger import charged_prompts, quota_day
+from app.quota.ledger import quota_day, spent_on
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_user
+
+CHARGED = select(func.count()).where(*spent_on(bindparam("key"), bindparam("day"))).scalar_subquery()
+USAGE = select(IS_PRO.label("is_pro"), CHARGED.label("charged"))  # with the values of `usage_values`
 
 
 @dataclass(frozen=True)
@@ -45,16 +52,15 @@ class QuotaExceeded(AppError):
         super().__init__(headers=quota_headers(usage) | {"Retry-After": seconds_left(usage)})
 
 
-def spend_prompt(key: str, tier: Tier, charged: int, now: datetime) -> Usage:
+def spend_prompt(key: str, usage: Usage) -> Usage:
     """Count one more prompt of a number's day; the caller writes the charge, in the same transaction.
 
-    key: the number's keyed hash. charged: what the ledger says was spent, read while the user's row is locked, which
-    makes the count exact. Raises QuotaExceeded, redis.RedisError; then nothing was spent.
+    key: the number's keyed hash. usage: what was spent, read while the user's row is locked, which makes the count
+    exact. Raises QuotaExceeded, redis.RedisError; then nothing was spent.
     """
-    limit = daily_limit(tier)
-    if not count_prompt(key, limit=limit, charged=charged, now=now):
-        raise QuotaExceeded(Usage(tier, limit, charged, now))
-    return Usage(tier, limit, charged + 1, now)
+    if not count_prompt(key, limit=usage.limit, charged=usage.used, now=usage.now):
+        raise QuotaExceeded(usage)
+    return replace(usage, used=usage.used + 1)
 
 
 def daily_limit(tier: Tier) -> int | None:
@@ -62,14 +68,25 @@ def daily_limit(tier: Tier) -> int | None:
     return None if tier is Tier.PRO else settings().basic_daily_prompts
 
 
-def usage_of(user: User, tier: Tier, now: datetime) -> Usage:
+def usage_values(user: User, key: str, now: datetime) -> dict[str, Any]:
+    """What USAGE is asked with. key: the number's keyed hash."""
+    return pro_values(user.id, now) | {"key": key, "day": quota_day(now)}
+
+
+def read_usage(row: Any, now: datetime) -> Usage:
+    """What a row of USAGE says."""
+    tier = tier_named(row.is_pro)
+    return Usage(tier, daily_limit(tier), row.charged, now)
+
+
+def usage_of(user: User, now: datetime) -> Usage:
     """What of the day is used up, by the ledger."""
-    return Usage(tier, daily_limit(tier), charged_prompts(mobile_key(user.mobile), quota_day(now)), now)
+    return read_usage(db.session.execute(USAGE, usage_values(user, mobile_key(user.mobile), now)).one(), now)
 
 
 def usage_today(user_id: UUID, *, now: datetime) -> Usage:
     """What the user has spent of the day. Raises TokenRevoked when the account is gone."""
-    return usage_of(require_user(user_id), tier_of(user_id, now), now)
+    return usage_of(require_user(user_id), now)
 
 
 def quota_headers(usage: Usage) -> dict[str, str]:

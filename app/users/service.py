@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 import click
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.core.auth import TokenRevoked
@@ -12,6 +12,8 @@ from app.core.db import db
 from app.core.ids import new_id
 from app.users.models import User
 from app.users.numbers import to_e164
+
+LOCK = select(User).where(User.id == bindparam("user"), User.mobile.is_not(None)).with_for_update(key_share=True)
 
 
 def find_user(user_id: UUID) -> User | None:
@@ -27,8 +29,7 @@ def find_user_by_mobile(mobile: str) -> User | None:
 
 def lock_user(user_id: UUID) -> User | None:
     """The user's row, locked until the transaction ends, so that one user's requests run one by one."""
-    statement = select(User).where(User.id == user_id, User.mobile.is_not(None)).with_for_update(key_share=True)
-    return db.session.scalar(statement, execution_options={"populate_existing": True})
+    return db.session.scalar(LOCK, {"user": user_id}, execution_options={"populate_existing": True})
 
 
 def lock_user_by_mobile(mobile: str) -> User | None:

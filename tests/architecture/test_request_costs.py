@@ -8,8 +8,8 @@ COSTS = {  # SQL statements, and round trips to Redis, the list's version and th
     "GET /chatroom/{room}": (2, 1),
     "GET /chatroom/{room}/messages/{reply}": (1, 1),
     "GET /user/me": (2, 1),
-    "GET /user/usage": (3, 1),
-    "POST /chatroom/{room}/message": (4, 4),
+    "GET /user/usage": (2, 1),
+    "POST /chatroom/{room}/message": (3, 4),
 }
 
 

@@ -1,6 +1,7 @@
 """The same request sent again counts as sent once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg2
 import pytest
@@ -89,12 +90,13 @@ def test_a_copy_waits_no_longer_than_the_first_request(room):
     assert again.json == first.json
 
 
-def test_a_copy_that_comes_while_its_room_is_deleted_finds_no_room(room, app):
-    post(room)
+@contextmanager
+def room_deleted_before(room, words):
+    """Within the block, the room is deleted by somebody else just before the first statement with these words."""
     deleted = []
 
     def delete_room(_connection, _cursor, statement, *_):
-        if "FROM messages" in statement and not deleted:
+        if words in statement and not deleted:
             deleted.append(True)
             with psycopg2.connect(str(engine.url.set(drivername="postgresql").render_as_string(False))) as other:
                 other.cursor().execute("DELETE FROM chatrooms")
@@ -103,11 +105,25 @@ def test_a_copy_that_comes_while_its_room_is_deleted_finds_no_room(room, app):
         engine = db.engine
     event.listen(engine, "before_cursor_execute", delete_room)
     try:
-        answer = post(room)
+        yield
     finally:
         event.remove(engine, "before_cursor_execute", delete_room)
     assert deleted
+
+
+def test_a_copy_that_comes_while_its_room_is_deleted_finds_no_room(room):
+    post(room)
+    with room_deleted_before(room, "FROM messages"):
+        answer = post(room)
     assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("headers", [KEY, {}])
+def test_a_prompt_that_comes_while_its_room_is_deleted_finds_no_room_and_spends_nothing(room, headers):
+    with room_deleted_before(room, "INSERT INTO messages"):
+        answer = post(room, headers=headers)
+    assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+    assert room.used() == 0
 
 
 def test_another_body_or_room_under_the_same_key_is_refused(room):
