@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_network
 from typing import Any
 
@@ -189,6 +189,7 @@ def user_id() -> str | None:
     return str(g.get("token_claims", {}).get("sub", "")) or None
 
 
+@lru_cache(maxsize=4_096)
 def network(address: str | None) -> str:
     """The network of a client: its /24 or /48 is enough for an investigation, and names nobody."""
     parsed = parse_address(address)

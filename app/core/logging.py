@@ -23,10 +23,12 @@ FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
 NOISY = ("urllib3", "kombu", "celery.worker.strategy", "celery.app.trace", "werkzeug")
 SECRET_NAMES = re.compile("secret|key|token|password")
 MIN_SECRET_CHARS = 6  # anything shorter is found in innocent words
-MASKS = (
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[token]"),
-    (re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"), "[credentials]"),
-    (re.compile(r"(?<![\w+])(\+|%2B)[1-9]\d{4,12}(\d\d)(?!\d)"), r"…\2"),  # a mobile number's last two digits
+MASKS = (  # each with the words without which it need not be looked for
+    (("eyJ",), re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[token]"),
+    (("://",), re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"), "[credentials]"),
+    # A mobile number, but its last two digits. Its sign stands before what must not precede it: a regular expression
+    # that begins with a character finds it much sooner.
+    (("+", "%2B"), re.compile(r"(\+|%2B)(?<![\w+]\+)(?<![\w+]%2B)[1-9]\d{4,12}(\d\d)(?!\d)"), r"…\2"),
 )
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -110,8 +112,9 @@ def redact(line: str, secrets: Iterable[str] = ()) -> str:
     """A log line without these secrets, tokens, credentials in URLs, and whole mobile numbers."""
     for secret in secrets:
         line = line.replace(secret, "[secret]")
-    for pattern, mask in MASKS:
-        line = pattern.sub(mask, line)
+    for words, pattern, mask in MASKS:
+        if any(word in line for word in words):
+            line = pattern.sub(mask, line)
     return line
 
 

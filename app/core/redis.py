@@ -103,6 +103,9 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: in
         RATELIMIT_STORAGE_OPTIONS={"connection_pool": pool},
     )
     cache.init_app(app)
+    # Once it stands here it adds no hooks, which would look for limits of a route at each request: none has any, since
+    # a use case asks the strategy where it counts.
+    app.extensions["limiter"] = {limiter}
     limiter.init_app(app)
     app.extensions["rate_limits"] = limiter.limiter
     app.extensions["redis_breaker"] = RedisBreaker()
