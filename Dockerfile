@@ -1,6 +1,6 @@
 # One image for every process. The default command serves the API; the others are named when a container starts:
 #   worker   celery -A celery_worker worker …          (the line in Procfile)
-#   beat     celery -A celery_worker beat …            (the line in Procfile; one of it, no more)
+#   beat     python celery_beat.py                    (the line in Procfile; one of it, no more)
 #   migrate  flask --app wsgi db upgrade               (before a new version takes traffic)
 
 FROM python:3.11-slim AS packages
@@ -15,7 +15,7 @@ FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin app
 COPY --from=packages /venv /venv
 WORKDIR /srv
-COPY config.py production_rules.py wsgi.py celery_worker.py gunicorn.conf.py web_worker.py ./
+COPY config.py production_rules.py wsgi.py celery_worker.py celery_beat.py gunicorn.conf.py web_worker.py ./
 COPY migrations migrations
 COPY app app
 ENV PATH=/venv/bin:$PATH \

@@ -46,7 +46,7 @@ imports: $(STAMP) ## Check who imports whom
 	@$(BIN)/lint-imports
 
 danger: $(STAMP) ## Search the product's code for dangerous calls
-	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml app migrations config.py production_rules.py wsgi.py celery_worker.py gunicorn.conf.py web_worker.py
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml app migrations config.py production_rules.py wsgi.py celery_worker.py celery_beat.py gunicorn.conf.py web_worker.py
 
 check: lint types imports danger ## All four checks
 

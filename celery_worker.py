@@ -1,4 +1,4 @@
-"""What Celery runs: `celery -A celery_worker worker` and `celery -A celery_worker beat`."""
+"""What Celery runs: `celery -A celery_worker worker`. Beat is `celery_beat.py`."""
 
 import logging
 import sys
@@ -7,11 +7,9 @@ from importlib import import_module
 from typing import Any
 
 from celery import signals
-from celery.beat import SchedulingError
 
-from app import create_app
 from app.core.celery import note_worker_ended
-from app.core.logging import first_line
+from app.factory import create_app
 from app.integrations.gemini.client import SdkMissing, model_client_class
 from config import ConfigError
 
@@ -26,7 +24,6 @@ def connect_signals() -> None:
     signals.worker_init.connect(import_tasks)
     signals.worker_shutdown.connect(sign_off)
     signals.worker_process_shutdown.connect(sign_off)
-    logging.getLogger("celery.beat").addFilter(shorten_scheduling_error)
 
 
 def keep_logging(**_: Any) -> None:
@@ -34,7 +31,7 @@ def keep_logging(**_: Any) -> None:
 
 
 def import_tasks(**_: Any) -> None:
-    """Import tasks and the Gemini SDK in the worker alone: beat queues tasks by name. Raises SystemExit."""
+    """Import tasks and the Gemini SDK in the worker alone. Raises SystemExit."""
     settings = flask_app.extensions["settings"]
     if not settings.gemini_api_key:
         raise SystemExit("Configuration: GEMINI_API_KEY is not set; the worker cannot ask Gemini without it.")
@@ -55,14 +52,6 @@ def sign_off(**_: Any) -> None:
     """Take this process off the list that `flask health` watches."""
     with flask_app.app_context():
         note_worker_ended()
-
-
-def shorten_scheduling_error(record: logging.LogRecord) -> bool:
-    """Log a task that the broker refuses in one line: beat adds two stacks, several times in ten seconds."""
-    if record.levelno >= logging.ERROR and record.exc_info and isinstance(record.exc_info[1], SchedulingError):
-        record.msg, record.args = "%s; beat asks again when it is due", (first_line(record.exc_info[1]),)
-        record.exc_info = None
-    return True
 
 
 try:

@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_migrate import upgrade
 
-from app import create_app
 from app.account.purging import purge_account, purge_chatroom
 from app.account.service import delete_account
 from app.auth.tasks import delete_ended as sweep_auth
 from app.core.clock import utc_now
 from app.core.db import answers_within, db
+from app.factory import create_app
 from app.generation.history import conversation
 from app.generation.queries import failed_replies
 from app.generation.service import retry_failed

@@ -9,9 +9,9 @@ from pathlib import Path
 from flask_migrate import upgrade
 from sqlalchemy import text
 
-from app import create_app
 from app.core.clock import utc_now
 from app.core.db import answers_within, db
+from app.factory import create_app
 from app.ops import metrics
 from app.ops import totals as rollup
 from config import load_settings

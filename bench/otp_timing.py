@@ -16,8 +16,8 @@ from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from sqlalchemy import text
 
-from app import create_app
 from app.core.db import db
+from app.factory import create_app
 from config import load_settings
 from sandbox.stack.postgres import postgres_server
 from sandbox.stack.servers import valkey_server

@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 
-from app import create_app
+from app.factory import create_app
 from bench.otp_timing import MIGRATIONS
 from config import load_settings
 from sandbox.stack.postgres import postgres_server

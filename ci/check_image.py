@@ -167,7 +167,7 @@ def main() -> None:
         def healthy(_log: str) -> bool:
             return subprocess.run(healthcheck, env=environ, capture_output=True, check=False).returncode == 0
 
-        run([*as_user, "python", "-c", "import wsgi, celery_worker"], image, environ)
+        run([*as_user, "python", "-c", "import wsgi, celery_worker, celery_beat"], image, environ)
         run([*as_user, "flask", "db", "upgrade"], image, environ)
         run_process([*as_user, *json_command("^CMD")], image, environ, works=healthy)
         commands = procfile_commands(ROOT / "Procfile")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from app import create_app
+from app.factory import create_app
 from config import load_settings
 from sandbox import postman_story as story
 from sandbox.postman_story import FAREWELL, FOLDERS, STORY, Step

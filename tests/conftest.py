@@ -17,12 +17,12 @@ from flask.testing import FlaskClient
 from sqlalchemy import event, text
 from werkzeug.test import TestResponse
 
-from app import create_app
 from app.account.purging import purge_account, purge_chatroom
 from app.auth.sessions import Client, open_session
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
+from app.factory import create_app
 from app.users.numbers import mobile_key
 from app.users.service import replace_unverified
 from config import Settings, load_settings

@@ -85,8 +85,8 @@ def migrate(database_url: str, *, redis_url: str) -> None:
     """Bring a database up to the newest migration."""
     from flask_migrate import upgrade
 
-    from app import create_app
     from app.core.db import db
+    from app.factory import create_app
     from config import load_settings
 
     settings = {"database_url": database_url, "redis_url": redis_url, "app_env": "development", "jwt_secret": "j" * 32}

@@ -271,7 +271,7 @@ def test_production_is_not_told_by_a_file_that_it_does_not_read(env_file, monkey
 COMMANDS = [
     ["gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"],
     ["celery", "-A", "celery_worker", "worker"],
-    ["celery", "-A", "celery_worker", "beat"],
+    ["celery_beat"],
     ["flask", "--app", "wsgi", "db", "upgrade"],
 ]
 

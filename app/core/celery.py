@@ -1,4 +1,4 @@
-"""Celery: the broker's settings, tasks that run inside the app, and queueing a task by its name."""
+"""Celery: tasks that run inside the app, and queueing a task by its name."""
 
 import json
 import logging
@@ -12,20 +12,17 @@ from typing import Any
 from celery import Celery, Task
 from celery.signals import before_task_publish
 from flask import Flask, current_app
-from kombu.entity import Queue
-from kombu.transport.redis import Channel
 from redis.exceptions import RedisError
 
+from app.core.broker import broker_settings
 from app.core.clock import utc_now
 from app.core.db import DATABASE_UNAVAILABLE
 from app.core.ids import request_id, set_request_id
 from app.core.logging import first_line
-from app.core.redis import TIMEOUTS, redis_client
+from app.core.redis import redis_client
 
-CHORES, GENERATIONS = "chores", "generations"  # the queues
 REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
-CONNECTIONS_PER_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
 WORKERS = "workers"  # a sorted set in Redis: when each worker process last took a task, by host and process id
 WORKER_FORGOTTEN_AFTER = timedelta(hours=1)
 NOTE_EVERY_SECONDS = 1.0  # a round trip for each task would add nothing
@@ -85,50 +82,23 @@ class AppTask(Task):  # type: ignore[misc]
         )
 
 
-def register_celery(
-    app: Flask, url: str, *, pool_size: int, routes: dict[str, dict[str, str]], schedule: dict[str, dict[str, Any]]
-) -> None:
+def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, dict[str, str]]) -> None:
     """Set Celery up so that no work is lost with a worker and no request waits for a broker.
 
     pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is no chore.
-    schedule: what beat queues, and when.
-
-    PostgreSQL knows what is being worked on, and sweeps queue again what a worker loses. So kombu's Redis transport
-    neither records the tasks that a worker holds nor puts them back. Its records stopped workers for good: an
-    acknowledgement that failed on a broken connection kept its slot (https://github.com/celery/celery/issues/8030,
-    https://github.com/celery/celery/issues/8091), and a full Redis let tasks be taken but not recorded.
     """
-    Channel.do_restore = False  # no transport option sets it; with it a lost connection runs each held task twice
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
-        broker_url=url,
-        broker_pool_limit=pool_size // CONNECTIONS_PER_PRODUCER,
-        broker_transport_options={
-            **TIMEOUTS,
-            "ack_emulation": False,
-            "retry_on_timeout": False,
-            "max_retries": 0,  # kombu would try for six seconds
-            "interval_start": 0,
-        },
-        broker_use_ssl={"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
+        **broker_settings(url, pool_size=pool_size),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # A worker takes from both by turns: a thousand replies ahead of them delay neither a login code nor a sweep.
-        # Neither is declared: a list in Redis needs no declaration, which a full Redis would refuse.
-        task_queues=[Queue(name, no_declare=True) for name in (CHORES, GENERATIONS)],  # type: ignore[no-untyped-call]
-        task_default_queue=CHORES,
         task_routes=routes,
-        task_ignore_result=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
-        task_publish_retry=False,
-        beat_schedule=schedule,
-        enable_utc=True,
-        timezone="UTC",
     )
     celery.set_default()
     before_task_publish.connect(add_headers)

@@ -16,10 +16,10 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from limits.strategies import RateLimiter
 
+from app.core.broker import TIMEOUT_SECONDS, TIMEOUTS
+
 log = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each; a request waits for at most a few
-TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
 POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
 REST_SECONDS = 5.0  # how long Redis is not asked after a time-out
 CACHE_PREFIX = "cache:"  # of the keys that flask-caching writes

@@ -16,7 +16,8 @@ from redis.exceptions import RedisError
 from sqlalchemy import and_, func
 
 from app.chatrooms.models import Status, messages
-from app.core.celery import GENERATIONS, next_published_at
+from app.core.broker import GENERATIONS
+from app.core.celery import next_published_at
 from app.core.db import DATABASE_GAVE_UP, log_database_error
 from app.core.logging import first_line
 from app.core.redis import redis_client

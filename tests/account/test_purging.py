@@ -11,8 +11,9 @@ from app.account import export, purging
 from app.account.purging import purge_account, purge_chatroom
 from app.account.tasks import purge
 from app.chatrooms.service import PURGE
-from app.core.celery import CHORES
+from app.core.broker import CHORES
 from app.core.db import db
+from app.schedule import beat_schedule
 from app.streaming.events import Publisher
 from app.streaming.events import purge as purge_stream
 from bench.large import explained
@@ -168,7 +169,7 @@ def test_a_purge_that_is_cut_short_goes_on_and_one_that_has_more_to_do_queues_it
 
 
 def test_beat_asks_for_purges_every_minute(quiet_app):
-    assert quiet_app.extensions["celery"].conf.beat_schedule[PURGE]["schedule"] == 60
+    assert beat_schedule(quiet_app.extensions["settings"])[PURGE]["schedule"] == 60
 
 
 def test_the_number_signs_up_again_before_the_rows_are_gone(quiet_app, quiet, make_user):

@@ -146,11 +146,20 @@ def test_import_rules_hold():
 
 def test_the_web_process_imports_neither_the_sandbox_nor_the_gemini_sdk(environment):
     program = (
-        "import sys; from app import create_app; create_app();"
+        "import sys; from app.factory import create_app; create_app();"
         "print([name for name in sys.modules if name.startswith(('google.', 'grpc', 'sandbox'))])"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | environment)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_beat_imports_neither_the_application_nor_what_it_stands_on():
+    program = (
+        "import sys, celery_beat; heavy = ('app.factory', 'config', 'pydantic', 'sqlalchemy', 'flask_', 'stripe');"
+        "print([name for name in sys.modules if name.startswith(heavy)])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

@@ -14,7 +14,7 @@ from flask import Flask
 
 from app.auth import otp as delivery
 from app.auth.models import OneTimeCode
-from app.core.celery import CHORES
+from app.core.broker import CHORES
 from app.core.clock import utc_now
 from app.core.db import db
 from app.integrations.twilio import SmsRejected, SmsUnavailable, Twilio

@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from app.billing.tasks import apply_event
 from app.billing.webhook import sweep_events
-from app.core.celery import CHORES
+from app.core.broker import CHORES
 from app.core.clock import utc_now
 from app.core.db import db
 from sandbox.stand_ins import RunningStandIn, running_stripe_stand_in

@@ -8,6 +8,7 @@ import pytest
 from app.billing import tasks
 from app.billing.reconciliation import sync_due
 from app.billing.webhook import forget_old_events
+from app.schedule import beat_schedule
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
@@ -44,7 +45,7 @@ def test_what_has_ended_for_good_is_left_alone(user: Any, shop: Shop, stripe: Ru
 def test_the_task_that_beat_queues(user: Any, shop: Shop) -> None:
     shop.buy(user)
     celery = shop.app.extensions["celery"]
-    entry = celery.conf.beat_schedule["billing.sync"]
+    entry = beat_schedule(shop.app.extensions["settings"])["billing.sync"]
     assert entry["task"] == tasks.sync.name
     celery.tasks[entry["task"]]()
     assert user.get("/user/me").json["tier"] == "pro"

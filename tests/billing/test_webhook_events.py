@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from app.billing import tasks
+from app.schedule import beat_schedule
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
@@ -72,7 +73,7 @@ def test_the_sweep_that_beat_queues(bought: str, user: Any, shop: Shop) -> None:
     shop.note(bought)
     shop.execute("UPDATE stripe_events SET due_at = now()")
     celery = shop.app.extensions["celery"]
-    entry = celery.conf.beat_schedule["billing.sweep_events"]
+    entry = beat_schedule(shop.app.extensions["settings"])["billing.sweep_events"]
     assert (entry["task"], entry["schedule"]) == (tasks.sweep_events.name, 60)
     celery.tasks[entry["task"]]()
     assert user.get("/user/me").json["tier"] == "pro"

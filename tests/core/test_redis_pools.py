@@ -12,7 +12,8 @@ from flask import Flask
 from kombu import pools
 from limits import RateLimitItemPerMinute
 
-from app.core.celery import CHORES, enqueue
+from app.core.broker import CHORES
+from app.core.celery import enqueue
 from app.core.redis import cache, rate_limits, redis_client
 from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import GeminiStandIn

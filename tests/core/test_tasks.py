@@ -5,7 +5,7 @@ import re
 import redis
 from celery import Celery
 
-from app.core.celery import CHORES, GENERATIONS
+from app.core.broker import CHORES, GENERATIONS
 from app.core.ids import new_id
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process

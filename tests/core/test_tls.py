@@ -12,7 +12,8 @@ from limits import RateLimitItemPerMinute
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.core.celery import CHORES, enqueue
+from app.core.broker import CHORES
+from app.core.celery import enqueue
 from app.core.db import db
 from app.core.redis import cache, rate_limits, redis_client
 from tests.queues import waiting_tasks

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import redis
 
-from app.core.celery import CHORES, GENERATIONS, WORKERS
+from app.core.broker import CHORES, GENERATIONS
+from app.core.celery import WORKERS
 from app.core.clock import utc_now
 from app.ops import totals as rollup
 from sandbox.stack.processes import wait_until

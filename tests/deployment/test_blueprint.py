@@ -146,7 +146,7 @@ def instances(service: dict[str, Any]) -> int:
 
 
 def test_the_database_has_connections_for_all_pools_while_a_deploy_overlaps(services, blueprint):
-    processes = {"web": number(services["web"], "WEB_CONCURRENCY"), "worker": 1, "beat": 1}
+    processes = {"web": number(services["web"], "WEB_CONCURRENCY"), "worker": 1}  # beat has none
     pools = sum(
         instances(services[name]) * count * number(services[name], "DATABASE_POOL_SIZE")
         for name, count in processes.items()

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from app.core.celery import GENERATIONS
+from app.core.broker import GENERATIONS
 from app.core.db import db
 from app.core.transactions import transaction
 from sandbox.stack.processes import wait_until

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from app.chatrooms.models import Status
-from app.core.celery import GENERATIONS
+from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.transactions import transaction
 from app.generation import state

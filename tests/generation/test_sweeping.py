@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.core.celery import GENERATIONS
+from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.generation import queries
 from app.generation.worker import sweep_replies

@@ -1,0 +1,44 @@
+"""The broker, Redis, as Celery is told of it: by web and workers to queue tasks and to take them, and by beat."""
+
+from typing import Any
+
+from kombu.entity import Queue
+from kombu.transport.redis import Channel
+
+CHORES, GENERATIONS = "chores", "generations"  # the queues
+TIMEOUT_SECONDS = 0.8  # for a connection and for an answer each; a request waits for at most a few
+TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
+CONNECTIONS_PER_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
+
+
+def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
+    """Celery's settings for the broker at `url`, so that nobody waits for it for long.
+
+    pool_size: connections that this process opens to queue tasks.
+
+    PostgreSQL knows what is being worked on, and sweeps queue again what a worker loses. So kombu's Redis transport
+    neither records the tasks that a worker holds nor puts them back. Its records stopped workers for good: an
+    acknowledgement that failed on a broken connection kept its slot (https://github.com/celery/celery/issues/8030,
+    https://github.com/celery/celery/issues/8091), and a full Redis let tasks be taken but not recorded.
+    """
+    Channel.do_restore = False  # no transport option sets it; with it a lost connection runs each held task twice
+    return {
+        "broker_url": url,
+        "broker_pool_limit": pool_size // CONNECTIONS_PER_PRODUCER,
+        "broker_transport_options": {
+            **TIMEOUTS,
+            "ack_emulation": False,
+            "retry_on_timeout": False,
+            "max_retries": 0,  # kombu would try for six seconds
+            "interval_start": 0,
+        },
+        "broker_use_ssl": {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
+        # A worker takes from both by turns: a thousand replies ahead of them delay neither a login code nor a sweep.
+        # Neither is declared: a list in Redis needs no declaration, which a full Redis would refuse.
+        "task_queues": [Queue(name, no_declare=True) for name in (CHORES, GENERATIONS)],  # type: ignore[no-untyped-call]
+        "task_default_queue": CHORES,
+        "task_ignore_result": True,
+        "task_publish_retry": False,
+        "enable_utc": True,
+        "timezone": "UTC",
+    }

@@ -1,0 +1,77 @@
+"""The application factory: everything that is registered, from top to bottom."""
+
+from typing import TYPE_CHECKING
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+from flask_migrate import Migrate
+
+from app.account.views import blp as account_blp
+from app.auth.sessions import is_session_active
+from app.auth.views import blp as auth_blp
+from app.auth.views import sessions_blp
+from app.billing.cli import commands as billing_commands
+from app.billing.views import blp as billing_blp
+from app.chatrooms.views import blp as chatrooms_blp
+from app.core.auth import register_auth
+from app.core.celery import register_celery
+from app.core.db import db, register_database
+from app.core.errors import register_error_handlers
+from app.core.http import register_http, register_request_log
+from app.core.ids import register_request_ids
+from app.core.logging import configure_logging, secrets_of
+from app.core.redis import register_redis
+from app.generation.cli import replies as reply_commands
+from app.messages.views import blp as messages_blp
+from app.openapi import make_api
+from app.ops.commands import health as health_command
+from app.ops.commands import users as user_commands
+from app.ops.views import blp as operations_blp
+from app.ops.views import docs
+from app.schedule import ROUTES
+from config import load_settings
+
+if TYPE_CHECKING:
+    from config import Settings
+
+BLUEPRINTS = (auth_blp, sessions_blp, account_blp, chatrooms_blp, messages_blp, billing_blp, operations_blp)
+COMMANDS = (reply_commands, user_commands, billing_commands, health_command)
+
+
+def create_app(settings: "Settings | None" = None) -> Flask:
+    """A new application. settings: read from the environment when None. Raises config.ConfigError."""
+    settings = settings or load_settings()
+    configure_logging(level=settings.log_level, as_json=settings.logs_json, secrets=secrets_of(settings.model_dump()))
+    app = Flask("app", static_folder=None)
+    app.extensions["settings"] = settings
+    app.json = DefaultJSONProvider(app)
+    app.json.sort_keys = False  # fields come in the order that the schemas declare
+    register_request_ids(app)
+    register_request_log(app)
+    register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
+    register_error_handlers(app)
+    register_auth(
+        app,
+        secret=settings.jwt_secret,
+        previous_secret=settings.jwt_secret_previous,
+        access_ttl=settings.jwt_expires_in,
+        refresh_ttl=settings.refresh_expires_in,
+        is_session_active=is_session_active,
+    )
+    register_database(app, settings.database_url, pool_size=settings.database_pool_size)
+    Migrate(app, db, render_as_batch=False, compare_type=True)
+    register_redis(
+        app,
+        settings.redis_url,
+        list_ttl_seconds=settings.chatroom_list_ttl_seconds,
+        pool_size=settings.redis_pool_size,
+        held_requests=settings.streams_per_process,
+    )
+    register_celery(app, settings.redis_url, pool_size=settings.redis_pool_size, routes=ROUTES)
+    api = make_api(app)
+    for blueprint in BLUEPRINTS:
+        api.register_blueprint(blueprint)
+    app.register_blueprint(docs)
+    for command in COMMANDS:
+        app.cli.add_command(command)
+    return app
