@@ -131,7 +131,9 @@ class Settings(BaseSettings):
     gemini_sdk: GeminiSdk = GeminiSdk.GOOGLE_GENERATIVEAI
     gemini_model: str = Field("gemini-3.5-flash", pattern=r"^[A-Za-z0-9._-]{1,100}$")
     gemini_api_endpoint: str = Field("https://generativelanguage.googleapis.com", pattern="^https?://")
-    gemini_timeout: float = Field(30, gt=0, le=600, description="Seconds for one attempt as a whole")
+    gemini_timeout: float = Field(120, gt=0, le=600, description="Seconds for one attempt as a whole")
+    gemini_idle_timeout: float = Field(60, gt=0, le=600, description="Seconds without a piece of a streamed reply")
+    gemini_max_output_tokens: int = Field(8_192, ge=0, le=1_000_000, description="With thinking; 0: the model's own")
     gemini_system_instruction: str = (
         "You are a helpful assistant in a chat. Answer in the language of the question, clearly and to the point."
     )
@@ -141,7 +143,7 @@ class Settings(BaseSettings):
 
     # Replies
     reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")
-    reply_max_seconds: float = Field(120, gt=0, description="Seconds from the first attempt to the last")
+    reply_max_seconds: float = Field(300, gt=0, description="Seconds from the first attempt to the last")
     generations_per_user: int = Field(8, ge=1, le=1_000, description="Replies of one user generated at a time")
     reply_lease_seconds: float = Field(12, ge=1, le=300, description="How long a dead worker keeps a reply")
     reply_requeue_after_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's task is lost")

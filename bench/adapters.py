@@ -46,7 +46,7 @@ def cpu_of(work: Callable[[], object]) -> float:
 def ask(client: ModelClient, prompt: str, *, streamed: bool) -> None:
     with BoundedCall(30) as call:
         turns = [*TURNS, Turn("user", prompt)]
-        client.generate(turns, call, timeout_seconds=30, on_piece=(lambda _: None) if streamed else None)
+        client.generate(turns, call, read_seconds=30, on_piece=(lambda _: None) if streamed else None)
 
 
 def measure(sdk: str, url: str) -> dict[str, str]:

@@ -33,6 +33,7 @@ from app.integrations.gemini.client import (
     ModelRejected,
     ModelTimeout,
     ModelUnavailable,
+    OutputLimit,
     ReplyBlocked,
     ReplyEmpty,
     Turn,
@@ -123,15 +124,15 @@ class Runner:
 
     def attempt(self, held: Claim, turns: Sequence[Turn]) -> Outcome:
         """Ask the model, and store what came of it."""
-        seconds = settings().gemini_timeout
+        seconds, on_piece = settings().gemini_timeout, self.publisher_for(held) if held.streamed else None
         try:
             with self.breaker.watch(), self.keeper.hold(held, seconds=seconds) as call:
                 answer = self.model.generate(
                     turns,
                     call,
-                    timeout_seconds=seconds,
+                    read_seconds=min(seconds, settings().gemini_idle_timeout) if on_piece else seconds,
                     request_id=held.request_id,
-                    on_piece=self.publisher_for(held) if held.streamed else None,
+                    on_piece=on_piece,
                 )
         except CallAborted:
             return Outcome(self.release(held))
@@ -251,6 +252,7 @@ def error_code_of(error: ModelError) -> ErrorCode:
         (ModelRejected, ErrorCode.MODEL_REJECTED),
         (ReplyBlocked, ErrorCode.BLOCKED_BY_SAFETY),
         (ReplyEmpty, ErrorCode.EMPTY_REPLY),
+        (OutputLimit, ErrorCode.EMPTY_REPLY),
     ):
         if isinstance(error, kind):
             return code

@@ -51,6 +51,7 @@ def make_runner() -> Runner:
         endpoint=chosen.gemini_api_endpoint,
         model=chosen.gemini_model,
         system_instruction=chosen.gemini_system_instruction,
+        max_output_tokens=chosen.gemini_max_output_tokens,
     )
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     return Runner(model, LeaseKeeper(app, lease=timedelta(seconds=chosen.reply_lease_seconds)), Breaker())

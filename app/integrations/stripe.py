@@ -9,7 +9,6 @@ inside one `with payments.bounded():` end together, whatever they wait for. The 
 an error shows only its type, status, code and Stripe's request id.
 """
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -155,8 +154,6 @@ EVENT_WORD = re.compile(r"[A-Za-z0-9_.]{1,100}")  # an id or a type
 TOLERANCE_SECONDS = 300  # https://docs.stripe.com/webhooks: an event's signature is at most five minutes old
 
 Result = TypeVar("Result")
-
-logging.getLogger("stripe").setLevel(logging.WARNING)  # at INFO it repeats Stripe's words, a part of the key included
 
 
 class Payments:

@@ -50,7 +50,7 @@ class Asker:
                 answer = self.client.generate(
                     [turn if isinstance(turn, Turn) else Turn("user", turn) for turn in turns],
                     bounded,
-                    timeout_seconds=seconds,
+                    read_seconds=seconds,
                     request_id=request_id,
                     on_piece=collect if streamed else None,
                 )
@@ -71,7 +71,7 @@ def close(client: Any) -> None:
     session.close()
 
 
-def make_client(sdk: str, gemini: GeminiStandIn, **overrides: str) -> ModelClient:
+def make_client(sdk: str, gemini: GeminiStandIn, **overrides: Any) -> ModelClient:
     arguments = {
         "api_key": gemini.api_key,
         "endpoint": gemini.url,
@@ -86,7 +86,7 @@ def make_asker(sdk: str, gemini: GeminiStandIn) -> Iterator[Callable[..., Asker]
     """Make clients of one's own, with no connection yet."""
     made = []
 
-    def make(**overrides: str) -> Asker:
+    def make(**overrides: Any) -> Asker:
         made.append(make_client(sdk, gemini, **overrides))
         return Asker(made[-1])
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.gemini.client import CallAborted, ModelTimeout
+from app.integrations.gemini.client import CallAborted, FinishReason, ModelTimeout
 
 GRACE_SECONDS = 2.0  # of a machine that is busy with others
 
@@ -26,13 +26,18 @@ def test_a_call_is_bounded_as_a_whole(make_asker, streamed, directive, kept_aliv
     assert model.ask("Hello again", streamed=streamed).answer
 
 
+@pytest.mark.parametrize("seconds", [0.7, 30], ids=["silent", "over"])
 @pytest.mark.parametrize("directive", ["hang_after=3", "pace=0.2"])
-def test_a_stream_is_bounded_as_a_whole_and_keeps_its_pieces(model, directive):
-    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=True, seconds=0.7)
+def test_a_stream_whose_time_is_over_is_an_answer_as_far_as_it_came(model, directive, seconds):
+    if seconds > 1 and directive == "pace=0.2":
+        seconds = 0.7  # each piece comes in time, and all of them do not
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=True, seconds=seconds, call=BoundedCall(0.8))
 
-    assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 0.7 + GRACE_SECONDS
+    assert outcome.answer.finish_reason == FinishReason.TIME_LIMIT
+    assert outcome.answer.text == "".join(outcome.pieces)
     assert len(outcome.pieces) >= 3
+    assert outcome.answer.usage.prompt_tokens > 0
+    assert outcome.seconds < 0.8 + GRACE_SECONDS
 
 
 @both_ways

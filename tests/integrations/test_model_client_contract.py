@@ -1,5 +1,6 @@
 """What every client of the model owes the worker, held against both, whole and streamed."""
 
+import copy
 import json
 import threading
 
@@ -11,13 +12,14 @@ from app.integrations.gemini.client import (
     ModelError,
     ModelRejected,
     ModelUnavailable,
+    OutputLimit,
     ReplyBlocked,
     ReplyEmpty,
     Turn,
     Usage,
 )
 from sandbox.stack.processes import free_port
-from tests.integrations.scripted import JSON, says, serving
+from tests.integrations.scripted import JSON, SSE, says, serving
 
 KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"
 MODEL_UNKNOWN = "HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers"
@@ -52,6 +54,14 @@ def test_the_system_instruction_goes_along_when_there_is_one(make_asker, gemini,
     make_asker(system_instruction=instruction).ask("Hello", streamed=streamed)
 
     assert gemini.requests()[-1]["system_instruction"] == seen
+
+
+@both_ways
+@pytest.mark.parametrize(("limit", "seen"), [(300, {"maxOutputTokens": 300}), (0, {})])
+def test_the_most_that_may_be_written_goes_along_when_there_is_one(make_asker, gemini, streamed, limit, seen):
+    make_asker(max_output_tokens=limit).ask("Hello", streamed=streamed)
+
+    assert gemini.requests()[-1]["generation_config"] == seen
 
 
 @both_ways
@@ -130,6 +140,30 @@ def test_pieces_come_as_they_are_written(model, gemini):
     assert [piece.strip() for piece in outcome.pieces] == ["one", "two", "three", "four", "five", "six"]
 
 
+TOLD = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 40, "cachedContentTokenCount": 8}
+
+
+@both_ways
+def test_thinking_and_cached_tokens_are_told_and_the_model_that_answered(make_asker, streamed):
+    """As Google reports them; one of the SDKs has no field for thinking, and takes what is left of the total."""
+    candidate = {"content": {"parts": [{"text": "Here."}], "role": "model"}, "finishReason": "STOP"}
+    usage = TOLD | {"thoughtsTokenCount": 25}
+    body = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-3.5-flash-002"}
+
+    def script(connection):
+        text = json.dumps(body)
+        is_sse = streamed and asker.client.__class__.__name__ == "GenAI"
+        connection.sendall(SSE if is_sse else JSON)
+        text = f"data: {text}\r\n\r\n" if is_sse else f"[{text}]" if streamed else text
+        connection.sendall(text.encode())
+
+    with serving(script) as url:
+        asker = make_asker(endpoint=url)
+        answer = asker.ask("Hello", streamed=streamed).answer
+
+    assert answer == Answer("Here.", "gemini-3.5-flash-002", FinishReason.STOP, Usage(10, 5, 25, 8, 40))
+
+
 def test_a_long_stream_comes_whole(model):
     outcome = model.ask("[[sandbox: words=1500]]", streamed=True)
 
@@ -148,7 +182,7 @@ def test_fields_that_nobody_knows_yet_are_passed_over(model, streamed):
 def test_a_text_cut_short_by_the_token_limit_is_an_answer(model, streamed):
     outcome = model.ask('[[sandbox: finish=MAX_TOKENS say="as far as"]]', streamed=streamed)
 
-    assert outcome.answer.text == "as far as"
+    assert (outcome.answer.text, outcome.answer.finish_reason) == ("as far as", FinishReason.MAX_TOKENS)
 
 
 # No text
@@ -157,13 +191,20 @@ def test_a_text_cut_short_by_the_token_limit_is_an_answer(model, streamed):
 @both_ways
 @pytest.mark.parametrize(
     ("directive", "finish"),
-    [("empty", "STOP"), ("finish=MAX_TOKENS", "MAX_TOKENS"), ("finish=OTHER", "OTHER"), ('say="\\n "', "STOP")],
+    [("empty", "STOP"), ("finish=OTHER", "OTHER"), ('say="\\n "', "STOP")],
 )
 def test_an_answer_without_text_is_empty(model, streamed, directive, finish):
     outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed)
 
     assert isinstance(outcome.error, ReplyEmpty)
     assert str(outcome.error) == f"no text, finish reason {finish}"
+
+
+@both_ways
+def test_an_allowance_that_went_into_thinking_is_told(model, streamed):
+    outcome = model.ask("[[sandbox: finish=MAX_TOKENS]]", streamed=streamed)
+
+    assert isinstance(outcome.error, OutputLimit)
 
 
 @both_ways
@@ -219,6 +260,33 @@ def test_the_time_that_google_asks_for_is_told(model, streamed, status, seconds)
     outcome = model.ask(f"[[sandbox: status={status} retry_after={seconds}]]", streamed=streamed)
 
     assert outcome.error.retry_after == seconds
+
+
+QUOTA = {
+    "error": {
+        "code": 429,
+        "message": "You exceeded your current quota, please check your plan and billing details.",
+        "status": "RESOURCE_EXHAUSTED",
+        "details": [
+            {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaMetric": "requests"}]},
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17s"},
+        ],
+    }
+}
+
+
+@both_ways
+@pytest.mark.parametrize(("period", "seconds"), [("Minute", 17), ("Day", 86_400)])
+def test_a_quota_of_googles_is_waited_for(make_asker, streamed, period, seconds):
+    """The day's comes back too late for any reply, whatever Google says of a few seconds."""
+    answer = copy.deepcopy(QUOTA)
+    answer["error"]["details"][0]["violations"][0]["quotaId"] = f"GenerateRequestsPer{period}PerProjectPerModel"
+    body = json.dumps([answer] if streamed else answer).encode()
+    head = b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(says(head, body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert (type(outcome.error), outcome.error.retry_after) == (ModelUnavailable, seconds)
 
 
 @both_ways

@@ -4,9 +4,7 @@ The client below `GenerativeModel` is used: it needs no global `configure()`, an
 stream as it comes. Its own retries are off (they hold a 503 for ten minutes).
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from http import HTTPStatus
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import requests
@@ -17,22 +15,10 @@ from google.auth.exceptions import GoogleAuthError
 from google.generativeai import protos
 from google.protobuf import json_format
 
-from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
-from app.integrations.gemini.client import (
-    BLOCKED_FINISHES,
-    CONNECTIONS,
-    Answer,
-    FinishReason,
-    ModelError,
-    ModelTimeout,
-    ModelUnavailable,
-    ReplyBlocked,
-    ReplyEmpty,
-    Turn,
-    Usage,
-    ended_by,
-    error_for,
-)
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.gemini.answers import Chunk, ended_by, error_for, read_answer
+from app.integrations.gemini.client import Answer, ModelError, ModelTimeout, ModelUnavailable, Turn, Usage
+from app.integrations.gemini.rest import prepare
 
 # What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
 MODELS_ERRORS = (
@@ -49,36 +35,35 @@ MODELS_ERRORS = (
 class Gemini:
     """A `ModelClient` on google-generativeai."""
 
-    def __init__(self, *, api_key: str, endpoint: str, model: str, system_instruction: str) -> None:
+    def __init__(
+        self, *, api_key: str, endpoint: str, model: str, system_instruction: str, max_output_tokens: int = 0
+    ) -> None:
         self.model = model
+        self.max_output_tokens = max_output_tokens
         self.system_instruction = system_instruction
         self.client = GenerativeServiceClient(
             transport="rest", client_options={"api_endpoint": endpoint.rstrip("/"), "api_key": api_key}
         )
-        adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
-        session: requests.Session = vars(self.client.transport)["_session"]  # google-api-core does not show it
-        session.mount("http://", adapter)
-        session.mount("https://", adapter)
-        session.hooks["response"].append(unwrap_error)
+        prepare(vars(self.client.transport)["_session"])  # google-api-core does not show it
 
     def generate(
         self,
         turns: Sequence[Turn],
         call: BoundedCall,
         *,
-        timeout_seconds: float,
+        read_seconds: float,
         request_id: str | None = None,
         on_piece: Callable[[str], None] | None = None,
     ) -> Answer:
         """See `ModelClient.generate`."""
         options: dict[str, Any] = {
-            "timeout": timeout_seconds,
+            "timeout": read_seconds,
             "retry": None,
             "metadata": [("x-request-id", request_id)] if request_id else [],
         }
         with ended_by(call):
             responses = self._responses(self._request(turns), options, streamed=on_piece is not None)
-            return read_answer(responses, self.model, on_piece or (lambda _: None))
+            return read_answer(map(read_chunk, responses), call, self.model, on_piece)
 
     def _responses(self, request: Any, options: dict[str, Any], *, streamed: bool) -> Iterator[Any]:
         """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
@@ -97,57 +82,36 @@ class Gemini:
             system_instruction=protos.Content(parts=[protos.Part(text=self.system_instruction)])
             if self.system_instruction
             else None,
+            generation_config=protos.GenerationConfig(max_output_tokens=self.max_output_tokens)
+            if self.max_output_tokens
+            else None,
         )
 
 
-def read_answer(responses: Iterable[Any], model: str, on_piece: Callable[[str], None]) -> Answer:
-    """The text of one response, or of a stream of them. Raises ReplyBlocked, ReplyEmpty."""
-    pieces: list[str] = []
-    finish, prompt_tokens, output_tokens = "none", 0, 0
-    for response in responses:
-        if response.prompt_feedback.block_reason:
-            raise ReplyBlocked(f"prompt blocked: {response.prompt_feedback.block_reason.name}")
-        usage = response.usage_metadata
-        prompt_tokens = usage.prompt_token_count or prompt_tokens
-        output_tokens = usage.candidates_token_count or output_tokens
-        if not response.candidates:
-            continue
-        candidate = response.candidates[0]
-        finish = candidate.finish_reason.name
-        if finish in BLOCKED_FINISHES:
-            raise ReplyBlocked(f"answer blocked: {finish}")
-        piece = "".join(part.text for part in candidate.content.parts).replace("\x00", "")
-        if piece:
-            pieces.append(piece)
-            on_piece(piece)
-    text = "".join(pieces)
-    if not text.strip():
-        raise ReplyEmpty(f"no text, finish reason {finish}")
-    finish_reason = FinishReason.MAX_TOKENS if finish == "MAX_TOKENS" else FinishReason.STOP
-    usage = Usage(prompt_tokens, output_tokens, total_tokens=prompt_tokens + output_tokens)
-    return Answer(text, model, finish_reason, usage)
-
-
-def unwrap_error(response: requests.Response, **_: Any) -> None:
-    """Take an error out of the array that streams have it in, where google-api-core does not look for it.
-
-    One in no form of Google's is left out, so that its status decides: google-api-core would stumble over it.
-    """
-    if response.status_code < HTTPStatus.BAD_REQUEST:
-        return
-    try:
-        body = response.json()
-    except ValueError:
-        return
-    if isinstance(body, list) and body:
-        body = body[0]
-    is_googles = isinstance(body, dict) and isinstance(body.get("error"), dict)
-    response._content = json.dumps(body if is_googles else {}).encode()
+def read_chunk(response: Any) -> Chunk:
+    """What a response tells. Its messages know no thinking tokens: they are what is left of the total."""
+    feedback, usage = response.prompt_feedback, response.usage_metadata
+    candidate = response.candidates[0] if response.candidates else protos.Candidate()
+    prompt_tokens, output_tokens = usage.prompt_token_count, usage.candidates_token_count
+    return Chunk(
+        text="".join(part.text for part in candidate.content.parts),
+        finish=candidate.finish_reason.name if candidate.finish_reason else "",
+        blocked=feedback.block_reason.name if feedback.block_reason else "",
+        model=response.model_version,
+        usage=Usage(
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            thinking_tokens=max(0, usage.total_token_count - prompt_tokens - output_tokens),
+            cached_tokens=usage.cached_content_token_count,
+            total_tokens=usage.total_token_count,
+        ),
+    )
 
 
 def classify(error: Exception) -> ModelError:
     """What one of MODELS_ERRORS means for the reply."""
-    if isinstance(error, requests.Timeout):
+    cause = error.args[0] if error.args else None  # requests says so of a stream that falls silent
+    if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
         return ModelTimeout(type(error).__name__)
     if isinstance(error, GoogleAPICallError):
         return error_for(int(error.code or 0), list(error.details), getattr(error.response, "headers", {}))
