@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Model, text_enum
 from app.core.ids import new_id
+from app.integrations.gemini.client import FinishReason
 
 MAX_TITLE_CHARS = 255
 
@@ -64,6 +65,7 @@ class ErrorCode(enum.StrEnum):
     BLOCKED_BY_SAFETY = "blocked_by_safety"
     MODEL_REJECTED = "model_rejected"
     EMPTY_REPLY = "empty_reply"
+    OUTPUT_LIMIT = "output_limit"
 
 
 FINISHED = text("role = 'model' AND completed_at IS NOT NULL")
@@ -108,9 +110,15 @@ class Message(Model):
     text: Mapped[str | None] = mapped_column(Text)
     status: Mapped[Status] = mapped_column(text_enum(Status, "status_is_known"))
     error_code: Mapped[ErrorCode | None] = mapped_column(text_enum(ErrorCode, "error_code_is_known"))
+    finish_reason: Mapped[FinishReason | None] = mapped_column(text_enum(FinishReason, "finish_reason_is_known"))
     model: Mapped[str | None] = mapped_column(String(100))
     prompt_tokens: Mapped[int | None]
     output_tokens: Mapped[int | None]
+    thinking_tokens: Mapped[int | None]
+    cached_tokens: Mapped[int | None]
+    total_tokens: Mapped[int | None]
+    messages_sent: Mapped[int | None]  # of the room, to Gemini: the prompt and turns before it
+    messages_omitted: Mapped[int | None]
     in_reply_to: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), unique=True)
     created_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]

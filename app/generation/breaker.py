@@ -2,7 +2,8 @@
 
 Each worker process has one. It opens after `threshold` failures in a row, which no single reply's retries reach, and
 stays open for `pause_seconds`, doubled at each failed probe up to `max_pause_seconds`. While it is open, replies are
-deferred without counting as tried. pybreaker refuses calls but knows neither a single probe nor how long to wait.
+deferred without counting as tried. A prompt may be the reason why Gemini takes too long: of one user's time-outs in a
+row the first alone counts. pybreaker refuses calls but knows neither a single probe nor how long to wait.
 """
 
 import logging
@@ -11,10 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
-from app.integrations.gemini.client import CallAborted, ModelError, ModelUnavailable
+from app.integrations.gemini.client import CallAborted, ModelError, ModelTimeout, ModelUnavailable
 
 log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 3.0  # a probe that takes longer goes on, and another one is made: it may be its own prompt's doing
 
 
 class Breaker:
@@ -36,27 +40,32 @@ class Breaker:
         self._failures_in_a_row = 0
         self._pause = pause_seconds
         self._open_until: float | None = None
-        self._probing = False
+        self._next_probe: float | None = None  # when another one may be made, while one is under way
+        self._timed_out: set[UUID] = set()  # users whose calls took too long since the last answer
 
     def wait_seconds(self) -> float:
         """0 when a call may be made now; else how long to defer it, spread so that not all come at once."""
         with self._lock:
             if self._open_until is None:
                 return 0
-            left = self._open_until - self.monotonic()
-            if left <= 0 and not self._probing:
-                self._probing = True
+            now = self.monotonic()
+            left = self._open_until - now
+            if left <= 0 and (self._next_probe is None or self._next_probe <= now):
+                self._next_probe = now + PROBE_SECONDS
                 return 0
             return max(left, 0) + random.uniform(0.5, 1.5) * self.first_pause  # noqa: S311 - a spread
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Record how the call in the block ends, also when it ends in a defect: else a probe would never end."""
+    def watch(self, user_id: UUID) -> Iterator[None]:
+        """Record how the user's call in the block ends, also when it ends in a defect: else a probe would never end."""
         answered: bool | None = None
         try:
             yield
             answered = True
         except CallAborted:
+            raise
+        except ModelTimeout:
+            answered = False if self.is_first_time_out(user_id) else None
             raise
         except ModelError as error:
             answered = not isinstance(error, ModelUnavailable)
@@ -64,12 +73,20 @@ class Breaker:
         finally:
             self.record(answered=answered)
 
+    def is_first_time_out(self, user_id: UUID) -> bool:
+        """Whether none of the user's calls has taken too long since the last answer; from now on one has."""
+        with self._lock:
+            is_first = user_id not in self._timed_out
+            self._timed_out.add(user_id)
+            return is_first
+
     def record(self, *, answered: bool | None) -> None:
         """Say how an admitted call ended; None: in a way that tells nothing about Gemini."""
         with self._lock:
-            was_open, was_probe = self._open_until is not None, self._probing
-            self._probing = False
+            was_open, was_probe = self._open_until is not None, self._next_probe is not None
+            self._next_probe = None
             if answered:
+                self._timed_out.clear()
                 self._failures_in_a_row, self._pause, self._open_until = 0, self.first_pause, None
                 if was_open:
                     log.warning("Gemini answers again: the breaker is closed")

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -56,10 +56,8 @@ class Outcome:
     answer: Answer | None = None
 
     @property
-    def tokens(self) -> dict[str, int | None]:
-        if self.answer is None:
-            return {}
-        return {"prompt_tokens": self.answer.usage.prompt_tokens, "output_tokens": self.answer.usage.output_tokens}
+    def tokens(self) -> dict[str, int]:
+        return {} if self.answer is None else asdict(self.answer.usage)
 
 
 class Runner:
@@ -93,7 +91,8 @@ class Runner:
                     if held is None:
                         return None
                     budget = settings().gemini_history_max_chars
-                    return held, conversation(held.chatroom_id, held.position, held.prompt, max_chars=budget)
+                    turns = conversation(held.chatroom_id, held.position, held.prompt, max_chars=budget)
+                    return replace(held, messages_sent=len(turns)), turns
             except SlotTaken:  # by another reply of the user each time, so this comes to an end
                 continue
             except RoomBusy:  # the one that is generated hands over in the end
@@ -126,7 +125,7 @@ class Runner:
         """Ask the model, and store what came of it."""
         seconds, on_piece = settings().gemini_timeout, self.publisher_for(held) if held.streamed else None
         try:
-            with self.breaker.watch(), self.keeper.hold(held, seconds=seconds) as call:
+            with self.breaker.watch(held.user_id), self.keeper.hold(held, seconds=seconds) as call:
                 answer = self.model.generate(
                     turns,
                     call,
@@ -150,7 +149,7 @@ class Runner:
 
     def publisher_for(self, held: Claim) -> Callable[[str], None]:
         """Publish pieces of this attempt, once it is noted that they cannot be taken back."""
-        publisher = Publisher(held.reply_id, held.attempt)
+        publisher = Publisher(held.reply_id, held.attempt, held.context)
 
         def pass_on(piece: str) -> None:
             if publisher.offset == 0 and not publisher.lost:
@@ -252,7 +251,7 @@ def error_code_of(error: ModelError) -> ErrorCode:
         (ModelRejected, ErrorCode.MODEL_REJECTED),
         (ReplyBlocked, ErrorCode.BLOCKED_BY_SAFETY),
         (ReplyEmpty, ErrorCode.EMPTY_REPLY),
-        (OutputLimit, ErrorCode.EMPTY_REPLY),
+        (OutputLimit, ErrorCode.OUTPUT_LIMIT),
     ):
         if isinstance(error, kind):
             return code

@@ -21,7 +21,7 @@ PostgreSQL's clock: a machine whose own is wrong does no harm.
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -50,7 +50,7 @@ from app.generation.queries import CLAIMABLE, FREE_SLOT, chatrooms, prompts
 from app.generation.queueing import NEW_PROMPT, NEW_REPLY, hand_over, publish_task
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import refund_prompt
-from app.streaming.events import Entry, cancel_generation, publish
+from app.streaming.events import Context, Entry, cancel_generation, publish
 from app.users.service import lock_user
 
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
@@ -81,7 +81,13 @@ class Claim:
     claimed_at: datetime
     request_id: str | None
     streamed: bool
+    messages_sent: int = 1  # the prompt and turns before it
     claimed_monotonic: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def context(self) -> Context:
+        """The turns that Gemini is sent, and all others up to the prompt."""
+        return Context(self.messages_sent, self.position - self.messages_sent)
 
     def now(self) -> datetime:
         """The time by PostgreSQL's clock."""
@@ -204,10 +210,11 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
         held,
         status=Status.COMPLETED,
         text=answer.text,
+        finish_reason=answer.finish_reason,
         model=answer.model,
-        prompt_tokens=answer.usage.prompt_tokens,
-        output_tokens=answer.usage.output_tokens,
         completed_at=now,
+        **asdict(answer.usage),
+        **asdict(held.context),
     )
     if stored:
         announce_end(current, held, Status.COMPLETED, now)
@@ -216,7 +223,8 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
 
 def mark_passed_on(held: Claim) -> bool:
     """Note, before the first piece is published, that there is no refund any more; False when the lease is lost."""
-    statement = update(messages).where(*still_held(held)).values(passed_on=True).returning(messages.c.id)
+    values = {"passed_on": True} | asdict(held.context)
+    statement = update(messages).where(*still_held(held)).values(values).returning(messages.c.id)
     return db.session.scalar(statement) is not None
 
 
@@ -229,7 +237,7 @@ def fail(current: Transaction, held: Claim, code: ErrorCode) -> bool:
     """Give the reply up; False when somebody else has taken it over."""
     now = held.now()
     lock_user(held.user_id)  # before the reply: the order in which everybody locks
-    if not write(held, status=Status.FAILED, error_code=code, completed_at=now):
+    if not write(held, status=Status.FAILED, error_code=code, completed_at=now, **asdict(held.context)):
         return False
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
@@ -286,7 +294,8 @@ def retry(current: Transaction, reply: Message, now: datetime) -> None:
 def queued_again(now: datetime) -> dict[str, Any]:
     """The values of a final reply that goes back into the queue; it waits from now on, for those who look at ages."""
     fresh = {"status": Status.QUEUED, "error_code": None, "failures": 0, "started_at": None, "completed_at": None}
-    return fresh | {"accepted_at": now, "not_before": now, "enqueued_at": now}
+    unknown = {"messages_sent": None, "messages_omitted": None}
+    return fresh | unknown | {"accepted_at": now, "not_before": now, "enqueued_at": now}
 
 
 def retry_failed(

@@ -15,6 +15,7 @@ from sqlalchemy.orm import make_transient
 
 from app.chatrooms.models import Chatroom, ErrorCode, Message, Status
 from app.core.db import db
+from app.integrations.gemini.client import FinishReason
 from app.messages.errors import IdempotencyKeyReused
 from app.messages.models import IdempotencyKey
 
@@ -24,14 +25,21 @@ QUEUED: dict[str, Any] = {  # what changes of a reply, as a 202 shows it
     "text": None,
     "error_code": None,
     "passed_on": False,
+    "finish_reason": None,
     "model": None,
     "prompt_tokens": None,
     "output_tokens": None,
+    "thinking_tokens": None,
+    "cached_tokens": None,
+    "total_tokens": None,
+    "messages_sent": None,
+    "messages_omitted": None,
     "completed_at": None,
 }
 TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
     "status": Status,
     "error_code": ErrorCode,
+    "finish_reason": FinishReason,
     "completed_at": datetime.fromisoformat,
 }
 

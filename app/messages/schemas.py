@@ -9,6 +9,8 @@ from app.chatrooms.models import ErrorCode, Message, Role, Status
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
 from app.core.schemas import Schema, StrictBoolean, Text, Timestamp
 from app.generation.state import is_refundable
+from app.integrations.gemini.client import FinishReason
+from app.streaming.following import context_of
 
 # One Server-Sent Event of a reply's stream. Its data is text, as the format has it, and JSON inside.
 STREAM_EVENT: dict[str, Any] = {
@@ -18,7 +20,7 @@ STREAM_EVENT: dict[str, Any] = {
     "properties": {
         "event": {
             "type": "string",
-            "enum": ["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"],
+            "enum": ["status", "context", "delta", "reset", "completed", "failed", "canceled", "reconnect"],
             "description": "What happened.",
         },
         "id": {"type": "string", "description": "`attempt:characters so far`, for `Last-Event-ID`."},
@@ -31,6 +33,8 @@ STREAM_EVENT: dict[str, Any] = {
                 "description": "`{}` with `reset` and `reconnect`.",
                 "properties": {
                     "status": {"type": "string", "description": "With `status`."},
+                    "messages_sent": {"type": "integer", "description": "With `context`."},
+                    "messages_omitted": {"type": "integer", "description": "With `context`."},
                     "text": {"type": "string", "description": "With `delta`: the next piece."},
                     "message": {"$ref": "#/components/schemas/MessageOut"},
                 },
@@ -46,9 +50,11 @@ EXAMPLE_PROMPT: dict[str, Any] = {
     "role": "user",
     "text": "Explain DNS to a child",
     "status": "completed",
+    "finish_reason": None,
     "error": None,
     "model": None,
     "usage": None,
+    "context": None,
     "in_reply_to": None,
     "created_at": "2026-11-21T09:32:00.000000Z",
     "completed_at": "2026-11-21T09:32:00.000000Z",
@@ -64,13 +70,24 @@ EXAMPLE_QUEUED: dict[str, Any] = EXAMPLE_PROMPT | {
 EXAMPLE_REPLY: dict[str, Any] = EXAMPLE_QUEUED | {
     "text": "DNS is the phone book of the internet…",
     "status": "completed",
+    "finish_reason": "stop",
     "model": "gemini-3.5-flash",
-    "usage": {"prompt_tokens": 12, "output_tokens": 48},
+    "usage": {
+        "prompt_tokens": 12,
+        "output_tokens": 48,
+        "thinking_tokens": 130,
+        "cached_tokens": 0,
+        "total_tokens": 190,
+    },
+    "context": {"messages_sent": 1, "messages_omitted": 0},
     "completed_at": "2026-11-21T09:32:02.000000Z",
 }
 EXAMPLE_EVENTS = """\
 event: status
 data: {"status": "generating"}
+
+event: context
+data: {"messages_sent": 5, "messages_omitted": 12}
 
 event: delta
 data: {"text": "DNS is "}
@@ -95,6 +112,7 @@ ERROR_SENTENCES = {
     ErrorCode.BLOCKED_BY_SAFETY: "Gemini's safety rules blocked the prompt or the answer.",
     ErrorCode.MODEL_REJECTED: "Gemini refused the request.",
     ErrorCode.EMPTY_REPLY: "Gemini answered without a text.",
+    ErrorCode.OUTPUT_LIMIT: "Gemini used up all that it may write on thinking.",
 }
 
 
@@ -176,7 +194,19 @@ class TokensUsedOut(Schema):
     """What a reply took, in Gemini's tokens."""
 
     prompt_tokens = ma.fields.Integer(metadata={"description": "Tokens of the conversation sent."})
-    output_tokens = ma.fields.Integer(metadata={"description": "Tokens of the reply."})
+    output_tokens = ma.fields.Integer(metadata={"description": "Tokens of the reply's text."})
+    thinking_tokens = ma.fields.Integer(metadata={"description": "Tokens of thinking, which Google bills as output."})
+    cached_tokens = ma.fields.Integer(metadata={"description": "Of the prompt's: those that Google had in its cache."})
+    total_tokens = ma.fields.Integer(metadata={"description": "Prompt, output and thinking together."})
+
+
+class ContextOut(Schema):
+    """How much of its chatroom a reply is based on."""
+
+    messages_sent = ma.fields.Integer(metadata={"description": "Messages sent to Gemini, the prompt included."})
+    messages_omitted = ma.fields.Integer(
+        metadata={"description": "Earlier ones left out: those without an answer, and what was too much."}
+    )
 
 
 class MessageOut(Schema):
@@ -191,10 +221,22 @@ class MessageOut(Schema):
         by_value=True,
         metadata={"description": "Of a reply: queued → generating → completed, failed or canceled."},
     )
+    finish_reason = ma.fields.Enum(
+        FinishReason,
+        by_value=True,
+        allow_none=True,
+        metadata={
+            "description": "Of a completed reply: `stop`, `max_tokens` (cut at the model's limit) or `time_limit` "
+            "(cut when its time was over); else null."
+        },
+    )
     error = ma.fields.Nested(ErrorOut, allow_none=True, metadata={"description": "Why a reply failed, else null."})
     model = ma.fields.String(allow_none=True, metadata={"description": "The model that replied."})
     usage = ma.fields.Nested(
         TokensUsedOut, allow_none=True, metadata={"description": "Of a reply; null until it is known."}
+    )
+    context = ma.fields.Nested(
+        ContextOut, allow_none=True, metadata={"description": "Of a reply; null until Gemini was asked."}
     )
     in_reply_to = ma.fields.UUID(allow_none=True, metadata={"description": "Of a reply: the prompt's id."})
     created_at = Timestamp(metadata={"description": "When the prompt was accepted."})
@@ -205,9 +247,24 @@ class MessageOut(Schema):
             code = obj.error_code
             return None if code is None else {"code": code, "message": error_sentence(obj, code)}
         if attr == "usage":
-            known = obj.prompt_tokens is not None and obj.output_tokens is not None
-            return {"prompt_tokens": obj.prompt_tokens, "output_tokens": obj.output_tokens} if known else None
+            return usage_of(obj)
+        if attr == "context":
+            return context_of(obj)
         return super().get_attribute(obj, attr, default)
+
+
+def usage_of(reply: Message) -> dict[str, int] | None:
+    """What a reply took; None until it is known. Earlier versions kept the first two numbers alone."""
+    if reply.prompt_tokens is None or reply.output_tokens is None:
+        return None
+    prompt, output, thinking = reply.prompt_tokens, reply.output_tokens, reply.thinking_tokens or 0
+    return {
+        "prompt_tokens": prompt,
+        "output_tokens": output,
+        "thinking_tokens": thinking,
+        "cached_tokens": reply.cached_tokens or 0,
+        "total_tokens": reply.total_tokens or prompt + output + thinking,
+    }
 
 
 def error_sentence(reply: Message, code: ErrorCode) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -42,6 +43,7 @@ from app.streaming.following import Cursor, Event, follow_reply
 
 MAX_WAIT_SECONDS = 20
 RECONNECT_MS = 1_000
+LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}  # for some clients
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 blp = Blueprint(
@@ -186,11 +188,12 @@ class MessageStream(MethodView):
     def get(self, headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> Response:
         """Follow a reply as it is written
 
-        Server-Sent Events, one `data: <JSON>` each: `status`, then `delta` with the next piece of text, `reset`
-        when a new attempt begins (forget what came), and at the end `completed`, `failed` or `canceled` with
-        the message. The joined deltas since the last `reset` are the stored text. An event's `id` is
-        `attempt:characters`: send the last one as `Last-Event-ID` to go on from there, also much later. A
-        comment comes every 15 s while nothing happens; `reconnect` asks to come back at once.
+        Server-Sent Events, one `data: <JSON>` each: `status`, `context` (how much of the chatroom Gemini sees),
+        then `delta` with the next piece of text, `reset` when a new attempt begins (forget what came), and at the
+        end `completed`, `failed` or `canceled` with the message. The joined deltas since the last `reset` are the
+        stored text. An event's `id` is `attempt:characters`: send the last one as `Last-Event-ID` to go on from
+        there, also much later. A comment comes every 15 s while nothing happens; `reconnect` asks to come back at
+        once.
 
         Prompts sent with `stream: true` come in pieces, others in one."""
         cursor, hung_up = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
@@ -243,11 +246,13 @@ def event_lines(event: Event | None) -> str:
     data: dict[str, Any] = {}
     if event.name == "status" and event.status is not None:
         data = {"status": event.status.value}
+    elif event.name == "context" and event.context is not None:
+        data = asdict(event.context)
     elif event.name == "delta":
         data = {"text": event.text}
     elif event.message is not None:
         data = {"message": MessageOut().dump(event.message)}
-    lines = [f"event: {event.name}", f"data: {json.dumps(data)}"]
+    lines = [f"event: {event.name}", f"data: {json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)}"]
     lines += [f"id: {event.cursor}"] if event.cursor else []
     lines += [f"retry: {RECONNECT_MS}"] if event.name == "reconnect" else []
     return "\n".join(lines) + "\n\n"

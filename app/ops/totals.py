@@ -128,6 +128,7 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
             func.sum(messages.c.failures),
             func.coalesce(func.sum(messages.c.prompt_tokens), 0),
             func.coalesce(func.sum(messages.c.output_tokens), 0),
+            func.coalesce(func.sum(messages.c.thinking_tokens), 0),
         )
         .where(
             messages.c.role == Role.MODEL,
@@ -139,7 +140,7 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
     )
     totals: Counter[tuple[str, str]] = Counter()
     for row in db.session.execute(statement):
-        status, code, bound, count, its_seconds, failures, prompt_tokens, output_tokens = row
+        status, code, bound, count, its_seconds, failures, prompt_tokens, output_tokens, thinking_tokens = row
         gemini_failed, gemini_refused = code in GEMINI_FAILED, code is ErrorCode.MODEL_REJECTED
         totals["replies", str(code or status)] += count
         totals["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
@@ -148,6 +149,7 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
         totals["gemini_calls", "answered"] += count if answered else 0
         totals["gemini_tokens", "prompt"] += prompt_tokens
         totals["gemini_tokens", "output"] += output_tokens
+        totals["gemini_tokens", "thinking"] += thinking_tokens
         if status is Status.COMPLETED:
             totals["reply_seconds_bucket", bound] += count
             totals["reply_seconds_sum", ""] += float(its_seconds)  # type: ignore[assignment]

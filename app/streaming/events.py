@@ -4,9 +4,10 @@ An entry is a piece of text, a status or an end, each with the attempt it belong
 is lost here costs a follower its early wake-up and nothing else.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -18,10 +19,18 @@ from app.core.redis import MAX_BLOCK_SECONDS, redis_client
 log = logging.getLogger(__name__)
 
 STREAM_TTL_SECONDS = 600  # longer than any reply takes; later readers are served from PostgreSQL
-MAX_ENTRIES = 5_000
+MAX_ENTRIES = 10_000  # an answer of as many tokens as one may have, each a piece of its own
 READ_AT_ONCE = 200
 STOP_CHANNEL = "replies:stop"
 FROM_THE_START = "0"
+
+
+@dataclass(frozen=True)
+class Context:
+    """How much of the room an attempt is based on: messages sent to Gemini, and earlier ones left out."""
+
+    messages_sent: int
+    messages_omitted: int
 
 
 @dataclass(frozen=True)
@@ -29,13 +38,14 @@ class Entry:
     """One entry of a reply's stream.
 
     piece: text, which ends at `offset` characters of the attempt's text. status: a state that was reached; a
-    final one is the end of the attempt.
+    final one is the end of the attempt. context: with the status at the beginning of an attempt.
     """
 
     attempt: int
     piece: str = ""
     offset: int = 0
     status: Status | None = None
+    context: Context | None = None
 
     @property
     def is_end(self) -> bool:
@@ -51,6 +61,7 @@ def publish(reply_id: UUID, entry: Entry) -> str:
     fields: dict[Any, Any] = {"attempt": entry.attempt}
     fields |= {"piece": entry.piece, "offset": entry.offset} if entry.piece else {}
     fields |= {"status": entry.status.value} if entry.status else {}
+    fields |= {"context": json.dumps(asdict(entry.context))} if entry.context else {}
     pipeline = redis_client().pipeline(transaction=False)
     # A piece makes no stream: one that was purged with its reply meanwhile does not come back.
     never_new = bool(entry.piece)
@@ -81,12 +92,13 @@ def pieces_until(reply_id: UUID, last_id: str, attempt: int) -> str:
 
 
 def parse(fields: dict[bytes, bytes]) -> Entry:
-    status = fields.get(b"status")
+    status, context = fields.get(b"status"), fields.get(b"context")
     return Entry(
         attempt=int(fields[b"attempt"]),
         piece=fields.get(b"piece", b"").decode(),
         offset=int(fields.get(b"offset", 0)),
         status=Status(status.decode()) if status else None,
+        context=Context(**json.loads(context)) if context else None,
     )
 
 
@@ -134,12 +146,12 @@ def reply_named_by(data: bytes) -> UUID | None:
 class Publisher:
     """Publishes the pieces of one attempt. Without Redis the rest is not published, and the reply goes on."""
 
-    def __init__(self, reply_id: UUID, attempt: int) -> None:
+    def __init__(self, reply_id: UUID, attempt: int, context: Context) -> None:
         self.reply_id = reply_id
         self.attempt = attempt
         self.offset = 0
         self.lost = False
-        self._publish(Entry(attempt, status=Status.GENERATING))
+        self._publish(Entry(attempt, status=Status.GENERATING, context=context))
 
     def pass_on(self, piece: str) -> None:
         self.offset += len(piece)

@@ -27,6 +27,7 @@ from app.core.http import is_draining
 from app.core.redis import redis_client
 from app.core.transactions import release_connection
 from app.streaming import events
+from app.streaming.events import Context
 from app.streaming.slots import open_slot
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnotic
 WITHOUT_REDIS_SECONDS = 1.0
 WITHOUT_DATABASE_SECONDS = 1.0
 
-Name = Literal["status", "delta", "reset", "completed", "failed", "canceled", "reconnect"]
+Name = Literal["status", "context", "delta", "reset", "completed", "failed", "canceled", "reconnect"]
 
 FINAL_NAMES: dict[Status, Name] = {
     Status.COMPLETED: "completed",
@@ -65,12 +66,13 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell the client. `message`: of the final events; `text`: of a delta; `status`: of a status."""
+    """Something to tell the client; which of the last four it has follows from its name."""
 
     name: Name
     cursor: Cursor | None
     text: str = ""
     status: Status | None = None
+    context: Context | None = None
     message: Message | None = None
 
 
@@ -102,6 +104,7 @@ class Follower:
         self.wait = wait
         self.monotonic = monotonic
         self.status: Status | None = None
+        self.context: Context | None = None
         self.last_id = events.FROM_THE_START
 
     def follow(self) -> Iterator[Event | None]:
@@ -156,10 +159,16 @@ class Follower:
             self.status = status
             yield Event("status", self.cursor, status=status)
 
+    def context_event(self, context: Context | None) -> Iterator[Event]:
+        if context is not None and context != self.context:
+            self.context = context
+            yield Event("context", self.cursor, context=context)
+
     def events_for(self, entry: events.Entry) -> Iterator[Event]:
         """What an entry of the stream means for this client."""
         if entry.status is not None:
             yield from self.status_event(entry.status)
+            yield from self.context_event(entry.context)
             return
         if self.cursor is None or self.cursor.attempt < entry.attempt:
             if self.cursor is not None and self.cursor.chars:
@@ -180,9 +189,16 @@ class Follower:
             if cursor.chars:
                 yield Event("reset", Cursor(message.attempt, 0))
             cursor = Cursor(message.attempt, 0)
+        yield from self.context_event(context_of(message))
         if text[cursor.chars :]:
             yield Event("delta", Cursor(message.attempt, len(text)), text=text[cursor.chars :])
         yield Event(FINAL_NAMES[message.status], Cursor(message.attempt, len(text)), message=message)
+
+
+def context_of(reply: Message) -> Context | None:
+    """As it is stored; None until Gemini was asked."""
+    sent, omitted = reply.messages_sent, reply.messages_omitted
+    return None if sent is None or omitted is None else Context(sent, omitted)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from app.chatrooms.service import PURGE
 from app.core.broker import CHORES
 from app.core.db import db
 from app.schedule import beat_schedule
-from app.streaming.events import Publisher
+from app.streaming.events import Context, Publisher
 from app.streaming.events import purge as purge_stream
 from bench.large import explained
 from tests.conftest import purge_all
@@ -223,7 +223,7 @@ def test_no_worker_begins_a_reply_of_what_was_deleted(room, runner, gemini, what
 def test_a_piece_that_comes_late_does_not_bring_a_purged_stream_back(room):
     reply_id = room.send("Hello", stream=True)
     with room.app.app_context():
-        publisher = Publisher(reply_id, 1)
+        publisher = Publisher(reply_id, 1, Context(1, 0))
         publisher.pass_on("One ")
         purge_stream([reply_id], under_way={reply_id: 1})
         publisher.pass_on("secret")

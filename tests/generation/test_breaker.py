@@ -1,13 +1,17 @@
 """When Gemini is down for everybody, one call at a time asks whether it is back."""
 
 import threading
+import time
 from datetime import timedelta
 
 import pytest
 
 from app.core.clock import utc_now
+from app.core.ids import new_id
 from app.generation.breaker import Breaker
 from app.generation.runner import delay_before_retry
+from app.integrations.gemini.client import ModelTimeout
+from tests.rooms import Room
 
 
 class Clock:
@@ -75,6 +79,39 @@ def test_a_probe_that_tells_nothing_makes_room_for_another(breaker, clock):
     breaker.wait_seconds()
     breaker.record(answered=None)
     assert breaker.wait_seconds() == 0
+
+
+def test_a_probe_that_takes_long_makes_room_for_another(breaker, clock):
+    fail(breaker, 3)
+    clock.now += 2.1
+    assert breaker.wait_seconds() == 0
+    clock.now += 2.9
+    assert breaker.wait_seconds() > 0
+    clock.now += 0.2
+    assert [breaker.wait_seconds() == 0 for _ in range(3)] == [True, False, False]
+
+
+def take_too_long(breaker, user_id):
+    with pytest.raises(ModelTimeout), breaker.watch(user_id):
+        raise ModelTimeout("too long")
+
+
+def test_of_one_users_time_outs_in_a_row_the_first_alone_counts(breaker):
+    one, two = new_id(), new_id()
+    for user_id in [one, two] * 10:
+        take_too_long(breaker, user_id)
+    assert breaker.wait_seconds() == 0
+    take_too_long(breaker, new_id())
+    assert breaker.wait_seconds() > 0
+
+
+def test_after_an_answer_a_users_time_out_counts_again(breaker):
+    one = new_id()
+    take_too_long(breaker, one)
+    breaker.record(answered=True)
+    fail(breaker, 2)
+    take_too_long(breaker, one)
+    assert breaker.wait_seconds() > 0
 
 
 def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_runner, monkeypatch):
@@ -145,3 +182,20 @@ def test_there_is_no_retry_past_the_count_or_the_time():
     assert delay(10) is None
     assert delay(1, ago=99.9) is None
     assert delay(1, asked_for=101) is None
+
+
+@pytest.mark.parametrize("gemini_timeout", [1])
+def test_ten_hanging_prompts_of_two_people_leave_a_thirds_answered_in_three_seconds(room, quiet_app, make_user, runner):
+    """Ten time-outs in a row, which the breaker takes for an outage when they are of ten people."""
+    hanging = []
+    for person in (make_user(), make_user()):
+        person.client = quiet_app.test_client()
+        hanging += [Room(quiet_app, person, person.make_chatroom()) for _ in range(5)]
+    replies = [one.send("[[sandbox: hang]]") for one in hanging]
+    threads = [one.generate_meanwhile(runner, reply_id) for one, reply_id in zip(hanging, replies, strict=True)]
+    for thread in threads:
+        thread.join()
+    assert {one.row(reply_id).failures for one, reply_id in zip(hanging, replies, strict=True)} == {1}
+    began = time.monotonic()
+    assert room.answer(runner, "Hello").status == "completed"
+    assert time.monotonic() - began < 3

@@ -31,7 +31,7 @@ def test_a_reply_is_stored_with_its_model_and_tokens(room, runner):
         ("finish=SAFETY", "blocked_by_safety"),
         ("finish=RECITATION", "blocked_by_safety"),
         ("empty", "empty_reply"),
-        ("finish=MAX_TOKENS", "empty_reply"),
+        ("finish=MAX_TOKENS", "output_limit"),
         ("status=400", "model_rejected"),
         ("status=403", "model_rejected"),
         ("status=404", "model_rejected"),
@@ -45,7 +45,8 @@ def test_what_gemini_will_not_answer_fails_at_once_with_its_code(room, runner, g
 
 
 @pytest.mark.parametrize(
-    ("directive", "spent"), [("block", 1), ("empty", 1), ("status=403", 0), ("status=404", 0), ("status=400", 0)]
+    ("directive", "spent"),
+    [("block", 1), ("empty", 1), ("finish=MAX_TOKENS", 0), ("status=403", 0), ("status=404", 0), ("status=400", 0)],
 )
 def test_a_prompt_is_given_back_unless_the_failure_is_its_own_doing(room, runner, directive, spent):
     room.answer(runner, f"[[sandbox: {directive}]]")
@@ -266,5 +267,5 @@ def test_the_log_tells_what_a_reply_cost(room, runner, caplog):
     usage = room.answer(runner, "Hello").usage
     [line] = [record for record in caplog.records if getattr(record, "event", None) == "generation"]
     assert (line.outcome, line.attempt) == ("completed", 1)
-    assert {"prompt_tokens": line.prompt_tokens, "output_tokens": line.output_tokens} == usage
+    assert {name: getattr(line, name) for name in usage} == usage
     assert line.seconds >= 0

@@ -89,7 +89,9 @@ def test_the_events_end_when_the_client_has_hung_up(room):
 
 def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
     reply = room.row(room.send(PROMPT))
-    done = SimpleNamespace(id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED)
+    done = SimpleNamespace(
+        id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED, messages_sent=1, messages_omitted=0
+    )
     looks = iter([reply, OperationalError("SELECT", {}, Exception("gone")), done])
 
     def load():
@@ -99,7 +101,7 @@ def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
         return look
 
     events = list(silent_follower(load).follow())
-    assert [event.name for event in events if event] == ["status", "delta", "completed"]
+    assert [event.name for event in events if event] == ["status", "context", "delta", "completed"]
 
 
 def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):

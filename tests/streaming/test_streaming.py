@@ -35,7 +35,7 @@ def test_a_reply_that_is_done_is_told_at_once_also_when_redis_forgot_it(room, ru
     room.generate(runner, reply_id)
     room.app.extensions["redis"].flushdb()
     events = list(follow(room, reply_id))
-    assert names(events) == ["delta", "completed"]
+    assert names(events) == ["context", "delta", "completed"]
     assert text_of(events) == SAID
 
 
@@ -46,7 +46,7 @@ def test_a_reply_that_was_not_streamed_comes_in_one_delta(room, runner):
     thread = room.generate_meanwhile(runner, reply_id)
     events = list(stream)
     thread.join()
-    assert names(events) == ["delta", "completed"]
+    assert names(events) == ["context", "delta", "completed"]
     assert text_of(events) == SAID
 
 
@@ -120,7 +120,7 @@ def test_a_place_beyond_the_text_is_reset(room, runner):
     reply_id = room.send(PROMPT, stream=True)
     room.generate(runner, reply_id)
     events = list(follow(room, reply_id, "1:999"))
-    assert names(events) == ["reset", "delta", "completed"]
+    assert names(events) == ["reset", "context", "delta", "completed"]
     assert text_of(events, "something else") == SAID
 
 
@@ -148,7 +148,7 @@ def test_a_reply_completes_and_is_followed_while_redis_dies(
 def test_pieces_before_an_end_are_the_part_that_counts(room):
     with room.app.app_context():
         reply_id = room.send(PROMPT, stream=True)
-        publisher = reply_events.Publisher(reply_id, 1)
+        publisher = reply_events.Publisher(reply_id, 1, reply_events.Context(1, 0))
         publisher.pass_on("Before ")
         end = reply_events.publish(reply_id, reply_events.Entry(1, status=Status.CANCELED))
         publisher.pass_on("after")
