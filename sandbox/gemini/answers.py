@@ -6,14 +6,14 @@ Source of the shapes: https://ai.google.dev/api/generate-content#v1beta.Generate
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Any
 
 from flask import Response
 
 from sandbox.gemini.behaviour import LONGEST_HANG_SECONDS, Behaviour, Line, without_directives
-from sandbox.gemini.errors import asked_for, to_json, with_numbers_for_enums
+from sandbox.gemini.errors import asked_for, quota_spent, to_json, with_numbers_for_enums
 from sandbox.gemini.requests import Conversation
 
 # "For Gemini models, a token is equivalent to about 4 characters": https://ai.google.dev/gemini-api/docs/tokens
@@ -22,6 +22,9 @@ EXCERPT_CHARACTERS = 80
 FILLER = "The stand-in goes on for as many words as it was asked for, one after the other, so that"
 JSON_TYPE = "application/json; charset=UTF-8"
 SSE_TYPE = "text/event-stream"
+CODE = {"executableCode": {"language": "PYTHON", "code": "print(6 * 7)"}}
+RESULT = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "42"}}
+SOURCE = "https://example.com/source"
 GARBAGE = "<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"
 
 Json = dict[str, Any]
@@ -40,7 +43,7 @@ class Answer:
     text: str | None
     finish: str = "STOP"
     block: str | None = None
-    unknown_fields: bool = False
+    behaviour: Behaviour = field(default_factory=Behaviour)
 
     def whole(self) -> Json:
         """Return the response to generateContent."""
@@ -49,12 +52,18 @@ class Answer:
     def pieces(self) -> Iterator[Json]:
         """Yield the responses of a stream, a word each; the last one tells why it ended."""
         words = re.findall(r"\s*\S+|\s+", self.text or "")
-        written = ""
+        blocked_at, written = self.behaviour.block_after, ""
         for number, word in enumerate(words, start=1):
+            if blocked_at is not None and number > blocked_at:
+                yield self._response(None, written=written, finish="SAFETY")
+                return
             written += word
-            yield self._response(word, written=written, finish=self.finish if number == len(words) else None)
+            is_last = number == len(words) and not self.behaviour.empty_end
+            yield self._response(word, written=written, finish=self.finish if is_last else None)
         if not words:
             yield self.whole()
+        elif self.behaviour.empty_end:
+            yield self._response(None, written=written, finish=self.finish)
 
     def _response(self, text: str | None, *, written: str, finish: str | None) -> Json:
         response: Json = {}
@@ -63,9 +72,9 @@ class Answer:
         else:
             response["candidates"] = [self._candidate(text, finish)]
         response["usageMetadata"] = self._usage(written)
-        response["modelVersion"] = self.conversation.model
+        response["modelVersion"] = self.behaviour.model_version or self.conversation.model
         response["responseId"] = self._id()
-        if self.unknown_fields:
+        if self.behaviour.unknown_fields:
             response["fieldOfTomorrow"] = {"nested": [1, {"deep": True}]}
             response["usageMetadata"]["dreamTokenCount"] = 7
         return response
@@ -74,21 +83,25 @@ class Answer:
         candidate: Json = {"content": {"role": "model"}, "index": 0}
         if text:
             candidate["content"] = {"parts": [{"text": text}], "role": "model"}
+        if text and self.behaviour.extras:
+            candidate["content"]["parts"] = [CODE, *candidate["content"]["parts"], RESULT]
+            candidate["citationMetadata"] = {"citationSources": [{"startIndex": 0, "endIndex": 1, "uri": SOURCE}]}
         if finish:
             candidate["finishReason"] = finish
         if finish == "SAFETY":
             candidate["safetyRatings"] = [_danger()]
-        if self.unknown_fields:
+        if self.behaviour.unknown_fields:
             candidate["moodOfTheModel"] = "SUNNY"
             candidate["content"]["fieldOfTomorrow"] = None
         return candidate
 
     def _usage(self, written: str) -> Json:
         prompt_tokens, output_tokens = tokens(self.conversation.characters), tokens(len(written))
-        usage = {"promptTokenCount": prompt_tokens, "totalTokenCount": prompt_tokens + output_tokens}
-        if output_tokens:
-            usage["candidatesTokenCount"] = output_tokens
-        return usage
+        thinking_tokens, cached_tokens = self.behaviour.thinking_tokens, self.behaviour.cached_tokens
+        total = prompt_tokens + output_tokens + thinking_tokens
+        usage = {"promptTokenCount": prompt_tokens, "totalTokenCount": total}
+        counts = ("candidates", output_tokens), ("thoughts", thinking_tokens), ("cachedContent", cached_tokens)
+        return usage | {f"{name}TokenCount": count for name, count in counts if count}
 
     def _id(self) -> str:
         """The same request gets the same id, as it gets the same text."""
@@ -98,16 +111,16 @@ class Answer:
 
 def compose(conversation: Conversation, behaviour: Behaviour) -> Answer:
     """Decide what to answer, within the request's maxOutputTokens."""
-    unknown = behaviour.unknown_fields
     if behaviour.block:
-        return Answer(conversation, None, block=behaviour.block, unknown_fields=unknown)
+        return Answer(conversation, None, block=behaviour.block, behaviour=behaviour)
     if behaviour.empty or (behaviour.finish not in (None, "STOP") and behaviour.say is None):
-        return Answer(conversation, None, finish=behaviour.finish or "STOP", unknown_fields=unknown)
+        return Answer(conversation, None, finish=behaviour.finish or "STOP", behaviour=behaviour)
     text, finish = _text(conversation, behaviour), behaviour.finish or "STOP"
     limit = conversation.generation_config.get("maxOutputTokens")
-    if limit and tokens(len(text)) > limit:
-        text, finish = text[: limit * CHARACTERS_A_TOKEN], "MAX_TOKENS"
-    return Answer(conversation, text, finish=finish, unknown_fields=unknown)
+    if limit and tokens(len(text)) + behaviour.thinking_tokens > limit:  # thinking counts against it
+        left = max(0, limit - behaviour.thinking_tokens)
+        text, finish = text[: left * CHARACTERS_A_TOKEN], "MAX_TOKENS"
+    return Answer(conversation, text, finish=finish, behaviour=behaviour)
 
 
 def _text(conversation: Conversation, behaviour: Behaviour) -> str:
@@ -179,8 +192,11 @@ class Format:
 
 def serve(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) -> Response:
     """Answer as the behaviour says. Raises ApiError for a status that was asked for."""
-    if not line.pause(behaviour.delay) or (behaviour.hang and not line.hang()) or behaviour.drop:
+    silent_seconds = behaviour.delay + (0 if wanted.streamed else behaviour.think)
+    if not line.pause(silent_seconds) or (behaviour.hang and not line.hang()) or behaviour.drop:
         return line.cut()
+    if behaviour.quota is not None:
+        raise quota_spent(behaviour.quota, model=answer.conversation.model)
     if behaviour.status is not None:
         raise asked_for(
             behaviour.status,
@@ -200,7 +216,12 @@ def serve(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) -> R
 
 
 def _stream(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) -> Iterator[str]:
-    """Yield the pieces as they would be written, `pace` seconds apart."""
+    """Yield the pieces as they would be written, `pace` seconds apart, once the thinking is over."""
+    if not wanted.sse:
+        yield "["
+    if not line.pause(behaviour.think):  # in silence: Google's own SDK takes a comment for an error
+        line.cut()
+        return
     for number, piece in enumerate(answer.pieces()):
         if number == behaviour.drop_after or (number == behaviour.hang_after and not line.hang()):
             line.cut()
@@ -212,7 +233,7 @@ def _stream(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) ->
         if wanted.sse:
             yield f"data: {text}\r\n\r\n"
         else:
-            yield f",\r\n{text}" if number else f"[{text}"
+            yield f",\r\n{text}" if number else text
     if not wanted.sse:
         yield "]"
 

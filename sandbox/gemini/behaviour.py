@@ -45,12 +45,20 @@ class Behaviour:
     unknown_fields: bool = False
     words: int | None = None
     say: str | None = None
+    think: float = 0.0
+    thinking_tokens: int = 0
+    cached_tokens: int = 0
+    model_version: str | None = None
+    quota: str | None = None
+    block_after: int | None = None
+    empty_end: bool = False
+    extras: bool = False
 
 
-# `times` ends these; what shapes a good answer (delay, pace, words, say) stays.
+# `times` ends these; what shapes a good answer (delay, pace, words, say, think and so on) stays.
 FAULTS = frozenset(
     {"status", "retry_after", "block", "finish", "empty", "hang", "hang_after", "trickle"}
-    | {"drop", "drop_after", "garbage"}
+    | {"drop", "drop_after", "garbage", "quota", "block_after"}
 )
 
 DIRECTIVE = re.compile(r'\[\[sandbox:((?:"(?:\\.|[^"\\])*"|(?!\]\])[^"])*)\]\]', re.DOTALL)
@@ -123,6 +131,14 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "unknown_fields": _flag,
     "words": _count,
     "say": _text,
+    "think": _seconds,
+    "thinking_tokens": _count,
+    "cached_tokens": _count,
+    "model_version": _text,
+    "quota": _one_of({"minute": 1, "day": 2}, default="minute"),
+    "block_after": _count,
+    "empty_end": _flag,
+    "extras": _flag,
 }
 
 

@@ -198,10 +198,16 @@ def asked_for(code: int, *, model: str, retry_after_seconds: float | None) -> Ap
         return ApiError(code, message, retry_after_seconds=retry_after_seconds)
     if retry_after_seconds is not None:
         message += f"\nPlease retry in {retry_after_seconds:g}s."
-    return ApiError(code, message, details=_quota_details(model), retry_after_seconds=retry_after_seconds)
+    return ApiError(code, message, details=_quota_details(model, "Minute"), retry_after_seconds=retry_after_seconds)
 
 
-def _quota_details(model: str) -> Details:
+def quota_spent(period: str, *, model: str) -> ApiError:
+    """429: the requests of a minute or of a day are used up. Google names seconds to wait for in both cases."""
+    message = f"{MESSAGES[429]}\nPlease retry in 17s."
+    return ApiError(429, message, details=_quota_details(model, period.capitalize()), retry_after_seconds=17)
+
+
+def _quota_details(model: str, period: str) -> Details:
     return [
         {
             "@type": "type.googleapis.com/google.rpc.Help",
@@ -212,7 +218,7 @@ def _quota_details(model: str) -> Details:
             "violations": [
                 {
                     "quotaMetric": f"{SERVICE}/generate_content_free_tier_requests",
-                    "quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+                    "quotaId": f"GenerateRequestsPer{period}PerProjectPerModel-FreeTier",
                     "quotaDimensions": {"location": "global", "model": model},
                     "quotaValue": "10",
                 }

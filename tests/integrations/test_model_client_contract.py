@@ -1,6 +1,5 @@
 """What every client of the model owes the worker, held against both, whole and streamed."""
 
-import copy
 import json
 import threading
 
@@ -19,7 +18,7 @@ from app.integrations.gemini.client import (
     Usage,
 )
 from sandbox.stack.processes import free_port
-from tests.integrations.scripted import JSON, SSE, says, serving
+from tests.integrations.scripted import JSON, says, serving
 
 KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"
 MODEL_UNKNOWN = "HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers"
@@ -140,28 +139,15 @@ def test_pieces_come_as_they_are_written(model, gemini):
     assert [piece.strip() for piece in outcome.pieces] == ["one", "two", "three", "four", "five", "six"]
 
 
-TOLD = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 40, "cachedContentTokenCount": 8}
-
-
 @both_ways
-def test_thinking_and_cached_tokens_are_told_and_the_model_that_answered(make_asker, streamed):
-    """As Google reports them; one of the SDKs has no field for thinking, and takes what is left of the total."""
-    candidate = {"content": {"parts": [{"text": "Here."}], "role": "model"}, "finishReason": "STOP"}
-    usage = TOLD | {"thoughtsTokenCount": 25}
-    body = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-3.5-flash-002"}
+def test_thinking_and_cached_tokens_are_told_and_the_model_that_answered(model, streamed):
+    """One of the SDKs has no field for thinking, and takes what is left of the total."""
+    prompt = "[[sandbox: say=Here thinking_tokens=25 cached_tokens=8 model_version=gemini-3.5-flash-002]]"
+    answer = model.ask(prompt, streamed=streamed).answer
 
-    def script(connection):
-        text = json.dumps(body)
-        is_sse = streamed and asker.client.__class__.__name__ == "GenAI"
-        connection.sendall(SSE if is_sse else JSON)
-        text = f"data: {text}\r\n\r\n" if is_sse else f"[{text}]" if streamed else text
-        connection.sendall(text.encode())
-
-    with serving(script) as url:
-        asker = make_asker(endpoint=url)
-        answer = asker.ask("Hello", streamed=streamed).answer
-
-    assert answer == Answer("Here.", "gemini-3.5-flash-002", FinishReason.STOP, Usage(10, 5, 25, 8, 40))
+    sent = -(-len(prompt + "Be brief.") // 4)
+    usage = Usage(sent, output_tokens=1, thinking_tokens=25, cached_tokens=8, total_tokens=sent + 26)
+    assert answer == Answer("Here", "gemini-3.5-flash-002", FinishReason.STOP, usage)
 
 
 def test_a_long_stream_comes_whole(model):
@@ -183,6 +169,31 @@ def test_a_text_cut_short_by_the_token_limit_is_an_answer(model, streamed):
     outcome = model.ask('[[sandbox: finish=MAX_TOKENS say="as far as"]]', streamed=streamed)
 
     assert (outcome.answer.text, outcome.answer.finish_reason) == ("as far as", FinishReason.MAX_TOKENS)
+
+
+@both_ways
+def test_what_is_no_text_is_passed_over(model, streamed):
+    outcome = model.ask('[[sandbox: extras empty_end say="The answer is 42."]]', streamed=streamed)
+
+    assert (outcome.answer.text, outcome.answer.finish_reason) == ("The answer is 42.", FinishReason.STOP)
+
+
+@both_ways
+def test_a_model_may_think_first(model, streamed):
+    outcome = model.ask("[[sandbox: think=0.6 thinking_tokens=700 say=Yes]]", streamed=streamed)
+
+    assert outcome.answer.text == "Yes"
+    assert outcome.answer.usage.thinking_tokens == 700
+    assert outcome.seconds > 0.5
+
+
+@both_ways
+def test_thinking_counts_against_the_most_that_may_be_written(make_asker, streamed):
+    asker = make_asker(max_output_tokens=100)
+
+    cut = asker.ask("[[sandbox: thinking_tokens=90 words=200]]", streamed=streamed).answer
+    assert (len(cut.text), cut.finish_reason) == (40, FinishReason.MAX_TOKENS)
+    assert isinstance(asker.ask("[[sandbox: thinking_tokens=100]]", streamed=streamed).error, OutputLimit)
 
 
 # No text
@@ -226,7 +237,7 @@ def test_an_answer_stopped_by_safety_is_blocked(model, streamed, finish):
 
 
 def test_safety_may_stop_an_answer_in_the_middle(model):
-    outcome = model.ask('[[sandbox: finish=SAFETY say="one two three"]]', streamed=True)
+    outcome = model.ask('[[sandbox: block_after=2 say="one two three"]]', streamed=True)
 
     assert isinstance(outcome.error, ReplyBlocked)
     assert "".join(outcome.pieces) == "one two"
@@ -262,29 +273,11 @@ def test_the_time_that_google_asks_for_is_told(model, streamed, status, seconds)
     assert outcome.error.retry_after == seconds
 
 
-QUOTA = {
-    "error": {
-        "code": 429,
-        "message": "You exceeded your current quota, please check your plan and billing details.",
-        "status": "RESOURCE_EXHAUSTED",
-        "details": [
-            {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [{"quotaMetric": "requests"}]},
-            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17s"},
-        ],
-    }
-}
-
-
 @both_ways
-@pytest.mark.parametrize(("period", "seconds"), [("Minute", 17), ("Day", 86_400)])
-def test_a_quota_of_googles_is_waited_for(make_asker, streamed, period, seconds):
+@pytest.mark.parametrize(("period", "seconds"), [("minute", 17), ("day", 86_400)])
+def test_a_quota_of_googles_is_waited_for(model, streamed, period, seconds):
     """The day's comes back too late for any reply, whatever Google says of a few seconds."""
-    answer = copy.deepcopy(QUOTA)
-    answer["error"]["details"][0]["violations"][0]["quotaId"] = f"GenerateRequestsPer{period}PerProjectPerModel"
-    body = json.dumps([answer] if streamed else answer).encode()
-    head = b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with serving(says(head, body)) as url:
-        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+    outcome = model.ask(f"[[sandbox: quota={period}]]", streamed=streamed)
 
     assert (type(outcome.error), outcome.error.retry_after) == (ModelUnavailable, seconds)
 
