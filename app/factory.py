@@ -21,6 +21,7 @@ from app.core.http import register_http, register_request_log
 from app.core.ids import register_request_ids
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
+from app.generation.cli import gemini as gemini_commands
 from app.generation.cli import replies as reply_commands
 from app.messages.views import blp as messages_blp
 from app.openapi import make_api
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from config import Settings
 
 BLUEPRINTS = (auth_blp, sessions_blp, account_blp, chatrooms_blp, messages_blp, billing_blp, operations_blp)
-COMMANDS = (reply_commands, user_commands, billing_commands, health_command)
+COMMANDS = (reply_commands, gemini_commands, user_commands, billing_commands, health_command)
 
 
 def create_app(settings: "Settings | None" = None) -> Flask:

@@ -1,19 +1,28 @@
-"""`flask replies …`: what an operator does about failed replies."""
+"""`flask replies …`, `flask gemini …`: what an operator does about failed replies, and about Gemini."""
 
+import time
 from dataclasses import asdict
 from uuid import UUID
 
 import click
 from flask.cli import AppGroup
 
+from app.core import settings
 from app.core.cli import json_lines, table
 from app.core.clock import utc_now
 from app.generation.queries import failed_replies
+from app.generation.runner import configured_client
 from app.generation.service import retry_failed
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.gemini.client import ModelError, ModelUnavailable, SdkMissing, Turn
 
 COLUMNS = ("id", "error_code", "attempts", "failed_at", "request_id")
 
+REFUSED, NO_ANSWER = 1, 3  # exit codes; 2 is click's, for a wrong command line
+QUESTION = "Name the first three prime numbers."
+
 replies = AppGroup("replies", help="Look at replies that failed, and generate them again.")
+gemini = AppGroup("gemini", help="Try the connection to Gemini.")
 
 
 @replies.command("failed")
@@ -42,3 +51,36 @@ def retry(reply_id: UUID | None, everything: bool) -> None:
     if reply_id and not queued:
         raise click.ClickException(f"{reply_id} is not a failed reply.")
     click.echo(f"{len(queued)} {'reply is' if len(queued) == 1 else 'replies are'} queued again.")
+
+
+@gemini.command("check")
+@click.option("--model", help="Another model than GEMINI_MODEL.")
+@click.option("--stream", "streamed", is_flag=True, help="Let the answer come in pieces.")
+def check(model: str | None, streamed: bool) -> None:
+    """Ask Gemini one small question, as a worker would, and tell how long it took and what it cost.
+
+    The exit code is 0 when it answers, 1 when the key, the model or the request is refused, and 3 when there is no
+    answer now: busy, out of quota, unreachable or too slow.
+    """
+    began = time.monotonic()
+    pieces: list[float] = []
+    try:
+        with BoundedCall(settings().gemini_timeout) as call:
+            answer = configured_client(model).generate(
+                [Turn("user", QUESTION)],
+                call,
+                read_seconds=settings().gemini_idle_timeout,
+                on_piece=(lambda _: pieces.append(time.monotonic() - began)) if streamed else None,
+            )
+    except (ModelError, SdkMissing) as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(NO_ANSWER if isinstance(error, ModelUnavailable) else REFUSED) from None
+    seconds = time.monotonic() - began
+    facts: dict[str, object] = {
+        "answer": " ".join(answer.text.split()),
+        "model": answer.model,
+        "finish_reason": answer.finish_reason,
+    }
+    facts |= {"seconds_to_first_piece": round(pieces[0] if pieces else seconds, 3), "seconds": round(seconds, 3)}
+    for name, value in (facts | asdict(answer.usage)).items():
+        click.echo(f"{name}: {value}")

@@ -37,6 +37,7 @@ from app.integrations.gemini.client import (
     ReplyBlocked,
     ReplyEmpty,
     Turn,
+    model_client_class,
 )
 from app.streaming.events import Entry, Publisher, publish
 
@@ -67,6 +68,7 @@ class Runner:
         self.model = model
         self.keeper = keeper
         self.breaker = breaker
+        self.refusals: set[str] = set()
 
     def run(self, reply_id: UUID) -> None:
         """Make one attempt at a reply; does nothing when it is done, held, or has to wait for others."""
@@ -138,7 +140,8 @@ class Runner:
         except ModelUnavailable as error:
             return Outcome(self.retry_or_fail(held, error))
         except ModelError as error:
-            if isinstance(error, ModelRejected):
+            if isinstance(error, ModelRejected) and str(error) not in self.refusals:  # said once, not for each prompt
+                self.refusals.add(str(error))
                 log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
             return Outcome(self.fail(held, error_code_of(error)))
         except Exception:  # it would be the same the next time
@@ -199,6 +202,18 @@ class Runner:
         with suppress(RedisError):  # its followers look at once whether it is canceled or deleted
             publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
         return SUPERSEDED
+
+
+def configured_client(model: str | None = None) -> ModelClient:
+    """The client of Gemini that the settings describe. model: another one than theirs. Raises SdkMissing."""
+    chosen = settings()
+    return model_client_class(chosen.gemini_sdk)(
+        api_key=chosen.gemini_api_key,
+        endpoint=chosen.gemini_api_endpoint,
+        model=model or chosen.gemini_model,
+        system_instruction=chosen.gemini_system_instruction,
+        max_output_tokens=chosen.gemini_max_output_tokens,
+    )
 
 
 def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:

@@ -15,9 +15,8 @@ from app.core.clock import database_now
 from app.core.transactions import transaction
 from app.generation.breaker import Breaker
 from app.generation.queueing import GENERATE_REPLY
-from app.generation.runner import Runner
+from app.generation.runner import Runner, configured_client
 from app.generation.worker import LeaseKeeper, sweep_replies
-from app.integrations.gemini.client import model_client_class
 
 one_at_a_time = threading.Lock()  # `cache` alone would let two first tasks make two
 FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is released
@@ -45,16 +44,9 @@ def runner() -> Runner:
 
 @cache
 def make_runner() -> Runner:
-    chosen = settings()
-    model = model_client_class(chosen.gemini_sdk)(
-        api_key=chosen.gemini_api_key,
-        endpoint=chosen.gemini_api_endpoint,
-        model=chosen.gemini_model,
-        system_instruction=chosen.gemini_system_instruction,
-        max_output_tokens=chosen.gemini_max_output_tokens,
-    )
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    return Runner(model, LeaseKeeper(app, lease=timedelta(seconds=chosen.reply_lease_seconds)), Breaker())
+    keeper = LeaseKeeper(app, lease=timedelta(seconds=settings().reply_lease_seconds))
+    return Runner(configured_client(), keeper, Breaker())
 
 
 def release_in_time(**_: Any) -> None:

@@ -64,3 +64,45 @@ def test_nonsense_is_told_in_one_sentence(room, flask):
         assert result.exit_code != 0
         assert "Traceback" not in result.output
     assert flask("retry", str(reply_id), "--all").exit_code == 2
+
+
+@pytest.fixture
+def check(make_app, gemini):
+    app = make_app(gemini_api_endpoint=gemini.url, gemini_timeout=1)
+    return lambda *words: app.test_cli_runner().invoke(args=["gemini", "check", *words])
+
+
+@pytest.mark.parametrize("words", [[], ["--stream"]])
+def test_gemini_is_asked_one_question_of_our_own(check, gemini, words):
+    gemini.clear_requests()
+    done = check("--model", "gemini-3.5-pro", *words)
+    assert done.exit_code == 0, done.output
+    told = dict(line.split(": ", 1) for line in done.output.splitlines())
+    assert (told["model"], told["finish_reason"]) == ("gemini-3.5-pro", "stop")
+    assert 0 < float(told["seconds_to_first_piece"]) <= float(told["seconds"])
+    assert int(told["total_tokens"]) == int(told["prompt_tokens"]) + int(told["output_tokens"])
+    assert [turn["parts"] for turn in gemini.requests()[-1]["contents"]] == [[{"text": cli.QUESTION}]]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "words"),
+    [
+        ({"status": 403}, 1, "Google refuses GEMINI_API_KEY"),
+        ({"status": 404}, 1, "Google does not know GEMINI_MODEL"),
+        ({"quota": "day"}, 3, "the day's quota at Google is spent"),
+        ({"status": 503}, 3, "HTTP 503"),
+        ({"hang": True}, 3, "ModelTimeout"),
+    ],
+)
+def test_the_exit_code_says_whether_to_mend_or_to_wait(check, gemini, behaviour, code, words):
+    gemini.behave(**behaviour)
+    done = check()
+    assert (done.exit_code, words in done.output) == (code, True), done.output
+
+
+def test_a_model_that_has_ended_is_said_once_in_the_log(room, runner, gemini, caplog):
+    gemini.behave(status=404)
+    for _ in range(3):
+        room.answer(runner, "Hello")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said == ["Gemini refuses: HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers"]
