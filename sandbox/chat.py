@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8083
 FILE = Path(__file__).with_name("chat.html")
+LIBRARY = "vendor/markdown-it-15.0.3.min.js"  # from npm, as it came; its licence is beside it
+LIBRARY_SHA256 = "391f2aa638e75e6c7859d0a5c5650ef0956722a45998f17e05b83bc655778e1e"
 _API = '<meta name="api" content="">'
 # The addresses under FRONTEND_URL that Stripe's pages lead back to, and the page's own.
 PATHS = frozenset({"/", "/billing", "/billing/success", "/billing/cancel"})
@@ -37,9 +39,15 @@ def load_page(api: str) -> Page:
     """The page for the API at this address. Raises ValueError when that is no http(s) address."""
     origin = origin_of(api)
     html = FILE.read_text(encoding="utf-8")
-    if _API not in html:
-        raise ValueError(f"{FILE.name} has no place for the API's address.")
-    filled = html.replace(_API, f'<meta name="api" content="{escape(api.rstrip("/"))}">')
+    places = {
+        _API: f'<meta name="api" content="{escape(api.rstrip("/"))}">',
+        f'<script src="{LIBRARY}"></script>': f"<script>{library()}</script>",
+    }
+    filled = html
+    for place, content in places.items():
+        if place not in html:
+            raise ValueError(f"{FILE.name} has no place for {place}.")
+        filled = filled.replace(place, content)
     headers = {
         "Content-Type": "text/html; charset=utf-8",
         "Cache-Control": "no-store",
@@ -51,6 +59,14 @@ def load_page(api: str) -> Page:
     return Page(filled.encode(), headers)
 
 
+def library() -> str:
+    """The Markdown parser that the page holds. Raises ValueError when it is not the file that was chosen."""
+    text = FILE.parent.joinpath(LIBRARY).read_bytes()
+    if hashlib.sha256(text).hexdigest() != LIBRARY_SHA256:
+        raise ValueError(f"{LIBRARY} is not the file that was published.")
+    return text.decode()
+
+
 def origin_of(api: str) -> str:
     """The origin of an http(s) address. Raises ValueError."""
     parts = urlsplit(api)
@@ -60,7 +76,7 @@ def origin_of(api: str) -> str:
 
 
 def policy(html: str, origin: str) -> str:
-    """The Content-Security-Policy: this very script and style run, and only the API is talked to."""
+    """The Content-Security-Policy: these very scripts and style run, and only the API is talked to."""
     return "; ".join(
         [
             "default-src 'none'",

@@ -7,6 +7,7 @@ refresh in mid-reply, stop, retry, upgrade, pay, log out; on a desk, then on a p
 CHROMIUM names the browser's program (default: `chromium` on the PATH); SCREENSHOTS a folder for what was seen.
 """
 
+import json
 import os
 import shutil
 import time
@@ -22,12 +23,33 @@ OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", 
 OPTIONS += ["--disable-component-update", "--disable-sync"]
 DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-# At the stand-in's pace of 30 ms a word. Nobody waits for the end of the first, which comes after 27 seconds
-# (GEMINI_TIMEOUT is 30), so that pictures and a reload fit into it on a slow machine too; the second takes 12.
+# At the stand-in's pace of 30 ms a word. Nobody waits for the end of the first, which comes after 27 seconds, so that
+# pictures and a reload fit into it on a slow machine too; the second takes 12.
 LONGEST_WORDS, LONG_WORDS = 900, 400
 LONGEST = f"Explain DNS to a child [[sandbox:words={LONGEST_WORDS}]]"
 LONG = f"And IPv6 [[sandbox:words={LONG_WORDS}]]"
 ENOUGH_STEPS = 4
+MARKDOWN = """## A plan
+
+1. **Look** at `code`, *emphasis* and [a page](https://example.com/?a=1&b=2)
+2. Beware of [this](javascript:alert(1)), <script>alert(1)</script>, <img src=x onerror=alert(1)> and ![a
+   picture](https://example.com/x.png)
+
+> שלום עולם, a quotation from right to left
+
+```python
+print('Grüße, 東京')
+```
+
+| City | A column that is wider than a telephone, since it goes on and on without a place to break it |
+|---|--:|
+| Lisbon | one_very_long_word_that_nobody_can_break_anywhere_whatever_the_width_of_the_window_may_be |
+| Porto | 2 |
+
+```
+a line of code that is longer than any telephone is wide, so that it has to be scrolled within its own box, and not more
+```
+"""
 TIMEOUT_MS = 60_000
 
 READ_STORED = """async (id) => {
@@ -47,6 +69,7 @@ class Visit:
         self.complaints: list[str] = []
         self.context = browser.new_context(viewport=size, **options)
         self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.page: Page = self.context.new_page()
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._listen)
@@ -182,6 +205,33 @@ def upgrade(visit: Visit) -> None:
     expect(page.locator("#notice")).to_contain_text("Welcome back")
 
 
+def read_markdown(visit: Visit) -> None:
+    """A long answer in Markdown is shown as such, holds nothing that runs or loads, and goes on after a cut."""
+    page = visit.page
+    expect(page.locator("li.user").first).to_be_visible()
+    visit.send(f"[[sandbox: finish=MAX_TOKENS pace=0 say={json.dumps(MARKDOWN)}]]")
+    visit.wait_for("completed")
+    reply = page.locator("li.model").last
+    expect(reply.locator("h2")).to_have_text("A plan")
+    expect(reply.locator("ol > li")).to_have_count(2)
+    expect(reply.locator("td")).to_have_count(4)
+    expect(reply.get_by_role("link", name="a page")).to_have_attribute("rel", "noopener noreferrer")
+    expect(reply.locator("script, img, iframe, [href^=javascript]")).to_have_count(0)
+    expect(reply.locator(".text")).to_contain_text("<script>alert(1)</script>")
+    reply.get_by_role("button", name="Copy this code").first.click()
+    expect(reply.get_by_role("button", name="Copy this code").first).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "print('Grüße, 東京')\n"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the window"
+    expect(reply).to_contain_text("Cut at the length limit")
+    visit.shot("markdown")
+    reply.scroll_into_view_if_needed()
+    before = page.locator("li.model").count()
+    reply.get_by_role("button", name="Continue").click()
+    expect(page.locator("li.model")).to_have_count(before + 1)
+    expect(page.locator("li.user .text").last).to_have_text("Continue where you stopped.")
+    visit.wait_for("completed")
+
+
 def use_keyboard(visit: Visit) -> None:
     """The skip link leads to the message box; Shift+Enter makes a new line and sends nothing."""
     page = visit.page
@@ -261,8 +311,11 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         for visit, steps in (
-            (Visit(browser, DESK), (talk, use_keyboard, keep_rooms, spend_the_day, upgrade, log_out)),
-            (Visit(browser, PHONE, has_touch=True, device_scale_factor=2), (on_a_phone, lose_things, log_out)),
+            (Visit(browser, DESK), (talk, use_keyboard, keep_rooms, spend_the_day, upgrade, read_markdown, log_out)),
+            (
+                Visit(browser, PHONE, has_touch=True, device_scale_factor=2),
+                (on_a_phone, lose_things, read_markdown, log_out),
+            ),
         ):
             visit.log_in()
             for step in steps:

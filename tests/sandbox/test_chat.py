@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.chat import FILE, ChatServer, load_page
+from sandbox.chat import FILE, LIBRARY, ChatServer, load_page
 from sandbox.stack import settings
 from sandbox.stack.run import welcome
 
@@ -54,10 +54,11 @@ def test_the_policy_lets_this_script_and_style_run_and_the_api_be_called(server:
     _, headers, body = ask(server, "/")
     policy = directives(headers)
 
-    for element in ("script", "style"):
-        [content] = re.findall(rf"<{element}>(.*?)</{element}>", body, flags=re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert policy[f"{element}-src"] == f"'sha256-{digest}'"
+    for element, count in (("script", 2), ("style", 1)):
+        contents = re.findall(rf"<{element}>(.*?)</{element}>", body, flags=re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() for content in contents]
+        assert len(digests) == count
+        assert policy[f"{element}-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
     assert policy["connect-src"] == API
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert "unsafe" not in headers["Content-Security-Policy"]
@@ -80,10 +81,19 @@ def test_localhost_is_led_to_the_origin_that_the_api_lets_in(server: ChatServer)
 
 
 def test_the_page_asks_nobody_else_for_anything():
-    html = FILE.read_text()
+    html = FILE.read_text().replace(f'<script src="{LIBRARY}"></script>', "")
 
     assert not re.search(r"https?://|//[\w-]+\.\w|@import|url\(", html)
     assert not re.search(r"<(link|script|img|iframe)[^>]* (src|href)=(?!\"data:,\")", html)
+
+
+def test_the_library_is_in_the_page_as_it_was_published_with_its_licence_beside_it(server: ChatServer, monkeypatch):
+    library = FILE.parent / LIBRARY
+    assert library.read_text() in ask(server, "/")[2]
+    assert "Permission is hereby granted" in library.with_name("markdown-it.LICENSE").read_text()
+    monkeypatch.setattr("sandbox.chat.LIBRARY_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="is not the file that was published"):
+        load_page(API)
 
 
 def test_the_page_never_makes_html_of_text():
