@@ -287,6 +287,7 @@ def last_words(command, **variables):
     return done.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_process_that_is_not_told_where_it_runs_says_so_in_one_sentence_and_ends(command):
     said = last_words(command)
@@ -294,6 +295,7 @@ def test_a_process_that_is_not_told_where_it_runs_says_so_in_one_sentence_and_en
     assert (said.count("\n"), said.count(".")) == (1, 1)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", COMMANDS[:2], ids=" ".join)
 def test_process_says_it_in_one_line_and_ends(command):
     said = last_words(command, APP_ENV="production")

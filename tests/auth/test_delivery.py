@@ -198,6 +198,7 @@ def test_log_delivery_logs_the_code(logging_app, other_numbers, caplog):
     assert visitor.verify(otp).status_code == 200
 
 
+@pytest.mark.processes
 def test_real_worker_sends_the_code_that_a_request_queued(texting, twilio, twilio_settings, environment, tmp_path):
     texting.sign_up()
     texting.send_otp()

@@ -45,7 +45,7 @@ class Migrator:
 
     def to(self, revision: str) -> None:
         with self.app.app_context():
-            upgrade(directory=str(FOLDER), revision=revision)
+            upgrade(directory=str(FOLDER), revision=revision, x_arg=["lock_timeout=1s"])
 
     def back_to(self, revision: str) -> None:
         with self.app.app_context():

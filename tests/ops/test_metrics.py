@@ -71,6 +71,7 @@ def test_a_reply_in_its_pause_is_not_due(user, app):
     assert scrape(user.client)["oldest_due_reply_seconds",] == 0
 
 
+@pytest.mark.processes
 def test_what_workers_did_is_counted_once(user, app, worker, gemini):
     room = user.make_chatroom()
     answer = user.post(f"{room}/message", json={"text": "Hello"}, headers={"Prefer": "wait=10"})
@@ -95,6 +96,7 @@ def test_what_workers_did_is_counted_once(user, app, worker, gemini):
     assert scraped["reply_seconds_bucket", "+Inf"] == 1
 
 
+@pytest.mark.processes
 def test_a_failed_reply_is_counted_by_its_reason(user, app, worker, gemini):
     gemini.behave(block="SAFETY")
     room = user.make_chatroom()
@@ -143,6 +145,7 @@ def test_without_a_token_production_has_no_metrics(make_app):
     assert answer.status_code == 404
 
 
+@pytest.mark.processes
 def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
     with serving(environment, tmp_path / "web.log", processes=2) as web:
         assert wait_until(lambda: len(descendants(web.pid)) == 2, seconds=20)
@@ -162,6 +165,7 @@ def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
         assert [counted() for _ in range(6)] == [40] * 6
 
 
+@pytest.mark.processes
 def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
     with serving(environment, tmp_path / "web.log") as web:
         for _ in range(10):
@@ -193,6 +197,7 @@ def test_a_process_that_has_just_begun_disturbs_no_scrape(client, tmp_path, monk
     assert len(looks) == 1
 
 
+@pytest.mark.processes
 def test_a_folder_for_numbers_that_was_given_is_emptied_at_the_start_alone(app, environment, tmp_path):
     folder = tmp_path / "numbers"
     folder.mkdir()

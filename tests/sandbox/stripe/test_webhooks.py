@@ -68,6 +68,7 @@ def test_any_event_can_be_made(stand_in, subscribed):
     assert stand_in.make_event("customer.deleted", object=unknown)["type"] == "customer.deleted"
 
 
+@pytest.mark.processes
 def test_the_state_survives_a_restart_and_so_do_undelivered_webhooks(tmp_path, receiver):
     state = tmp_path / "var" / "stripe.json"
     with running_stripe_stand_in(webhook_url="http://127.0.0.1:1/", webhook_secret=SECRET, state=state) as first:
