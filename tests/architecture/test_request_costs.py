@@ -2,6 +2,9 @@
 
 import pytest
 from redis.connection import AbstractConnection
+from sqlalchemy import event
+
+from app.core.db import db
 
 COSTS = {  # SQL statements, and round trips to Redis, the list's version and the task included
     "GET /chatroom": (0, 2),
@@ -39,3 +42,23 @@ def test_a_request_costs_no_more_than_its_budget(user, statements, round_trips, 
     round_trips.clear()
     assert user.call(method, path, **body).status_code < 300
     assert (len(statements), len(round_trips)) == COSTS[call], (statements, round_trips)
+
+
+GENERATIONS = {  # SQL statements and commits of the worker, from the task to the stored end
+    "whole": (4, 2),
+    "streamed": (5, 3),  # once more, to note that text was passed on before it is
+}
+
+
+@pytest.mark.parametrize("kind", GENERATIONS)
+def test_a_generation_costs_no_more_than_its_budget(room, runner, kind):
+    with room.app.app_context():
+        engine = db.engine
+    room.answer(runner, "Hello")
+    reply_id = room.send("Hello again", stream=kind == "streamed")
+    statements, commits = [], []
+    event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    event.listen(engine, "commit", commits.append)
+    room.generate(runner, reply_id)
+    assert room.row(reply_id).status == "completed"
+    assert (len(statements) - 1, len(commits)) == GENERATIONS[kind], statements
