@@ -20,14 +20,16 @@ PostgreSQL's clock: a machine whose own is wrong does no harm.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    Executable,
     Interval,
     Select,
     bindparam,
@@ -223,9 +225,7 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
 
 def mark_passed_on(held: Claim) -> bool:
     """Note, before the first piece is published, that there is no refund any more; False when the lease is lost."""
-    values = {"passed_on": True} | asdict(held.context)
-    statement = update(messages).where(*still_held(held)).values(values).returning(messages.c.id)
-    return db.session.scalar(statement) is not None
+    return write_while_held(held, {"passed_on": True} | asdict(held.context))
 
 
 def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
@@ -318,17 +318,26 @@ def retry_failed(
 
 def write(held: Claim, **values: object) -> bool:
     """Write to the claimed reply and let the claim go; False when somebody else has taken it over."""
-    statement = update(messages).where(*still_held(held)).values(LET_GO | values).returning(messages.c.id)
-    return db.session.scalar(statement) is not None
+    return write_while_held(held, LET_GO | values)
 
 
-def still_held(held: Claim) -> tuple[ColumnElement[bool], ...]:
-    """The fence: the claim's attempt is the reply's, and holds its lease."""
-    return (
-        messages.c.id == held.reply_id,
-        messages.c.attempt == held.attempt,
+def write_while_held(held: Claim, values: Mapping[str, object]) -> bool:
+    """Write to the reply as long as its lease is held; False when it is not any more."""
+    bound = {f"new_{name}": value for name, value in values.items()}
+    statement = statement_while_held(tuple(values))
+    return db.session.scalar(statement, bound | {"reply": held.reply_id, "held_attempt": held.attempt}) is not None
+
+
+@cache
+def statement_while_held(names: tuple[str, ...]) -> Executable:
+    """What writes these columns, built once. The fence: the claim's attempt is the reply's, and holds its lease."""
+    fence = (
+        messages.c.id == bindparam("reply"),
+        messages.c.attempt == bindparam("held_attempt"),
         messages.c.lease_expires_at.is_not(None),
     )
+    values = {name: bindparam(f"new_{name}", type_=messages.c[name].type) for name in names}
+    return update(messages).where(*fence).values(values).returning(messages.c.id)
 
 
 def announce_end(current: Transaction, held: Claim, status: Status, now: datetime) -> None:
