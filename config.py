@@ -140,6 +140,9 @@ class Settings(BaseSettings):
     gemini_history_max_chars: int = Field(
         48_000, ge=8_000, description="Characters of a conversation that are sent, the prompt included"
     )
+    gemini_history_max_tokens: int = Field(
+        12_000, ge=0, description="The same in tokens, as far as they are known; 0: characters alone"
+    )
 
     # Replies
     reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")

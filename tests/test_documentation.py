@@ -132,7 +132,12 @@ def test_env_example_changes_nothing_when_copied(clean_environment):
 def test_env_example_holds_no_secret():
     secret_ones = [name for name in VARIABLES if re.search("SECRET|KEY|TOKEN|PASSWORD|_URL$", name)]
     given = {name: example_variables()[name] for name in secret_ones if example_variables()[name]}
-    assert set(given) <= {"FRONTEND_URL", "STRIPE_TEST_KEY_IN_PRODUCTION", "GEMINI_MAX_OUTPUT_TOKENS"}
+    assert set(given) <= {
+        "FRONTEND_URL",
+        "STRIPE_TEST_KEY_IN_PRODUCTION",
+        "GEMINI_MAX_OUTPUT_TOKENS",
+        "GEMINI_HISTORY_MAX_TOKENS",
+    }
 
 
 def test_readme_lists_every_route_and_no_other(make_app):

@@ -13,7 +13,7 @@ MAX_REPLIES = 1_000  # and on those looked at for them, should most have failed
 
 replies, asked = messages.alias("replies"), messages.alias("asked")
 reply = (
-    select(replies.c.in_reply_to, replies.c.position, replies.c.status, replies.c.text)
+    select(replies.c.in_reply_to, replies.c.position, replies.c.status, replies.c.text, replies.c.output_tokens)
     .where(
         replies.c.chatroom_id == bindparam("room"),
         replies.c.position < bindparam("position"),
@@ -30,6 +30,10 @@ PAIRS = (
         func.sum(func.length(asked.c.text) + func.length(reply.c.text))
         .over(order_by=reply.c.position.desc())
         .label("length_so_far"),
+        (
+            func.sum(func.length(reply.c.text)).filter(reply.c.output_tokens > 0).over()
+            / func.sum(reply.c.output_tokens).filter(reply.c.output_tokens > 0).over()
+        ).label("chars_per_token"),
     )
     .join(asked, asked.c.id == reply.c.in_reply_to)
     .where(
@@ -40,21 +44,27 @@ PAIRS = (
     .limit(MAX_PAIRS)
     .subquery()
 )
+# What Gemini counted for the room's own replies says how much of its language a token is: four characters of English,
+# and about one of Chinese. Without a count, the characters alone are bounded.
+BUDGET = func.least(bindparam("max_chars"), bindparam("max_tokens") * PAIRS.c.chars_per_token)
 FITTING_PAIRS = (
     select(PAIRS.c.asked, PAIRS.c.replied)
-    .where(PAIRS.c.length_so_far <= bindparam("budget"))
+    .where(PAIRS.c.length_so_far <= BUDGET - bindparam("prompt_chars"))
     .order_by(PAIRS.c.length_so_far)
 )
 
 
-def conversation(chatroom_id: UUID, position: int, prompt: str, *, max_chars: int) -> list[Turn]:
+def conversation(
+    chatroom_id: UUID, position: int, prompt: str, *, max_chars: int, max_tokens: int | None = None
+) -> list[Turn]:
     """The turns to send, oldest first, user and model by turns, ending with the prompt.
 
     position: the reply's, in its room. Only pairs with an answer count: failed ones are left out with their
-    prompts. The newest pairs whose characters, together with the prompt's, fit into `max_chars` are sent; the
-    prompt always is.
+    prompts. The newest pairs are sent that, together with the prompt, have no more than `max_chars` characters and
+    about `max_tokens` tokens (None: as many as there are); the prompt always is.
     """
-    values = {"room": chatroom_id, "position": position, "budget": max_chars - len(prompt)}
+    values = {"room": chatroom_id, "position": position, "prompt_chars": len(prompt)}
+    values |= {"max_chars": max_chars, "max_tokens": max_tokens}
     newest_first = db.session.execute(FITTING_PAIRS, values).all()
     turns = [
         turn

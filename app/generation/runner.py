@@ -92,8 +92,13 @@ class Runner:
                     held = state.claim(reply_id, lease=self.keeper.lease)
                     if held is None:
                         return None
-                    budget = settings().gemini_history_max_chars
-                    turns = conversation(held.chatroom_id, held.position, held.prompt, max_chars=budget)
+                    turns = conversation(
+                        held.chatroom_id,
+                        held.position,
+                        held.prompt,
+                        max_chars=settings().gemini_history_max_chars,
+                        max_tokens=settings().gemini_history_max_tokens or None,
+                    )
                     return replace(held, messages_sent=len(turns)), turns
             except SlotTaken:  # by another reply of the user each time, so this comes to an end
                 continue

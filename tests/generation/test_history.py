@@ -54,6 +54,27 @@ def test_the_newest_whole_turns_that_fit_are_kept(room, runner):
         assert kept(100_000) == ["0", "1", "2", "3"]
 
 
+def test_the_budget_of_tokens_is_the_rooms_own_language(room, runner):
+    """The same characters are more tokens in Chinese than in English: fewer turns of such a room are sent."""
+    for _ in range(4):
+        room.answer(runner, f"[[sandbox: say={'x' * 400}]]")
+    position = room.row(room.send("Last")).position
+    with room.app.app_context():
+        chatroom_id = UUID(room.path.rsplit("/", 1)[1])
+
+        def sent(max_tokens):
+            return len(conversation(chatroom_id, position, "Last", max_chars=48_000, max_tokens=max_tokens))
+
+        assert sent(None) == 9
+        pair = (2 * 400 + len("[[sandbox: say=]]")) / 4  # the stand-in counts four characters a token
+        assert sent(round(2 * pair) + 2) == 5
+        room.sql("UPDATE messages SET output_tokens = 400 WHERE role = 'model'")  # one character a token
+        assert sent(round(2 * pair) + 2) == 1
+        assert sent(round(8 * pair) + 8) == 5
+        room.sql("UPDATE messages SET output_tokens = NULL")  # of before tokens were kept
+        assert sent(1) == 9
+
+
 def test_a_part_kept_of_a_canceled_reply_is_seen_and_an_empty_one_is_left_out(room, runner, gemini):
     for prompt in ("Kept", "Empty"):
         room.send(prompt)
