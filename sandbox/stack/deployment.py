@@ -127,6 +127,11 @@ class Deployment:
         wait_until(lambda: not silent(), seconds=seconds)
         return silent()
 
+    def process_ids(self, name: str) -> list[int]:
+        """The ids of a process and its children."""
+        leader = psutil.Process(self._running[name].pid)
+        return [process.pid for process in [leader, *leader.children(recursive=True)]]
+
     def memory_mb(self, name: str) -> float:
         """Resident memory of a process and its children, in MiB (pages shared after a fork count in each)."""
         leader = psutil.Process(self._running[name].pid)
