@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import adapters, metrics, replies, requests, streams, table
+from bench import adapters, metrics, replies, requests, streams, table, workers
 
 
 def pool(text: str) -> tuple[str, int]:
@@ -12,12 +12,17 @@ def pool(text: str) -> tuple[str, int]:
 
 parser = argparse.ArgumentParser(description="Measure speed.")
 parser.add_argument(
-    "what", nargs="?", choices=["table", "requests", "replies", "streams", "adapters", "metrics", "all"], default="all"
+    "what",
+    nargs="?",
+    choices=["table", "workers", "requests", "replies", "streams", "adapters", "metrics", "all"],
+    default="all",
 )
 parser.add_argument("--pool", action="append", type=pool, help="name:concurrency, once for each row")
 chosen = parser.parse_args()
 if chosen.what in {"table", "all"}:
     table.main()
+if chosen.what in {"workers", "all"}:
+    workers.main()
 if chosen.what in {"requests", "all"}:
     requests.main()
 if chosen.what in {"replies", "all"}:
