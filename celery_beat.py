@@ -5,7 +5,7 @@ It knows the schedule and the broker, and not the application.
 
 import json
 import logging
-import subprocess
+import subprocess  # nosec B404
 import sys
 from typing import Any
 
@@ -18,7 +18,7 @@ from app.core.logging import configure_logging, first_line
 
 def main() -> None:
     """Queue tasks until told to end. Raises SystemExit when a setting is wrong."""
-    asked = subprocess.run([sys.executable, "-m", "app.schedule"], stdout=subprocess.PIPE, check=False)
+    asked = subprocess.run([sys.executable, "-m", "app.schedule"], stdout=subprocess.PIPE, check=False)  # nosec B603
     if asked.returncode:
         sys.exit(asked.returncode)  # it has said why
     needed = json.loads(asked.stdout)

@@ -24,6 +24,8 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
     Channel.do_restore = False  # no transport option sets it; with it a lost connection runs each held task twice
     return {
         "broker_url": url,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
         "broker_pool_limit": pool_size // CONNECTIONS_PER_PRODUCER,
         "broker_transport_options": {
             **TIMEOUTS,

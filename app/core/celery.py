@@ -90,8 +90,6 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         **broker_settings(url, pool_size=pool_size),
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
         task_routes=routes,
         task_acks_late=True,
         task_reject_on_worker_lost=True,

@@ -69,7 +69,7 @@ def check(model: str | None, streamed: bool) -> None:
             answer = configured_client(model).generate(
                 [Turn("user", QUESTION)],
                 call,
-                read_seconds=settings().gemini_idle_timeout,
+                read_seconds=settings().gemini_idle_timeout if streamed else settings().gemini_timeout,
                 on_piece=(lambda _: pieces.append(time.monotonic() - began)) if streamed else None,
             )
     except (ModelError, SdkMissing) as error:

@@ -27,6 +27,7 @@ from app.integrations.gemini.client import (
 TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
 BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
 MAX_TOKENS = "MAX_TOKENS"
+MAX_MODEL_CHARS = 100  # of a model's name, as it is stored
 DAY_SECONDS = 86_400.0
 
 
@@ -56,7 +57,8 @@ def read_answer(
     finish, model, usage = "", asked_model, Usage()
     try:
         for chunk in checked(chunks):
-            finish, model, usage = chunk.finish or finish, chunk.model or model, latest(usage, chunk.usage)
+            finish, usage = chunk.finish or finish, latest(usage, chunk.usage)
+            model = chunk.model[:MAX_MODEL_CHARS] or model
             piece = chunk.text.replace("\x00", "")  # which PostgreSQL cannot store
             if piece:
                 pieces.append(piece)
