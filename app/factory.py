@@ -18,13 +18,13 @@ from app.core.celery import register_celery
 from app.core.db import db, register_database
 from app.core.errors import register_error_handlers
 from app.core.http import register_http, register_request_log
-from app.core.ids import register_request_ids
+from app.core.ids import IdConverter, register_request_ids
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
 from app.generation.cli import gemini as gemini_commands
 from app.generation.cli import replies as reply_commands
 from app.messages.views import blp as messages_blp
-from app.openapi import make_api
+from app.openapi import register_description
 from app.ops.commands import health as health_command
 from app.ops.commands import users as user_commands
 from app.ops.views import blp as operations_blp
@@ -47,6 +47,7 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     app.extensions["settings"] = settings
     app.json = DefaultJSONProvider(app)
     app.json.sort_keys = False  # fields come in the order that the schemas declare
+    app.url_map.converters["id"] = IdConverter
     register_request_ids(app)
     register_request_log(app)
     register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
@@ -69,10 +70,9 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         held_requests=settings.streams_per_process,
     )
     register_celery(app, settings.redis_url, pool_size=settings.redis_pool_size, routes=ROUTES)
-    api = make_api(app)
-    for blueprint in BLUEPRINTS:
-        api.register_blueprint(blueprint)
-    app.register_blueprint(docs)
+    for blueprint in (*BLUEPRINTS, docs):
+        app.register_blueprint(blueprint)
+    register_description(app, BLUEPRINTS)
     for command in COMMANDS:
         app.cli.add_command(command)
     return app

@@ -4,15 +4,17 @@ import gzip
 import hashlib
 import json
 import re
-from functools import cached_property
+from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
+import flask_smorest
 from apispec import BasePlugin
 from flask import Flask, Response, request
 
-from app.core.api import Api
+from app.core.api import Blueprint
 from app.core.ids import IdConverter
-from app.core.schemas import StrictBoolean, Text, Timestamp
+from app.core.schemas import Problem, StrictBoolean, Text, Timestamp
 
 TITLE = "Gemini Backend"
 VERSION = "1.0.0"
@@ -61,41 +63,26 @@ class OperationIds(BasePlugin):
             operation.setdefault("operationId", method + name)
 
 
-class DescribedApi(Api):
-    """Serves its description serialised once: nothing changes it while the process runs."""
+class Api(flask_smorest.Api):  # type: ignore[misc]
+    """flask-smorest's description, whose errors are all problem documents."""
 
-    @cached_property
-    def serialised(self) -> tuple[bytes, bytes, str]:
-        """The description as JSON, the same gzipped, and a hash for their ETags."""
-        plain = json.dumps(self.spec.to_dict(), separators=(",", ":")).encode()
-        return plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32]
-
-    def _openapi_json(self) -> Response:
-        plain, compressed, name = self.serialised
-        if request.accept_encodings.quality("gzip") > 0:
-            response = Response(compressed, mimetype="application/json", headers={"Content-Encoding": "gzip"})
-            response.set_etag(f"{name}-gzip")  # a strong ETag names these very bytes
-        else:
-            response = Response(plain, mimetype="application/json")
-            response.set_etag(name)
-        response.vary.add("Accept-Encoding")
-        response.headers["Cache-Control"] = "no-cache"  # cache it, and revalidate each time
-        response.make_conditional(request)
-        return response
+    ERROR_SCHEMA = Problem
+    DEFAULT_ERROR_RESPONSE_NAME = None
 
 
-def make_api(app: Flask) -> Api:
-    """The flask-smorest API that blueprints register with."""
-    app.config.update(
-        API_TITLE=TITLE,
-        API_VERSION=VERSION,
-        OPENAPI_VERSION="3.1.0",
-        OPENAPI_URL_PREFIX="/",
-        OPENAPI_JSON_PATH="openapi.json",
-    )
+def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
+    """The OpenAPI description of the blueprints' routes."""
+    app = Flask(
+        "description", static_folder=None
+    )  # flask-smorest describes what it registers, so it gets an app to do it
     app.url_map.converters["id"] = IdConverter
+    app.config.update(API_TITLE=TITLE, API_VERSION=VERSION, OPENAPI_VERSION="3.1.0")
     bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
-    api = DescribedApi()
+    api = Api()
+    api.register_converter(IdConverter, lambda _: {"type": "string", "format": "uuid"})
+    api.register_field(Text, "string", None)
+    api.register_field(Timestamp, "string", "date-time")
+    api.register_field(StrictBoolean, "boolean", None)
     api.init_app(
         app,
         spec_kwargs={
@@ -110,8 +97,45 @@ def make_api(app: Flask) -> Api:
             },
         },
     )
-    api.register_converter(IdConverter, lambda _: {"type": "string", "format": "uuid"})
-    api.register_field(Text, "string", None)
-    api.register_field(Timestamp, "string", "date-time")
-    api.register_field(StrictBoolean, "boolean", None)
-    return api
+    for blueprint in blueprints:
+        api.register_blueprint(blueprint)
+    description: dict[str, Any] = api.spec.to_dict()
+    return description
+
+
+class Description:
+    """The description as it is served. It is made when first asked for, since that takes longer than the rest of
+    create_app, and most processes are never asked.
+    """
+
+    def __init__(self, blueprints: Sequence[Blueprint]) -> None:
+        self._blueprints = blueprints
+        self._making = Lock()
+        self._made: tuple[bytes, bytes, str] | None = None
+
+    def serialised(self) -> tuple[bytes, bytes, str]:
+        """As JSON, the same gzipped, and a hash for their ETags."""
+        with self._making:
+            if self._made is None:
+                plain = json.dumps(describe(self._blueprints), separators=(",", ":")).encode()
+                self._made = plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32]
+            return self._made
+
+    def response(self) -> Response:
+        """The answer to `GET /openapi.json`."""
+        plain, compressed, name = self.serialised()
+        if request.accept_encodings.quality("gzip") > 0:
+            response = Response(compressed, mimetype="application/json", headers={"Content-Encoding": "gzip"})
+            response.set_etag(f"{name}-gzip")  # a strong ETag names these very bytes
+        else:
+            response = Response(plain, mimetype="application/json")
+            response.set_etag(name)
+        response.vary.add("Accept-Encoding")
+        response.headers["Cache-Control"] = "no-cache"  # cache it, and revalidate each time
+        response.make_conditional(request)
+        return response
+
+
+def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
+    """Serve the description of these blueprints at /openapi.json."""
+    app.add_url_rule("/openapi.json", "openapi", Description(blueprints).response)

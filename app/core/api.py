@@ -8,11 +8,9 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import flask_smorest
 from flask import Request, json
-from flask.typing import ResponseReturnValue
 from marshmallow import EXCLUDE
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
-from werkzeug.exceptions import HTTPException
 
 from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked, require_token
 from app.core.errors import (
@@ -23,7 +21,6 @@ from app.core.errors import (
     ServiceUnavailable,
     UnsupportedMediaType,
     ValidationFailed,
-    handle_http_exception,
 )
 from app.core.limits import Limit, limit_address
 from app.core.schemas import Problem, Schema
@@ -174,13 +171,3 @@ def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
         "description": ", ".join(f"`{code}`" for code in examples),
         "content": {PROBLEM_TYPE: {"schema": Problem, "examples": examples}},
     }
-
-
-class Api(flask_smorest.Api):  # type: ignore[misc]
-    """The API and its description; errors of every kind are problem documents."""
-
-    ERROR_SCHEMA = Problem
-    DEFAULT_ERROR_RESPONSE_NAME = None
-
-    def handle_http_exception(self, error: HTTPException) -> ResponseReturnValue:
-        return handle_http_exception(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import flask_swagger_ui
 import marshmallow as ma
-from flask import Response, current_app, redirect, render_template, request, send_from_directory
+from flask import Response, redirect, render_template, request, send_from_directory
 from flask.views import MethodView
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -92,7 +92,7 @@ def home() -> object:
 @docs.route("/docs")
 def swagger_ui() -> str:
     """Swagger UI, only from this origin and without inline scripts."""
-    return render_template("docs.html", title=current_app.config["API_TITLE"])
+    return render_template("docs.html")
 
 
 @docs.route("/docs/assets/<path:name>")
