@@ -48,7 +48,7 @@ OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "PORT"}
 
 
 # Files whose tests start, kill or freeze the product's processes and its servers, the slowest first: `make test` leaves
-# them to `make test-processes`, and nothing is waited for alone at the end.
+# them (and single tests of this mark) to `make test-processes`, and nothing is waited for alone at the end.
 PROCESS_FILES = (
     "test_worker_processes", "test_whole_stack", "test_worker_killed", "test_production", "test_logs",
     "test_web_process", "test_dependencies_gone", "test_worker_without_redis", "test_two_web_processes",

@@ -118,6 +118,7 @@ def test_an_export_that_was_never_read_gives_its_slot_back(user):
     assert user.get("/user/me/export").status_code == 200
 
 
+@pytest.mark.processes
 def test_an_export_that_takes_too_long_is_cut(app, own_environment, mobile_numbers, tmp_path):
     """However slowly its client reads, it holds a thread no longer; what came is no whole answer."""
     with serving(own_environment | {"EXPORT_MAX_SECONDS": "1"}, tmp_path / "web.log") as web:

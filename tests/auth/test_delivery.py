@@ -56,8 +56,7 @@ class TwilioStandIn:
 @pytest.fixture
 def twilio() -> Iterator[TwilioStandIn]:
     stand_in = TwilioStandIn()
-    thread = threading.Thread(target=stand_in.server.serve_forever, daemon=True)
-    thread.start()
+    threading.Thread(target=stand_in.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield stand_in
     stand_in.server.shutdown()
     stand_in.server.server_close()
@@ -198,6 +197,7 @@ def test_log_delivery_logs_the_code(logging_app, other_numbers, caplog):
     assert visitor.verify(otp).status_code == 200
 
 
+@pytest.mark.processes
 @pytest.mark.processes
 def test_real_worker_sends_the_code_that_a_request_queued(texting, twilio, twilio_settings, environment, tmp_path):
     texting.sign_up()

@@ -152,6 +152,7 @@ def test_a_reply_over_the_bound_is_not_due(two_slots, rooms):
         assert queue(utc_now()).oldest_due_seconds == 0
 
 
+@pytest.mark.processes
 def test_forty_rooms_of_one_user_that_hang_delay_nobody_else(make_app, make_user, gemini, own_environment, tmp_path):
     own = own_environment | {"GEMINI_TIMEOUT": "100", "WORKER_CONCURRENCY": "16", "BASIC_DAILY_PROMPTS": "100"}
     client = make_app(redis_url=own["REDIS_URL"], basic_daily_prompts=100).test_client()

@@ -19,33 +19,33 @@ def test_a_call_is_bounded_as_a_whole(make_asker, streamed, directive, kept_aliv
     model = make_asker()
     if kept_alive:
         assert model.ask("Hello").answer
-    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed, seconds=0.6)
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed, seconds=0.3)
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert 0.5 < outcome.seconds < 0.6 + GRACE_SECONDS
+    assert 0.25 < outcome.seconds < 0.3 + GRACE_SECONDS
     assert model.ask("Hello again", streamed=streamed).answer
 
 
-@pytest.mark.parametrize("seconds", [0.7, 30], ids=["silent", "over"])
-@pytest.mark.parametrize("directive", ["hang_after=3", "pace=0.2"])
+@pytest.mark.parametrize("seconds", [0.5, 30], ids=["silent", "over"])
+@pytest.mark.parametrize("directive", ["hang_after=3", "pace=0.1"])
 def test_a_stream_whose_time_is_over_is_an_answer_as_far_as_it_came(model, directive, seconds):
-    if seconds > 1 and directive == "pace=0.2":
-        seconds = 0.7  # each piece comes in time, and all of them do not
-    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=True, seconds=seconds, call=BoundedCall(0.8))
+    if seconds > 1 and directive == "pace=0.1":
+        seconds = 0.5  # each piece comes in time, and all of them do not
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=True, seconds=seconds, call=BoundedCall(0.6))
 
     assert outcome.answer.finish_reason == FinishReason.TIME_LIMIT
     assert outcome.answer.text == "".join(outcome.pieces)
     assert len(outcome.pieces) >= 3
     assert outcome.answer.usage.prompt_tokens > 0
-    assert outcome.seconds < 0.8 + GRACE_SECONDS
+    assert outcome.seconds < 0.6 + GRACE_SECONDS
 
 
 @both_ways
 def test_the_time_for_a_read_holds_by_itself(model, streamed):
-    outcome = model.ask("[[sandbox: hang]]", streamed=streamed, seconds=0.5, call=BoundedCall(30))
+    outcome = model.ask("[[sandbox: hang]]", streamed=streamed, seconds=0.3, call=BoundedCall(30))
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 0.5 + GRACE_SECONDS
+    assert outcome.seconds < 0.3 + GRACE_SECONDS
 
 
 @pytest.mark.parametrize(("directive", "streamed"), [("hang", False), ("trickle=0.05", False), ("hang_after=3", True)])

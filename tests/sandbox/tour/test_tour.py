@@ -29,7 +29,7 @@ def serve() -> Serve:
     @contextmanager
     def serving(application: Flask) -> Iterator[str]:
         server = make_server("127.0.0.1", 0, application, threaded=True)
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
