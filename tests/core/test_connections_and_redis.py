@@ -155,7 +155,7 @@ def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
 def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, make_redis_url, user):
     """Each who could do without passes by; of those who cannot, one at a time asks, and lets all in again."""
     with tapped(make_redis_url()) as tap:
-        app = make_app(redis_url=tap.url + "?socket_timeout=1", rate_limit_per_minute=1_000)
+        app = make_app(redis_url=tap.url + "?socket_timeout=2", rate_limit_per_minute=1_000)
         call(app, user, "GET", "/chatroom")
         with app.app_context():
             tap.engine = db.engine
@@ -175,7 +175,7 @@ def test_silent_redis_is_asked_again_after_five_seconds(make_app, make_redis_url
     clock = SimpleNamespace(monotonic=lambda: 1_000.0)
     monkeypatch.setattr(redis_clients, "time", clock)
     with tapped(make_redis_url()) as tap:
-        app = make_app(redis_url=tap.url + "?socket_timeout=1")
+        app = make_app(redis_url=tap.url + "?socket_timeout=2")
         call(app, user, "GET", "/chatroom")
         tap.is_silent = True
         assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "MISS"
