@@ -35,11 +35,13 @@ the whole message. Close the stream after that event: an `EventSource` left open
 new attempt: discard the text received so far. When the connection breaks, or on `reconnect`, open the stream again with
 the last event's `id` as `Last-Event-ID`; it resumes from there.
 
-**Canceling and retrying.** `POST …/cancel` stops a queued or generating reply, and keeps its text so far.
-`POST …/retry` regenerates a failed or canceled one.
+**Canceling, retrying, editing.** `POST …/cancel` stops a queued or generating reply, and keeps its text so far.
+`POST …/retry` regenerates one that has ended. `POST …/edit` on a prompt asks anew from there. What an edit or the retry
+of a completed reply replaces is `superseded`, with all turns after it: kept, but neither listed by default nor sent to
+the model.
 
 **Limits.** Basic users have 5 prompts a calendar day (UTC); the `RateLimit-*` headers and `GET /user/usage` say how
-many are left. What ends in an error costs nothing; a retry costs a prompt.
+many are left. What ends in an error costs nothing; a retry or an edit costs a prompt.
 
 **Pro** has no daily limit. `POST /subscribe/pro` gives the address of a Stripe Checkout page: open it in a browser and
 pay. Stripe then calls `POST /webhook/stripe`, which is for Stripe alone, and a moment later `GET /subscription/status`

@@ -4,7 +4,19 @@ import enum
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, SmallInteger, String, Text, UniqueConstraint, false, text
+from sqlalchemy import (
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+    literal_column,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Model, text_enum
@@ -75,12 +87,16 @@ GENERATING = text("status = 'generating'")
 WAITS_FOR_SLOT = text("held_for IS NOT NULL AND slot IS NULL")
 ONE_OF_A_ROOM, ONE_IN_A_SLOT = "ix_messages_generating_by_room", "ix_messages_generating_by_slot"
 FAILED = text("status = 'failed'")
+SUPERSEDED = text("superseded")
+# One current reply a prompt, and any number of superseded ones, in one index that also serves the foreign key.
+CURRENT_OR_NUMBERED: ColumnElement[int] = literal_column("(superseded::integer * position)")
 
 
 class Message(Model):
     """One turn of a chatroom: a user's prompt or the model's reply to one.
 
-    `position` orders a room's turns; a reply stands right behind its prompt. Only the holder of the current
+    `position` orders a room's turns; a reply stands behind its prompt. What an edit or a new reply replaces stays,
+    `superseded`, with all turns after it, and what replaces it goes to the end. Only the holder of the current
     `attempt`, whose lease has not been taken over, may finish a reply. A room has one at a time that is generated,
     and a user no more than there are slots.
     """
@@ -93,6 +109,8 @@ class Message(Model):
         CheckConstraint("status <> 'completed' OR text <> ''", name="completed_has_text"),
         CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_has_code"),
         CheckConstraint("(status = 'generating') = (lease_expires_at IS NOT NULL)", name="generating_has_lease"),
+        Index("ix_messages_reply_of_prompt", "in_reply_to", CURRENT_OR_NUMBERED, unique=True),
+        Index("ix_messages_superseded_by_room", "chatroom_id", "position", postgresql_where=SUPERSEDED),
         Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
         Index("ix_messages_failed", "completed_at", postgresql_where=FAILED),
         Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
@@ -119,7 +137,8 @@ class Message(Model):
     total_tokens: Mapped[int | None]
     messages_sent: Mapped[int | None]  # of the room, to Gemini: the prompt and turns before it
     messages_omitted: Mapped[int | None]
-    in_reply_to: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), unique=True)
+    in_reply_to: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
+    superseded: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
 

@@ -66,9 +66,13 @@ def find_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message 
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
-def list_messages(chatroom_id: UUID, *, limit: int, before: int | None) -> Sequence[Message]:
+def list_messages(
+    chatroom_id: UUID, *, limit: int, before: int | None, with_superseded: bool = False
+) -> Sequence[Message]:
     """Up to `limit` messages in front of the position `before`, newest first."""
     statement = select(Message).where(Message.chatroom_id == chatroom_id)
+    if not with_superseded:
+        statement = statement.where(~Message.superseded)
     if before is not None:
         statement = statement.where(Message.position < before)
     return db.session.scalars(statement.order_by(Message.position.desc()).limit(limit)).all()

@@ -13,7 +13,10 @@ class ReplyNotCancelable(AppError):
 
 
 class ReplyNotRetryable(AppError):
-    """It has not failed, or it is no reply."""
+    """It is no reply, has not ended, is superseded, or is completed while another of its room is under way."""
 
     status, code = HTTPStatus.CONFLICT, "reply_not_retryable"
-    detail = "Only a reply that failed or was canceled can be retried."
+    detail = (
+        "Only a reply that has ended and was not superseded can be retried,"
+        " and a completed one only while no other is under way."
+    )

@@ -1,4 +1,7 @@
-"""The conversation that is sent to Gemini: a room's earlier turns, as far as the budget goes, then the prompt."""
+"""The conversation that is sent to Gemini: a room's earlier turns, as far as the budget goes, then the prompt.
+
+Superseded turns are no part of it.
+"""
 
 from uuid import UUID
 
@@ -18,6 +21,7 @@ reply = (
         replies.c.chatroom_id == bindparam("room"),
         replies.c.position < bindparam("position"),
         replies.c.role == Role.MODEL,
+        ~replies.c.superseded,
     )
     .order_by(replies.c.position.desc())
     .limit(MAX_REPLIES)

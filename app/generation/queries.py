@@ -34,6 +34,12 @@ FIRST_QUEUED = (
     .correlate(messages)
     .scalar_subquery()
 )
+SUPERSEDED_BEFORE = (
+    select(func.count())
+    .where(in_same_room, others.c.superseded, others.c.position < messages.c.position)
+    .correlate(messages)
+    .scalar_subquery()
+)
 # A retried reply may be earlier in its room than the one that is generated: it waits, and is not waited for.
 WAITS_ITS_TURN = or_(
     exists().where(in_same_room, others.c.id != messages.c.id, others.c.status == Status.GENERATING),

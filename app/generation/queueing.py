@@ -7,8 +7,9 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, bindparam, insert, literal_column, select, update
 
-from app.chatrooms.models import messages
+from app.chatrooms.models import Message, Role, Status, messages
 from app.core.db import Model, db
+from app.core.ids import new_id, request_id
 from app.core.transactions import Transaction
 from app.generation.queries import chatrooms, next_replies
 
@@ -45,6 +46,21 @@ def enqueue_statement(*beside: tuple[type[Model], Mapping[str, Any]]) -> Select[
         selected = select(*row.values()).select_from(NEW_TURN)
         inserts.append(insert(model).from_select([*row], selected, include_defaults=False).cte(model.__tablename__))
     return select(turns).add_cte(*inserts)
+
+
+def new_turn(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
+    """A prompt and its queued reply, not stored yet."""
+    prompt = Message(id=new_id(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
+    prompt.chatroom_id, prompt.created_at, prompt.superseded = chatroom_id, now, False
+    return prompt, new_reply(chatroom_id, prompt.id, streamed=streamed, now=now)
+
+
+def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: datetime) -> Message:
+    """A queued reply, not stored yet."""
+    reply = Message(id=new_id(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt_id, streamed=streamed)
+    reply.chatroom_id, reply.request_id, reply.superseded = chatroom_id, request_id(), False
+    reply.created_at = reply.accepted_at = reply.enqueued_at = now
+    return reply
 
 
 def publish_task(current: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:

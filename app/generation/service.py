@@ -14,6 +14,7 @@ from app.core.db import db
 from app.core.redis import require_redis
 from app.core.transactions import release_connection, transaction
 from app.generation import state
+from app.generation.branches import supersede
 from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
 from app.quota.ledger import CHARGE, charge_values
 from app.quota.usage import Usage, spend_prompt, usage_of
@@ -62,21 +63,27 @@ def written_part(reply: Message) -> str:
 
 
 def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Retried:
-    """Generate a failed or canceled reply again, for one prompt of the day. It sees only the turns before it.
+    """Generate a reply again, for one prompt of the day. It sees only the turns before it.
 
-    A part that was kept stays until the new text is there.
+    One that failed or was canceled in place, and a part that was kept stays until the new text is there. Of a completed
+    one there is a new reply, and the old one is superseded with all turns after it.
     Raises TokenRevoked, NotFound, ReplyNotRetryable, QuotaExceeded, redis.RedisError; then nothing changed.
     """
     require_redis()
     with transaction() as current:
         user = require_locked_user(user_id)
         reply = get_message(user_id, chatroom_id, reply_id)
-        if reply.status not in {Status.FAILED, Status.CANCELED}:
+        if reply.role is not Role.MODEL or not reply.status.is_final or reply.superseded:
+            raise ReplyNotRetryable
+        if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):
             raise ReplyNotRetryable
         key = mobile_key(user.mobile)
         usage = spend_prompt(key, usage_of(user, now))
+        if reply.status is Status.COMPLETED:
+            reply = state.regenerate(current, reply, now)
+        else:
+            state.retry(current, reply, now)
         db.session.execute(CHARGE, charge_values(key, reply.id, now))
-        state.retry(current, reply, now)
     return Retried(reply, usage)
 
 

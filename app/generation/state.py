@@ -12,6 +12,7 @@
 | `release` | generating | queued | the lease is held | attempt | - |
 | `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded if never claimed |
 | `retry` | failed, canceled | queued | the user's row is locked | - | charged by the caller |
+| `regenerate` | - | queued | the user's row is locked, the old reply superseded | - | charged by the caller |
 | `retry_failed` | failed | queued | an operator asks | row lock | - |
 
 A claim is one conditional UPDATE that sets a lease and counts the attempt. Every later write names that attempt, so a
@@ -24,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -43,13 +44,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, Message, Role, Status, messages
+from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, Message, Status, messages
 from app.core import settings
 from app.core.db import db
-from app.core.ids import new_id, request_id
+from app.core.ids import request_id
 from app.core.transactions import Transaction
-from app.generation.queries import CLAIMABLE, FREE_SLOT, chatrooms, prompts
-from app.generation.queueing import NEW_PROMPT, NEW_REPLY, hand_over, publish_task
+from app.generation.branches import take_position
+from app.generation.queries import CLAIMABLE, FREE_SLOT, SUPERSEDED_BEFORE, chatrooms, prompts
+from app.generation.queueing import NEW_PROMPT, NEW_REPLY, hand_over, new_reply, publish_task
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import refund_prompt
 from app.streaming.events import Context, Entry, cancel_generation, publish
@@ -83,13 +85,14 @@ class Claim:
     claimed_at: datetime
     request_id: str | None
     streamed: bool
+    superseded_before: int
     messages_sent: int = 1  # the prompt and turns before it
     claimed_monotonic: float = field(default_factory=time.monotonic, compare=False)
 
     @property
     def context(self) -> Context:
-        """The turns that Gemini is sent, and all others up to the prompt."""
-        return Context(self.messages_sent, self.position - self.messages_sent)
+        """The turns that Gemini is sent, and all other current ones up to the prompt."""
+        return Context(self.messages_sent, self.position - self.superseded_before - self.messages_sent)
 
     def now(self) -> datetime:
         """The time by PostgreSQL's clock."""
@@ -112,17 +115,6 @@ def enqueue(
     prompt.position, reply.position = turns - 2, turns - 1
     publish_task(current, reply.id)
     return True
-
-
-def new_turn(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
-    """A prompt and its queued reply, not stored yet."""
-    prompt = Message(id=new_id(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
-    reply = Message(id=new_id(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt.id, streamed=streamed)
-    reply.accepted_at = reply.enqueued_at = now
-    reply.request_id = request_id()
-    for message in (prompt, reply):
-        message.chatroom_id, message.created_at = chatroom_id, now
-    return prompt, reply
 
 
 has_slot = FREE_SLOT.c.slot.is_not(None)
@@ -163,6 +155,7 @@ CLAIM = (
         func.now(),
         messages.c.request_id,
         messages.c.streamed,
+        SUPERSEDED_BEFORE,
     )
 )
 
@@ -291,6 +284,15 @@ def retry(current: Transaction, reply: Message, now: datetime) -> None:
     publish_task(current, reply.id)
 
 
+def regenerate(current: Transaction, old: Message, now: datetime) -> Message:
+    """Queue another reply to the prompt of a superseded one, at the end of the room. As `retry` for the caller."""
+    reply = new_reply(old.chatroom_id, cast(UUID, old.in_reply_to), streamed=old.streamed, now=now)
+    reply.position = take_position(old.chatroom_id)
+    db.session.add(reply)
+    publish_task(current, reply.id)
+    return reply
+
+
 def queued_again(now: datetime) -> dict[str, Any]:
     """The values of a final reply that goes back into the queue; it waits from now on, for those who look at ages."""
     fresh = {"status": Status.QUEUED, "error_code": None, "failures": 0, "started_at": None, "completed_at": None}
@@ -305,7 +307,8 @@ def retry_failed(
 
     reply_ids: None for all of them, BATCH at a time. Each sees only the turns before it.
     """
-    chosen = select(messages.c.id).where(messages.c.status == Status.FAILED, messages.c.completed_at <= until)
+    failed = (messages.c.status == Status.FAILED, messages.c.completed_at <= until, ~messages.c.superseded)
+    chosen = select(messages.c.id).where(*failed)
     if reply_ids is not None:
         chosen = chosen.where(messages.c.id.in_(reply_ids))
     chosen = chosen.order_by(messages.c.completed_at).limit(BATCH).with_for_update(skip_locked=True)

@@ -34,6 +34,7 @@ QUEUED: dict[str, Any] = {  # what changes of a reply, as a 202 shows it
     "total_tokens": None,
     "messages_sent": None,
     "messages_omitted": None,
+    "superseded": False,
     "completed_at": None,
 }
 TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
@@ -84,9 +85,11 @@ def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownReque
     in_room = Chatroom.id == Message.chatroom_id
     owned = select(Message).join(Chatroom, in_room).where(Chatroom.user_id == user_id)
     prompt = db.session.scalar(owned.where(Message.id == record.prompt_id))
-    reply = db.session.scalar(owned.where(Message.in_reply_to == record.prompt_id))
+    first_reply = owned.where(Message.in_reply_to == record.prompt_id).order_by(Message.position).limit(1)
+    reply = db.session.scalar(first_reply)
     if prompt is None or reply is None:  # the chatroom is deleted, and the caller finds none
         return None
+    prompt = as_answered(prompt, {"superseded": False})
     if record.answered_with_reply:
         return KnownRequest(prompt, as_answered(reply, record.reply or {}), ended=True, waits_until=None)
     return KnownRequest(prompt, as_answered(reply, QUEUED), ended=False, waits_until=record.waits_until)
@@ -108,9 +111,9 @@ def forget_old_keys(now: datetime, *, at_most: int) -> int:
     return int(result.rowcount)  # type: ignore[attr-defined]
 
 
-def as_answered(reply: Message, values: dict[str, Any]) -> Message:
-    """The reply as an earlier answer showed it."""
-    make_transient(reply)
+def as_answered(message: Message, values: dict[str, Any]) -> Message:
+    """The message as an earlier answer showed it."""
+    make_transient(message)
     for name, value in values.items():
-        setattr(reply, name, TYPES[name](value) if name in TYPES and value is not None else value)
-    return reply
+        setattr(message, name, TYPES[name](value) if name in TYPES and value is not None else value)
+    return message

@@ -7,7 +7,7 @@ import marshmallow as ma
 
 from app.chatrooms.models import ErrorCode, Message, Role, Status
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
-from app.core.schemas import Schema, StrictBoolean, Text, Timestamp
+from app.core.schemas import PageQuery, Schema, StrictBoolean, Text, Timestamp
 from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
 from app.streaming.following import context_of
@@ -55,6 +55,7 @@ EXAMPLE_PROMPT: dict[str, Any] = {
     "model": None,
     "usage": None,
     "context": None,
+    "superseded": False,
     "in_reply_to": None,
     "created_at": "2026-11-21T09:32:00.000000Z",
     "completed_at": "2026-11-21T09:32:00.000000Z",
@@ -164,6 +165,16 @@ class PromptHeaders(ma.Schema):
     )
 
 
+class HistoryQuery(PageQuery):
+    """Which of a room's messages."""
+
+    superseded = ma.fields.String(
+        load_default="exclude",
+        validate=ma.validate.OneOf(["exclude", "include"]),
+        metadata={"description": "Whether superseded ones are listed too."},
+    )
+
+
 class StreamHeaders(ma.Schema):
     """Where to go on."""
 
@@ -237,6 +248,9 @@ class MessageOut(Schema):
     )
     context = ma.fields.Nested(
         ContextOut, allow_none=True, metadata={"description": "Of a reply; null until Gemini was asked."}
+    )
+    superseded = ma.fields.Boolean(
+        metadata={"description": "Whether an edit or a new reply has replaced it, or a turn before it."}
     )
     in_reply_to = ma.fields.UUID(allow_none=True, metadata={"description": "Of a reply: the prompt's id."})
     created_at = Timestamp(metadata={"description": "When the prompt was accepted."})

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, exists
 
 from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
-from app.chatrooms.models import Chatroom, Message, Status
+from app.chatrooms.models import Chatroom, Message, Role, Status
 from app.chatrooms.service import get_chatroom, get_message
 from app.core import settings
 from app.core.auth import TokenRevoked
@@ -24,8 +24,10 @@ from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import release_connection, transaction
 from app.generation import state
-from app.generation.queueing import enqueue_statement
+from app.generation.branches import supersede
+from app.generation.queueing import enqueue_statement, new_turn
 from app.messages import idempotency
+from app.messages.errors import MessageNotEditable
 from app.messages.models import IdempotencyKey
 from app.quota.ledger import NEW_CHARGE, charge_values
 from app.quota.models import PromptCharge
@@ -72,6 +74,7 @@ def accept_prompt(
     wait_seconds: int = 0,
     idempotency_key: str | None = None,
     fingerprint: str = "",
+    edited_id: UUID | None = None,
     now: datetime,
 ) -> Accepted:
     """Store a prompt with its pending reply, spend a prompt of the day, and queue the generation.
@@ -79,8 +82,9 @@ def accept_prompt(
     All of it happens while the user's row is locked, so of parallel requests one after the other.
     streamed: whether the reply comes piece by piece. wait_seconds: how long the caller will wait for its end.
     fingerprint: what an Idempotency-Key may come again with; such a copy waits no longer than the first request does.
-    Raises TokenRevoked, NotFound, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then nothing was stored
-    or spent.
+    edited_id: an earlier prompt of the room, which this one takes the place of.
+    Raises TokenRevoked, NotFound, MessageNotEditable, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then
+    nothing was stored or spent.
     """
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
@@ -95,8 +99,10 @@ def accept_prompt(
             return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
         if not found.is_owned:
             raise NotFound
+        if edited_id is not None:
+            supersede_prompt(user_id, chatroom_id, edited_id)
         usage = spend_prompt(key, usage)
-        prompt, reply = state.new_turn(chatroom_id, text, streamed=streamed, now=now)
+        prompt, reply = new_turn(chatroom_id, text, streamed=streamed, now=now)
         beside = charge_values(key, reply.id, now)
         if idempotency_key:
             beside |= {"idempotency_key": idempotency_key, "key_fingerprint": fingerprint}
@@ -106,6 +112,13 @@ def accept_prompt(
             raise NotFound  # deleted in this very moment
         current.after_commit(lambda: invalidate_list(user_id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
+
+
+def supersede_prompt(user_id: UUID, chatroom_id: UUID, prompt_id: UUID) -> None:
+    """Take a prompt out of the current conversation, with all turns after it. Raises NotFound, MessageNotEditable."""
+    edited = get_message(user_id, chatroom_id, prompt_id)
+    if edited.role is not Role.USER or edited.superseded or not supersede(chatroom_id, edited.position):
+        raise MessageNotEditable
 
 
 @contextmanager
@@ -154,11 +167,13 @@ def fingerprint_of(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
-def list_messages(user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None) -> Page[Message]:
+def list_messages(
+    user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None, with_superseded: bool
+) -> Page[Message]:
     """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor."""
     get_chatroom(user_id, chatroom_id)
     before = decode_cursor(cursor, parse_position)[0] if cursor is not None else None
-    rows = queries.list_messages(chatroom_id, limit=limit + 1, before=before)
+    rows = queries.list_messages(chatroom_id, limit=limit + 1, before=before, with_superseded=with_superseded)
     return cut_page(rows, limit, lambda message: encode_cursor(message.position))
 
 

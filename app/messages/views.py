@@ -1,7 +1,8 @@
-"""Routes of messages: a room's page and history, sending a prompt; reading, following, canceling, retrying a reply."""
+"""Routes of messages: send and edit prompts; read a room's history; read, follow, cancel and retry replies."""
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -18,11 +19,11 @@ from app.core.auth import current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.http import has_hung_up
-from app.core.schemas import InvalidCursor, PageQuery
+from app.core.schemas import InvalidCursor
 from app.generation import service as replies
 from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
 from app.messages import service
-from app.messages.errors import IdempotencyKeyReused
+from app.messages.errors import IdempotencyKeyReused, MessageNotEditable
 from app.messages.schemas import (
     EXAMPLE_EVENTS,
     EXAMPLE_PROMPT,
@@ -31,6 +32,7 @@ from app.messages.schemas import (
     STREAM_EVENT,
     AcceptedOut,
     ChatroomWithMessagesOut,
+    HistoryQuery,
     MessageOut,
     MessagePageOut,
     PromptHeaders,
@@ -71,6 +73,22 @@ ACCEPTED_HEADERS = QUOTA_HEADERS | {
 }
 
 
+def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Describe and read what sending and editing have in common."""
+    example = {"message": EXAMPLE_PROMPT, "reply": EXAMPLE_REPLY}
+    in_time = "With `Prefer: wait=N`: the reply came in time."
+    for decorate in (
+        blp.alt_response(
+            200, schema=AcceptedOut, success=True, description=in_time, example=example, headers=ACCEPTED_HEADERS
+        ),
+        blp.response(202, AcceptedOut, example=example | {"reply": EXAMPLE_QUEUED}, headers=ACCEPTED_HEADERS),
+        blp.arguments(PromptHeaders, location="headers"),
+        blp.arguments(PromptIn),
+    ):
+        view = decorate(view)
+    return view
+
+
 @blp.route("")
 class ChatroomPage(MethodView):
     @blp.authenticated()
@@ -83,7 +101,7 @@ class ChatroomPage(MethodView):
     def get(self, chatroom_id: UUID) -> object:
         """Open a chatroom's page
 
-        The chatroom with its latest 50 messages, oldest first."""
+        The chatroom with the latest 50 messages of its current conversation, oldest first."""
         room, page = service.open_room(current_user_id(), chatroom_id)
         return {
             "id": room.id,
@@ -98,22 +116,7 @@ class ChatroomPage(MethodView):
 @blp.route("/message")
 class MessageCollection(MethodView):
     @blp.authenticated()
-    @blp.arguments(PromptIn)
-    @blp.arguments(PromptHeaders, location="headers")
-    @blp.response(
-        202,
-        AcceptedOut,
-        example={"message": EXAMPLE_PROMPT, "reply": EXAMPLE_QUEUED},
-        headers=ACCEPTED_HEADERS,
-    )
-    @blp.alt_response(
-        200,
-        schema=AcceptedOut,
-        success=True,
-        description="With `Prefer: wait=N`: the reply came in time.",
-        example={"message": EXAMPLE_PROMPT, "reply": EXAMPLE_REPLY},
-        headers=ACCEPTED_HEADERS,
-    )
+    @takes_prompt
     @blp.errors(NotFound, QuotaExceeded, IdempotencyKeyReused)
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID) -> object:
         """Send a message
@@ -121,39 +124,51 @@ class MessageCollection(MethodView):
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
         `Prefer: wait=10` the answer waits for the reply, up to that many seconds. With `stream: true` the reply can
         be followed as it is written, at its `…/stream`."""
-        with service.acquire_wait_slot(preferred_wait(headers["prefer"])) as wait_seconds:
-            accepted = service.accept_prompt(
-                current_user_id(),
-                chatroom_id,
-                body["text"],
-                streamed=body["stream"],
-                wait_seconds=wait_seconds,
-                idempotency_key=headers["idempotency_key"],
-                fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
-                now=utc_now(),
-            )
-            accepted = service.wait_for_reply(current_user_id(), accepted, now=utc_now())
-        answer_headers = quota_headers(accepted.usage) | {
-            "Location": url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=accepted.reply.id)
-        }
-        if accepted.ended and wait_seconds:
-            answer_headers["Preference-Applied"] = f"wait={wait_seconds}"
-        if accepted.replayed:
-            answer_headers["Idempotent-Replayed"] = "true"
-        return accepted, 200 if accepted.ended else 202, answer_headers
+        return send(body, headers, chatroom_id)
+
+
+def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edited_id: UUID | None = None) -> object:
+    """Accept a prompt and answer with it and its reply. edited_id: the prompt that it takes the place of."""
+    with service.acquire_wait_slot(preferred_wait(headers["prefer"])) as wait_seconds:
+        accepted = service.accept_prompt(
+            current_user_id(),
+            chatroom_id,
+            body["text"],
+            streamed=body["stream"],
+            wait_seconds=wait_seconds,
+            idempotency_key=headers["idempotency_key"],
+            fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
+            edited_id=edited_id,
+            now=utc_now(),
+        )
+        accepted = service.wait_for_reply(current_user_id(), accepted, now=utc_now())
+    answer_headers = quota_headers(accepted.usage) | {
+        "Location": url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=accepted.reply.id)
+    }
+    if accepted.ended and wait_seconds:
+        answer_headers["Preference-Applied"] = f"wait={wait_seconds}"
+    if accepted.replayed:
+        answer_headers["Idempotent-Replayed"] = "true"
+    return accepted, 200 if accepted.ended else 202, answer_headers
 
 
 @blp.route("/messages")
 class MessageHistory(MethodView):
     @blp.authenticated()
-    @blp.arguments(PageQuery, location="query")
+    @blp.arguments(HistoryQuery, location="query")
     @blp.response(200, MessagePageOut, example={"items": [EXAMPLE_REPLY, EXAMPLE_PROMPT], "next_cursor": None})
     @blp.errors(NotFound, InvalidCursor)
     def get(self, query: dict[str, Any], chatroom_id: UUID) -> object:
         """List a chatroom's messages
 
-        Newest first."""
-        return service.list_messages(current_user_id(), chatroom_id, limit=query["limit"], cursor=query["cursor"])
+        Newest first; those of the current conversation, or all with `superseded=include`."""
+        return service.list_messages(
+            current_user_id(),
+            chatroom_id,
+            limit=query["limit"],
+            cursor=query["cursor"],
+            with_superseded=query["superseded"] == "include",
+        )
 
 
 def preferred_wait(prefer: str) -> int:
@@ -177,6 +192,20 @@ class MessageItem(MethodView):
         Poll a reply here until its `status` is final, follow its stream, or send the prompt with
         `Prefer: wait`."""
         return get_message(current_user_id(), chatroom_id, message_id)
+
+
+@blp.route("/messages/<id:message_id>/edit")
+class MessageEdit(MethodView):
+    @blp.authenticated()
+    @takes_prompt
+    @blp.errors(NotFound, QuotaExceeded, IdempotencyKeyReused, MessageNotEditable)
+    def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> object:
+        """Edit a prompt
+
+        Stores a new prompt in the place of one of the current conversation, and answers as sending one does; costs a
+        prompt. The old one and all turns after it are superseded: kept, but neither shown by default nor sent to
+        Gemini. Not while a reply of the chatroom is under way."""
+        return send(body, headers, chatroom_id, edited_id=message_id)
 
 
 @blp.route("/messages/<id:message_id>/stream")
@@ -232,10 +261,11 @@ class MessageRetry(MethodView):
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Regenerate a reply
 
-        For one that failed or was canceled; costs a prompt. It sees only the turns before it, and a part that
-        was kept stays until the new text is there."""
+        Costs a prompt, and sees only the turns before it. One that failed or was canceled is generated again in
+        place; a part that was kept stays until the new text is there. Of a completed one there is a new reply, and
+        the old one is superseded with all turns after it."""
         retried = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
-        location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=message_id)
+        location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=retried.reply.id)
         return retried.reply, 202, quota_headers(retried.usage) | {"Location": location}
 
 

@@ -84,6 +84,7 @@ def test_description_is_valid_openapi_3_1(description):
         "GET /chatroom/{chatroom_id}/messages/{message_id}/stream",
         "POST /chatroom/{chatroom_id}/messages/{message_id}/cancel",
         "POST /chatroom/{chatroom_id}/messages/{message_id}/retry",
+        "POST /chatroom/{chatroom_id}/messages/{message_id}/edit",
         "GET /user/usage",
         "POST /subscribe/pro",
         "GET /subscription/status",

@@ -18,6 +18,7 @@ PUBLIC_ARGUMENTS = {("docs.swagger_ui_asset", "name"), ("docs.static", "filename
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PATCH", "/chatroom/<id:chatroom_id>"): {"title": "Mine now"},
     ("POST", "/chatroom/<id:chatroom_id>/message"): {"text": "Hello"},
+    ("POST", "/chatroom/<id:chatroom_id>/messages/<id:message_id>/edit"): {"text": "Hello"},
 }
 
 

@@ -29,6 +29,7 @@ PUBLIC_CODES = {
     "not_found", "account_not_found",
     "method_not_allowed", "body_too_large", "unsupported_media_type",
     "account_exists", "already_subscribed", "reply_not_retryable", "reply_not_cancelable",
+    "message_not_editable",
     "validation_error", "idempotency_key_reused",
     "daily_quota_exceeded", "rate_limited", "otp_cooldown", "otp_locked", "too_many_streams",
     "internal_error", "payment_provider_error", "service_unavailable",

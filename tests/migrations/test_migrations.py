@@ -27,6 +27,7 @@ def script() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
+WEAKER = {("messages", "ix_messages_reply_of_prompt")}  # than the rule that it took the place of
 REVISIONS = [revision.revision for revision in reversed(list(script().walk_revisions()))]
 LATER_STEPS = list(pairwise(REVISIONS))  # those that meet rows, and code that runs
 CONCURRENT_STEPS = [
@@ -120,7 +121,7 @@ def test_the_code_of_before_works_on_the_schema_of_after(migrator, before, after
         rules = rules_of(connection, known)
     migrator.to(after)
     with migrator.engine.begin() as connection:
-        assert rules_of(connection, known) <= rules, "the old code does not know of the new rule"
+        assert rules_of(connection, known) - WEAKER <= rules, "the old code does not know of the new rule"
         insert_rows(connection, known)
         assert all(read_rows(connection, known).values())
         for table in reversed(known.sorted_tables):

@@ -1,0 +1,206 @@
+"""Editing a prompt and having a completed reply again: what is replaced is superseded, and nothing is lost."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from app.core.clock import utc_now
+from app.generation.service import retry_failed
+from tests.generation.test_history import sent_to
+from tests.problems import assert_problem
+
+
+def say(text):
+    return f'[[sandbox: say="{text}"]]'
+
+
+def edit(room, message_id, text="Edited", **headers):
+    return room.person.post(f"{room.path}/messages/{message_id}/edit", json={"text": text}, headers=headers)
+
+
+def retry(room, message_id):
+    return room.person.post(f"{room.path}/messages/{message_id}/retry")
+
+
+def listed(room, query=""):
+    """Of each message, oldest first, its text and whether it is superseded."""
+    items = room.person.get(f"{room.path}/messages?limit=100{query}").json["items"]
+    return [(item["text"], item["superseded"]) for item in reversed(items)]
+
+
+@pytest.fixture
+def talk(room, runner):
+    """The replies of three turns."""
+    return [room.answer(runner, say(text)) for text in ("One.", "Two.", "Three.")]
+
+
+def test_an_edit_supersedes_the_prompt_and_all_turns_after_it(room, runner, gemini, talk):
+    answer = edit(room, talk[1].in_reply_to, say("Another two."))
+    assert answer.status_code == 202
+    assert answer.json["message"]["superseded"] is answer.json["reply"]["superseded"] is False
+    assert answer.headers["Location"] == f"{room.path}/messages/{answer.json['reply']['id']}"
+    assert answer.headers["RateLimit-Remaining"] == "1"
+    room.generate(runner, UUID(answer.json["reply"]["id"]))
+
+    assert [text for _, text in sent_to(gemini)] == [say("One."), "One.", say("Another two.")]
+    reply = room.read(answer.json["reply"]["id"])
+    assert (reply.text, reply.context) == ("Another two.", {"messages_sent": 3, "messages_omitted": 0})
+    current = [(text, False) for text in (say("One."), "One.", say("Another two."), "Another two.")]
+    replaced = [(text, True) for text in (say("Two."), "Two.", say("Three."), "Three.")]
+    assert listed(room) == listed(room, "&superseded=exclude") == current
+    assert listed(room, "&superseded=include") == current[:2] + replaced + current[2:]
+    page = room.person.get(room.path).json
+    assert [message["text"] for message in page["messages"]] == [text for text, _ in current]
+
+
+def test_a_completed_reply_can_be_had_again_and_the_old_one_is_kept(room, runner, gemini, talk):
+    answer = retry(room, talk[1].id)
+    assert answer.status_code == 202
+    new = answer.json
+    assert (new["status"], new["in_reply_to"], new["superseded"]) == ("queued", talk[1].in_reply_to, False)
+    assert new["id"] != talk[1].id
+    assert answer.headers["Location"] == f"{room.path}/messages/{new['id']}"
+    room.generate(runner, UUID(new["id"]))
+
+    assert [text for _, text in sent_to(gemini)] == [say("One."), "One.", say("Two.")]
+    assert room.read(new["id"]).context == {"messages_sent": 3, "messages_omitted": 0}
+    assert listed(room) == [(text, False) for text in (say("One."), "One.", say("Two."), "Two.")]
+    assert room.read(talk[1].id).superseded
+    assert room.read(talk[1].id).text == "Two."
+    assert not room.read(talk[1].in_reply_to).superseded
+    assert room.used() == 4
+    assert [str(charge.reply_id) for charge in room.charges()][-1] == new["id"]
+
+    again = retry(room, new["id"])  # and again, as often as one likes
+    assert again.status_code == 202
+    assert room.read(new["id"]).superseded
+
+
+def test_the_conversation_goes_on_behind_what_was_replaced(room, runner, gemini, talk):
+    retry(room, talk[0].id)
+    room.generate(runner, UUID(room.person.get(f"{room.path}/messages").json["items"][0]["id"]))
+    room.answer(runner, "Next")
+    assert [text for _, text in sent_to(gemini)] == [say("One."), "One.", "Next"]
+
+
+def test_pages_have_no_gaps_where_turns_were_replaced(room, talk):
+    edit(room, talk[2].in_reply_to)
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = room.person.get(f"{room.path}/messages?limit=1{cursor and '&cursor='}{cursor}").json
+        seen += [item["text"] for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert seen == [text for text, _ in reversed(listed(room))]
+
+
+@pytest.mark.parametrize("query", ["superseded=yes", "superseded=", "superseded=include&superseded=include"])
+def test_what_is_listed_is_said_in_one_of_two_words(room, query):
+    assert_problem(room.person.get(f"{room.path}/messages?{query}"), 422, "validation_error")
+
+
+# What cannot be replaced
+
+
+def test_neither_a_reply_nor_what_is_superseded_can_be_edited(room, talk):
+    assert_problem(edit(room, talk[2].id), 409, "message_not_editable")
+    assert edit(room, talk[2].in_reply_to).status_code == 202
+    assert_problem(edit(room, talk[2].in_reply_to), 409, "message_not_editable")
+    assert room.used() == 4
+
+
+def test_what_is_superseded_cannot_be_retried(room, runner, talk):
+    failed = room.answer(runner, "[[sandbox: block]]")
+    assert edit(room, talk[2].in_reply_to).status_code == 202
+    for message_id in (talk[2].id, failed.id):
+        assert_problem(retry(room, message_id), 409, "reply_not_retryable")
+    room.sql("UPDATE messages SET completed_at = now() - interval '1 hour' WHERE status = 'failed'")
+    with room.app.app_context():
+        assert retry_failed(None, until=utc_now() - timedelta(minutes=1), now=utc_now()) == []
+
+
+@pytest.mark.parametrize("status", ["queued", "generating"])
+def test_nothing_is_replaced_while_a_reply_is_under_way(room, talk, status):
+    under_way = room.send("Hello")
+    if status == "generating":
+        room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE status = 'queued'")
+    assert_problem(edit(room, talk[0].in_reply_to), 409, "message_not_editable")
+    assert_problem(retry(room, talk[0].id), 409, "reply_not_retryable")
+    assert room.used() == 4
+    assert not any(superseded for _, superseded in listed(room, "&superseded=include"))
+    assert room.person.post(f"{room.path}/messages/{under_way}/cancel").status_code == 200
+    assert edit(room, talk[0].in_reply_to).status_code == 202
+
+
+def test_without_a_prompt_left_nothing_is_replaced(room, runner, talk):
+    room.answer(runner, "Four")
+    room.answer(runner, "Five")
+    before = listed(room, "&superseded=include")
+    for answer in (edit(room, talk[0].in_reply_to), retry(room, talk[0].id)):
+        assert_problem(answer, 429, "daily_quota_exceeded")
+    assert listed(room, "&superseded=include") == before
+
+
+@pytest.mark.parametrize("body", [{}, {"text": " "}, {"text": "a\0b"}, {"text": 7}, {"text": "x", "more": 1}])
+def test_an_edit_of_nonsense_is_422(room, talk, body):
+    answer = room.person.post(f"{room.path}/messages/{talk[0].in_reply_to}/edit", json=body)
+    assert_problem(answer, 422, "validation_error")
+
+
+def test_messages_of_other_rooms_are_not_found(room, talk):
+    mine, room.path = room.path, room.person.make_chatroom()
+    assert_problem(edit(room, talk[0].in_reply_to), 404, "not_found")
+    assert_problem(retry(room, talk[0].id), 404, "not_found")
+    room.path = mine
+    assert not any(superseded for _, superseded in listed(room))
+
+
+# Twenty at once
+
+
+def at_once(call):
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: call(), range(20)))
+    while any(answer.status_code == 503 for answer in answers):  # of a busy machine, which stored nothing
+        answers = [call() if answer.status_code == 503 else answer for answer in answers]
+    return answers
+
+
+def test_of_twenty_edits_one_wins_and_one_prompt_is_spent(room, talk):
+    answers = at_once(lambda: edit(room, talk[1].in_reply_to))
+    assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 19}
+    assert room.used() == 4
+    assert len(listed(room)) == 4
+
+
+def test_of_twenty_retries_of_a_completed_reply_one_wins(room, talk):
+    answers = at_once(lambda: retry(room, talk[2].id))
+    assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 19}
+    assert room.used() == 4
+
+
+def test_twenty_edits_under_one_key_are_one(room, runner, talk):
+    answers = at_once(lambda: edit(room, talk[1].in_reply_to, **{"Idempotency-Key": "once"}))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.text for answer in answers}) == 1
+    assert room.used() == 4
+    other = edit(room, talk[0].in_reply_to, **{"Idempotency-Key": "once"})
+    assert_problem(other, 422, "idempotency_key_reused")
+
+    first = answers[0].json
+    room.generate(runner, UUID(first["reply"]["id"]))
+    assert retry(room, first["reply"]["id"]).status_code == 202
+    assert edit(room, talk[1].in_reply_to, **{"Idempotency-Key": "once"}).json == first
+
+
+def test_an_edit_that_waits_is_answered_with_the_reply(user, worker):
+    path = user.make_chatroom()
+    wait = {"Prefer": "wait=10"}
+    first = user.post(f"{path}/message", json={"text": say("One.")}, headers=wait).json
+    edited = f"{path}/messages/{first['message']['id']}/edit"
+    answer = user.post(edited, json={"text": say("Two."), "stream": True}, headers=wait)
+    assert (answer.status_code, answer.json["reply"]["text"]) == (200, "Two.")
+    export = user.get("/user/me/export").json["chatrooms"][0]["messages"]
+    assert [message["superseded"] for message in export] == [True, True, False, False]
