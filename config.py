@@ -7,6 +7,7 @@
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
@@ -26,6 +27,7 @@ UNTOLD = "APP_ENV is not set: say `production`, or `development` on a machine th
 PRODUCTION_REQUESTS_PER_MINUTE = 120
 DEVELOPMENT_REQUESTS_PER_MINUTE = 6_000  # all of a team's tests come from one address
 PRODUCTION_CODES_PER_HOUR = 2_000  # codes sent, and wrong ones: the latter are more than one address may try
+MODEL_NAME = "[A-Za-z0-9._-]{1,100}"
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -55,6 +57,22 @@ class GeminiSdk(StrEnum):
     GOOGLE_GENAI = "google-genai"
 
 
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model that a chatroom may be given, and the lowest tier that may use it."""
+
+    name: str
+    tier: str
+
+
+def parse_models(value: Any) -> Any:
+    """`name:tier, …` as ModelChoices; anything else passes on to be refused."""
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    return tuple(ModelChoice(*map(str.strip, part.rpartition(":")[::2])) for part in parts)
+
+
 def parse_duration(value: Any) -> Any:
     """`1d`, `12h`, `30m`, `45s` or plain seconds as a timedelta; anything else passes on to be refused."""
     match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", str(value).strip().lower())
@@ -75,6 +93,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timede
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d{1,5})?$")]
 CountryCode = Annotated[str, Field(pattern=r"^([1-9]\d{0,2}|[A-Z]{2})$")]
 OriginList = Annotated[list[Origin], NoDecode, BeforeValidator(split_on_commas)]
+GeminiModels = Annotated[tuple[ModelChoice, ...], NoDecode, BeforeValidator(parse_models)]
 PriceList = Annotated[list[str], NoDecode, BeforeValidator(split_on_commas)]
 CountryList = Annotated[list[CountryCode], NoDecode, BeforeValidator(calling_codes_and_regions)]
 
@@ -129,7 +148,10 @@ class Settings(BaseSettings):
     # Gemini
     gemini_api_key: str = ""
     gemini_sdk: GeminiSdk = GeminiSdk.GOOGLE_GENERATIVEAI
-    gemini_model: str = Field("gemini-3.5-flash", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    gemini_model: str = Field("gemini-3.5-flash", pattern=f"^{MODEL_NAME}$")
+    gemini_models: GeminiModels = Field((), validate_default=True, description="name:tier by commas")
+    gemini_title_model: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Empty: as GEMINI_MODEL")
+    auto_title: bool = Field(True, description="Whether Gemini names chatrooms; else their first words do")
     gemini_api_endpoint: str = Field("https://generativelanguage.googleapis.com", pattern="^https?://")
     gemini_timeout: float = Field(120, gt=0, le=600, description="Seconds for one attempt as a whole")
     gemini_idle_timeout: float = Field(60, gt=0, le=600, description="Seconds without a piece of a streamed reply")
@@ -210,6 +232,19 @@ class Settings(BaseSettings):
         needed = info.data.get("otp_delivery") is OtpDelivery.TWILIO
         variable = str(info.field_name).upper()
         return must(value, bool(value) or not needed, f"{variable} must be set when OTP_DELIVERY is `twilio`.")
+
+    @field_validator("gemini_models")
+    @classmethod
+    def with_the_default(cls, value: tuple[ModelChoice, ...], info: ValidationInfo) -> tuple[ModelChoice, ...]:
+        """Unset there is GEMINI_MODEL alone, for everybody."""
+        default = ModelChoice(str(info.data.get("gemini_model", "")), "basic")
+        models = value or (default,)
+        well_formed = all(re.fullmatch(MODEL_NAME, one.name) and one.tier in {"basic", "pro"} for one in models)
+        must(value, well_formed, "GEMINI_MODELS must be like `name:basic,name:pro`.")
+        names = [one.name for one in models]
+        must(value, len(set(names)) == len(names), "GEMINI_MODELS names a model twice.")
+        must(value, default in models, "GEMINI_MODELS must have GEMINI_MODEL, for `basic`.")
+        return models
 
     @field_validator("*")
     @classmethod

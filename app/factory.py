@@ -13,6 +13,7 @@ from app.auth.views import sessions_blp
 from app.billing.cli import commands as billing_commands
 from app.billing.views import blp as billing_blp
 from app.chatrooms.views import blp as chatrooms_blp
+from app.chatrooms.views import models_blp
 from app.core.auth import register_auth
 from app.core.celery import register_celery
 from app.core.db import db, register_database
@@ -35,7 +36,10 @@ from config import load_settings
 if TYPE_CHECKING:
     from config import Settings
 
-BLUEPRINTS = (auth_blp, sessions_blp, account_blp, chatrooms_blp, messages_blp, billing_blp, operations_blp)
+BLUEPRINTS = (
+    *(auth_blp, sessions_blp, account_blp, chatrooms_blp, models_blp),
+    *(messages_blp, billing_blp, operations_blp),
+)
 COMMANDS = (reply_commands, gemini_commands, user_commands, billing_commands, health_command)
 
 

@@ -24,7 +24,8 @@ A chat with Google Gemini: sign up with a mobile number, open a chatroom, send a
 **Getting in.** `POST /auth/signup`, then `POST /auth/send-otp`, then `POST /auth/verify-otp`: its `access_token` goes
 into *Authorize* here, and into `Authorization: Bearer …` in your program.
 
-**Sending a message.** `POST /chatroom` opens a chatroom, and `POST /chatroom/{chatroom_id}/message` sends a prompt to
+**Sending a message.** `POST /chatroom` opens a chatroom (nothing has to be said of it: it gets a title after its first
+reply; an `instruction` and one of `GET /models` may be), and `POST /chatroom/{chatroom_id}/message` sends a prompt to
 it. The answer is 202 with the prompt and its reply, which is `queued`; `Location` is the reply's address. Poll it until
 its `status` is `completed`, `failed` or `canceled`. Or send `Prefer: wait=10`: the answer then has the reply if it is
 ready in time. The model sees the chatroom's conversation so far.

@@ -17,6 +17,7 @@ TICK_SECONDS = 10.0  # how fresh the heartbeat of beat and the workers is
 KEYS_SWEEP_SECONDS = 60.0
 PURGE_SECONDS = 60.0  # a deletion whose task was lost resumes soon
 EVENTS_SWEEP_SECONDS = 60.0  # an event of Stripe's whose task was lost is applied soon
+TITLES_SWEEP_SECONDS = 60.0
 AUTH_SWEEP_SECONDS = 10.0  # a code lives for minutes: one whose task was lost is queued again soon
 
 
@@ -26,6 +27,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "messages.sweep": settings.reply_sweep_seconds,
         "messages.sweep_keys": KEYS_SWEEP_SECONDS,
         "auth.sweep": AUTH_SWEEP_SECONDS,
+        "chatrooms.sweep_untitled": TITLES_SWEEP_SECONDS,
         "billing.sweep_events": EVENTS_SWEEP_SECONDS,
         "billing.sync": settings.billing_sync_seconds,
         "ops.tick": TICK_SECONDS,

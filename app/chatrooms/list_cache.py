@@ -1,4 +1,4 @@
-"""The first page of a user's chatrooms, cached in Redis.
+"""The first page of a user's chatrooms, and that of the archived ones, cached in Redis.
 
 Each user has a version, a random word that every change replaces. A reader takes the version before it
 queries and stores it with the page, so a slow reader that races a change stores a page nobody will read.
@@ -8,6 +8,7 @@ Without Redis nothing is cached.
 import logging
 import secrets
 from collections.abc import Callable
+from itertools import product
 from uuid import UUID
 
 import redis
@@ -21,9 +22,9 @@ log = logging.getLogger(__name__)
 VERSION_TTL_SECONDS = 86_400
 
 
-def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str]) -> tuple[str, bool]:
+def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str], *, archived: bool) -> tuple[str, bool]:
     """The user's first page as JSON, of `limit` chatrooms, and whether it was cached."""
-    cache_of_page = ListCache(user_id, limit)
+    cache_of_page = ListCache(user_id, limit, archived=archived)
     cached = cache_of_page.read()
     if cached is not None:
         return cached, True
@@ -35,9 +36,9 @@ def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str]) -> t
 class ListCache:
     """The cached first page of one user's chatrooms, for one page size."""
 
-    def __init__(self, user_id: UUID, limit: int) -> None:
+    def __init__(self, user_id: UUID, limit: int, *, archived: bool) -> None:
         self.version_key = version_key(user_id)
-        self.page_key = page_key(user_id, limit)
+        self.page_key = page_key(user_id, limit, archived=archived)
         self.version: str | None = None
 
     def read(self) -> str | None:
@@ -78,8 +79,8 @@ def version_key(user_id: UUID) -> str:
     return f"chatrooms:{user_id}:version"
 
 
-def page_key(user_id: UUID, limit: int) -> str:
-    return f"chatrooms:{user_id}:{limit}"
+def page_key(user_id: UUID, limit: int, *, archived: bool) -> str:
+    return f"chatrooms:{user_id}:{limit}{':archived' if archived else ''}"
 
 
 def invalidate_list(user_id: UUID) -> None:
@@ -94,7 +95,8 @@ def forget_list(user_id: UUID) -> None:
     """As `invalidate_list`, and throw the pages away: they hold titles of what was deleted."""
     invalidate_list(user_id)
     try:
-        pages = (f"{CACHE_PREFIX}{page_key(user_id, limit)}" for limit in range(1, MAX_LIMIT + 1))
-        redis_client().unlink(*pages)  # the cache's own delete_many asks twice for each
+        pages = product(range(1, MAX_LIMIT + 1), (False, True))
+        keys = (f"{CACHE_PREFIX}{page_key(user_id, limit, archived=archived)}" for limit, archived in pages)
+        redis_client().unlink(*keys)  # the cache's own delete_many asks twice for each
     except redis.RedisError:
         log.warning("The cached list of chatrooms could not be thrown away; Redis keeps it until it expires")

@@ -26,8 +26,17 @@ from app.integrations.gemini.client import FinishReason
 MAX_TITLE_CHARS = 255
 
 
+class TitleSource(enum.StrEnum):
+    """Who named a chatroom."""
+
+    USER = "user"
+    GENERATED = "generated"
+
+
 class Chatroom(Model):
     """A conversation. `turns` counts its messages so far: the next one's position.
+
+    instruction, model: its owner's, for its replies. Without a title it gets one after its first completed reply.
 
     Everybody finds one through its owner: without an owner it is deleted, and a task purges what is left of it.
     """
@@ -35,17 +44,28 @@ class Chatroom(Model):
     __tablename__ = "chatrooms"
     __table_args__ = (
         CheckConstraint("title <> ''", name="title_is_not_empty"),
-        Index("ix_chatrooms_newest_first", "user_id", "last_prompt_at", "id"),
+        Index("ix_chatrooms_listed", "user_id", "archived", "pinned", "last_prompt_at", "id"),
+        Index("ix_chatrooms_untitled", "last_prompt_at", postgresql_where=text("title IS NULL AND turns > 0")),
         Index("ix_chatrooms_deleted", "updated_at", postgresql_where=text("user_id IS NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), nullable=True)  # null: deleted
-    title: Mapped[str] = mapped_column(String(MAX_TITLE_CHARS))
+    title: Mapped[str | None] = mapped_column(String(MAX_TITLE_CHARS))
+    title_source: Mapped[TitleSource | None] = mapped_column(text_enum(TitleSource, "title_source_is_known"))
+    instruction: Mapped[str | None] = mapped_column(Text)
+    model: Mapped[str | None] = mapped_column(String(100))
+    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    archived: Mapped[bool] = mapped_column(default=False, server_default=false())
     turns: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     last_prompt_at: Mapped[datetime]
+
+    @property
+    def named_by(self) -> TitleSource | None:
+        """Who named it; earlier versions did not note that it was a person."""
+        return self.title_source or (TitleSource.USER if self.title else None)
 
 
 class Role(enum.StrEnum):

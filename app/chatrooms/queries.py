@@ -5,14 +5,15 @@ Finding messages, always through the owner of their chatroom.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, tuple_, update
 
-from app.chatrooms.models import Chatroom, Message
+from app.chatrooms.models import Chatroom, Message, TitleSource
 from app.core.db import db
 
-Cursor = tuple[datetime, UUID]
+Cursor = tuple[bool, datetime, UUID]
 
 
 def find_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom | None:
@@ -21,19 +22,28 @@ def find_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom | None:
     return db.session.scalar(owned)
 
 
-def list_chatrooms(user_id: UUID, *, limit: int, after: Cursor | None) -> list[Chatroom]:
-    """Up to `limit` chatrooms behind the cursor `after`, latest prompt (or creation) first."""
-    statement = select(Chatroom).where(Chatroom.user_id == user_id)
+def list_chatrooms(user_id: UUID, *, limit: int, after: Cursor | None, archived: bool) -> list[Chatroom]:
+    """Up to `limit` chatrooms behind the cursor `after`: pinned ones first, then latest prompt (or creation) first."""
+    statement = select(Chatroom).where(Chatroom.user_id == user_id, Chatroom.archived.is_(archived))
+    order = (Chatroom.pinned, Chatroom.last_prompt_at, Chatroom.id)
     if after is not None:
-        statement = statement.where(tuple_(Chatroom.last_prompt_at, Chatroom.id) < after)
-    ordered = statement.order_by(Chatroom.last_prompt_at.desc(), Chatroom.id.desc()).limit(limit)
-    return list(db.session.scalars(ordered))
+        statement = statement.where(tuple_(*order) < after)
+    return list(db.session.scalars(statement.order_by(*(column.desc() for column in order)).limit(limit)))
 
 
-def rename_chatroom(user_id: UUID, chatroom_id: UUID, title: str, now: datetime) -> Chatroom | None:
+def update_chatroom(user_id: UUID, chatroom_id: UUID, changes: dict[str, Any], now: datetime) -> Chatroom | None:
+    """Write these fields of the user's chatroom; None when there is none."""
     owned = (Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
-    renamed = update(Chatroom).where(*owned).values(title=title, updated_at=now).returning(Chatroom)
-    return db.session.scalar(renamed, execution_options={"populate_existing": True})
+    updated = update(Chatroom).where(*owned).values(changes | {"updated_at": now}).returning(Chatroom)
+    return db.session.scalar(updated, execution_options={"populate_existing": True})
+
+
+def name_chatroom(chatroom_id: UUID, title: str, now: datetime) -> UUID | None:
+    """Give a title to a chatroom that nobody has named; its owner, None when somebody has, or it is deleted."""
+    unnamed = (Chatroom.title.is_(None), Chatroom.title_source.is_(None), Chatroom.user_id.is_not(None))
+    statement = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
+    values = {"title": title, "title_source": TitleSource.GENERATED, "updated_at": now}
+    return db.session.scalar(statement.values(values).returning(Chatroom.user_id))
 
 
 def disown_chatroom(user_id: UUID, chatroom_id: UUID, now: datetime) -> bool:

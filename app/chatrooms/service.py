@@ -1,11 +1,14 @@
 """Use cases of chatrooms."""
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
+from app.billing.tier import tier_of
 from app.chatrooms import queries
 from app.chatrooms.list_cache import forget_list, invalidate_list
-from app.chatrooms.models import Chatroom, Message
+from app.chatrooms.models import Chatroom, Message, TitleSource
+from app.chatrooms.offer import require_model
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
@@ -13,26 +16,47 @@ from app.core.transactions import transaction
 from app.users.service import require_locked_user
 
 PURGE = "account.purge"  # deletes for good what is hidden here; beat asks for it as well
+FLAGS = ("other", "pinned")  # in a cursor of the list
 
 
-def create_chatroom(user_id: UUID, title: str, *, now: datetime) -> Chatroom:
-    """Open a chatroom of the user's. Raises TokenRevoked when the account is gone."""
+def create_chatroom(
+    user_id: UUID, title: str | None, *, instruction: str | None = None, model: str | None = None, now: datetime
+) -> Chatroom:
+    """Open a chatroom of the user's. Raises TokenRevoked when the account is gone, ModelNotInTier."""
     with transaction() as current:
         require_locked_user(user_id)
-        room = Chatroom(user_id=user_id, title=title, created_at=now, updated_at=now, last_prompt_at=now)
+        if model is not None:
+            require_model(model, tier_of(user_id, now))
+        room = Chatroom(user_id=user_id, created_at=now, updated_at=now, last_prompt_at=now)
+        room.title, room.title_source = title, TitleSource.USER if title else None
+        room.instruction, room.model, room.pinned, room.archived = instruction, model, False, False
         db.session.add(room)
         current.after_commit(lambda: invalidate_list(user_id))
     return room
 
 
-def list_chatrooms(user_id: UUID, *, limit: int, cursor: str | None) -> Page[Chatroom]:
-    """A page of the user's chatrooms, latest prompt (or creation) first. Raises InvalidCursor."""
+def list_chatrooms(user_id: UUID, *, limit: int, cursor: str | None, archived: bool = False) -> Page[Chatroom]:
+    """A page of the user's chatrooms: pinned ones first, then latest prompt (or creation) first.
+
+    archived: of those that are, and of no others. Raises InvalidCursor.
+    """
     after = None
     if cursor is not None:
-        moment, room_id = decode_cursor(cursor, parse_moment, UUID)
-        after = (moment, room_id)
-    rows = queries.list_chatrooms(user_id, limit=limit + 1, after=after)
-    return cut_page(rows, limit, lambda room: encode_cursor(room.last_prompt_at.isoformat(), room.id))
+        pinned, moment, room_id = decode_cursor(cursor, parse_pinned, parse_moment, UUID)
+        after = (pinned, moment, room_id)
+    rows = queries.list_chatrooms(user_id, limit=limit + 1, after=after, archived=archived)
+    return cut_page(rows, limit, cursor_behind)
+
+
+def cursor_behind(room: Chatroom) -> str:
+    return encode_cursor(FLAGS[room.pinned], room.last_prompt_at.isoformat(), room.id)
+
+
+def parse_pinned(text: str) -> bool:
+    """Whether the chatroom of a cursor was pinned. Raises ValueError."""
+    if text not in FLAGS:
+        raise ValueError(text)
+    return text == "pinned"
 
 
 def parse_moment(text: str) -> datetime:
@@ -51,10 +75,15 @@ def get_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom:
     return room
 
 
-def rename_chatroom(user_id: UUID, chatroom_id: UUID, title: str, *, now: datetime) -> Chatroom:
-    """Give the user's chatroom another title. Raises NotFound."""
+def change_chatroom(user_id: UUID, chatroom_id: UUID, changes: dict[str, Any], *, now: datetime) -> Chatroom:
+    """Write these fields of the user's chatroom. Raises NotFound, ModelNotInTier."""
+    if "title" in changes:
+        changes = changes | {"title_source": TitleSource.USER}
     with transaction() as current:
-        room = queries.rename_chatroom(user_id, chatroom_id, title, now)
+        if changes.get("model") is not None:
+            get_chatroom(user_id, chatroom_id)
+            require_model(changes["model"], tier_of(user_id, now))
+        room = queries.update_chatroom(user_id, chatroom_id, changes, now)
         if room is None:
             raise NotFound
         current.after_commit(lambda: invalidate_list(user_id))

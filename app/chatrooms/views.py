@@ -1,4 +1,4 @@
-"""Routes of chatrooms. The page of one room with its messages is the messages feature's."""
+"""Routes of chatrooms, and of the models on offer. One room's page with its messages is the messages feature's."""
 
 from typing import Any
 from uuid import UUID
@@ -7,15 +7,26 @@ from flask import Response, url_for
 from flask.views import MethodView
 
 from app.chatrooms import service
+from app.chatrooms.errors import ModelNotInTier
 from app.chatrooms.list_cache import through_cache
-from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomIn, ChatroomOut, ChatroomPageOut
+from app.chatrooms.offer import offered_models
+from app.chatrooms.schemas import (
+    EXAMPLE_CHATROOM,
+    ChatroomChangesIn,
+    ChatroomIn,
+    ChatroomOut,
+    ChatroomPageOut,
+    ListQuery,
+    ModelsOut,
+)
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
-from app.core.schemas import InvalidCursor, PageQuery
+from app.core.schemas import InvalidCursor
 
-blp = Blueprint("chatroom", __name__, url_prefix="/chatroom", description="Open, list, rename and delete chatrooms.")
+blp = Blueprint("chatroom", __name__, url_prefix="/chatroom", description="Open, list, change and delete chatrooms.")
+models_blp = Blueprint("models", __name__, url_prefix="/models", description="The models that chatrooms may be given.")
 
 CACHE_HEADERS = {"X-Cache": {"description": "`HIT` or `MISS`.", "schema": {"type": "string"}}}
 LOCATION = {"Location": {"description": "Where the chatroom is.", "schema": {"type": "string"}}}
@@ -26,13 +37,17 @@ class ChatroomCollection(MethodView):
     @blp.authenticated()
     @blp.arguments(ChatroomIn)
     @blp.response(201, ChatroomOut, example=EXAMPLE_CHATROOM, headers=LOCATION)
+    @blp.errors(ModelNotInTier)
     def post(self, body: dict[str, Any]) -> object:
-        """Open a chatroom"""
-        room = service.create_chatroom(current_user_id(), body["title"], now=utc_now())
+        """Open a chatroom
+
+        Without a title it gets one after its first completed reply."""
+        given = {name: body.get(name) for name in ("title", "instruction", "model")}
+        room = service.create_chatroom(current_user_id(), **given, now=utc_now())
         return room, {"Location": url_for("messages.ChatroomPage", chatroom_id=room.id)}
 
     @blp.authenticated()
-    @blp.arguments(PageQuery, location="query")
+    @blp.arguments(ListQuery, location="query")
     @blp.response(
         200,
         ChatroomPageOut,
@@ -43,26 +58,29 @@ class ChatroomCollection(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """List chatrooms
 
-        The one with the latest prompt comes first; one without prompts counts as of its opening. First pages
-        are cached for a few minutes; a change shows at once."""
-        user_id, limit, cursor = current_user_id(), query["limit"], query["cursor"]
+        Pinned ones come first, then the one with the latest prompt; one without prompts counts as of its opening.
+        First pages are cached for a few minutes; a change shows at once."""
+        user_id, limit, archived = current_user_id(), query["limit"], query["archived"]
 
         def query_page() -> str:
-            return str(ChatroomPageOut().dumps(service.list_chatrooms(user_id, limit=limit, cursor=cursor)))
+            return str(ChatroomPageOut().dumps(service.list_chatrooms(user_id, **query)))
 
-        body, hit = (query_page(), False) if cursor is not None else through_cache(user_id, limit, query_page)
+        is_first = query["cursor"] is None
+        body, hit = through_cache(user_id, limit, query_page, archived=archived) if is_first else (query_page(), False)
         return Response(body, mimetype="application/json", headers={"X-Cache": "HIT" if hit else "MISS"})
 
 
 @blp.route("/<id:chatroom_id>")
 class ChatroomItem(MethodView):
     @blp.authenticated()
-    @blp.arguments(ChatroomIn)
+    @blp.arguments(ChatroomChangesIn)
     @blp.response(200, ChatroomOut, example=EXAMPLE_CHATROOM)
-    @blp.errors(NotFound)
+    @blp.errors(NotFound, ModelNotInTier)
     def patch(self, body: dict[str, Any], chatroom_id: UUID) -> object:
-        """Rename a chatroom"""
-        return service.rename_chatroom(current_user_id(), chatroom_id, body["title"], now=utc_now())
+        """Change a chatroom
+
+        Its title, instruction or model, or whether it is pinned or archived; what is not said stays."""
+        return service.change_chatroom(current_user_id(), chatroom_id, body, now=utc_now())
 
     @blp.authenticated()
     @blp.response(204)
@@ -72,3 +90,16 @@ class ChatroomItem(MethodView):
 
         It is gone at once with all its messages; prompts already spent stay spent."""
         service.delete_chatroom(current_user_id(), chatroom_id, now=utc_now())
+
+
+@models_blp.route("")
+class Models(MethodView):
+    @models_blp.authenticated()
+    @models_blp.response(
+        200, ModelsOut, example={"items": [{"name": "gemini-3.5-flash", "tier": "basic", "default": True}]}
+    )
+    def get(self) -> object:
+        """List the models
+
+        Those that a chatroom may be given, and the lowest tier that may use each."""
+        return {"items": offered_models()}

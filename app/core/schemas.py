@@ -99,6 +99,13 @@ class StrictBoolean(ma.fields.Boolean):
         return value
 
 
+class TrueOrFalse(ma.fields.Boolean):
+    """`true` or `false` in a query string, and none of the other spellings."""
+
+    truthy = {"true"}  # noqa: RUF012 - as marshmallow has it
+    falsy = {"false"}  # noqa: RUF012
+
+
 class WholeNumber(ma.fields.Integer):
     """A whole number in plain digits, as a query string has it: `1_0` is none, nor are digits of other scripts."""
 

@@ -1,4 +1,4 @@
-"""What can go wrong when a client steers a reply."""
+"""What can go wrong when a client steers a reply, or a worker claims one."""
 
 from http import HTTPStatus
 
@@ -20,3 +20,11 @@ class ReplyNotRetryable(AppError):
         "Only a reply that has ended and was not superseded can be retried,"
         " and a completed one only while no other is under way."
     )
+
+
+class RoomBusy(Exception):
+    """Another reply of the room is being generated."""
+
+
+class SlotTaken(Exception):
+    """Another reply of the user has got the slot at this very moment; there may be another one."""

@@ -14,6 +14,7 @@ from app.core.transactions import Transaction
 from app.generation.queries import chatrooms, next_replies
 
 GENERATE_REPLY = "messages.generate_reply"
+NAME_CHATROOM = "chatrooms.name"  # a chore
 NEW_PROMPT = ("id", "chatroom_id", "role", "text", "status", "streamed", "created_at", "completed_at")
 NEW_REPLY = (
     *("id", "chatroom_id", "role", "status", "in_reply_to"),

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from redis.exceptions import RedisError
 
 from app.chatrooms.models import ErrorCode, Status
+from app.chatrooms.offer import chosen_model
 from app.core import settings
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
 from app.core.ids import set_request_id
@@ -22,8 +24,9 @@ from app.core.logging import log_event
 from app.core.transactions import Transaction, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
+from app.generation.errors import RoomBusy, SlotTaken
 from app.generation.history import conversation
-from app.generation.state import Claim, RoomBusy, SlotTaken
+from app.generation.state import Claim
 from app.generation.worker import LeaseKeeper
 from app.integrations.gemini.client import (
     Answer,
@@ -139,6 +142,8 @@ class Runner:
                     read_seconds=min(seconds, settings().gemini_idle_timeout) if on_piece else seconds,
                     request_id=held.request_id,
                     on_piece=on_piece,
+                    model=chosen_model(held.model),
+                    instruction=held.instruction,
                 )
         except CallAborted:
             return Outcome(self.release(held))
@@ -209,15 +214,15 @@ class Runner:
         return SUPERSEDED
 
 
-def configured_client(model: str | None = None) -> ModelClient:
-    """The client of Gemini that the settings describe. model: another one than theirs. Raises SdkMissing."""
+def configured_client(model: str | None = None, **others: Any) -> ModelClient:
+    """The client of Gemini that the settings describe. model, others: in place of theirs. Raises SdkMissing."""
     chosen = settings()
+    own = {"system_instruction": chosen.gemini_system_instruction, "max_output_tokens": chosen.gemini_max_output_tokens}
     return model_client_class(chosen.gemini_sdk)(
         api_key=chosen.gemini_api_key,
         endpoint=chosen.gemini_api_endpoint,
         model=model or chosen.gemini_model,
-        system_instruction=chosen.gemini_system_instruction,
-        max_output_tokens=chosen.gemini_max_output_tokens,
+        **(own | others),
     )
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 import redis
 
 from app.chatrooms.models import Message, Role, Status
-from app.chatrooms.service import get_message
+from app.chatrooms.offer import require_model
+from app.chatrooms.service import get_chatroom, get_message
 from app.core.db import db
 from app.core.redis import require_redis
 from app.core.transactions import release_connection, transaction
@@ -67,7 +68,8 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
 
     One that failed or was canceled in place, and a part that was kept stays until the new text is there. Of a completed
     one there is a new reply, and the old one is superseded with all turns after it.
-    Raises TokenRevoked, NotFound, ReplyNotRetryable, QuotaExceeded, redis.RedisError; then nothing changed.
+    Raises TokenRevoked, NotFound, ReplyNotRetryable, ModelNotInTier, QuotaExceeded, redis.RedisError; then nothing
+    changed.
     """
     require_redis()
     with transaction() as current:
@@ -77,8 +79,9 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
             raise ReplyNotRetryable
         if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):
             raise ReplyNotRetryable
-        key = mobile_key(user.mobile)
-        usage = spend_prompt(key, usage_of(user, now))
+        key, usage = mobile_key(user.mobile), usage_of(user, now)
+        require_model(get_chatroom(user_id, chatroom_id).model, usage.tier)
+        usage = spend_prompt(key, usage)
         if reply.status is Status.COMPLETED:
             reply = state.regenerate(current, reply, now)
         else:

@@ -50,8 +50,9 @@ from app.core.db import db
 from app.core.ids import request_id
 from app.core.transactions import Transaction
 from app.generation.branches import take_position
+from app.generation.errors import RoomBusy, SlotTaken
 from app.generation.queries import CLAIMABLE, FREE_SLOT, SUPERSEDED_BEFORE, chatrooms, prompts
-from app.generation.queueing import NEW_PROMPT, NEW_REPLY, hand_over, new_reply, publish_task
+from app.generation.queueing import NAME_CHATROOM, NEW_PROMPT, NEW_REPLY, hand_over, new_reply, publish_task
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import refund_prompt
 from app.streaming.events import Context, Entry, cancel_generation, publish
@@ -60,14 +61,6 @@ from app.users.service import lock_user
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
 LET_GO: dict[str, Any] = {"lease_expires_at": None, "held_for": None, "slot": None}
 BATCH = 500
-
-
-class RoomBusy(Exception):
-    """Another reply of the room is being generated."""
-
-
-class SlotTaken(Exception):
-    """Another reply of the user has got the slot at this very moment; there may be another one."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +79,9 @@ class Claim:
     request_id: str | None
     streamed: bool
     superseded_before: int
+    model: str | None  # the chatroom's own, as it was chosen
+    instruction: str | None
+    is_untitled: bool
     messages_sent: int = 1  # the prompt and turns before it
     claimed_monotonic: float = field(default_factory=time.monotonic, compare=False)
 
@@ -156,6 +152,9 @@ CLAIM = (
         messages.c.request_id,
         messages.c.streamed,
         SUPERSEDED_BEFORE,
+        chatrooms.c.model,
+        chatrooms.c.instruction,
+        chatrooms.c.title.is_(None),
     )
 )
 
@@ -213,6 +212,8 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
     )
     if stored:
         announce_end(current, held, Status.COMPLETED, now)
+        if held.is_untitled:
+            current.enqueue_after_commit(NAME_CHATROOM, str(held.chatroom_id))
     return stored
 
 

@@ -11,11 +11,12 @@ from celery.signals import worker_shutting_down
 from flask import current_app
 
 from app.core import settings
-from app.core.clock import database_now
+from app.core.clock import database_now, utc_now
 from app.core.transactions import transaction
 from app.generation.breaker import Breaker
-from app.generation.queueing import GENERATE_REPLY
+from app.generation.queueing import GENERATE_REPLY, NAME_CHATROOM
 from app.generation.runner import Runner, configured_client
+from app.generation.titles import title_chatroom, untitled_chatrooms
 from app.generation.worker import LeaseKeeper, sweep_replies
 
 one_at_a_time = threading.Lock()  # `cache` alone would let two first tasks make two
@@ -26,6 +27,20 @@ FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is re
 def generate_reply(reply_id: str) -> None:
     """Make one attempt at a reply; does nothing when somebody else holds it or it is done."""
     runner().run(UUID(reply_id))
+
+
+@shared_task(name=NAME_CHATROOM)
+def name_chatroom(chatroom_id: str) -> None:
+    """Name a chatroom that nobody has named."""
+    title_chatroom(UUID(chatroom_id), now=utc_now())
+
+
+@shared_task(name="chatrooms.sweep_untitled")
+def sweep_untitled() -> None:
+    """Queue the naming of chatrooms again whose task was lost."""
+    with transaction() as current:
+        for chatroom_id in untitled_chatrooms(utc_now()):
+            current.enqueue_after_commit(NAME_CHATROOM, str(chatroom_id))
 
 
 @shared_task(name="messages.sweep")

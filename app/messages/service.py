@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import bindparam, exists
+from sqlalchemy import bindparam, exists, select
 
 from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, Message, Role, Status
+from app.chatrooms.offer import require_model
 from app.chatrooms.service import get_chatroom, get_message
 from app.core import settings
 from app.core.auth import TokenRevoked
@@ -40,8 +41,10 @@ from app.users.service import require_locked_user
 log = logging.getLogger(__name__)
 
 ROOM_PAGE_SIZE = 50
+IS_OWNED = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
 ADMISSION = USAGE.add_columns(
-    exists().where(Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user")).label("is_owned"),
+    exists().where(*IS_OWNED).label("is_owned"),
+    select(Chatroom.model).where(*IS_OWNED).scalar_subquery().label("model"),
     idempotency.IS_KNOWN.label("is_known"),
 )
 ENQUEUE = enqueue_statement((PromptCharge, NEW_CHARGE))
@@ -83,8 +86,8 @@ def accept_prompt(
     streamed: whether the reply comes piece by piece. wait_seconds: how long the caller will wait for its end.
     fingerprint: what an Idempotency-Key may come again with; such a copy waits no longer than the first request does.
     edited_id: an earlier prompt of the room, which this one takes the place of.
-    Raises TokenRevoked, NotFound, MessageNotEditable, QuotaExceeded, IdempotencyKeyReused, redis.RedisError; then
-    nothing was stored or spent.
+    Raises TokenRevoked, NotFound, ModelNotInTier, MessageNotEditable, QuotaExceeded, IdempotencyKeyReused,
+    redis.RedisError; then nothing was stored or spent.
     """
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
@@ -99,6 +102,7 @@ def accept_prompt(
             return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
         if not found.is_owned:
             raise NotFound
+        require_model(found.model, usage.tier)
         if edited_id is not None:
             supersede_prompt(user_id, chatroom_id, edited_id)
         usage = spend_prompt(key, usage)

@@ -12,7 +12,8 @@ from uuid import UUID
 from flask import Response, request, url_for
 from flask.views import MethodView
 
-from app.chatrooms.schemas import EXAMPLE_CHATROOM
+from app.chatrooms.errors import ModelNotInTier
+from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
 from app.chatrooms.service import get_message
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
@@ -73,6 +74,9 @@ ACCEPTED_HEADERS = QUOTA_HEADERS | {
 }
 
 
+ROOM_FIELDS = tuple(ChatroomOut().fields.items())
+
+
 def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
     """Describe and read what sending and editing have in common."""
     example = {"message": EXAMPLE_PROMPT, "reply": EXAMPLE_REPLY}
@@ -104,10 +108,7 @@ class ChatroomPage(MethodView):
         The chatroom with the latest 50 messages of its current conversation, oldest first."""
         room, page = service.open_room(current_user_id(), chatroom_id)
         return {
-            "id": room.id,
-            "title": room.title,
-            "created_at": room.created_at,
-            "updated_at": room.updated_at,
+            **{field.attribute or name: getattr(room, field.attribute or name) for name, field in ROOM_FIELDS},
             "messages": page.items[::-1],
             "next_cursor": page.next_cursor,
         }
@@ -117,7 +118,7 @@ class ChatroomPage(MethodView):
 class MessageCollection(MethodView):
     @blp.authenticated()
     @takes_prompt
-    @blp.errors(NotFound, QuotaExceeded, IdempotencyKeyReused)
+    @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused)
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID) -> object:
         """Send a message
 
@@ -198,7 +199,7 @@ class MessageItem(MethodView):
 class MessageEdit(MethodView):
     @blp.authenticated()
     @takes_prompt
-    @blp.errors(NotFound, QuotaExceeded, IdempotencyKeyReused, MessageNotEditable)
+    @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused, MessageNotEditable)
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> object:
         """Edit a prompt
 
@@ -257,7 +258,7 @@ class MessageRetry(MethodView):
         example=EXAMPLE_QUEUED,
         headers=QUOTA_HEADERS | {"Location": header("Where the reply will be.")},
     )
-    @blp.errors(NotFound, ReplyNotRetryable, QuotaExceeded)
+    @blp.errors(NotFound, ReplyNotRetryable, ModelNotInTier, QuotaExceeded)
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Regenerate a reply
 

@@ -25,6 +25,7 @@ SSE_TYPE = "text/event-stream"
 CODE = {"executableCode": {"language": "PYTHON", "code": "print(6 * 7)"}}
 RESULT = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "42"}}
 SOURCE = "https://example.com/source"
+NAMES_A_CONVERSATION, WORDS_OF_A_NAME = "Name the conversation", 5  # as the product asks for a title
 GARBAGE = "<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"
 
 Json = dict[str, Any]
@@ -126,6 +127,8 @@ def compose(conversation: Conversation, behaviour: Behaviour) -> Answer:
 def _text(conversation: Conversation, behaviour: Behaviour) -> str:
     if behaviour.say is not None:
         return behaviour.say
+    if (conversation.system_instruction or "").startswith(NAMES_A_CONVERSATION):
+        return " ".join(without_directives(conversation.prompt).removeprefix("User: ").split()[:WORDS_OF_A_NAME])
     text = " ".join(_sentences(conversation))
     if behaviour.words is None:
         return text

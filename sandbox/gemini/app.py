@@ -210,6 +210,7 @@ def _seen(conversation: Conversation, method: str) -> dict[str, Any]:
         "api": method,
         "contents": conversation.contents,
         "system_instruction": conversation.system_instruction,
+        "system_parts": conversation.system_parts,
         "generation_config": conversation.generation_config,
         "headers": headers,
     }

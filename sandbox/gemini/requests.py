@@ -81,8 +81,13 @@ class Conversation:
     model: str
     turns: tuple[Turn, ...]
     contents: list[dict[str, Any]]
-    system_instruction: str | None
+    system_parts: tuple[str, ...]
     generation_config: dict[str, Any]
+
+    @property
+    def system_instruction(self) -> str | None:
+        """Its parts as one text."""
+        return "".join(self.system_parts) if self.system_parts else None
 
     @property
     def prompt(self) -> str:
@@ -113,7 +118,7 @@ def read_conversation(model: str, body: Any) -> Conversation:
         model=model,
         turns=turns,
         contents=contents,
-        system_instruction=None if system is None else _text(_content(system, "system_instruction")),
+        system_parts=() if system is None else _texts(_content(system, "system_instruction")),
         generation_config=config,
     )
 
@@ -207,7 +212,11 @@ def _bad_value(path: str, kind: str, value: Any) -> ApiError:
 
 
 def _text(content: dict[str, Any]) -> str:
-    return "".join(part.get("text") or "" for part in content["parts"])
+    return "".join(_texts(content))
+
+
+def _texts(content: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(part.get("text") or "" for part in content["parts"])
 
 
 def _refuse_lone_surrogates(value: Any) -> None:

@@ -25,7 +25,7 @@ MAY_BE_SHORT = {"__init__", "errors", "models", "tasks"}  # what a feature keeps
 PUBLIC_CODES = {
     "malformed_json", "invalid_cursor", "invalid_signature",
     "token_missing", "token_invalid", "token_expired", "token_revoked", "otp_invalid", "invalid_credentials",
-    "wrong_password",
+    "wrong_password", "model_not_in_tier",
     "not_found", "account_not_found",
     "method_not_allowed", "body_too_large", "unsupported_media_type",
     "account_exists", "already_subscribed", "reply_not_retryable", "reply_not_cancelable",

@@ -27,7 +27,9 @@ def test_new_chatroom_is_told_in_full_and_where_it_is(user):
     response = user.post("/chatroom", json={"title": "  How the internet works \n"})
     assert response.status_code == 201
     room = response.json
-    assert list(room) == ["id", "title", "created_at", "updated_at"]
+    assert list(room) == [
+        *("id", "title", "title_source", "instruction", "model", "pinned", "archived", "created_at", "updated_at")
+    ]
     assert UUID(room["id"]).version == 7
     assert room["title"] == "How the internet works"
     assert room["created_at"] == room["updated_at"]
@@ -84,10 +86,7 @@ def test_renaming_moves_no_room_and_touches_its_time(user):
     before = user.get(first).json
     renamed = user.patch(first, json={"title": "renamed"})
     assert renamed.status_code == 200
-    assert renamed.json == {name: before[name] for name in ("id", "created_at")} | {
-        "title": "renamed",
-        "updated_at": renamed.json["updated_at"],
-    }
+    assert renamed.json.items() <= (before | {"title": "renamed", "updated_at": renamed.json["updated_at"]}).items()
     assert renamed.json["updated_at"] > before["updated_at"]
     assert titles(user.get("/chatroom")) == ["second", "renamed"]
 

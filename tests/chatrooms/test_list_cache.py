@@ -162,7 +162,7 @@ def test_slow_reader_stores_after_a_fresh_reader_without_harm(app, user):
     listed(user)
     user.patch(user.make_chatroom("second"), json={"title": "second, renamed"})
     with app.app_context():
-        slow = ListCache(user.id, 20)
+        slow = ListCache(user.id, 20, archived=False)
         assert slow.read() is None
         user.make_chatroom("third")
         fresh = listed(user)

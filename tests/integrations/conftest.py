@@ -36,6 +36,7 @@ class Asker:
         call: BoundedCall | None = None,
         on_piece: Callable[[str], Any] = lambda _: None,
         request_id: str | None = None,
+        **chosen: str,
     ) -> Outcome:
         pieces: list[str] = []
 
@@ -53,6 +54,7 @@ class Asker:
                     read_seconds=seconds,
                     request_id=request_id,
                     on_piece=collect if streamed else None,
+                    **chosen,
                 )
         except ModelError as raised:
             error = raised

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from app.integrations.gemini.client import (
+    USERS_INSTRUCTION,
     Answer,
     FinishReason,
     ModelError,
@@ -53,6 +54,14 @@ def test_the_system_instruction_goes_along_when_there_is_one(make_asker, gemini,
     make_asker(system_instruction=instruction).ask("Hello", streamed=streamed)
 
     assert gemini.requests()[-1]["system_instruction"] == seen
+
+
+@both_ways
+def test_a_users_instruction_is_a_part_of_its_own_and_a_model_may_be_chosen(make_asker, gemini, streamed):
+    chosen = {"model": "gemini-3.5-pro", "instruction": "Rhyme."}
+    outcome = make_asker(system_instruction="Be brief.").ask("Hello", streamed=streamed, **chosen)
+    assert outcome.answer.model == "gemini-3.5-pro"
+    assert gemini.requests()[-1]["system_parts"] == ["Be brief.", USERS_INSTRUCTION + "Rhyme."]
 
 
 @both_ways

@@ -60,6 +60,8 @@ class ModelClient(Protocol):
         read_seconds: float,
         request_id: str | None = None,
         on_piece: Callable[[str], None] | None = None,
+        model: str | None = None,
+        instruction: str | None = None,
     ) -> Answer:
         """Ask for the next turn of a conversation, oldest first, ending with the user's.
 
@@ -67,8 +69,19 @@ class ModelClient(Protocol):
         request_id: sent along, so that one request can be found in two logs.
         on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text. One whose time
         is over is an answer as far as it came.
+        model: another one than the client's own. instruction: its user's, which never stands above the client's own.
         Raises a ModelError, also after some pieces; any other error is a defect of ours, and not the model's doing.
         """
+
+
+USERS_INSTRUCTION = (
+    "The user asks for the following in this conversation. Follow it where it does not contradict what is said above:\n"
+)
+
+
+def instructions(own: str, users: str | None) -> list[str]:
+    """The parts of a system instruction, the service's own first: what a user writes stands apart from it."""
+    return [part for part in (own, users and USERS_INSTRUCTION + users) if part]
 
 
 class ModelError(Exception):

@@ -14,7 +14,16 @@ from google.genai import errors, types
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.bounded_httpx import bound
 from app.integrations.gemini.answers import Chunk, ended_by, error_for, read_answer
-from app.integrations.gemini.client import CONNECTIONS, Answer, ModelError, ModelTimeout, ModelUnavailable, Turn, Usage
+from app.integrations.gemini.client import (
+    CONNECTIONS,
+    Answer,
+    ModelError,
+    ModelTimeout,
+    ModelUnavailable,
+    Turn,
+    Usage,
+    instructions,
+)
 
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
@@ -47,13 +56,18 @@ class GenAI:
         read_seconds: float,
         request_id: str | None = None,
         on_piece: Callable[[str], None] | None = None,
+        model: str | None = None,
+        instruction: str | None = None,
     ) -> Answer:
         """See `ModelClient.generate`."""
+        system_parts = instructions(self.system_instruction, instruction)
         request: Any = {
-            "model": f"models/{self.model}",
+            "model": f"models/{model or self.model}",
             "contents": [types.Content(role=turn.role, parts=[types.Part(text=turn.text)]) for turn in turns],
             "config": types.GenerateContentConfig(
-                system_instruction=self.system_instruction or None,
+                system_instruction=types.Content(parts=[types.Part(text=part) for part in system_parts])
+                if system_parts
+                else None,
                 max_output_tokens=self.max_output_tokens or None,
                 automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
                 automatic_continuation=False,
@@ -64,7 +78,7 @@ class GenAI:
             ),
         }
         with ended_by(call), closing(self._responses(request, streamed=on_piece is not None)) as responses:
-            return read_answer(map(read_chunk, responses), call, self.model, on_piece)
+            return read_answer(map(read_chunk, responses), call, model or self.model, on_piece)
 
     def _responses(self, request: Any, *, streamed: bool) -> Generator[types.GenerateContentResponse, None, None]:
         """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""

@@ -17,7 +17,7 @@ from google.protobuf import json_format
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.answers import Chunk, ended_by, error_for, read_answer
-from app.integrations.gemini.client import Answer, ModelError, ModelTimeout, ModelUnavailable, Turn, Usage
+from app.integrations.gemini.client import Answer, ModelError, ModelTimeout, ModelUnavailable, Turn, Usage, instructions
 from app.integrations.gemini.rest import prepare
 
 # What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
@@ -54,6 +54,8 @@ class Gemini:
         read_seconds: float,
         request_id: str | None = None,
         on_piece: Callable[[str], None] | None = None,
+        model: str | None = None,
+        instruction: str | None = None,
     ) -> Answer:
         """See `ModelClient.generate`."""
         options: dict[str, Any] = {
@@ -62,8 +64,9 @@ class Gemini:
             "metadata": [("x-request-id", request_id)] if request_id else [],
         }
         with ended_by(call):
-            responses = self._responses(self._request(turns), options, streamed=on_piece is not None)
-            return read_answer(map(read_chunk, responses), call, self.model, on_piece)
+            request = self._request(turns, model or self.model, instructions(self.system_instruction, instruction))
+            responses = self._responses(request, options, streamed=on_piece is not None)
+            return read_answer(map(read_chunk, responses), call, model or self.model, on_piece)
 
     def _responses(self, request: Any, options: dict[str, Any], *, streamed: bool) -> Iterator[Any]:
         """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
@@ -75,12 +78,12 @@ class Gemini:
         except MODELS_ERRORS as error:
             raise classify(error) from error
 
-    def _request(self, turns: Sequence[Turn]) -> Any:
+    def _request(self, turns: Sequence[Turn], model: str, system_parts: list[str]) -> Any:
         return protos.GenerateContentRequest(
-            model=f"models/{self.model}",
+            model=f"models/{model}",
             contents=[protos.Content(role=turn.role, parts=[protos.Part(text=turn.text)]) for turn in turns],
-            system_instruction=protos.Content(parts=[protos.Part(text=self.system_instruction)])
-            if self.system_instruction
+            system_instruction=protos.Content(parts=[protos.Part(text=part) for part in system_parts])
+            if system_parts
             else None,
             generation_config=protos.GenerationConfig(max_output_tokens=self.max_output_tokens)
             if self.max_output_tokens
