@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -65,6 +66,33 @@ class ModelChoice:
     tier: str
 
 
+@dataclass(frozen=True)
+class ModelPrice:
+    """What a million tokens of a model cost from a day on. Thinking is billed as output."""
+
+    model: str
+    since: date
+    prompt: Decimal
+    output: Decimal
+
+
+def parse_prices(value: Any) -> Any:
+    """`model:2026-01-01:0.30:2.50, …` as ModelPrices. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    prices = []
+    for part in split_on_commas(value):
+        try:
+            model, since, prompt, output = part.split(":")
+            price = ModelPrice(model, date.fromisoformat(since), Decimal(prompt), Decimal(output))
+        except (ValueError, ArithmeticError):
+            raise ValueError("each price is like `gemini-3.5-flash:2026-01-01:0.30:2.50`") from None
+        if not (price.prompt.is_finite() and price.output.is_finite() and min(price.prompt, price.output) >= 0):
+            raise ValueError("a price is a number, 0 or more")
+        prices.append(price)
+    return tuple(prices)
+
+
 def parse_models(value: Any) -> Any:
     """`name:tier, …` as ModelChoices; anything else passes on to be refused."""
     if not isinstance(value, str):
@@ -94,6 +122,7 @@ Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d{1,5})?$")]
 CountryCode = Annotated[str, Field(pattern=r"^([1-9]\d{0,2}|[A-Z]{2})$")]
 OriginList = Annotated[list[Origin], NoDecode, BeforeValidator(split_on_commas)]
 GeminiModels = Annotated[tuple[ModelChoice, ...], NoDecode, BeforeValidator(parse_models)]
+ModelPrices = Annotated[tuple[ModelPrice, ...], NoDecode, BeforeValidator(parse_prices)]
 PriceList = Annotated[list[str], NoDecode, BeforeValidator(split_on_commas)]
 CountryList = Annotated[list[CountryCode], NoDecode, BeforeValidator(calling_codes_and_regions)]
 
@@ -150,6 +179,7 @@ class Settings(BaseSettings):
     gemini_sdk: GeminiSdk = GeminiSdk.GOOGLE_GENERATIVEAI
     gemini_model: str = Field("gemini-3.5-flash", pattern=f"^{MODEL_NAME}$")
     gemini_models: GeminiModels = Field((), validate_default=True, description="name:tier by commas")
+    model_prices: ModelPrices = Field((), description="Of a million tokens: model:day:prompt:output by commas")
     gemini_title_model: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Empty: as GEMINI_MODEL")
     auto_title: bool = Field(True, description="Whether Gemini names chatrooms; else their first words do")
     gemini_api_endpoint: str = Field("https://generativelanguage.googleapis.com", pattern="^https?://")

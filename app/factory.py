@@ -30,6 +30,7 @@ from app.ops.commands import health as health_command
 from app.ops.commands import users as user_commands
 from app.ops.views import blp as operations_blp
 from app.ops.views import docs
+from app.quota.cli import commands as usage_commands
 from app.schedule import ROUTES
 from config import load_settings
 
@@ -40,7 +41,7 @@ BLUEPRINTS = (
     *(auth_blp, sessions_blp, account_blp, chatrooms_blp, models_blp),
     *(messages_blp, billing_blp, operations_blp),
 )
-COMMANDS = (reply_commands, gemini_commands, user_commands, billing_commands, health_command)
+COMMANDS = (reply_commands, gemini_commands, usage_commands, user_commands, billing_commands, health_command)
 
 
 def create_app(settings: "Settings | None" = None) -> Flask:

@@ -116,7 +116,7 @@ def test_readme_tells_the_true_default(name):
     if cell in DESCRIBED:
         described = {
             "required": default is PydanticUndefined,
-            "none": default in ("", None) or default == [],
+            "none": default in ("", None, ()) or default == [],
             "for development": default == DEVELOPMENT_JWT_SECRET,
             "a sentence": isinstance(default, str) and default.endswith("."),
         }

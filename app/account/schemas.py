@@ -38,6 +38,48 @@ EXAMPLE_USAGE = {
 }
 
 
+class UsageQuery(Schema):
+    """Which days, both included."""
+
+    first = ma.fields.Date(
+        data_key="from",
+        format="%Y-%m-%d",
+        load_default=None,
+        metadata={"description": "The first day, UTC; absent: 29 days before the last.", "example": "2026-11-01"},
+    )
+    last = ma.fields.Date(
+        data_key="to",
+        format="%Y-%m-%d",
+        load_default=None,
+        metadata={"description": "The last day, UTC; absent: today.", "example": "2026-11-21"},
+    )
+
+
+class DayOfUsageOut(Schema):
+    """The prompts of a day, and what their replies took in tokens."""
+
+    date = ma.fields.Date(metadata={"description": "The day, UTC."})
+    prompts = ma.fields.Integer(metadata={"description": "Prompts spent."})
+    prompt_tokens = ma.fields.Integer(metadata={"description": "Tokens of the conversations sent."})
+    output_tokens = ma.fields.Integer(metadata={"description": "Tokens of the replies' texts."})
+    thinking_tokens = ma.fields.Integer(metadata={"description": "Tokens of thinking."})
+
+
+class UsageHistoryOut(Schema):
+    """A row a day, oldest first."""
+
+    items = ma.fields.List(ma.fields.Nested(DayOfUsageOut))
+
+
+EXAMPLE_DAY = {
+    "date": "2026-11-21",
+    "prompts": 3,
+    "prompt_tokens": 420,
+    "output_tokens": 180,
+    "thinking_tokens": 510,
+}
+
+
 class ExportedChatroomOut(ChatroomOut):
     """A chatroom with all its messages."""
 

@@ -8,7 +8,16 @@ from flask.views import MethodView
 
 from app.account import service
 from app.account.export import export, export_slot
-from app.account.schemas import EXAMPLE_EXPORT, EXAMPLE_USAGE, ExportOut, ProfileIn, UsageOut
+from app.account.schemas import (
+    EXAMPLE_DAY,
+    EXAMPLE_EXPORT,
+    EXAMPLE_USAGE,
+    ExportOut,
+    ProfileIn,
+    UsageHistoryOut,
+    UsageOut,
+    UsageQuery,
+)
 from app.billing.errors import PaymentProviderError
 from app.core import settings
 from app.core.api import Blueprint
@@ -83,3 +92,16 @@ class DailyUsage(MethodView):
 
         How many are spent and left, and when the day ends."""
         return usage_today(current_user_id(), now=utc_now())
+
+
+@blp.route("/usage/history")
+class UsageHistory(MethodView):
+    @blp.authenticated()
+    @blp.arguments(UsageQuery, location="query")
+    @blp.response(200, UsageHistoryOut, example={"items": [EXAMPLE_DAY]})
+    def get(self, query: dict[str, Any]) -> object:
+        """See what your prompts took
+
+        A row for each day from `from` to `to`, 92 at most. What was deleted is in it, prompts that were refunded are
+        not."""
+        return {"items": service.usage_of_days(current_user_id(), query["first"], query["last"], now=utc_now())}

@@ -14,6 +14,7 @@ from webargs.flaskparser import FlaskParser
 
 from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked, require_token
 from app.core.errors import (
+    QUERY_IS_NOT_VALID,
     AppError,
     BodyTooLarge,
     MalformedJson,
@@ -27,7 +28,6 @@ from app.core.schemas import Problem, Schema
 
 PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
-QUERY_IS_NOT_VALID = "The query string is not valid."
 
 View = TypeVar("View", bound=Callable[..., Any])
 

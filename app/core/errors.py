@@ -67,6 +67,9 @@ class NotFound(AppError):
     status, code, detail = HTTPStatus.NOT_FOUND, "not_found", DETAILS[404]
 
 
+QUERY_IS_NOT_VALID = "The query string is not valid."
+
+
 class ValidationFailed(AppError):
     """The request is not valid; `errors` lists messages by field."""
 

@@ -24,9 +24,9 @@ from app.core.logging import log_event
 from app.core.transactions import Transaction, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
+from app.generation.claims import Claim
 from app.generation.errors import RoomBusy, SlotTaken
 from app.generation.history import conversation
-from app.generation.state import Claim
 from app.generation.worker import LeaseKeeper
 from app.integrations.gemini.client import (
     Answer,

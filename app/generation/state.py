@@ -20,9 +20,8 @@ task that runs twice, a second worker, and a sweep that races a slow worker toge
 PostgreSQL's clock: a machine whose own is wrong does no harm.
 """
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, cast
@@ -50,49 +49,18 @@ from app.core.db import db
 from app.core.ids import request_id
 from app.core.transactions import Transaction
 from app.generation.branches import take_position
+from app.generation.claims import Claim
 from app.generation.errors import RoomBusy, SlotTaken
 from app.generation.queries import CLAIMABLE, FREE_SLOT, SUPERSEDED_BEFORE, chatrooms, prompts
 from app.generation.queueing import NAME_CHATROOM, NEW_PROMPT, NEW_REPLY, hand_over, new_reply, publish_task
 from app.integrations.gemini.client import Answer
-from app.quota.ledger import refund_prompt
-from app.streaming.events import Context, Entry, cancel_generation, publish
+from app.quota.ledger import COST, note_cost, refund_prompt
+from app.streaming.events import Entry, cancel_generation, publish
 from app.users.service import lock_user
 
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
 LET_GO: dict[str, Any] = {"lease_expires_at": None, "held_for": None, "slot": None}
 BATCH = 500
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The right to finish a reply, as long as nobody takes the lease over."""
-
-    reply_id: UUID
-    attempt: int
-    chatroom_id: UUID
-    position: int
-    user_id: UUID
-    prompt: str
-    failures: int
-    started_at: datetime
-    claimed_at: datetime
-    request_id: str | None
-    streamed: bool
-    superseded_before: int
-    model: str | None  # the chatroom's own, as it was chosen
-    instruction: str | None
-    is_untitled: bool
-    messages_sent: int = 1  # the prompt and turns before it
-    claimed_monotonic: float = field(default_factory=time.monotonic, compare=False)
-
-    @property
-    def context(self) -> Context:
-        """The turns that Gemini is sent, and all other current ones up to the prompt."""
-        return Context(self.messages_sent, self.position - self.superseded_before - self.messages_sent)
-
-    def now(self) -> datetime:
-        """The time by PostgreSQL's clock."""
-        return self.claimed_at + timedelta(seconds=time.monotonic() - self.claimed_monotonic)
 
 
 def enqueue(
@@ -341,7 +309,11 @@ def statement_while_held(names: tuple[str, ...]) -> Executable:
         messages.c.lease_expires_at.is_not(None),
     )
     values = {name: bindparam(f"new_{name}", type_=messages.c[name].type) for name in names}
-    return update(messages).where(*fence).values(values).returning(messages.c.id)
+    written = update(messages).where(*fence).values(values).returning(messages.c.id)
+    if not set(COST) <= set(names):
+        return written
+    ended = written.cte("ended")
+    return select(ended.c.id).add_cte(note_cost(select(ended.c.id).scalar_subquery()).cte("cost"))
 
 
 def announce_end(current: Transaction, held: Claim, status: Status, now: datetime) -> None:

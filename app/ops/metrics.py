@@ -22,7 +22,7 @@ OUTCOMES = (str(Status.COMPLETED), str(Status.CANCELED), *map(str, ErrorCode))
 COUNTERS = (
     ("replies", "Replies that ended, by outcome: completed, canceled, or why they failed.", "outcome", OUTCOMES),
     ("gemini_calls", "Calls to Gemini for replies that ended.", "result", ("answered", "refused", "failed")),
-    ("gemini_tokens", "Tokens that Gemini counted, by kind.", "kind", ("prompt", "output")),
+    ("gemini_tokens", "Tokens that Gemini counted, by kind.", "kind", totals.TOKEN_KINDS),
 )
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,11 @@ def ended_replies() -> Iterator[Metric]:
         for value in values:
             family.add_metric([value], known.get((name, value), 0))
         yield family
+    by_model = CounterMetricFamily("gemini_model_tokens", "The same by model.", labels=["kind", "model"])
+    for (name, value), amount in sorted(known.items()):
+        if name == "gemini_model_tokens":
+            by_model.add_metric(value.split(":", 1), amount)
+    yield by_model
     buckets, so_far = [], 0.0
     for bound in (*map(str, totals.REPLY_SECONDS), "+Inf"):
         so_far += known.get(("reply_seconds_bucket", bound), 0)

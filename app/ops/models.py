@@ -23,5 +23,5 @@ class Total(Model):
     __tablename__ = "totals"
 
     name: Mapped[str] = mapped_column(String(50), primary_key=True)
-    label: Mapped[str] = mapped_column(String(50), primary_key=True)
+    label: Mapped[str] = mapped_column(String(160), primary_key=True)
     value: Mapped[float] = mapped_column(Double)

@@ -20,6 +20,7 @@ from app.ops.models import Heartbeat, Total
 UNFINISHED = (Status.QUEUED, Status.GENERATING)
 REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
 GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT)
+TOKEN_KINDS = ("prompt", "output", "thinking")
 COUNTED_ROWS = 50_000  # a longer queue is shown as this long: its exact length would change nothing
 BEAT = "beat"
 COUNTED_UNTIL = "replies counted until"
@@ -122,6 +123,7 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
         select(
             messages.c.status,
             messages.c.error_code,
+            messages.c.model,
             bucket.label("bucket"),
             func.count(),
             func.sum(seconds),
@@ -136,20 +138,21 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
             messages.c.completed_at <= until,
             messages.c.status.not_in(UNFINISHED),
         )
-        .group_by(messages.c.status, messages.c.error_code, bucket)
+        .group_by(messages.c.status, messages.c.error_code, messages.c.model, bucket)
     )
     totals: Counter[tuple[str, str]] = Counter()
     for row in db.session.execute(statement):
-        status, code, bound, count, its_seconds, failures, prompt_tokens, output_tokens, thinking_tokens = row
+        status, code, model, bound, count, its_seconds, failures, *tokens = row
         gemini_failed, gemini_refused = code in GEMINI_FAILED, code is ErrorCode.MODEL_REJECTED
         totals["replies", str(code or status)] += count
         totals["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
         totals["gemini_calls", "refused"] += count if gemini_refused else 0
         answered = not gemini_failed and not gemini_refused and status is not Status.CANCELED
         totals["gemini_calls", "answered"] += count if answered else 0
-        totals["gemini_tokens", "prompt"] += prompt_tokens
-        totals["gemini_tokens", "output"] += output_tokens
-        totals["gemini_tokens", "thinking"] += thinking_tokens
+        for kind, amount in zip(TOKEN_KINDS, tokens, strict=True):
+            totals["gemini_tokens", kind] += amount
+            if model:
+                totals["gemini_model_tokens", f"{kind}:{model}"] += amount
         if status is Status.COMPLETED:
             totals["reply_seconds_bucket", bound] += count
             totals["reply_seconds_sum", ""] += float(its_seconds)  # type: ignore[assignment]

@@ -7,8 +7,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, Update, bindparam, insert, select, update
 
+from app.billing.models import Tier
 from app.core.db import db
 from app.core.ids import new_id
 from app.quota.models import PromptCharge
@@ -24,25 +25,42 @@ def spent_on(key: BindParameter[str], day: BindParameter[date]) -> tuple[ColumnE
     return PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None)
 
 
+COST = ("model", "prompt_tokens", "output_tokens", "thinking_tokens")
 NEW_CHARGE = {
     "id": bindparam("charge_id", type_=PromptCharge.id.type),
     "mobile_key": bindparam("charge_key", type_=PromptCharge.mobile_key.type),
     "day": bindparam("charge_day", type_=PromptCharge.day.type),
     "reply_id": bindparam("charge_reply", type_=PromptCharge.reply_id.type),
     "created_at": bindparam("now", type_=PromptCharge.created_at.type),
+    "tier": bindparam("charge_tier", type_=PromptCharge.tier.type),
 }
 CHARGE = insert(PromptCharge).values(NEW_CHARGE)
 
 
-def charge_values(key: str, reply_id: UUID, now: datetime) -> dict[str, Any]:
+def charge_values(key: str, reply_id: UUID, tier: Tier, now: datetime) -> dict[str, Any]:
     """The values of NEW_CHARGE: a prompt to the number's day. key: the number's keyed hash."""
     return {
         "charge_id": new_id(),
         "charge_key": key,
         "charge_day": quota_day(now),
         "charge_reply": reply_id,
+        "charge_tier": tier,
         "now": now,
     }
+
+
+def newest_charge(reply: Any) -> ScalarSelect[UUID]:
+    """The id of a reply's last charge. reply: its id, or an expression for it."""
+    charges = select(PromptCharge.id).where(PromptCharge.reply_id == reply)
+    newest = charges.order_by(PromptCharge.created_at.desc(), PromptCharge.id.desc())
+    return newest.limit(1).scalar_subquery()
+
+
+def note_cost(reply: Any) -> Update:
+    """Note beside a reply's end what it took. reply: an expression for its id. Asked with `new_<column>` for each."""
+    columns = PromptCharge.__table__.c
+    values = {name: bindparam(f"new_{name}", type_=columns[name].type) for name in COST}
+    return update(PromptCharge).where(PromptCharge.id == newest_charge(reply)).values(values)
 
 
 def refund_prompt(reply_id: UUID, now: datetime) -> bool:
@@ -50,16 +68,9 @@ def refund_prompt(reply_id: UUID, now: datetime) -> bool:
 
     The caller has locked the user. The counter in Redis learns of it with the next prompt.
     """
-    newest = (
-        select(PromptCharge.id)
-        .where(PromptCharge.reply_id == reply_id)
-        .order_by(PromptCharge.created_at.desc(), PromptCharge.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
     statement = (
         update(PromptCharge)
-        .where(PromptCharge.id == newest, PromptCharge.given_back_at.is_(None))
+        .where(PromptCharge.id == newest_charge(reply_id), PromptCharge.given_back_at.is_(None))
         .values(given_back_at=now)
         .returning(PromptCharge.id)
     )

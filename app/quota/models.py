@@ -6,19 +6,22 @@ from uuid import UUID
 from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.core.db import Model
+from app.billing.models import Tier
+from app.core.db import Model, text_enum
 from app.core.ids import new_id
 
 
 class PromptCharge(Model):
     """One prompt of a day, spent by a number: the ledger behind the quota's counter in Redis.
 
-    It outlives the message, the chatroom and the account, so that deleting them refills no day.
+    It outlives the message, the chatroom and the account, so that deleting them refills no day. What the reply took is
+    noted when it is completed, so that deleting it forgets the text and not the cost.
     """
 
     __tablename__ = "prompt_charges"
     __table_args__ = (
         Index("ix_prompt_charges_spent", "mobile_key", "day", postgresql_where=text("given_back_at IS NULL")),
+        Index("ix_prompt_charges_by_day", "day", postgresql_using="brin"),  # small: rows are stored in that order
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
@@ -27,3 +30,8 @@ class PromptCharge(Model):
     reply_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]
     given_back_at: Mapped[datetime | None]
+    tier: Mapped[Tier | None] = mapped_column(text_enum(Tier, "tier_is_known"))  # null: charged by an earlier version
+    model: Mapped[str | None] = mapped_column(String(100))
+    prompt_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    thinking_tokens: Mapped[int | None]

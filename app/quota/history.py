@@ -1,0 +1,96 @@
+"""What prompts took, day by day and for operators, out of the ledger."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, select
+
+from app.core import settings
+from app.core.db import db
+from app.quota.models import PromptCharge
+from app.users.numbers import mobile_key
+from app.users.service import require_user
+
+PER_TOKENS = 1_000_000  # what prices are for
+TOKENS = (PromptCharge.prompt_tokens, PromptCharge.output_tokens, PromptCharge.thinking_tokens)
+SUMS: tuple[ColumnElement[Any], ...] = (
+    func.count(),
+    *(func.coalesce(func.sum(column), 0) for column in TOKENS),
+)
+SPENT = PromptCharge.given_back_at.is_(None)
+
+
+@dataclass(frozen=True)
+class DayOfUsage:
+    """The prompts of one UTC day, and what their replies took in tokens."""
+
+    date: date
+    prompts: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+
+
+@dataclass
+class ReportLine:
+    """The same for everybody, of one day, model or tier. cost: None where a price is not known."""
+
+    of: str
+    prompts: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+    cost: Decimal | None = Decimal(0)
+
+
+def usage_history(user_id: UUID, first: date, last: date) -> list[DayOfUsage]:
+    """A row a day, both ends included. Raises TokenRevoked when the account is gone.
+
+    Who had the number before is somebody else.
+    """
+    user = require_user(user_id)
+    of_user = (PromptCharge.mobile_key == mobile_key(user.mobile), PromptCharge.created_at >= user.created_at, SPENT)
+    statement = select(PromptCharge.day, *SUMS).where(*of_user, PromptCharge.day.between(first, last))
+    spent = {row[0]: DayOfUsage(*row) for row in db.session.execute(statement.group_by(PromptCharge.day))}
+    days = (first + timedelta(days=number) for number in range((last - first).days + 1))
+    return [spent.get(day, DayOfUsage(day)) for day in days]
+
+
+def usage_report(first: date, last: date, by: str) -> list[ReportLine]:
+    """What everybody's prompts took and cost, one line for each day, model or tier. by: `day`, `model` or `tier`."""
+    lines: dict[str, ReportLine] = {}
+    for day, model, tier, *sums in everybodys_usage(first, last):
+        of = str({"day": day, "model": model, "tier": tier}[by] or "unknown")
+        line = lines.setdefault(of, ReportLine(of))
+        prompts, prompt_tokens, output_tokens, thinking_tokens = sums
+        line.prompts += prompts
+        line.prompt_tokens += prompt_tokens
+        line.output_tokens += output_tokens
+        line.thinking_tokens += thinking_tokens
+        cost = cost_of(model, day, prompt_tokens, output_tokens + thinking_tokens)
+        line.cost = None if line.cost is None or cost is None else line.cost + cost
+    return [lines[of] for of in sorted(lines)]
+
+
+def everybodys_usage(first: date, last: date) -> Iterator[Any]:
+    keys = (PromptCharge.day, PromptCharge.model, PromptCharge.tier)
+    statement = select(*keys, *SUMS).where(SPENT, PromptCharge.day.between(first, last)).group_by(*keys)
+    yield from db.session.execute(statement)
+
+
+def cost_of(model: str | None, day: date, prompt_tokens: int, output_tokens: int) -> Decimal | None:
+    """What tokens of a model cost on a day, by MODEL_PRICES; None when it has no price for it.
+
+    output_tokens: with those of thinking, which Google bills alike.
+    """
+    if not prompt_tokens and not output_tokens:
+        return Decimal(0)
+    known = [price for price in settings().model_prices if price.model == model and price.since <= day]
+    if not known:
+        return None
+    price = max(known, key=lambda one: one.since)
+    return (price.prompt * prompt_tokens + price.output * output_tokens) / PER_TOKENS
