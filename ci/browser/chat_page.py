@@ -1,5 +1,5 @@
 """Uses the chat page of a running stack as a person does, in a real browser: log in, send, watch the reply grow,
-refresh in mid-reply, stop, retry, upgrade, pay, log out; on a desk, then on a phone.
+refresh in mid-reply, stop, retry, edit, regenerate, upgrade, pay, log out; on a desk, then on a phone.
 
     sh ci/install.sh var/tools
     CHAT_URL=http://127.0.0.1:8083 SCREENSHOTS=var/screenshots var/tools/bin/python ci/browser/chat_page.py
@@ -232,6 +232,29 @@ def read_markdown(visit: Visit) -> None:
     visit.wait_for("completed")
 
 
+def change_ones_mind(visit: Visit) -> None:
+    """An edited prompt and a regenerated reply take the place of what was there, which can still be looked at."""
+    page = visit.page
+    before = page.locator("li.user").count()
+    page.locator("li.user").last.get_by_role("button", name="Edit").click()
+    box = page.get_by_label("Message", exact=True)
+    expect(box).to_have_value("Continue where you stopped.")
+    box.fill("Something else")
+    page.keyboard.press("Enter")
+    expect(page.locator("li.user .text").last).to_have_text("Something else")
+    expect(page.locator("li.user")).to_have_count(before)
+    visit.wait_for("completed")
+    page.locator("li.model").last.get_by_role("button", name="Regenerate").click()
+    expect(page.get_by_role("button", name="Show what was replaced")).to_be_visible()
+    visit.wait_for("completed")
+    expect(page.locator("li.superseded")).to_have_count(0)
+    page.get_by_role("button", name="Show what was replaced").click()
+    expect(page.locator("li.superseded")).to_have_count(3)
+    visit.shot("replaced")
+    page.get_by_role("button", name="Hide what was replaced").click()
+    expect(page.locator("li.superseded")).to_have_count(0)
+
+
 def use_keyboard(visit: Visit) -> None:
     """The skip link leads to the message box; Shift+Enter makes a new line and sends nothing."""
     page = visit.page
@@ -311,7 +334,13 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         for visit, steps in (
-            (Visit(browser, DESK), (talk, use_keyboard, keep_rooms, spend_the_day, upgrade, read_markdown, log_out)),
+            (
+                Visit(browser, DESK),
+                (
+                    *(talk, use_keyboard, keep_rooms, spend_the_day),
+                    *(upgrade, read_markdown, change_ones_mind, log_out),
+                ),
+            ),
             (
                 Visit(browser, PHONE, has_touch=True, device_scale_factor=2),
                 (on_a_phone, lose_things, read_markdown, log_out),

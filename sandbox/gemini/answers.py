@@ -128,7 +128,8 @@ def _text(conversation: Conversation, behaviour: Behaviour) -> str:
     if behaviour.say is not None:
         return behaviour.say
     if (conversation.system_instruction or "").startswith(NAMES_A_CONVERSATION):
-        return " ".join(without_directives(conversation.prompt).removeprefix("User: ").split()[:WORDS_OF_A_NAME])
+        prompt = without_directives(conversation.prompt).removeprefix("User: ").partition(" Assistant: ")[0]
+        return " ".join(prompt.split()[:WORDS_OF_A_NAME])
     text = " ".join(_sentences(conversation))
     if behaviour.words is None:
         return text

@@ -9,7 +9,8 @@ from types import FrameType
 from sandbox.stack.deployment import reachable_api
 from sandbox.stack.processes import StackError
 from sandbox.tour.page import WIDTH, Page, wants_colour
-from sandbox.tour.story import STORY, TourError, Visitor, tell
+from sandbox.tour.story import STORY, tell
+from sandbox.tour.visitor import TourError, Visitor
 
 
 def main() -> int:

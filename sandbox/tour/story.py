@@ -1,158 +1,21 @@
-"""The story of the tour, chapter by chapter, and the visitor who makes its requests and shows every step.
+"""The story of the tour, chapter by chapter.
 
 Each chapter gets the visitor and leaves in it what later ones need.
 """
 
-import json
 import secrets
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlsplit
 
-import requests
+from sandbox.tour.visitor import POLL_SECONDS, REPLY_SECONDS, TourError, Visitor
 
-from sandbox.tour.page import Page, curl_line
-
-_TIMEOUT_SECONDS = 30
-_REPLY_SECONDS = 60.0
-_POLL_SECONDS = 0.5
 # Numbers of the exchange 555, which belong to nobody that a message could reach.
 _AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
 _TRIES = 5
 _MOST_PROMPTS = 20
 _PRO_SECONDS = 20
-
-
-class TourError(Exception):
-    """Something did not come out as expected; the message says what, in one sentence."""
-
-
-class Visitor:
-    """Makes requests with a token, prints them with their answers, and expects a status of each.
-
-    What a chapter leaves for later ones is kept here: `mobile`, `token`, `room` (a path) and `limit`.
-    """
-
-    def __init__(self, api: str, page: Page) -> None:
-        self.api = api
-        self.page = page
-        self.mobile = ""
-        self.token = ""
-        self.room = ""
-        self.limit = 0
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy between the tour and this machine
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        expect: int | tuple[int, ...],
-        headers: dict[str, str] | None = None,
-        brief: bool = False,
-    ) -> requests.Response:
-        """Make a request and show it. brief: without the answer's body.
-
-        Raises TourError when the answer has another status than those expected.
-        """
-        extra = headers or {}
-        shown = {"Authorization": "Bearer $TOKEN", **extra} if self.token else extra
-        sent = {"Authorization": f"Bearer {self.token}", **extra} if self.token else extra
-        self.page.request(curl_line(method, path, shown, body))
-        try:
-            answer = self._session.request(
-                method, self.api + path, json=body, headers=sent, timeout=_TIMEOUT_SECONDS, allow_redirects=False
-            )
-        except requests.RequestException as error:
-            raise TourError(f"{method} {path} got no answer ({type(error).__name__}).") from None
-        self.page.answer(f"{answer.status_code} {answer.reason}", answer.headers, json_of(answer), brief=brief)
-        wanted = expect if isinstance(expect, tuple) else (expect,)
-        if answer.status_code not in wanted:
-            expected = " or ".join(map(str, wanted))
-            raise TourError(f"{method} {path} was answered {answer.status_code}, and {expected} was expected.")
-        return answer
-
-    def prompt(self, text: str, *, brief: bool = False) -> tuple[requests.Response, dict[str, Any]]:
-        """Send a prompt that is to be answered; the response, and the reply once it has ended.
-
-        Raises TourError when the reply is not `completed`.
-        """
-        answer = self.call(
-            "POST",
-            f"{self.room}/message",
-            {"text": text},
-            headers={"Prefer": "wait=20"},
-            expect=(200, 202),
-            brief=brief,
-        )
-        reply = answer.json()["reply"]
-        deadline = time.monotonic() + _REPLY_SECONDS
-        while reply["status"] in {"queued", "generating"}:
-            if time.monotonic() > deadline:
-                raise TourError(f"The reply was not there after {_REPLY_SECONDS:.0f} s: is the worker running?")
-            time.sleep(_POLL_SECONDS)
-            reply = self.call("GET", answer.headers["Location"], expect=200, brief=brief).json()
-        if reply["status"] != "completed":
-            code = (reply["error"] or {}).get("code")
-            raise TourError(f"The reply ended {reply['status']} ({code}), and completed was expected.")
-        return answer, reply
-
-    def follow(self, path: str) -> str:
-        """Follow a reply's stream and show its text as it comes; the text. Raises TourError."""
-        shown = {"Authorization": "Bearer $TOKEN"}
-        self.page.request(curl_line("GET", path, shown).replace("curl ", "curl -N ", 1))
-        text = ""
-        try:
-            with self._session.get(
-                self.api + path,
-                headers={"Authorization": f"Bearer {self.token}"},
-                stream=True,
-                timeout=_TIMEOUT_SECONDS,
-            ) as answer:
-                event = ""
-                for line in answer.iter_lines(chunk_size=None, decode_unicode=True):
-                    name, _, value = line.partition(": ")
-                    event = value if name == "event" else event
-                    if name == "data" and event == "reset":
-                        text = ""
-                    elif name == "data" and event == "delta":
-                        piece = json.loads(value)["text"]
-                        text += piece
-                        self.page.write(piece)
-        except requests.RequestException as error:
-            raise TourError(f"GET {path} broke off ({type(error).__name__}).") from None
-        self.page.say()
-        self.expect(event == "completed", f"The stream ended with {event or 'nothing'}, and completed was expected.")
-        return text
-
-    def press(self, url: str) -> None:
-        """Press a button of a page elsewhere: a form without fields, and no token goes along. Raises TourError."""
-        self.page.request(f'curl -X POST "{url}"')
-        try:
-            answer = self._session.post(url, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
-        except requests.RequestException as error:
-            raise TourError(f"{url} got no answer ({type(error).__name__}).") from None
-        self.page.answer(f"{answer.status_code} {answer.reason}", answer.headers, None, brief=True)
-        if not answer.is_redirect:
-            raise TourError(f"{url} was answered {answer.status_code}, and a redirect was expected.")
-
-    def expect(self, truth: bool, complaint: str) -> None:
-        """Raise TourError with the complaint unless it is true."""
-        if not truth:
-            raise TourError(complaint)
-
-
-def json_of(answer: requests.Response) -> Any:
-    """The body, when it is JSON; else None."""
-    try:
-        return answer.json()
-    except ValueError:
-        return None
-
 
 Chapter = Callable[[Visitor], None]
 
@@ -266,10 +129,69 @@ def buy_pro(visitor: Visitor) -> None:
     deadline = time.monotonic() + _PRO_SECONDS
     while visitor.call("GET", "/subscription/status", expect=200).json()["tier"] != "pro":
         visitor.expect(time.monotonic() < deadline, f"Pro was paid for, and not there after {_PRO_SECONDS} s.")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
     visitor.page.note("The prompt that was refused is answered now: Pro has no daily limit.")
     answer, _ = visitor.prompt("One more?")
     visitor.expect("RateLimit-Limit" not in answer.headers, "A prompt of Pro's was counted against a limit.")
+
+
+def change_ones_mind(visitor: Visitor) -> None:
+    """Edit a prompt, and have a reply again"""
+    items = visitor.call("GET", f"{visitor.room}/messages?limit=100", expect=200, brief=True).json()["items"]
+    prompt, reply = ([item for item in items if item["role"] == role] for role in ("user", "model"))
+    if visitor.call("GET", "/subscription/status", expect=200, brief=True).json()["tier"] != "pro":
+        visitor.page.note("Both cost a prompt, and today's are spent.")
+        return
+    visitor.page.note("The first reply again: a new one takes its place, and all that followed is superseded with it.")
+    again = visitor.call("POST", f"{visitor.room}/messages/{reply[-1]['id']}/retry", expect=202)
+    wait_for_reply(visitor, again.headers["Location"])
+    visitor.page.note("Its prompt, put another way.")
+    body, path = {"text": "I love tide pools. Who lives there?"}, f"{visitor.room}/messages/{prompt[-1]['id']}/edit"
+    edited = visitor.call("POST", path, body, headers={"Prefer": "wait=20"}, expect=(200, 202))
+    wait_for_reply(visitor, edited.headers["Location"])
+    visitor.page.note("The room shows the current conversation; what was replaced is there when it is asked for.")
+    current = visitor.call("GET", visitor.room, expect=200).json()["messages"]
+    visitor.expect(len(current) == 2, "The room shows more than the edited prompt and its reply.")
+    everything = visitor.call("GET", f"{visitor.room}/messages?superseded=include&limit=100", expect=200, brief=True)
+    visitor.expect(len(everything.json()["items"]) == len(items) + 3, "What was replaced is not there any more.")
+
+
+def wait_for_reply(visitor: Visitor, location: str) -> None:
+    """Read a reply until it has ended. Raises TourError."""
+    deadline = time.monotonic() + REPLY_SECONDS
+    while visitor.call("GET", location, expect=200, brief=True).json()["completed_at"] is None:
+        visitor.expect(time.monotonic() < deadline, f"The reply was not there after {REPLY_SECONDS:.0f} s.")
+        time.sleep(POLL_SECONDS)
+
+
+def get_a_title(visitor: Visitor) -> None:
+    """A chatroom that gets its title by itself"""
+    visitor.page.note("It has an instruction of its own, one of GET /models, and comes first in the list.")
+    models = visitor.call("GET", "/models", expect=200).json()["items"]
+    default = next(model["name"] for model in models if model["default"])
+    body = {"instruction": "Answer like a lighthouse keeper.", "model": default}
+    visitor.room = visitor.call("POST", "/chatroom", body, expect=201).headers["Location"]
+    visitor.call("PATCH", visitor.room, {"pinned": True}, expect=200, brief=True)
+    if visitor.call("GET", "/subscription/status", expect=200, brief=True).json()["tier"] != "pro":
+        visitor.page.note("It waits for its first reply, and today's prompts are spent.")
+        return
+    visitor.prompt("Why do lighthouses blink?", brief=True)
+    visitor.page.note("A moment after the first reply it has a name, also in the cached list.")
+    deadline = time.monotonic() + REPLY_SECONDS
+    while (room := visitor.call("GET", "/chatroom?limit=1", expect=200).json()["items"][0])["title"] is None:
+        visitor.expect(time.monotonic() < deadline, f"The chatroom had no title after {REPLY_SECONDS:.0f} s.")
+        time.sleep(POLL_SECONDS)
+    visitor.expect(
+        room["title_source"] == "generated" and room["pinned"], "It is not the pinned one with the new title."
+    )
+
+
+def look_back(visitor: Visitor) -> None:
+    """What it took, day by day"""
+    visitor.page.note("Deleting a chatroom forgets its text, and not what it took.")
+    visitor.call("DELETE", visitor.room, expect=204)
+    days = visitor.call("GET", "/user/usage/history", expect=200, brief=True).json()["items"]
+    visitor.expect(days[-1]["prompts"] >= visitor.limit, "Today's prompts are not in the history.")
 
 
 STORY: list[Chapter] = [
@@ -284,6 +206,9 @@ STORY: list[Chapter] = [
     one_too_many,
     usage,
     buy_pro,
+    change_ones_mind,
+    get_a_title,
+    look_back,
 ]
 
 

@@ -10,8 +10,10 @@ COSTS = {  # SQL statements, and round trips to Redis, the list's version and th
     "GET /chatroom": (0, 2),
     "GET /chatroom/{room}": (2, 1),
     "GET /chatroom/{room}/messages/{reply}": (1, 1),
+    "GET /models": (0, 1),
     "GET /user/me": (2, 1),
     "GET /user/usage": (2, 1),
+    "GET /user/usage/history": (2, 1),
     "POST /chatroom/{room}/message": (3, 4),
 }
 
@@ -42,6 +44,22 @@ def test_a_request_costs_no_more_than_its_budget(user, statements, round_trips, 
     round_trips.clear()
     assert user.call(method, path, **body).status_code < 300
     assert (len(statements), len(round_trips)) == COSTS[call], (statements, round_trips)
+
+
+CHANGES = {"edit": (6, 4), "retry": (9, 3)}  # of a prompt and of a completed reply: the same
+
+
+@pytest.mark.parametrize("verb", CHANGES)
+def test_a_change_of_the_conversation_costs_no_more_than_its_budget(room, runner, round_trips, verb):
+    with room.app.app_context():
+        engine = db.engine
+    reply = room.answer(runner, "Hello")
+    statements = []
+    event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    round_trips.clear()
+    changed = reply.in_reply_to if verb == "edit" else reply.id
+    assert room.person.post(f"{room.path}/messages/{changed}/{verb}", json={"text": "Hi"}).status_code == 202
+    assert (len(statements), len(round_trips)) == CHANGES[verb], (statements, round_trips)
 
 
 GENERATIONS = {  # SQL statements and commits of the worker, from the task to the stored end
