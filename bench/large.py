@@ -26,6 +26,7 @@ from app.factory import create_app
 from app.generation.history import conversation
 from app.generation.queries import failed_replies
 from app.generation.service import retry_failed
+from app.generation.titles import untitled_chatrooms
 from app.generation.worker import sweep_replies
 from app.ops.totals import queue
 from config import load_settings
@@ -171,6 +172,7 @@ def cases() -> dict[str, Callable[[], object]]:
         "replies retry --all": lambda: retry_failed(None, until=now - failed, now=now),
         "conversation": lambda: conversation(room_id(0), 100_001, "Hi", max_chars=48_000),
         "metrics: the queue": lambda: queue(now),
+        "chatrooms.sweep_untitled": lambda: untitled_chatrooms(now),
     }
 
 

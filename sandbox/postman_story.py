@@ -37,6 +37,10 @@ pm.environment.set("chatroom_id", pm.response.json().id);"""
 KEEP_REPLY = """\
 pm.environment.set("message_id", pm.response.json().reply.id);"""
 
+KEEP_PROMPT = """\
+const prompt = pm.response.json().items.find((message) => message.role === "user");
+pm.environment.set("message_id", prompt.id);"""
+
 REPLY_IS_COMPLETED = """\
 pm.test("the reply is there", () => pm.expect(pm.response.json().status).to.eql("completed"));"""
 
@@ -74,7 +78,7 @@ def answers(statuses: tuple[int, ...]) -> str:
 FOLDERS = {  # a folder, and the beginnings of the paths in it
     "auth": ("/auth",),
     "user": ("/user",),
-    "chatroom": ("/chatroom",),
+    "chatroom": ("/chatroom", "/models"),
     "messages": ("/chatroom/{chatroom_id}/message",),
     "subscription": ("/subscribe", "/subscription"),
     "webhook": ("/webhook",),
@@ -156,11 +160,13 @@ STORY: dict[str, list[Step]] = {
         Step("GET /user/me", "See your profile"),
         Step("PATCH /user/me", "Change your name", {"name": "Ada Lovelace"}),
         Step("GET /user/usage", "See what is left of the day"),
+        Step("GET /user/usage/history", "See what your prompts took, day by day"),
     ],
     "chatroom": [
+        Step("GET /models", "See which models there are"),
         Step("POST /chatroom", "Open a chatroom", {"title": "Postman"}, after=(KEEP_ROOM,)),
         Step("GET /chatroom", "List your chatrooms"),
-        Step(f"PATCH {ROOM}", "Rename it", {"title": "Trying things out"}),
+        Step(f"PATCH {ROOM}", "Rename and pin it", {"title": "Trying things out", "pinned": True}),
     ],
     "messages": [
         Step(
@@ -178,7 +184,14 @@ STORY: dict[str, list[Step]] = {
             after=(KEEP_REPLY,),
         ),
         Step(f"GET {MESSAGE}/stream", "Follow the reply as it is written", after=(STREAM_IS_COMPLETED,)),
-        Step(f"GET {ROOM}/messages", "List the messages"),
+        Step(f"GET {ROOM}/messages", "List the messages", after=(KEEP_PROMPT,)),
+        Step(
+            f"POST {MESSAGE}/edit",
+            "Put the latest prompt another way",
+            {"text": "How do I look a name up on Linux?"},
+            {"Prefer": "wait=15"},
+            after=(KEEP_REPLY,),
+        ),
         Step(f"GET {ROOM}", "Open the chatroom's page"),
         Step(f"POST {ROOM}/message", "Send another one", {"text": "And IPv6?"}, after=(KEEP_REPLY,)),
         Step(f"POST {MESSAGE}/cancel", "Cancel its reply (409 when it is there already)", also=(409,)),
