@@ -66,8 +66,8 @@ postman: $(STAMP) ## Write the Postman collection in docs/postman/ from the API'
 chaos: $(STAMP) ## Kill processes under load and check that nothing is lost
 	@exec $(BIN)/python -m sandbox.chaos $(ARGS)
 
-bench: $(STAMP) ## Measure speed
-	@exec $(BIN)/python -m bench $(ARGS)
+bench: $(STAMP) ## Print what the service costs beside its floors; ARGS=growth measures something else
+	@exec $(BIN)/python -m bench $(or $(ARGS),table)
 
 clean: ## Remove .venv and the caches; your data in var/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -95,16 +95,23 @@ BACKLOG = (
 )
 
 
-def fill(engine: sa.Engine, size: Size, *, counted: bool = True) -> None:
-    """Fill an empty database, and let PostgreSQL count what is there; without the backlog unless `counted`."""
+@contextmanager
+def answered_within_an_hour(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection on which each statement is committed by itself, and may take long."""
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     with answers_within(HOUR_SECONDS), engine.connect() as connection:
         connection.execute(sa.text("SET statement_timeout = 0"))
         connection.execute(sa.text("SET session_replication_role = replica"))  # the rows fit together: nothing to check
+        yield connection
+        connection.invalidate()  # with its settings
+
+
+def fill(engine: sa.Engine, size: Size, *, counted: bool = True) -> None:
+    """Fill an empty database, and let PostgreSQL count what is there; without the backlog unless `counted`."""
+    with answered_within_an_hour(engine) as connection:
         for statement in (*FILL, "VACUUM ANALYZE", *BACKLOG, *(["VACUUM ANALYZE"] if counted else [])):
             values = {key: value for key, value in vars(size).items() if f":{key}" in statement}
             connection.execute(sa.text(statement), values)
-        connection.invalidate()  # with its settings
 
 
 @dataclass

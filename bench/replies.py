@@ -1,66 +1,58 @@
 """100 users post at once, against a Gemini that takes 500 ms: how soon has everybody a reply?
 
-Prints a row for each pool of Celery's that is asked for, one after the other, on the same machine.
+`python -m bench replies --pool threads:64 --pool prefork:16` prints a row for each pool of Celery's that is asked for.
 """
 
-import statistics
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 
-from sandbox.people import Person, everybody, wait_for_all
+from bench.load import Load, drive
+from bench.service import arrived, prompt, service, wait_until_idle, with_new_rooms
+from sandbox.people import Person
 from sandbox.stack.deployment import Deployment
 
 USERS = 100
 GEMINI_SECONDS = 0.5
-ROW = "{pool:<22} {last:>10} {p50:>8} {p95:>8} {in_flight:>10} {idle:>10} {busy:>10} {cpu:>10}"
-HEADS = {
-    "pool": "worker",
-    "last": "last reply",
-    "p50": "p50",
-    "p95": "p95",
-    "in_flight": "in flight",
-    "idle": "MB idle",
-    "busy": "MB peak",
-    "cpu": "CPU/reply",
-}
+HEADS = ("worker", "last reply", "202 p50", "p95", "in flight", "MB idle", "MB peak", "CPU a reply")
 
 
-def measure(pool: str, concurrency: int) -> dict[str, str]:
-    """One row: seconds from the first post to the last reply, of a reply, calls in flight, memory, CPU."""
+def crowd(stack: Deployment, people: Sequence[Person]) -> tuple[float, Load]:
+    """Everybody sends at once: seconds until the last reply has ended, and how the prompts were accepted.
+
+    Raises RuntimeError when one was not.
+    """
+    calls = [prompt(person, text="All at once") for person in with_new_rooms(people)]
+    wait_until_idle(stack)
+    began = time.time()
+    accepted = drive(calls)
+    if set(accepted.statuses) != {202}:
+        raise RuntimeError(f"Not all prompts were accepted: {accepted.statuses}.")
+    return wait_until_idle(stack) - began, accepted
+
+
+def measure(pool: str, concurrency: int) -> tuple[str, ...]:
+    """One row. Memory is resident: with prefork, shared pages count in each process."""
     environ = {"WORKER_POOL": pool, "WORKER_CONCURRENCY": str(concurrency)}
-    with Deployment(Path(tempfile.mkdtemp(prefix="bench-")), environ=environ) as stack:
-        people = [Person(stack.url) for _ in range(USERS)]
-        everybody(people, Person.arrive)
-        everybody(people[:10], lambda person: person.send("Warm up"))
-        wait_for_all(people, seconds=30)
+    with service(environ=environ) as stack:
+        people = arrived(stack, USERS)
+        crowd(stack, people[:10])  # connections are there now
         idle, cpu = stack.memory_mb("worker"), stack.cpu_seconds("worker")
         stack.gemini.clear_requests()
         stack.gemini.behave(delay=GEMINI_SECONDS)
         with peak_of(lambda: stack.memory_mb("worker")) as peak:
-            begun = datetime.now(UTC)
-            everybody(people, lambda person: person.send("All at once"))
-            wait_for_all(people, seconds=120)
+            last, accepted = crowd(stack, people)
         cpu = stack.cpu_seconds("worker") - cpu
-        replies = [person.messages()[-1] for person in people]
-        ends = [datetime.fromisoformat(reply["completed_at"]) for reply in replies]
-        waits = sorted(
-            (end - datetime.fromisoformat(reply["created_at"])).total_seconds()
-            for reply, end in zip(replies, ends, strict=True)
+        return (
+            f"{pool}, {concurrency}",
+            f"{last:.2f} s",
+            *(f"{accepted.percentile(part) * 1000:.0f} ms" for part in (0.5, 0.95)),
+            str(stack.gemini.stats()["max_in_flight"]),
+            f"{idle:.0f}",
+            f"{peak[0]:.0f}",
+            f"{cpu / USERS * 1000:.1f} ms",
         )
-        return {
-            "pool": f"{pool}, {concurrency}",
-            "last": f"{(max(ends) - begun).total_seconds():.2f} s",
-            "p50": f"{statistics.median(waits):.2f} s",
-            "p95": f"{waits[int(len(waits) * 0.95) - 1]:.2f} s",
-            "in_flight": str(stack.gemini.stats()["max_in_flight"]),
-            "idle": f"{idle:.0f}",
-            "busy": f"{peak[0]:.0f}",
-            "cpu": f"{cpu / USERS * 1000:.1f} ms",
-        }
 
 
 @contextmanager
@@ -81,7 +73,9 @@ def peak_of(value: Callable[[], float]) -> Iterator[list[float]]:
         watcher.join()
 
 
-def main(pools: list[tuple[str, int]]) -> None:
-    print(f"{USERS} users post at once; Gemini takes {GEMINI_SECONDS} s.\n\n{ROW.format(**HEADS)}", flush=True)
+def main(pools: Sequence[tuple[str, int]]) -> None:
+    """Print a row for each pool: its name and concurrency."""
+    print(f"{USERS} users post at once; Gemini takes {GEMINI_SECONDS} s.\n\n| {' | '.join(HEADS)} |")
+    print("|---" * len(HEADS) + "|", flush=True)
     for pool, concurrency in pools:
-        print(ROW.format(**measure(pool, concurrency)), flush=True)
+        print(f"| {' | '.join(measure(pool, concurrency))} |", flush=True)

@@ -5,60 +5,97 @@ Open streams: replies that hang are followed on a single web process, while some
 """
 
 import statistics
-import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
+from bench.load import PATIENCE_SECONDS, Connection, call, percentile, watch
+from bench.service import arrived, call_model, prompt, service, token
 from sandbox.people import Person, everybody
 from sandbox.stack.deployment import Deployment
 
 STREAMS, FOLLOWED = 200, 20
 LIST_READS = 300
 WORD_SECONDS = 0.03
+STORY = "[[sandbox: words=40]] Tell me a story"
 
 
-def first_delta(person: Person) -> tuple[float, list[float]]:
-    """Seconds from sending to the first piece, and between the pieces after it."""
-    begun = time.perf_counter()
-    reply = person.send_streamed("[[sandbox: words=40]] Tell me a story")
-    times = []
-    with person.follow(reply) as response:
-        for line in response.iter_lines():
-            if line == b"event: delta":
-                times.append(time.perf_counter())
-            if line.startswith(b"event: completed"):
-                break
-    return times[0] - begun, [later - earlier for earlier, later in pairwise(times)]
+@dataclass
+class Followed:
+    """A streamed reply: when its prompt was sent, and when each piece of it came."""
+
+    person: Person
+    sent_at: float = 0.0
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def first(self) -> float:
+        """Seconds from sending the prompt to the first piece."""
+        return self.times[0] - self.sent_at
+
+    @property
+    def gaps(self) -> list[float]:
+        return [later - earlier for earlier, later in pairwise(self.times)]
 
 
-def measure_first_deltas(logs: Path) -> None:
+def follow_all(people: Sequence[Person]) -> list[Followed]:
+    """Let everybody send a prompt at once and follow the reply on the same connection, to its end."""
+    followed = {Connection(prompt(person, text=STORY, stream=True)): Followed(person) for person in people}
+
+    def is_over(connection: Connection) -> bool:
+        reply = followed[connection]
+        if connection.call.wire.startswith(b"POST"):
+            if connection.is_answered:
+                reply.sent_at = connection.sent_at
+                url = f"{reply.person.base_url}{connection.location}/stream"
+                connection.send(call("GET", url, token=token(reply.person)))
+            return False
+        new = connection.answer.count(b"event: delta") - len(reply.times)
+        reply.times += [time.perf_counter()] * new
+        return b"event: completed" in connection.answer
+
+    for connection in followed:
+        connection.send()
+    watch(followed, is_over, seconds=PATIENCE_SECONDS)
+    return list(followed.values())
+
+
+def first_pieces_directly(stack: Deployment, count: int) -> list[float]:
+    """Seconds until the first piece of each of so many streams at once, without the service: the stand-in's own."""
+    connections = [Connection(call_model(stack, "streamGenerateContent", alt="sse")) for _ in range(count)]
+    times: list[float] = []
+
+    def has_begun(connection: Connection) -> bool:
+        begun = b'"text"' in connection.answer
+        times.extend([time.perf_counter() - connection.sent_at] if begun else [])
+        return begun
+
+    for connection in connections:
+        connection.send()
+    watch(connections, has_begun, seconds=PATIENCE_SECONDS)
+    return times
+
+
+def measure_first_deltas() -> None:
     print(f"{'replies at once':<18} {'first delta p50':>16} {'p95':>9} {'gap p50':>9} {'p95':>9}", flush=True)
-    with Deployment(logs) as stack:
+    with service() as stack:
         stack.gemini.behave(pace=WORD_SECONDS)
-        for count in (1, 50):
-            firsts: list[float] = []
-            gaps: list[float] = []
-            for _ in range(5 if count == 1 else 1):
-                people = [Person(stack.url) for _ in range(count)]
-                everybody(people, Person.arrive)
-                for first, between in everybody(people, first_delta):
-                    firsts.append(first)
-                    gaps += between
-            row = [statistics.median(firsts), percentile(firsts), statistics.median(gaps), percentile(gaps)]
+        people = arrived(stack, 50)
+        for count, times in ((1, 10), (50, 1)):
+            followed = [one for _ in range(times) for one in follow_all(people[:count])]
+            firsts, gaps = [one.first for one in followed], [gap for one in followed for gap in one.gaps]
+            row = [percentile(firsts, 0.5), percentile(firsts, 0.95), percentile(gaps, 0.5), percentile(gaps, 0.95)]
             print(f"{count:<18} {row[0] * 1000:>13.0f} ms {row[1] * 1000:>6.0f} ms", end=" ")
             print(f"{row[2] * 1000:>6.0f} ms {row[3] * 1000:>6.0f} ms", flush=True)
 
 
-def measure_open_streams(logs: Path) -> None:
+def measure_open_streams() -> None:
     environ = {"WEB_CONCURRENCY": "1", "GEMINI_TIMEOUT": "600"}
-    with Deployment(logs, environ=environ) as stack, ExitStack() as exits:
-        reader = Person(stack.url)
-        reader.arrive()
-        people = [Person(stack.url) for _ in range(FOLLOWED)]
-        everybody(people, Person.arrive)
+    with service(environ=environ) as stack, ExitStack() as exits:
+        reader, *people = arrived(stack, FOLLOWED + 1)
         stack.gemini.behave(hang=True)
         replies = everybody(people, lambda person: person.send_streamed("Hang"))
         before = read_list(reader), stack.memory_mb("web")
@@ -85,11 +122,7 @@ def read_list(person: Person) -> float:
     return statistics.median(times)
 
 
-def percentile(values: list[float], share: float = 0.95) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
 def main() -> None:
-    logs = Path(tempfile.mkdtemp(prefix="bench-"))
-    measure_first_deltas(logs)
-    measure_open_streams(logs)
+    """Print both tables."""
+    measure_first_deltas()
+    measure_open_streams()

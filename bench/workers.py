@@ -1,63 +1,71 @@
 """What another worker process brings: `python -m bench workers`. A model that takes 5 s, and enough users.
 
-Each row is a service of its own with 1, 2 and 4 worker processes. CPU is that of all processes of a kind.
+Each row is a service of its own with 1, 2 and 4 worker processes. CPU is that of the row's own processes.
 """
 
-import tempfile
-import threading
-import time
-from pathlib import Path
+import os
+from collections.abc import Iterable
 
 import psutil
 
-from bench.table import ENVIRON, arrived, send_and_wait
-from sandbox.people import Person, everybody
+from bench.load import drive
+from bench.service import arrived, prompt, service, with_new_rooms
 from sandbox.stack.deployment import Deployment
 
-MODEL_SECONDS, USERS, SECONDS = 5.0, 240, 20
-KINDS = ("wsgi:app", "celery_worker", "postgres", "valkey", "sandbox", "bench")
+MODEL_SECONDS, USERS, SECONDS = 5.0, 240, 30
+# All of them may wait at once, however the connections fall to the web processes.
+ENVIRON = {"WEB_THREADS": "512", "STREAMS_PER_PROCESS": "480"}
+KINDS = ("web", "worker", "PostgreSQL", "Valkey", "stand-in", "load generator")
 
 
-def measure(workers: int) -> None:
-    """Print one row."""
-    with Deployment(Path(tempfile.mkdtemp(prefix="bench-")), workers=workers, environ=ENVIRON) as stack:
+def measure(workers: int) -> str:
+    """One row. Raises RuntimeError when somebody was not let wait."""
+    with service(workers=workers, environ=ENVIRON) as stack:
         stack.gemini.behave(delay=MODEL_SECONDS)
-        people, over = arrived(stack, USERS), threading.Event()
-        done = [0]
-
-        def talk(person: Person) -> None:
-            while not over.is_set():
-                send_and_wait(person)
-                done[0] += 1  # one thread at a time computes
-
-        threading.Timer(SECONDS, over.set).start()
-        before, began = cpu_by_kind(), time.monotonic()
-        everybody(people, talk)
-        seconds = time.monotonic() - began
-        spent = {kind: cpu - before[kind] for kind, cpu in cpu_by_kind().items()}
-        each = " | ".join(f"{spent[kind] / done[0] * 1000:.1f}" for kind in KINDS)
-        load = sum(spent.values()) / seconds
+        calls = [prompt(person, prefer="wait=20") for person in with_new_rooms(arrived(stack, USERS))]
+        before = cpu_by_kind(stack)
+        load = drive(calls, seconds=SECONDS, spread=MODEL_SECONDS)
+        spent = {kind: seconds - before[kind] for kind, seconds in cpu_by_kind(stack).items()}
         in_flight = stack.gemini.stats()["max_in_flight"]
-        print(f"| {workers} | {done[0] / seconds:.0f} | {in_flight} | {load:.1f} | {each} |", flush=True)
+    if set(load.statuses) != {200}:
+        raise RuntimeError(f"Not all replies were waited for: {load.statuses}.")
+    replies = len(load.times) + USERS  # CPU is counted until the last one, which comes after the time
+    each = " | ".join(f"{spent[kind] / replies * 1000:.1f}" for kind in KINDS)
+    cores = sum(spent.values()) / (SECONDS + 2 * MODEL_SECONDS)
+    return f"| {workers} | {load.per_second:.0f} | {load.percentile(0.5):.1f} s | {in_flight} | {cores:.1f} | {each} |"
 
 
-def cpu_by_kind() -> dict[str, float]:
+def cpu_by_kind(stack: Deployment) -> dict[str, float]:
     """Seconds of CPU that the processes of each kind have used so far."""
-    spent = dict.fromkeys(KINDS, 0.0)
-    for process in psutil.process_iter(["cmdline", "cpu_times"]):
-        line = " ".join(process.info["cmdline"] or [])
-        kind = next((kind for kind in KINDS if kind in line), None)
-        if kind:
-            spent[kind] += process.info["cpu_times"].user + process.info["cpu_times"].system
-    return spent
+    workers = [process_id for name in stack.workers for process_id in stack.process_ids(name)]
+    families = (
+        stack.process_ids("web"),
+        workers,
+        family(stack.postgres.pid),
+        family(stack.valkey.pid),
+        family(stack.gemini.process.pid),
+        [os.getpid()],
+    )
+    return {kind: cpu_seconds(process_ids) for kind, process_ids in zip(KINDS, families, strict=True)}
+
+
+def family(process_id: int | None) -> list[int]:
+    """The ids of a process and its children."""
+    if process_id is None:
+        return []
+    return [process_id, *(child.pid for child in psutil.Process(process_id).children(recursive=True))]
+
+
+def cpu_seconds(process_ids: Iterable[int]) -> float:
+    times = [psutil.Process(process_id).cpu_times() for process_id in process_ids]
+    return float(sum(each.user + each.system for each in times))
 
 
 def main() -> None:
     """Print the table."""
-    possible = USERS / MODEL_SECONDS
-    print(f"{USERS} users, each waits for its reply and sends again; possible: {possible:.0f} replies/s\n")
+    print(f"{USERS} users, a model of {MODEL_SECONDS:g} s; possible: {USERS / MODEL_SECONDS:.0f} replies/s.\n")
     each = [f"{kind}, ms a reply" for kind in KINDS]
-    heads = ["worker processes", "replies/s", "calls in flight", "cores busy", *each]
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    heads = ["worker processes", "replies/s", "wait p50", "calls in flight", "cores busy", *each]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
     for workers in (1, 2, 4):
-        measure(workers)
+        print(measure(workers), flush=True)

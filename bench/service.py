@@ -1,0 +1,133 @@
+"""What is measured: the service as the Procfile has it, with databases and a Gemini of its own, and its floor."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import requests
+
+from bench.load import Call, call
+from sandbox.people import Person, everybody
+from sandbox.stack.deployment import Deployment
+from sandbox.stack.processes import free_port, wait_until
+
+ARRIVE_AT_ONCE = 30  # to sign up costs much more than what is measured here
+ENVIRON = {
+    "RATE_LIMIT_PER_MINUTE": "0",
+    "BASIC_DAILY_PROMPTS": "100000",
+    "LOG_FORMAT": "json",
+    "GUNICORN_CMD_ARGS": "--max-requests 0",  # a process that is replaced in the middle would close connections
+}
+
+# The settings of gunicorn.conf.py, whose hooks want the application.
+COMMAND = "--config /dev/null --worker-class gthread --workers {workers} --threads 256 --keep-alive 75 --preload"
+COMMAND += " --no-control-socket --bind {address} bench.floor:app"
+
+
+def service(*, workers: int = 1, environ: dict[str, str] | None = None) -> Deployment:
+    """A service to be entered. environ: what it reads besides ENVIRON."""
+    return Deployment(Path(tempfile.mkdtemp(prefix="bench-")), workers=workers, environ=ENVIRON | (environ or {}))
+
+
+def arrived(stack: Deployment, count: int) -> list[Person]:
+    """So many users, each with a token and a chatroom."""
+    people = [Person(stack.url) for _ in range(count)]
+    for first in range(0, count, ARRIVE_AT_ONCE):
+        everybody(people[first : first + ARRIVE_AT_ONCE], Person.arrive)
+    return people
+
+
+def with_new_rooms(people: Sequence[Person]) -> Sequence[Person]:
+    """The same people, each in a new chatroom, where nothing was said that would be sent to Gemini."""
+    for person in people:
+        answer = person.session.post(f"{person.base_url}/chatroom", json={"title": "Another"})
+        answer.raise_for_status()
+        person.room = answer.headers["Location"]
+    return people
+
+
+def token(person: Person) -> str:
+    return str(person.session.headers["Authorization"]).removeprefix("Bearer ")
+
+
+def prompt(person: Person, *, prefer: str = "", **body: Any) -> Call:
+    """The call that sends a prompt into the person's chatroom."""
+    url = f"{person.base_url}{person.room}/message"
+    return call("POST", url, token=token(person), body={"text": "Hello"} | body, prefer=prefer)
+
+
+def call_model(stack: Deployment, method: str, *, alt: str) -> Call:
+    """The call by which a worker asks Gemini. method: Google's name of it. alt: the answer's form, `json` or `sse`."""
+    body = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
+    url = f"{stack.gemini.url}/v1beta/models/gemini-3.5-flash:{method}?alt={alt}&key={stack.gemini.api_key}"
+    return call("POST", url, body=body)
+
+
+def wait_until_idle(stack: Deployment, *, seconds: float = 60) -> float:
+    """Wait until no reply is queued or generated; when the last one ended, in seconds since the epoch.
+
+    Asks PostgreSQL, which disturbs what is measured less than asking the service. Raises TimeoutError.
+    """
+    with closing(psycopg2.connect(stack.postgres.url)) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+
+        def is_idle() -> bool:
+            cursor.execute("SELECT NOT EXISTS (SELECT FROM messages WHERE status IN ('queued', 'generating'))")
+            return bool(cursor.fetchone()[0])
+
+        if not wait_until(is_idle, seconds=seconds):
+            raise TimeoutError(f"Replies are still under way after {seconds:.0f} s.")
+        cursor.execute("SELECT extract(epoch FROM max(completed_at)) FROM messages WHERE role = 'model'")
+        return float(cursor.fetchone()[0] or time.time())
+
+
+@dataclass(frozen=True)
+class FloorServer:
+    """A running server of the views in `bench.floor`."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def token(self) -> str:
+        return str(requests.get(f"{self.url}/issue", timeout=5).json()["token"])
+
+    @property
+    def process_ids(self) -> list[int]:
+        leader = psutil.Process(self.process.pid)
+        return [process.pid for process in [leader, *leader.children(recursive=True)]]
+
+    def is_up(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/empty", timeout=1).ok
+        except requests.RequestException:
+            return False
+
+
+@contextmanager
+def floor_server(stack: Deployment) -> Iterator[FloorServer]:
+    """A server of the floor's views beside a service, with as many processes and the same Redis; ended with the block.
+
+    Raises TimeoutError when it does not start.
+    """
+    address = f"127.0.0.1:{free_port()}"
+    words = COMMAND.format(workers=len(stack.process_ids("web")) - 1, address=address)
+    command = [sys.executable, "-m", "gunicorn", *words.split()]
+    process = subprocess.Popen(command, env=stack.environ, stderr=subprocess.DEVNULL)
+    server = FloorServer(f"http://{address}", process)
+    try:
+        if not wait_until(server.is_up, seconds=20):
+            raise TimeoutError("The floor's server did not start.")
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
