@@ -21,7 +21,16 @@ from app.core.ids import request_id
 READABLE = "%(levelname)-7s %(name)s: %(message)s [%(request_id)s]"
 FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
 # At INFO these repeat what we say ourselves, or more than a log may hold: stripe a part of the key.
-NOISY = ("urllib3", "httpx2", "stripe", "kombu", "celery.worker.strategy", "celery.app.trace", "werkzeug")
+NOISY = (
+    "alembic.runtime.plugins",
+    "urllib3",
+    "httpx2",
+    "stripe",
+    "kombu",
+    "celery.worker.strategy",
+    "celery.app.trace",
+    "werkzeug",
+)
 SECRET_NAMES = re.compile("secret|key|token|password")
 MIN_SECRET_CHARS = 6  # anything shorter is found in innocent words
 MASKS = (  # each with the words without which it need not be looked for

@@ -8,9 +8,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
+
+import psycopg2
 
 from sandbox.stack import processes, settings
 from sandbox.stack.folder import Lock, locked, stack_folder
@@ -174,6 +176,8 @@ class Stack:
     def _migrate(self, environ: dict[str, str]) -> None:
         """Bring the database up to date; its output matters only when it fails."""
         self._stop.check()
+        if is_up_to_date(environ["DATABASE_URL"]):  # to find that out takes Flask-Migrate some seconds
+            return
         self._processes.say("Bringing the database up to date")
         command = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
         with tempfile.TemporaryFile() as output:
@@ -215,6 +219,21 @@ class Stack:
     def _locations(self) -> dict[str, str]:
         locations = {server.name.capitalize(): str(server.folder) for server in self._servers}
         return {**locations, "Variables": f". {os.path.relpath(self._var / 'stack.env', self._root)}"}
+
+
+def newest_migration() -> str:
+    """Its number, with which its file begins."""
+    return max(file.name[:4] for file in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
+
+
+def is_up_to_date(database_url: str) -> bool:
+    """Whether the database has the newest migration; False when it cannot be asked."""
+    try:
+        with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT version_num FROM alembic_version")
+            return bool(cursor.fetchall() == [(newest_migration(),)])
+    except psycopg2.Error:
+        return False
 
 
 def _answers(url: str) -> bool:

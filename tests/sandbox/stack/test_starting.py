@@ -12,11 +12,15 @@ from pathlib import Path
 
 import phonenumbers
 import pytest
+from flask import Flask
+from sqlalchemy import text
 
+from app.core.db import db
 from sandbox.stack import settings
 from sandbox.stack.folder import kept_secret, locked
 from sandbox.stack.processes import StackError, alive, free_port, procfile_commands
-from sandbox.stack.run import conversation
+from sandbox.stack.run import conversation, is_up_to_date, newest_migration
+from tests.servers import Database
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -212,3 +216,14 @@ def test_two_stacks_that_start_at_once_do_not_share_the_usual_port():
         with pytest.raises(StackError, match="Port 5000 is in use"):
             settings.chosen_port({})
         assert settings.chosen_port({"PORT": "5000"}) == 5000, "whoever names it has reserved it, as `make demo` does"
+
+
+def test_a_database_with_the_newest_migration_is_left_alone(app: Flask, postgres: Database):
+    assert is_up_to_date(postgres.url)
+    with app.app_context():
+        db.session.execute(text("UPDATE alembic_version SET version_num = '0005'"))
+        db.session.commit()
+        assert not is_up_to_date(postgres.url)
+        db.session.execute(text("UPDATE alembic_version SET version_num = :newest"), {"newest": newest_migration()})
+        db.session.commit()
+    assert not is_up_to_date(f"postgresql://nobody@127.0.0.1:{free_port()}/nothing")

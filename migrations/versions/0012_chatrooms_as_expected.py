@@ -1,6 +1,6 @@
 """Chatrooms that have no title yet, an instruction or a model of their own, that are pinned or archived
 
-Revision: 0016, after 0015
+Revision: 0012, after 0011
 """
 
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
-down_revision = "0015"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

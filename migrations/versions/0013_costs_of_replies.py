@@ -1,13 +1,13 @@
 """What replies took, kept in the ledger; totals by model
 
-Revision: 0017, after 0016
+Revision: 0013, after 0012
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0017"
-down_revision = "0016"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 

@@ -1,6 +1,6 @@
 """Turns that an edit or a new reply has superseded; several replies to one prompt, of which one is current
 
-Revision: 0015, after 0010
+Revision: 0011, after 0010
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0015"
+revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
