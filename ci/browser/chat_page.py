@@ -179,6 +179,29 @@ def keep_rooms(visit: Visit) -> None:
     expect(page.locator("li.model")).to_have_count(2)
 
 
+def set_a_room_up(visit: Visit) -> None:
+    """An instruction, a model, and the archive, from which a room comes back."""
+    page = visit.page
+    settings = page.get_by_role("dialog", name="Settings of this room")
+    page.get_by_role("button", name="Settings of this room").click()
+    settings.get_by_label("How Gemini should reply").fill("Answer like a pirate.")
+    settings.get_by_label("Model").select_option(index=1)
+    settings.get_by_label("Put it away").check()
+    visit.shot("settings")
+    settings.get_by_role("button", name="Save").click()
+    expect(page.locator("#rooms li")).to_have_count(0)
+    page.get_by_role("button", name="Archived rooms").click()
+    expect(page.locator("#rooms li")).to_have_count(1)
+    page.get_by_role("button", name="Settings of this room").click()
+    expect(settings.get_by_label("How Gemini should reply")).to_have_value("Answer like a pirate.")
+    settings.get_by_label("Put it away").uncheck()
+    settings.get_by_role("button", name="Save").click()
+    expect(page.locator("#rooms li")).to_have_count(0)
+    page.get_by_role("button", name="Back to all rooms").click()
+    expect(page.locator("#rooms li")).to_have_count(1)
+    expect(page.locator("#month-text")).to_contain_text("tokens in 30 days")
+
+
 def spend_the_day(visit: Visit) -> None:
     """The sixth prompt is refused kindly, and comes back into the box."""
     visit.send("The fifth")
@@ -337,7 +360,7 @@ def main() -> None:
             (
                 Visit(browser, DESK),
                 (
-                    *(talk, use_keyboard, keep_rooms, spend_the_day),
+                    *(talk, use_keyboard, keep_rooms, set_a_room_up, spend_the_day),
                     *(upgrade, read_markdown, change_ones_mind, log_out),
                 ),
             ),
