@@ -200,6 +200,7 @@ def set_a_room_up(visit: Visit) -> None:
     page.get_by_role("button", name="Back to all rooms").click()
     expect(page.locator("#rooms li")).to_have_count(1)
     expect(page.locator("#month-text")).to_contain_text("tokens in 30 days")
+    expect(page.get_by_role("img", name="tokens in 30 days")).to_be_visible()
 
 
 def spend_the_day(visit: Visit) -> None:
@@ -274,6 +275,7 @@ def change_ones_mind(visit: Visit) -> None:
     page.get_by_role("button", name="Show what was replaced").click()
     expect(page.locator("li.superseded")).to_have_count(3)
     visit.shot("replaced")
+    assert page.evaluate("document.scrollingElement.scrollTop") == 0, "the page itself does not scroll"
     page.get_by_role("button", name="Hide what was replaced").click()
     expect(page.locator("li.superseded")).to_have_count(0)
 
