@@ -80,7 +80,7 @@ def test_processes_of_a_run_share_its_servers_which_end_with_it(server_folder: P
         assert postgres_answers(servers["postgres"])
         assert valkey_answers(f"{servers['valkey']}/{2 * DATABASES_EACH - 1}"), "the last of the second process"
         run.send_signal(end)
-        assert run.wait(60) != 0
+        assert run.wait(120) != 0  # a busy machine may let the tests inside wait to their end first
     finally:
         run.kill()
 
