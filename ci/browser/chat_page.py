@@ -268,7 +268,8 @@ def change_ones_mind(visit: Visit) -> None:
     expect(page.locator("li.user .text").last).to_have_text("Something else")
     expect(page.locator("li.user")).to_have_count(before)
     visit.wait_for("completed")
-    page.locator("li.model").last.get_by_role("button", name="Regenerate").click()
+    with page.expect_response(lambda answer: "superseded=include" in answer.url):  # the room is shown anew
+        page.locator("li.model").last.get_by_role("button", name="Regenerate").click()
     expect(page.get_by_role("button", name="Show what was replaced")).to_be_visible()
     visit.wait_for("completed")
     expect(page.locator("li.superseded")).to_have_count(0)
