@@ -35,7 +35,7 @@ LOCATION = {"Location": {"description": "Where the chatroom is.", "schema": {"ty
 @blp.route("")
 class ChatroomCollection(MethodView):
     @blp.authenticated()
-    @blp.arguments(ChatroomIn)
+    @blp.arguments(ChatroomIn, required=False)
     @blp.response(201, ChatroomOut, example=EXAMPLE_CHATROOM, headers=LOCATION)
     @blp.errors(ModelNotInTier)
     def post(self, body: dict[str, Any]) -> object:

@@ -143,3 +143,10 @@ def test_lists_show_ones_own_rooms_alone(make_user):
     bob.make_chatroom("Bob's")
     assert titles(ada.get("/chatroom")) == ["Ada's"]
     assert titles(bob.get("/chatroom")) == ["Bob's"]
+
+
+def test_a_room_may_be_opened_without_a_word(user):
+    for answer in (user.post("/chatroom"), user.post("/chatroom", json={})):
+        assert (answer.status_code, answer.json["title"], answer.json["title_source"]) == (201, None, None)
+    assert_problem(user.post("/chatroom", data=b"null", content_type="application/json"), 422, "validation_error")
+    assert_problem(user.post("/chatroom", json=[]), 422, "validation_error")
