@@ -32,6 +32,7 @@ from app.ops.views import blp as operations_blp
 from app.ops.views import docs
 from app.quota.cli import commands as usage_commands
 from app.schedule import ROUTES
+from app.search.views import blp as search_blp
 from config import load_settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 BLUEPRINTS = (
     *(auth_blp, sessions_blp, account_blp, chatrooms_blp, models_blp),
-    *(messages_blp, billing_blp, operations_blp),
+    *(messages_blp, search_blp, billing_blp, operations_blp),
 )
 COMMANDS = (reply_commands, gemini_commands, usage_commands, user_commands, billing_commands, health_command)
 

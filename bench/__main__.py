@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Sequence
 
-from bench import adapters, growth, memory, metrics, replies, requests, streams, table, workers
+from bench import adapters, growth, memory, metrics, replies, requests, search, streams, table, workers
 
 OTHERS = {
     "streams": (streams.main, "first pieces, and what 200 open streams cost"),
     "memory": (memory.main, "what web, worker and beat hold"),
     "workers": (workers.main, "what another worker process brings"),
     "growth": (growth.main, "each route with a million messages, beside an empty database"),
+    "search": (search.main, "search among a million messages, and its migration"),
     "requests": (requests.main, "CPU of one request in a web process"),
     "adapters": (adapters.main, "CPU of a call, for each SDK of Gemini"),
     "metrics": (metrics.main, "a scrape and a tick with a million messages"),

@@ -165,6 +165,7 @@ CASES: dict[str, Case] = {
     "PATCH /chatroom/{id}, pinned": lambda v: Request("PATCH", v.room, {"pinned": True}),
     "DELETE /chatroom/{id}": delete_room,
     "GET /models": read("/models"),
+    "GET /search": read("/search?q=words"),
     "GET …/messages": read("{visitor.room}/messages"),
     "GET …/messages, superseded ones too": read("{visitor.room}/messages?superseded=include"),
     "GET …/messages, from the middle": read("{visitor.room}/messages?cursor={visitor.middle}"),

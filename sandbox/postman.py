@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 from uuid import NAMESPACE_URL, uuid5
 
 from app.factory import create_app
@@ -79,7 +80,7 @@ def item_of(step: Step, operation: Json) -> Json:
     request: Json = {
         "method": method,
         "header": [{"key": name, "value": value} for name, value in headers_of(step).items()],
-        "url": url_of(path),
+        "url": url_of(path, step.query),
         "description": operation.get("description", ""),
         "auth": auth_of(step, operation),
     }
@@ -95,10 +96,14 @@ def headers_of(step: Step) -> dict[str, str]:
     return ({"Content-Type": "application/json"} if sends_json else {}) | step.headers
 
 
-def url_of(path: str) -> Json:
+def url_of(path: str, query: dict[str, str]) -> Json:
     """`/chatroom/{chatroom_id}` as Postman has it: `{{base_url}}/chatroom/{{chatroom_id}}`."""
     filled = re.sub(r"{(\w+)}", r"{{\1}}", path)
-    return {"raw": "{{base_url}}" + filled, "host": ["{{base_url}}"], "path": filled.strip("/").split("/")}
+    url: Json = {"raw": "{{base_url}}" + filled, "host": ["{{base_url}}"], "path": filled.strip("/").split("/")}
+    if query:
+        url["raw"] += f"?{urlencode(query, quote_via=quote)}"
+        url["query"] = [{"key": name, "value": value} for name, value in query.items()]
+    return url
 
 
 def auth_of(step: Step, operation: Json) -> Json:

@@ -44,6 +44,9 @@ pm.environment.set("message_id", prompt.id);"""
 REPLY_IS_COMPLETED = """\
 pm.test("the reply is there", () => pm.expect(pm.response.json().status).to.eql("completed"));"""
 
+IS_FOUND = """\
+pm.test("it is found", () => pm.expect(pm.response.json().items).to.not.be.empty);"""
+
 STREAM_IS_COMPLETED = """\
 // Postman shows the events when the stream has ended, which is after this one.
 pm.test("the text comes in pieces", () => pm.expect(pm.response.text()).to.include("event: delta"));
@@ -80,6 +83,7 @@ FOLDERS = {  # a folder, and the beginnings of the paths in it
     "user": ("/user",),
     "chatroom": ("/chatroom", "/models"),
     "messages": ("/chatroom/{chatroom_id}/message",),
+    "search": ("/search",),
     "subscription": ("/subscribe", "/subscription"),
     "webhook": ("/webhook",),
     "operations": ("/",),
@@ -100,6 +104,7 @@ class Step:
     also: tuple[int, ...] = ()
     only: tuple[int, ...] = ()
     token: str = "access_token"
+    query: dict[str, str] = field(default_factory=dict)
 
 
 MOBILE = {"mobile": "{{mobile}}"}
@@ -196,6 +201,9 @@ STORY: dict[str, list[Step]] = {
         Step(f"POST {ROOM}/message", "Send another one", {"text": "And IPv6?"}, after=(KEEP_REPLY,)),
         Step(f"POST {MESSAGE}/cancel", "Cancel its reply (409 when it is there already)", also=(409,)),
         Step(f"POST {MESSAGE}/retry", "Regenerate it (409 when it was not canceled)", also=(409,)),
+    ],
+    "search": [
+        Step("GET /search", "Find a message again", query={"q": "name on lin"}, after=(IS_FOUND,)),
     ],
     "subscription": [
         Step("GET /subscription/status", "See your subscription"),

@@ -18,7 +18,17 @@ import requests
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-TAGS = ["auth", "sessions", "user", "chatroom", "models", "messages", "billing", "operations"]  # the order of the story
+TAGS = [
+    "auth",
+    "sessions",
+    "user",
+    "chatroom",
+    "models",
+    "messages",
+    "search",
+    "billing",
+    "operations",
+]  # the order of the story
 PROMPT = "Explain DNS to a child"
 WAIT_MS = 60_000
 

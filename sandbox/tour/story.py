@@ -186,6 +186,14 @@ def get_a_title(visitor: Visitor) -> None:
     )
 
 
+def find_it_again(visitor: Visitor) -> None:
+    """Find it again"""
+    visitor.page.note("Words of one's own messages in all chatrooms; of the last one the beginning is enough.")
+    found = visitor.call("GET", "/search?q=tide%20poo", expect=200).json()["items"]
+    marked = [item["snippet"][start:end].lower() for item in found for start, end in item["highlights"]]
+    visitor.expect({"tide", "poo"} <= set(marked), "The tide pools are not found, or not highlighted.")
+
+
 def look_back(visitor: Visitor) -> None:
     """What it took, day by day"""
     visitor.page.note("Deleting a chatroom forgets its text, and not what it took.")
@@ -208,6 +216,7 @@ STORY: list[Chapter] = [
     buy_pro,
     change_ones_mind,
     get_a_title,
+    find_it_again,
     look_back,
 ]
 

@@ -121,6 +121,8 @@ def every_route(person: Client) -> list[tuple[str, str, dict[str, Any]]]:
                 request["json"] = body["content"]["application/json"]["example"]
             room_id = person.room.rsplit("/", 1)[1]
             address = path.replace("{chatroom_id}", room_id)
+            required = [one for one in operation.get("parameters", ()) if one["in"] == "query" and one.get("required")]
+            address += "".join(f"?{one['name']}={one['schema']['example']}" for one in required)
             while "{" in address:
                 start, end = address.index("{"), address.index("}")
                 address = f"{address[:start]}{room_id}{address[end + 1 :]}"

@@ -27,6 +27,7 @@ SPECIAL: dict[str, list[dict[str, Any]]] = {
         NO_FAILURE_NO_LEASE | {"role": "user", "status": "completed", "position": 0, "in_reply_to": None},
         NO_FAILURE_NO_LEASE | {"role": "model", "status": "queued", "position": 1, "in_reply_to": "FIRST"},
     ],
+    "searchable_messages": [],  # a trigger writes them
 }
 TABLES = "(SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname <> 'alembic_version')"
 SCHEMA = f"""
@@ -37,6 +38,8 @@ SCHEMA = f"""
     UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
     WHERE conrelid IN {TABLES}
     UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid IN {TABLES}
+    UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid IN {TABLES} AND NOT tgisinternal
+    UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 """
 RULES = f"""
     SELECT conrelid::regclass::text, conname::text, conkey FROM pg_constraint
@@ -58,7 +61,7 @@ def tables_of(connection: sa.Connection) -> sa.MetaData:
 
 
 def schema_of(connection: sa.Connection) -> set[str]:
-    """Every column, constraint and index."""
+    """Every column, constraint, index, trigger and function."""
     return set(connection.scalars(sa.text(SCHEMA)))
 
 

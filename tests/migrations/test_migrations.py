@@ -173,3 +173,29 @@ def test_a_migration_does_not_wait_long_for_a_lock(migrator):
         with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
             migrator.to("head")
     migrator.to("head")
+
+
+def test_messages_of_before_can_be_found(migrator):
+    """More than a batch of them; neither those without a text, nor what is superseded or waits to be purged."""
+    migrator.to("0013")
+    with migrator.engine.begin() as connection:
+        insert_rows(connection, tables_of(connection))
+        connection.execute(
+            sa.text(
+                """INSERT INTO messages (id, chatroom_id, position, role, text, status, superseded, created_at,
+                    streamed, attempt, failures)
+                SELECT gen_random_uuid(), chatroom_id, n, 'user', 'Text ' || n, 'completed', n % 10 = 0, created_at,
+                    false, 0, 0
+                FROM messages, generate_series(2, 2500) n WHERE position = 0"""
+            )
+        )
+    migrator.to("head")
+    with migrator.engine.connect() as connection:
+        counts = connection.execute(
+            sa.text(
+                """SELECT count(*), count(message_id), count(*) FILTER (WHERE superseded OR text IS NULL)
+                FROM messages LEFT JOIN searchable_messages ON message_id = id"""
+            )
+        ).one()
+    total, searchable, hidden = counts
+    assert (total, searchable, hidden) == (2501, 2501 - hidden, 252)

@@ -1,0 +1,143 @@
+"""Searching one's own messages, best first.
+
+GIN knows no order, so a word that is in most messages would be looked up in all of them. Therefore the user's latest
+messages are compared first, one by one; only a query that few of them match asks the index. What either finds is one
+block: it is ranked as a whole, and the pages behind its last one begin the next block, of older messages.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Uuid,
+    bindparam,
+    case,
+    cast,
+    func,
+    null,
+    or_,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import TSQUERY
+
+from app.chatrooms.models import Chatroom, Message, Role
+from app.chatrooms.service import get_chatroom
+from app.core.db import db
+from app.core.schemas import Page, decode_cursor, encode_cursor
+from app.search.models import SearchableMessage
+from app.search.words import excerpt, pattern_of, query_words, tsquery
+
+RECENT = 1_000  # messages that are compared one by one
+ENOUGH = 100  # matches among them, for a block
+BLOCK = 1_000  # matches at most that the index gives for a block
+BY_LENGTH = 1  # ts_rank: a word counts less in a long text
+MILLIONTHS = 1_000_000
+FIRST = (UUID(int=2**128 - 1), MILLIONTHS + 1, UUID(int=2**128 - 1))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A message, the part of it that matches, and where in that: pairs of characters' numbers."""
+
+    message_id: UUID
+    chatroom_id: UUID
+    role: Role
+    created_at: datetime
+    snippet: str
+    highlights: Sequence[tuple[int, int]]
+
+
+def number_of(table: Any) -> ColumnElement[int]:
+    return select(func.count()).select_from(table).scalar_subquery()
+
+
+def edge_of(table: Any, *, newest: bool = False) -> ColumnElement[UUID]:
+    """The id of the oldest message in it, or of the newest."""
+    message_id = table.c.message_id
+    return select(message_id).order_by(message_id.desc() if newest else message_id).limit(1).scalar_subquery()
+
+
+ROOM = bindparam("room", type_=Uuid)
+QUERY = cast(bindparam("query"), TSQUERY)
+OWN = (SearchableMessage.user_id == bindparam("user"), SearchableMessage.message_id <= bindparam("newest"))
+LATEST_FIRST = SearchableMessage.message_id.desc()
+COLUMNS = (SearchableMessage.message_id, SearchableMessage.words)
+
+recent = select(*COLUMNS).where(*OWN).order_by(LATEST_FIRST).limit(RECENT).cte("recent")
+among_recent = select(recent).where(recent.c.words.op("@@")(QUERY)).cte("among_recent")
+are_enough = number_of(among_recent) >= ENOUGH
+older = (
+    select(*COLUMNS)
+    .where(SearchableMessage.words.op("@@")(QUERY), *OWN, SearchableMessage.message_id < edge_of(recent), ~are_enough)
+    .order_by(LATEST_FIRST)
+    .limit(BLOCK)
+    .cte("older")
+)
+block = union_all(select(among_recent), select(older)).cte("block")
+score = cast(func.ts_rank(block.c.words, QUERY, BY_LENGTH) * MILLIONTHS, Integer)
+ranked = select(block.c.message_id, score.label("score")).cte("ranked")
+page = (
+    select(ranked.c.score, Message.id, Message.chatroom_id, Message.role, Message.created_at, Message.text)
+    .join(Message, Message.id == ranked.c.message_id)
+    .join(Chatroom, Chatroom.id == Message.chatroom_id)
+    .where(
+        Chatroom.user_id == bindparam("user"),
+        or_(ROOM.is_(None), Chatroom.id == ROOM),
+        ~Message.superseded,
+        tuple_(ranked.c.score, Message.id) < tuple_(bindparam("score"), bindparam("behind", type_=Uuid)),
+    )
+    .order_by(ranked.c.score.desc(), Message.id.desc())
+    .limit(bindparam("limit"))
+    .subquery("page")
+)
+# Of the block: its newest message, and the oldest that was compared when there are more behind it.
+EDGES = (
+    edge_of(recent, newest=True).label("newest"),
+    case(
+        (are_enough & (number_of(recent) == RECENT), edge_of(recent)),
+        (~are_enough & (number_of(older) == BLOCK), edge_of(older)),
+        else_=null(),
+    ).label("oldest"),
+)
+edges = select(*EDGES).cte("edges")
+SEARCH = select(edges, page).select_from(edges.outerjoin(page, true()))
+
+
+def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, cursor: str | None) -> Page[Found]:
+    """A page of the user's messages that have all words of the query, the last one as the beginning of a word.
+
+    It may have fewer than `limit` and yet a next one. Raises NotFound for a chatroom that is not his, InvalidCursor.
+    """
+    newest, score, behind = decode_cursor(cursor, UUID, int, UUID) if cursor is not None else FIRST
+    if chatroom_id is not None:
+        get_chatroom(user_id, chatroom_id)
+    words = query_words(query)
+    if not words:
+        return Page([], None)
+    values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, words, chatroom_id)}
+    values |= {"newest": newest, "score": min(score, FIRST[1]), "behind": behind, "limit": limit + 1}
+    rows = db.session.execute(SEARCH, values).all()
+    pattern = pattern_of(words)
+    items = [
+        Found(row.id, row.chatroom_id, row.role, row.created_at, *excerpt(row.text, pattern))
+        for row in rows[:limit]
+        if row.id is not None
+    ]
+    return Page(items, next_cursor(rows, limit))
+
+
+def next_cursor(rows: Sequence[Any], limit: int) -> str | None:
+    """Behind the last row of a page: within its block, or at the next block's beginning."""
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        return encode_cursor(last.newest, last.score, last.id)
+    oldest = rows[0].oldest
+    return None if oldest is None else encode_cursor(UUID(int=oldest.int - 1), *FIRST[1:])

@@ -1,0 +1,96 @@
+"""The words of a text and of a query, and where the one stands in the other.
+
+PostgreSQL's function `search_words` (migration 0014) does the same to what is stored; a test compares the two.
+
+- Case, accents, vowel points and the width of a letter make no difference: `cafe` finds `CAFÉ`.
+- Chinese, Japanese, Thai, Lao, Burmese and Khmer have no spaces between words. There each two neighbours are a word,
+  and the first and the last alone: 日本語 is 日, 日本, 本語 and 語. A query asks for its pairs, and one letter alone
+  for what begins with it.
+- Elsewhere a word is what stands between two signs or spaces, with the vowel signs of Indian scripts.
+"""
+
+import re
+import unicodedata
+from uuid import UUID
+
+ACCENTS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670"
+SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+MARKS = "\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
+LETTER = rf"(?![_{SINGLE}])[\w{MARKS}]"  # of a script with spaces
+WORD = re.compile(rf"[{SINGLE}]+|(?:{LETTER})+")
+AS_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # what begins with a digit might be read as a number
+SPACE = re.compile(r"\s")
+SNIPPET_CHARS, LEAD_CHARS = 200, 60
+CUT = "…"
+
+
+def fold(text: str) -> str:
+    """The text without what makes no difference."""
+    plain = re.sub(f"[{ACCENTS}]", "", unicodedata.normalize("NFKD", text))
+    return "".join(map(str.lower, unicodedata.normalize("NFKC", plain)))
+
+
+class FoldedCharacters(dict[int, str]):
+    """For `str.translate`: each character folded, where that is one character again."""
+
+    def __missing__(self, code: int) -> str:
+        folded = fold(chr(code))
+        self[code] = folded if len(folded) == 1 else chr(code)
+        return self[code]
+
+
+FOLDED_CHARACTERS = FoldedCharacters()
+
+
+def query_words(query: str) -> list[str]:
+    """The words of a query, folded. The last one is meant as the beginning of a word."""
+    return WORD.findall(fold(query))
+
+
+def tsquery(user_id: UUID, words: list[str], chatroom_id: UUID | None = None) -> str:
+    """What PostgreSQL looks for: the user's messages that have all these words, of one chatroom or of all."""
+    owner = user_id.hex[-6:].translate(AS_LETTERS)
+    terms = [] if chatroom_id is None else [f"'#{chatroom_id.hex[-12:]}'"]
+    for number, word in enumerate(words, start=1):
+        if not re.match(f"[{SINGLE}]", word):
+            terms.append(f"'{owner}{word}'" + (":*" if number == len(words) else ""))
+        elif len(word) == 1:
+            terms.append(f"'{owner}{word}':*")
+        else:
+            terms += [f"'{owner}{word[at : at + 2]}'" for at in range(len(word) - 1)]
+    return " & ".join(terms)
+
+
+def pattern_of(words: list[str]) -> re.Pattern[str]:
+    """What stands for one of these words in a text whose characters are folded. words: one or more."""
+    patterns = []
+    for number, word in enumerate(words, start=1):
+        letters = "".join(f"{re.escape(letter)}[{ACCENTS}]*" for letter in word)
+        if not re.match(f"[{SINGLE}]", word):
+            letters = f"(?<!{LETTER}){letters}" + ("" if number == len(words) else f"(?!{LETTER})")
+        patterns.append(letters)
+    return re.compile("|".join(sorted(patterns, key=len, reverse=True)))
+
+
+def excerpt(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
+    """The part of a text around its first match, and where the matches stand in it, counted in characters."""
+    folded = text.translate(FOLDED_CHARACTERS)
+    first = pattern.search(folded)
+    begin, end = window(text, first.start() if first else 0)
+    head, tail = CUT if begin else "", CUT if end < len(text) else ""
+    shift = len(head) - begin
+    spans = [(match.start() + shift, match.end() + shift) for match in pattern.finditer(folded, begin, end)]
+    return head + text[begin:end] + tail, spans
+
+
+def window(text: str, first: int) -> tuple[int, int]:
+    """Where an excerpt with the character `first` begins and ends: between two words, where there are spaces."""
+    if len(text) <= SNIPPET_CHARS:
+        return 0, len(text)
+    begin = max(0, min(first - LEAD_CHARS, len(text) - SNIPPET_CHARS))
+    if begin and (space := SPACE.search(text, begin, first)):
+        begin = space.end()
+    end = min(begin + SNIPPET_CHARS, len(text))
+    if end < len(text):
+        end = max((space.start() for space in SPACE.finditer(text, first, end)), default=end)
+    return begin, end

@@ -1,0 +1,242 @@
+"""Searching one's own messages, through the API."""
+
+from itertools import chain
+from urllib.parse import quote
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from app.account.purging import purge_chatroom
+from app.core.db import db
+from app.core.schemas import encode_cursor
+from app.search import service
+from tests.problems import assert_problem
+
+PROMPTS = """INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, completed_at,
+    streamed, attempt, failures, superseded)
+    SELECT CAST(lpad(to_hex(:ids + :first + n), 32, '0') AS uuid), :room, :first + n, 'user',
+        replace(:text, 'N', n::text), 'completed', now(), now(), false, 0, 0, false FROM generate_series(1, :count) n"""
+
+
+class Searcher:
+    """A person's messages, straight in the database, and the search in them."""
+
+    def __init__(self, person):
+        self.person, self.room, self.stored = person, person.make_chatroom(), 0
+        self.ids = UUID(person.id).int % 2**40 * 2**16
+
+    def say(self, words, *, count=1, room=None):
+        """Prompts with these words, the later ones newer; `N` is the number of each."""
+        values = {
+            "room": (room or self.room).rsplit("/", 1)[1],
+            "text": words,
+            "count": count,
+            "first": self.stored,
+            "ids": self.ids,
+        }
+        with self.person.client.application.app_context():
+            db.session.execute(text(PROMPTS), values)
+            db.session.commit()
+        self.stored += count
+
+    def get(self, query, **more):
+        return self.person.get(f"/search?q={quote(query)}" + "".join(f"&{key}={value}" for key, value in more.items()))
+
+    def find(self, query, **more):
+        """What is found, as snippets."""
+        answer = self.get(query, **more)
+        assert answer.status_code == 200, answer.text
+        return [item["snippet"] for item in answer.json["items"]]
+
+    def pages(self, query, **more):
+        """The snippets of all pages."""
+        pages, cursor = [], {}
+        while True:
+            answer = self.get(query, **more, **cursor).json
+            pages.append([item["snippet"] for item in answer["items"]])
+            if answer["next_cursor"] is None:
+                return pages
+            cursor = {"cursor": answer["next_cursor"]}
+
+
+@pytest.fixture
+def mine(user):
+    return Searcher(user)
+
+
+def test_prompts_and_replies_are_found_with_what_is_highlighted(room, runner):
+    reply = room.answer(runner, '[[sandbox: say="DNS is the phone book of the internet."]] Explain DNS')
+    answer = room.person.get("/search?q=phone%20boo")
+    assert answer.json["next_cursor"] is None
+    both = {item["role"]: item for item in answer.json["items"]}
+    assert both["model"] == {
+        "message_id": reply.id,
+        "chatroom_id": reply.chatroom_id,
+        "role": "model",
+        "created_at": reply.created_at,
+        "snippet": "DNS is the phone book of the internet.",
+        "highlights": [[11, 16], [17, 20]],
+    }
+    assert both["user"]["message_id"] == reply.in_reply_to
+    assert len(answer.json["items"]) == 2
+
+
+def test_a_message_is_found_while_it_is_current(room, runner):
+    """From when it has a text to when it is superseded, or its chatroom is deleted."""
+
+    def found(word):
+        return [item["role"] for item in room.person.get(f"/search?q={word}").json["items"]]
+
+    reply_id = room.send('[[sandbox: say="Elephants."]] Zebras')
+    assert (found("zebra"), found("eleph")) == (["user"], ["user"])
+    room.generate(runner, reply_id)
+    assert sorted(found("eleph")) == ["model", "user"]
+    reply = room.read(reply_id)
+    edited = room.person.post(f"{room.path}/messages/{reply.in_reply_to}/edit", json={"text": "Giraffes"})
+    assert (found("zebra"), found("eleph"), found("giraffe")) == ([], [], ["user"])
+    canceled = room.person.post(f"{room.path}/messages/{edited.json['reply']['id']}/cancel")
+    assert canceled.status_code == 200
+    assert room.person.patch(room.path, json={"archived": True}).status_code == 200
+    assert found("giraffe") == ["user"]
+    assert room.person.delete(room.path).status_code == 204
+    assert found("giraffe") == []
+
+
+def test_nobody_elses_messages_are_found(mine, make_user):
+    other = Searcher(make_user())
+    mine.say("A secret word")
+    assert other.find("secret") == []
+    assert_problem(other.get("secret", chatroom_id=mine.room.rsplit("/", 1)[1]), 404, "not_found")
+    other.say("My secret")
+    assert (mine.find("secret"), other.find("secret")) == (["A secret word"], ["My secret"])
+
+
+def test_ids_that_end_alike_do_not_mix(mine, make_user, app):
+    """The words carry only a part of their owner's id."""
+    other = Searcher(make_user())
+    other.say("A secret word")
+    with app.app_context():
+        words = "search_words(:user, gen_random_uuid(), 'secret')"
+        db.session.execute(text(f"UPDATE searchable_messages SET words = {words}"), {"user": mine.person.id})
+        db.session.commit()
+    assert mine.find("secret") == []
+
+
+def test_one_chatroom_alone(mine):
+    second = mine.person.make_chatroom("Second")
+    mine.say("word here")
+    mine.say("word there", room=second)
+    assert mine.find("word", chatroom_id=second.rsplit("/", 1)[1]) == ["word there"]
+    assert sorted(mine.find("word")) == ["word here", "word there"]
+
+
+def test_the_best_come_first_then_the_newest(mine):
+    mine.say("apple and a long text about pears, plums, grapes and many other things that grow on trees")
+    mine.say("apple apple apple")
+    mine.say("apple pie")
+    mine.say("apple tart")
+    assert [snippet[:11] for snippet in mine.find("apple")] == ["apple apple", "apple tart", "apple pie", "apple and a"]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_pages_have_all_of_it_once(mine, limit):
+    mine.say("word N", count=60)
+    mine.say("another N", count=30)
+    pages = mine.pages("wor", limit=limit)
+    assert sorted(chain(*pages)) == sorted(f"word {number}" for number in range(1, 61))
+    assert {len(page) for page in pages[:-1]} <= {limit}
+
+
+@pytest.mark.parametrize(
+    ("groups"),
+    [
+        [("word N", 2_500)],  # in most messages: blocks of the latest
+        [("word N", 30), ("other", 1_100)],  # in few: the index
+        [("word N", 1_200), ("other", 1_100)],  # in many, of which the index gives two blocks
+        [("word N", 500), ("other", 700), ("word 1N", 400), ("other", 500)],  # first the one, then the other
+    ],
+)
+def test_a_search_goes_on_behind_what_is_ranked_at_once(mine, groups):
+    for words, count in groups:
+        mine.say(words, count=count)
+    found = chain(*mine.pages("word", limit=100))
+    expected = [words.replace("N", str(n)) for words, count in groups if "word" in words for n in range(1, count + 1)]
+    assert sorted(found) == sorted(expected)
+
+
+def test_what_is_written_meanwhile_repeats_nothing(mine):
+    mine.say("word N", count=service.RECENT + 50)
+    first = mine.get("word", limit=100).json
+    mine.say("word of later N", count=60)
+    found, cursor = [item["message_id"] for item in first["items"]], first["next_cursor"]
+    while cursor:
+        page = mine.get("word", limit=100, cursor=cursor).json
+        found, cursor = found + [item["message_id"] for item in page["items"]], page["next_cursor"]
+    old = [one for one in found if UUID(one).int - mine.ids <= service.RECENT + 50]
+    assert len(found) == len(set(found))
+    assert len(old) == service.RECENT + 50
+
+
+@pytest.mark.parametrize("query", ["!!", "🎉", "'; -- \\", "& | ! <-> :*", "()", "..."])
+def test_signs_alone_find_nothing(mine, query):
+    mine.say("Words, and signs: !! 🎉 & | ( ) ...")
+    assert mine.find(query) == []
+
+
+@pytest.mark.parametrize("query", ["it's", "a & b", "a | b:*", "!a", "'a'", "a <-> b", "\\a", "a%", "a_", '"a b"'])
+def test_operators_are_no_operators(mine, query):
+    mine.say("it's a, then b")
+    assert mine.find(query) == ["it's a, then b"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "q=",
+        "q=%20%09%0A",
+        "q=a%00b",
+        f"q={'x' * 201}",
+        f"q={'x' * 10_240}",
+        "q=a&q=b",
+        "q=a&chatroom_id=1",
+        "q=a&limit=0",
+        "q=a&limit=101",
+        "q=a&sort=new",
+    ],
+)
+def test_nonsense_is_refused(user, query):
+    assert_problem(user.get(f"/search?{query}"), 422, "validation_error")
+
+
+@pytest.mark.parametrize("cursor", ["x", "a|b", "0|0|0", "%00", "x" * 300])
+def test_a_cursor_of_somewhere_else_is_refused(user, cursor):
+    assert_problem(user.get(f"/search?q=a&cursor={cursor}"), 400, "invalid_cursor")
+    elsewhere = user.get("/chatroom?limit=1").json["next_cursor"] or "MHww"
+    assert_problem(user.get(f"/search?q=a&cursor={elsewhere}"), 400, "invalid_cursor")
+
+
+def test_numbers_in_a_cursor_may_be_any(user):
+    for score in (-(10**30), -1, 0, 2**31, 10**30):
+        cursor = encode_cursor(UUID(int=0), score, UUID(int=0))
+        assert user.get(f"/search?q=a&cursor={cursor}").status_code in {200, 400}
+
+
+def test_two_hundred_words_of_one_letter(mine):
+    mine.say(" ".join("abcdefghij"))
+    assert len(mine.find(" ".join("abcdefghij" * 10))) == 1
+    assert mine.find("日" * 200) == []
+
+
+def test_without_a_login(client):
+    assert_problem(client.get("/search?q=a"), 401, "token_missing")
+
+
+def test_purged_messages_leave_no_words(room, app):
+    room.send("Hello")
+    assert room.person.delete(room.path).status_code == 204
+    with app.app_context():
+        while purge_chatroom():
+            pass
+        assert db.session.scalar(text("SELECT count(*) FROM searchable_messages")) == 0

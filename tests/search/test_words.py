@@ -1,0 +1,165 @@
+"""Words of queries and texts: as PostgreSQL has them, and where they are highlighted."""
+
+import sys
+import unicodedata
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from app.core.db import db
+from app.search.words import AS_LETTERS, SNIPPET_CHARS, excerpt, fold, pattern_of, query_words, tsquery
+
+OWNER = UUID("0192d3a4-7100-7d11-b0c1-112345678901")
+ROOM = UUID("0192d3a4-7100-7d11-b0c1-1123456789ab")
+PREFIX = OWNER.hex[-6:].translate(AS_LETTERS)
+MATCHES = text("SELECT search_words(:owner, :room, :text) @@ CAST(:query AS tsquery)")
+STORED = text("SELECT array_remove(tsvector_to_array(search_words(:owner, :room, :text)), '#1123456789ab')")
+
+
+def stored_words(content):
+    """The words that PostgreSQL keeps of a text, in alphabetical order."""
+    words = db.session.scalar(STORED, {"owner": OWNER, "room": ROOM, "text": content})
+    assert all(word.startswith(PREFIX) for word in words)
+    return sorted(word.removeprefix(PREFIX) for word in words)
+
+
+@pytest.fixture
+def finds(app):
+    """Whether a query finds a text."""
+    with app.app_context():
+        yield lambda query, content: db.session.scalar(
+            MATCHES, {"owner": OWNER, "room": ROOM, "text": content, "query": tsquery(OWNER, query_words(query))}
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("DNS, the phone-book.", ["book", "dns", "phone", "the"]),
+        ("It's 3.5 or 1e5_x", ["1e5", "3", "5", "it", "or", "s", "x"]),
+        ("„Größe“ GRÖSSE große", ["grosse", "große"]),
+        ("Ｆｕｌｌ ﬁne Café cafe\u0301", ["cafe", "fine", "full"]),
+        ("हिन्दी में। नमस्ते", ["में", "नमस्ते", "हिन्दी"]),
+        ("日本語 DNS是", ["dns", "日", "日本", "是", "本語", "語"]),
+        ("שָׁלוֹם مُحَمَّد", ["שלום", "محمد"]),
+        ("Ελλάς İstanbul", ["istanbul", "ελλας"]),
+        ("… 🎉 -- __", []),
+    ],
+)
+def test_words_of_a_text(app, content, words):
+    with app.app_context():
+        assert stored_words(content) == sorted(words)
+    if not any("\u3400" <= letter <= "\u9fff" for letter in content):
+        assert sorted(set(query_words(content))) == sorted(words)
+
+
+def agree(queried, stored):
+    """Whether the words of a query are among those stored of the same text, and there are none if there are none."""
+    return {PREFIX + word for word in queried} <= set(stored) and bool(queried) == (len(stored) > 1)
+
+
+def test_python_and_postgresql_agree_on_every_letter(app):
+    letters = [
+        letter
+        for letter in map(chr, range(0x20, sys.maxunicode))
+        if unicodedata.category(letter) in {"Lu", "Ll", "Lt", "Lo"} or letter.isascii() or letter in "٠٩۰۹०९"
+    ]
+    query = text("SELECT letter, tsvector_to_array(search_words(:owner, :room, letter)) FROM unnest(:letters) letter")
+    with app.app_context():
+        rows = db.session.execute(query, {"owner": OWNER, "room": ROOM, "letters": letters}).all()
+    differing = [letter for letter, words in rows if not agree(query_words(letter), words)]
+    assert len(rows) > 100_000
+    assert differing == []
+
+
+@pytest.mark.parametrize(
+    ("query", "content"),
+    [
+        ("phone boo", "DNS is the phone book of the internet"),
+        ("BOOK dns", "DNS is the phone book of the internet"),
+        ("wörter", "Viele WORTERBÜCHER"),
+        ("strasse", "Strassenbahn"),
+        ("नमस्", "वह नमस्ते बोला"),
+        ("日本", "今日は日本語を話す"),
+        ("語", "日本語を"),
+        ("日本語を話す", "今日は日本語を話す"),
+        ("北京 天气", "今天北京的天气很好"),
+        ("สวัสดี", "เขาพูดว่าสวัสดีครับ"),
+        ("서울", "서울에서"),
+        ("don't", "I don't know"),
+        ("'phone' & !book | :* <-> (", "DNS is the phone book"),
+        ("3.5", "Version 3.5"),
+    ],
+)
+def test_what_is_found(finds, query, content):
+    assert finds(query, content)
+    assert excerpt(content, pattern_of(query_words(query)))[1]
+
+
+@pytest.mark.parametrize(
+    ("query", "content"),
+    [
+        ("phon book", "DNS is the phone book"),
+        ("hone", "DNS is the phone book"),
+        ("本日", "今日は日本語を話す"),
+        ("phone radio", "DNS is the phone book"),
+    ],
+)
+def test_what_is_not_found(finds, query, content):
+    assert not finds(query, content)
+
+
+def test_others_words_are_other_words(app):
+    with app.app_context():
+        query = tsquery(UUID(int=OWNER.int ^ 1), query_words("phone"))
+        assert not db.session.scalar(MATCHES, {"owner": OWNER, "room": ROOM, "text": "phone", "query": query})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "x" * 300_000,
+        " ".join(f"w{number}" for number in range(100_000)),
+        " ".join(f"\ufdfa\ufdfa{number}" for number in range(30_000)),
+        "".join(map(chr, range(0x3400, 0x9FFF))) * 3 + "".join(map(chr, range(0x20000, 0x2A000))),
+        " ".join(map(chr, range(0x20000, 0x2A000))),
+        "\U0001f389" * 100_000,
+    ],
+)
+def test_a_text_of_any_length_can_be_kept(app, content):
+    """A tsvector takes 1 MB: what is more would lose the message."""
+    with app.app_context():
+        stored_words(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "query", "marked"),
+    [
+        ("DNS is the Phone-Book", "phone bo", ["Phone", "Bo"]),
+        ("Cafe\u0301s and CAFÉS", "cafe", ["Cafe\u0301", "CAFÉ"]),
+        ("foo_bar foobar", "bar", ["bar"]),
+        ("今日は日本語を", "日本", ["日本"]),
+        ("DNS是DNSX", "dns 是", ["DNS", "是"]),
+        ("a.b (c)", "b c", ["b", "c"]),
+        ("nothing here", "else", []),
+    ],
+)
+def test_highlights_are_where_the_words_stand(content, query, marked):
+    snippet, spans = excerpt(content, pattern_of(query_words(query)))
+    assert snippet == content
+    assert [snippet[start:end] for start, end in spans] == marked
+
+
+@pytest.mark.parametrize("filler", ["some words ", "日本語", "x" * 1_000, "\n"])
+def test_a_long_text_is_cut_around_its_first_match(filler):
+    content = filler * (10_000 // len(filler)) + " needle " + filler * (10_000 // len(filler))
+    snippet, spans = excerpt(content, pattern_of(["needle"]))
+    assert len(snippet) <= SNIPPET_CHARS + 2
+    assert (snippet[0], snippet[-1]) == ("…", "…")
+    assert snippet[1:-1] in content
+    assert [snippet[start:end] for start, end in spans] == ["needle"]
+
+
+def test_folding_keeps_what_it_does_not_know():
+    assert fold("Straße 🎉 ñ") == "straße 🎉 n"
