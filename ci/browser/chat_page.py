@@ -281,6 +281,26 @@ def change_ones_mind(visit: Visit) -> None:
     expect(page.locator("li.superseded")).to_have_count(0)
 
 
+def find_it_again(visit: Visit) -> None:
+    """A search shows where its words stand and leads to the message; what was replaced is not found."""
+    page = visit.page
+    box = page.get_by_role("searchbox", name="Search messages")
+    box.fill("dns chi")
+    expect(page.locator("#found mark", has_text="chi").first).to_be_visible()
+    visit.shot("search")
+    box.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("li.jumped")).to_be_focused()
+    expect(page.locator("li.jumped")).to_contain_text("DNS")
+    visit.shot("found")
+    box.fill("Continue where you stopped")
+    expect(page.locator("#found-count")).to_have_text("No messages found")
+    box.fill("")
+    expect(page.locator("#found")).to_be_hidden()
+    expect(page.locator("#rooms li")).to_have_count(1)
+    page.locator("#rooms a").click()
+
+
 def use_keyboard(visit: Visit) -> None:
     """The skip link leads to the message box; Shift+Enter makes a new line and sends nothing."""
     page = visit.page
@@ -364,7 +384,7 @@ def main() -> None:
                 Visit(browser, DESK),
                 (
                     *(talk, use_keyboard, keep_rooms, set_a_room_up, spend_the_day),
-                    *(upgrade, read_markdown, change_ones_mind, log_out),
+                    *(upgrade, read_markdown, change_ones_mind, find_it_again, log_out),
                 ),
             ),
             (
