@@ -41,6 +41,9 @@ the last event's `id` as `Last-Event-ID`; it resumes from there.
 of a completed reply replaces is `superseded`, with all turns after it: kept, but neither listed by default nor sent to
 the model.
 
+**Finding.** `GET /search?q=` looks for words in all of one's own messages, the last one as a beginning, and says where
+they stand.
+
 **Limits.** Basic users have 5 prompts a calendar day (UTC); the `RateLimit-*` headers and `GET /user/usage` say how
 many are left. What ends in an error costs nothing; a retry or an edit costs a prompt.
 

@@ -53,7 +53,7 @@ blp = Blueprint(
     "messages",
     __name__,
     url_prefix="/chatroom/<id:chatroom_id>",
-    description="Send prompts; read, follow, cancel and retry replies.",
+    description="Send and edit prompts; read, follow, cancel and retry replies.",
 )
 
 
