@@ -51,6 +51,9 @@ many are left. What ends in an error costs nothing; a retry or an edit costs a p
 pay. Stripe then calls `POST /webhook/stripe`, which is for Stripe alone, and a moment later `GET /subscription/status`
 says `pro`. `POST /subscription/portal` leads to the page where the card is changed and the subscription canceled.
 
+**Asking again.** A message, a chatroom, the list, `/user/me` and `/models` have an `ETag`: send it as `If-None-Match`,
+and the answer is 304 while nothing has changed.
+
 **Errors** are `application/problem+json` (RFC 9457). `code` is stable and meant for programs; quote `request_id` when
 you ask for help. Malformed HTTP is rejected before routing, on every route: `bad_request`, `request_timeout`,
 `uri_too_long`, `headers_too_large`, `not_implemented`. Ids are opaque; times are RFC 3339 in UTC.

@@ -20,25 +20,25 @@ from app.account.schemas import (
 )
 from app.billing.errors import PaymentProviderError
 from app.core import settings
-from app.core.api import Blueprint
+from app.core.api import Blueprint, header
 from app.core.auth import current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.http import hang_up_after
-from app.quota.usage import usage_today
+from app.messages.schemas import STRUCTURED_HEADERS
+from app.quota.usage import structured_headers, usage_today
 from app.users.profile import EXAMPLE_USER, UserOut
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")
 
 EXPORT_AS_FILE = {"Content-Disposition": 'attachment; filename="export.json"'}
-EXPORT_HEADERS = {
-    "Content-Disposition": {"description": "Suggests a file name.", "schema": {"type": "string"}},
-}
+EXPORT_HEADERS = {"Content-Disposition": header("Suggests a file name.")}
 
 
 @blp.route("/me")
 class Me(MethodView):
     @blp.authenticated()
     @blp.response(200, UserOut, example=EXAMPLE_USER)
+    @blp.conditional(UserOut)
     def get(self) -> object:
         """Read your profile
 
@@ -86,12 +86,13 @@ class Export(MethodView):
 @blp.route("/usage")
 class DailyUsage(MethodView):
     @blp.authenticated()
-    @blp.response(200, UsageOut, example=EXAMPLE_USAGE)
+    @blp.response(200, UsageOut, example=EXAMPLE_USAGE, headers=STRUCTURED_HEADERS)
     def get(self) -> object:
         """See today's prompts
 
         How many are spent and left, and when the day ends."""
-        return usage_today(current_user_id(), now=utc_now())
+        usage = usage_today(current_user_id(), now=utc_now())
+        return usage, 200, structured_headers(usage)
 
 
 @blp.route("/usage/history")

@@ -55,6 +55,7 @@ class ChatroomCollection(MethodView):
         headers=CACHE_HEADERS,
     )
     @blp.errors(InvalidCursor)
+    @blp.conditional(ChatroomPageOut)
     def get(self, query: dict[str, Any]) -> object:
         """List chatrooms
 
@@ -98,6 +99,7 @@ class Models(MethodView):
     @models_blp.response(
         200, ModelsOut, example={"items": [{"name": "gemini-3.5-flash", "tier": "basic", "default": True}]}
     )
+    @models_blp.conditional(ModelsOut)
     def get(self) -> object:
         """List the models
 

@@ -7,12 +7,13 @@ from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar, cast
 
 import flask_smorest
+import marshmallow as ma
 from flask import Request, json
-from marshmallow import EXCLUDE
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
 
 from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked, require_token
+from app.core.conditional import answer_unless_known, shape_of
 from app.core.errors import (
     QUERY_IS_NOT_VALID,
     AppError,
@@ -28,6 +29,13 @@ from app.core.schemas import Problem, Schema
 
 PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
+
+IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "`ETag` of an earlier answer: 304 while nothing has changed.",
+    "schema": {"type": "string"},
+}
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -58,7 +66,7 @@ class ArgumentsParser(FlaskParser):
     """Reads arguments, and refuses them with our own errors."""
 
     # In a query string the schema decides about unknown names, as it does in a body.
-    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"headers": EXCLUDE}  # noqa: RUF012 - as webargs has it
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"headers": ma.EXCLUDE}  # noqa: RUF012 - as webargs has it
 
     def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - webargs' signature
         return read_json(req)
@@ -124,9 +132,30 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
         return decorate
 
+    def conditional(self, schema: type[Schema]) -> Callable[[View], View]:
+        """Answer 304 where `If-None-Match` names what is stored now. The innermost decorator.
+
+        schema: what bodies are made by.
+        """
+        shape = repr(shape_of(schema()))
+
+        def decorate(view: View) -> View:
+            @wraps(view)
+            def unless_known(*args: Any, **kwargs: Any) -> Any:
+                return answer_unless_known(shape, view(*args, **kwargs))
+
+            return note(cast(View, unless_known), is_conditional=True)
+
+        return decorate
+
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
         """The errors of this route, besides those of every route of its kind."""
         return lambda view: note(view, errors=errors)
+
+
+def header(description: str, kind: str = "string") -> dict[str, Any]:
+    """The description of a header of an answer."""
+    return {"description": description, "schema": {"type": kind}}
 
 
 def note(view: View, **facts: Any) -> View:
@@ -155,6 +184,10 @@ def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) 
         kinds.append(ValidationFailed)
     if "requestBody" in doc:
         kinds += [MalformedJson, UnsupportedMediaType, BodyTooLarge]
+    if contract.get("is_conditional"):
+        doc.setdefault("parameters", []).append(IF_NONE_MATCH)
+        doc["responses"]["200"].setdefault("headers", {})["ETag"] = header("Names this state, for `If-None-Match`.")
+        doc["responses"]["304"] = {"description": "Nothing has changed since the `ETag` in `If-None-Match`."}
     by_status: dict[HTTPStatus, list[type[AppError]]] = defaultdict(list)
     for kind in kinds:
         by_status[HTTPStatus(kind.status)].append(kind)

@@ -40,14 +40,25 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 STRICT_TRANSPORT_SECURITY = "max-age=31536000"  # a year; subdomains are not this service's to bind
 CORS_SECONDS = 600
-CORS_REQUEST_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer", "X-Request-ID"]
+CORS_REQUEST_HEADERS = [
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "Prefer",
+    "X-Request-ID",
+]
 CORS_RESPONSE_HEADERS = [
     "Allow",
     "Content-Disposition",
+    "ETag",
     "Idempotent-Replayed",
     "Location",
     "Preference-Applied",
+    "RateLimit",
     "RateLimit-Limit",
+    "RateLimit-Policy",
     "RateLimit-Remaining",
     "RateLimit-Reset",
     "Retry-After",

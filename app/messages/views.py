@@ -15,7 +15,7 @@ from flask.views import MethodView
 from app.chatrooms.errors import ModelNotInTier
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
 from app.chatrooms.service import get_message
-from app.core.api import Blueprint
+from app.core.api import Blueprint, header
 from app.core.auth import current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
@@ -31,6 +31,7 @@ from app.messages.schemas import (
     EXAMPLE_QUEUED,
     EXAMPLE_REPLY,
     STREAM_EVENT,
+    STRUCTURED_HEADERS,
     AcceptedOut,
     ChatroomWithMessagesOut,
     HistoryQuery,
@@ -57,11 +58,7 @@ blp = Blueprint(
 )
 
 
-def header(description: str, kind: str = "string") -> dict[str, Any]:
-    return {"description": description, "schema": {"type": kind}}
-
-
-QUOTA_HEADERS = {
+QUOTA_HEADERS = STRUCTURED_HEADERS | {
     "RateLimit-Limit": header("Prompts a day; Basic only.", "integer"),
     "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
     "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
@@ -102,6 +99,7 @@ class ChatroomPage(MethodView):
         example=EXAMPLE_CHATROOM | {"messages": [EXAMPLE_PROMPT, EXAMPLE_REPLY], "next_cursor": None},
     )
     @blp.errors(NotFound)
+    @blp.conditional(ChatroomWithMessagesOut)
     def get(self, chatroom_id: UUID) -> object:
         """Open a chatroom's page
 
@@ -187,6 +185,7 @@ class MessageItem(MethodView):
     @blp.authenticated()
     @blp.response(200, MessageOut, example=EXAMPLE_REPLY)
     @blp.errors(NotFound)
+    @blp.conditional(MessageOut)
     def get(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Read a message
 

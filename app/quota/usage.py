@@ -20,6 +20,8 @@ from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_user
 
+DAY_SECONDS = 86_400
+
 CHARGED = select(func.count()).where(*spent_on(bindparam("key"), bindparam("day"))).scalar_subquery()
 USAGE = select(IS_PRO.label("is_pro"), CHARGED.label("charged"))  # with the values of `usage_values`
 
@@ -93,10 +95,20 @@ def quota_headers(usage: Usage) -> dict[str, str]:
     """`RateLimit-*` of an answer, for a tier with a limit; nothing for one without."""
     if usage.limit is None:
         return {}
-    return {
+    return structured_headers(usage) | {
         "RateLimit-Limit": str(usage.limit),
         "RateLimit-Remaining": str(usage.remaining),
         "RateLimit-Reset": seconds_left(usage),
+    }
+
+
+def structured_headers(usage: Usage) -> dict[str, str]:
+    """The same in the form of draft-ietf-httpapi-ratelimit-headers-11."""
+    if usage.limit is None:
+        return {}
+    return {
+        "RateLimit": f'"daily";r={usage.remaining};t={seconds_left(usage)}',
+        "RateLimit-Policy": f'"daily";q={usage.limit};w={DAY_SECONDS}',
     }
 
 

@@ -1,0 +1,94 @@
+"""Conditional GET: an ETag names what is stored, and 304 says that it is still that."""
+
+import pytest
+from marshmallow import fields
+
+from app.core.conditional import shape_of
+from app.core.schemas import Schema
+from app.messages.schemas import MessageOut
+
+PATHS = ["/user/me", "/models", "/chatroom", "/chatroom?archived=true", "{room}", "{reply}"]
+
+
+@pytest.fixture
+def paths(room):
+    """The addresses that have an ETag, of a room whose only reply is queued."""
+    reply_id = room.send("Hello")
+    reply = f"{room.path}/messages/{reply_id}"
+    return {path: path.format(room=room.path, reply=reply) for path in PATHS}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_etag_brings_304_without_a_body_while_nothing_changes(room, paths, path):
+    address = paths[path]
+    first = room.person.get(address)
+    etag = first.headers["ETag"]
+    assert etag.startswith('"')  # a strong one
+    assert first.headers["Cache-Control"] == "private, no-cache"
+    for known in (etag, f'"another", {etag}', f"W/{etag}", "*"):
+        again = room.person.get(address, headers={"If-None-Match": known})
+        assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", etag)
+        assert again.headers["Cache-Control"] == "private, no-cache"
+    for unknown in ('"another"', "", "nonsense", f'"{etag[1:-2]}"'):
+        again = room.person.get(address, headers={"If-None-Match": unknown})
+        assert (again.status_code, again.data, again.headers["ETag"]) == (200, first.data, etag)
+
+
+@pytest.mark.parametrize("path", ["{room}", "{reply}"])
+def test_no_body_is_made_for_a_304(room, paths, path, monkeypatch):
+    etag = room.person.get(paths[path]).headers["ETag"]
+    monkeypatch.setattr(Schema, "dump", lambda *_, **__: pytest.fail("a body was made"))
+    assert room.person.get(paths[path], headers={"If-None-Match": etag}).status_code == 304
+
+
+def test_each_change_is_seen(room, runner, paths):
+    """Whatever can be read differently than before has another ETag."""
+
+    def changed(*names):
+        nonlocal known
+        now = {path: room.person.get(address).headers["ETag"] for path, address in paths.items()}
+        different = {path for path in PATHS if now[path] != known[path]}
+        known = now
+        return different == set(names)
+
+    known = {path: room.person.get(address).headers["ETag"] for path, address in paths.items()}
+    assert changed()
+    reply_id = paths["{reply}"].rsplit("/", 1)[1]
+    room.generate(runner, reply_id)
+    assert changed("{room}", "{reply}")
+    assert room.person.patch(room.path, json={"title": "Another"}).status_code == 200
+    assert changed("{room}", "/chatroom")
+    assert room.person.patch("/user/me", json={"name": "Ada"}).status_code == 200
+    assert changed("/user/me")
+    new = room.person.post(f"{paths['{reply}']}/retry")
+    assert new.status_code == 202
+    assert changed("{room}", "{reply}")
+    assert room.person.patch(room.path, json={"archived": True}).status_code == 200
+    assert changed("{room}", "/chatroom", "/chatroom?archived=true")
+
+
+def test_what_is_gone_is_404_whatever_the_client_has(room, paths):
+    etag = room.person.get(room.path).headers["ETag"]
+    assert room.person.delete(room.path).status_code == 204
+    for known in (etag, "*"):
+        assert room.person.get(room.path, headers={"If-None-Match": known}).status_code == 404
+
+
+def test_nobody_elses_etag_opens_anything(room, paths, make_user):
+    etag = room.person.get(room.path).headers["ETag"]
+    assert make_user().get(room.path, headers={"If-None-Match": etag}).status_code == 404
+    assert room.app.test_client().get(room.path, headers={"If-None-Match": etag}).status_code == 401
+
+
+def test_another_release_that_shows_more_has_another_etag():
+    class Longer(MessageOut):
+        one_more = fields.String()
+
+    class Deeper(Schema):
+        items = fields.List(fields.Nested(Longer))
+
+    class Flat(Schema):
+        items = fields.List(fields.Nested(MessageOut))
+
+    assert shape_of(Longer()) != shape_of(MessageOut())
+    assert shape_of(Deeper()) != shape_of(Flat())
