@@ -152,6 +152,7 @@ CASES: dict[str, Case] = {
     "GET /user/me/export, of a new user": lambda v: Request(
         "GET", "/user/me/export", token=v.newcomer()["access_token"]
     ),
+    "GET /user/security-events": read("/user/security-events"),
     "GET /user/usage": read("/user/usage"),
     "GET /user/usage/history": read("/user/usage/history"),
     "GET /subscription/status": read("/subscription/status"),

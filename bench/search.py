@@ -18,7 +18,7 @@ from urllib.parse import quote
 import psycopg2
 import sqlalchemy as sa
 from flask import Flask
-from flask_migrate import upgrade
+from flask_migrate import downgrade, upgrade
 
 from app.core.db import db
 from app.factory import create_app
@@ -104,8 +104,10 @@ def second_page(visitor: Visitor, word: str) -> str:
 
 
 def fill(app: Flask, language: Language, user_id: str) -> None:
-    """A million messages, a tenth of them the user's."""
+    """A million messages, a tenth of them the user's, in a database without a search."""
     values = {"messages": MESSAGES, "own_one_in": OWN_ONE_IN, "own_rooms": OWN_ROOMS, "others": OTHERS, "texts": TEXTS}
+    with app.app_context():
+        downgrade(directory=str(MIGRATIONS), revision=BEFORE)
     with app.app_context(), answered_within_an_hour(db.engine) as connection:
         connection.execute(sa.text("CREATE TABLE bench_texts (number serial PRIMARY KEY, text text)"))
         texts = sa.text("INSERT INTO bench_texts (text) SELECT unnest(:texts)")
@@ -140,11 +142,11 @@ def written_meanwhile(url: str) -> Iterator[list[float]]:
 
 
 def make_app(database_url: str, redis_url: str) -> Flask:
-    """An application with no limit that a load would meet, and a database without a search."""
+    """An application with no limit that a load would meet, and an empty database."""
     settings = {"database_url": database_url, "redis_url": redis_url, "jwt_secret": "j" * 32}
     app = create_app(load_settings(app_env="development", rate_limit_per_minute=0, log_level="ERROR", **settings))
     with app.app_context():
-        upgrade(directory=str(MIGRATIONS), revision=BEFORE)
+        upgrade(directory=str(MIGRATIONS))
     return app
 
 

@@ -164,6 +164,7 @@ STORY: dict[str, list[Step]] = {
     "user": [
         Step("GET /user/me", "See your profile"),
         Step("PATCH /user/me", "Change your name", {"name": "Ada Lovelace"}),
+        Step("GET /user/security-events", "See what happened to your account"),
         Step("GET /user/usage", "See what is left of the day"),
         Step("GET /user/usage/history", "See what your prompts took, day by day"),
     ],

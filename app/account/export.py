@@ -16,7 +16,8 @@ from uuid import UUID
 from sqlalchemy import select
 
 from app.account.service import profile
-from app.auth.schemas import SessionOut
+from app.auth.events import all_events
+from app.auth.schemas import SecurityEventOut, SessionOut
 from app.auth.sessions import list_sessions
 from app.billing.tier import export_subscriptions
 from app.chatrooms.models import Chatroom, Message
@@ -83,11 +84,17 @@ def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:
         "sessions": SessionOut(many=True).dump(list_sessions(user_id, session_id, now=now)),
     }
     release_session()
-    return document(head, user_id)
+    return document(head, user_id, now)
 
 
-def document(head: dict[str, Any], user_id: UUID) -> Iterator[str]:
-    yield f'{compact(head)[:-1]},"chatrooms":['
+def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str]:
+    yield f'{compact(head)[:-1]},"security_events":['
+    separator = ""
+    for events in all_events(user_id, at_once=MESSAGES_AT_ONCE, now=now):
+        release_session()
+        yield separator + ",".join(compact(SecurityEventOut().dump(event)) for event in events)
+        separator = ","
+    yield '],"chatrooms":['
     for number, room in enumerate(chatrooms(user_id)):
         yield f'{"," if number else ""}{compact(ChatroomOut().dump(room))[:-1]},"messages":['
         separator = ""

@@ -18,12 +18,15 @@ from app.account.schemas import (
     UsageOut,
     UsageQuery,
 )
+from app.auth.events import list_events
+from app.auth.schemas import EXAMPLE_EVENT, SecurityEventsOut
 from app.billing.errors import PaymentProviderError
 from app.core import settings
 from app.core.api import Blueprint, header
 from app.core.auth import current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.http import hang_up_after
+from app.core.schemas import InvalidCursor, PageQuery
 from app.messages.schemas import STRUCTURED_HEADERS
 from app.quota.usage import structured_headers, usage_today
 from app.users.profile import EXAMPLE_USER, UserOut
@@ -81,6 +84,19 @@ class Export(MethodView):
             response = Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
             response.call_on_close(until_closed.pop_all().close)
         return response
+
+
+@blp.route("/security-events")
+class SecurityEvents(MethodView):
+    @blp.authenticated()
+    @blp.arguments(PageQuery, location="query")
+    @blp.response(200, SecurityEventsOut, example={"items": [EXAMPLE_EVENT], "next_cursor": None})
+    @blp.errors(InvalidCursor)
+    def get(self, query: dict[str, Any]) -> object:
+        """See what happened to your account
+
+        Logins, changes of the password, ended sessions, and signs of somebody else; of the last 90 days."""
+        return list_events(current_user_id(), limit=query["limit"], cursor=query["cursor"], now=utc_now())
 
 
 @blp.route("/usage")

@@ -1,4 +1,4 @@
-"""One-time codes, throttles against guessing, sessions and their refresh tokens."""
+"""One-time codes, throttles against guessing, sessions and their refresh tokens, security events."""
 
 import enum
 from datetime import datetime
@@ -74,6 +74,31 @@ class AuthSession(Model):
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime] = mapped_column(index=True)
     revoked_at: Mapped[datetime | None]
+
+
+class EventType(enum.StrEnum):
+    """What may happen to an account."""
+
+    LOGIN = "login"
+    LOGIN_NEW_DEVICE = "login_new_device"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a name, not a password
+    SESSION_REVOKED = "session_revoked"
+    REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105 - a name, not a token
+    CODES_LOCKED = "codes_locked"
+
+
+class SecurityEvent(Model):
+    """Something that happened to an account, and from where."""
+
+    __tablename__ = "security_events"
+    __table_args__ = (Index(None, "user_id", "id"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    type: Mapped[EventType] = mapped_column(text_enum(EventType, "type_is_known"))
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    ip: Mapped[str | None] = mapped_column(String(45))
+    user_agent: Mapped[str | None] = mapped_column(String(255))
 
 
 class RefreshToken(Model):

@@ -13,10 +13,11 @@ from uuid import UUID
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from app.auth import otp
+from app.auth import events, otp
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
-from app.auth.models import Purpose
-from app.auth.sessions import Client, Tokens, open_session, revoke_sessions
+from app.auth.events import Client
+from app.auth.models import EventType, Purpose
+from app.auth.sessions import Tokens, open_session, revoke_sessions
 from app.auth.throttles import (
     WRONG_CODES_BUDGET,
     record_password_attempt,
@@ -123,11 +124,12 @@ def replace_password(
     if user.password_hash != known_hash:
         raise WrongPassword
     user.password_hash = new_hash
+    events.record(user_id, EventType.PASSWORD_CHANGED, client, now)
     revoke_sessions(tx, user_id, now)
     return open_session(user, tier_of(user_id, now), client, now)
 
 
-def reset_password(mobile: str, code: str, new: str, *, now: datetime) -> None:
+def reset_password(mobile: str, code: str, new: str, client: Client, *, now: datetime) -> None:
     """Set a password with a code that was sent for it; every earlier token stops working.
 
     The code also verifies the number, if it was not verified.
@@ -141,6 +143,9 @@ def reset_password(mobile: str, code: str, new: str, *, now: datetime) -> None:
             if is_right and user is not None:
                 user.password_hash = new_hash
                 user.verified_at = user.verified_at or now
+                events.record(user.id, EventType.PASSWORD_CHANGED, client, now)
                 revoke_sessions(current, user.id, now)
                 return
+            if not is_right:
+                events.record_lock(mobile, client, now)
         raise AccountNotFound if is_right else OtpInvalid

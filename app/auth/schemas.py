@@ -4,6 +4,7 @@ from typing import Any
 
 import marshmallow as ma
 
+from app.auth.models import EventType
 from app.auth.passwords import MAX_CHARS, MIN_CHARS, is_common
 from app.core.schemas import Schema, Text, Timestamp
 from app.users.numbers import is_personal_number, is_served, to_e164
@@ -164,6 +165,36 @@ class SessionsOut(Schema):
     items = ma.fields.List(ma.fields.Nested(SessionOut), metadata={"description": "The latest used first."})
 
 
+class SecurityEventOut(Schema):
+    """Something that happened to an account."""
+
+    id = ma.fields.UUID(metadata={"description": "The event's id."})
+    type = ma.fields.Enum(
+        EventType,
+        by_value=True,
+        metadata={
+            "description": "`login_new_device`: from a network and a program that no login of the last 90 days had."
+        },
+    )
+    created_at = Timestamp(metadata={"description": "When it happened."})
+    ip = ma.fields.String(allow_none=True, metadata={"description": "The address of the request that did it."})
+    user_agent = ma.fields.String(allow_none=True, metadata={"description": "The program of that request."})
+
+
+class SecurityEventsOut(Schema):
+    """A part of what happened to an account."""
+
+    items = ma.fields.List(ma.fields.Nested(SecurityEventOut), metadata={"description": "Newest first."})
+    next_cursor = ma.fields.String(allow_none=True, metadata={"description": "For the next page; null at the end."})
+
+
+EXAMPLE_EVENT: dict[str, Any] = {
+    "id": "0192d3a4-6a00-7c44-8a01-4123456789ab",
+    "type": "login_new_device",
+    "created_at": "2026-11-21T09:30:30.000000Z",
+    "ip": "203.0.113.7",
+    "user_agent": "curl/8.5.0",
+}
 EXAMPLE_SESSION: dict[str, Any] = {
     "id": "0192d3a4-6a00-7b1c-9d22-3123456789ab",
     "current": True,

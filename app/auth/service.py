@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.auth import otp
+from app.auth import events, otp
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
+from app.auth.events import Client
 from app.auth.models import Purpose
 from app.auth.passwords import password_matches
-from app.auth.sessions import Client, Tokens, open_session
+from app.auth.sessions import Tokens, open_session
 from app.auth.throttles import (
     CODES_BUDGET,
     WRONG_CODES_BUDGET,
@@ -72,7 +73,10 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
             user = users.lock_user_by_mobile(mobile)
             if is_right and user is not None:
                 user.verified_at = user.verified_at or now
+                events.record_login(user.id, client, now)
                 return open_session(user, tier_of(user.id, now), client, now)
+            if not is_right:
+                events.record_lock(mobile, client, now)
         raise AccountNotFound if is_right else OtpInvalid
 
 
@@ -95,4 +99,5 @@ def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Toke
         user = users.lock_user_by_mobile(mobile)
         if user is None or user.password_hash != known_hash:  # changed or deleted while it was compared
             raise InvalidCredentials
+        events.record_login(user.id, client, now)
         return open_session(user, tier_of(user.id, now), client, now)

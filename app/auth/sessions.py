@@ -8,7 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, select, update
 
-from app.auth.models import AuthSession, RefreshToken
+from app.auth import events
+from app.auth.events import Client
+from app.auth.models import AuthSession, EventType, RefreshToken
 from app.billing.tier import tier_of
 from app.core import settings
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
@@ -21,19 +23,10 @@ from app.users.models import User
 from app.users.profile import Profile
 from app.users.service import find_user
 
-MAX_USER_AGENT_CHARS = 255
 REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
 TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Client:
-    """Where a login comes from, as far as it is known."""
-
-    ip: str | None
-    user_agent: str | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens
     session = AuthSession(
         user_id=user.id,
         ip=client.ip,
-        user_agent=client.user_agent[:MAX_USER_AGENT_CHARS] if client.user_agent else None,
+        user_agent=client.user_agent,
         created_at=now,
         last_used_at=now,
     )
@@ -73,7 +66,7 @@ def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens
     return issue_tokens(user, tier, session.id, add_refresh_token(session.id, now))
 
 
-def refresh(user_id: UUID, session_id: UUID, jti: UUID, *, now: datetime) -> Tokens:
+def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: datetime) -> Tokens:
     """Exchange a refresh token for new tokens; it works once, and for a few seconds more for parallel clients.
 
     Raises TokenRevoked: when it comes again later, its whole session ends, because one of two holders stole it.
@@ -86,6 +79,8 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, *, now: datetime) -> Tok
             session.last_used_at = now
             return issue_tokens(user, tier_of(user_id, now), session.id, successor)
         session.revoked_at = now
+        if user is not None:
+            events.record(user_id, EventType.REFRESH_TOKEN_REUSED, client, now)
         current.after_commit(lambda: forget_sessions([session_id]))
     log_event(log, "refresh_token_reused", user_id=user_id, session_id=session_id)
     raise TokenRevoked
@@ -107,12 +102,17 @@ def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> l
     ]
 
 
-def end_session(user_id: UUID, session_id: UUID, *, now: datetime) -> None:
-    """End one of the user's sessions: its tokens stop working. Raises NotFound."""
+def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = None, now: datetime) -> None:
+    """End one of the user's sessions: its tokens stop working.
+
+    revoked_by: who ends it, to be noted as a security event; None for a session that ends itself. Raises NotFound.
+    """
     with transaction() as current:
         ended = update(AuthSession).where(*active_session(session_id, user_id)).values(revoked_at=now)
         if db.session.scalar(ended.returning(AuthSession.id)) is None:
             raise NotFound
+        if revoked_by is not None:
+            events.record(user_id, EventType.SESSION_REVOKED, revoked_by, now)
         current.after_commit(lambda: forget_sessions([session_id]))
 
 

@@ -8,8 +8,8 @@ from celery import shared_task
 from sqlalchemy import delete, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.auth import otp
-from app.auth.models import AuthSession, NumberThrottle, OneTimeCode, RefreshToken
+from app.auth import events, otp
+from app.auth.models import AuthSession, NumberThrottle, OneTimeCode, RefreshToken, SecurityEvent
 from app.auth.sessions import session_lifetime
 from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.core.clock import utc_now
@@ -44,6 +44,7 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         ("revoked sessions", AuthSession.revoked_at, now - REVOKED_KEPT),
         ("sessions", AuthSession.last_used_at, now - session_lifetime()),
         ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
+        ("security events", SecurityEvent.created_at, now - events.KEPT),
         ("signups", User.created_at, now - UNVERIFIED_KEPT),
     ]
     deleted = {}

@@ -16,6 +16,7 @@ from app.auth.errors import (
     OtpLocked,
     WrongPassword,
 )
+from app.auth.events import MAX_USER_AGENT_CHARS, Client
 from app.auth.models import Purpose
 from app.auth.schemas import (
     EXAMPLE_SENT,
@@ -31,7 +32,6 @@ from app.auth.schemas import (
     TokensOut,
     VerifyIn,
 )
-from app.auth.sessions import Client
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core.api import Blueprint
 from app.core.auth import current_refresh_jti, current_session_id, current_user_id
@@ -46,7 +46,8 @@ sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="
 
 def client() -> Client:
     """The client of the request."""
-    return Client(ip=client_address(request.remote_addr), user_agent=request.user_agent.string or None)
+    agent = request.user_agent.string[:MAX_USER_AGENT_CHARS]
+    return Client(ip=client_address(request.remote_addr), user_agent=agent or None)
 
 
 @blp.route("/signup")
@@ -126,7 +127,7 @@ class ResetPassword(MethodView):
         """Set a password with a code
 
         Every earlier token of the user stops working."""
-        passwords.reset_password(body["mobile"], body["otp"], body["new_password"], now=utc_now())
+        passwords.reset_password(body["mobile"], body["otp"], body["new_password"], client(), now=utc_now())
 
 
 @blp.route("/change-password")
@@ -157,7 +158,7 @@ class Refresh(MethodView):
 
         Send the refresh token as the bearer. It works once. Within 10 seconds it still works again, for clients
         that refresh in parallel; later it ends its whole session, because it must have been stolen."""
-        return sessions.refresh(current_user_id(), current_session_id(), current_refresh_jti(), now=utc_now())
+        return sessions.refresh(current_user_id(), current_session_id(), current_refresh_jti(), client(), now=utc_now())
 
 
 @sessions_blp.route("/logout")
@@ -191,4 +192,4 @@ class SessionItem(MethodView):
         """End a session
 
         Its tokens stop working."""
-        sessions.end_session(current_user_id(), session_id, now=utc_now())
+        sessions.end_session(current_user_id(), session_id, revoked_by=client(), now=utc_now())

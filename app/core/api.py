@@ -184,14 +184,14 @@ def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) 
         kinds.append(ValidationFailed)
     if "requestBody" in doc:
         kinds += [MalformedJson, UnsupportedMediaType, BodyTooLarge]
-    if contract.get("is_conditional"):
-        doc.setdefault("parameters", []).append(IF_NONE_MATCH)
-        doc["responses"]["200"].setdefault("headers", {})["ETag"] = header("Names this state, for `If-None-Match`.")
-        doc["responses"]["304"] = {"description": "Nothing has changed since the `ETag` in `If-None-Match`."}
     by_status: dict[HTTPStatus, list[type[AppError]]] = defaultdict(list)
     for kind in kinds:
         by_status[HTTPStatus(kind.status)].append(kind)
     responses = {int(status): response for status, response in doc.get("responses", {}).items()}
+    if contract.get("is_conditional"):
+        doc.setdefault("parameters", []).append(IF_NONE_MATCH)
+        responses[200].setdefault("headers", {})["ETag"] = header("Names this state, for `If-None-Match`.")
+        responses[304] = {"description": "Nothing has changed since the `ETag` in `If-None-Match`."}
     responses.update({int(status): error_response(kinds) for status, kinds in by_status.items()})
     doc["responses"] = dict(sorted(responses.items()))
     return doc

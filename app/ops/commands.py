@@ -9,6 +9,7 @@ from flask.cli import AppGroup, with_appcontext
 from sqlalchemy import func, select
 
 from app.account import service as account
+from app.auth.events import events_before
 from app.billing.models import ProGrant
 from app.billing.tier import grant_pro, grants_of, revoke_pro, tier_of
 from app.chatrooms.models import Chatroom
@@ -27,7 +28,7 @@ MAX_REASON_CHARS = 255
 
 users = AppGroup(
     "users",
-    help="Find users, grant and revoke Pro, delete accounts.\n\n"
+    help="Find users and what happened to them, grant and revoke Pro, delete accounts.\n\n"
     "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
 )
 user_argument = click.argument("who", metavar="USER")
@@ -125,6 +126,18 @@ def grant_fields(grant: ProGrant, now: datetime) -> dict[str, object]:
         "ends_at": grant.ends_at,
         "revoked_at": grant.revoked_at,
     }
+
+
+@users.command("events")
+@user_argument
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000), help="How many, at most.")
+@json_option
+def events(who: str, limit: int, as_json: bool) -> None:
+    """Show what happened to an account in the last 90 days, newest first."""
+    fields = ("type", "created_at", "ip", "user_agent")
+    found = events_before(user_named(who).id, None, at_most=limit, now=utc_now())
+    rows = [{name: getattr(event, name) for name in fields} for event in found]
+    click.echo(json_lines(rows) if as_json else table(rows, fields))
 
 
 @users.command("grant-pro")

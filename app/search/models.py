@@ -13,16 +13,21 @@ class SearchableMessage(Model):
     """The words of a message that is not superseded, written by a trigger on `messages` (migration 0014).
 
     Each word begins with a part of its owner's id, so that a search costs by what its user has written and not by what
-    all have, and a part of the chatroom's id is a word too; who reads makes sure of both. user_id: who had the chatroom
-    when the message was written. The rows of a deleted one stay until it is purged.
+    all have; who reads makes sure of the owner. user_id: who had the chatroom when the message was written. The rows of
+    a deleted one stay until it is purged.
     """
 
     __tablename__ = "searchable_messages"
     __table_args__ = (
         Index("ix_searchable_messages_user_id_message_id", "user_id", "message_id"),
+        Index("ix_searchable_messages_chatroom_id_message_id", "chatroom_id", "message_id"),
         Index("ix_searchable_messages_words", "words", postgresql_using="gin"),
     )
 
     message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True)
+    chatroom_id: Mapped[UUID]
     user_id: Mapped[UUID]
     words: Mapped[str] = mapped_column(TSVECTOR)
+
+
+words = SearchableMessage.__table__  # for statements that are built once

@@ -14,13 +14,13 @@ from uuid import UUID
 from sqlalchemy import (
     ColumnElement,
     Integer,
+    Select,
     Uuid,
     bindparam,
     case,
     cast,
     func,
     null,
-    or_,
     select,
     true,
     tuple_,
@@ -32,7 +32,7 @@ from app.chatrooms.models import Chatroom, Message, Role
 from app.chatrooms.service import get_chatroom
 from app.core.db import db
 from app.core.schemas import Page, decode_cursor, encode_cursor
-from app.search.models import SearchableMessage
+from app.search.models import words
 from app.search.words import excerpt, pattern_of, query_words, tsquery
 
 RECENT = 1_000  # messages that are compared one by one
@@ -65,51 +65,52 @@ def edge_of(table: Any, *, newest: bool = False) -> ColumnElement[UUID]:
     return select(message_id).order_by(message_id.desc() if newest else message_id).limit(1).scalar_subquery()
 
 
-ROOM = bindparam("room", type_=Uuid)
-QUERY = cast(bindparam("query"), TSQUERY)
-OWN = (SearchableMessage.user_id == bindparam("user"), SearchableMessage.message_id <= bindparam("newest"))
-COLUMNS = (SearchableMessage.message_id, SearchableMessage.words)
+def search_statement(column: str, parameter: str) -> Select[Any]:
+    """A page of a block: its rows, each with the block's edges; one row without a message when there is none.
 
-recent = select(*COLUMNS).where(*OWN).order_by(SearchableMessage.message_id.desc()).limit(RECENT).cte("recent")
-among_recent = select(recent).where(recent.c.words.op("@@")(QUERY)).cte("among_recent")
-are_enough = number_of(among_recent) >= ENOUGH
-# OFFSET 0 keeps PostgreSQL from walking through everybody's messages in the order that is wanted: the index is faster.
-indexed = select(*COLUMNS).where(SearchableMessage.words.op("@@")(QUERY)).offset(0).subquery("indexed")
-older = (
-    select(indexed)
-    .where(indexed.c.message_id < edge_of(recent), ~are_enough)
-    .order_by(indexed.c.message_id.desc())
-    .limit(BLOCK)
-    .cte("older")
-)
-block = union_all(select(among_recent), select(older)).cte("block")
-score = cast(func.ts_rank(block.c.words, QUERY, BY_LENGTH) * MILLIONTHS, Integer)
-ranked = select(block.c.message_id, score.label("score")).cte("ranked")
-page = (
-    select(ranked.c.score, Message.id, Message.chatroom_id, Message.role, Message.created_at, Message.text)
-    .join(Message, Message.id == ranked.c.message_id)
-    .join(Chatroom, Chatroom.id == Message.chatroom_id)
-    .where(
-        Chatroom.user_id == bindparam("user"),
-        or_(ROOM.is_(None), Chatroom.id == ROOM),
-        ~Message.superseded,
-        tuple_(ranked.c.score, Message.id) < tuple_(bindparam("score"), bindparam("behind", type_=Uuid)),
+    column, parameter: those messages are searched whose column has that value, `user_id` or `chatroom_id`.
+    """
+    query, value = cast(bindparam("query"), TSQUERY), bindparam(parameter, type_=Uuid)
+    latest = select(words).where(words.c[column] == value, words.c.message_id <= bindparam("newest"))
+    recent = latest.order_by(words.c.message_id.desc()).limit(RECENT).cte("recent")
+    among_recent = select(recent).where(recent.c.words.op("@@")(query)).cte("among_recent")
+    are_enough = number_of(among_recent) >= ENOUGH
+    # OFFSET 0 keeps PostgreSQL from walking through all messages in the order that is wanted: the index is faster.
+    indexed = select(words).where(words.c.words.op("@@")(query)).offset(0).subquery("indexed")
+    older = (
+        select(indexed)
+        .where(indexed.c[column] == value, indexed.c.message_id < edge_of(recent), ~are_enough)
+        .order_by(indexed.c.message_id.desc())
+        .limit(BLOCK)
+        .cte("older")
     )
-    .order_by(ranked.c.score.desc(), Message.id.desc())
-    .limit(bindparam("limit"))
-    .subquery("page")
-)
-# Of the block: its newest message, and the oldest that was compared when there are more behind it.
-EDGES = (
-    edge_of(recent, newest=True).label("newest"),
-    case(
+    block = union_all(select(among_recent), select(older)).cte("block")
+    score = cast(func.ts_rank(block.c.words, query, BY_LENGTH) * MILLIONTHS, Integer)
+    ranked = select(block.c.message_id, score.label("score")).cte("ranked")
+    page = (
+        select(ranked.c.score, Message.id, Message.chatroom_id, Message.role, Message.created_at, Message.text)
+        .join(Message, Message.id == ranked.c.message_id)
+        .join(Chatroom, Chatroom.id == Message.chatroom_id)
+        .where(
+            Chatroom.user_id == bindparam("user"),
+            ~Message.superseded,
+            tuple_(ranked.c.score, Message.id) < tuple_(bindparam("score"), bindparam("behind", type_=Uuid)),
+        )
+        .order_by(ranked.c.score.desc(), Message.id.desc())
+        .limit(bindparam("limit"))
+        .subquery("page")
+    )
+    # Of the block: its newest message, and the oldest that was compared when there are more behind it.
+    oldest = case(
         (are_enough & (number_of(recent) == RECENT), edge_of(recent)),
         (~are_enough & (number_of(older) == BLOCK), edge_of(older)),
         else_=null(),
-    ).label("oldest"),
-)
-edges = select(*EDGES).cte("edges")
-SEARCH = select(edges, page).select_from(edges.outerjoin(page, true()))
+    )
+    edges = select(edge_of(recent, newest=True).label("newest"), oldest.label("oldest")).cte("edges")
+    return select(edges, page).select_from(edges.outerjoin(page, true()))
+
+
+IN_ALL, IN_CHATROOM = search_statement("user_id", "user"), search_statement("chatroom_id", "room")
 
 
 def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, cursor: str | None) -> Page[Found]:
@@ -120,13 +121,13 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
     newest, score, behind = decode_cursor(cursor, UUID, int, UUID) if cursor is not None else FIRST
     if chatroom_id is not None:
         get_chatroom(user_id, chatroom_id)
-    words = query_words(query)
-    if not words:
+    asked = query_words(query)
+    if not asked:
         return Page([], None)
-    values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, words, chatroom_id)}
+    values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, asked)}
     values |= {"newest": newest, "score": min(score, FIRST[1]), "behind": behind, "limit": limit + 1}
-    rows = db.session.execute(SEARCH, values).all()
-    pattern = pattern_of(words)
+    rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
+    pattern = pattern_of(asked)
     items = [
         Found(row.id, row.chatroom_id, row.role, row.created_at, *excerpt(row.text, pattern))
         for row in rows[:limit]

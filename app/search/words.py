@@ -47,10 +47,10 @@ def query_words(query: str) -> list[str]:
     return WORD.findall(fold(query))
 
 
-def tsquery(user_id: UUID, words: list[str], chatroom_id: UUID | None = None) -> str:
-    """What PostgreSQL looks for: the user's messages that have all these words, of one chatroom or of all."""
+def tsquery(user_id: UUID, words: list[str]) -> str:
+    """What PostgreSQL looks for: the user's messages that have all these words."""
     owner = user_id.hex[-6:].translate(AS_LETTERS)
-    terms = [] if chatroom_id is None else [f"'#{chatroom_id.hex[-12:]}'"]
+    terms = []
     for number, word in enumerate(words, start=1):
         if not re.match(f"[{SINGLE}]", word):
             terms.append(f"'{owner}{word}'" + (":*" if number == len(words) else ""))

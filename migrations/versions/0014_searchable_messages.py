@@ -24,7 +24,7 @@ ACCENTS = r"\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b
 SINGLE = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = r"\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
 WORDS_OF = rf"""
-CREATE OR REPLACE FUNCTION search_words(owner uuid, room uuid, text text) RETURNS tsvector
+CREATE OR REPLACE FUNCTION search_words(owner uuid, text text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT to_tsvector('simple', regexp_replace(left(regexp_replace(
     CASE WHEN octet_length(text) = char_length(text) THEN lower(text COLLATE pg_c_utf8)
@@ -34,7 +34,6 @@ SELECT to_tsvector('simple', regexp_replace(left(regexp_replace(
     END,
     '[^[:alnum:]{SINGLE}{MARKS}]+' COLLATE pg_c_utf8, ' ', 'g'), 60000),
     '\S+', translate(right(owner::text, 6), '0123456789', 'ghijklmnop') || '\&', 'g'))
-    || array_to_tsvector(ARRAY['#' || right(room::text, 12)])
 $$"""
 KEEP_WORDS = """
 CREATE OR REPLACE FUNCTION keep_search_words() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -42,8 +41,8 @@ BEGIN
     IF NEW.text IS NULL OR NEW.superseded THEN
         DELETE FROM searchable_messages WHERE message_id = NEW.id;
     ELSE
-        INSERT INTO searchable_messages (message_id, user_id, words)
-        SELECT NEW.id, user_id, search_words(user_id, id, NEW.text) FROM chatrooms
+        INSERT INTO searchable_messages (message_id, chatroom_id, user_id, words)
+        SELECT NEW.id, id, user_id, search_words(user_id, NEW.text) FROM chatrooms
         WHERE id = NEW.chatroom_id AND user_id IS NOT NULL
         ON CONFLICT (message_id) DO UPDATE SET words = EXCLUDED.words;
     END IF;
@@ -60,8 +59,8 @@ READ_BATCH = sa.text(
     """WITH batch AS (
         SELECT id, chatroom_id, text, superseded FROM messages WHERE id > :behind ORDER BY id LIMIT :batch
     ), stored AS (
-        INSERT INTO searchable_messages (message_id, user_id, words)
-        SELECT batch.id, user_id, search_words(user_id, chatroom_id, text)
+        INSERT INTO searchable_messages (message_id, chatroom_id, user_id, words)
+        SELECT batch.id, chatroom_id, user_id, search_words(user_id, text)
         FROM batch JOIN chatrooms ON chatrooms.id = chatroom_id
         WHERE text IS NOT NULL AND NOT superseded AND user_id IS NOT NULL
         ON CONFLICT (message_id) DO NOTHING
@@ -74,6 +73,7 @@ def upgrade() -> None:
     op.create_table(
         TABLE,
         sa.Column("message_id", sa.Uuid(), nullable=False),
+        sa.Column("chatroom_id", sa.Uuid(), nullable=False),
         sa.Column("user_id", sa.Uuid(), nullable=False),
         sa.Column("words", TSVECTOR(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -82,7 +82,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("message_id", name="pk_searchable_messages"),
         if_not_exists=True,
     )
-    op.create_index("ix_searchable_messages_user_id_message_id", TABLE, ["user_id", "message_id"], if_not_exists=True)
+    for owner in ("user_id", "chatroom_id"):
+        op.create_index(f"ix_{TABLE}_{owner}_message_id", TABLE, [owner, "message_id"], if_not_exists=True)
     for statement in (WORDS_OF, KEEP_WORDS, *TRIGGERS):
         op.execute(statement)
     with op.get_context().autocommit_block():
@@ -96,5 +97,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP FUNCTION keep_search_words() CASCADE")
-    op.execute("DROP FUNCTION search_words(uuid, uuid, text)")
+    op.execute("DROP FUNCTION search_words(uuid, text)")
     op.drop_table(TABLE)

@@ -13,6 +13,7 @@ COSTS = {  # SQL statements, and round trips to Redis, the list's version and th
     "GET /models": (0, 1),
     "GET /search?q=hello": (1, 1),
     "GET /user/me": (2, 1),
+    "GET /user/security-events": (1, 1),
     "GET /user/usage": (2, 1),
     "GET /user/usage/history": (2, 1),
     "POST /chatroom/{room}/message": (3, 4),

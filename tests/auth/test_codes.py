@@ -220,6 +220,7 @@ def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
             "revoked sessions": 0,
             "sessions": 0,
             "refresh tokens": 0,
+            "security events": 0,
             "signups": 0,
         }
         sweeping.delete_ended(now=utc_now() + timedelta(minutes=66))

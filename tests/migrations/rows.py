@@ -20,7 +20,7 @@ BY_TYPE: list[tuple[type[sa.types.TypeEngine], Any]] = [
     (sa.String, "x"),
 ]
 # What several columns have to agree on, which no type tells.
-NO_FAILURE_NO_LEASE = {"error_code": None, "lease_expires_at": None}
+NO_FAILURE_NO_LEASE = {"error_code": None, "lease_expires_at": None, "superseded": False}
 SPECIAL: dict[str, list[dict[str, Any]]] = {
     "users": [{"mobile": "+14155550100"}],
     "messages": [

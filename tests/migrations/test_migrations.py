@@ -198,4 +198,4 @@ def test_messages_of_before_can_be_found(migrator):
             )
         ).one()
     total, searchable, hidden = counts
-    assert (total, searchable, hidden) == (2501, 2501 - hidden, 252)
+    assert (total, searchable, hidden) == (2501, 2501 - hidden, 250)

@@ -11,15 +11,14 @@ from app.core.db import db
 from app.search.words import AS_LETTERS, SNIPPET_CHARS, excerpt, fold, pattern_of, query_words, tsquery
 
 OWNER = UUID("0192d3a4-7100-7d11-b0c1-112345678901")
-ROOM = UUID("0192d3a4-7100-7d11-b0c1-1123456789ab")
 PREFIX = OWNER.hex[-6:].translate(AS_LETTERS)
-MATCHES = text("SELECT search_words(:owner, :room, :text) @@ CAST(:query AS tsquery)")
-STORED = text("SELECT array_remove(tsvector_to_array(search_words(:owner, :room, :text)), '#1123456789ab')")
+MATCHES = text("SELECT search_words(:owner, :text) @@ CAST(:query AS tsquery)")
+STORED = text("SELECT tsvector_to_array(search_words(:owner, :text))")
 
 
 def stored_words(content):
     """The words that PostgreSQL keeps of a text, in alphabetical order."""
-    words = db.session.scalar(STORED, {"owner": OWNER, "room": ROOM, "text": content})
+    words = db.session.scalar(STORED, {"owner": OWNER, "text": content})
     assert all(word.startswith(PREFIX) for word in words)
     return sorted(word.removeprefix(PREFIX) for word in words)
 
@@ -29,7 +28,7 @@ def finds(app):
     """Whether a query finds a text."""
     with app.app_context():
         yield lambda query, content: db.session.scalar(
-            MATCHES, {"owner": OWNER, "room": ROOM, "text": content, "query": tsquery(OWNER, query_words(query))}
+            MATCHES, {"owner": OWNER, "text": content, "query": tsquery(OWNER, query_words(query))}
         )
 
 
@@ -56,7 +55,7 @@ def test_words_of_a_text(app, content, words):
 
 def agree(queried, stored):
     """Whether the words of a query are among those stored of the same text, and there are none if there are none."""
-    return {PREFIX + word for word in queried} <= set(stored) and bool(queried) == (len(stored) > 1)
+    return {PREFIX + word for word in queried} <= set(stored) and bool(queried) == bool(stored)
 
 
 def test_python_and_postgresql_agree_on_every_letter(app):
@@ -65,9 +64,9 @@ def test_python_and_postgresql_agree_on_every_letter(app):
         for letter in map(chr, range(0x20, sys.maxunicode))
         if unicodedata.category(letter) in {"Lu", "Ll", "Lt", "Lo"} or letter.isascii() or letter in "٠٩۰۹०९"
     ]
-    query = text("SELECT letter, tsvector_to_array(search_words(:owner, :room, letter)) FROM unnest(:letters) letter")
+    query = text("SELECT letter, tsvector_to_array(search_words(:owner, letter)) FROM unnest(:letters) letter")
     with app.app_context():
-        rows = db.session.execute(query, {"owner": OWNER, "room": ROOM, "letters": letters}).all()
+        rows = db.session.execute(query, {"owner": OWNER, "letters": letters}).all()
     differing = [letter for letter, words in rows if not agree(query_words(letter), words)]
     assert len(rows) > 100_000
     assert differing == []
@@ -113,7 +112,7 @@ def test_what_is_not_found(finds, query, content):
 def test_others_words_are_other_words(app):
     with app.app_context():
         query = tsquery(UUID(int=OWNER.int ^ 1), query_words("phone"))
-        assert not db.session.scalar(MATCHES, {"owner": OWNER, "room": ROOM, "text": "phone", "query": query})
+        assert not db.session.scalar(MATCHES, {"owner": OWNER, "text": "phone", "query": query})
 
 
 @pytest.mark.parametrize(
