@@ -74,40 +74,42 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     latest = select(words).where(words.c[column] == value, words.c.message_id <= bindparam("newest"))
     recent = latest.order_by(words.c.message_id.desc()).limit(RECENT).cte("recent")
     among_recent = select(recent).where(recent.c.words.op("@@")(query)).cte("among_recent")
-    are_enough = number_of(among_recent) >= ENOUGH
+    are_all, are_enough = number_of(recent) < RECENT, number_of(among_recent) >= ENOUGH
     # OFFSET 0 keeps PostgreSQL from walking through all messages in the order that is wanted: the index is faster.
     indexed = select(words).where(words.c.words.op("@@")(query)).offset(0).subquery("indexed")
     older = (
         select(indexed)
-        .where(indexed.c[column] == value, indexed.c.message_id < edge_of(recent), ~are_enough)
+        .where(indexed.c[column] == value, indexed.c.message_id < edge_of(recent), ~are_all, ~are_enough)
         .order_by(indexed.c.message_id.desc())
         .limit(BLOCK)
         .cte("older")
     )
     block = union_all(select(among_recent), select(older)).cte("block")
     score = cast(func.ts_rank(block.c.words, query, BY_LENGTH) * MILLIONTHS, Integer)
-    ranked = select(block.c.message_id, score.label("score")).cte("ranked")
+    scored = select(block.c.message_id, score.label("score")).subquery("scored")
+    behind = tuple_(bindparam("score"), bindparam("behind", type_=Uuid))
+    in_order = select(scored).where(tuple_(scored.c.score, scored.c.message_id) < behind)
+    ranked = best_first(in_order, scored).offset(0).subquery("ranked")  # before the joins: only a page's rows get them
     page = (
         select(ranked.c.score, Message.id, Message.chatroom_id, Message.role, Message.created_at, Message.text)
         .join(Message, Message.id == ranked.c.message_id)
         .join(Chatroom, Chatroom.id == Message.chatroom_id)
-        .where(
-            Chatroom.user_id == bindparam("user"),
-            ~Message.superseded,
-            tuple_(ranked.c.score, Message.id) < tuple_(bindparam("score"), bindparam("behind", type_=Uuid)),
-        )
-        .order_by(ranked.c.score.desc(), Message.id.desc())
-        .limit(bindparam("limit"))
-        .subquery("page")
+        .where(Chatroom.user_id == bindparam("user"), ~Message.superseded)
     )
+    page_of_block = best_first(page, ranked).limit(bindparam("limit")).subquery("page")
     # Of the block: its newest message, and the oldest that was compared when there are more behind it.
     oldest = case(
-        (are_enough & (number_of(recent) == RECENT), edge_of(recent)),
-        (~are_enough & (number_of(older) == BLOCK), edge_of(older)),
+        (are_all, null()),
+        (are_enough, edge_of(recent)),
+        (number_of(older) == BLOCK, edge_of(older)),
         else_=null(),
     )
     edges = select(edge_of(recent, newest=True).label("newest"), oldest.label("oldest")).cte("edges")
-    return select(edges, page).select_from(edges.outerjoin(page, true()))
+    return select(edges, page_of_block).select_from(edges.outerjoin(page_of_block, true()))
+
+
+def best_first(statement: Select[Any], table: Any) -> Select[Any]:
+    return statement.order_by(table.c.score.desc(), table.c.message_id.desc())
 
 
 IN_ALL, IN_CHATROOM = search_statement("user_id", "user"), search_statement("chatroom_id", "room")
