@@ -31,7 +31,7 @@ from sandbox.stack.servers import valkey_server
 
 MESSAGES, OWN_ONE_IN, OWN_ROOMS, OTHERS = 1_000_000, 10, 200, 20_000
 TEXTS, WORDS, CHARACTERS = 20_000, 30_000, 2_000
-ROUNDS = 60
+ROUNDS = 40
 BEFORE = "0013"
 CHINESE = [chr(0x4E00 + number * 7) for number in range(CHARACTERS)]
 

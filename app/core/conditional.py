@@ -1,4 +1,7 @@
-"""Conditional GET: an ETag of what is stored, and 304 for a client that has it (RFC 9110, 13)."""
+"""Conditional GET: an ETag of what is stored, and 304 for a client that has it (RFC 9110, 13).
+
+Answers stay `no-store`: a program that keeps one knows what it does, and a cache on the way is not to have it.
+"""
 
 import hashlib
 from http import HTTPStatus
@@ -8,8 +11,6 @@ import marshmallow as ma
 from flask import Response, request
 from werkzeug.http import quote_etag
 
-REVALIDATED = {"Cache-Control": "private, no-cache"}  # keep it, and ask again each time
-
 
 def answer_unless_known(shape: str, stored: Any) -> Any:
     """What a view has read, with its ETag; 304 when `If-None-Match` names it, and then no body is made of it.
@@ -18,11 +19,10 @@ def answer_unless_known(shape: str, stored: Any) -> Any:
     may show them another way. A response that is made already is known by its bytes.
     """
     if isinstance(stored, Response):
-        stored.headers.update(REVALIDATED)
         stored.set_etag(hash_of(stored.get_data()))
         return stored.make_conditional(request)
     etag = hash_of(repr((shape, plain(stored))).encode())
-    headers = {"ETag": quote_etag(etag), **REVALIDATED}
+    headers = {"ETag": quote_etag(etag)}
     if request.if_none_match.contains_weak(etag):  # which is the comparison that RFC 9110 has for it
         return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return stored, HTTPStatus.OK, headers

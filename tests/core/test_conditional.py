@@ -24,11 +24,10 @@ def test_an_etag_brings_304_without_a_body_while_nothing_changes(room, paths, pa
     first = room.person.get(address)
     etag = first.headers["ETag"]
     assert etag.startswith('"')  # a strong one
-    assert first.headers["Cache-Control"] == "private, no-cache"
+    assert first.headers["Cache-Control"] == "no-store"  # for caches; a program may keep it
     for known in (etag, f'"another", {etag}', f"W/{etag}", "*"):
         again = room.person.get(address, headers={"If-None-Match": known})
         assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", etag)
-        assert again.headers["Cache-Control"] == "private, no-cache"
     for unknown in ('"another"', "", "nonsense", f'"{etag[1:-2]}"'):
         again = room.person.get(address, headers={"If-None-Match": unknown})
         assert (again.status_code, again.data, again.headers["ETag"]) == (200, first.data, etag)

@@ -16,7 +16,7 @@ def requests() -> list[dict[str, Any]]:
 
 def call(item: dict[str, Any]) -> str:
     """`POST /chatroom/{chatroom_id}/message`, as the API's description has it."""
-    path = item["request"]["url"]["raw"].removeprefix("{{base_url}}")
+    path = item["request"]["url"]["raw"].removeprefix("{{base_url}}").partition("?")[0]
     return f"{item['request']['method']} {path.replace('{{', '{').replace('}}', '}')}"
 
 
