@@ -25,4 +25,4 @@ node --version
 
 .venv/bin/python -m venv --clear "$folder"
 "$folder/bin/python" -m pip install --quiet --no-input --no-deps --require-hashes -r ci/requirements.txt
-npm ci --silent --no-audit --no-fund --prefix ci/newman
+npm ci --silent --no-audit --no-fund --prefix ci/node

@@ -150,7 +150,7 @@ TOOLS = "var/ci/tools/bin"  # filled by ci/install.sh
 OWN_STACK = ["env", "SANDBOX_VAR={folder}/stack", PYTHON, "-m", "ci.with_stack"]
 COLLECTION = "docs/postman/gemini-backend.postman_collection.json"
 NEWMAN = [
-    "ci/newman/node_modules/.bin/newman", "run", COLLECTION,
+    "ci/node/node_modules/.bin/newman", "run", COLLECTION,
     "--environment", COLLECTION.replace("collection.json", "environment.json"),
     "--env-var", "base_url={address}", "--timeout-request", "90000", "--color", "off", "--disable-unicode",
     "--reporters", "cli,junit", "--reporter-junit-export", "{folder}/newman.xml",
@@ -178,6 +178,7 @@ STEPS = [
     Step("Docs page in a browser", [*OWN_STACK, f"{TOOLS}/python", "ci/browser/docs_page.py"]),
     Step("Postman collection is current", [PYTHON, "-m", "sandbox.postman", "--check"]),
     Step("Postman collection, assertions", [*OWN_STACK, *NEWMAN], reports=True),
+    Step("Generated clients", [*OWN_STACK, f"{TOOLS}/python", "ci/clients/check.py", "{folder}/clients"]),
     Step("API as described, operations", [*UNLIMITED, *OWN_STACK, *SCHEMATHESIS], reports=True),
     Step("Image, step by step", [PYTHON, "-m", "ci.check_image"]),
 ]

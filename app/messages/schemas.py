@@ -13,7 +13,8 @@ from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
 from app.streaming.following import context_of
 
-# One Server-Sent Event of a reply's stream. Its data is text, as the format has it, and JSON inside.
+STREAM = {"type": "string", "description": "Server-Sent Events (HTML standard, 9.2), each a `StreamEvent`."}
+# One of them. Its data is text, as the format has it, and JSON inside.
 STREAM_EVENT: dict[str, Any] = {
     "type": "object",
     "description": "One Server-Sent Event of a reply's stream.",
@@ -28,6 +29,7 @@ STREAM_EVENT: dict[str, Any] = {
         "retry": {"type": "integer", "description": "Milliseconds after which to come back; with `reconnect`."},
         "data": {
             "type": "string",
+            "description": "JSON, as `contentSchema` has it.",
             "contentMediaType": "application/json",
             "contentSchema": {
                 "type": "object",

@@ -30,7 +30,7 @@ from app.messages.schemas import (
     EXAMPLE_PROMPT,
     EXAMPLE_QUEUED,
     EXAMPLE_REPLY,
-    STREAM_EVENT,
+    STREAM,
     STRUCTURED_HEADERS,
     AcceptedOut,
     ChatroomWithMessagesOut,
@@ -212,7 +212,7 @@ class MessageEdit(MethodView):
 class MessageStream(MethodView):
     @blp.authenticated()
     @blp.arguments(StreamHeaders, location="headers")
-    @blp.response(200, STREAM_EVENT, content_type="text/event-stream", example=EXAMPLE_EVENTS)
+    @blp.response(200, STREAM, content_type="text/event-stream", example=EXAMPLE_EVENTS)
     @blp.errors(NotFound, TooManyStreams)
     def get(self, headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> Response:
         """Follow a reply as it is written

@@ -30,4 +30,4 @@ class SearchableMessage(Model):
     words: Mapped[str] = mapped_column(TSVECTOR)
 
 
-words = SearchableMessage.__table__  # for statements that are built once
+searchable = SearchableMessage.__table__  # for statements that are built once

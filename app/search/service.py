@@ -32,7 +32,7 @@ from app.chatrooms.models import Chatroom, Message, Role
 from app.chatrooms.service import get_chatroom
 from app.core.db import db
 from app.core.schemas import Page, decode_cursor, encode_cursor
-from app.search.models import words
+from app.search.models import searchable
 from app.search.words import excerpt, pattern_of, query_words, tsquery
 
 RECENT = 1_000  # messages that are compared one by one
@@ -71,12 +71,12 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     column, parameter: those messages are searched whose column has that value, `user_id` or `chatroom_id`.
     """
     query, value = cast(bindparam("query"), TSQUERY), bindparam(parameter, type_=Uuid)
-    latest = select(words).where(words.c[column] == value, words.c.message_id <= bindparam("newest"))
-    recent = latest.order_by(words.c.message_id.desc()).limit(RECENT).cte("recent")
+    latest = select(searchable).where(searchable.c[column] == value, searchable.c.message_id <= bindparam("newest"))
+    recent = latest.order_by(searchable.c.message_id.desc()).limit(RECENT).cte("recent")
     among_recent = select(recent).where(recent.c.words.op("@@")(query)).cte("among_recent")
     are_all, are_enough = number_of(recent) < RECENT, number_of(among_recent) >= ENOUGH
     # OFFSET 0 keeps PostgreSQL from walking through all messages in the order that is wanted: the index is faster.
-    indexed = select(words).where(words.c.words.op("@@")(query)).offset(0).subquery("indexed")
+    indexed = select(searchable).where(searchable.c.words.op("@@")(query)).offset(0).subquery("indexed")
     older = (
         select(indexed)
         .where(indexed.c[column] == value, indexed.c.message_id < edge_of(recent), ~are_all, ~are_enough)
@@ -105,7 +105,9 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
         else_=null(),
     )
     edges = select(edge_of(recent, newest=True).label("newest"), oldest.label("oldest")).cte("edges")
-    return select(edges, page_of_block).select_from(edges.outerjoin(page_of_block, true()))
+    found = page_of_block.c
+    with_edges = select(edges, page_of_block).select_from(edges.outerjoin(page_of_block, true()))
+    return with_edges.order_by(found.score.desc(), found.id.desc())
 
 
 def best_first(statement: Select[Any], table: Any) -> Select[Any]:

@@ -50,7 +50,7 @@ def test_every_package_is_pinned_with_hashes(file):
 
 
 def test_every_package_of_npm_is_locked_with_its_hash():
-    packages = json.loads((ROOT / "ci/newman/package-lock.json").read_text())["packages"]
+    packages = json.loads((ROOT / "ci/node/package-lock.json").read_text())["packages"]
     assert len(packages) > 1
     assert [name for name, package in packages.items() if name and "integrity" not in package] == []
 
