@@ -37,7 +37,8 @@ def check_python(folder: Path, description: Path) -> None:
     tools = Path(sys.executable).parent
     target = folder / "python"
     generate = (tools / "openapi-python-client", "generate", "--path", description, "--meta", "none")
-    run(*generate, "--fail-on-warning", "--overwrite", "--output-path", target / PACKAGE)
+    config = ROOT / "ci" / "clients" / "generator.yml"
+    run(*generate, "--config", config, "--fail-on-warning", "--overwrite", "--output-path", target / PACKAGE)
     (target / "follow.py").write_text(snippet("python"))
     mypy = (ROOT / ".venv" / "bin" / "mypy", "--python-executable", sys.executable, "--config-file", os.devnull)
     story = ROOT / "ci" / "clients" / "story.py"
