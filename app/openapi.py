@@ -60,7 +60,10 @@ you ask for help. Malformed HTTP is rejected before routing, on every route: `ba
 """
 
 
-MAY_BE_MISSING = {("SentCodeOut", "otp"), ("Problem", "errors")}  # all other fields of answers are there, null or not
+# All other fields of answers are there, null or not.
+MAY_BE_MISSING = {
+    ("SentCodeOut", "otp"), ("SentCodesOut", "otp"), ("SentCodesOut", "current_otp"), ("Problem", "errors"),
+}  # fmt: skip
 OPERATION_IDS = {  # what generated clients call them: a name that is out is never changed
     "POST /auth/signup": "signUp",
     "POST /auth/send-otp": "sendOtp",
@@ -69,6 +72,8 @@ OPERATION_IDS = {  # what generated clients call them: a name that is out is nev
     "POST /auth/forgot-password": "forgotPassword",
     "POST /auth/reset-password": "resetPassword",
     "POST /auth/change-password": "changePassword",
+    "POST /auth/change-mobile": "sendChangeCodes",
+    "POST /auth/change-mobile/verify": "changeMobile",
     "POST /auth/refresh": "refreshTokens",
     "POST /auth/logout": "logOut",
     "GET /auth/sessions": "listSessions",

@@ -110,6 +110,13 @@ def reset(visitor: Visitor) -> Request:
     return Request("POST", "/auth/reset-password", {"mobile": mobile, "otp": code, "new_password": PASSWORD})
 
 
+def change_mobile(visitor: Visitor) -> Request:
+    token, mobile = visitor.newcomer()["access_token"], visitor.number(signed_up=False)
+    sent = visitor.post("/auth/change-mobile", token, new_mobile=mobile)
+    body = {"new_mobile": mobile} | {name: sent[name] for name in ("otp", "current_otp")}
+    return Request("POST", "/auth/change-mobile/verify", body, token)
+
+
 def end_session(visitor: Visitor) -> Request:
     token = visitor.newcomer()["access_token"]
     session = visitor.call(Request("GET", "/auth/sessions", token=token))["items"][0]
@@ -142,6 +149,10 @@ CASES: dict[str, Case] = {
     "POST /auth/change-password": lambda v: Request(
         "POST", "/auth/change-password", {"new_password": PASSWORD}, v.newcomer()["access_token"]
     ),
+    "POST /auth/change-mobile": lambda v: Request(
+        "POST", "/auth/change-mobile", {"new_mobile": v.number(signed_up=False)}, v.newcomer()["access_token"]
+    ),
+    "POST /auth/change-mobile/verify": change_mobile,
     "POST /auth/refresh": lambda v: Request("POST", "/auth/refresh", token=v.newcomer()["refresh_token"]),
     "POST /auth/logout": lambda v: Request("POST", "/auth/logout", token=v.newcomer()["access_token"]),
     "GET /auth/sessions": read("/auth/sessions"),

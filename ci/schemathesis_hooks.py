@@ -19,7 +19,10 @@ BASE_URL = os.environ["BASE_URL"]
 ENDS_TOKENS = {"POST /auth/logout", "POST /auth/change-password", "POST /auth/refresh", "DELETE /user/me"}
 ENDS_A_SESSION = "DELETE /auth/sessions/{session_id}"
 # Nobody guesses a code, a password or a signature: the Postman collection and the tour succeed with these.
-WANTS_A_SECRET = {"POST /auth/verify-otp", "POST /auth/login", "POST /auth/reset-password", "POST /webhook/stripe"}
+WANTS_A_SECRET = {
+    "POST /auth/verify-otp", "POST /auth/login", "POST /auth/reset-password", "POST /auth/change-mobile/verify",
+    "POST /webhook/stripe",
+}  # fmt: skip
 LONG = "Explain DNS [[sandbox:words=400]]"
 
 real_or_made_up = itertools.cycle([True, False])

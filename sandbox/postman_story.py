@@ -13,6 +13,7 @@ NEW_PERSON = """\
 // Somebody new at each run, so that the story can be told again and again.
 const digits = String(Math.floor(Math.random() * 8000000) + 2000000);
 pm.environment.set("mobile", "+1415" + digits);
+pm.environment.set("new_mobile", "+1212" + digits);
 pm.environment.set("password", "correct horse " + digits);
 pm.environment.set("new_password", "battery staple " + digits);"""
 
@@ -20,6 +21,9 @@ KEEP_CODE = """\
 // Only with OTP_DELIVERY=response; otherwise put the code that reached you into the variable `otp`.
 const answer = pm.response.json();
 if (answer.otp) pm.environment.set("otp", answer.otp);"""
+
+KEEP_NEW_MOBILE = """\
+pm.environment.set("mobile", pm.response.json().user.mobile);"""
 
 KEEP_TOKENS = """\
 const tokens = pm.response.json();
@@ -145,6 +149,15 @@ STORY: dict[str, list[Step]] = {
             "Log in by password",
             MOBILE | {"password": "{{password}}"},
             after=(KEEP_TOKENS,),
+        ),
+        Step(
+            "POST /auth/change-mobile", "Ask for another number", {"new_mobile": "{{new_mobile}}"}, after=(KEEP_CODE,)
+        ),
+        Step(
+            "POST /auth/change-mobile/verify",
+            "Change the number",
+            {"new_mobile": "{{new_mobile}}", "otp": "{{otp}}", "current_password": "{{password}}"},
+            after=(KEEP_NEW_MOBILE, KEEP_TOKENS),
         ),
         Step("POST /auth/logout", "Log out"),
         Step(

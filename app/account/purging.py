@@ -10,6 +10,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
 from app.messages.models import IdempotencyKey
+from app.quota.ledger import disown_charges
 from app.streaming import events
 from app.users.models import User
 
@@ -59,6 +60,7 @@ def purge_account() -> bool:
         counts = [
             disown_chatrooms(user.id, utc_now(), at_most=BATCH),
             delete_some(IdempotencyKey, IdempotencyKey.user_id == user.id),
+            disown_charges(user.id, at_most=BATCH),
             delete_some(RefreshToken, RefreshToken.session_id.in_(sessions)),
         ]
         if max(counts) < BATCH and delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH:

@@ -43,10 +43,11 @@ LOCKED = insert(SecurityEvent.__table__).from_select(
         bindparam("now", type_=SecurityEvent.created_at.type),
         bindparam("ip", type_=SecurityEvent.ip.type),
         bindparam("user_agent", type_=SecurityEvent.user_agent.type),
-    ).where(
+    )
+    .join(NumberThrottle, NumberThrottle.mobile_key == bindparam("key"))
+    .where(
         User.mobile == bindparam("mobile"),
         User.verified_at.is_not(None),
-        NumberThrottle.mobile_key == bindparam("key"),
         NumberThrottle.wrong_codes == MAX_WRONG_CODES,
     ),
 )

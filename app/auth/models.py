@@ -16,6 +16,8 @@ class Purpose(enum.StrEnum):
 
     LOGIN = "login"
     RESET_PASSWORD = "reset_password"  # noqa: S105 - a name, not a password
+    NEW_MOBILE = "new_mobile"
+    CURRENT_MOBILE = "current_mobile"
 
 
 class OneTimeCode(Model):
@@ -85,6 +87,7 @@ class EventType(enum.StrEnum):
     SESSION_REVOKED = "session_revoked"
     REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105 - a name, not a token
     CODES_LOCKED = "codes_locked"
+    MOBILE_CHANGED = "mobile_changed"
 
 
 class SecurityEvent(Model):

@@ -40,10 +40,10 @@ RESEND_BATCH = 100
 log = logging.getLogger(__name__)
 
 
-def issue_code(mobile: str, purpose: Purpose, now: datetime) -> tuple[OneTimeCode, str]:
+def issue_code(mobile: str, purpose: Purpose, now: datetime, *, bound_to: str = "") -> tuple[OneTimeCode, str]:
     """A new code for the number and purpose: its row, and the code itself. An earlier one stops working.
 
-    Raises OtpLocked, OtpCooldown.
+    bound_to: what the code is good for within its purpose. Raises OtpLocked, OtpCooldown.
     """
     key = mobile_key(mobile)
     lock_throttle(key, now)
@@ -54,7 +54,7 @@ def issue_code(mobile: str, purpose: Purpose, now: datetime) -> tuple[OneTimeCod
     row = OneTimeCode(
         mobile_key=key,
         purpose=purpose,
-        code_hash=hash_code(mobile, purpose, code),
+        code_hash=hash_code(mobile, purpose, code, bound_to),
         created_at=now,
         expires_at=now + LIFETIME,
     )
@@ -84,6 +84,17 @@ def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> bool:
     The guess is counted before it is compared; the caller commits either way.
     Raises OtpLocked.
     """
+    row = match_code(mobile, purpose, code, now)
+    if row is not None:
+        mark_used(row, now)
+    return row is not None
+
+
+def match_code(mobile: str, purpose: Purpose, code: str, now: datetime, *, bound_to: str = "") -> OneTimeCode | None:
+    """The number's current code, if it is this one; as `use_code`, but it is not used up.
+
+    The number's throttle is locked until the transaction ends. Raises OtpLocked.
+    """
     key = mobile_key(mobile)
     throttle = lock_throttle(key, now)
     usable = (
@@ -97,18 +108,20 @@ def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> bool:
     row: OneTimeCode | None = db.session.scalar(counted, execution_options={"populate_existing": True})
     newest = select(OneTimeCode.code_hash).where(OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose)
     expected = db.session.scalar(newest.order_by(OneTimeCode.created_at.desc()).limit(1)) or hash_code("", purpose, "")
-    is_right = hmac.compare_digest(expected, hash_code(mobile, purpose, code))
-    if row is not None and is_right:
-        row.used_at, row.sealed = now, None
-        return True
+    is_right = hmac.compare_digest(expected, hash_code(mobile, purpose, code, bound_to))
     if not is_right:  # the right code, too late or a second time, is no guess
         throttle.wrong_codes += 1
-    return False
+    return row if is_right else None
 
 
-def hash_code(mobile: str, purpose: Purpose, code: str) -> str:
-    """The stored form of a code, bound to its number and purpose."""
-    return keyed_hash("one-time-code", mobile, purpose, code)
+def mark_used(row: OneTimeCode, now: datetime) -> None:
+    """Use a code up; the caller commits."""
+    row.used_at, row.sealed = now, None
+
+
+def hash_code(mobile: str, purpose: Purpose, code: str, bound_to: str = "") -> str:
+    """The stored form of a code, bound to its number, its purpose and what it is good for."""
+    return keyed_hash("one-time-code", mobile, purpose, code, *([bound_to] if bound_to else []))
 
 
 def deliver(current: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:

@@ -90,27 +90,34 @@ def with_hash_slot(work: Any, *args: str) -> Any:
 def change_password(user_id: UUID, *, current: str | None, new: str, client: Client, now: datetime) -> Tokens:
     """Set a password and begin a new session; every earlier token stops working.
 
-    current: the password that is set now; None only if none is. It is first recorded as an attempt, which is refunded
-    if it was right or could not be compared.
+    current: the password that is set now; None only if none is.
     Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
     user = require_user(user_id)
-    key, known_hash = mobile_key(user.mobile), user.password_hash
-    if known_hash is None:
-        new_hash = hash_password(new)
-        with transaction() as tx:
-            return replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
-    if current is None:
-        raise ValidationFailed({"current_password": ["Required, because a password is set."]})
+    known_hash = user.password_hash
+    if known_hash is not None:
+        if current is None:
+            raise ValidationFailed({"current_password": ["Required, because a password is set."]})
+        require_password(user.mobile, known_hash, current, now)
+    new_hash = hash_password(new)
+    with transaction() as tx:
+        return replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
+
+
+def require_password(mobile: str, password_hash: str | None, password: str, now: datetime) -> None:
+    """Compare the password of somebody logged in; no transaction is open meanwhile.
+
+    It is first recorded as an attempt on the number, which is refunded if it was right or could not be compared.
+    Raises WrongPassword, RateLimited, ServiceUnavailable.
+    """
+    key = mobile_key(mobile)
     with transaction():
         window_start = record_password_attempt(key, now)
     with refunded_when_busy(key, window_start):
-        if not password_matches(known_hash, current):
+        if not password_matches(password_hash, password):
             raise WrongPassword
-        new_hash = hash_password(new)
-    with transaction() as tx:
+    with transaction():
         refund_password_attempt(key, window_start)
-        return replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
 
 
 def replace_password(

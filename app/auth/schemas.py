@@ -76,9 +76,9 @@ class NewPassword(Password):
 class OneTimePassword(Text):
     """A code as the user typed it."""
 
-    def __init__(self) -> None:
-        metadata = {"description": "The code, six digits.", "example": "294817"}
-        super().__init__(required=True, max_chars=16, metadata=metadata)
+    def __init__(self, description: str = "The code, six digits.", **kwargs: Any) -> None:
+        metadata = {"description": description, "example": "294817"}
+        super().__init__(max_chars=16, metadata=metadata, **(kwargs or {"required": True}))
 
 
 class SignupIn(Schema):
@@ -125,6 +125,30 @@ class ResetPasswordIn(Schema):
     new_password = NewPassword()
 
 
+class NewMobileIn(Schema):
+    """Another number."""
+
+    new_mobile = ServedMobileNumber(required=True)
+
+
+class ChangeMobileIn(Schema):
+    """Another number, the code that was sent to it, and one more proof."""
+
+    new_mobile = MobileNumber(required=True)
+    otp = OneTimePassword()
+    current_password = Password(
+        load_default=None, allow_none=True, description="The password; it or `current_otp` is required."
+    )
+    current_otp = OneTimePassword(
+        "The code that was sent to the present number, six digits.", load_default=None, allow_none=True
+    )
+
+    @ma.validates_schema(skip_on_field_errors=True)
+    def require_one_proof(self, data: dict[str, Any], **_: Any) -> None:
+        if (data["current_password"] is None) is (data["current_otp"] is None):
+            raise ma.ValidationError({"current_password": ["Send either this or `current_otp`."]})
+
+
 class SentCodeOut(Schema):
     """A code is on its way."""
 
@@ -136,6 +160,14 @@ class SentCodeOut(Schema):
     @ma.post_dump
     def omit_missing_otp(self, data: dict[str, object], **_: object) -> dict[str, object]:
         return {name: value for name, value in data.items() if value is not None}
+
+
+class SentCodesOut(SentCodeOut):
+    """Codes are on their way, to a new number and to the present one."""
+
+    current_otp = ma.fields.String(
+        metadata={"description": "The code of the present number; only with `OTP_DELIVERY=response`."}
+    )
 
 
 class TokensOut(Schema):
@@ -210,4 +242,4 @@ EXAMPLE_TOKENS: dict[str, Any] = {
     "expires_in": 86_400,
     "user": EXAMPLE_USER,
 }
-EXAMPLE_SENT = {"mobile": "+14155552671", "expires_in": 300, "resend_in": 60, "otp": "294817"}
+EXAMPLE_SENT: dict[str, Any] = {"mobile": "+14155552671", "expires_in": 300, "resend_in": 60, "otp": "294817"}

@@ -7,6 +7,7 @@ from app.auth import events, otp
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
 from app.auth.events import Client
 from app.auth.models import Purpose
+from app.auth.otp import COOLDOWN, LIFETIME
 from app.auth.passwords import password_matches
 from app.auth.sessions import Tokens, open_session
 from app.auth.throttles import (
@@ -25,12 +26,13 @@ from app.users.profile import Profile
 
 @dataclass(frozen=True)
 class SentCode:
-    """A code that was sent; `otp` only with OTP_DELIVERY=response."""
+    """A code that was sent. `otp`: it, and `current_otp`: that of the present number; with OTP_DELIVERY=response."""
 
     mobile: str
-    expires_in: int
-    resend_in: int
     otp: str | None
+    current_otp: str | None = None
+    expires_in: int = int(LIFETIME.total_seconds())
+    resend_in: int = int(COOLDOWN.total_seconds())
 
 
 def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
@@ -54,12 +56,7 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
     with CODES_BUDGET.spend(), transaction() as current:
         row, code = otp.issue_code(mobile, purpose, now)
         shown = otp.deliver(current, row, mobile, code, now)
-    return SentCode(
-        mobile,
-        expires_in=int(otp.LIFETIME.total_seconds()),
-        resend_in=int(otp.COOLDOWN.total_seconds()),
-        otp=shown,
-    )
+    return SentCode(mobile, otp=shown)
 
 
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:

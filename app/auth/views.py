@@ -6,7 +6,7 @@ from uuid import UUID
 from flask import request
 from flask.views import MethodView
 
-from app.auth import passwords, service, sessions
+from app.auth import new_mobile, passwords, service, sessions
 from app.auth.errors import (
     AccountExists,
     AccountNotFound,
@@ -22,11 +22,14 @@ from app.auth.schemas import (
     EXAMPLE_SENT,
     EXAMPLE_SESSION,
     EXAMPLE_TOKENS,
+    ChangeMobileIn,
     ChangePasswordIn,
     LoginIn,
     MobileIn,
+    NewMobileIn,
     ResetPasswordIn,
     SentCodeOut,
+    SentCodesOut,
     SessionsOut,
     SignupIn,
     TokensOut,
@@ -144,6 +147,41 @@ class ChangePassword(MethodView):
             current_user_id(),
             current=body["current_password"],
             new=body["new_password"],
+            client=client(),
+            now=utc_now(),
+        )
+
+
+@blp.route("/change-mobile")
+class ChangeMobile(MethodView):
+    @blp.authenticated(CODES_SENT)
+    @blp.arguments(NewMobileIn)
+    @blp.response(202, SentCodesOut, example=EXAMPLE_SENT | {"current_otp": "530166"})
+    @blp.errors(OtpCooldown, OtpLocked)
+    def post(self, body: dict[str, Any]) -> object:
+        """Send codes for a new number
+
+        One to the new number, one to the present one. The answer is the same for numbers that somebody has."""
+        return new_mobile.send_codes(current_user_id(), body["new_mobile"], now=utc_now())
+
+
+@blp.route("/change-mobile/verify")
+class ChangeMobileVerify(MethodView):
+    @blp.authenticated()
+    @blp.arguments(ChangeMobileIn)
+    @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @blp.errors(OtpInvalid, OtpLocked, WrongPassword, AccountExists)
+    def post(self, body: dict[str, Any]) -> object:
+        """Change your number
+
+        Takes the new number's code, and as a second proof the password or the present number's code. Chatrooms, Pro
+        and the day's spent prompts go along. Every earlier token stops working; the answer has new ones."""
+        return new_mobile.change_mobile(
+            current_user_id(),
+            body["new_mobile"],
+            body["otp"],
+            password=body["current_password"],
+            current_code=body["current_otp"],
             client=client(),
             now=utc_now(),
         )

@@ -1,7 +1,7 @@
 """flask-smorest, adapted: strict JSON bodies, problem documents, errors described where they are raised."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar, cast
@@ -106,11 +106,14 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             kwargs.setdefault("example", example_of(schema))
         return super().arguments(schema, location=location, **kwargs)
 
-    def authenticated(self, *, refresh: bool = False) -> Callable[[View], View]:
-        """Require a valid access token (or refresh token). The outermost decorator."""
+    def authenticated(self, *limits: Limit, refresh: bool = False) -> Callable[[View], View]:
+        """Require a valid access token (or refresh token). The outermost decorator.
+
+        limits: those of one address, besides that of the user.
+        """
 
         def decorate(view: View) -> View:
-            guarded = require_token(refresh=refresh)(view)
+            guarded = require_token(refresh=refresh)(limited(view, limits) if limits else view)
             note(guarded, auth="refreshToken" if refresh else "accessToken")
             return guarded
 
@@ -122,15 +125,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         limits: those of one address; none for health checks, webhooks and the like.
         """
 
-        def decorate(view: View) -> View:
-            @wraps(view)
-            def limited(*args: Any, **kwargs: Any) -> Any:
-                limit_address(*limits)
-                return view(*args, **kwargs)
-
-            return note(cast(View, limited), auth="public", limits=limits)
-
-        return decorate
+        return lambda view: note(limited(view, limits), auth="public", limits=limits)
 
     def conditional(self, schema: type[Schema]) -> Callable[[View], View]:
         """Answer 304 where `If-None-Match` names what is stored now. The innermost decorator.
@@ -151,6 +146,17 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
         """The errors of this route, besides those of every route of its kind."""
         return lambda view: note(view, errors=errors)
+
+
+def limited(view: View, limits: Iterable[Limit]) -> View:
+    """The view, once the request has counted for its address."""
+
+    @wraps(view)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        limit_address(*limits)
+        return view(*args, **kwargs)
+
+    return cast(View, counted)
 
 
 def header(description: str, kind: str = "string") -> dict[str, Any]:

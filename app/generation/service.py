@@ -86,7 +86,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
             reply = state.regenerate(current, reply, now)
         else:
             state.retry(current, reply, now)
-        db.session.execute(CHARGE, charge_values(key, reply.id, usage.tier, now))
+        db.session.execute(CHARGE, charge_values(user_id, key, reply.id, usage.tier, now))
     return Retried(reply, usage)
 
 

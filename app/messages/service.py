@@ -107,7 +107,7 @@ def accept_prompt(
             supersede_prompt(user_id, chatroom_id, edited_id)
         usage = spend_prompt(key, usage)
         prompt, reply = new_turn(chatroom_id, text, streamed=streamed, now=now)
-        beside = charge_values(key, reply.id, usage.tier, now)
+        beside = charge_values(user_id, key, reply.id, usage.tier, now)
         if idempotency_key:
             beside |= {"idempotency_key": idempotency_key, "key_fingerprint": fingerprint}
             beside |= {"key_prompt": prompt.id, "key_waits_until": waits_until}

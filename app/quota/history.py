@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 
 from app.core import settings
 from app.core.db import db
@@ -21,7 +21,7 @@ SUMS: tuple[ColumnElement[Any], ...] = (
     func.count(),
     *(func.coalesce(func.sum(column), 0) for column in TOKENS),
 )
-SPENT = PromptCharge.given_back_at.is_(None)
+SPENT = (PromptCharge.given_back_at.is_(None), PromptCharge.carried_from.is_(None))
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def usage_history(user_id: UUID, first: date, last: date) -> list[DayOfUsage]:
     Who had the number before is somebody else.
     """
     user = require_user(user_id)
-    of_user = (PromptCharge.mobile_key == mobile_key(user.mobile), PromptCharge.created_at >= user.created_at, SPENT)
-    statement = select(PromptCharge.day, *SUMS).where(*of_user, PromptCharge.day.between(first, last))
+    unnamed = (PromptCharge.mobile_key == mobile_key(user.mobile), PromptCharge.user_id.is_(None))
+    of_user = or_(PromptCharge.user_id == user_id, and_(*unnamed, PromptCharge.created_at >= user.created_at))
+    statement = select(PromptCharge.day, *SUMS).where(of_user, *SPENT, PromptCharge.day.between(first, last))
     spent = {row[0]: DayOfUsage(*row) for row in db.session.execute(statement.group_by(PromptCharge.day))}
     days = (first + timedelta(days=number) for number in range((last - first).days + 1))
     return [spent.get(day, DayOfUsage(day)) for day in days]
@@ -78,7 +79,7 @@ def usage_report(first: date, last: date, by: str) -> list[ReportLine]:
 
 def everybodys_usage(first: date, last: date) -> Iterator[Any]:
     keys = (PromptCharge.day, PromptCharge.model, PromptCharge.tier)
-    statement = select(*keys, *SUMS).where(SPENT, PromptCharge.day.between(first, last)).group_by(*keys)
+    statement = select(*keys, *SUMS).where(*SPENT, PromptCharge.day.between(first, last)).group_by(*keys)
     yield from db.session.execute(statement)
 
 

@@ -7,12 +7,28 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, Update, bindparam, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    ScalarSelect,
+    Update,
+    bindparam,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import aliased
 
 from app.billing.models import Tier
 from app.core.db import db
 from app.core.ids import new_id
-from app.quota.models import PromptCharge
+from app.quota.models import NOBODY, PromptCharge
+from app.users.models import User
+
+NO_SYNC = {"synchronize_session": False}
 
 
 def quota_day(now: datetime) -> date:
@@ -25,10 +41,12 @@ def spent_on(key: BindParameter[str], day: BindParameter[date]) -> tuple[ColumnE
     return PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None)
 
 
+ORIGINAL = func.coalesce(PromptCharge.carried_from, PromptCharge.id)
 COST = ("model", "prompt_tokens", "output_tokens", "thinking_tokens")
 NEW_CHARGE = {
     "id": bindparam("charge_id", type_=PromptCharge.id.type),
     "mobile_key": bindparam("charge_key", type_=PromptCharge.mobile_key.type),
+    "user_id": bindparam("charge_user", type_=PromptCharge.user_id.type),
     "day": bindparam("charge_day", type_=PromptCharge.day.type),
     "reply_id": bindparam("charge_reply", type_=PromptCharge.reply_id.type),
     "created_at": bindparam("now", type_=PromptCharge.created_at.type),
@@ -37,11 +55,12 @@ NEW_CHARGE = {
 CHARGE = insert(PromptCharge).values(NEW_CHARGE)
 
 
-def charge_values(key: str, reply_id: UUID, tier: Tier, now: datetime) -> dict[str, Any]:
-    """The values of NEW_CHARGE: a prompt to the number's day. key: the number's keyed hash."""
+def charge_values(user_id: UUID, key: str, reply_id: UUID, tier: Tier, now: datetime) -> dict[str, Any]:
+    """The values of NEW_CHARGE: a prompt to the day of the user's number. key: the number's keyed hash."""
     return {
         "charge_id": new_id(),
         "charge_key": key,
+        "charge_user": user_id,
         "charge_day": quota_day(now),
         "charge_reply": reply_id,
         "charge_tier": tier,
@@ -68,10 +87,54 @@ def refund_prompt(reply_id: UUID, now: datetime) -> bool:
 
     The caller has locked the user. The counter in Redis learns of it with the next prompt.
     """
+    charge = newest_charge(reply_id)
+    charged_to = or_(PromptCharge.id == charge, PromptCharge.carried_from == charge)
     statement = (
         update(PromptCharge)
-        .where(PromptCharge.id == newest_charge(reply_id), PromptCharge.given_back_at.is_(None))
+        .where(charged_to, PromptCharge.given_back_at.is_(None))
         .values(given_back_at=now)
         .returning(PromptCharge.id)
     )
     return db.session.scalar(statement) is not None
+
+
+def disown_charges(user_id: UUID, *, at_most: int) -> int:
+    """Let charges of a deleted account be nobody's, so that they count for its numbers alone; how many were."""
+    some = select(PromptCharge.id).where(PromptCharge.user_id == user_id).limit(at_most)
+    disowned = update(PromptCharge).where(PromptCharge.id.in_(some)).values(user_id=NOBODY).returning(PromptCharge.id)
+    return len(db.session.scalars(disowned, execution_options=NO_SYNC).all())
+
+
+def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:
+    """Let what was spent today with one number be spent with another too, each prompt once; it stays spent on both.
+
+    user: locked by the caller. Charges of an earlier version, which do not name their user, get one: those of the
+    old number are this user's, those of the new number were somebody else's.
+    """
+    for key, since, owner in ((old_key, user.created_at, user.id), (new_key, datetime.min.replace(tzinfo=UTC), NOBODY)):
+        unnamed = (
+            PromptCharge.mobile_key == key,
+            PromptCharge.given_back_at.is_(None),
+            PromptCharge.user_id.is_(None),
+            PromptCharge.carried_from.is_(None),
+            PromptCharge.created_at >= since,
+        )
+        db.session.execute(update(PromptCharge).where(*unnamed).values(user_id=owner), execution_options=NO_SYNC)
+    there, day = aliased(PromptCharge), quota_day(now)
+    spent = select(
+        func.gen_random_uuid(),
+        literal(new_key),
+        PromptCharge.day,
+        PromptCharge.created_at,
+        PromptCharge.tier,
+        ORIGINAL,
+    ).where(
+        PromptCharge.mobile_key == old_key,
+        PromptCharge.day == day,
+        PromptCharge.given_back_at.is_(None),
+        ORIGINAL.not_in(
+            select(func.coalesce(there.carried_from, there.id)).where(there.mobile_key == new_key, there.day == day)
+        ),
+    )
+    columns = ["id", "mobile_key", "day", "created_at", "tier", "carried_from"]
+    db.session.execute(insert(PromptCharge).from_select(columns, spent))

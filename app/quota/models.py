@@ -10,26 +10,34 @@ from app.billing.models import Tier
 from app.core.db import Model, text_enum
 from app.core.ids import new_id
 
+NOBODY = UUID(int=0)
+
 
 class PromptCharge(Model):
     """One prompt of a day, spent by a number: the ledger behind the quota's counter in Redis.
 
     It outlives the message, the chatroom and the account, so that deleting them refills no day. What the reply took is
-    noted when it is completed, so that deleting it forgets the text and not the cost.
+    noted when it is completed, so that deleting it forgets the text and not the cost. When the user's number changes,
+    the day's charges get a copy each for the new one, with the original in `carried_from`: it counts for the quota and
+    nowhere else.
     """
 
     __tablename__ = "prompt_charges"
     __table_args__ = (
         Index("ix_prompt_charges_spent", "mobile_key", "day", postgresql_where=text("given_back_at IS NULL")),
+        Index("ix_prompt_charges_of_user", "user_id", "day"),
+        Index("ix_prompt_charges_carried", "carried_from", postgresql_where=text("carried_from IS NOT NULL")),
         Index("ix_prompt_charges_by_day", "day", postgresql_using="brin"),  # small: rows are stored in that order
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
     mobile_key: Mapped[str] = mapped_column(String(64))
+    user_id: Mapped[UUID | None]  # NOBODY once the account is gone; null: charged by an earlier version
     day: Mapped[date]
     reply_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]
     given_back_at: Mapped[datetime | None]
+    carried_from: Mapped[UUID | None]
     tier: Mapped[Tier | None] = mapped_column(text_enum(Tier, "tier_is_known"))  # null: charged by an earlier version
     model: Mapped[str | None] = mapped_column(String(100))
     prompt_tokens: Mapped[int | None]

@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 import click
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.core.auth import TokenRevoked
@@ -36,6 +36,23 @@ def lock_user_by_mobile(mobile: str) -> User | None:
     """As `lock_user`; meanwhile no other signup replaces an unverified user."""
     statement = select(User).where(User.mobile == mobile).with_for_update()
     return db.session.scalar(statement, execution_options={"populate_existing": True})
+
+
+def is_verified(mobile: str) -> bool:
+    """Whether somebody has verified the number."""
+    user = find_user_by_mobile(mobile)
+    return user is not None and user.verified_at is not None
+
+
+def give_number(user: User, mobile: str, now: datetime) -> bool:
+    """Let a locked user have another number, in place of one who never verified it; False if it is verified."""
+    claim = replace_unverified(mobile, name=None, now=now)
+    if claim is None:
+        return False
+    db.session.execute(delete(User).where(User.id == claim.id))
+    user.mobile = mobile
+    db.session.flush()
+    return True
 
 
 def mark_deleted(user: User) -> None:

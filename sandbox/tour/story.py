@@ -202,6 +202,19 @@ def look_back(visitor: Visitor) -> None:
     visitor.expect(days[-1]["prompts"] >= visitor.limit, "Today's prompts are not in the history.")
 
 
+def change_the_number(visitor: Visitor) -> None:
+    """Another number for the account"""
+    visitor.page.note("Two proofs: the code sent to the new number, and the password or the present number's code.")
+    new = fresh_number()
+    sent = visitor.call("POST", "/auth/change-mobile", {"new_mobile": new}, expect=202).json()
+    body = {"new_mobile": new, "otp": sent["otp"], "current_otp": sent["current_otp"]}
+    changed = visitor.call("POST", "/auth/change-mobile/verify", body, expect=200).json()
+    visitor.mobile, visitor.token = new, changed["access_token"]
+    visitor.page.note("Every other session has ended; rooms, Pro and the day's spent prompts went along.")
+    used = visitor.call("GET", "/user/usage", expect=200).json()
+    visitor.expect(used["used"] >= visitor.limit, "The new number got the day's prompts back.")
+
+
 STORY: list[Chapter] = [
     sign_up,
     log_in,
@@ -218,6 +231,7 @@ STORY: list[Chapter] = [
     get_a_title,
     find_it_again,
     look_back,
+    change_the_number,
 ]
 
 

@@ -1,0 +1,137 @@
+"""Moving an account to another number, for two proofs: that number's code, and the password or the present one's code.
+
+The codes are good for this user and this pair of numbers only. Whether the new number is somebody's is told only to who
+has its code.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from app.auth import events, otp
+from app.auth.errors import AccountExists, OtpInvalid
+from app.auth.events import Client
+from app.auth.models import EventType, OneTimeCode, Purpose
+from app.auth.passwords import require_password
+from app.auth.service import SentCode
+from app.auth.sessions import Tokens, open_session, revoke_sessions
+from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
+from app.billing.tier import tier_of
+from app.core.auth import TokenRevoked
+from app.core.errors import ValidationFailed
+from app.core.logging import log_event
+from app.core.transactions import Transaction, transaction
+from app.quota.ledger import move_charges
+from app.users import service as users
+from app.users.numbers import mobile_key
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Who moves from where to where, as of the beginning of the request. Both numbers: E.164."""
+
+    user_id: UUID
+    current: str
+    new: str
+    password_hash: str | None
+
+    def __str__(self) -> str:
+        """What the codes are bound to."""
+        return f"{self.user_id} {self.current} {self.new}"
+
+
+def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
+    """Send a code to the new number, and one to the present number; the same for numbers that are taken.
+
+    new_mobile: E.164. Raises TokenRevoked, ValidationFailed, OtpLocked, OtpCooldown, ServiceUnavailable; then no code
+    was sent.
+    """
+    move = begin(user_id, new_mobile)
+    purposes = {move.new: Purpose.NEW_MOBILE, move.current: Purpose.CURRENT_MOBILE}
+    shown = {}
+    with CODES_BUDGET.spend(), CODES_BUDGET.spend(), transaction() as tx:
+        for mobile in in_lock_order(purposes):
+            row, code = otp.issue_code(mobile, purposes[mobile], now, bound_to=str(move))
+            shown[mobile] = otp.deliver(tx, row, mobile, code, now)
+    return SentCode(move.new, otp=shown[move.new], current_otp=shown[move.current])
+
+
+def change_mobile(
+    user_id: UUID,
+    new_mobile: str,
+    code: str,
+    *,
+    password: str | None = None,
+    current_code: str | None = None,
+    client: Client,
+    now: datetime,
+) -> Tokens:
+    """Let the user have the new number and begin a new session; every earlier token stops working.
+
+    code: the new number's. password, current_code: one of them. Codes are used up only when all proofs are right.
+    Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked, TokenRevoked, ServiceUnavailable,
+    AccountExists (the proofs were right, and the codes are used up).
+    """
+    move = begin(user_id, new_mobile)
+    codes = {move.new: (Purpose.NEW_MOBILE, code)}
+    if current_code is not None:
+        codes[move.current] = (Purpose.CURRENT_MOBILE, current_code)
+    else:
+        require_password(move.current, move.password_hash, password or "", now)
+    with WRONG_CODES_BUDGET.spend():
+        with transaction() as tx:
+            right = match_codes(codes, move, client, now)
+            if right:
+                for row in right:
+                    otp.mark_used(row, now)
+                if not users.is_verified(move.new):
+                    return carry_out(tx, move, client, now)
+        raise AccountExists if right else OtpInvalid
+
+
+def match_codes(
+    codes: dict[str, tuple[Purpose, str]], move: Move, client: Client, now: datetime
+) -> list[OneTimeCode] | None:
+    """The rows of all the codes; None when one is wrong. Locks the numbers' throttles. Raises OtpLocked."""
+    rows: list[OneTimeCode | None] = []
+    for mobile in in_lock_order(codes):
+        purpose, code = codes[mobile]
+        rows.append(otp.match_code(mobile, purpose, code, now, bound_to=str(move)))
+        if rows[-1] is None:
+            events.record_lock(mobile, client, now)
+    right = [row for row in rows if row is not None]
+    return right if len(right) == len(rows) else None
+
+
+def carry_out(tx: Transaction, move: Move, client: Client, now: datetime) -> Tokens:
+    """Give the user the new number and the day's spent prompts; what else the user has goes by the user's id.
+
+    The new number's throttle is locked, so that nobody verifies it meanwhile. Raises TokenRevoked, AccountExists.
+    """
+    user = users.require_locked_user(move.user_id)
+    if (user.mobile, user.password_hash) != (move.current, move.password_hash):
+        raise TokenRevoked  # sessions end with such a change
+    revoke_sessions(tx, user.id, now)
+    events.record(user.id, EventType.MOBILE_CHANGED, client, now)
+    move_charges(user, mobile_key(move.current), mobile_key(move.new), now)
+    if not users.give_number(user, move.new, now):
+        raise AccountExists
+    tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=move.user_id))
+    return open_session(user, tier_of(user.id, now), client, now)
+
+
+def begin(user_id: UUID, new_mobile: str) -> Move:
+    """What the user, who may have another number by the end, wants. Raises TokenRevoked, ValidationFailed."""
+    user = users.require_user(user_id)
+    if user.mobile == new_mobile:
+        raise ValidationFailed({"new_mobile": ["This is your number already."]})
+    return Move(user_id, user.mobile, new_mobile, user.password_hash)
+
+
+def in_lock_order(mobiles: Iterable[str]) -> list[str]:
+    """The numbers in the one order in which throttles are locked."""
+    return sorted(mobiles, key=mobile_key)
