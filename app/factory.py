@@ -7,6 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from flask_migrate import Migrate
 
 from app.account.views import blp as account_blp
+from app.auth.keys import find_key, is_key_active
 from app.auth.sessions import is_session_active
 from app.auth.views import blp as auth_blp
 from app.auth.views import sessions_blp
@@ -65,6 +66,8 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         access_ttl=settings.jwt_expires_in,
         refresh_ttl=settings.refresh_expires_in,
         is_session_active=is_session_active,
+        find_key=find_key,
+        is_key_active=is_key_active,
     )
     register_database(app, settings.database_url, pool_size=settings.database_pool_size)
     Migrate(app, db, render_as_batch=False, compare_type=True)

@@ -51,6 +51,10 @@ many are left. What ends in an error costs nothing; a retry or an edit costs a p
 pay. Stripe then calls `POST /webhook/stripe`, which is for Stripe alone, and a moment later `GET /subscription/status`
 says `pro`. `POST /subscription/portal` leads to the page where the card is changed and the subscription canceled.
 
+**API keys.** A server makes itself a key with `POST /user/api-keys` once and sends it as the bearer from then on. With
+the scope `chat:read` it may read chatrooms, messages, `/search`, `/models` and `/user/usage`; with `chat:write`, change
+and send. It counts as its user, in limits and prompts.
+
 **Asking again.** A message, a chatroom, the list, `/user/me` and `/models` have an `ETag`: send it as `If-None-Match`,
 and the answer is 304 while nothing has changed.
 
@@ -83,6 +87,9 @@ OPERATION_IDS = {  # what generated clients call them: a name that is out is nev
     "DELETE /user/me": "deleteAccount",
     "GET /user/me/export": "exportAccount",
     "GET /user/security-events": "listSecurityEvents",
+    "POST /user/api-keys": "createApiKey",
+    "GET /user/api-keys": "listApiKeys",
+    "DELETE /user/api-keys/{key_id}": "deleteApiKey",
     "GET /user/usage": "getUsage",
     "GET /user/usage/history": "getUsageHistory",
     "GET /chatroom": "listChatrooms",
@@ -148,6 +155,12 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
             "components": {
                 "securitySchemes": {
                     "accessToken": bearer | {"description": "The `access_token` of a login."},
+                    "apiKey": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "gbk_…",
+                        "description": "A key of `POST /user/api-keys`, on the routes of its scopes.",
+                    },
                     "refreshToken": bearer | {"description": "The `refresh_token` of a login, for /auth/refresh."},
                 }
             },

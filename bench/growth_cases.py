@@ -90,6 +90,7 @@ class Visitor:
         return f"{self.room}/messages/{reply['id']}"
 
 
+API_KEY = {"name": "CI", "scopes": ["chat:read"]}
 Case = Callable[[Visitor], Request]  # what is prepared is not timed
 
 
@@ -121,6 +122,12 @@ def end_session(visitor: Visitor) -> Request:
     token = visitor.newcomer()["access_token"]
     session = visitor.call(Request("GET", "/auth/sessions", token=token))["items"][0]
     return Request("DELETE", f"/auth/sessions/{session['id']}", token=token)
+
+
+def delete_key(visitor: Visitor) -> Request:
+    token = visitor.newcomer()["access_token"]
+    made = visitor.call(Request("POST", "/user/api-keys", API_KEY, token))
+    return Request("DELETE", f"/user/api-keys/{made['id']}", token=token)
 
 
 def list_after_a_change(visitor: Visitor) -> Request:
@@ -164,6 +171,9 @@ CASES: dict[str, Case] = {
         "GET", "/user/me/export", token=v.newcomer()["access_token"]
     ),
     "GET /user/security-events": read("/user/security-events"),
+    "POST /user/api-keys": lambda v: Request("POST", "/user/api-keys", API_KEY, v.newcomer()["access_token"]),
+    "GET /user/api-keys": read("/user/api-keys"),
+    "DELETE /user/api-keys/{id}": delete_key,
     "GET /user/usage": read("/user/usage"),
     "GET /user/usage/history": read("/user/usage/history"),
     "GET /subscription/status": read("/subscription/status"),

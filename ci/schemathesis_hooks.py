@@ -18,6 +18,7 @@ import schemathesis
 BASE_URL = os.environ["BASE_URL"]
 ENDS_TOKENS = {"POST /auth/logout", "POST /auth/change-password", "POST /auth/refresh", "DELETE /user/me"}
 ENDS_A_SESSION = "DELETE /auth/sessions/{session_id}"
+ENDS_A_KEY = "DELETE /user/api-keys/{key_id}"
 # Nobody guesses a code, a password or a signature: the Postman collection and the tour succeed with these.
 WANTS_A_SECRET = {
     "POST /auth/verify-otp", "POST /auth/login", "POST /auth/reset-password", "POST /auth/change-mobile/verify",
@@ -72,13 +73,15 @@ class Bearer:
     """The token of a request."""
 
     def get(self, case: Any, _context: Any) -> Person:
-        return Person() if case.operation.label in ENDS_TOKENS | {ENDS_A_SESSION} else person
+        return Person() if case.operation.label in ENDS_TOKENS | {ENDS_A_SESSION, ENDS_A_KEY} else person
 
     def set(self, case: Any, data: Person, _context: Any) -> None:
         kind = "refresh_token" if case.operation.label == "POST /auth/refresh" else "access_token"
         case.headers["Authorization"] = f"Bearer {data.tokens[kind]}"
         if case.operation.label == ENDS_A_SESSION and makes_ids_up(case) and next(real_or_made_up):
             case.path_parameters["session_id"] = data.session()
+        if case.operation.label == ENDS_A_KEY and makes_ids_up(case) and next(real_or_made_up):
+            case.path_parameters["key_id"] = data.post("/user/api-keys", {"name": "CI", "scopes": ["chat:read"]})["id"]
 
 
 def makes_ids_up(case: Any) -> bool:

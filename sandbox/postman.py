@@ -118,16 +118,7 @@ def event(listen: str, parts: tuple[str, ...]) -> Json:
 
 
 def raw_body(body: Json | str) -> str:
-    if isinstance(body, str):
-        return body
-    fields = ",\n".join(f'    "{name}": {quoted(value)}' for name, value in body.items())
-    return "{\n" + fields + "\n}"
-
-
-def quoted(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else f'"{value}"'
+    return body if isinstance(body, str) else json.dumps(body, indent=4, ensure_ascii=False)
 
 
 def example_body(operation: Json, description: Json) -> Json | None:
@@ -149,11 +140,17 @@ def environment() -> Json:
         "webhook_secret": "whsec_sandbox",
         "metrics_token": "",
         **dict.fromkeys(
-            ("mobile", "password", "new_password", "otp", "access_token", "refresh_token", "session_id"), ""
+            (
+                *("mobile", "new_mobile", "password", "new_password", "otp"),
+                *("access_token", "refresh_token", "session_id", "api_key", "key_id"),
+            ),
+            "",
         ),
         **dict.fromkeys(("chatroom_id", "message_id", "webhook_body", "webhook_signature"), ""),
     }
-    secret = {"password", "new_password", "access_token", "refresh_token", "webhook_secret", "metrics_token"}
+    secret = {
+        *("password", "new_password", "access_token", "refresh_token", "api_key", "webhook_secret", "metrics_token"),
+    }
     return {
         "id": str(uuid5(NAMESPACE_URL, "gemini-backend/environment")),
         "name": "Gemini Backend, make run",

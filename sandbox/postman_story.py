@@ -35,6 +35,11 @@ const other = pm.response.json().items.find((session) => !session.current);
 pm.test("there is another session", () => pm.expect(other).to.be.an("object"));
 if (other) pm.environment.set("session_id", other.id);"""
 
+KEEP_KEY = """\
+const made = pm.response.json();
+pm.environment.set("key_id", made.id);
+pm.environment.set("api_key", made.key);"""
+
 KEEP_ROOM = """\
 pm.environment.set("chatroom_id", pm.response.json().id);"""
 
@@ -178,6 +183,15 @@ STORY: dict[str, list[Step]] = {
         Step("GET /user/me", "See your profile"),
         Step("PATCH /user/me", "Change your name", {"name": "Ada Lovelace"}),
         Step("GET /user/security-events", "See what happened to your account"),
+        Step(
+            "POST /user/api-keys",
+            "Make a key for a program",
+            {"name": "Postman", "scopes": ["chat:read"], "expires_in_days": 30},
+            after=(KEEP_KEY,),
+        ),
+        Step("GET /user/usage", "Use the key in place of a token", token="api_key"),
+        Step("GET /user/api-keys", "List your keys"),
+        Step("DELETE /user/api-keys/{key_id}", "Delete the key"),
         Step("GET /user/usage", "See what is left of the day"),
         Step("GET /user/usage/history", "See what your prompts took, day by day"),
     ],

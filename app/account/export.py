@@ -17,7 +17,8 @@ from sqlalchemy import select
 
 from app.account.service import profile
 from app.auth.events import all_events
-from app.auth.schemas import SecurityEventOut, SessionOut
+from app.auth.keys import list_keys
+from app.auth.schemas import ApiKeyOut, SecurityEventOut, SessionOut
 from app.auth.sessions import list_sessions
 from app.billing.tier import export_subscriptions
 from app.chatrooms.models import Chatroom, Message
@@ -82,6 +83,7 @@ def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:
         "user": UserOut().dump(profile(user_id, now=now)),
         "subscriptions": export_subscriptions(user_id),
         "sessions": SessionOut(many=True).dump(list_sessions(user_id, session_id, now=now)),
+        "api_keys": ApiKeyOut(many=True).dump(list_keys(user_id, now=now)),
     }
     release_session()
     return document(head, user_id, now)

@@ -4,7 +4,7 @@ from typing import Any
 
 import marshmallow as ma
 
-from app.auth.schemas import EXAMPLE_EVENT, EXAMPLE_SESSION, Name, SecurityEventOut, SessionOut
+from app.auth.schemas import EXAMPLE_EVENT, EXAMPLE_KEY, EXAMPLE_SESSION, ApiKeyOut, Name, SecurityEventOut, SessionOut
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
 from app.core.schemas import Schema, Timestamp
 from app.messages.schemas import EXAMPLE_PROMPT, EXAMPLE_REPLY, MessageOut
@@ -94,6 +94,7 @@ class ExportOut(Schema):
         ma.fields.Dict(keys=ma.fields.String()), metadata={"description": "All that made the user Pro."}
     )
     sessions = ma.fields.List(ma.fields.Nested(SessionOut), metadata={"description": "The logins that go on."})
+    api_keys = ma.fields.List(ma.fields.Nested(ApiKeyOut), metadata={"description": "Those that work."})
     security_events = ma.fields.List(
         ma.fields.Nested(SecurityEventOut), metadata={"description": "Those of the last 90 days, newest first."}
     )
@@ -112,6 +113,7 @@ EXAMPLE_EXPORT: dict[str, Any] = {
         }
     ],
     "sessions": [EXAMPLE_SESSION],
+    "api_keys": [EXAMPLE_KEY],
     "security_events": [EXAMPLE_EVENT],
     "chatrooms": [EXAMPLE_CHATROOM | {"messages": [EXAMPLE_PROMPT, EXAMPLE_REPLY]}],
 }

@@ -3,6 +3,7 @@
 from datetime import date, datetime
 from uuid import UUID
 
+from app.auth.keys import revoke_keys
 from app.auth.sessions import revoke_sessions
 from app.billing.closing import close_account, is_closed
 from app.billing.customers import disown_customers
@@ -76,6 +77,7 @@ def delete_closed(user_id: UUID, now: datetime) -> bool:
             return False
         disown_customers(user_id)
         revoke_sessions(current, user_id, now)
+        revoke_keys(current, user_id, now)
         mark_deleted(user)
         current.after_commit(lambda: forget_list(user_id))
         current.enqueue_after_commit(PURGE)

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from typing import Any
+from uuid import UUID
 
 from flask import Response, request, stream_with_context
 from flask.views import MethodView
@@ -18,13 +19,23 @@ from app.account.schemas import (
     UsageOut,
     UsageQuery,
 )
-from app.auth.events import list_events
-from app.auth.schemas import EXAMPLE_EVENT, SecurityEventsOut
+from app.auth import keys
+from app.auth.errors import TooManyApiKeys
+from app.auth.events import current_client, list_events
+from app.auth.schemas import (
+    EXAMPLE_EVENT,
+    EXAMPLE_KEY,
+    ApiKeyIn,
+    ApiKeysOut,
+    NewApiKeyOut,
+    SecurityEventsOut,
+)
 from app.billing.errors import PaymentProviderError
 from app.core import settings
 from app.core.api import Blueprint, header
-from app.core.auth import current_session_id, current_user_id
+from app.core.auth import Scope, current_session_id, current_user_id
 from app.core.clock import utc_now
+from app.core.errors import NotFound
 from app.core.http import hang_up_after
 from app.core.schemas import InvalidCursor, PageQuery
 from app.messages.schemas import STRUCTURED_HEADERS
@@ -99,9 +110,50 @@ class SecurityEvents(MethodView):
         return list_events(current_user_id(), limit=query["limit"], cursor=query["cursor"], now=utc_now())
 
 
+@blp.route("/api-keys")
+class ApiKeys(MethodView):
+    @blp.authenticated()
+    @blp.arguments(ApiKeyIn)
+    @blp.response(201, NewApiKeyOut, example=EXAMPLE_KEY | {"key": "gbk_Zr3uYw1k…"})
+    @blp.errors(TooManyApiKeys)
+    def post(self, body: dict[str, Any]) -> object:
+        """Make an API key
+
+        For programs, which send it as the bearer: it reaches the routes of its scopes, and counts as you. Ten at
+        most. The answer is the only one with the key itself."""
+        return keys.create_key(
+            current_user_id(),
+            name=body["name"],
+            scopes=body["scopes"],
+            days=body["expires_in_days"],
+            client=current_client(),
+            now=utc_now(),
+        )
+
+    @blp.authenticated()
+    @blp.response(200, ApiKeysOut, example={"items": [EXAMPLE_KEY]})
+    def get(self) -> object:
+        """List your API keys
+
+        Those that work, without the keys themselves."""
+        return {"items": keys.list_keys(current_user_id(), now=utc_now())}
+
+
+@blp.route("/api-keys/<id:key_id>")
+class ApiKeyItem(MethodView):
+    @blp.authenticated()
+    @blp.response(204)
+    @blp.errors(NotFound)
+    def delete(self, key_id: UUID) -> None:
+        """Delete an API key
+
+        It stops working at once."""
+        keys.revoke_key(current_user_id(), key_id, current_client(), now=utc_now())
+
+
 @blp.route("/usage")
 class DailyUsage(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.response(200, UsageOut, example=EXAMPLE_USAGE, headers=STRUCTURED_HEADERS)
     def get(self) -> object:
         """See today's prompts

@@ -45,6 +45,13 @@ class WrongPassword(AppError):
     status, code, detail = HTTPStatus.FORBIDDEN, "wrong_password", "The current password is wrong."
 
 
+class TooManyApiKeys(AppError):
+    """The user has as many keys as a user may have."""
+
+    status, code = HTTPStatus.CONFLICT, "too_many_api_keys"
+    detail = "There are ten API keys. Delete one that is not needed."
+
+
 class TryLater(AppError):
     """A limit of one number; `Retry-After` says when it is over."""
 

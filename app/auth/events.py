@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from flask import request
 from sqlalchemy import bindparam, cast, exists, insert, literal, select
 from sqlalchemy.dialects.postgresql import CIDR, INET
 
@@ -16,6 +17,7 @@ from app.auth.models import EventType, NumberThrottle, SecurityEvent
 from app.auth.throttles import MAX_WRONG_CODES
 from app.core.db import db
 from app.core.ids import new_id
+from app.core.limits import client_address
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.users.models import User
 from app.users.numbers import mobile_key
@@ -32,6 +34,12 @@ class Client:
 
     ip: str | None
     user_agent: str | None
+
+
+def current_client() -> Client:
+    """The client of the request."""
+    agent = request.user_agent.string[:MAX_USER_AGENT_CHARS]
+    return Client(ip=client_address(request.remote_addr), user_agent=agent or None)
 
 
 LOCKED = insert(SecurityEvent.__table__).from_select(

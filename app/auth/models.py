@@ -1,4 +1,4 @@
-"""One-time codes, throttles against guessing, sessions and their refresh tokens, security events."""
+"""One-time codes, throttles against guessing, sessions and their refresh tokens, API keys, security events."""
 
 import enum
 from datetime import datetime
@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.core.auth import Scope
 from app.core.db import Model, text_enum
 from app.core.ids import new_id
 
@@ -78,6 +79,31 @@ class AuthSession(Model):
     revoked_at: Mapped[datetime | None]
 
 
+class ApiKey(Model):
+    """A key of a user's for programs; it works until it expires or is revoked. `scope`: names, a space between two."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        Index("ix_api_keys_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+        Index("ix_api_keys_revoked_at", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    scope: Mapped[str] = mapped_column(String(100))
+    prefix: Mapped[str] = mapped_column(String(16))
+    key_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    @property
+    def scopes(self) -> list[Scope]:
+        return [Scope(name) for name in self.scope.split()]
+
+
 class EventType(enum.StrEnum):
     """What may happen to an account."""
 
@@ -88,6 +114,8 @@ class EventType(enum.StrEnum):
     REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105 - a name, not a token
     CODES_LOCKED = "codes_locked"
     MOBILE_CHANGED = "mobile_changed"
+    API_KEY_CREATED = "api_key_created"
+    API_KEY_REVOKED = "api_key_revoked"
 
 
 class SecurityEvent(Model):

@@ -16,6 +16,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from app.auth import events, otp
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
 from app.auth.events import Client
+from app.auth.keys import revoke_keys
 from app.auth.models import EventType, Purpose
 from app.auth.sessions import Tokens, open_session, revoke_sessions
 from app.auth.throttles import (
@@ -87,10 +88,12 @@ def with_hash_slot(work: Any, *args: str) -> Any:
         hash_slots.release()
 
 
-def change_password(user_id: UUID, *, current: str | None, new: str, client: Client, now: datetime) -> Tokens:
+def change_password(
+    user_id: UUID, *, current: str | None, new: str, ends_keys: bool = False, client: Client, now: datetime
+) -> Tokens:
     """Set a password and begin a new session; every earlier token stops working.
 
-    current: the password that is set now; None only if none is.
+    current: the password that is set now; None only if none is. ends_keys: whether API keys stop working too.
     Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
     user = require_user(user_id)
@@ -101,7 +104,10 @@ def change_password(user_id: UUID, *, current: str | None, new: str, client: Cli
         require_password(user.mobile, known_hash, current, now)
     new_hash = hash_password(new)
     with transaction() as tx:
-        return replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
+        tokens = replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
+        if ends_keys:
+            revoke_keys(tx, user_id, now, revoked_by=client)
+        return tokens
 
 
 def require_password(mobile: str, password_hash: str | None, password: str, now: datetime) -> None:
@@ -136,10 +142,10 @@ def replace_password(
     return open_session(user, tier_of(user_id, now), client, now)
 
 
-def reset_password(mobile: str, code: str, new: str, client: Client, *, now: datetime) -> None:
+def reset_password(mobile: str, code: str, new: str, client: Client, *, ends_keys: bool = False, now: datetime) -> None:
     """Set a password with a code that was sent for it; every earlier token stops working.
 
-    The code also verifies the number, if it was not verified.
+    The code also verifies the number, if it was not verified. ends_keys: whether API keys stop working too.
     Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
     new_hash = hash_password(new)
@@ -152,6 +158,8 @@ def reset_password(mobile: str, code: str, new: str, client: Client, *, now: dat
                 user.verified_at = user.verified_at or now
                 events.record(user.id, EventType.PASSWORD_CHANGED, client, now)
                 revoke_sessions(current, user.id, now)
+                if ends_keys:
+                    revoke_keys(current, user.id, now, revoked_by=client)
                 return
             if not is_right:
                 events.record_lock(mobile, client, now)

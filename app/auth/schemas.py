@@ -6,11 +6,13 @@ import marshmallow as ma
 
 from app.auth.models import EventType
 from app.auth.passwords import MAX_CHARS, MIN_CHARS, is_common
-from app.core.schemas import Schema, Text, Timestamp
+from app.core.auth import Scope
+from app.core.schemas import Schema, StrictBoolean, Text, Timestamp
 from app.users.numbers import is_personal_number, is_served, to_e164
 from app.users.profile import EXAMPLE_USER, UserOut
 
 MAX_NAME_CHARS = 100
+MAX_KEY_DAYS = 3_660
 MAX_MOBILE_CHARS = 32  # with spaces, brackets and the like
 
 
@@ -81,6 +83,13 @@ class OneTimePassword(Text):
         super().__init__(max_chars=16, metadata=metadata, **(kwargs or {"required": True}))
 
 
+class EndsKeys(StrictBoolean):
+    """Whether a new password ends the API keys too."""
+
+    def __init__(self) -> None:
+        super().__init__(load_default=False, metadata={"description": "Whether your API keys stop working too."})
+
+
 class SignupIn(Schema):
     """A number to sign up, without a password, because it is not verified yet."""
 
@@ -115,6 +124,7 @@ class ChangePasswordIn(Schema):
     current_password = Password(
         load_default=None, allow_none=True, description="The password that is set; required once there is one."
     )
+    end_api_keys = EndsKeys()
 
 
 class ResetPasswordIn(Schema):
@@ -123,6 +133,7 @@ class ResetPasswordIn(Schema):
     mobile = MobileNumber(required=True)
     otp = OneTimePassword()
     new_password = NewPassword()
+    end_api_keys = EndsKeys()
 
 
 class NewMobileIn(Schema):
@@ -197,6 +208,51 @@ class SessionsOut(Schema):
     items = ma.fields.List(ma.fields.Nested(SessionOut), metadata={"description": "The latest used first."})
 
 
+class ApiKeyIn(Schema):
+    """A key to make."""
+
+    name = Text(required=True, max_chars=MAX_NAME_CHARS, metadata={"description": "What it is for.", "example": "CI"})
+    scopes = ma.fields.List(
+        ma.fields.Enum(Scope, by_value=True),
+        required=True,
+        validate=ma.validate.Length(min=1, max=len(Scope)),
+        metadata={"description": "What it may do.", "example": ["chat:read", "chat:write"]},
+    )
+    expires_in_days = ma.fields.Integer(
+        strict=True,
+        load_default=None,
+        allow_none=True,
+        validate=ma.validate.Range(min=1, max=MAX_KEY_DAYS),
+        metadata={"description": "Days until it stops working; absent: it works until it is deleted.", "example": 90},
+    )
+
+
+class ApiKeyOut(Schema):
+    """A key, without itself."""
+
+    id = ma.fields.UUID(metadata={"description": "The key's id."})
+    name = ma.fields.String(metadata={"description": "What it is for."})
+    scopes = ma.fields.List(ma.fields.Enum(Scope, by_value=True), metadata={"description": "What it may do."})
+    prefix = ma.fields.String(metadata={"description": "The key's beginning, to know it by."})
+    created_at = Timestamp(metadata={"description": "When it was made."})
+    expires_at = Timestamp(allow_none=True, metadata={"description": "When it stops working; null: never."})
+    last_used_at = Timestamp(
+        allow_none=True, metadata={"description": "When it was last used, to within five minutes; null: never."}
+    )
+
+
+class NewApiKeyOut(ApiKeyOut):
+    """A key that was just made."""
+
+    key = ma.fields.String(metadata={"description": "For `Authorization: Bearer …`; shown this once."})
+
+
+class ApiKeysOut(Schema):
+    """A user's keys."""
+
+    items = ma.fields.List(ma.fields.Nested(ApiKeyOut), metadata={"description": "The newest first."})
+
+
 class SecurityEventOut(Schema):
     """Something that happened to an account."""
 
@@ -220,6 +276,15 @@ class SecurityEventsOut(Schema):
     next_cursor = ma.fields.String(allow_none=True, metadata={"description": "For the next page; null at the end."})
 
 
+EXAMPLE_KEY: dict[str, Any] = {
+    "id": "0192d3a4-6a00-7a01-9b02-5123456789ab",
+    "name": "CI",
+    "scopes": ["chat:read", "chat:write"],
+    "prefix": "gbk_Zr3uYw1k",
+    "created_at": "2026-11-21T09:30:30.000000Z",
+    "expires_at": "2027-02-19T09:30:30.000000Z",
+    "last_used_at": None,
+}
 EXAMPLE_EVENT: dict[str, Any] = {
     "id": "0192d3a4-6a00-7c44-8a01-4123456789ab",
     "type": "login_new_device",

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.auth import events, otp
-from app.auth.models import AuthSession, NumberThrottle, OneTimeCode, RefreshToken, SecurityEvent
+from app.auth.models import ApiKey, AuthSession, NumberThrottle, OneTimeCode, RefreshToken, SecurityEvent
 from app.auth.sessions import session_lifetime
 from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.core.clock import utc_now
@@ -43,6 +43,8 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         ("throttles", NumberThrottle.touched_at, now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
         ("revoked sessions", AuthSession.revoked_at, now - REVOKED_KEPT),
         ("sessions", AuthSession.last_used_at, now - session_lifetime()),
+        ("revoked API keys", ApiKey.revoked_at, now - REVOKED_KEPT),
+        ("expired API keys", ApiKey.expires_at, now - REVOKED_KEPT),
         ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
         ("security events", SecurityEvent.created_at, now - events.KEPT),
         ("signups", User.created_at, now - UNVERIFIED_KEPT),

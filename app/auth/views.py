@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-from flask import request
 from flask.views import MethodView
 
 from app.auth import new_mobile, passwords, service, sessions
@@ -16,7 +15,7 @@ from app.auth.errors import (
     OtpLocked,
     WrongPassword,
 )
-from app.auth.events import MAX_USER_AGENT_CHARS, Client
+from app.auth.events import current_client
 from app.auth.models import Purpose
 from app.auth.schemas import (
     EXAMPLE_SENT,
@@ -40,17 +39,10 @@ from app.core.api import Blueprint
 from app.core.auth import current_refresh_jti, current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
-from app.core.limits import client_address
 from app.users.profile import EXAMPLE_USER, UserOut
 
 blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, verify the number, get tokens.")
 sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="Refresh tokens; see and end logins.")
-
-
-def client() -> Client:
-    """The client of the request."""
-    agent = request.user_agent.string[:MAX_USER_AGENT_CHARS]
-    return Client(ip=client_address(request.remote_addr), user_agent=agent or None)
 
 
 @blp.route("/signup")
@@ -91,7 +83,7 @@ class VerifyOtp(MethodView):
         """Exchange a code for tokens
 
         A code works once, and five wrong guesses end it. The first right one verifies the number."""
-        return service.verify_login_code(body["mobile"], body["otp"], client(), now=utc_now())
+        return service.verify_login_code(body["mobile"], body["otp"], current_client(), now=utc_now())
 
 
 @blp.route("/login")
@@ -104,7 +96,7 @@ class Login(MethodView):
         """Log in with a password
 
         Ten wrong passwords within 15 minutes block passwords for the rest of them; codes still work."""
-        return service.log_in(body["mobile"], body["password"], client(), now=utc_now())
+        return service.log_in(body["mobile"], body["password"], current_client(), now=utc_now())
 
 
 @blp.route("/forgot-password")
@@ -130,7 +122,14 @@ class ResetPassword(MethodView):
         """Set a password with a code
 
         Every earlier token of the user stops working."""
-        passwords.reset_password(body["mobile"], body["otp"], body["new_password"], client(), now=utc_now())
+        passwords.reset_password(
+            body["mobile"],
+            body["otp"],
+            body["new_password"],
+            current_client(),
+            ends_keys=body["end_api_keys"],
+            now=utc_now(),
+        )
 
 
 @blp.route("/change-password")
@@ -147,7 +146,8 @@ class ChangePassword(MethodView):
             current_user_id(),
             current=body["current_password"],
             new=body["new_password"],
-            client=client(),
+            ends_keys=body["end_api_keys"],
+            client=current_client(),
             now=utc_now(),
         )
 
@@ -182,7 +182,7 @@ class ChangeMobileVerify(MethodView):
             body["otp"],
             password=body["current_password"],
             current_code=body["current_otp"],
-            client=client(),
+            client=current_client(),
             now=utc_now(),
         )
 
@@ -196,7 +196,9 @@ class Refresh(MethodView):
 
         Send the refresh token as the bearer. It works once. Within 10 seconds it still works again, for clients
         that refresh in parallel; later it ends its whole session, because it must have been stolen."""
-        return sessions.refresh(current_user_id(), current_session_id(), current_refresh_jti(), client(), now=utc_now())
+        return sessions.refresh(
+            current_user_id(), current_session_id(), current_refresh_jti(), current_client(), now=utc_now()
+        )
 
 
 @sessions_blp.route("/logout")
@@ -230,4 +232,4 @@ class SessionItem(MethodView):
         """End a session
 
         Its tokens stop working."""
-        sessions.end_session(current_user_id(), session_id, revoked_by=client(), now=utc_now())
+        sessions.end_session(current_user_id(), session_id, revoked_by=current_client(), now=utc_now())

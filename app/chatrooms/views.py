@@ -20,7 +20,7 @@ from app.chatrooms.schemas import (
     ModelsOut,
 )
 from app.core.api import Blueprint
-from app.core.auth import current_user_id
+from app.core.auth import Scope, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.schemas import InvalidCursor
@@ -34,7 +34,7 @@ LOCATION = {"Location": {"description": "Where the chatroom is.", "schema": {"ty
 
 @blp.route("")
 class ChatroomCollection(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.arguments(ChatroomIn, required=False)
     @blp.response(201, ChatroomOut, example=EXAMPLE_CHATROOM, headers=LOCATION)
     @blp.errors(ModelNotInTier)
@@ -46,7 +46,7 @@ class ChatroomCollection(MethodView):
         room = service.create_chatroom(current_user_id(), **given, now=utc_now())
         return room, {"Location": url_for("messages.ChatroomPage", chatroom_id=room.id)}
 
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(ListQuery, location="query")
     @blp.response(
         200,
@@ -73,7 +73,7 @@ class ChatroomCollection(MethodView):
 
 @blp.route("/<id:chatroom_id>")
 class ChatroomItem(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.arguments(ChatroomChangesIn)
     @blp.response(200, ChatroomOut, example=EXAMPLE_CHATROOM)
     @blp.errors(NotFound, ModelNotInTier)
@@ -83,7 +83,7 @@ class ChatroomItem(MethodView):
         Its title, instruction or model, or whether it is pinned or archived; what is not said stays."""
         return service.change_chatroom(current_user_id(), chatroom_id, body, now=utc_now())
 
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.response(204)
     @blp.errors(NotFound)
     def delete(self, chatroom_id: UUID) -> None:
@@ -95,7 +95,7 @@ class ChatroomItem(MethodView):
 
 @models_blp.route("")
 class Models(MethodView):
-    @models_blp.authenticated()
+    @models_blp.authenticated(scope=Scope.CHAT_READ)
     @models_blp.response(
         200, ModelsOut, example={"items": [{"name": "gemini-3.5-flash", "tier": "basic", "default": True}]}
     )

@@ -12,7 +12,15 @@ from flask import Request, json
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
 
-from app.core.auth import TokenExpired, TokenInvalid, TokenMissing, TokenRevoked, require_token
+from app.core.auth import (
+    InsufficientScope,
+    Scope,
+    TokenExpired,
+    TokenInvalid,
+    TokenMissing,
+    TokenRevoked,
+    require_token,
+)
 from app.core.conditional import answer_unless_known, shape_of
 from app.core.errors import (
     QUERY_IS_NOT_VALID,
@@ -106,15 +114,17 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             kwargs.setdefault("example", example_of(schema))
         return super().arguments(schema, location=location, **kwargs)
 
-    def authenticated(self, *limits: Limit, refresh: bool = False) -> Callable[[View], View]:
+    def authenticated(
+        self, *limits: Limit, refresh: bool = False, scope: Scope | None = None
+    ) -> Callable[[View], View]:
         """Require a valid access token (or refresh token). The outermost decorator.
 
-        limits: those of one address, besides that of the user.
+        limits: those of one address, besides that of the user. scope: that of API keys which are good here too.
         """
 
         def decorate(view: View) -> View:
-            guarded = require_token(refresh=refresh)(limited(view, limits) if limits else view)
-            note(guarded, auth="refreshToken" if refresh else "accessToken")
+            guarded = require_token(refresh=refresh, scope=scope)(limited(view, limits) if limits else view)
+            note(guarded, auth="refreshToken" if refresh else "accessToken", scope=scope)
             return guarded
 
         return decorate
@@ -185,7 +195,9 @@ def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) 
     kinds: list[type[AppError]] = [*contract.get("errors", ()), RateLimited, ServiceUnavailable, AppError]
     if contract.get("auth") != "public":
         doc["security"] = [{contract.get("auth"): []}]
-        kinds += [TokenMissing, TokenInvalid, TokenExpired, TokenRevoked]
+        if contract.get("scope"):
+            doc["security"].append({"apiKey": [contract["scope"].value]})
+        kinds += [TokenMissing, TokenInvalid, TokenExpired, TokenRevoked, InsufficientScope]
     if arguments or "requestBody" in doc:
         kinds.append(ValidationFailed)
     if "requestBody" in doc:

@@ -1,7 +1,13 @@
-"""Bearer tokens: only this module makes and reads them. The auth feature knows their sessions."""
+"""Bearer tokens: only this module makes and reads them. The auth feature knows their sessions, and the API keys.
 
+A key's facts are given the form of a token's claims: its id stands for the session's, and it has `scopes`.
+"""
+
+import enum
+import math
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import lru_cache, wraps
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
@@ -21,10 +27,15 @@ from app.core.clock import utc_now
 from app.core.crypto import derive_key
 from app.core.errors import AppError
 from app.core.limits import REQUESTS, limit_address
-from app.core.sessions import SESSION_VALIDATOR, SessionValidator, admit, session_validator
+from app.core.sessions import SessionValidator, admit
 
 View = TypeVar("View", bound=Callable[..., Any])
-VERIFIED_CLAIMS = "verified_claims"  # its key in app.extensions
+# Keys in app.extensions.
+VERIFIED_CLAIMS = "verified_claims"
+KNOWN_KEYS = "known_api_keys"
+SESSION_VALIDATOR = "is_session_active"
+KEY_VALIDATOR = "is_api_key_active"
+API_KEY_PREFIX = "gbk_"
 KNOWN_TOKENS = 10_000  # of which a process remembers that they are ours; about a kilobyte each
 REFRESH_JTI_CLAIM = "rid"  # `jti` has been flask-jwt-extended's own random id; tokens in use live for a month
 
@@ -65,6 +76,34 @@ class TokenRevoked(TokenError):
     code, detail = "token_revoked", "The token no longer counts. Log in again."
 
 
+class InsufficientScope(AppError):
+    """An API key on a route that is not its own; the challenge is that of RFC 6750, section 3."""
+
+    status, code = HTTPStatus.FORBIDDEN, "insufficient_scope"
+    detail = "This API key is not for this route."
+
+    def __init__(self, needed: "Scope | None" = None) -> None:
+        scope = f', scope="{needed}"' if needed else ""
+        super().__init__(headers={"WWW-Authenticate": f'Bearer realm="api", error="insufficient_scope"{scope}'})
+
+
+class Scope(enum.StrEnum):
+    """What an API key may do; a token may do everything."""
+
+    CHAT_READ = "chat:read"
+    CHAT_WRITE = "chat:write"
+
+
+@dataclass(frozen=True)
+class KeyFacts:
+    """What never changes of an API key. expires_at: None: never."""
+
+    id: UUID
+    user_id: UUID
+    scopes: frozenset[str]
+    expires_at: datetime | None
+
+
 def register_auth(
     app: Flask,
     *,
@@ -73,13 +112,18 @@ def register_auth(
     access_ttl: timedelta,
     refresh_ttl: timedelta,
     is_session_active: SessionValidator,
+    find_key: Callable[[str], KeyFacts | None],
+    is_key_active: SessionValidator,
 ) -> None:
     """Let flask-jwt-extended accept tokens of active sessions, and answer others with problem documents.
 
-    secret: signs tokens. previous_secret: also accepted. is_session_active: called with the ids of a session and its
-    user, and now, when Redis does not know the session; holds no database connection when it returns.
+    secret: signs tokens. previous_secret: also accepted. is_session_active, is_key_active: called with the ids of a
+    session, or an API key, and its user, and now, when Redis does not know it. They and find_key hold no database
+    connection when they return.
     """
     app.extensions[SESSION_VALIDATOR] = is_session_active
+    app.extensions[KEY_VALIDATOR] = is_key_active
+    app.extensions[KNOWN_KEYS] = lru_cache(maxsize=KNOWN_TOKENS)(lambda key: claims_of_key(find_key(key)))
     app.config.update(JWT_SECRET_KEY=secret, JWT_ACCESS_TOKEN_EXPIRES=access_ttl, JWT_REFRESH_TOKEN_EXPIRES=refresh_ttl)
     current_id = key_id(secret)
     secrets = {key_id(previous_secret): previous_secret} if previous_secret else {}
@@ -89,9 +133,10 @@ def register_auth(
     app.extensions[VERIFIED_CLAIMS] = lru_cache(maxsize=KNOWN_TOKENS)(decode_token)
 
 
-def require_token(*, refresh: bool = False) -> Callable[[View], View]:
+def require_token(*, refresh: bool = False, scope: Scope | None = None) -> Callable[[View], View]:
     """A view decorator: requires a valid access token (or refresh token) of an active session, then counts the request.
 
+    scope: that of API keys which are good here too; None: none is.
     A request of an active session counts against its user, any other against its address: the holder of a revoked
     token uses up nothing of the user's limit.
     """
@@ -105,6 +150,8 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
             except TokenError:
                 limit_address(REQUESTS)
                 raise
+            if "scopes" in claims and scope not in claims["scopes"]:
+                raise InsufficientScope(scope)
             g.token_claims = claims
             return view(*args, **kwargs)
 
@@ -115,27 +162,42 @@ def require_token(*, refresh: bool = False) -> Callable[[View], View]:
 
 def require_session(claims: Mapping[str, Any]) -> None:
     """Count a request of an active session. Raises TokenRevoked, TokenInvalid, RateLimited."""
-    if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now()):
+    if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now(), validator_of(claims)):
         raise TokenRevoked
 
 
-def read_token(*, refresh: bool) -> dict[str, Any]:
-    """The claims of the request's token. Raises TokenMissing, TokenInvalid, TokenExpired.
+def validator_of(claims: Mapping[str, Any]) -> SessionValidator:
+    """What decides, by PostgreSQL, whether the token's session, or the key, is active."""
+    return cast(SessionValidator, current_app.extensions[KEY_VALIDATOR if "scopes" in claims else SESSION_VALIDATOR])
 
-    A process verifies a signature once: a token that was found to be ours stays so. Its time is looked at again.
+
+def claims_of_key(facts: KeyFacts | None) -> dict[str, Any]:
+    """An API key's facts as claims. Raises TokenInvalid for None."""
+    if facts is None:
+        raise TokenInvalid
+    expires = facts.expires_at.timestamp() if facts.expires_at else math.inf
+    return {"sub": str(facts.user_id), "sid": str(facts.id), "exp": expires, "scopes": facts.scopes}
+
+
+def read_token(*, refresh: bool) -> dict[str, Any]:
+    """The claims of the request's token or API key. Raises TokenMissing, TokenInvalid, TokenExpired.
+
+    A process verifies a signature once, and looks a key up once: what was found to be ours stays so. Its time is looked
+    at again.
     """
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")  # in any case: RFC 9110, 11.1
     if scheme.lower() != "bearer" or not token:
         raise TokenMissing
     try:
-        claims: dict[str, Any] = current_app.extensions[VERIFIED_CLAIMS](token)
+        known = KNOWN_KEYS if token.startswith(API_KEY_PREFIX) else VERIFIED_CLAIMS
+        claims: dict[str, Any] = current_app.extensions[known](token)
     except ExpiredSignatureError:
         raise TokenExpired from None
     except (JWTExtendedException, PyJWTError):
         raise TokenInvalid from None
     if claims.get("exp", 0) <= utc_now().timestamp():
         raise TokenExpired
-    if (claims["type"] == "refresh") is not refresh:
+    if "scopes" not in claims and (claims["type"] == "refresh") is not refresh:
         raise TokenInvalid
     return claims
 
@@ -146,7 +208,7 @@ def current_user_id() -> UUID:
 
 
 def current_session_id() -> UUID:
-    """The session of the request's token."""
+    """The session of the request's token, or the API key's id."""
     return UUID(g.token_claims["sid"])
 
 
@@ -168,8 +230,8 @@ def encode_refresh_token(user_id: UUID, session_id: UUID, jti: UUID) -> str:
 
 def current_session_check() -> Callable[[], bool]:
     """A function that says whether this request's session is still active, also after the request."""
-    is_session_active, session_id, user_id = session_validator(), current_session_id(), current_user_id()
-    return lambda: is_session_active(session_id, user_id, utc_now())
+    is_active, session_id, user_id = validator_of(g.token_claims), current_session_id(), current_user_id()
+    return lambda: is_active(session_id, user_id, utc_now())
 
 
 def claimed_id(claims: Mapping[str, Any], name: str) -> UUID:

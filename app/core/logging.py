@@ -35,6 +35,7 @@ SECRET_NAMES = re.compile("secret|key|token|password")
 MIN_SECRET_CHARS = 6  # anything shorter is found in innocent words
 MASKS = (  # each with the words without which it need not be looked for
     (("eyJ",), re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[token]"),
+    (("gbk_",), re.compile(r"\bgbk_[\w-]+"), "[key]"),
     (("://",), re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"), "[credentials]"),
     # A mobile number, but its last two digits. Its sign stands before what must not precede it: a regular expression
     # that begins with a character finds it much sooner.

@@ -1,5 +1,7 @@
 """Admitting a request of a session: is the session active, and is its user within the limit? One round trip to Redis.
 
+An API key counts as a session here.
+
 `session:{id}` holds the user's id while the session is active, for ACTIVE_SECONDS, written (NX) after a look into
 PostgreSQL, which the auth feature does. The end of a session replaces it, after the commit, by a tombstone that
 outlives any entry: a look that was begun before writes nothing over it. Without Redis each request asks PostgreSQL.
@@ -13,7 +15,6 @@ from typing import Any, cast
 from uuid import UUID
 
 import redis
-from flask import current_app
 
 from app.core import settings
 from app.core.limits import REQUESTS, limit_user, raise_rate_limited
@@ -22,7 +23,6 @@ from app.core.redis import RedisRests, asking_redis, rate_limits, redis_client
 
 SessionValidator = Callable[[UUID, UUID, datetime], bool]
 
-SESSION_VALIDATOR = "is_session_active"  # its key in app.extensions
 ACTIVE_SECONDS = 60
 TOMBSTONE_SECONDS = 120
 TOMBSTONE = b"ended"
@@ -38,12 +38,11 @@ return {user, count}
 log = logging.getLogger(__name__)
 
 
-def admit(session_id: UUID, user_id: UUID, now: datetime) -> bool:
+def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValidator) -> bool:
     """Whether the session is active; a request of one counts against its user's limit. Raises RateLimited.
 
-    Holds no database connection afterwards.
+    validate: whether it is by PostgreSQL. Holds no database connection afterwards.
     """
-    validate = session_validator()
     try:
         with asking_redis():
             entry, count = ask(session_id, user_id)
@@ -92,8 +91,3 @@ def forget_sessions(session_ids: Iterable[UUID]) -> None:
 def session_key(session_id: UUID) -> str:
     """The session's key in Redis."""
     return f"session:{session_id}"
-
-
-def session_validator() -> SessionValidator:
-    """The function that the factory was given to decide, by PostgreSQL, whether a session is active."""
-    return cast(SessionValidator, current_app.extensions[SESSION_VALIDATOR])

@@ -16,7 +16,7 @@ from app.chatrooms.errors import ModelNotInTier
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
 from app.chatrooms.service import get_message
 from app.core.api import Blueprint, header
-from app.core.auth import current_user_id
+from app.core.auth import Scope, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.http import has_hung_up
@@ -92,7 +92,7 @@ def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
 
 @blp.route("")
 class ChatroomPage(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.response(
         200,
         ChatroomWithMessagesOut,
@@ -114,7 +114,7 @@ class ChatroomPage(MethodView):
 
 @blp.route("/message")
 class MessageCollection(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_WRITE)
     @takes_prompt
     @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused)
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID) -> object:
@@ -153,7 +153,7 @@ def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edite
 
 @blp.route("/messages")
 class MessageHistory(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(HistoryQuery, location="query")
     @blp.response(200, MessagePageOut, example={"items": [EXAMPLE_REPLY, EXAMPLE_PROMPT], "next_cursor": None})
     @blp.errors(NotFound, InvalidCursor)
@@ -182,7 +182,7 @@ def preferred_wait(prefer: str) -> int:
 
 @blp.route("/messages/<id:message_id>")
 class MessageItem(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.response(200, MessageOut, example=EXAMPLE_REPLY)
     @blp.errors(NotFound)
     @blp.conditional(MessageOut)
@@ -196,7 +196,7 @@ class MessageItem(MethodView):
 
 @blp.route("/messages/<id:message_id>/edit")
 class MessageEdit(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_WRITE)
     @takes_prompt
     @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused, MessageNotEditable)
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> object:
@@ -210,7 +210,7 @@ class MessageEdit(MethodView):
 
 @blp.route("/messages/<id:message_id>/stream")
 class MessageStream(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(StreamHeaders, location="headers")
     @blp.response(200, STREAM, content_type="text/event-stream", example=EXAMPLE_EVENTS)
     @blp.errors(NotFound, TooManyStreams)
@@ -237,7 +237,7 @@ class MessageStream(MethodView):
 
 @blp.route("/messages/<id:message_id>/cancel")
 class MessageCancel(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.response(200, MessageOut, example=EXAMPLE_REPLY | {"status": "canceled", "text": "DNS is the"})
     @blp.errors(NotFound, ReplyNotCancelable)
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
@@ -250,7 +250,7 @@ class MessageCancel(MethodView):
 
 @blp.route("/messages/<id:message_id>/retry")
 class MessageRetry(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.response(
         202,
         MessageOut,

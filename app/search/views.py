@@ -7,7 +7,7 @@ from flask.views import MethodView
 
 from app.chatrooms.models import Role
 from app.core.api import Blueprint
-from app.core.auth import current_user_id
+from app.core.auth import Scope, current_user_id
 from app.core.errors import NotFound
 from app.core.schemas import InvalidCursor, PageQuery, Schema, Text, Timestamp
 from app.messages.schemas import EXAMPLE_PROMPT
@@ -65,7 +65,7 @@ EXAMPLE_FOUND: dict[str, Any] = {
 
 @blp.route("")
 class Search(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(SearchQuery, location="query")
     @blp.response(200, FoundPageOut, example={"items": [EXAMPLE_FOUND], "next_cursor": None})
     @blp.errors(NotFound, InvalidCursor)

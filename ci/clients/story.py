@@ -16,9 +16,17 @@ from gemini_backend_client.api.billing import get_subscription, subscribe_to_pro
 from gemini_backend_client.api.chatroom import create_chatroom, list_chatrooms
 from gemini_backend_client.api.messages import edit_prompt, get_message, list_messages, retry_reply, send_message
 from gemini_backend_client.api.search import search_messages
-from gemini_backend_client.api.user import delete_account, get_usage, list_security_events
+from gemini_backend_client.api.user import (
+    create_api_key,
+    delete_account,
+    delete_api_key,
+    get_usage,
+    list_security_events,
+)
 from gemini_backend_client.models import (
     AcceptedOut,
+    ApiKeyIn,
+    ApiKeyInScopesItem,
     ChatroomIn,
     ChatroomOut,
     CheckoutOut,
@@ -26,6 +34,7 @@ from gemini_backend_client.models import (
     LoginIn,
     MessageOut,
     MobileIn,
+    NewApiKeyOut,
     PromptIn,
     SentCodeOut,
     SignupIn,
@@ -112,10 +121,21 @@ def buy_pro(client: AuthenticatedClient) -> None:
     assert told(get_usage.sync(client=client), UsageOut).limit is None
 
 
+def use_a_key(client: AuthenticatedClient) -> None:
+    """A program without a login, within its scope."""
+    made = told(create_api_key.sync(client=client, body=ApiKeyIn("CI", [ApiKeyInScopesItem.CHATREAD])), NewApiKeyOut)
+    program = AuthenticatedClient(BASE_URL, token=made.key, timeout=httpx.Timeout(SECONDS))
+    assert list_chatrooms.sync_detailed(client=program).status_code == 200
+    assert create_chatroom.sync_detailed(client=program, body=ChatroomIn()).status_code == 403
+    assert delete_api_key.sync_detailed(made.id, client=client).status_code == 204
+    assert list_chatrooms.sync_detailed(client=program).status_code == 401
+
+
 def main() -> None:
     client = get_in()
     chat(client)
     buy_pro(client)
+    use_a_key(client)
     assert list_security_events.sync_detailed(client=client).status_code == 200
     assert delete_account.sync_detailed(client=client).status_code == 204
     assert list_chatrooms.sync_detailed(client=client).status_code == 401

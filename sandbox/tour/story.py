@@ -215,6 +215,19 @@ def change_the_number(visitor: Visitor) -> None:
     visitor.expect(used["used"] >= visitor.limit, "The new number got the day's prompts back.")
 
 
+def let_a_program_in(visitor: Visitor) -> None:
+    """A key for a program"""
+    visitor.page.note("A server cannot type a code every day: it gets a key, shown once, for what it may do.")
+    body = {"name": "Nightly report", "scopes": ["chat:read"], "expires_in_days": 90}
+    made = visitor.call("POST", "/user/api-keys", body, expect=201).json()
+    token, visitor.token = visitor.token, made["key"]
+    visitor.page.note("With the key as the bearer: it may read, and nothing else.")
+    visitor.call("GET", "/chatroom?limit=1", expect=200, brief=True)
+    visitor.call("POST", "/chatroom", {}, expect=403)
+    visitor.token = token
+    visitor.call("DELETE", f"/user/api-keys/{made['id']}", expect=204)
+
+
 STORY: list[Chapter] = [
     sign_up,
     log_in,
@@ -231,6 +244,7 @@ STORY: list[Chapter] = [
     get_a_title,
     find_it_again,
     look_back,
+    let_a_program_in,
     change_the_number,
 ]
 

@@ -39,7 +39,7 @@ def test_export_holds_everything_as_the_api_shows_it(app, user, small_pieces):
     assert answer.mimetype == "application/json"
     assert answer.headers["Content-Disposition"] == 'attachment; filename="export.json"'
     told = json.loads(answer.data)
-    assert set(told) == {"user", "subscriptions", "sessions", "security_events", "chatrooms"}
+    assert set(told) == {"user", "subscriptions", "sessions", "api_keys", "security_events", "chatrooms"}
     assert told["user"] == user.get("/user/me").json
     assert told["sessions"] == user.get("/auth/sessions").json["items"]
     assert not SessionsOut().validate({"items": []})

@@ -144,7 +144,9 @@ def test_every_operation_declares_who_may_call_it(migrated_app, description):
             assert contract.get("auth") in {"public", "accessToken", "refreshToken"}, rule
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             security = description["paths"][path][method.lower()].get("security")
-            assert security == (None if contract["auth"] == "public" else [{contract["auth"]: []}]), rule
+            scope = [{"apiKey": [contract["scope"]]}] if contract.get("scope") else []
+            expected = None if contract["auth"] == "public" else [{contract["auth"]: []}, *scope]
+            assert security == expected, rule
 
 
 def test_every_protected_operation_tells_of_401_and_every_one_of_500_and_503(operations):
@@ -232,5 +234,5 @@ def test_request_schemas_refuse_unknown_fields(operations, description):
 
 def test_security_schemes_are_bearer_tokens(description):
     schemes = description["components"]["securitySchemes"]
-    assert set(schemes) == {"accessToken", "refreshToken"}
+    assert set(schemes) == {"accessToken", "apiKey", "refreshToken"}
     assert all((scheme["type"], scheme["scheme"]) == ("http", "bearer") for scheme in schemes.values())

@@ -30,6 +30,7 @@ def owned_by(owner: Any) -> dict[str, str]:
     return {
         "chatroom_id": room.rsplit("/", 1)[1],
         "message_id": accepted.json["reply"]["id"],
+        "key_id": owner.post("/user/api-keys", json={"name": "CI", "scopes": ["chat:read"]}).json["id"],
         "session_id": jwt.decode(owner.access_token, options={"verify_signature": False})["sid"],
     }
 

@@ -12,6 +12,7 @@ COSTS = {  # SQL statements, and round trips to Redis, the list's version and th
     "GET /chatroom/{room}/messages/{reply}": (1, 1),
     "GET /models": (0, 1),
     "GET /search?q=hello": (1, 1),
+    "GET /user/api-keys": (1, 1),
     "GET /user/me": (2, 1),
     "GET /user/security-events": (1, 1),
     "GET /user/usage": (2, 1),
@@ -46,6 +47,21 @@ def test_a_request_costs_no_more_than_its_budget(user, statements, round_trips, 
     round_trips.clear()
     assert user.call(method, path, **body).status_code < 300
     assert (len(statements), len(round_trips)) == COSTS[call], (statements, round_trips)
+
+
+def test_a_request_with_an_api_key_costs_what_one_with_a_token_does(app, user, statements, round_trips):
+    room = user.make_chatroom()
+    key = user.post("/user/api-keys", json={"name": "CI", "scopes": ["chat:read", "chat:write"]}).json["key"]
+    for call in ("GET /chatroom", "GET /models", "POST /chatroom/{room}/message"):
+        method, path = call.split()
+        path = path.replace("/chatroom/{room}", room)
+        body = {"json": {"text": "Hello"}} if method == "POST" else {}
+        headers = {"Authorization": f"Bearer {key}"}
+        assert user.client.open(path, method=method, headers=headers, **body).status_code < 300
+        statements.clear()
+        round_trips.clear()
+        assert user.client.open(path, method=method, headers=headers, **body).status_code < 300
+        assert (len(statements), len(round_trips)) == COSTS[call], (call, statements, round_trips)
 
 
 CHANGES = {"edit": (6, 4), "retry": (9, 3)}  # of a prompt and of a completed reply: the same

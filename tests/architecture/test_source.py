@@ -25,11 +25,11 @@ MAY_BE_SHORT = {"__init__", "errors", "models", "tasks"}  # what a feature keeps
 PUBLIC_CODES = {
     "malformed_json", "invalid_cursor", "invalid_signature",
     "token_missing", "token_invalid", "token_expired", "token_revoked", "otp_invalid", "invalid_credentials",
-    "wrong_password", "model_not_in_tier",
+    "wrong_password", "insufficient_scope", "model_not_in_tier",
     "not_found", "account_not_found",
     "method_not_allowed", "body_too_large", "unsupported_media_type",
     "account_exists", "already_subscribed", "reply_not_retryable", "reply_not_cancelable",
-    "message_not_editable",
+    "message_not_editable", "too_many_api_keys",
     "validation_error", "idempotency_key_reused",
     "daily_quota_exceeded", "rate_limited", "otp_cooldown", "otp_locked", "too_many_streams",
     "internal_error", "payment_provider_error", "service_unavailable",

@@ -219,6 +219,8 @@ def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
             "throttles": 1,
             "revoked sessions": 0,
             "sessions": 0,
+            "revoked API keys": 0,
+            "expired API keys": 0,
             "refresh tokens": 0,
             "security events": 0,
             "signups": 0,

@@ -1,0 +1,134 @@
+"""API keys: how a program acts for a user, within its scopes, without a code every day.
+
+A key is 256 random bits behind `gbk_`, which secret scanners can know. It is shown once and stored as a hash. While it
+is active it is remembered like a session (`app.core.sessions`), so that most requests with it ask Redis alone.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, or_, select, update
+
+from app.auth import events
+from app.auth.errors import TooManyApiKeys
+from app.auth.events import Client
+from app.auth.models import ApiKey, EventType
+from app.auth.sessions import TOUCH_EVERY
+from app.core.auth import API_KEY_PREFIX, KeyFacts, Scope
+from app.core.db import db
+from app.core.errors import NotFound
+from app.core.sessions import forget_sessions
+from app.core.transactions import Transaction, release_connection, transaction
+from app.users.service import require_locked_user
+
+MAX_KEYS = 10
+SECRET_BYTES = 32
+SHOWN_CHARS = 12  # of a key, to know it by
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made; the only time that it is there itself."""
+
+    id: UUID
+    name: str
+    scopes: list[Scope]
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None
+    key: str
+    last_used_at: datetime | None = None
+
+
+def create_key(
+    user_id: UUID, *, name: str, scopes: Iterable[Scope], days: int | None, client: Client, now: datetime
+) -> NewKey:
+    """Make a key. days: until it expires; None: never. Raises TokenRevoked, TooManyApiKeys."""
+    key = API_KEY_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    row = ApiKey(
+        user_id=user_id,
+        name=name,
+        scope=" ".join(sorted(set(scopes))),
+        prefix=key[:SHOWN_CHARS],
+        key_hash=hash_key(key),
+        created_at=now,
+        expires_at=None if days is None else now + timedelta(days=days),
+    )
+    with transaction():
+        require_locked_user(user_id)
+        if len(list_keys(user_id, now=now)) >= MAX_KEYS:
+            raise TooManyApiKeys
+        db.session.add(row)
+        events.record(user_id, EventType.API_KEY_CREATED, client, now)
+    return NewKey(row.id, name, row.scopes, row.prefix, now, row.expires_at, key)
+
+
+def list_keys(user_id: UUID, *, now: datetime) -> list[ApiKey]:
+    """The user's active keys, the newest first."""
+    statement = select(ApiKey).where(ApiKey.user_id == user_id, *is_active(now))
+    return list(db.session.scalars(statement.order_by(ApiKey.id.desc())))
+
+
+def revoke_key(user_id: UUID, key_id: UUID, client: Client, *, now: datetime) -> None:
+    """End one of the user's keys. Raises NotFound."""
+    with transaction() as current:
+        if not revoke_keys(current, user_id, now, revoked_by=client, only=key_id):
+            raise NotFound
+
+
+def revoke_keys(
+    current: Transaction, user_id: UUID, now: datetime, *, revoked_by: Client | None = None, only: UUID | None = None
+) -> int:
+    """End the user's keys; how many were active. revoked_by: who does it, to be noted as a security event of each."""
+    active = [ApiKey.user_id == user_id, *is_active(now)]
+    if only is not None:
+        active.append(ApiKey.id == only)
+    ended = update(ApiKey).where(*active).values(revoked_at=now).returning(ApiKey.id)
+    ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
+    if revoked_by is not None:
+        for _ in ids:
+            events.record(user_id, EventType.API_KEY_REVOKED, revoked_by, now)
+    current.after_commit(lambda: forget_sessions(ids))
+    return len(ids)
+
+
+def find_key(key: str) -> KeyFacts | None:
+    """What never changes of a key, which may have ended; None for no key of ours. Holds no connection afterwards."""
+    hashed = hash_key(key)
+    row = db.session.scalar(select(ApiKey).where(ApiKey.key_hash == hashed))
+    release_connection()
+    if row is None or not hmac.compare_digest(row.key_hash, hashed):
+        return None
+    return KeyFacts(row.id, row.user_id, frozenset(row.scopes), row.expires_at)
+
+
+def is_key_active(key_id: UUID, user_id: UUID, now: datetime) -> bool:
+    """Whether the key has not ended: one look-up by primary key. Records the use, once in TOUCH_EVERY.
+
+    Holds no connection afterwards.
+    """
+    active = (ApiKey.id == key_id, ApiKey.user_id == user_id, *is_active(now))
+    row = db.session.execute(select(ApiKey.last_used_at).where(*active)).one_or_none()
+    release_connection()
+    if row is None:
+        return False
+    if row.last_used_at is None or now - row.last_used_at > TOUCH_EVERY:
+        stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now - TOUCH_EVERY)
+        with transaction():
+            db.session.execute(update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=now))
+    return True
+
+
+def is_active(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of a key that has not ended."""
+    return (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now))
+
+
+def hash_key(key: str) -> str:
+    """The stored form. As no key can be guessed it takes no secret, and outlives a change of the service's secrets."""
+    return hashlib.sha256(key.encode()).hexdigest()

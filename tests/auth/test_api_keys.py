@@ -1,0 +1,337 @@
+"""API keys: made, listed and ended by a user, used by a program within their scopes."""
+
+import re
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from app.auth.keys import MAX_KEYS, hash_key
+from app.auth.tasks import delete_ended
+from app.core.clock import utc_now
+from app.core.db import db
+from tests.architecture.test_ownership import BODIES, METHODS, address, owned_by
+from tests.auth.conftest import all_at_once
+from tests.conftest import purge_all
+from tests.problems import assert_problem
+
+BOTH = ["chat:read", "chat:write"]
+# Every route that a key may use, by scope.
+READS = {
+    "/chatroom",
+    "/chatroom/<id:chatroom_id>",
+    "/chatroom/<id:chatroom_id>/messages",
+    "/chatroom/<id:chatroom_id>/messages/<id:message_id>",
+    "/chatroom/<id:chatroom_id>/messages/<id:message_id>/stream",
+    "/search",
+    "/models",
+    "/user/usage",
+}
+WRITES = {
+    ("POST", "/chatroom"),
+    ("PATCH", "/chatroom/<id:chatroom_id>"),
+    ("DELETE", "/chatroom/<id:chatroom_id>"),
+    ("POST", "/chatroom/<id:chatroom_id>/message"),
+    ("POST", "/chatroom/<id:chatroom_id>/messages/<id:message_id>/edit"),
+    ("POST", "/chatroom/<id:chatroom_id>/messages/<id:message_id>/cancel"),
+    ("POST", "/chatroom/<id:chatroom_id>/messages/<id:message_id>/retry"),
+}
+OF_SCOPE = {"chat:read": {("GET", path) for path in READS}, "chat:write": WRITES}
+PASSWORD = "correct horse battery"
+
+
+def make(user, **body):
+    answer = user.post("/user/api-keys", json={"name": "CI", "scopes": BOTH} | body)
+    assert answer.status_code == 201, answer.text
+    return answer.json
+
+
+class Program:
+    """What calls with a key."""
+
+    def __init__(self, app, key):
+        self.client, self.headers = app.test_client(), {"Authorization": f"Bearer {key}"}
+
+    def call(self, method, path, **kwargs):
+        return self.client.open(path, method=method, headers=self.headers | kwargs.pop("headers", {}), **kwargs)
+
+    def get(self, path):
+        return self.call("GET", path)
+
+
+@pytest.fixture
+def program(app, user):
+    return Program(app, make(user)["key"])
+
+
+def sql(app, statement):
+    with app.app_context():
+        db.session.execute(text(statement))
+        db.session.commit()
+
+
+def test_a_key_is_shown_once(user):
+    made = make(user, name="  Nightly job ", expires_in_days=30)
+    key = made.pop("key")
+    assert re.fullmatch(r"gbk_[\w-]{43}", key)
+    assert key.startswith(made["prefix"])
+    assert len(made["prefix"]) == 12
+    assert (made["name"], made["scopes"], made["last_used_at"]) == ("Nightly job", BOTH, None)
+    assert made["created_at"] < made["expires_at"]
+    listed = user.get("/user/api-keys")
+    assert listed.json == {"items": [made]}
+    assert key not in listed.text
+
+
+def test_neither_the_database_nor_redis_has_the_key(app, user, redis_db):
+    key = make(user)["key"]
+    assert Program(app, key).get("/models").status_code == 200
+    secret = key[12:]
+    with app.app_context():
+        for table in db.metadata.sorted_tables:
+            for row in db.session.scalars(text(f"SELECT t::text FROM {table.name} t")):
+                assert secret not in row
+    for name in redis_db.scan_iter("*"):
+        assert secret.encode() not in name
+        if redis_db.type(name) == b"string":
+            assert secret.encode() not in redis_db.get(name)
+
+
+def test_a_program_chats_with_it(app, user, program):
+    room = program.call("POST", "/chatroom", json={"title": "By a program"})
+    assert room.status_code == 201
+    path = f"/chatroom/{room.json['id']}"
+    sent = program.call("POST", f"{path}/message", json={"text": "Hello"})
+    assert sent.status_code == 202
+    assert program.get("/user/usage").json["used"] == 1  # of its user's day
+    assert user.get("/user/usage").json["used"] == 1
+    assert [room["title"] for room in user.get("/chatroom").json["items"]] == ["By a program"]
+
+
+@pytest.mark.parametrize("scopes", [["chat:read"], ["chat:write"], BOTH])
+def test_a_key_reaches_the_routes_of_its_scopes_and_no_other(app, user, scopes):
+    program = Program(app, make(user, scopes=scopes)["key"])
+    values = owned_by(user)
+    allowed = set().union(*(OF_SCOPE[scope] for scope in scopes))
+    walked = set()
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        for method in sorted((rule.methods or set()) & METHODS):
+            contract = getattr(getattr(view, "view_class", None), method.lower(), None)
+            auth = getattr(contract, "_apidoc", {}).get("contract", {}).get("auth", "public")
+            if auth == "public":
+                continue
+            path = address(app, rule, values) if rule.arguments else rule.rule
+            body = BODIES.get((method, rule.rule), {})
+            answer = program.call(method, path, json=body) if method != "GET" else program.get(path)
+            if (method, rule.rule) in allowed:
+                assert answer.status_code not in {401, 403}, f"{method} {rule.rule}: {answer.text}"
+                walked.add((method, rule.rule))
+            else:
+                assert_problem(answer, 403, "insufficient_scope")
+                assert 'error="insufficient_scope"' in answer.headers["WWW-Authenticate"]
+    assert walked == allowed
+
+
+def test_a_token_needs_no_scope_and_is_not_told_of_any(user):
+    assert user.get("/user/me").status_code == 200
+    assert_problem(user.get("/user/me", headers={"Authorization": "Bearer gbk_"}), 401, "token_invalid")
+
+
+@pytest.mark.parametrize("key", ["gbk_", "gbk_x", "gbk_" + "A" * 43, "gbk_" + "ä" * 43, "GBK_" + "A" * 43])
+def test_what_is_no_key_is_401(client, key):
+    headers = {"Authorization": f"Bearer {key}".encode().decode("latin-1")}
+    assert_problem(client.get("/chatroom", headers=headers), 401, "token_invalid")
+
+
+def test_one_wrong_character_is_another_key(app, user):
+    key = make(user)["key"]
+    for wrong in (key[:-1] + ("A" if key[-1] != "A" else "B"), key.swapcase().replace("GBK_", "gbk_"), key + "A"):
+        assert_problem(Program(app, wrong).get("/chatroom"), 401, "token_invalid")
+
+
+def test_a_deleted_key_stops_working_at_once(app, user):
+    made = make(user)
+    program = Program(app, made["key"])
+    assert program.get("/chatroom").status_code == 200
+    assert user.delete(f"/user/api-keys/{made['id']}").status_code == 204
+    assert_problem(program.get("/chatroom"), 401, "token_revoked")
+    assert user.get("/user/api-keys").json == {"items": []}
+    assert_problem(user.delete(f"/user/api-keys/{made['id']}"), 404, "not_found")
+
+
+def test_also_without_redis(app, user, redis_db):
+    made = make(user)
+    program = Program(app, made["key"])
+    assert program.get("/chatroom").status_code == 200
+    user.delete(f"/user/api-keys/{made['id']}")
+    redis_db.flushdb()
+    assert_problem(program.get("/chatroom"), 401, "token_revoked")
+
+
+def test_a_key_expires(app, user, redis_db):
+    made = make(user, expires_in_days=1)
+    sql(app, "UPDATE api_keys SET expires_at = now() - interval '1 second'")
+    assert_problem(Program(app, made["key"]).get("/chatroom"), 401, "token_expired")
+    assert user.get("/user/api-keys").json == {"items": []}
+
+
+def test_a_key_that_a_process_knows_expires_too(app, user, redis_db):
+    program = Program(app, make(user, expires_in_days=1)["key"])
+    assert program.get("/chatroom").status_code == 200
+    sql(app, "UPDATE api_keys SET expires_at = now() - interval '1 second'")
+    redis_db.flushdb()  # which knows it for a minute
+    assert_problem(program.get("/chatroom"), 401, "token_revoked")
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+@pytest.mark.parametrize("way", ["change", "reset"])
+def test_a_new_password_ends_keys_if_asked(app, make_member, make_user, way, is_asked):
+    visitor, tokens = make_member(password=PASSWORD)
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    made = visitor.client.post("/user/api-keys", json={"name": "CI", "scopes": BOTH}, headers=headers).json
+    program = Program(app, made["key"])
+    assert program.get("/chatroom").status_code == 200
+    asked = {"end_api_keys": True} if is_asked else {}
+    if way == "change":
+        body = {"current_password": PASSWORD, "new_password": "another good one"} | asked
+        answer = visitor.post("/auth/change-password", token=tokens["access_token"], **body)
+    else:
+        body = {"mobile": visitor.mobile, "otp": visitor.forgot().json["otp"], "new_password": "another good one"}
+        answer = visitor.post("/auth/reset-password", **(body | asked))
+    assert answer.status_code in {200, 204}, answer.text
+    if is_asked:
+        assert_problem(program.get("/chatroom"), 401, "token_revoked")
+    else:
+        assert program.get("/chatroom").status_code == 200
+
+
+def test_it_ends_with_the_account(app, user, program):
+    assert program.get("/chatroom").status_code == 200
+    assert user.delete("/user/me").status_code == 204
+    assert_problem(program.get("/chatroom"), 401, "token_revoked")
+    purge_all(app)
+    with app.app_context():
+        assert db.session.scalar(text("SELECT count(*) FROM api_keys")) == 0
+
+
+def test_a_logout_leaves_it(app, user, program):
+    assert user.post("/auth/logout").status_code == 204
+    assert program.get("/chatroom").status_code == 200
+
+
+def test_its_last_use_is_noted_every_five_minutes(app, user, program, redis_db, statements):
+    def last_use():
+        return user.get("/user/api-keys").json["items"][0]["last_used_at"]
+
+    assert last_use() is None
+    assert program.get("/models").status_code == 200
+    first = last_use()
+    assert first is not None
+    redis_db.flushdb()
+    statements.clear()
+    assert program.get("/models").status_code == 200
+    assert not [one for one in statements if one.startswith("UPDATE")]
+    assert last_use() == first
+    sql(app, "UPDATE api_keys SET last_used_at = last_used_at - interval '6 minutes'")
+    redis_db.flushdb()
+    assert program.get("/models").status_code == 200
+    assert last_use() >= first
+
+
+def test_a_request_with_a_known_key_costs_no_sql(user, program, statements):
+    assert program.get("/chatroom").status_code == 200
+    statements.clear()
+    assert program.get("/chatroom").headers["X-Cache"] == "HIT"
+    assert statements == []
+
+
+def test_it_counts_in_its_users_limit(make_app, make_user, make_redis_url):
+    limited = make_app(rate_limit_per_minute=5, redis_url=make_redis_url())
+    user = make_user()
+    user.client = limited.test_client()
+    program = Program(limited, make(user)["key"])
+    answers = [program.get("/models").status_code for _ in range(4)]
+    assert answers == [200] * 4
+    assert_problem(program.get("/models"), 429, "rate_limited")
+    assert_problem(user.get("/models"), 429, "rate_limited")
+
+
+def test_keys_of_nobody_count_against_their_address(make_app, make_redis_url):
+    limited = make_app(rate_limit_per_minute=3, redis_url=make_redis_url())
+    statuses = [Program(limited, f"gbk_{number}").get("/models").status_code for number in range(5)]
+    assert statuses == [401, 401, 401, 429, 429]
+
+
+def test_ten_at_most_also_at_once(user):
+    def one_more():
+        return user.post("/user/api-keys", json={"name": "CI", "scopes": ["chat:read"]})
+
+    answers = all_at_once([one_more] * 14)
+    assert Counter(answer.status_code for answer in answers) == {201: MAX_KEYS, 409: 4}
+    refused = next(answer for answer in answers if answer.status_code == 409)
+    assert_problem(refused, 409, "too_many_api_keys")
+    items = user.get("/user/api-keys").json["items"]
+    assert len({item["prefix"] for item in items}) == MAX_KEYS
+    assert user.delete(f"/user/api-keys/{items[3]['id']}").status_code == 204
+    assert one_more().status_code == 201
+
+
+def test_deleted_twenty_times_at_once_it_is_told_once(user):
+    made = make(user)
+    answers = all_at_once([lambda: user.delete(f"/user/api-keys/{made['id']}")] * 20, retry=False)
+    statuses = Counter(answer.status_code for answer in answers)
+    assert statuses[204] == 1
+    assert set(statuses) <= {204, 404, 503}
+    types = [event["type"] for event in user.get("/user/security-events").json["items"]]
+    assert types == ["api_key_revoked", "api_key_created"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"scopes": BOTH}, "name"),
+        ({"name": " ", "scopes": BOTH}, "name"),
+        ({"name": "x" * 101, "scopes": BOTH}, "name"),
+        ({"name": "a\x00b", "scopes": BOTH}, "name"),
+        ({"name": "CI"}, "scopes"),
+        ({"name": "CI", "scopes": []}, "scopes"),
+        ({"name": "CI", "scopes": "chat:read"}, "scopes"),
+        ({"name": "CI", "scopes": ["admin"]}, "scopes"),
+        ({"name": "CI", "scopes": ["chat:read", None]}, "scopes"),
+        ({"name": "CI", "scopes": ["chat:read"] * 3}, "scopes"),
+        ({"name": "CI", "scopes": BOTH, "expires_in_days": 0}, "expires_in_days"),
+        ({"name": "CI", "scopes": BOTH, "expires_in_days": 10**30}, "expires_in_days"),
+        ({"name": "CI", "scopes": BOTH, "expires_in_days": "30"}, "expires_in_days"),
+        ({"name": "CI", "scopes": BOTH, "expires_in_days": 1.5}, "expires_in_days"),
+        ({"name": "CI", "scopes": BOTH, "expires_in_days": True}, "expires_in_days"),
+        ({"name": "CI", "scopes": BOTH, "key": "gbk_mine"}, "key"),
+    ],
+)
+def test_bad_requests(user, body, field):
+    answer = user.post("/user/api-keys", json=body)
+    assert field in assert_problem(answer, 422, "validation_error")["errors"]
+
+
+def test_a_scope_named_twice_counts_once(user):
+    assert make(user, scopes=["chat:read", "chat:read"])["scopes"] == ["chat:read"]
+
+
+def test_ended_keys_are_swept_after_a_day(app, user):
+    made = make(user)
+    make(user, expires_in_days=1)
+    user.delete(f"/user/api-keys/{made['id']}")
+    with app.app_context():
+        assert delete_ended(now=utc_now())["revoked API keys"] == 0
+        deleted = delete_ended(now=utc_now() + timedelta(days=3))
+        assert (deleted["revoked API keys"], deleted["expired API keys"]) == (1, 1)
+
+
+def test_the_export_lists_them(user):
+    made = make(user)
+    key = made.pop("key")
+    exported = user.get("/user/me/export")
+    assert exported.json["api_keys"] == [made]
+    assert key not in exported.text
+    assert hash_key(key) not in exported.text
