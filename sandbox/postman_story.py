@@ -197,7 +197,13 @@ STORY: dict[str, list[Step]] = {
     ],
     "chatroom": [
         Step("GET /models", "See which models there are"),
-        Step("POST /chatroom", "Open a chatroom", {"title": "Postman"}, after=(KEEP_ROOM,)),
+        Step(
+            "POST /chatroom",
+            "Open a chatroom",
+            {"title": "Postman"},
+            {"Idempotency-Key": "{{$guid}}"},
+            after=(KEEP_ROOM,),
+        ),
         Step("GET /chatroom", "List your chatrooms"),
         Step(f"PATCH {ROOM}", "Rename and pin it", {"title": "Trying things out", "pinned": True}),
     ],

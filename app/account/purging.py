@@ -4,12 +4,11 @@ from sqlalchemy import ColumnElement, delete, select, tuple_
 
 from app.auth.models import AuthSession, RefreshToken
 from app.chatrooms.list_cache import forget_list
-from app.chatrooms.models import Chatroom, Role, messages
+from app.chatrooms.models import Chatroom, IdempotencyKey, Role, messages
 from app.chatrooms.queries import disown_chatrooms, lock_disowned_chatroom
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
-from app.messages.models import IdempotencyKey
 from app.quota.ledger import disown_charges
 from app.streaming import events
 from app.users.models import User

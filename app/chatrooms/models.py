@@ -2,6 +2,7 @@
 
 import enum
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -17,6 +18,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Model, text_enum
@@ -175,6 +177,26 @@ class Message(Model):
     lease_expires_at: Mapped[datetime | None]
     held_for: Mapped[UUID | None]  # the user whose slot it has while it is generated, or waits for while it is queued
     slot: Mapped[int | None] = mapped_column(SmallInteger)
+
+
+class IdempotencyKey(Model):
+    """A client's key and the prompt, or the chatroom, that was made under it, in the same transaction.
+
+    A chatroom may be deleted while its key lives.
+    """
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (CheckConstraint("num_nonnulls(prompt_id, chatroom_id) = 1", name="made_one_thing"),)
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    prompt_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
+    chatroom_id: Mapped[UUID | None]
+    answered_with_reply: Mapped[bool] = mapped_column(default=False)
+    reply: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # as it was answered with: a retry changes the message
+    waits_until: Mapped[datetime | None]  # how long the first request waits for its reply
+    created_at: Mapped[datetime] = mapped_column(index=True)
 
 
 messages = Message.__table__  # for statements that are built once

@@ -1,5 +1,6 @@
 """Requests and responses of the chatroom routes."""
 
+import re
 from typing import Any
 
 import marshmallow as ma
@@ -7,9 +8,12 @@ import marshmallow as ma
 from app.billing.models import Tier
 from app.chatrooms.models import MAX_TITLE_CHARS, TitleSource
 from app.chatrooms.offer import is_offered
+from app.core.api import header
 from app.core.schemas import PageQuery, Schema, StrictBoolean, Text, Timestamp, TrueOrFalse
 
+REPLAYED = {"Idempotent-Replayed": header("`true` when this Idempotency-Key had been answered before.")}
 MAX_INSTRUCTION_CHARS = 4_000
+IDEMPOTENCY_KEY = "[!-~]{1,255}"
 
 EXAMPLE_CHATROOM: dict[str, Any] = {
     "id": "0192d3a4-6b00-7c3f-8a55-0123456789ab",
@@ -28,6 +32,29 @@ def check_model(name: str) -> None:
     """Raises marshmallow.ValidationError for a model that is not offered."""
     if not is_offered(name):
         raise ma.ValidationError("No model of this name is offered: see GET /models.")
+
+
+def check_idempotency_key(key: str) -> None:
+    """Raises marshmallow.ValidationError. (`Regexp` would show its pattern, whose `\\Z` JavaScript does not know.)"""
+    if not re.fullmatch(IDEMPOTENCY_KEY, key):
+        raise ma.ValidationError("1–255 visible ASCII characters.")
+
+
+class KeyHeaders(ma.Schema):
+    """The header that lets a request be sent again."""
+
+    class Meta:
+        unknown = ma.EXCLUDE
+
+    idempotency_key = ma.fields.String(
+        data_key="Idempotency-Key",
+        load_default=None,
+        validate=check_idempotency_key,
+        metadata={
+            "pattern": f"^{IDEMPOTENCY_KEY}$",
+            "description": "Send the same key again with the same request, and it counts as sent once; kept 24 hours.",
+        },
+    )
 
 
 class ChatroomIn(Schema):

@@ -1,16 +1,19 @@
 """Use cases of chatrooms."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from app.billing.tier import tier_of
 from app.chatrooms import queries
+from app.chatrooms.idempotency import find_record, fingerprint_of
 from app.chatrooms.list_cache import forget_list, invalidate_list
-from app.chatrooms.models import Chatroom, Message, TitleSource
+from app.chatrooms.models import Chatroom, IdempotencyKey, Message, TitleSource
 from app.chatrooms.offer import require_model
 from app.core.db import db
 from app.core.errors import NotFound
+from app.core.ids import new_id
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
 from app.users.service import require_locked_user
@@ -20,19 +23,38 @@ FLAGS = ("other", "pinned")  # in a cursor of the list
 
 
 def create_chatroom(
-    user_id: UUID, title: str | None, *, instruction: str | None = None, model: str | None = None, now: datetime
-) -> Chatroom:
-    """Open a chatroom of the user's. Raises TokenRevoked when the account is gone, ModelNotInTier."""
+    user_id: UUID,
+    title: str | None,
+    *,
+    instruction: str | None = None,
+    model: str | None = None,
+    idempotency_key: str | None = None,
+    now: datetime,
+) -> tuple[Chatroom, bool]:
+    """Open a chatroom of the user's; it, and whether it was opened before under the same Idempotency-Key.
+
+    Then it is as it was answered with, whatever became of it. Raises TokenRevoked when the account is gone,
+    ModelNotInTier, IdempotencyKeyReused.
+    """
+    fingerprint = fingerprint_of("POST /chatroom", json.dumps([title, instruction, model]))
     with transaction() as current:
         require_locked_user(user_id)
-        if model is not None:
+        known = find_record(user_id, idempotency_key, fingerprint, now) if idempotency_key else None
+        if known is None and model is not None:
             require_model(model, tier_of(user_id, now))
-        room = Chatroom(user_id=user_id, created_at=now, updated_at=now, last_prompt_at=now)
+        opened_at = known.created_at if known else now
+        room = Chatroom(user_id=user_id, created_at=opened_at, updated_at=opened_at, last_prompt_at=opened_at)
+        room.id = (known.chatroom_id if known else None) or new_id()
         room.title, room.title_source = title, TitleSource.USER if title else None
         room.instruction, room.model, room.pinned, room.archived = instruction, model, False, False
+        if known is not None:
+            return room, True
         db.session.add(room)
+        if idempotency_key:
+            record = {"key": idempotency_key, "fingerprint": fingerprint, "chatroom_id": room.id}
+            db.session.add(IdempotencyKey(user_id=user_id, created_at=now, **record))
         current.after_commit(lambda: invalidate_list(user_id))
-    return room
+    return room, False
 
 
 def list_chatrooms(user_id: UUID, *, limit: int, cursor: str | None, archived: bool = False) -> Page[Chatroom]:

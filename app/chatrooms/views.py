@@ -7,19 +7,21 @@ from flask import Response, url_for
 from flask.views import MethodView
 
 from app.chatrooms import service
-from app.chatrooms.errors import ModelNotInTier
+from app.chatrooms.errors import IdempotencyKeyReused, ModelNotInTier
 from app.chatrooms.list_cache import through_cache
 from app.chatrooms.offer import offered_models
 from app.chatrooms.schemas import (
     EXAMPLE_CHATROOM,
+    REPLAYED,
     ChatroomChangesIn,
     ChatroomIn,
     ChatroomOut,
     ChatroomPageOut,
+    KeyHeaders,
     ListQuery,
     ModelsOut,
 )
-from app.core.api import Blueprint
+from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
@@ -28,23 +30,25 @@ from app.core.schemas import InvalidCursor
 blp = Blueprint("chatroom", __name__, url_prefix="/chatroom", description="Open, list, change and delete chatrooms.")
 models_blp = Blueprint("models", __name__, url_prefix="/models", description="The models that chatrooms may be given.")
 
-CACHE_HEADERS = {"X-Cache": {"description": "`HIT` or `MISS`.", "schema": {"type": "string"}}}
-LOCATION = {"Location": {"description": "Where the chatroom is.", "schema": {"type": "string"}}}
+CACHE_HEADERS = {"X-Cache": header("`HIT` or `MISS`.")}
+OPENED_HEADERS = REPLAYED | {"Location": header("Where the chatroom is.")}
 
 
 @blp.route("")
 class ChatroomCollection(MethodView):
     @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.arguments(ChatroomIn, required=False)
-    @blp.response(201, ChatroomOut, example=EXAMPLE_CHATROOM, headers=LOCATION)
-    @blp.errors(ModelNotInTier)
-    def post(self, body: dict[str, Any]) -> object:
+    @blp.arguments(KeyHeaders, location="headers")
+    @blp.response(201, ChatroomOut, example=EXAMPLE_CHATROOM, headers=OPENED_HEADERS)
+    @blp.errors(ModelNotInTier, IdempotencyKeyReused)
+    def post(self, body: dict[str, Any], headers: dict[str, Any]) -> object:
         """Open a chatroom
 
         Without a title it gets one after its first completed reply."""
         given = {name: body.get(name) for name in ("title", "instruction", "model")}
-        room = service.create_chatroom(current_user_id(), **given, now=utc_now())
-        return room, {"Location": url_for("messages.ChatroomPage", chatroom_id=room.id)}
+        room, replayed = service.create_chatroom(current_user_id(), **given, **headers, now=utc_now())
+        location = {"Location": url_for("messages.ChatroomPage", chatroom_id=room.id)}
+        return room, location | ({"Idempotent-Replayed": "true"} if replayed else {})
 
     @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(ListQuery, location="query")

@@ -10,10 +10,3 @@ class MessageNotEditable(AppError):
 
     status, code = HTTPStatus.CONFLICT, "message_not_editable"
     detail = "Only a prompt of the current conversation can be edited, and only while no reply is under way."
-
-
-class IdempotencyKeyReused(AppError):
-    """The key came before, with something else."""
-
-    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused"
-    detail = "This Idempotency-Key was used for a different request. Use a new key for a new message."

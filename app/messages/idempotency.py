@@ -1,25 +1,19 @@
-"""Idempotency keys: the same request sent again gives the first one's answer.
-
-The key is written in the prompt's own transaction, under the user's lock: of parallel requests the first
-writes it and the others find it. Kept 24 hours; only accepted prompts are remembered.
-"""
+"""The Idempotency-Key of a prompt: what its first answer said, the reply as it was then included."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, delete, exists, false, select
+from sqlalchemy import bindparam, exists, false, select
 from sqlalchemy.orm import make_transient
 
-from app.chatrooms.models import Chatroom, ErrorCode, Message, Status
+from app.chatrooms.idempotency import find_record
+from app.chatrooms.models import Chatroom, ErrorCode, IdempotencyKey, Message, Status
 from app.core.db import db
 from app.integrations.gemini.client import FinishReason
-from app.messages.errors import IdempotencyKeyReused
-from app.messages.models import IdempotencyKey
 
-LIFETIME = timedelta(hours=24)
 QUEUED: dict[str, Any] = {  # what changes of a reply, as a 202 shows it
     "status": Status.QUEUED,
     "text": None,
@@ -73,15 +67,9 @@ class KnownRequest:
 
 def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownRequest | None:
     """The request that came under the key, or None. Raises IdempotencyKeyReused when it was another."""
-    record = db.session.get(IdempotencyKey, (user_id, key))
+    record = find_record(user_id, key, fingerprint, now)
     if record is None:
         return None
-    if record.created_at <= now - LIFETIME:
-        db.session.delete(record)
-        db.session.flush()
-        return None
-    if record.fingerprint != fingerprint:
-        raise IdempotencyKeyReused
     in_room = Chatroom.id == Message.chatroom_id
     owned = select(Message).join(Chatroom, in_room).where(Chatroom.user_id == user_id)
     prompt = db.session.scalar(owned.where(Message.id == record.prompt_id))
@@ -102,13 +90,6 @@ def note_ended(user_id: UUID, key: str, reply: Message) -> None:
         record.answered_with_reply = True
         ended = {name: getattr(reply, name) for name in QUEUED}
         record.reply = ended | {"completed_at": reply.completed_at and reply.completed_at.isoformat()}
-
-
-def forget_old_keys(now: datetime, *, at_most: int) -> int:
-    """Delete keys past their lifetime, in the caller's transaction; how many."""
-    old = select(IdempotencyKey.prompt_id).where(IdempotencyKey.created_at <= now - LIFETIME).limit(at_most)
-    result = db.session.execute(delete(IdempotencyKey).where(IdempotencyKey.prompt_id.in_(old)))
-    return int(result.rowcount)  # type: ignore[attr-defined]
 
 
 def as_answered(message: Message, values: dict[str, Any]) -> Message:

@@ -1,12 +1,11 @@
 """Requests and responses of the message routes, their examples, and the form of a stream's events."""
 
-import re
 from typing import Any
 
 import marshmallow as ma
 
 from app.chatrooms.models import ErrorCode, Message, Role, Status
-from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
+from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut, KeyHeaders
 from app.core.api import header
 from app.core.schemas import PageQuery, Schema, StrictBoolean, Text, Timestamp
 from app.generation.state import is_refundable
@@ -112,7 +111,6 @@ STRUCTURED_HEADERS = {
     "RateLimit-Policy": header('Prompts in a day of so many seconds: `"daily";q=5;w=86400`. Basic only.'),
 }
 MAX_PROMPT_CHARS = 8_000
-IDEMPOTENCY_KEY = "[!-~]{1,255}"
 
 ERROR_SENTENCES = {
     ErrorCode.MODEL_UNAVAILABLE: "Gemini did not answer, after several attempts.",
@@ -122,12 +120,6 @@ ERROR_SENTENCES = {
     ErrorCode.EMPTY_REPLY: "Gemini answered without a text.",
     ErrorCode.OUTPUT_LIMIT: "Gemini used up all that it may write on thinking.",
 }
-
-
-def check_idempotency_key(key: str) -> None:
-    """Raises marshmallow.ValidationError. (`Regexp` would show its pattern, whose `\\Z` JavaScript does not know.)"""
-    if not re.fullmatch(IDEMPOTENCY_KEY, key):
-        raise ma.ValidationError("1–255 visible ASCII characters.")
 
 
 class PromptIn(Schema):
@@ -147,21 +139,9 @@ class PromptIn(Schema):
     )
 
 
-class PromptHeaders(ma.Schema):
+class PromptHeaders(KeyHeaders):
     """Headers that change how a prompt is taken."""
 
-    class Meta:
-        unknown = ma.EXCLUDE
-
-    idempotency_key = ma.fields.String(
-        data_key="Idempotency-Key",
-        load_default=None,
-        validate=check_idempotency_key,
-        metadata={
-            "pattern": f"^{IDEMPOTENCY_KEY}$",
-            "description": "Send the same key again with the same message, and it counts as sent once; kept 24 hours.",
-        },
-    )
     prefer = ma.fields.String(
         data_key="Prefer",
         load_default="",

@@ -1,6 +1,5 @@
 """Use cases of a client: send a prompt, read a room."""
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from sqlalchemy import bindparam, exists, select
 
 from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
-from app.chatrooms.models import Chatroom, Message, Role, Status
+from app.chatrooms.models import Chatroom, IdempotencyKey, Message, Role, Status
 from app.chatrooms.offer import require_model
 from app.chatrooms.service import get_chatroom, get_message
 from app.core import settings
@@ -29,7 +28,6 @@ from app.generation.branches import supersede
 from app.generation.queueing import enqueue_statement, new_turn
 from app.messages import idempotency
 from app.messages.errors import MessageNotEditable
-from app.messages.models import IdempotencyKey
 from app.quota.ledger import NEW_CHARGE, charge_values
 from app.quota.models import PromptCharge
 from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
@@ -164,11 +162,6 @@ def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
     refunded = reply.status in {Status.FAILED, Status.CANCELED}
     usage = usage_today(user_id, now=utc_now()) if refunded else accepted.usage
     return replace(accepted, reply=reply, ended=True, usage=usage)
-
-
-def fingerprint_of(*parts: str) -> str:
-    """What makes two requests the same one."""
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def list_messages(

@@ -4,9 +4,9 @@ from datetime import datetime
 
 from celery import shared_task
 
+from app.chatrooms.idempotency import forget_old_keys
 from app.core.clock import utc_now
 from app.core.transactions import transaction
-from app.messages.idempotency import forget_old_keys
 
 BATCH = 500
 

@@ -12,8 +12,9 @@ from uuid import UUID
 from flask import Response, request, url_for
 from flask.views import MethodView
 
-from app.chatrooms.errors import ModelNotInTier
-from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
+from app.chatrooms.errors import IdempotencyKeyReused, ModelNotInTier
+from app.chatrooms.idempotency import fingerprint_of
+from app.chatrooms.schemas import EXAMPLE_CHATROOM, REPLAYED, ChatroomOut
 from app.chatrooms.service import get_message
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_user_id
@@ -24,7 +25,7 @@ from app.core.schemas import InvalidCursor
 from app.generation import service as replies
 from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
 from app.messages import service
-from app.messages.errors import IdempotencyKeyReused, MessageNotEditable
+from app.messages.errors import MessageNotEditable
 from app.messages.schemas import (
     EXAMPLE_EVENTS,
     EXAMPLE_PROMPT,
@@ -64,10 +65,11 @@ QUOTA_HEADERS = STRUCTURED_HEADERS | {
     "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
 }
 
-ACCEPTED_HEADERS = QUOTA_HEADERS | {
+ACCEPTED_HEADERS = {
+    **QUOTA_HEADERS,
+    **REPLAYED,
     "Location": header("Where the reply is, and will be."),
     "Preference-Applied": header("`wait=N` when a wait was asked for and the reply came."),
-    "Idempotent-Replayed": header("`true` when this Idempotency-Key had been answered before."),
 }
 
 
@@ -136,7 +138,7 @@ def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edite
             streamed=body["stream"],
             wait_seconds=wait_seconds,
             idempotency_key=headers["idempotency_key"],
-            fingerprint=service.fingerprint_of(request.path, body["text"], str(body["stream"])),
+            fingerprint=fingerprint_of(request.path, body["text"], str(body["stream"])),
             edited_id=edited_id,
             now=utc_now(),
         )

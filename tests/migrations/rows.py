@@ -27,6 +27,7 @@ SPECIAL: dict[str, list[dict[str, Any]]] = {
         NO_FAILURE_NO_LEASE | {"role": "user", "status": "completed", "position": 0, "in_reply_to": None},
         NO_FAILURE_NO_LEASE | {"role": "model", "status": "queued", "position": 1, "in_reply_to": "FIRST"},
     ],
+    "idempotency_keys": [{"chatroom_id": None}],
     "searchable_messages": [],  # a trigger writes them
 }
 TABLES = "(SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname <> 'alembic_version')"

@@ -27,7 +27,10 @@ def script() -> ScriptDirectory:
     return ScriptDirectory.from_config(config)
 
 
-WEAKER = {("messages", "ix_messages_reply_of_prompt")}  # than the rule that it took the place of
+WEAKER = {  # than the rules that they took the place of
+    ("messages", "ix_messages_reply_of_prompt"),
+    ("idempotency_keys", "ck_idempotency_keys_made_one_thing"),
+}
 REVISIONS = [revision.revision for revision in reversed(list(script().walk_revisions()))]
 LATER_STEPS = list(pairwise(REVISIONS))  # those that meet rows, and code that runs
 CONCURRENT_STEPS = [

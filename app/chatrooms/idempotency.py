@@ -1,0 +1,45 @@
+"""Idempotency keys: the same request sent again gives the first one's answer.
+
+A key is written in the transaction of what was asked for, under the user's lock: of parallel requests the first writes
+it and the others find it. Kept 24 hours; only what was done is remembered. What a prompt's answer was, the messages
+feature knows.
+"""
+
+import hashlib
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, select, tuple_
+
+from app.chatrooms.errors import IdempotencyKeyReused
+from app.chatrooms.models import IdempotencyKey
+from app.core.db import db
+
+LIFETIME = timedelta(hours=24)
+
+
+def find_record(user_id: UUID, key: str, fingerprint: str, now: datetime) -> IdempotencyKey | None:
+    """What came under the key, or None. Raises IdempotencyKeyReused when it was another request."""
+    record = db.session.get(IdempotencyKey, (user_id, key))
+    if record is None:
+        return None
+    if record.created_at <= now - LIFETIME:
+        db.session.delete(record)
+        db.session.flush()
+        return None
+    if record.fingerprint != fingerprint:
+        raise IdempotencyKeyReused
+    return record
+
+
+def fingerprint_of(*parts: str) -> str:
+    """What makes two requests the same one."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def forget_old_keys(now: datetime, *, at_most: int) -> int:
+    """Delete keys past their lifetime, in the caller's transaction; how many."""
+    key = tuple_(IdempotencyKey.user_id, IdempotencyKey.key)
+    old = select(IdempotencyKey.user_id, IdempotencyKey.key).where(IdempotencyKey.created_at <= now - LIFETIME)
+    result = db.session.execute(delete(IdempotencyKey).where(key.in_(old.limit(at_most))))
+    return int(result.rowcount)  # type: ignore[attr-defined]
