@@ -153,6 +153,7 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many proxies in front add to X-Forwarded-For")
     log_format: Literal["", "json", "readable"] = Field("", description="Empty: json in production, else readable")
+    otel_exporter_otlp_endpoint: str = Field("", pattern="^(https?://.+)?$", description="Empty: no spans are exported")
     metrics_token: str = Field("", description="Bearer token of /metrics; without it there is none in production")
 
     # Where data lives

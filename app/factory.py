@@ -23,6 +23,7 @@ from app.core.http import register_http, register_request_log
 from app.core.ids import IdConverter, register_request_ids
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
+from app.core.tracing import TracingMissing, register_tracing
 from app.generation.cli import gemini as gemini_commands
 from app.generation.cli import replies as reply_commands
 from app.messages.views import blp as messages_blp
@@ -34,7 +35,7 @@ from app.ops.views import docs
 from app.quota.cli import commands as usage_commands
 from app.schedule import ROUTES
 from app.search.views import blp as search_blp
-from config import load_settings
+from config import ConfigError, load_settings
 
 if TYPE_CHECKING:
     from config import Settings
@@ -56,6 +57,10 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     app.json.sort_keys = False  # fields come in the order that the schemas declare
     app.url_map.converters["id"] = IdConverter
     register_request_ids(app)
+    try:
+        register_tracing(app, endpoint=settings.otel_exporter_otlp_endpoint)
+    except TracingMissing as error:
+        raise ConfigError(str(error)) from None
     register_request_log(app)
     register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
     register_error_handlers(app)

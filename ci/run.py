@@ -165,6 +165,7 @@ SCHEMATHESIS = [
 STEPS = [
     Step("Tests", ["make", "test", "ARGS=--junitxml='{folder}/pytest.xml'"], reports=True),
     Step("Tests of whole processes", ["make", "test-processes", "ARGS=--junitxml='{folder}/pytest.xml'"], reports=True),
+    Step("Tests with OpenTelemetry", ["sh", "ci/opentelemetry.sh", "{folder}"], reports=True),
     Step("Style", ["make", "lint"]),
     Step("Types", ["make", "types"]),
     Step("Imports", ["make", "imports"]),

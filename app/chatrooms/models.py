@@ -168,6 +168,7 @@ class Message(Model):
     streamed: Mapped[bool] = mapped_column(default=False)
     passed_on: Mapped[bool] = mapped_column(default=False, server_default=false())  # a piece of text was published
     request_id: Mapped[str | None] = mapped_column(String(128))
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     attempt: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
     accepted_at: Mapped[datetime | None]  # when it was last asked for: with its prompt, or by a retry

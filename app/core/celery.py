@@ -20,6 +20,8 @@ from app.core.db import DATABASE_UNAVAILABLE
 from app.core.ids import request_id, set_request_id
 from app.core.logging import first_line
 from app.core.redis import redis_client
+from app.core.tracing import HEADER as TRACE_HEADER
+from app.core.tracing import set_traceparent, span, traceparent
 
 REQUEST_ID_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
@@ -42,9 +44,10 @@ class AppTask(Task):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         set_request_id(self.request.get(REQUEST_ID_HEADER))
+        set_traceparent(self.request.get(TRACE_HEADER))
         began, outcome = time.monotonic(), "failure"
         try:
-            with self.flask_app.app_context():
+            with self.flask_app.app_context(), span(self.name, "CONSUMER"):
                 self.note_taken(utc_now())
                 result = self.run(*args, **kwargs)
         except DATABASE_UNAVAILABLE as error:
@@ -110,8 +113,9 @@ def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
 
 
 def add_headers(headers: dict[str, Any], **_: Any) -> None:
-    """Send the id of the request that a task serves along, and when it was queued."""
+    """Send the id of the request that a task serves along, its trace, and when it was queued."""
     headers[REQUEST_ID_HEADER] = request_id()
+    headers[TRACE_HEADER] = traceparent()
     headers[PUBLISHED_HEADER] = utc_now().isoformat()
 
 

@@ -21,6 +21,7 @@ from app.core import metrics
 from app.core.errors import BodyTooLarge, BodyTooSlow, MalformedJson
 from app.core.ids import request_id, set_request_id
 from app.core.limits import parse_address
+from app.core.tracing import set_traceparent, traceparent
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024
@@ -174,17 +175,19 @@ def register_request_log(app: Flask) -> None:
             "user_id": user_id() or "-",
             "network": network(request.remote_addr),
         }
-        response.call_on_close(partial(log_request, fields, getattr(g, "began", time.monotonic()), request_id()))
+        began = getattr(g, "began", time.monotonic())
+        response.call_on_close(partial(log_request, fields, began, request_id(), traceparent()))
         return response
 
     app.before_request(begin)
     app.after_request(finish)
 
 
-def log_request(fields: dict[str, Any], began: float, its_request_id: str | None) -> None:
-    """Log and count one request. began: on time.monotonic()."""
+def log_request(fields: dict[str, Any], began: float, its_request_id: str | None, its_place: str | None) -> None:
+    """Log and count one request. began: on time.monotonic(). its_place: in a trace."""
     seconds = time.monotonic() - began
     set_request_id(its_request_id)
+    set_traceparent(its_place)
     metrics.REQUESTS.labels(fields["method"], fields["route"], fields["status"]).inc()
     metrics.REQUEST_SECONDS.labels(fields["method"], fields["route"]).observe(seconds)
     fields = {**fields, "duration_ms": round(seconds * 1_000, 1)}

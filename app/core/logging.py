@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from pythonjsonlogger.json import JsonFormatter
 
 from app.core.ids import request_id
+from app.core.tracing import trace_id
 
 READABLE = "%(levelname)-7s %(name)s: %(message)s [%(request_id)s]"
 FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
@@ -52,7 +53,7 @@ def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ())
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(add_request_id)
-    formatter = JsonLineFormatter(FIELDS, timestamp=True) if as_json else RedactingFormatter(READABLE)
+    formatter = JsonLineFormatter(FIELDS, timestamp=True) if as_json else ReadableFormatter(READABLE)
     formatter.secrets = tuple(secrets)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -83,8 +84,10 @@ def first_line(error: BaseException) -> str:
 
 
 def add_request_id(record: logging.LogRecord) -> bool:
-    """A handler's filter."""
+    """A handler's filter: which request, and which trace if it is part of one."""
     record.request_id = request_id() or "-"
+    if trace := trace_id():
+        record.trace_id = trace
     return True
 
 
@@ -98,6 +101,15 @@ class RedactingFormatter(logging.Formatter):
 
     def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the standard library's name
         return traceback_without_data(ei[1]) if ei[1] is not None else ""
+
+
+class ReadableFormatter(RedactingFormatter):
+    """A line for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        trace = getattr(record, "trace_id", None)
+        return f"{line} [trace {trace}]" if trace else line
 
 
 class JsonLineFormatter(RedactingFormatter, JsonFormatter):

@@ -22,6 +22,7 @@ class Claim:
     started_at: datetime
     claimed_at: datetime
     request_id: str | None
+    traceparent: str | None
     streamed: bool
     superseded_before: int
     model: str | None  # the chatroom's own, as it was chosen

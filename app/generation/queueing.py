@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, insert, literal_column,
 from app.chatrooms.models import Message, Role, Status, messages
 from app.core.db import Model, db
 from app.core.ids import new_id, request_id
+from app.core.tracing import traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import chatrooms, next_replies
 
@@ -18,7 +19,7 @@ NAME_CHATROOM = "chatrooms.name"  # a chore
 NEW_PROMPT = ("id", "chatroom_id", "role", "text", "status", "streamed", "created_at", "completed_at")
 NEW_REPLY = (
     *("id", "chatroom_id", "role", "status", "in_reply_to"),
-    *("created_at", "streamed", "accepted_at", "enqueued_at", "request_id"),
+    *("created_at", "streamed", "accepted_at", "enqueued_at", "request_id", "traceparent"),
 )
 
 ENQUEUED = update(chatrooms).where(chatrooms.c.id == bindparam("room"), chatrooms.c.user_id == bindparam("user"))
@@ -59,7 +60,8 @@ def new_turn(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> 
 def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: datetime) -> Message:
     """A queued reply, not stored yet."""
     reply = Message(id=new_id(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt_id, streamed=streamed)
-    reply.chatroom_id, reply.request_id, reply.superseded = chatroom_id, request_id(), False
+    reply.chatroom_id, reply.superseded = chatroom_id, False
+    reply.request_id, reply.traceparent = request_id(), traceparent()
     reply.created_at = reply.accepted_at = reply.enqueued_at = now
     return reply
 

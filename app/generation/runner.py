@@ -21,6 +21,7 @@ from app.core import settings
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
 from app.core.ids import set_request_id
 from app.core.logging import log_event
+from app.core.tracing import outgoing_headers, set_traceparent, span
 from app.core.transactions import Transaction, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
@@ -80,6 +81,7 @@ class Runner:
             return
         held, turns = claimed
         set_request_id(held.request_id)
+        set_traceparent(held.traceparent)
         began = time.monotonic()
         outcome = self.skip(held) or self.attempt(held, turns)
         seconds = round(time.monotonic() - began, 3)
@@ -135,12 +137,16 @@ class Runner:
         """Ask the model, and store what came of it."""
         seconds, on_piece = settings().gemini_timeout, self.publisher_for(held) if held.streamed else None
         try:
-            with self.breaker.watch(held.user_id), self.keeper.hold(held, seconds=seconds) as call:
+            with (
+                self.breaker.watch(held.user_id),
+                self.keeper.hold(held, seconds=seconds) as call,
+                span("generate_content", "CLIENT"),
+            ):
                 answer = self.model.generate(
                     turns,
                     call,
                     read_seconds=min(seconds, settings().gemini_idle_timeout) if on_piece else seconds,
-                    request_id=held.request_id,
+                    headers=outgoing_headers(),
                     on_piece=on_piece,
                     model=chosen_model(held.model),
                     instruction=held.instruction,

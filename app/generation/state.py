@@ -47,6 +47,7 @@ from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, Messag
 from app.core import settings
 from app.core.db import db
 from app.core.ids import request_id
+from app.core.tracing import traceparent
 from app.core.transactions import Transaction
 from app.generation.branches import take_position
 from app.generation.claims import Claim
@@ -118,6 +119,7 @@ CLAIM = (
         messages.c.started_at,
         func.now(),
         messages.c.request_id,
+        messages.c.traceparent,
         messages.c.streamed,
         SUPERSEDED_BEFORE,
         chatrooms.c.model,
@@ -248,7 +250,8 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
 
 def retry(current: Transaction, reply: Message, now: datetime) -> None:
     """Queue a failed or canceled reply again. The caller has locked the user and charged a prompt."""
-    for name, value in (queued_again(now) | {"passed_on": False, "request_id": request_id()}).items():
+    asked = {"passed_on": False, "request_id": request_id(), "traceparent": traceparent()}
+    for name, value in (queued_again(now) | asked).items():
         setattr(reply, name, value)
     publish_task(current, reply.id)
 

@@ -18,6 +18,7 @@ from app.chatrooms.models import Chatroom, Role, Status, messages
 from app.chatrooms.queries import name_chatroom
 from app.core import settings
 from app.core.db import db
+from app.core.tracing import outgoing_headers, span
 from app.core.transactions import transaction
 from app.generation.runner import configured_client
 from app.integrations.bounded_calls import BoundedCall
@@ -92,8 +93,9 @@ def asked_title(prompt: str, reply: str) -> str:
         return ""
     excerpt = f"User: {prompt[:EXCERPT_CHARS]}\n\nAssistant: {reply[:EXCERPT_CHARS]}"
     try:
-        with BoundedCall(CALL_SECONDS) as call:
-            answer = titler().generate([Turn("user", excerpt)], call, read_seconds=CALL_SECONDS)
+        with BoundedCall(CALL_SECONDS) as call, span("generate_content", "CLIENT"):
+            headers = outgoing_headers()
+            answer = titler().generate([Turn("user", excerpt)], call, read_seconds=CALL_SECONDS, headers=headers)
     except ModelError as error:
         log.info("A chatroom is named by its first words: %s", error)
         return ""

@@ -10,7 +10,7 @@ trap 'exit 1' HUP INT TERM
 
 "$python" -m venv "$tools"
 "$tools/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9
-for name in requirements requirements-genai requirements-dev ci/requirements; do
+for name in requirements requirements-genai requirements-otel requirements-dev ci/requirements; do
     "$tools/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-emit-index-url --strip-extras --annotation-style=line \
         "$@" --output-file "$name.txt" "$name.in"

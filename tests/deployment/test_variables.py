@@ -15,6 +15,7 @@ LEFT_ALONE = {
     "FLASK_DEBUG",
     "LOG_LEVEL",
     "LOG_FORMAT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",  # needs requirements-otel.txt
     "JWT_SECRET_PREVIOUS",  # only while JWT_SECRET is rotated
     "DATABASE_POOL_SIZE",  # said by render.yaml, whose plans are small
     "REDIS_POOL_SIZE",

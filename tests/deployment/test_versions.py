@@ -11,7 +11,13 @@ import yaml
 
 from tests.deployment.files import ROOT
 
-PINS = ["requirements.txt", "requirements-genai.txt", "requirements-dev.txt", "ci/requirements.txt"]
+PINS = [
+    "requirements.txt",
+    "requirements-genai.txt",
+    "requirements-otel.txt",
+    "requirements-dev.txt",
+    "ci/requirements.txt",
+]
 
 
 def image_of(service: str) -> str:

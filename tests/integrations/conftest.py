@@ -35,7 +35,7 @@ class Asker:
         seconds: float = 10,
         call: BoundedCall | None = None,
         on_piece: Callable[[str], Any] = lambda _: None,
-        request_id: str | None = None,
+        headers: dict[str, str] | None = None,
         **chosen: str,
     ) -> Outcome:
         pieces: list[str] = []
@@ -52,7 +52,7 @@ class Asker:
                     [turn if isinstance(turn, Turn) else Turn("user", turn) for turn in turns],
                     bounded,
                     read_seconds=seconds,
-                    request_id=request_id,
+                    headers=headers,
                     on_piece=collect if streamed else None,
                     **chosen,
                 )

@@ -73,12 +73,13 @@ def test_the_most_that_may_be_written_goes_along_when_there_is_one(make_asker, g
 
 
 @both_ways
-def test_the_request_id_goes_along(model, gemini, streamed):
-    model.ask("Hello", streamed=streamed, request_id="a-request-id")
-    assert gemini.requests()[-1]["headers"]["x-request-id"] == "a-request-id"
+def test_headers_go_along(model, gemini, streamed):
+    sent = {"x-request-id": "a-request-id", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    model.ask("Hello", streamed=streamed, headers=sent)
+    assert sent.items() <= gemini.requests()[-1]["headers"].items()
 
     model.ask("Hello", streamed=streamed)
-    assert "x-request-id" not in gemini.requests()[-1]["headers"]
+    assert not sent.keys() & gemini.requests()[-1]["headers"].keys()
 
 
 @both_ways

@@ -4,7 +4,7 @@ Costs nothing to import; only the chosen client's SDK is imported, when a worker
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Literal, Protocol
@@ -58,7 +58,7 @@ class ModelClient(Protocol):
         call: BoundedCall,
         *,
         read_seconds: float,
-        request_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         on_piece: Callable[[str], None] | None = None,
         model: str | None = None,
         instruction: str | None = None,
@@ -66,7 +66,7 @@ class ModelClient(Protocol):
         """Ask for the next turn of a conversation, oldest first, ending with the user's.
 
         call: entered by the caller; bounds the attempt as a whole. read_seconds: how long nothing may come.
-        request_id: sent along, so that one request can be found in two logs.
+        headers: sent along.
         on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text. One whose time
         is over is an answer as far as it came.
         model: another one than the client's own. instruction: its user's, which never stands above the client's own.

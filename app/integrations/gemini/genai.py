@@ -3,7 +3,7 @@
 What the library would do beyond one request is off: calling functions, asking for continuations.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -54,7 +54,7 @@ class GenAI:
         call: BoundedCall,
         *,
         read_seconds: float,
-        request_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         on_piece: Callable[[str], None] | None = None,
         model: str | None = None,
         instruction: str | None = None,
@@ -73,7 +73,7 @@ class GenAI:
                 automatic_continuation=False,
                 http_options=types.HttpOptions(
                     timeout=max(1, round(read_seconds * 1000)),  # 0 would mean for ever
-                    headers={"x-request-id": request_id} if request_id else {},
+                    headers=dict(headers or {}),
                 ),
             ),
         }

@@ -4,7 +4,7 @@ The client below `GenerativeModel` is used: it needs no global `configure()`, an
 stream as it comes. Its own retries are off (they hold a 503 for ten minutes).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import requests
@@ -52,7 +52,7 @@ class Gemini:
         call: BoundedCall,
         *,
         read_seconds: float,
-        request_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
         on_piece: Callable[[str], None] | None = None,
         model: str | None = None,
         instruction: str | None = None,
@@ -61,7 +61,7 @@ class Gemini:
         options: dict[str, Any] = {
             "timeout": read_seconds,
             "retry": None,
-            "metadata": [("x-request-id", request_id)] if request_id else [],
+            "metadata": list((headers or {}).items()),
         }
         with ended_by(call):
             request = self._request(turns, model or self.model, instructions(self.system_instruction, instruction))

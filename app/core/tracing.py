@@ -1,0 +1,140 @@
+"""Traces (W3C Trace Context): a request's `traceparent` goes along to its tasks, to Gemini and into the logs.
+
+As it came, in most deployments. With OTEL_EXPORTER_OTLP_ENDPOINT requests, tasks and calls of Gemini are spans, which
+OpenTelemetry's SDK exports (docs/tracing.md); without it nothing of that is imported.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Any
+
+from flask import Flask, Response, current_app, g, request
+
+from app.core.ids import request_id
+
+HEADER = "traceparent"
+# Version, trace, parent and flags; what a later version may add behind is not passed on.
+TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+TRACER = "tracer"  # its key in app.extensions
+SERVICE_NAME = "gemini-backend"  # unless OTEL_SERVICE_NAME says another
+
+_current: ContextVar[str | None] = ContextVar("traceparent", default=None)
+
+
+class TracingMissing(Exception):
+    """OpenTelemetry is asked for and not installed; the message is a sentence for the operator."""
+
+
+def traceparent() -> str | None:
+    """The place in a trace of what this thread does; None outside of one."""
+    return _current.get()
+
+
+def set_traceparent(value: str | None) -> None:
+    """Make what this thread does from now on part of a trace."""
+    _current.set(value)
+
+
+def trace_id() -> str | None:
+    """The trace of what this thread does."""
+    value = traceparent()
+    return value.split("-")[1] if value else None
+
+
+def accepted(header: str) -> str | None:
+    """A `traceparent` header in version 00; None when it is none."""
+    match = TRACEPARENT.fullmatch(header)
+    if match is None or (match[1] == "00" and match[5]):
+        return None
+    return f"00-{match[2]}-{match[3]}-{match[4]}"
+
+
+def outgoing_headers() -> dict[str, str]:
+    """What a call on behalf of the current request carries, so that it can be found in two logs."""
+    found = {"x-request-id": request_id(), HEADER: traceparent()}
+    return {name: value for name, value in found.items() if value}
+
+
+def register_tracing(app: Flask, *, endpoint: str) -> None:
+    """Put each request into its client's trace. endpoint: where spans are exported to; empty: nowhere.
+
+    Raises TracingMissing.
+    """
+    app.extensions[TRACER] = make_tracer(endpoint) if endpoint else None
+    app.before_request(begin_request)
+    app.after_request(finish_request)
+
+
+def make_tracer(endpoint: str) -> Any:
+    """OpenTelemetry's tracer, which exports in a thread of each process. Raises TracingMissing."""
+    try:
+        exporter = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter").OTLPSpanExporter
+        export = import_module("opentelemetry.sdk.trace.export")
+        resources = import_module("opentelemetry.sdk.resources")
+        sdk = import_module("opentelemetry.sdk.trace")
+    except ImportError as error:
+        raise TracingMissing(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is not installed ({error}): install"
+            " requirements-otel.txt."
+        ) from error
+    named = resources.Resource({"service.name": SERVICE_NAME}).merge(resources.OTELResourceDetector().detect())
+    provider = sdk.TracerProvider(resource=named)
+    provider.add_span_processor(export.BatchSpanProcessor(exporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))
+    return provider.get_tracer("app")
+
+
+@contextmanager
+def span(name: str, kind: str) -> Iterator[None]:
+    """A span around the block, where spans are exported. kind: `SERVER`, `CONSUMER` or `CLIENT`."""
+    begun = begin_span(name, kind)
+    if begun is None:
+        yield
+        return
+    before = traceparent()
+    set_traceparent(place_of(begun))
+    try:
+        yield
+    except BaseException as error:
+        begun.record_exception(error)
+        raise
+    finally:
+        set_traceparent(before)
+        begun.end()
+
+
+def begin_span(name: str, kind: str) -> Any:
+    """A span below `traceparent()`, which the caller ends; None where none is exported."""
+    tracer = current_app.extensions[TRACER]
+    if tracer is None:
+        return None
+    api = import_module("opentelemetry.trace")
+    parent = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
+    context = parent.extract({HEADER: traceparent() or ""})
+    return tracer.start_span(name, context=context, kind=api.SpanKind[kind])
+
+
+def place_of(begun: Any) -> str:
+    """A span as a `traceparent`."""
+    context = begun.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def begin_request() -> None:
+    set_traceparent(accepted(request.headers.get(HEADER, "")))
+    g.span = begin_span(request.method, "SERVER")
+    if g.span is not None:
+        set_traceparent(place_of(g.span))
+
+
+def finish_request(response: Response) -> Response:
+    """End the request's span with the response; that of a stream with its last event."""
+    if begun := g.get("span"):
+        route = request.url_rule.rule if request.url_rule else ""
+        begun.update_name(f"{request.method} {route}".strip())
+        told = {"http.request.method": request.method, "http.route": route}
+        begun.set_attributes(told | {"http.response.status_code": response.status_code})
+        response.call_on_close(begun.end)
+    return response

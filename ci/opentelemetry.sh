@@ -1,0 +1,8 @@
+#!/bin/sh
+# Tests what needs requirements-otel.txt, which .venv is without: redis-py imports OpenTelemetry wherever it is
+# installed, which would cost every process of `make run` its time and memory. Called as: opentelemetry.sh FOLDER
+set -eu
+awk '/^[a-z]/ { keep = /^opentelemetry/ } keep' requirements-otel.txt >"$1/opentelemetry.txt"
+.venv/bin/python -m pip install --quiet --no-input --no-deps --require-hashes --target "$1/packages" \
+    -r "$1/opentelemetry.txt"
+PYTHONPATH="$1/packages" exec .venv/bin/python -m pytest -n 0 tests/core/test_spans.py --junitxml="$1/pytest.xml"

@@ -1,0 +1,121 @@
+"""A request's trace goes along to its task, to Gemini and into the logs."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from app.core.logging import configure_logging
+from app.core.tracing import accepted, set_traceparent, traceparent
+from config import ConfigError
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SENT = f"00-{TRACE}-{PARENT}-01"
+
+
+@pytest.fixture(autouse=True)
+def outside_of_a_trace():
+    set_traceparent(None)
+    yield
+    set_traceparent(None)
+
+
+@pytest.mark.parametrize(
+    ("header", "taken"),
+    [
+        (SENT, SENT),
+        (SENT[:-2] + "00", SENT[:-2] + "00"),
+        ("01" + SENT[2:], SENT),
+        ("fe" + SENT[2:] + "-more", SENT),
+        ("ff" + SENT[2:], None),
+        (SENT + "-more", None),
+        (SENT.upper(), None),
+        (SENT + " ", None),
+        (SENT + "\n", None),
+        (f"00-{'0' * 32}-{PARENT}-01", None),
+        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"00-{TRACE[1:]}-{PARENT}-01", None),
+        ("", None),
+        ("nonsense", None),
+    ],
+)
+def test_only_a_valid_header_is_taken(header, taken):
+    assert accepted(header) == taken
+
+
+def test_it_goes_along_to_gemini_and_into_the_row(room, runner, gemini):
+    answer = room.person.post(f"{room.path}/message", json={"text": "Hello"}, headers={"traceparent": SENT})
+    reply_id = answer.json["reply"]["id"]
+    set_traceparent(None)
+    room.generate(runner, reply_id)
+    assert SENT in [asked["headers"].get("traceparent") for asked in gemini.requests()]
+    assert room.row(reply_id).traceparent == SENT
+
+
+def test_without_one_nothing_is_sent(room, runner, gemini):
+    room.answer(runner, "Hello")
+    assert "traceparent" not in gemini.requests()[-1]["headers"]
+
+
+def test_one_request_leaves_nothing_to_the_next(user):
+    assert user.get("/models", headers={"traceparent": SENT}).status_code == 200
+    assert user.get("/models").status_code == 200
+    assert traceparent() is None
+
+
+def test_a_retry_goes_under_its_own_trace(room, runner, gemini):
+    gemini.behave(status=400)
+    reply = room.answer(runner, "Hello")
+    gemini.reset()
+    other = SENT.replace(TRACE, "a" * 32)
+    again = room.person.post(f"{room.path}/messages/{reply.id}/retry", headers={"traceparent": other})
+    assert again.status_code == 202
+    room.generate(runner, reply.id)
+    assert gemini.requests()[-1]["headers"]["traceparent"] == other
+
+
+def test_the_task_has_the_trace(worker_process, served_app, user, worker):
+    path = user.make_chatroom()
+    answer = user.post(f"{path}/message", json={"text": "Hello"}, headers={"traceparent": SENT, "Prefer": "wait=10"})
+    assert answer.status_code == 200, answer.text
+    lines = [line for line in worker_process.read_text().splitlines() if TRACE in line]
+    assert any("messages.generate_reply" in line for line in lines)
+    assert any("generation outcome=completed" in line for line in lines)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_log_says_it(capsys, as_json):
+    configure_logging(level="INFO", as_json=as_json)
+    set_traceparent(SENT)
+    logging.getLogger("app").info("inside")
+    set_traceparent(None)
+    logging.getLogger("app").info("outside")
+    inside, outside = capsys.readouterr().err.strip().splitlines()
+    if as_json:
+        assert json.loads(inside)["trace_id"] == TRACE
+        assert "trace_id" not in json.loads(outside)
+    else:
+        assert inside.endswith(f"[trace {TRACE}]")
+        assert "trace" not in outside
+
+
+def test_nothing_of_it_is_imported_without_an_endpoint(environment):
+    program = (
+        "import sys; from app.factory import create_app; create_app();"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]", done.stdout
+
+
+def test_an_endpoint_without_the_packages_is_one_sentence(make_app, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(ConfigError, match=r"install requirements-otel\.txt\.$"):
+        make_app(otel_exporter_otlp_endpoint="http://127.0.0.1:4318")
+
+
+def test_an_endpoint_that_is_none_is_refused(make_app):
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_ENDPOINT"):
+        make_app(otel_exporter_otlp_endpoint="collector:4318")
