@@ -55,7 +55,7 @@ def sign_off(**_: Any) -> None:
 
 
 try:
-    flask_app = create_app()
+    flask_app = create_app(commands=False)
 except ConfigError as error:
     sys.exit(f"Configuration: {error}")
 

@@ -1,17 +1,16 @@
 """The application factory: everything that is registered, from top to bottom."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
-from flask_migrate import Migrate
 
 from app.account.views import blp as account_blp
 from app.auth.keys import find_key, is_key_active
 from app.auth.sessions import is_session_active
 from app.auth.views import blp as auth_blp
 from app.auth.views import sessions_blp
-from app.billing.cli import commands as billing_commands
 from app.billing.views import blp as billing_blp
 from app.chatrooms.views import blp as chatrooms_blp
 from app.chatrooms.views import models_blp
@@ -24,15 +23,10 @@ from app.core.ids import IdConverter, register_request_ids
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
 from app.core.tracing import TracingMissing, register_tracing
-from app.generation.cli import gemini as gemini_commands
-from app.generation.cli import replies as reply_commands
 from app.messages.views import blp as messages_blp
 from app.openapi import register_description
-from app.ops.commands import health as health_command
-from app.ops.commands import users as user_commands
 from app.ops.views import blp as operations_blp
 from app.ops.views import docs
-from app.quota.cli import commands as usage_commands
 from app.schedule import ROUTES
 from app.search.views import blp as search_blp
 from config import ConfigError, load_settings
@@ -44,11 +38,17 @@ BLUEPRINTS = (
     *(auth_blp, sessions_blp, account_blp, chatrooms_blp, models_blp),
     *(messages_blp, search_blp, billing_blp, operations_blp),
 )
-COMMANDS = (reply_commands, gemini_commands, usage_commands, user_commands, billing_commands, health_command)
+COMMANDS = (
+    *("app.generation.cli:replies", "app.generation.cli:gemini", "app.quota.cli:commands"),
+    *("app.ops.commands:users", "app.billing.cli:commands", "app.ops.commands:health"),
+)
 
 
-def create_app(settings: "Settings | None" = None) -> Flask:
-    """A new application. settings: read from the environment when None. Raises config.ConfigError."""
+def create_app(settings: "Settings | None" = None, *, commands: bool = True) -> Flask:
+    """A new application. settings: read from the environment when None. Raises config.ConfigError.
+
+    commands: with what `flask` runs. What only serves is lighter without: alembic alone takes 12 MB.
+    """
     settings = settings or load_settings()
     configure_logging(level=settings.log_level, as_json=settings.logs_json, secrets=secrets_of(settings.model_dump()))
     app = Flask("app", static_folder=None)
@@ -75,7 +75,6 @@ def create_app(settings: "Settings | None" = None) -> Flask:
         is_key_active=is_key_active,
     )
     register_database(app, settings.database_url, pool_size=settings.database_pool_size)
-    Migrate(app, db, render_as_batch=False, compare_type=True)
     register_redis(
         app,
         settings.redis_url,
@@ -87,6 +86,14 @@ def create_app(settings: "Settings | None" = None) -> Flask:
     for blueprint in (*BLUEPRINTS, docs):
         app.register_blueprint(blueprint)
     register_description(app, BLUEPRINTS)
-    for command in COMMANDS:
-        app.cli.add_command(command)
+    if commands:
+        register_commands(app)
     return app
+
+
+def register_commands(app: Flask) -> None:
+    """Add the commands of COMMANDS, and `flask db`."""
+    import_module("flask_migrate").Migrate(app, db, render_as_batch=False, compare_type=True)
+    for command in COMMANDS:
+        module, _, name = command.partition(":")
+        app.cli.add_command(getattr(import_module(module), name))
