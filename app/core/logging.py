@@ -10,11 +10,12 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 from app.core.ids import request_id
 from app.core.tracing import trace_id
@@ -43,6 +44,8 @@ MASKS = (  # each with the words without which it need not be looked for
     (("+", "%2B"), re.compile(r"(\+|%2B)(?<![\w+]\+)(?<![\w+]%2B)[1-9]\d{4,12}(\d\d)(?!\d)"), r"…\2"),
 )
 
+ENCODER = JsonEncoder()  # one for all lines: the library would make one for each
+
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -53,7 +56,7 @@ def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ())
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(add_request_id)
-    formatter = JsonLineFormatter(FIELDS, timestamp=True) if as_json else ReadableFormatter(READABLE)
+    formatter = JsonLineFormatter(FIELDS) if as_json else ReadableFormatter(READABLE)
     formatter.secrets = tuple(secrets)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -114,6 +117,13 @@ class ReadableFormatter(RedactingFormatter):
 
 class JsonLineFormatter(RedactingFormatter, JsonFormatter):
     """One JSON object a line, facts as fields of their own."""
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        super().add_fields(log_data, record, message_dict)
+        log_data["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        return ENCODER.encode(log_data)
 
 
 def secrets_of(settings: Mapping[str, object]) -> list[str]:
