@@ -68,6 +68,17 @@ class Schema(ma.Schema):
     class Meta:
         unknown = ma.RAISE
 
+    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+        """A field's value: by its name alone, which marshmallow would try as a path and as an index as well."""
+        return obj.get(attr, default) if isinstance(obj, dict) else getattr(obj, attr, default)
+
+
+class Ready(ma.fields.Nested):
+    """A nested document that its schema describes, and that is given in the form in which it is sent."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return value
+
 
 class Text(ma.fields.String):
     """Text within `min_chars` and `max_chars`, after trimming; no NUL character, no lone surrogate.

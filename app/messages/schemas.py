@@ -7,7 +7,7 @@ import marshmallow as ma
 from app.chatrooms.models import ErrorCode, Message, Role, Status
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut, KeyHeaders
 from app.core.api import header
-from app.core.schemas import PageQuery, Schema, StrictBoolean, Text, Timestamp
+from app.core.schemas import PageQuery, Ready, Schema, StrictBoolean, Text, Timestamp
 from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
 from app.streaming.following import context_of
@@ -228,14 +228,10 @@ class MessageOut(Schema):
             "(cut when its time was over); else null."
         },
     )
-    error = ma.fields.Nested(ErrorOut, allow_none=True, metadata={"description": "Why a reply failed, else null."})
+    error = Ready(ErrorOut, allow_none=True, metadata={"description": "Why a reply failed, else null."})
     model = ma.fields.String(allow_none=True, metadata={"description": "The model that replied."})
-    usage = ma.fields.Nested(
-        TokensUsedOut, allow_none=True, metadata={"description": "Of a reply; null until it is known."}
-    )
-    context = ma.fields.Nested(
-        ContextOut, allow_none=True, metadata={"description": "Of a reply; null until Gemini was asked."}
-    )
+    usage = Ready(TokensUsedOut, allow_none=True, metadata={"description": "Of a reply; null until it is known."})
+    context = Ready(ContextOut, allow_none=True, metadata={"description": "Of a reply; null until Gemini was asked."})
     superseded = ma.fields.Boolean(
         metadata={"description": "Whether an edit or a new reply has replaced it, or a turn before it."}
     )
@@ -250,7 +246,8 @@ class MessageOut(Schema):
         if attr == "usage":
             return usage_of(obj)
         if attr == "context":
-            return context_of(obj)
+            context = context_of(obj)
+            return context and vars(context)
         return super().get_attribute(obj, attr, default)
 
 
