@@ -8,18 +8,26 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import bindparam, select, tuple_, update
 
 from app.chatrooms.models import Chatroom, Message, TitleSource
 from app.core.db import db
 
 Cursor = tuple[bool, datetime, UUID]
 
+# Built once, since most requests ask them.
+IS_OWN = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
+OWN_CHATROOM = select(Chatroom).where(*IS_OWN)
+OWN_MESSAGE = (
+    select(Message)
+    .join(Chatroom, Chatroom.id == Message.chatroom_id)
+    .where(Message.id == bindparam("message"), *IS_OWN)
+)
+
 
 def find_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom | None:
     """The user's chatroom; None when there is none or it is somebody else's."""
-    owned = select(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
-    return db.session.scalar(owned)
+    return db.session.scalar(OWN_CHATROOM, {"room": chatroom_id, "user": user_id})
 
 
 def list_chatrooms(user_id: UUID, *, limit: int, after: Cursor | None, archived: bool) -> list[Chatroom]:
@@ -68,12 +76,8 @@ def lock_disowned_chatroom() -> Chatroom | None:
 
 def find_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message | None:
     """The message, when it is in that chatroom and the chatroom is the user's."""
-    statement = (
-        select(Message)
-        .join(Chatroom, Chatroom.id == Message.chatroom_id)
-        .where(Message.id == message_id, Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
-    )
-    return db.session.scalar(statement, execution_options={"populate_existing": True})
+    asked_with = {"message": message_id, "room": chatroom_id, "user": user_id}
+    return db.session.scalar(OWN_MESSAGE, asked_with, execution_options={"populate_existing": True})
 
 
 def list_messages(
