@@ -41,6 +41,7 @@ def import_tasks(**_: Any) -> None:
             model_client_class(settings.gemini_sdk)
             for feature in FEATURES_WITH_TASKS:
                 import_module(f"app.{feature}.tasks")
+        signals.worker_shutting_down.connect(import_module("app.generation.tasks").release_in_time)
     except SdkMissing as error:
         raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker that knows no task

@@ -85,7 +85,7 @@ def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:
         "sessions": SessionOut(many=True).dump(list_sessions(user_id, session_id, now=now)),
         "api_keys": ApiKeyOut(many=True).dump(list_keys(user_id, now=now)),
     }
-    release_session()
+    release_connection()
     return document(head, user_id, now)
 
 
@@ -93,7 +93,7 @@ def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str
     yield f'{compact(head)[:-1]},"security_events":['
     separator = ""
     for events in all_events(user_id, at_once=MESSAGES_AT_ONCE, now=now):
-        release_session()
+        release_connection()
         yield separator + ",".join(compact(SecurityEventOut().dump(event)) for event in events)
         separator = ","
     yield '],"chatrooms":['
@@ -112,7 +112,7 @@ def chatrooms(user_id: UUID) -> Iterator[Chatroom]:
     last: UUID | None = None
     while rooms := chatrooms_behind(user_id, last, at_most=ROOMS_AT_ONCE):
         last = rooms[-1].id
-        release_session()
+        release_connection()
         yield from rooms
 
 
@@ -122,14 +122,8 @@ def messages(chatroom_id: UUID) -> Iterator[str]:
     schema = MessageOut()
     while rows := messages_behind(chatroom_id, position, at_most=MESSAGES_AT_ONCE):
         position = rows[-1].position
-        release_session()
+        release_connection()
         yield ",".join(compact(schema.dump(row)) for row in rows)
-
-
-def release_session() -> None:
-    """Give the connection back and forget the rows of the session; those at hand stay readable."""
-    db.session.expunge_all()
-    db.session.rollback()
 
 
 def compact(value: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from prometheus_client import Counter
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.billing.customers import find_customer
@@ -173,3 +173,8 @@ def forget_old_events(*, now: datetime) -> int:
     with transaction():
         deleted = db.session.scalars(delete(StripeEvent).where(StripeEvent.id.in_(old)).returning(StripeEvent.id))
         return len(deleted.all())
+
+
+def oldest_unapplied() -> datetime | None:
+    """When the oldest event that is not applied was received; None when all are."""
+    return db.session.scalar(select(func.min(StripeEvent.received_at)).where(StripeEvent.due_at.is_not(None)))

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from celery import shared_task
-from celery.signals import worker_shutting_down
 from flask import current_app
 
 from app.core import settings
@@ -68,6 +67,3 @@ def release_in_time(**_: Any) -> None:
     """On a worker's shutdown: give calls under way FINISH_WITHIN_SECONDS, then release their replies."""
     if make_runner.cache_info().currsize:
         make_runner().keeper.abort_calls_after(FINISH_WITHIN_SECONDS)
-
-
-worker_shutting_down.connect(release_in_time)

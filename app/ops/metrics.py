@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from app.billing.webhook import oldest_unapplied
 from app.chatrooms.models import ErrorCode, Status
 from app.core.clock import utc_now
 from app.core.db import DATABASE_GAVE_UP, db, log_database_error
@@ -44,6 +45,7 @@ class FromPostgres:
         try:
             yield from queue(now)
             yield from heartbeat(now)
+            yield unapplied_events(now)
             yield from ended_replies()
         except DATABASE_GAVE_UP as error:
             log_database_error(log, "metrics are few", error)
@@ -72,6 +74,16 @@ def heartbeat(now: datetime) -> Iterator[Metric]:
     if last is not None:
         age = max(0.0, (now - last).total_seconds())
         yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
+
+
+def unapplied_events(now: datetime) -> Metric:
+    """How long Stripe's events wait for a worker; while they do, a tier may be wrong."""
+    since = oldest_unapplied()
+    return GaugeMetricFamily(
+        "oldest_unapplied_stripe_event_seconds",
+        "How long the oldest of Stripe's events that is not applied has been here; 0 when there is none.",
+        value=max(0.0, (now - since).total_seconds()) if since else 0,
+    )
 
 
 def ended_replies() -> Iterator[Metric]:

@@ -63,6 +63,17 @@ def test_the_queue_is_exported(user, app):
     assert 90 <= scraped["oldest_due_reply_seconds",] < 120
 
 
+def test_stripes_events_that_wait_are_exported(client, app):
+    assert scrape(client)["oldest_unapplied_stripe_event_seconds",] == 0
+    event = "INSERT INTO stripe_events (id, type, received_at, due_at) VALUES (:id, 'x', now() - :age, :due)"
+    with app.app_context():
+        for name, age, due in (("evt_applied", 900, None), ("evt_waits", 300, utc_now()), ("evt_new", 1, utc_now())):
+            values = {"id": name, "age": timedelta(seconds=age), "due": due}
+            db.session.execute(text(event), values)
+        db.session.commit()
+    assert 300 <= scrape(client)["oldest_unapplied_stripe_event_seconds",] < 330
+
+
 def test_a_reply_in_its_pause_is_not_due(user, app):
     user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
