@@ -91,7 +91,7 @@ def test_gemini_is_asked_one_question_of_our_own(check, gemini, words):
     ("behaviour", "code", "words"),
     [
         ({"status": 403}, 1, "Google refuses GEMINI_API_KEY"),
-        ({"status": 404}, 1, "Google does not know GEMINI_MODEL"),
+        ({"status": 404}, 1, "Google does not know the model"),
         ({"quota": "day"}, 3, "the day's quota at Google is spent"),
         ({"status": 503}, 3, "HTTP 503"),
         ({"hang": True}, 3, "ModelTimeout"),
@@ -108,4 +108,7 @@ def test_a_model_that_has_ended_is_said_once_in_the_log(room, runner, gemini, ca
     for _ in range(3):
         room.answer(runner, "Hello")
     said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert said == ["Gemini refuses: HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers"]
+    assert said == [
+        "Gemini refuses: HTTP 404: Google does not know the model; "
+        "name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
+    ]

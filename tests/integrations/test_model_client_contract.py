@@ -22,7 +22,7 @@ from sandbox.stack.processes import free_port
 from tests.integrations.scripted import JSON, says, serving
 
 KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"
-MODEL_UNKNOWN = "HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers"
+MODEL_UNKNOWN = "HTTP 404: Google does not know the model; name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
 CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))
 
 both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])

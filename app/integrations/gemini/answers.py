@@ -118,7 +118,9 @@ def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> Mo
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or reason == "API_KEY_INVALID":
         return ModelRejected(f"HTTP {status} {reason}: Google refuses GEMINI_API_KEY; set a valid key")
     if status == HTTPStatus.NOT_FOUND:
-        return ModelRejected("HTTP 404: Google does not know GEMINI_MODEL; name a model that it offers")
+        return ModelRejected(
+            "HTTP 404: Google does not know the model; name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
+        )
     return ModelRejected(f"HTTP {status} {reason}".strip())
 
 
