@@ -51,9 +51,12 @@ many are left. What ends in an error costs nothing; a retry or an edit costs a p
 pay. Stripe then calls `POST /webhook/stripe`, which is for Stripe alone, and a moment later `GET /subscription/status`
 says `pro`. `POST /subscription/portal` leads to the page where the card is changed and the subscription canceled.
 
-**API keys.** A server makes itself a key with `POST /user/api-keys` once and sends it as the bearer from then on. With
-the scope `chat:read` it may read chatrooms, messages, `/search`, `/models` and `/user/usage`; with `chat:write`, change
-and send. It counts as its user, in limits and prompts.
+**API keys.** A server cannot type a code every day: make it a key with `POST /user/api-keys`, which it sends as the
+bearer. With the scope `chat:read` it may read chatrooms, messages, `/search`, `/models` and `/user/usage`; with
+`chat:write`, change them and send. It counts as you, in limits and prompts.
+
+**Another number.** `POST /auth/change-mobile` sends codes to the new number and to the present one;
+`POST /auth/change-mobile/verify` takes the first and, as a second proof, the password or the other code.
 
 **Asking again.** A message, a chatroom, the list, `/user/me` and `/models` have an `ETag`: send it as `If-None-Match`,
 and the answer is 304 while nothing has changed.

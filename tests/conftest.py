@@ -162,10 +162,9 @@ def migrated_app(make_app: Callable[..., Flask]) -> Flask:
 
 
 def empty_tables(app: Flask) -> None:
-    """Forget every row; a tenth of what TRUNCATE takes on tables this small."""
+    """Forget every row, in one round trip; a tenth of what TRUNCATE takes on tables this small."""
     with app.app_context():
-        for table in reversed(db.metadata.sorted_tables):
-            db.session.execute(table.delete())
+        db.session.execute(text("; ".join(f"DELETE FROM {table}" for table in reversed(db.metadata.sorted_tables))))
         db.session.commit()
 
 
