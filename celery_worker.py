@@ -13,7 +13,7 @@ from app.factory import create_app
 from app.integrations.gemini.client import SdkMissing, model_client_class
 from config import ConfigError
 
-FEATURES_WITH_TASKS = ("generation", "messages", "billing", "auth", "account", "ops")
+FEATURES_WITH_TASKS = ("generation", "chatrooms", "billing", "auth", "account", "ops")
 
 log = logging.getLogger(__name__)
 

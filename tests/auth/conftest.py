@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import text
 from werkzeug.test import TestResponse
+
+from app.core.db import db
+
+PASSWORD = "correct horse battery"
 
 
 class Visitor:
@@ -76,6 +81,50 @@ def make_member(app: Flask, other_numbers: Iterator[str]) -> Callable[..., tuple
         return visitor, tokens.json  # type: ignore[return-value]
 
     return make
+
+
+class Mover(Visitor):
+    """Somebody logged in who wants another number, `new`."""
+
+    def __init__(self, visitor: Visitor, tokens: dict[str, Any], new: str) -> None:
+        super().__init__(visitor.app, visitor.mobile)
+        self.token, self.id, self.new = tokens["access_token"], tokens["user"]["id"], new
+
+    def ask(self, new: str | None = None) -> TestResponse:
+        return self.post("/auth/change-mobile", token=self.token, new_mobile=new or self.new)
+
+    def change(self, otp: str, new: str | None = None, **proof: Any) -> TestResponse:
+        body = {"new_mobile": new or self.new, "otp": otp} | proof
+        return self.post("/auth/change-mobile/verify", token=self.token, **body)
+
+    def codes(self) -> tuple[str, str]:
+        """New codes: the new number's and the present one's."""
+        sent = self.ask()
+        assert sent.status_code == 202, sent.text
+        return sent.json["otp"], sent.json["current_otp"]  # type: ignore[index]
+
+
+@pytest.fixture
+def make_mover(make_member: Callable[..., Any], other_numbers: Iterator[str]) -> Callable[..., Mover]:
+    def make(**member: Any) -> Mover:
+        visitor, tokens = make_member(**member)
+        return Mover(visitor, tokens, next(other_numbers))
+
+    return make
+
+
+@pytest.fixture
+def mover(make_mover: Callable[..., Mover]) -> Mover:
+    return make_mover(password=PASSWORD)
+
+
+def sql(app: Flask, statement: str, **values: Any) -> Any:
+    """Run a statement and commit; the rows that it returns."""
+    with app.app_context():
+        result: Any = db.session.execute(text(statement), values)
+        rows = result.all() if result.returns_rows else None
+        db.session.commit()
+        return rows
 
 
 def wrong(otp: str) -> str:

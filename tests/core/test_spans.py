@@ -6,19 +6,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from app.core.tracing import set_traceparent
+from tests.core.test_tracing import PARENT, SENT, TRACE, outside_of_a_trace  # noqa: F401 - around each test
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
-
-TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-SENT = f"00-{TRACE}-{PARENT}-01"
-
-
-@pytest.fixture(autouse=True)
-def outside_of_a_trace():
-    set_traceparent(None)
-    yield
-    set_traceparent(None)
 
 
 class Collector(BaseHTTPRequestHandler):

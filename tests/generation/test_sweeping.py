@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 
 from app.chatrooms.idempotency import LIFETIME
+from app.chatrooms.tasks import sweep_idempotency_keys
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.generation import queries
 from app.generation.worker import sweep_replies
-from app.messages.tasks import sweep_idempotency_keys
 from tests.rooms import Room
 
 REQUEUE_AFTER = timedelta(seconds=8)

@@ -11,7 +11,7 @@ from app.core.transactions import transaction
 BATCH = 500
 
 
-@shared_task(name="messages.sweep_keys")
+@shared_task(name="messages.sweep_keys")  # its first name, which a beat of the version before queues
 def sweep_keys() -> None:
     """Delete old idempotency keys."""
     sweep_idempotency_keys(now=utc_now())
