@@ -167,7 +167,7 @@ class ChangeMobile(MethodView):
 
 @blp.route("/change-mobile/verify")
 class ChangeMobileVerify(MethodView):
-    @blp.authenticated()
+    @blp.authenticated(AUTH_REQUESTS)
     @blp.arguments(ChangeMobileIn)
     @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
     @blp.errors(OtpInvalid, OtpLocked, WrongPassword, AccountExists)

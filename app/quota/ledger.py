@@ -29,6 +29,7 @@ from app.quota.models import NOBODY, PromptCharge
 from app.users.models import User
 
 NO_SYNC = {"synchronize_session": False}
+NAMED_AT_MOST = 20_000
 
 
 def quota_day(now: datetime) -> date:
@@ -111,6 +112,7 @@ def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:
     user: locked by the caller. Charges of an earlier version, which do not name their user, get one: those of the
     old number are this user's, those of the new number were somebody else's.
     """
+    # A heavy account's oldest ones stay unnamed: the request has seconds.
     for key, since, owner in ((old_key, user.created_at, user.id), (new_key, datetime.min.replace(tzinfo=UTC), NOBODY)):
         unnamed = (
             PromptCharge.mobile_key == key,
@@ -119,7 +121,9 @@ def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:
             PromptCharge.carried_from.is_(None),
             PromptCharge.created_at >= since,
         )
-        db.session.execute(update(PromptCharge).where(*unnamed).values(user_id=owner), execution_options=NO_SYNC)
+        newest = select(PromptCharge.id).where(*unnamed).order_by(PromptCharge.day.desc()).limit(NAMED_AT_MOST)
+        named = update(PromptCharge).where(PromptCharge.id.in_(newest)).values(user_id=owner)
+        db.session.execute(named, execution_options=NO_SYNC)
     there, day = aliased(PromptCharge), quota_day(now)
     spent = select(
         func.gen_random_uuid(),

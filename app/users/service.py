@@ -34,7 +34,7 @@ def lock_user(user_id: UUID) -> User | None:
 
 def lock_user_by_mobile(mobile: str) -> User | None:
     """As `lock_user`; meanwhile no other signup replaces an unverified user."""
-    statement = select(User).where(User.mobile == mobile).with_for_update()
+    statement = select(User).where(User.mobile == mobile).with_for_update(key_share=True)
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 

@@ -21,11 +21,13 @@ INDEXES = (
 
 
 def upgrade() -> None:
-    allow("one_time_codes", "purpose", (*PURPOSES, *NEW_PURPOSES))
-    allow("security_events", "type", (*TYPES, "mobile_changed"))
     for name in ("user_id", "carried_from"):
         op.add_column("prompt_charges", sa.Column(name, sa.Uuid(), nullable=True), if_not_exists=True)
+    allow("one_time_codes", "purpose", (*PURPOSES, *NEW_PURPOSES))
+    allow("security_events", "type", (*TYPES, "mobile_changed"))
     with op.get_context().autocommit_block():
+        for table, column in (("one_time_codes", "purpose"), ("security_events", "type")):
+            op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT ck_{table}_{column}_is_known")
         for name, columns, condition in INDEXES:
             # What an earlier attempt that was cut short has left behind is invalid, and in the way.
             op.drop_index(name, table_name="prompt_charges", postgresql_concurrently=True, if_exists=True)
@@ -35,17 +37,17 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DELETE FROM one_time_codes WHERE purpose IN ('new_mobile', 'current_mobile')")
     op.execute("DELETE FROM security_events WHERE type = 'mobile_changed'")
-    allow("one_time_codes", "purpose", PURPOSES)
-    allow("security_events", "type", TYPES)
+    for table, column, values in (("one_time_codes", "purpose", PURPOSES), ("security_events", "type", TYPES)):
+        allow(table, column, values)
+        op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT ck_{table}_{column}_is_known")
     op.execute("DELETE FROM prompt_charges WHERE carried_from IS NOT NULL AND day < current_date")
     for name in ("user_id", "carried_from"):
         op.drop_column("prompt_charges", name)
 
 
 def allow(table: str, column: str, values: tuple[str, ...]) -> None:
-    """Let a column have these values; the tables are small."""
+    """Let a column have these values from now on; rows that are there are looked at later, without a long lock."""
     name = op.f(f"ck_{table}_{column}_is_known")
     known = ", ".join(f"'{value}'" for value in values)
     op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
     op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({column} IN ({known})) NOT VALID")
-    op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")

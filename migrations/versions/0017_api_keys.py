@@ -15,6 +15,7 @@ TYPES = (
     *("login", "login_new_device", "password_changed", "session_revoked", "refresh_token_reused", "codes_locked"),
     "mobile_changed",
 )
+VALIDATE = "ALTER TABLE security_events VALIDATE CONSTRAINT ck_security_events_type_is_known"
 
 
 def upgrade() -> None:
@@ -33,18 +34,22 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_api_keys_user_id", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
         sa.UniqueConstraint("key_hash", name="uq_api_keys_key_hash"),
+        if_not_exists=True,
     )
-    op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"])
+    op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"], if_not_exists=True)
     for column in ("expires_at", "revoked_at"):
         op.create_index(
             f"ix_api_keys_{column}", "api_keys", [column], postgresql_where=sa.text(f"{column} IS NOT NULL")
         )
     allow((*TYPES, "api_key_created", "api_key_revoked"))
+    with op.get_context().autocommit_block():
+        op.execute(VALIDATE)
 
 
 def downgrade() -> None:
     op.execute("DELETE FROM security_events WHERE type IN ('api_key_created', 'api_key_revoked')")
     allow(TYPES)
+    op.execute(VALIDATE)
     op.drop_table("api_keys")
 
 
@@ -52,4 +57,3 @@ def allow(types: tuple[str, ...]) -> None:
     name, known = op.f("ck_security_events_type_is_known"), ", ".join(f"'{value}'" for value in types)
     op.execute(f"ALTER TABLE security_events DROP CONSTRAINT IF EXISTS {name}")
     op.execute(f"ALTER TABLE security_events ADD CONSTRAINT {name} CHECK (type IN ({known})) NOT VALID")
-    op.execute(f"ALTER TABLE security_events VALIDATE CONSTRAINT {name}")

@@ -5,12 +5,13 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app.auth.keys import MAX_KEYS, hash_key
 from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
+from app.users.service import lock_user_by_mobile
 from tests.architecture.test_ownership import BODIES, METHODS, address, owned_by
 from tests.auth.conftest import all_at_once
 from tests.conftest import purge_all
@@ -262,6 +263,25 @@ def test_keys_of_nobody_count_against_their_address(make_app, make_redis_url):
     limited = make_app(rate_limit_per_minute=3, redis_url=make_redis_url())
     statuses = [Program(limited, f"gbk_{number}").get("/models").status_code for number in range(5)]
     assert statuses == [401, 401, 401, 429, 429]
+
+
+def test_a_flood_of_invented_keys_asks_postgresql_no_more_than_the_limit(make_app, make_redis_url):
+    limited = make_app(rate_limit_per_minute=3, redis_url=make_redis_url())
+    sent = []
+    with limited.app_context():
+        event.listen(db.engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
+    for number in range(10):
+        Program(limited, f"gbk_{number}").get("/models")
+    assert len(sent) == 3
+
+
+def test_a_key_is_deleted_while_its_users_number_is_locked(app, user):
+    """A new password locks the user and then the keys: if this waited for the user, the two would wait for each other."""
+    made = make(user)
+    with app.app_context():
+        assert lock_user_by_mobile(user.mobile) is not None
+        assert user.delete(f"/user/api-keys/{made['id']}").status_code == 204
+        db.session.rollback()
 
 
 def test_ten_at_most_also_at_once(user):

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from app.core.tracing import span
 from tests.core.test_tracing import PARENT, SENT, TRACE, outside_of_a_trace  # noqa: F401 - around each test
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -81,6 +82,14 @@ def test_a_client_that_is_not_sampled_is_not_exported(traced, user):
     user.client = traced.test_client()
     user.get("/models", headers={"traceparent": SENT[:-2] + "00"}).close()
     assert spans_of(traced) == {}
+
+
+def test_an_error_is_told_by_its_class_alone(traced):
+    with traced.app_context(), pytest.raises(ValueError, match="a row"), span("work", "CONSUMER"):
+        raise ValueError("a row of the database")
+    exported = spans_of(traced)["work"]
+    assert {item.key: item.value.string_value for item in exported.attributes} == {"error.type": "ValueError"}
+    assert "a row" not in str(exported)
 
 
 def test_a_collector_that_is_away_harms_nothing(make_app, make_redis_url, user):
