@@ -1,5 +1,6 @@
 """What Celery runs: `celery -A celery_worker worker`. Beat is `celery_beat.py`."""
 
+import gc
 import logging
 import sys
 import warnings
@@ -47,6 +48,8 @@ def import_tasks(**_: Any) -> None:
     except Exception as error:  # Celery would log it and run a worker that knows no task
         log.exception("A task module cannot be imported")
         raise SystemExit(1) from error
+    gc.collect()
+    gc.freeze()  # modules stay: a look through all of them would hold every reply up
 
 
 def sign_off(**_: Any) -> None:

@@ -136,7 +136,6 @@ class Message(Model):
         Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
         Index("ix_messages_failed", "completed_at", postgresql_where=FAILED),
         Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
-        Index("ix_messages_unfinished_by_room", "chatroom_id", "position", postgresql_where=UNFINISHED),
         Index("ix_messages_open_by_room", "chatroom_id", "position", postgresql_where=OPEN),
         Index(ONE_OF_A_ROOM, "chatroom_id", unique=True, postgresql_where=GENERATING),
         Index(ONE_IN_A_SLOT, "held_for", "slot", unique=True, postgresql_where=GENERATING),

@@ -11,6 +11,7 @@ from app.chatrooms.models import Role, Status, messages
 from app.core.db import db
 from app.integrations.gemini.client import Turn
 
+FIRST_WITH_HISTORY = 3  # the position of a room's second reply
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
 MAX_REPLIES = 1_000  # and on those looked at for them, should most have failed
 
@@ -67,6 +68,8 @@ def conversation(
     prompts. The newest pairs are sent that, together with the prompt, have no more than `max_chars` characters and
     about `max_tokens` tokens (None: as many as there are); the prompt always is.
     """
+    if position < FIRST_WITH_HISTORY:
+        return [Turn("user", prompt)]
     values = {"room": chatroom_id, "position": position, "prompt_chars": len(prompt)}
     values |= {"max_chars": max_chars, "max_tokens": max_tokens}
     newest_first = db.session.execute(FITTING_PAIRS, values).all()
