@@ -152,11 +152,12 @@ def explained(engine: sa.Engine) -> Iterator[list[Plan]]:
     def explain(_connection: Any, cursor: Any, statement: str, values: Any, *_: Any) -> None:
         if not statement.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
             return
-        cursor.execute("SAVEPOINT explain")
+        is_alone = cursor.connection.autocommit
+        cursor.execute("BEGIN" if is_alone else "SAVEPOINT explain")
         cursor.execute("SET LOCAL statement_timeout = 0")
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
         plans.append(Plan(statement, cursor.fetchone()[0][0]))
-        cursor.execute("ROLLBACK TO SAVEPOINT explain")
+        cursor.execute("ROLLBACK" if is_alone else "ROLLBACK TO SAVEPOINT explain")
 
     sa.event.listen(engine, "before_cursor_execute", explain)
     try:

@@ -16,6 +16,7 @@ migrate = current_app.extensions["migrate"]
 
 def run_online() -> None:
     with answers_within(STATEMENT_SECONDS), migrate.db.engine.connect() as connection:
+        connection.execution_options(isolation_level="READ COMMITTED")
         lock_timeout = context.get_x_argument(as_dictionary=True).get("lock_timeout", LOCK_TIMEOUT)
         connection.execute(text("SELECT set_config('lock_timeout', :seconds, false)"), {"seconds": lock_timeout})
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))

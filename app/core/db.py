@@ -100,6 +100,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "hide_parameters": True,  # SQLAlchemy's errors would show what was to be stored
+        "isolation_level": "AUTOCOMMIT",  # reads take one round trip; `transaction` chooses its own
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_SECONDS,

@@ -11,6 +11,9 @@ from app.core.celery import enqueue
 from app.core.db import db
 from app.core.logging import first_line
 
+# Outside of transactions each statement is its own, for which neither BEGIN nor ROLLBACK is sent.
+TRANSACTION = {"isolation_level": "READ COMMITTED"}
+
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +69,8 @@ def transaction() -> Iterator[Transaction]:
     session.info["in_transaction"] = True
     current = Transaction()
     try:
+        session.commit()  # the end of what was read before; its rows stay
+        session.connection(execution_options=TRANSACTION)
         yield current
         session.commit()
     except BaseException:

@@ -174,7 +174,8 @@ CONSTRAINTS = """
 
 def test_every_constraint_of_the_models_is_in_the_database_as_they_say_it(migrated_app):
     """Autogeneration compares no checks and no actions of foreign keys: let PostgreSQL spell both out."""
-    with migrated_app.app_context(), db.engine.connect() as connection:
+    in_transaction = {"isolation_level": "READ COMMITTED"}
+    with migrated_app.app_context(), db.engine.connect().execution_options(**in_transaction) as connection:
         migrated = {tuple(row) for row in connection.execute(text(CONSTRAINTS))}
         connection.execute(text("CREATE SCHEMA of_the_models"))
         connection.execute(text("SET search_path TO of_the_models"))
