@@ -243,7 +243,7 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
     if reply.attempt == 0:
         refund_prompt(reply.id, now)
     hand_over(current, reply.chatroom_id, user_id, now=now)
-    current.after_commit(lambda: cancel_generation(reply.id))
+    current.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
     current.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
     return True
 

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import redis
@@ -102,9 +102,30 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
     )
 
 
-def cancel_generation(reply_id: UUID) -> None:
-    """Tell every worker that this reply is canceled. Raises redis.RedisError."""
-    redis_client().publish(STOP_CHANNEL, str(reply_id))
+@dataclass(frozen=True)
+class Canceled:
+    """A reply that is canceled or deleted, and the last attempt at it that is to stop: a retry makes another one."""
+
+    reply_id: UUID
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.reply_id} {self.attempt}"
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self | None:
+        """What a message on STOP_CHANNEL says; None for one that is not ours."""
+        try:
+            reply_id, attempt = data.decode().split(" ")
+            return cls(UUID(reply_id), int(attempt))
+        except ValueError:
+            log.warning("A message on the channel %s names no reply", STOP_CHANNEL)
+            return None
+
+
+def cancel_generation(reply_id: UUID, attempt: int) -> None:
+    """Tell every worker that this attempt at the reply is canceled. Raises redis.RedisError."""
+    redis_client().publish(STOP_CHANNEL, str(Canceled(reply_id, attempt)))
 
 
 def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
@@ -114,13 +135,13 @@ def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
     """
     pipeline = redis_client().pipeline(transaction=False)  # in one transaction nobody would see the entry
     for reply_id, attempt in under_way.items():
-        pipeline.publish(STOP_CHANNEL, str(reply_id))
+        pipeline.publish(STOP_CHANNEL, str(Canceled(reply_id, attempt)))
         pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
     pipeline.unlink(*map(stream_key, {*messages, *under_way}))
     pipeline.execute()
 
 
-def cancellations() -> Iterator[UUID | None]:
+def cancellations() -> Iterator[Canceled | None]:
     """The replies that are canceled, as it happens; None once it listens, and from time to time.
 
     Raises redis.RedisError.
@@ -131,16 +152,7 @@ def cancellations() -> Iterator[UUID | None]:
         yield None
         while True:
             message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
-            yield reply_named_by(message["data"]) if message else None
-
-
-def reply_named_by(data: bytes) -> UUID | None:
-    """The id in a message on STOP_CHANNEL; None in one that is not ours."""
-    try:
-        return UUID(data.decode())
-    except ValueError:
-        log.warning("A message on the channel %s names no reply", STOP_CHANNEL)
-        return None
+            yield Canceled.parse(message["data"]) if message else None
 
 
 class Publisher:

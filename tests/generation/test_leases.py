@@ -11,7 +11,7 @@ from app.core.db import db
 from app.core.transactions import Transaction, transaction
 from app.generation import state
 from app.generation.tasks import sweep
-from app.streaming.events import STOP_CHANNEL
+from app.streaming.events import STOP_CHANNEL, cancel_generation
 from tests.rooms import Room
 
 LEASE = timedelta(seconds=5)
@@ -117,11 +117,30 @@ def test_a_cancellation_is_heard_after_a_message_that_is_none(room, make_runner,
     reply_id = room.send("[[sandbox: hang]]")
     thread = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
-    for nonsense in (b"no id", b"\xff"):
+    for nonsense in (b"no id", b"\xff", str(reply_id).encode(), f"{reply_id} x".encode()):
         room.app.extensions["redis"].publish(STOP_CHANNEL, nonsense)
     assert room.person.post(f"{room.path}/messages/{reply_id}/cancel").status_code == 200
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_cancellation_that_comes_late_does_not_end_the_attempt_of_a_retry(room, make_runner, gemini):
+    runner = make_runner(lease_seconds=300)
+    reply_id = room.send("[[sandbox: hang]]")
+    first = room.generate_meanwhile(runner, reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    assert room.person.post(f"{room.path}/messages/{reply_id}/cancel").status_code == 200
+    first.join(5)
+    assert room.person.post(f"{room.path}/messages/{reply_id}/retry").status_code == 202
+    second = room.generate_meanwhile(runner, reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    with room.app.app_context():
+        cancel_generation(reply_id, 1)
+        second.join(1)
+        assert second.is_alive()
+        cancel_generation(reply_id, 2)
+    second.join(5)
+    assert not second.is_alive()
 
 
 # A claim that cannot go on
