@@ -155,10 +155,12 @@ def explained(engine: sa.Engine) -> Iterator[list[Plan]]:
             return
         is_alone = cursor.connection.autocommit
         cursor.execute("BEGIN" if is_alone else "SAVEPOINT explain")
-        cursor.execute("SET LOCAL statement_timeout = 0")
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
-        plans.append(Plan(statement, cursor.fetchone()[0][0]))
-        cursor.execute("ROLLBACK" if is_alone else "ROLLBACK TO SAVEPOINT explain")
+        try:
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
+            plans.append(Plan(statement, cursor.fetchone()[0][0]))
+        finally:
+            cursor.execute("ROLLBACK" if is_alone else "ROLLBACK TO SAVEPOINT explain")
 
     sa.event.listen(engine, "before_cursor_execute", explain)
     try:

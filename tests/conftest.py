@@ -38,6 +38,7 @@ from tests.servers import (
     pytest_configure_node,  # noqa: F401
     servers_of_run,
 )
+from tests.transactions import watch_writes
 
 pytest_plugins = ["tests.rooms"]
 
@@ -77,6 +78,12 @@ def clean_environment() -> None:
     os.environ["APP_ENV"] = "development"
     os.environ["ENV_FILE"] = os.devnull
     os.environ["FLASK_SKIP_DOTENV"] = "1"  # the `flask` command reads a `.env` by itself
+
+
+@pytest.fixture(scope="session", autouse=True)
+def writes_in_transactions() -> None:
+    """Each test fails in which the product writes or locks outside of `transaction()`."""
+    watch_writes()
 
 
 @pytest.fixture(scope="session")

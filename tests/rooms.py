@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 
 from app.chatrooms.models import Message
 from app.core.db import answers_within, db
+from app.core.transactions import transaction
 from app.generation.breaker import Breaker
 from app.generation.runner import Runner
 from app.generation.worker import LeaseKeeper
@@ -115,10 +116,9 @@ class Room:
 
     def sql(self, statement: str, **values: Any) -> None:
         """Age or break rows, however long that takes on a busy machine."""
-        with self.app.app_context(), answers_within(60):
+        with self.app.app_context(), answers_within(60), transaction():
             db.session.execute(text("SET LOCAL statement_timeout = '60s'"))
             db.session.execute(text(statement), values)
-            db.session.commit()
 
     def let_leases_run_out(self) -> None:
         """As if their workers had died."""

@@ -16,7 +16,7 @@ def utc_now() -> datetime:
 
 
 def database_now() -> datetime:
-    """When the current transaction began, by PostgreSQL's clock, which all processes share."""
+    """When the current transaction began, or without one the time, by PostgreSQL's clock, which all processes share."""
     return db.session.execute(select(func.now())).scalar_one()
 
 

@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import psycopg2
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2 import extensions
-from sqlalchemy import DateTime, Enum, MetaData, Table, event
+from sqlalchemy import Connection, DateTime, Enum, MetaData, Table, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import DeclarativeBase, registry
+from sqlalchemy.orm import DeclarativeBase, Session, registry
 
 from app.core.logging import first_line
 
@@ -42,6 +42,7 @@ ABSENT_STATES = {
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
 }
+IN_TRANSACTION = "in_transaction"  # in a session's `info`
 
 _allowed_seconds: ContextVar[float | None] = ContextVar("allowed_seconds", default=None)
 
@@ -100,7 +101,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "hide_parameters": True,  # SQLAlchemy's errors would show what was to be stored
-        "isolation_level": "AUTOCOMMIT",  # reads take one round trip; `transaction` chooses its own
+        "isolation_level": "AUTOCOMMIT",  # but see `open_transaction`
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_SECONDS,
@@ -118,6 +119,9 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
     with app.app_context():
         event.listen(db.engine, "handle_error", distinguish_absence)
         event.listen(db.engine, "checkout", refuse_closed)
+        event.listen(db.engine, "checkin", close_transaction)
+    if not event.contains(db.session, "after_begin", open_transaction):
+        event.listen(db.session, "after_begin", open_transaction)
 
 
 class BoundedConnection(extensions.connection):  # type: ignore[misc]
@@ -169,6 +173,22 @@ def refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
         poller.register(connection.fileno(), polling.POLLIN)
     if connection.closed or poller.poll(0):
         raise DisconnectionError("PostgreSQL has closed this connection")
+
+
+def open_transaction(session: Session, _: object, connection: Connection) -> None:
+    """Let psycopg2 send BEGIN for the connection of a `transaction()`, and of nobody else: a read is one round trip.
+
+    psycopg2's own switch sends nothing to the server; SQLAlchemy's isolation levels would.
+    """
+    driver = cast(Any, connection.connection.driver_connection)
+    if session.info.get(IN_TRANSACTION) and driver.autocommit:
+        driver.autocommit = False
+
+
+def close_transaction(connection: Any, _record: object) -> None:
+    """Give a connection back to the pool as it came; None has been thrown away."""
+    if connection is not None and not connection.closed:
+        connection.autocommit = True
 
 
 def distinguish_absence(context: ExceptionContext) -> BaseException | None:

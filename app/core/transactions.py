@@ -8,11 +8,8 @@ from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 
 from app.core.celery import enqueue
-from app.core.db import db
+from app.core.db import IN_TRANSACTION, db, open_transaction
 from app.core.logging import first_line
-
-# Outside of transactions each statement is its own, for which neither BEGIN nor ROLLBACK is sent.
-TRANSACTION = {"isolation_level": "READ COMMITTED"}
 
 log = logging.getLogger(__name__)
 
@@ -64,24 +61,24 @@ def transaction() -> Iterator[Transaction]:
     Raises RuntimeError inside another one: a use case is one transaction.
     """
     session = db.session()
-    if session.info.get("in_transaction"):  # flask-sqlalchemy: one session a request or task
+    if session.info.get(IN_TRANSACTION):  # flask-sqlalchemy: one session a request or task
         raise RuntimeError("transaction() does not nest")
-    session.info["in_transaction"] = True
+    session.info[IN_TRANSACTION] = True
     current = Transaction()
     try:
-        session.commit()  # the end of what was read before; its rows stay
-        session.connection(execution_options=TRANSACTION)
+        if session.in_transaction():  # something was read before, without one of PostgreSQL's
+            open_transaction(session, None, session.connection())
         yield current
         session.commit()
     except BaseException:
         session.rollback()
         raise
     finally:
-        session.info["in_transaction"] = False
+        session.info[IN_TRANSACTION] = False
     current.run_actions()
 
 
 def release_connection() -> None:
-    """End the current read transaction and free its connection before something slow. Loaded rows stay readable."""
+    """Free the connection of what was read, before something slow. Loaded rows stay readable."""
     if db.session.registry.has():
         db.session.close()

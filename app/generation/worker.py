@@ -144,8 +144,9 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
         messages.c.lease_expires_at < func.now(),
         messages.c.enqueued_at < now - requeue_after,
     )
+    behind = sweep_cursor()
     with transaction() as current:
-        lost, last_room = lost_replies(behind=sweep_cursor(), lost_before=lost_before)
+        lost, last_room = lost_replies(behind=behind, lost_before=lost_before)
         task_lost = and_(
             messages.c.id.in_(lost),
             messages.c.status == Status.QUEUED,

@@ -14,6 +14,7 @@ from app.billing.tier import grant_pro, subscription_status, tier_of
 from app.core.db import db
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
+from tests.transactions import undone
 
 NOTHING_YET = {
     "tier": "basic",
@@ -191,10 +192,11 @@ def test_the_tier_takes_one_query_by_indexes(user: Any, shop: Shop) -> None:
         assert tier_of(UUID(user.id), datetime.now(UTC)) is Tier.PRO
         event.remove(db.engine, "before_cursor_execute", listen)
         assert len(seen) == 1
-        connection = db.session.connection()
-        connection.exec_driver_sql(MANY_CUSTOMERS)
-        connection.exec_driver_sql("ANALYZE stripe_customers, subscriptions")
-        plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {seen[0][0]}", seen[0][1]))
+        with undone():
+            connection = db.session.connection()
+            connection.exec_driver_sql(MANY_CUSTOMERS)
+            connection.exec_driver_sql("ANALYZE stripe_customers, subscriptions")
+            plan = "\n".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {seen[0][0]}", seen[0][1]))
     assert "Seq Scan" not in plan
     assert "stripe_customers_user_id" in plan
     assert "ix_subscriptions_customer_id" in plan

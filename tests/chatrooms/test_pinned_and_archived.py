@@ -5,6 +5,7 @@ import pytest
 from app.chatrooms.models import Chatroom
 from app.core.db import db
 from tests.problems import assert_problem
+from tests.transactions import undone
 
 
 def titles(user, query=""):
@@ -103,7 +104,7 @@ def test_the_list_is_read_from_its_index(app, user):
     user.make_chatroom()
     statement = "EXPLAIN SELECT id FROM chatrooms WHERE user_id = :user AND archived = false"
     order = " ORDER BY pinned DESC, last_prompt_at DESC, id DESC LIMIT 20"
-    with app.app_context():
+    with app.app_context(), undone():
         db.session.execute(db.text("SET LOCAL enable_seqscan = off"))
         plan = "\n".join(db.session.scalars(db.text(statement + order), {"user": user.id}))
         assert "ix_chatrooms_listed" in plan, plan

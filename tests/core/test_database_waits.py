@@ -27,8 +27,8 @@ def test_server_ends_a_long_statement_before_we_hang_up(app):
         connection.execute(text("SET statement_timeout = 100"))
         with pytest.raises(OperationalError, match="statement timeout"):
             connection.execute(text("SELECT pg_sleep(3)"))
-        connection.rollback()
         assert connection.scalar(text("SELECT 1")) == 1
+        connection.invalidate()  # with its setting
 
 
 def test_migrations_may_take_longer_also_outside_of_a_transaction(app):

@@ -2,12 +2,13 @@
 
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
 from app.ops.models import Heartbeat
+from tests.transactions import APP
 
 
 def heartbeats() -> int:
@@ -65,6 +66,45 @@ def test_a_row_that_was_read_before_can_be_changed(context):
         row.at = later
     db.session.expire_all()
     assert db.session.get_one(Heartbeat, "one").at == later
+
+
+def test_a_change_that_was_made_before_belongs_to_the_transaction(context):
+    def add_and_fail() -> None:
+        db.session.add(Heartbeat(name="one", at=utc_now()))
+        with transaction():
+            db.session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        add_and_fail()
+    assert heartbeats() == 0
+
+
+def test_a_read_before_a_transaction_lends_it_its_connection(context):
+    heartbeats()
+    before = db.session.connection()
+    with transaction():
+        assert db.session.connection() is before
+
+
+def test_a_connection_goes_back_as_it_came(context):
+    for _ in range(3):
+        with transaction():
+            heartbeats()
+        heartbeats()
+        assert status() == TRANSACTION_STATUS_IDLE
+        db.session.remove()
+
+
+@pytest.mark.parametrize(
+    "statement", [update(Heartbeat).values(at=utc_now()), select(Heartbeat).with_for_update()], ids=["write", "lock"]
+)
+def test_the_alarm_of_the_tests_goes_off_where_a_view_does_so_outside_of_a_transaction(context, statement):
+    view = compile("db.session.execute(statement)", f"{APP}/auth/views.py", "exec")
+    with transaction():
+        exec(view)
+    with pytest.raises(AssertionError, match="outside of transaction"):
+        exec(view)
 
 
 def test_transactions_do_not_nest(context):

@@ -13,6 +13,7 @@ from app.generation import state
 from app.generation.tasks import sweep
 from app.streaming.events import STOP_CHANNEL, cancel_generation
 from tests.rooms import Room
+from tests.transactions import undone
 
 LEASE = timedelta(seconds=5)
 BLOCKS_AT_MOST = 150  # it writes to each index
@@ -214,13 +215,13 @@ def plan_of(room, action):
 
     with room.app.app_context():
         event.listen(db.engine, "before_cursor_execute", note)
-        action()
+        with undone():
+            action()
         event.remove(db.engine, "before_cursor_execute", note)
-        db.session.rollback()
         [statement] = sent
-        explained = db.session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
-        [[[plan]]] = explained
-        db.session.rollback()
+        with undone():
+            explained = db.session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+            [[[plan]]] = explained
     return list(nodes(plan["Plan"]))
 
 
