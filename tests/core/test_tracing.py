@@ -9,6 +9,7 @@ import pytest
 from app.core.logging import configure_logging
 from app.core.tracing import accepted, set_traceparent, traceparent
 from config import ConfigError
+from sandbox.stack.processes import wait_until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SENT = f"00-{TRACE}-{PARENT}-01"
@@ -79,9 +80,13 @@ def test_the_task_has_the_trace(worker_process, served_app, user, worker):
     path = user.make_chatroom()
     answer = user.post(f"{path}/message", json={"text": "Hello"}, headers={"traceparent": SENT, "Prefer": "wait=10"})
     assert answer.status_code == 200, answer.text
-    lines = [line for line in worker_process.read_text().splitlines() if TRACE in line]
-    assert any("messages.generate_reply" in line for line in lines)
-    assert any("generation outcome=completed" in line for line in lines)
+    lines = []
+
+    def both_are_written():  # the task's own line comes after the answer
+        lines[:] = [line for line in worker_process.read_text().splitlines() if TRACE in line]
+        return all(any(what in line for line in lines) for what in ("messages.generate_reply", "outcome=completed"))
+
+    assert wait_until(both_are_written, seconds=10), lines
 
 
 @pytest.mark.parametrize("as_json", [True, False])
