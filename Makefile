@@ -6,7 +6,6 @@ ARGS ?=
 m ?=
 
 BIN := .venv/bin
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 STAMP := .venv/.installed
 
 # A virtual environment that was moved here from elsewhere does not work: make it again.
@@ -30,10 +29,10 @@ demo: $(STAMP) ## Walk through the product with real requests, each shown with i
 	@exec $(BIN)/python -m sandbox.tour
 
 test: $(STAMP) ## Run the tests; ARGS="-k quota" picks some
-	@exec $(BIN)/python -m pytest $(PARALLEL) -m "not processes" $(ARGS)
+	@exec $(BIN)/python -m pytest -n auto --dist worksteal -m "not processes" $(ARGS)
 
 test-processes: $(STAMP) ## Run the tests that start, kill and freeze whole processes (CI does)
-	@exec $(BIN)/python -m pytest $(PARALLEL) -m processes $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m processes $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	@$(BIN)/ruff check

@@ -6,7 +6,9 @@ A test gets an empty database and an empty Valkey. Only the outside worlds are s
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,32 +44,12 @@ from tests.servers import (
 )
 from tests.transactions import watch_writes
 
-pytest_plugins = ["tests.rooms"]
+pytest_plugins = ["tests.rooms", "tests.running"]
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the product's processes, the sandbox's and their libraries read beside the settings.
 FAMILIES = ("CELERY_", "FLASK_", "GUNICORN_", "PG", "PROMETHEUS_", "WEB_", "WORKER_")
 OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "PORT"}
-
-
-# Files whose tests start, kill or freeze the product's processes and its servers, the slowest first: `make test` leaves
-# them (and single tests of this mark) to `make test-processes`, and nothing is waited for alone at the end.
-PROCESS_FILES = (
-    "test_worker_processes", "test_whole_stack", "test_worker_killed", "test_production", "test_logs",
-    "test_web_process", "test_dependencies_gone", "test_worker_without_redis", "test_two_web_processes",
-    "test_run_servers", "test_accounts", "test_odd_settings", "test_hanging", "test_redis_pools", "test_model_factory",
-    "test_servers", "test_starting", "test_tls", "test_chaos", "test_tasks", "test_tour", "test_process",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> int:
-        return PROCESS_FILES.index(item.path.stem) if item.path.stem in PROCESS_FILES else len(PROCESS_FILES)
-
-    items.sort(key=rank)
-    for item in items:
-        if item.path.stem in PROCESS_FILES:
-            item.add_marker("processes")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,7 +93,6 @@ def gemini_process() -> Iterator[GeminiStandIn]:
 @pytest.fixture
 def gemini(gemini_process: GeminiStandIn) -> Iterator[GeminiStandIn]:
     """The Gemini stand-in, well-behaved again after the test."""
-    gemini_process.reset()
     yield gemini_process
     gemini_process.reset()
 
@@ -206,12 +187,19 @@ def fresh(app: Flask) -> Flask:
 
 
 @pytest.fixture
-def redis_db(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+def redis_db(request: pytest.FixtureRequest, redis_clients: Callable[[str], redis.Redis]) -> redis.Redis:
     """A client of the application's own Valkey, emptied."""
     name = "served_environment" if has_worker(request) else "environment"
-    with redis.Redis.from_url(request.getfixturevalue(name)["REDIS_URL"]) as client:
-        client.flushdb()
-        yield client
+    client = redis_clients(request.getfixturevalue(name)["REDIS_URL"])
+    client.flushdb()
+    return client
+
+
+@pytest.fixture(scope="session")
+def redis_clients() -> Iterator[Callable[[str], redis.Redis]]:
+    """The client of a URL, the same for all tests."""
+    with ExitStack() as exits:
+        yield cache(lambda url: exits.enter_context(redis.Redis.from_url(url)))
 
 
 def purge_all(app: Flask) -> None:

@@ -1,7 +1,6 @@
 """Migrations on real data: from empty, from the revision before with rows in it, and back again."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +16,7 @@ from flask_migrate import downgrade, upgrade
 from app.core.db import db
 from tests.deployment.files import ROOT
 from tests.migrations.rows import insert_rows, read_rows, rules_of, schema_of, tables_of
+from tests.servers import Database
 
 FOLDER = ROOT / "migrations"
 
@@ -42,14 +42,29 @@ CONCURRENT_STEPS = [
 
 @dataclass
 class Migrator:
-    """An empty database and the ways to move it."""
+    """A database without rows and the ways to move it."""
 
     app: Flask
     engine: sa.Engine
 
+    def start_at(self, revision: str) -> None:
+        """Go on without rows from where the test before ended, or from nothing when that is further."""
+        with self.engine.begin() as connection:
+            present = MigrationContext.configure(connection).get_current_revision()
+            behind = present in REVISIONS[: REVISIONS.index(revision) + 1]
+            for table in reversed(tables_of(connection).sorted_tables) if behind else ():
+                connection.execute(table.delete())
+        if not behind:
+            self.start_from_nothing()
+        self.to(revision)
+
+    def start_from_nothing(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+
     def to(self, revision: str) -> None:
         with self.app.app_context():
-            upgrade(directory=str(FOLDER), revision=revision, x_arg=["lock_timeout=1s"])
+            upgrade(directory=str(FOLDER), revision=revision, x_arg=["lock_timeout=300ms"])
 
     def back_to(self, revision: str) -> None:
         with self.app.app_context():
@@ -59,28 +74,15 @@ class Migrator:
         return set(sa.inspect(self.engine).get_table_names()) - {"alembic_version"}
 
 
-@contextmanager
-def maintenance(url: sa.URL) -> Iterator[sa.Connection]:
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        yield connection
-
-
-@pytest.fixture
-def migrator(postgres, make_app: Callable[..., Flask]) -> Iterator[Migrator]:
-    url = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
-    name = f"{url.database}_migrations"
-    with maintenance(url) as connection:
-        connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    own = url.set(database=name).render_as_string(hide_password=False)
-    engine = sa.create_engine(own, poolclass=sa.NullPool)
-    app = make_app(database_url=own)
-    yield Migrator(app, engine)
-    with app.app_context():
-        db.engine.dispose()
-    with maintenance(url) as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+@pytest.fixture(scope="module")
+def migrator(postgres: Database, make_app: Callable[..., Flask]) -> Migrator:
+    server = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
+    url = server.set(database=f"{server.database}_migrations")
+    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {url.database} TEMPLATE template0"))
+    app = make_app(database_url=url.render_as_string(hide_password=False))
+    return Migrator(app, sa.create_engine(url, poolclass=sa.NullPool))
 
 
 def test_there_is_one_head():
@@ -88,6 +90,7 @@ def test_there_is_one_head():
 
 
 def test_from_empty_to_what_the_models_say_and_back(migrator):
+    migrator.start_from_nothing()
     migrator.to("head")
     with migrator.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -99,7 +102,7 @@ def test_from_empty_to_what_the_models_say_and_back(migrator):
 
 @pytest.mark.parametrize(("before", "after"), LATER_STEPS)
 def test_a_step_keeps_what_the_rows_say_and_can_be_taken_back(migrator, before, after):
-    migrator.to(before)
+    migrator.start_at(before)
     with migrator.engine.begin() as connection:
         known, schema = tables_of(connection), schema_of(connection)
         insert_rows(connection, known)
@@ -118,7 +121,7 @@ def test_a_step_keeps_what_the_rows_say_and_can_be_taken_back(migrator, before, 
 @pytest.mark.parametrize(("before", "after"), LATER_STEPS)
 def test_the_code_of_before_works_on_the_schema_of_after(migrator, before, after):
     """During a release both run: the old one writes, reads, changes and deletes by the columns that it knows."""
-    migrator.to(before)
+    migrator.start_at(before)
     with migrator.engine.begin() as connection:
         known = tables_of(connection)
         rules = rules_of(connection, known)
@@ -133,7 +136,7 @@ def test_the_code_of_before_works_on_the_schema_of_after(migrator, before, after
 
 
 def test_full_tables_can_be_taken_back_to_nothing(migrator):
-    migrator.to("head")
+    migrator.start_at(REVISIONS[-1])
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))
     migrator.back_to("base")
@@ -143,7 +146,7 @@ def test_full_tables_can_be_taken_back_to_nothing(migrator):
 @pytest.mark.parametrize(("before", "after"), CONCURRENT_STEPS)
 def test_a_migration_that_was_cut_short_can_be_run_again(migrator, before, after):
     """An index that is made concurrently waits for every transaction that is open: a backup is enough."""
-    migrator.to(before)
+    migrator.start_at(before)
     with migrator.engine.connect().execution_options(isolation_level="REPEATABLE READ") as backup, backup.begin():
         backup.execute(sa.text("SELECT count(*) FROM messages"))
         with pytest.raises(sa.exc.OperationalError):
@@ -156,7 +159,7 @@ def test_a_migration_that_was_cut_short_can_be_run_again(migrator, before, after
 
 def test_what_waits_to_be_purged_is_no_obstacle_to_taking_0007_back(migrator):
     """The earlier schema cannot say that a chatroom or an account is deleted: what is goes for good."""
-    migrator.to("0007")
+    migrator.start_at("0007")
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))
         connection.execute(sa.text("UPDATE chatrooms SET user_id = NULL"))
@@ -170,7 +173,7 @@ def test_what_waits_to_be_purged_is_no_obstacle_to_taking_0007_back(migrator):
 
 def test_a_migration_does_not_wait_long_for_a_lock(migrator):
     """A migration that waits stops everybody who comes behind it: it gives up instead."""
-    migrator.to(REVISIONS[0])
+    migrator.start_at(REVISIONS[0])
     with migrator.engine.begin() as connection:
         connection.execute(sa.text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
         with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
@@ -180,7 +183,7 @@ def test_a_migration_does_not_wait_long_for_a_lock(migrator):
 
 def test_messages_of_before_can_be_found(migrator):
     """More than a batch of them; neither those without a text, nor what is superseded or waits to be purged."""
-    migrator.to("0013")
+    migrator.start_at("0013")
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))
         connection.execute(
