@@ -120,14 +120,14 @@ def add_headers(headers: dict[str, Any], **_: Any) -> None:
 
 
 def next_published_at(queue: str) -> datetime | None:
-    """When the task that workers take next was queued; None when none waits. Raises redis.RedisError.
+    """When the task that workers take next was queued; None when none waits, or Redis does not say.
 
     kombu keeps a queue as a list of JSON documents in Redis, the oldest at its end.
     """
-    oldest: Any = redis_client().lindex(queue, -1)
     try:
+        oldest: Any = redis_client().lindex(queue, -1)
         return datetime.fromisoformat(json.loads(oldest)["headers"][PUBLISHED_HEADER]) if oldest else None
-    except (ValueError, KeyError, TypeError):
+    except (RedisError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -8,7 +8,7 @@ import click
 from flask.cli import AppGroup
 
 from app.core import settings
-from app.core.cli import json_lines, table
+from app.core.cli import json_lines, json_option, table
 from app.core.clock import utc_now
 from app.generation.queries import failed_replies
 from app.generation.runner import configured_client
@@ -27,10 +27,10 @@ gemini = AppGroup("gemini", help="Try the connection to Gemini.")
 
 @replies.command("failed")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@json_option
 def list_failed(limit: int, as_json: bool) -> None:
     """List the replies that failed last, with why. Shows nothing of the conversations."""
-    rows = [asdict(row) for row in failed_replies(limit=limit)]
+    rows = failed_replies(limit=limit)
     if rows:
         click.echo(json_lines(rows) if as_json else table(rows, COLUMNS))
     elif not as_json:
@@ -45,7 +45,7 @@ def retry(reply_id: UUID | None, everything: bool) -> None:
     if (reply_id is None) != everything:
         raise click.UsageError("Name one reply, or say --all.")
     begun = utc_now()  # what fails again meanwhile is left alone
-    queued = retry_failed([reply_id] if reply_id else None, until=begun, now=begun)
+    queued = retry_failed(reply_id, until=begun, now=begun)
     while everything and (more := retry_failed(None, until=begun, now=utc_now())):
         queued += more
     if reply_id and not queued:

@@ -6,8 +6,6 @@ row, or to the first of a room, leave `status` out where they can: it leads the 
 unfinished replies, which it takes for short until the next ANALYZE, when a backlog grows.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, ColumnElement, Integer, and_, bindparam, case, exists, func, or_, select, true, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from app.chatrooms.models import Chatroom, ErrorCode, Role, Status, messages
+from app.chatrooms.models import Chatroom, Role, Status, messages
 from app.core import settings
 from app.core.db import db
 from app.users.models import User
@@ -146,33 +144,11 @@ def lost_replies(*, behind: UUID, lost_before: datetime) -> tuple[list[UUID], UU
     return lost, rows[-1].chatroom_id if len(rows) == ROOMS else None
 
 
-@dataclass(frozen=True)
-class FailedReply:
-    """A reply that failed, without anything of the conversation."""
-
-    id: UUID
-    chatroom_id: UUID
-    error_code: ErrorCode
-    attempts: int
-    created_at: datetime
-    failed_at: datetime
-    request_id: str | None
-
-
-def failed_replies(*, limit: int) -> Sequence[FailedReply]:
-    """The replies that failed last, newest first."""
-    statement = (
-        select(
-            messages.c.id,
-            messages.c.chatroom_id,
-            messages.c.error_code,
-            messages.c.attempt,
-            messages.c.created_at,
-            messages.c.completed_at,
-            messages.c.request_id,
-        )
-        .where(messages.c.status == Status.FAILED)
-        .order_by(messages.c.completed_at.desc())
-        .limit(limit)
-    )
-    return [FailedReply(*row) for row in db.session.execute(statement)]
+def failed_replies(*, limit: int) -> list[dict[str, Any]]:
+    """The replies that failed last, newest first, without anything of the conversation."""
+    columns = messages.c
+    told = (columns.id, columns.chatroom_id, columns.error_code, columns.attempt.label("attempts"))
+    times = (columns.created_at, columns.completed_at.label("failed_at"), columns.request_id)
+    failed = select(*told, *times).where(columns.status == Status.FAILED)
+    rows = db.session.execute(failed.order_by(columns.completed_at.desc()).limit(limit))
+    return [dict(row) for row in rows.mappings()]

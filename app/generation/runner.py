@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -30,7 +30,6 @@ from app.generation.errors import RoomBusy, SlotTaken
 from app.generation.history import conversation
 from app.generation.worker import LeaseKeeper
 from app.integrations.gemini.client import (
-    Answer,
     CallAborted,
     ModelClient,
     ModelError,
@@ -51,18 +50,15 @@ FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 20.0
 STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # a restart of PostgreSQL; shorter than a lease
 SUPERSEDED = "superseded"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of an attempt, for the log; `answer` when the model gave one."""
-
-    name: str
-    answer: Answer | None = None
-
-    @property
-    def tokens(self) -> dict[str, int]:
-        return {} if self.answer is None else asdict(self.answer.usage)
+ERROR_CODES: dict[type[ModelError], ErrorCode] = {
+    ModelTimeout: ErrorCode.MODEL_TIMEOUT,
+    ModelUnavailable: ErrorCode.MODEL_UNAVAILABLE,
+    ModelRejected: ErrorCode.MODEL_REJECTED,
+    ReplyBlocked: ErrorCode.BLOCKED_BY_SAFETY,
+    ReplyEmpty: ErrorCode.EMPTY_REPLY,
+    OutputLimit: ErrorCode.OUTPUT_LIMIT,
+}
+Outcome = tuple[str, dict[str, int]]  # of an attempt, for the log: its name, and the tokens it took
 
 
 class Runner:
@@ -83,10 +79,10 @@ class Runner:
         set_request_id(held.request_id)
         set_traceparent(held.traceparent)
         began = time.monotonic()
-        outcome = self.skip(held) or self.attempt(held, turns)
+        outcome, tokens = self.skip(held) or self.attempt(held, turns)
         seconds = round(time.monotonic() - began, 3)
         facts = {"reply_id": held.reply_id, "attempt": held.attempt, "seconds": seconds}
-        log_event(log, "generation", outcome=outcome.name, **facts, **outcome.tokens)
+        log_event(log, "generation", outcome=outcome, **facts, **tokens)
 
     def claim(self, reply_id: UUID) -> tuple[Claim, Sequence[Turn]] | None:
         """Claim a reply and read the conversation before it; None when it cannot be claimed now."""
@@ -129,9 +125,9 @@ class Runner:
     def skip(self, held: Claim) -> Outcome | None:
         """Fail a reply whose attempts are used up, and defer one while the breaker is open; None: ask the model."""
         if held.failures >= settings().reply_max_attempts:  # its workers died, again and again
-            return Outcome(self.fail(held, ErrorCode.MODEL_UNAVAILABLE))
+            return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         wait_seconds = self.breaker.wait_seconds()
-        return Outcome(self.defer(held, timedelta(seconds=wait_seconds))) if wait_seconds else None
+        return self.defer(held, timedelta(seconds=wait_seconds)) if wait_seconds else None
 
     def attempt(self, held: Claim, turns: Sequence[Turn]) -> Outcome:
         """Ask the model, and store what came of it."""
@@ -152,19 +148,19 @@ class Runner:
                     instruction=held.instruction,
                 )
         except CallAborted:
-            return Outcome(self.release(held))
+            return self.release(held)
         except ModelUnavailable as error:
-            return Outcome(self.retry_or_fail(held, error))
+            return self.retry_or_fail(held, error)
         except ModelError as error:
             if isinstance(error, ModelRejected) and str(error) not in self.refusals:  # said once, not for each prompt
                 self.refusals.add(str(error))
                 log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
-            return Outcome(self.fail(held, error_code_of(error)))
+            return self.fail(held, error_code_of(error))
         except Exception:  # it would be the same the next time
             log.exception("A defect ended the attempt at reply %s", held.reply_id)
-            return Outcome(self.fail(held, ErrorCode.MODEL_UNAVAILABLE))
+            return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         stored = store(held, lambda current: state.complete(current, held, answer))
-        return Outcome(Status.COMPLETED if stored else SUPERSEDED, answer)
+        return Status.COMPLETED if stored else SUPERSEDED, asdict(answer.usage)
 
     def publisher_for(self, held: Claim) -> Callable[[str], None]:
         """Publish pieces of this attempt, once it is noted that they cannot be taken back."""
@@ -182,10 +178,15 @@ class Runner:
 
         return pass_on
 
-    def fail(self, held: Claim, code: ErrorCode) -> str:
-        return code if store(held, lambda current: state.fail(current, held, code)) else SUPERSEDED
+    def fail(self, held: Claim, code: ErrorCode) -> Outcome:
+        return code if store(held, lambda current: state.fail(current, held, code)) else SUPERSEDED, {}
 
-    def retry_or_fail(self, held: Claim, error: ModelUnavailable) -> str:
+    def requeue(self, held: Claim, delay: timedelta, *, failures: int, outcome: str) -> Outcome:
+        with transaction() as current:
+            requeued = state.requeue(current, held, delay, failures=failures)
+        return outcome if requeued else SUPERSEDED, {}
+
+    def retry_or_fail(self, held: Claim, error: ModelUnavailable) -> Outcome:
         failures = held.failures + 1
         delay = delay_before_retry(
             failures,
@@ -197,27 +198,23 @@ class Runner:
         )
         if delay is None:
             return self.fail(held, error_code_of(error))
-        with transaction() as current:
-            requeued = state.requeue(current, held, delay, failures=failures)
-        return f"retry after {error}" if requeued else SUPERSEDED
+        return self.requeue(held, delay, failures=failures, outcome=f"retry after {error}")
 
-    def defer(self, held: Claim, delay: timedelta) -> str:
+    def defer(self, held: Claim, delay: timedelta) -> Outcome:
         """Let the reply wait while the breaker is open; once its time is over, fail it."""
         if held.now() + delay > held.started_at + timedelta(seconds=settings().reply_max_seconds):
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
-        with transaction() as current:
-            requeued = state.requeue(current, held, delay, failures=held.failures)
-        return "deferred" if requeued else SUPERSEDED
+        return self.requeue(held, delay, failures=held.failures, outcome="deferred")
 
-    def release(self, held: Claim) -> str:
+    def release(self, held: Claim) -> Outcome:
         """The call was aborted from outside: if the claim still holds, another worker may have it at once."""
         with transaction() as current:
             released = state.release(current, held)
         if released:
-            return "released"
+            return "released", {}
         with suppress(RedisError):  # its followers look at once whether it is canceled or deleted
             publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
-        return SUPERSEDED
+        return SUPERSEDED, {}
 
 
 def configured_client(model: str | None = None, **others: Any) -> ModelClient:
@@ -276,14 +273,4 @@ def delay_before_retry(
 
 def error_code_of(error: ModelError) -> ErrorCode:
     """The code that the client gets for an error of the model's."""
-    for kind, code in (
-        (ModelTimeout, ErrorCode.MODEL_TIMEOUT),
-        (ModelUnavailable, ErrorCode.MODEL_UNAVAILABLE),
-        (ModelRejected, ErrorCode.MODEL_REJECTED),
-        (ReplyBlocked, ErrorCode.BLOCKED_BY_SAFETY),
-        (ReplyEmpty, ErrorCode.EMPTY_REPLY),
-        (OutputLimit, ErrorCode.OUTPUT_LIMIT),
-    ):
-        if isinstance(error, kind):
-            return code
-    return ErrorCode.MODEL_UNAVAILABLE
+    return ERROR_CODES.get(type(error), ErrorCode.MODEL_UNAVAILABLE)

@@ -1,7 +1,6 @@
 """Use cases of a client and an operator on a reply: cancel it, or generate it again."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -37,7 +36,7 @@ class Retried:
 def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Message:
     """Stop a reply that is queued or generating, and keep what was written of it.
 
-    Its prompt is refunded only if no worker ever took it. Raises NotFound, ReplyNotCancelable.
+    Its prompt is refunded only if no worker took it. Raises NotFound, ReplyNotCancelable.
     """
     reply = get_message(user_id, chatroom_id, reply_id)
     while reply.role is Role.MODEL and not reply.status.is_final:
@@ -90,10 +89,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     return Retried(reply, usage)
 
 
-def retry_failed(reply_ids: Sequence[UUID] | None, *, until: datetime, now: datetime) -> list[UUID]:
-    """Generate replies again that failed up to `until`, at no charge; the ids of those.
-
-    reply_ids: None for all of them, some at a time.
-    """
+def retry_failed(reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
+    """Generate a reply again that failed up to `until`, or some of all, at no charge; the ids of those."""
     with transaction() as current:
-        return state.retry_failed(current, reply_ids, until=until, now=now)
+        return state.retry_failed(current, reply_id, until=until, now=now)

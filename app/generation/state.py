@@ -10,7 +10,7 @@
 | `fail` | generating | failed | the lease is held | attempt | refunded, unless text was passed on or it is its fault |
 | `requeue` | generating | queued | the lease is held | attempt | - |
 | `release` | generating | queued | the lease is held | attempt | - |
-| `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded if never claimed |
+| `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded, unless claimed since charged |
 | `retry` | failed, canceled | queued | the user's row is locked | - | charged by the caller |
 | `regenerate` | - | queued | the user's row is locked, the old reply superseded | - | charged by the caller |
 | `retry_failed` | failed | queued | an operator asks | row lock | - |
@@ -20,7 +20,7 @@ task that runs twice, a second worker, and a sweep that races a slow worker toge
 PostgreSQL's clock: a machine whose own is wrong does no harm.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cache
@@ -240,8 +240,8 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
     statement = update(messages).where(*unchanged).values(values).returning(messages.c.id)
     if db.session.scalar(statement) is None:
         return False
-    if reply.attempt == 0:
-        refund_prompt(reply.id, now)
+    if reply.started_at is None:
+        refund_prompt(reply.id, now, charged_since=reply.accepted_at or reply.created_at)  # not for an operator's retry
     hand_over(current, reply.chatroom_id, user_id, now=now)
     current.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
     current.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
@@ -272,22 +272,20 @@ def queued_again(now: datetime) -> dict[str, Any]:
     return fresh | unknown | {"accepted_at": now, "not_before": now, "enqueued_at": now}
 
 
-def retry_failed(
-    current: Transaction, reply_ids: Sequence[UUID] | None, *, until: datetime, now: datetime
-) -> list[UUID]:
-    """Queue replies again that failed up to `until`, the earliest first; the ids of those.
+def retry_failed(current: Transaction, reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
+    """Queue a reply again that failed up to `until`, or BATCH of all, the earliest first; the ids of those.
 
-    reply_ids: None for all of them, BATCH at a time. Each sees only the turns before it.
+    Each sees only the turns before it.
     """
     failed = (messages.c.status == Status.FAILED, messages.c.completed_at <= until, ~messages.c.superseded)
     chosen = select(messages.c.id).where(*failed)
-    if reply_ids is not None:
-        chosen = chosen.where(messages.c.id.in_(reply_ids))
+    if reply_id is not None:
+        chosen = chosen.where(messages.c.id == reply_id)
     chosen = chosen.order_by(messages.c.completed_at).limit(BATCH).with_for_update(skip_locked=True)
     statement = update(messages).where(messages.c.id.in_(chosen)).values(queued_again(now)).returning(messages.c.id)
     queued = list(db.session.scalars(statement))
-    for reply_id in queued:
-        publish_task(current, reply_id)
+    for queued_id in queued:
+        publish_task(current, queued_id)
     return queued
 
 

@@ -138,7 +138,7 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
     task that workers take next is not lost: it waits behind it. Safe to run twice at once: a reply is taken by one
     sweep, and a task too many changes nothing.
     """
-    lost_before = min(now, oldest_task_at() or now) - requeue_after
+    lost_before = min(now, next_published_at(GENERATIONS) or now) - requeue_after
     worker_gone = and_(
         messages.c.status == Status.GENERATING,
         messages.c.lease_expires_at < func.now(),
@@ -173,11 +173,3 @@ def sweep_cursor() -> UUID:
 def set_sweep_cursor(chatroom_id: UUID) -> None:
     with suppress(RedisError):
         redis_client().set(SWEEP_CURSOR, str(chatroom_id))
-
-
-def oldest_task_at() -> datetime | None:
-    """When the task that workers take next was queued; None when none waits, or Redis does not say."""
-    try:
-        return next_published_at(GENERATIONS)
-    except RedisError:
-        return None

@@ -30,6 +30,7 @@ from app.users.models import User
 
 NO_SYNC = {"synchronize_session": False}
 NAMED_AT_MOST = 20_000
+EVER = datetime.min.replace(tzinfo=UTC)
 
 
 def quota_day(now: datetime) -> date:
@@ -83,7 +84,7 @@ def note_cost(reply: Any) -> Update:
     return update(PromptCharge).where(PromptCharge.id == newest_charge(reply)).values(values)
 
 
-def refund_prompt(reply_id: UUID, now: datetime) -> bool:
+def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EVER) -> bool:
     """Refund the reply's last charge, once, on the day it was charged to; whether this call did it.
 
     The caller has locked the user. The counter in Redis learns of it with the next prompt.
@@ -92,7 +93,7 @@ def refund_prompt(reply_id: UUID, now: datetime) -> bool:
     charged_to = or_(PromptCharge.id == charge, PromptCharge.carried_from == charge)
     statement = (
         update(PromptCharge)
-        .where(charged_to, PromptCharge.given_back_at.is_(None))
+        .where(charged_to, PromptCharge.given_back_at.is_(None), PromptCharge.created_at >= charged_since)
         .values(given_back_at=now)
         .returning(PromptCharge.id)
     )
@@ -113,7 +114,7 @@ def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:
     old number are this user's, those of the new number were somebody else's.
     """
     # A heavy account's oldest ones stay unnamed: the request has seconds.
-    for key, since, owner in ((old_key, user.created_at, user.id), (new_key, datetime.min.replace(tzinfo=UTC), NOBODY)):
+    for key, since, owner in ((old_key, user.created_at, user.id), (new_key, EVER, NOBODY)):
         unnamed = (
             PromptCharge.mobile_key == key,
             PromptCharge.given_back_at.is_(None),

@@ -115,6 +115,25 @@ def test_canceling_twice_gives_back_once(room):
     assert len([charge for charge in room.charges() if charge.given_back_at]) == 1
 
 
+def test_a_retry_that_no_worker_took_gives_its_own_prompt_back(room, runner):
+    reply_id = room.send("[[sandbox: status=503 retry_after=30]]")
+    room.generate(runner, reply_id)
+    cancel(room, reply_id)
+    assert retry(room, reply_id).status_code == 202
+    assert room.used() == 2
+    assert cancel(room, reply_id).json["status"] == "canceled"
+    assert room.used() == 1  # what the first attempt cost stays spent
+    room.generate(runner, reply_id)
+    assert room.row(reply_id).attempt == 1
+
+
+def test_an_operators_retry_that_is_canceled_gives_nothing_back(room, runner, app):
+    reply_id = room.answer(runner, "[[sandbox: block]]").id
+    assert app.test_cli_runner().invoke(args=["replies", "retry", str(reply_id)]).exit_code == 0
+    assert cancel(room, reply_id).json["status"] == "canceled"
+    assert room.used() == 1  # as before: a blocked prompt is not refunded
+
+
 def test_a_prompt_is_no_reply(room):
     prompt_id = room.row(room.send("Hello")).in_reply_to
     assert cancel(room, prompt_id).json["code"] == "reply_not_cancelable"
