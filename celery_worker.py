@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import sys
 import warnings
 from importlib import import_module
 from typing import Any
@@ -12,7 +11,6 @@ from celery import signals
 from app.core.celery import note_worker_ended
 from app.factory import create_app
 from app.integrations.gemini.client import SdkMissing, model_client_class
-from config import ConfigError
 
 FEATURES_WITH_TASKS = ("generation", "chatrooms", "billing", "auth", "account", "ops")
 
@@ -58,10 +56,6 @@ def sign_off(**_: Any) -> None:
         note_worker_ended()
 
 
-try:
-    flask_app = create_app(commands=False)
-except ConfigError as error:
-    sys.exit(f"Configuration: {error}")
-
+flask_app = create_app(commands=False)
 celery_app = flask_app.extensions["celery"]
 connect_signals()

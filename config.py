@@ -25,15 +25,21 @@ Value = TypeVar("Value")
 
 REFUSED = "refused"
 UNTOLD = "APP_ENV is not set: say `production`, or `development` on a machine that nobody else reaches."
-PRODUCTION_REQUESTS_PER_MINUTE = 120
-DEVELOPMENT_REQUESTS_PER_MINUTE = 6_000  # all of a team's tests come from one address
-PRODUCTION_CODES_PER_HOUR = 2_000  # codes sent, and wrong ones: the latter are more than one address may try
+WHEN_UNSET = {  # in production, and in development, where all of a team's tests come from one address
+    "rate_limit_per_minute": (120, 6_000),
+    "codes_per_hour": (2_000, 0),
+    "wrong_codes_per_hour": (2_000, 0),  # more than one address may try
+}
 MODEL_NAME = "[A-Za-z0-9._-]{1,100}"
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-class ConfigError(Exception):
-    """A setting is missing or wrong; the message names it in one sentence for the operator."""
+class ConfigError(SystemExit):
+    """A setting is missing or wrong; the message names it in one sentence, with which the process ends."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.code = f"Configuration: {problem}"
 
 
 class AppEnv(StrEnum):
@@ -97,8 +103,7 @@ def parse_models(value: Any) -> Any:
     """`name:tier, …` as ModelChoices; anything else passes on to be refused."""
     if not isinstance(value, str):
         return value
-    parts = [part.strip() for part in value.split(",") if part.strip()]
-    return tuple(ModelChoice(*map(str.strip, part.rpartition(":")[::2])) for part in parts)
+    return tuple(ModelChoice(*map(str.strip, part.rpartition(":")[::2])) for part in split_on_commas(value))
 
 
 def parse_duration(value: Any) -> Any:
@@ -179,7 +184,7 @@ class Settings(BaseSettings):
     gemini_api_key: str = ""
     gemini_sdk: GeminiSdk = GeminiSdk.GOOGLE_GENERATIVEAI
     gemini_model: str = Field("gemini-3.5-flash", pattern=f"^{MODEL_NAME}$")
-    gemini_models: GeminiModels = Field((), validate_default=True, description="name:tier by commas")
+    gemini_models: GeminiModels = Field((), description="name:tier by commas")
     model_prices: ModelPrices = Field((), description="Of a million tokens: model:day:prompt:output by commas")
     gemini_title_model: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Empty: as GEMINI_MODEL")
     auto_title: bool = Field(True, description="Whether Gemini names chatrooms; else their first words do")
@@ -241,21 +246,11 @@ class Settings(BaseSettings):
             raise ValueError("cannot be read as an address") from None
         return f"postgresql+psycopg2://{rest}"
 
-    @field_validator("rate_limit_per_minute")
+    @field_validator("rate_limit_per_minute", "codes_per_hour", "wrong_codes_per_hour")
     @classmethod
     def choose_by_environment(cls, value: int | None, info: ValidationInfo) -> int:
         """Unset it is strict in production alone."""
-        if value is not None:
-            return value
-        return PRODUCTION_REQUESTS_PER_MINUTE if in_production(info) else DEVELOPMENT_REQUESTS_PER_MINUTE
-
-    @field_validator("codes_per_hour", "wrong_codes_per_hour")
-    @classmethod
-    def bound_in_production(cls, value: int | None, info: ValidationInfo) -> int:
-        """Unset it holds in production alone."""
-        if value is not None:
-            return value
-        return PRODUCTION_CODES_PER_HOUR if in_production(info) else 0
+        return WHEN_UNSET[str(info.field_name)][not in_production(info)] if value is None else value
 
     @field_validator("twilio_account_sid", "twilio_auth_token", "twilio_from")
     @classmethod

@@ -10,13 +10,10 @@ from typing import Any
 
 from gunicorn import glogging
 
-from config import ConfigError, load_settings
+from config import load_settings
 
 # A process that cannot load the application would leave a master without workers.
-try:
-    settings = load_settings()
-except ConfigError as error:
-    sys.exit(f"Configuration: {error}")
+settings = load_settings()
 
 # ── Where ────────────────────────────────────────────────────────────────────
 bind = f"0.0.0.0:{settings.port}"
@@ -28,7 +25,8 @@ forwarded_allow_ips = ""
 # process for each of them, ignores keep-alive, and takes a long wait for a hang.
 worker_class = "web_worker.WebWorker"  # gunicorn's gthread, with the application's error answers
 # A process for each core at hand, two at least: one Python process computes on one core at a time, and with two a
-# process that ends is not missed. More than the cores would only share them.
+# process that ends is not missed. More than the cores would only share them. Eight at most, since a container may see
+# the cores of the whole machine.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
 # As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. More
@@ -90,11 +88,13 @@ class Logger(glogging.Logger):  # type: ignore[misc]
     """Sends gunicorn's own lines through the application's logging."""
 
     def setup(self, cfg: Any) -> None:
-        from app.core.logging import configure_logging, log_through_root  # noqa: PLC0415 - once the variable is set
+        from app.core.logging import configure_logging  # noqa: PLC0415 - once the variable is set
 
         super().setup(cfg)
         configure_logging(level="INFO", as_json=settings.logs_json)
-        log_through_root("gunicorn.error", "gunicorn.access")
+        for logger in (self.error_log, self.access_log):  # their records go the way of all others
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 logger_class = Logger

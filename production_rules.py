@@ -29,7 +29,7 @@ API_ADDRESSES = ("gemini_api_endpoint", "stripe_api_base", "twilio_api_base")
 class Rule:
     """A value of a setting that production refuses, unless another setting, declared before it, is true."""
 
-    setting: str
+    settings: tuple[str, ...]
     refuses: Callable[[Any], bool]
     sentence: str
     unless: str | None = None
@@ -68,79 +68,60 @@ def is_readable_on_the_way(database_url: str) -> bool:
 
 
 RULES = (
-    Rule("flask_debug", bool, "FLASK_DEBUG must be off in production"),
+    Rule(("flask_debug",), bool, "FLASK_DEBUG must be off in production"),
     Rule(
-        "database_url",
+        ("database_url",),
         is_readable_on_the_way,
         "DATABASE_URL leads beyond this machine without demanding TLS: add sslmode=require, better verify-full",
         unless="plain_database_in_production",
     ),
     Rule(
-        "redis_url",
+        ("redis_url",),
         checks_no_certificate,
         "REDIS_URL must check the certificate in production: remove ssl_cert_reqs from it",
     ),
-    Rule("jwt_secret", lambda secret: secret in {"", DEVELOPMENT_JWT_SECRET}, "JWT_SECRET must be set in production"),
-    *(
-        rule
-        for setting in SECRETS
-        for rule in (
-            Rule(
-                setting,
-                lambda secret: any(mark in secret.lower() for mark in EXAMPLE_MARKS),
-                f"{setting.upper()} is an example: make one of your own for production",
-            ),
-            Rule(
-                setting,
-                lambda secret: 0 < len(secret.encode()) < MIN_SECRET_BYTES,
-                f"{setting.upper()} is too short for production: it needs at least {MIN_SECRET_BYTES} bytes",
-            ),
-        )
+    Rule(("jwt_secret",), lambda key: key in {"", DEVELOPMENT_JWT_SECRET}, "JWT_SECRET must be set in production"),
+    Rule(
+        SECRETS,
+        lambda secret: any(mark in secret.lower() for mark in EXAMPLE_MARKS),
+        "{} is an example: make one of your own for production",
     ),
     Rule(
-        "otp_delivery",
+        SECRETS,
+        lambda secret: 0 < len(secret.encode()) < MIN_SECRET_BYTES,
+        f"{{}} is too short for production: it needs at least {MIN_SECRET_BYTES} bytes",
+    ),
+    Rule(
+        ("otp_delivery",),
         lambda delivery: delivery == "response",
         "OTP_DELIVERY is `response`, which tells anybody anybody's code: choose another one for production",
         unless="otp_response_in_production",
     ),
     Rule(
-        "otp_delivery",
+        ("otp_delivery",),
         lambda delivery: delivery == "log",
         "OTP_DELIVERY is `log`, which lets readers of the log log in as any user: choose `twilio` for production",
         unless="otp_log_in_production",
     ),
-    Rule("stripe_webhook_secret", lambda secret: not secret, "STRIPE_WEBHOOK_SECRET must be set in production"),
-    *(
-        Rule(
-            setting,
-            lambda key: SANDBOX_MARK in key.lower(),
-            f"{setting.upper()} is the sandbox's, which production must not use",
-        )
-        for setting in API_KEYS
-    ),
+    Rule(("stripe_webhook_secret",), lambda secret: not secret, "STRIPE_WEBHOOK_SECRET must be set in production"),
+    Rule(API_KEYS, lambda key: SANDBOX_MARK in key.lower(), "{} is the sandbox's, which production must not use"),
     Rule(
-        "stripe_secret_key",
+        ("stripe_secret_key",),
         lambda key: key.startswith(STRIPE_TEST_KEYS),
         "STRIPE_SECRET_KEY is of Stripe's test mode, where Pro costs nothing: take the live key for production",
         unless="stripe_test_key_in_production",
     ),
-    *(
-        Rule(
-            setting,
-            is_on_this_machine,
-            f"{setting.upper()} is a stand-in's: production needs the service itself",
-            unless="plain_http_in_production",
-        )
-        for setting in API_ADDRESSES
+    Rule(
+        API_ADDRESSES,
+        is_on_this_machine,
+        "{} is a stand-in's: production needs the service itself",
+        unless="plain_http_in_production",
     ),
-    *(
-        Rule(
-            setting,
-            lambda address: not address.lower().startswith("https://"),
-            f"{setting.upper()} shows keys and conversations on the way: production needs https://",
-            unless="plain_http_in_production",
-        )
-        for setting in API_ADDRESSES
+    Rule(
+        API_ADDRESSES,
+        lambda address: not address.lower().startswith("https://"),
+        "{} shows keys and conversations on the way: production needs https://",
+        unless="plain_http_in_production",
     ),
 )
 
@@ -151,6 +132,8 @@ def refusal(setting: str, value: Any, said: Mapping[str, Any]) -> str | None:
     said: the settings that are known already.
     """
     for rule in RULES:
-        if rule.setting == setting and not (rule.unless and said.get(rule.unless)) and rule.refuses(value):
-            return rule.sentence + (f", or say it again with {rule.unless.upper()}=true." if rule.unless else ".")
+        if setting in rule.settings and not (rule.unless and said.get(rule.unless)) and rule.refuses(value):
+            return rule.sentence.format(setting.upper()) + (
+                f", or say it again with {rule.unless.upper()}=true." if rule.unless else "."
+            )
     return None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
+from werkzeug.routing import UUIDConverter
 
 from app.account.views import blp as account_blp
 from app.auth.keys import find_key, is_key_active
@@ -19,17 +20,17 @@ from app.core.celery import register_celery
 from app.core.db import db, register_database
 from app.core.errors import register_error_handlers
 from app.core.http import register_http, register_request_log
-from app.core.ids import IdConverter, register_request_ids
+from app.core.ids import register_request_ids
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
-from app.core.tracing import TracingMissing, register_tracing
+from app.core.tracing import register_tracing
 from app.messages.views import blp as messages_blp
 from app.openapi import register_description
 from app.ops.views import blp as operations_blp
 from app.ops.views import docs
 from app.schedule import ROUTES
 from app.search.views import blp as search_blp
-from config import ConfigError, load_settings
+from config import load_settings
 
 if TYPE_CHECKING:
     from config import Settings
@@ -55,33 +56,15 @@ def create_app(settings: "Settings | None" = None, *, commands: bool = True) -> 
     app.extensions["settings"] = settings
     app.json = DefaultJSONProvider(app)
     app.json.sort_keys = False  # fields come in the order that the schemas declare
-    app.url_map.converters["id"] = IdConverter
+    app.url_map.converters["id"] = UUIDConverter
     register_request_ids(app)
-    try:
-        register_tracing(app, endpoint=settings.otel_exporter_otlp_endpoint)
-    except TracingMissing as error:
-        raise ConfigError(str(error)) from None
+    register_tracing(app, endpoint=settings.otel_exporter_otlp_endpoint)
     register_request_log(app)
     register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)
     register_error_handlers(app)
-    register_auth(
-        app,
-        secret=settings.jwt_secret,
-        previous_secret=settings.jwt_secret_previous,
-        access_ttl=settings.jwt_expires_in,
-        refresh_ttl=settings.refresh_expires_in,
-        is_session_active=is_session_active,
-        find_key=find_key,
-        is_key_active=is_key_active,
-    )
+    register_auth(app, settings, is_session_active=is_session_active, find_key=find_key, is_key_active=is_key_active)
     register_database(app, settings.database_url, pool_size=settings.database_pool_size)
-    register_redis(
-        app,
-        settings.redis_url,
-        list_ttl_seconds=settings.chatroom_list_ttl_seconds,
-        pool_size=settings.redis_pool_size,
-        held_requests=settings.streams_per_process,
-    )
+    register_redis(app, settings)
     register_celery(app, settings.redis_url, pool_size=settings.redis_pool_size, routes=ROUTES)
     for blueprint in (*BLUEPRINTS, docs):
         app.register_blueprint(blueprint)

@@ -4,15 +4,16 @@ import gzip
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from threading import Lock
 from typing import Any
 
 import flask_smorest
 from apispec import BasePlugin
 from flask import Flask, Response, request
+from werkzeug.routing import UUIDConverter
 
 from app.core.api import Blueprint
-from app.core.ids import IdConverter
 from app.core.schemas import Problem, StrictBoolean, Text, Timestamp
 from app.messages.schemas import STREAM_EVENT
 
@@ -141,11 +142,10 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
     app = Flask(
         "description", static_folder=None
     )  # flask-smorest describes what it registers, so it gets an app to do it
-    app.url_map.converters["id"] = IdConverter
+    app.url_map.converters["id"] = UUIDConverter
     app.config.update(API_TITLE=TITLE, API_VERSION=VERSION, OPENAPI_VERSION="3.1.0")
     bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     api = Api()
-    api.register_converter(IdConverter, lambda _: {"type": "string", "format": "uuid"})
     api.register_field(Text, "string", None)
     api.register_field(Timestamp, "string", "date-time")
     api.register_field(StrictBoolean, "boolean", None)
@@ -179,27 +179,23 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
     return description
 
 
-class Description:
-    """The description as it is served. It is made when first asked for, since that takes longer than the rest of
-    create_app, and most processes are never asked.
+def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
+    """Serve the description of these blueprints at /openapi.json.
+
+    It is made when first asked for, since that takes longer than the rest of create_app, and most processes are never
+    asked.
     """
+    making = Lock()
 
-    def __init__(self, blueprints: Sequence[Blueprint]) -> None:
-        self._blueprints = blueprints
-        self._making = Lock()
-        self._made: tuple[bytes, bytes, str] | None = None
-
-    def serialised(self) -> tuple[bytes, bytes, str]:
+    @cache
+    def serialised() -> tuple[bytes, bytes, str]:
         """As JSON, the same gzipped, and a hash for their ETags."""
-        with self._making:
-            if self._made is None:
-                plain = json.dumps(describe(self._blueprints), separators=(",", ":")).encode()
-                self._made = plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32]
-            return self._made
+        plain = json.dumps(describe(blueprints), separators=(",", ":")).encode()
+        return plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32]
 
-    def response(self) -> Response:
-        """The answer to `GET /openapi.json`."""
-        plain, compressed, name = self.serialised()
+    def answer() -> Response:
+        with making:
+            plain, compressed, name = serialised()
         if request.accept_encodings.quality("gzip") > 0:
             response = Response(compressed, mimetype="application/json", headers={"Content-Encoding": "gzip"})
             response.set_etag(f"{name}-gzip")  # a strong ETag names these very bytes
@@ -211,7 +207,4 @@ class Description:
         response.make_conditional(request)
         return response
 
-
-def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
-    """Serve the description of these blueprints at /openapi.json."""
-    app.add_url_rule("/openapi.json", "openapi", Description(blueprints).response)
+    app.add_url_rule("/openapi.json", "openapi", answer)

@@ -158,7 +158,8 @@ def test_every_refusal_that_can_be_confirmed_names_what_confirms_it():
     confirmed = {rule.unless for rule in RULES if rule.unless}
     assert confirmed == {name for name in Settings.model_fields if name.endswith("_in_production")}
     declared = list(Settings.model_fields)
-    assert not [rule for rule in RULES if rule.unless and declared.index(rule.unless) > declared.index(rule.setting)]
+    confirmable = [(rule.unless, setting) for rule in RULES if rule.unless for setting in rule.settings]
+    assert all(declared.index(unless) < declared.index(setting) for unless, setting in confirmable)
     with pytest.raises(ConfigError, match=r"or say it again with OTP_LOG_IN_PRODUCTION=true\.$"):
         load(otp_log_in_production=None)
 

@@ -1,8 +1,8 @@
 """flask-smorest, adapted: strict JSON bodies, problem documents, errors described where they are raised."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -48,23 +48,6 @@ IF_NONE_MATCH = {
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def read_json(incoming: Request) -> Any:
-    """The body as JSON; `missing` when there is none.
-
-    Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow),
-    BodyTooLarge, BodyTooSlow.
-    """
-    raw = incoming.get_data()
-    if not raw and incoming.mimetype in {"", JSON_TYPE}:
-        return missing
-    if incoming.mimetype != JSON_TYPE:
-        raise UnsupportedMediaType
-    try:
-        return json.loads(raw.decode("utf-8-sig"), parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        raise MalformedJson from None
-
-
 def refuse_constant(name: str) -> NoReturn:
     """`NaN` and `Infinity` are Python's, not JSON's. Raises ValueError."""
     raise ValueError(name)
@@ -77,7 +60,20 @@ class ArgumentsParser(FlaskParser):
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"headers": ma.EXCLUDE}  # noqa: RUF012 - as webargs has it
 
     def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - webargs' signature
-        return read_json(req)
+        """The body as JSON; `missing` when there is none.
+
+        Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow),
+        BodyTooLarge, BodyTooSlow.
+        """
+        raw = req.get_data()
+        if not raw and req.mimetype in {"", JSON_TYPE}:
+            return missing
+        if req.mimetype != JSON_TYPE:
+            raise UnsupportedMediaType
+        try:
+            return json.loads(raw.decode("utf-8-sig"), parse_constant=refuse_constant)
+        except (ValueError, RecursionError):
+            raise MalformedJson from None
 
     def load_querystring(self, req: Request, schema: Any) -> Any:
         twice = [name for name, values in req.args.lists() if len(values) > 1]
@@ -122,12 +118,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         limits: those of one address, besides that of the user. scope: that of API keys which are good here too.
         """
 
-        def decorate(view: View) -> View:
-            guarded = require_token(refresh=refresh, scope=scope)(limited(view, limits) if limits else view)
-            note(guarded, auth="refreshToken" if refresh else "accessToken", scope=scope)
-            return guarded
-
-        return decorate
+        check = partial(require_token, *limits, refresh=refresh, scope=scope)
+        return lambda view: note(preceded(view, check), auth="refreshToken" if refresh else "accessToken", scope=scope)
 
     def public(self, *limits: Limit) -> Callable[[View], View]:
         """Require no token, explicitly, so that no route is open by an oversight. The outermost decorator.
@@ -135,7 +127,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         limits: those of one address; none for health checks, webhooks and the like.
         """
 
-        return lambda view: note(limited(view, limits), auth="public", limits=limits)
+        return lambda view: note(preceded(view, partial(limit_address, *limits)), auth="public", limits=limits)
 
     def conditional(self, schema: type[Schema]) -> Callable[[View], View]:
         """Answer 304 where `If-None-Match` names what is stored now. The innermost decorator.
@@ -158,15 +150,15 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return lambda view: note(view, errors=errors)
 
 
-def limited(view: View, limits: Iterable[Limit]) -> View:
-    """The view, once the request has counted for its address."""
+def preceded(view: View, check: Callable[[], None]) -> View:
+    """The view, behind a check that raises what refuses the request."""
 
     @wraps(view)
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        limit_address(*limits)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        check()
         return view(*args, **kwargs)
 
-    return cast(View, counted)
+    return cast(View, checked)
 
 
 def header(description: str, kind: str = "string") -> dict[str, Any]:

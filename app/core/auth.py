@@ -7,10 +7,10 @@ import enum
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import lru_cache, wraps
+from datetime import datetime
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from flask import Flask, current_app, g, request
@@ -26,10 +26,12 @@ from jwt.exceptions import ExpiredSignatureError, PyJWTError
 from app.core.clock import utc_now
 from app.core.crypto import derive_key
 from app.core.errors import AppError
-from app.core.limits import REQUESTS, limit_address
+from app.core.limits import REQUESTS, Limit, limit_address
 from app.core.sessions import SessionValidator, admit
 
-View = TypeVar("View", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from config import Settings
+
 # Keys in app.extensions.
 VERIFIED_CLAIMS = "verified_claims"
 KNOWN_KEYS = "known_api_keys"
@@ -110,11 +112,8 @@ class KeyFacts:
 
 def register_auth(
     app: Flask,
+    settings: "Settings",
     *,
-    secret: str,
-    previous_secret: str = "",
-    access_ttl: timedelta,
-    refresh_ttl: timedelta,
     is_session_active: SessionValidator,
     find_key: Callable[[str], KeyFacts | None],
     is_key_active: SessionValidator,
@@ -128,48 +127,39 @@ def register_auth(
     app.extensions[SESSION_VALIDATOR] = is_session_active
     app.extensions[KEY_VALIDATOR] = is_key_active
     app.extensions[KNOWN_KEYS] = lru_cache(maxsize=KNOWN_TOKENS)(lambda key: claims_of_key(key, find_key))
-    app.config.update(JWT_SECRET_KEY=secret, JWT_ACCESS_TOKEN_EXPIRES=access_ttl, JWT_REFRESH_TOKEN_EXPIRES=refresh_ttl)
-    current_id = key_id(secret)
-    secrets = {key_id(previous_secret): previous_secret} if previous_secret else {}
+    app.config.update(
+        JWT_SECRET_KEY=settings.jwt_secret,
+        JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
+        JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
+    )
+    current, previous = settings.jwt_secret, settings.jwt_secret_previous
+    secrets = {key_id(previous): previous} if previous else {}
     jwt = JWTManager(app)
-    jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
-    jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), secret))
+    jwt.additional_headers_loader(lambda _identity: {"kid": key_id(current)})
+    jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), current))
     app.extensions[VERIFIED_CLAIMS] = lru_cache(maxsize=KNOWN_TOKENS)(decode_token)
 
 
-def require_token(*, refresh: bool = False, scope: Scope | None = None) -> Callable[[View], View]:
-    """A view decorator: requires a valid access token (or refresh token) of an active session, then counts the request.
+def require_token(*limits: Limit, refresh: bool, scope: Scope | None) -> None:
+    """Require a valid access token (or refresh token) of an active session, then count the request.
 
     scope: that of API keys which are good here too; None: none is.
     A request of an active session counts against its user, any other against its address: the holder of a revoked
-    token uses up nothing of the user's limit.
+    token uses up nothing of the user's limit. Raises TokenError, InsufficientScope, RateLimited.
     """
-
-    def decorate(view: View) -> View:
-        @wraps(view)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                claims = read_token(refresh=refresh)
-                require_session(claims)
-            except UnknownKey:
-                raise
-            except TokenError:
-                limit_address(REQUESTS)
-                raise
-            if "scopes" in claims and scope not in claims["scopes"]:
-                raise InsufficientScope(scope)
-            g.token_claims = claims
-            return view(*args, **kwargs)
-
-        return cast(View, guarded)
-
-    return decorate
-
-
-def require_session(claims: Mapping[str, Any]) -> None:
-    """Count a request of an active session. Raises TokenRevoked, TokenInvalid, RateLimited."""
-    if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now(), validator_of(claims)):
-        raise TokenRevoked
+    try:
+        claims = read_token(refresh=refresh)
+        if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now(), validator_of(claims)):
+            raise TokenRevoked
+    except UnknownKey:
+        raise
+    except TokenError:
+        limit_address(REQUESTS)
+        raise
+    if "scopes" in claims and scope not in claims["scopes"]:
+        raise InsufficientScope(scope)
+    g.token_claims = claims
+    limit_address(*limits)
 
 
 def validator_of(claims: Mapping[str, Any]) -> SessionValidator:

@@ -16,9 +16,8 @@ from redis.exceptions import RedisError
 
 from app.core.broker import broker_settings
 from app.core.clock import utc_now
-from app.core.db import DATABASE_UNAVAILABLE
+from app.core.db import DATABASE_UNAVAILABLE, log_database_error
 from app.core.ids import request_id, set_request_id
-from app.core.logging import first_line
 from app.core.redis import redis_client
 from app.core.tracing import HEADER as TRACE_HEADER
 from app.core.tracing import set_traceparent, span, traceparent
@@ -51,7 +50,7 @@ class AppTask(Task):  # type: ignore[misc]
                 self.note_taken(utc_now())
                 result = self.run(*args, **kwargs)
         except DATABASE_UNAVAILABLE as error:
-            log.warning("PostgreSQL is unavailable (%s): a sweep comes back to this", first_line(error))
+            log_database_error(log, "a sweep comes back to this", error)
             result, outcome = None, "unavailable"
         else:
             outcome = "success"

@@ -13,9 +13,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> str:
     """The rows as one JSON object a line."""
-    return "\n".join(
-        json.dumps({name: to_plain(value) for name, value in row.items()}, ensure_ascii=False) for row in rows
-    )
+    return "\n".join(json.dumps(dict(row), ensure_ascii=False, default=to_plain) for row in rows)
 
 
 def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:

@@ -172,7 +172,7 @@ def register_request_log(app: Flask) -> None:
             "method": request.method if request.method in KNOWN_METHODS else "(other)",
             "route": request.url_rule.rule if request.url_rule else NO_ROUTE,
             "status": response.status_code,
-            "user_id": user_id() or "-",
+            "user_id": g.get("token_claims", {}).get("sub", "-"),
             "network": network(request.remote_addr),
         }
         began = getattr(g, "began", time.monotonic())
@@ -196,11 +196,6 @@ def log_request(fields: dict[str, Any], began: float, its_request_id: str | None
         fields,
         extra={"event": "request"} | fields,
     )
-
-
-def user_id() -> str | None:
-    """The user of the request's token; None where the route takes no token."""
-    return str(g.get("token_claims", {}).get("sub", "")) or None
 
 
 @lru_cache(maxsize=4_096)

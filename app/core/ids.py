@@ -9,7 +9,6 @@ from contextvars import ContextVar
 
 import uuid_utils.compat
 from flask import Flask, Response, request
-from werkzeug.routing import BaseConverter
 
 HEADER = "X-Request-ID"
 SANE = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -20,21 +19,6 @@ _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 def new_id() -> uuid.UUID:
     """A fresh UUIDv7: unique, and roughly in the order of creation, which keeps indexes compact."""
     return uuid_utils.compat.uuid7()
-
-
-class IdConverter(BaseConverter):
-    """`<id:…>` in a route: a UUID in its usual spelling; anything else is an unknown address (404).
-
-    Only the pattern decides: where two rules share an address, a refusal in `to_python` would become a 405.
-    """
-
-    regex = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
-
-    def to_python(self, value: str) -> uuid.UUID:
-        return uuid.UUID(value)
-
-    def to_url(self, value: uuid.UUID) -> str:
-        return str(value)
 
 
 def request_id() -> str | None:

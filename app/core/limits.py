@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
-from uuid import UUID
 
 import redis
 from flask import request
@@ -42,11 +41,6 @@ class Limit:
 
 
 REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minute)
-
-
-def limit_user(user_id: UUID) -> None:
-    """Count a request of an active session. Raises RateLimited."""
-    enforce(REQUESTS, f"user:{user_id}")
 
 
 def limit_address(*limits: Limit) -> None:
@@ -91,8 +85,7 @@ def client_networks(text: str | None) -> dict[str, int]:
     """
     address = parse_address(text)
     if isinstance(address, ipaddress.IPv6Address):
-        networks = ((bits, ipaddress.ip_network((address, bits), strict=False)) for bits in IPV6_NETWORKS)
-        return {str(network): IPV6_NETWORKS[bits] for bits, network in networks}
+        return {str(ipaddress.ip_network((address, bits), strict=False)): IPV6_NETWORKS[bits] for bits in IPV6_NETWORKS}
     return {} if address is None else {str(address): 1}
 
 

@@ -65,14 +65,6 @@ def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ())
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def log_through_root(*names: str) -> None:
-    """Remove the handlers of these loggers, so that their records go the way of all others."""
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-
-
 def log_event(log: logging.Logger, event: str, **facts: object) -> None:
     """Log something that happened, with facts as fields in JSON and as `name=value` for people."""
     fields = {name: value if isinstance(value, int | float) else str(value) for name, value in facts.items()}

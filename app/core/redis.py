@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from cachelib.serializers import BaseSerializer
@@ -17,6 +17,9 @@ from flask_limiter.util import get_remote_address
 from limits.strategies import RateLimiter
 
 from app.core.broker import TIMEOUT_SECONDS, TIMEOUTS
+
+if TYPE_CHECKING:
+    from config import Settings
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +86,15 @@ class RedisBreaker:
                 self._probe.release()
 
 
-def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: int, held_requests: int) -> None:
+def register_redis(app: Flask, settings: "Settings") -> None:
     """Set up the clients and extensions that use Redis. Nothing connects before it is needed.
 
     pool_size: connections that this process opens for short commands, all extensions together.
     held_requests: how many requests may wait in a blocking read at once, each on a connection of its own.
     """
-    pool = make_pool(url, pool_size)
-    blocking = make_pool(url, held_requests + 1, socket_timeout=MAX_BLOCK_SECONDS + TIMEOUT_SECONDS)  # one listens
+    pool = make_pool(settings.redis_url, settings.redis_pool_size)
+    held = settings.streams_per_process + 1  # one listens
+    blocking = make_pool(settings.redis_url, held, socket_timeout=MAX_BLOCK_SECONDS + TIMEOUT_SECONDS)
     app.extensions["redis"] = redis.Redis(connection_pool=pool)
     app.extensions["redis_blocking"] = redis.Redis(connection_pool=blocking)
     app.config.update(
@@ -98,8 +102,8 @@ def register_redis(app: Flask, url: str, *, list_ttl_seconds: int, pool_size: in
         CACHE_REDIS_HOST=app.extensions["redis"],
         CACHE_SERIALIZER=TextSerializer(),
         CACHE_KEY_PREFIX=CACHE_PREFIX,
-        CACHE_DEFAULT_TIMEOUT=list_ttl_seconds,
-        RATELIMIT_STORAGE_URI=url,
+        CACHE_DEFAULT_TIMEOUT=settings.chatroom_list_ttl_seconds,
+        RATELIMIT_STORAGE_URI=settings.redis_url,
         RATELIMIT_STORAGE_OPTIONS={"connection_pool": pool},
     )
     cache.init_app(app)

@@ -17,7 +17,7 @@ from uuid import UUID
 import redis
 
 from app.core import settings
-from app.core.limits import REQUESTS, limit_user, raise_rate_limited
+from app.core.limits import REQUESTS, enforce, raise_rate_limited
 from app.core.logging import first_line
 from app.core.redis import RedisRests, asking_redis, rate_limits, redis_client
 
@@ -46,6 +46,8 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
     try:
         with asking_redis():
             entry, count = ask(session_id, user_id)
+            if count > (settings().rate_limit_per_minute or count):
+                raise_rate_limited(REQUESTS.item(1), f"user:{user_id}")
     except redis.RedisError as error:
         if not isinstance(error, RedisRests):
             log.warning("Redis knows no sessions and counts no requests: %s", first_line(error))
@@ -54,13 +56,9 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
         if not validate(session_id, user_id, now):
             return False
         remember_active(session_id, user_id)
-        limit_user(user_id)
+        enforce(REQUESTS, f"user:{user_id}")
         return True
-    if entry != str(user_id).encode():
-        return False
-    if count > (settings().rate_limit_per_minute or count):
-        raise_rate_limited(REQUESTS.item(1), f"user:{user_id}")
-    return True
+    return entry == str(user_id).encode()
 
 
 def ask(session_id: UUID, user_id: UUID) -> tuple[bytes | None, int]:

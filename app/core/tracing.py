@@ -24,10 +24,6 @@ SERVICE_NAME = "gemini-backend"  # unless OTEL_SERVICE_NAME says another
 _current: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
-class TracingMissing(Exception):
-    """OpenTelemetry is asked for and not installed; the message is a sentence for the operator."""
-
-
 def traceparent() -> str | None:
     """The place in a trace of what this thread does; None outside of one."""
     return _current.get()
@@ -61,7 +57,7 @@ def outgoing_headers() -> dict[str, str]:
 def register_tracing(app: Flask, *, endpoint: str) -> None:
     """Put each request into its client's trace. endpoint: where spans are exported to; empty: nowhere.
 
-    Raises TracingMissing.
+    Raises SystemExit, with a sentence for the operator, when OpenTelemetry is asked for and not installed.
     """
     app.extensions[TRACER] = make_tracer(endpoint) if endpoint else None
     app.before_request(begin_request)
@@ -69,15 +65,15 @@ def register_tracing(app: Flask, *, endpoint: str) -> None:
 
 
 def make_tracer(endpoint: str) -> Any:
-    """OpenTelemetry's tracer, which exports in a thread of each process. Raises TracingMissing."""
+    """OpenTelemetry's tracer, which exports in a thread of each process. Raises SystemExit."""
     try:
         exporter = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter").OTLPSpanExporter
         export = import_module("opentelemetry.sdk.trace.export")
         resources = import_module("opentelemetry.sdk.resources")
         sdk = import_module("opentelemetry.sdk.trace")
     except ImportError as error:
-        raise TracingMissing(
-            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is not installed ({error}): install"
+        raise SystemExit(
+            f"Configuration: OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is not installed ({error}): install"
             " requirements-otel.txt."
         ) from error
     named = resources.Resource({"service.name": SERVICE_NAME}).merge(resources.OTELResourceDetector().detect())

@@ -1,6 +1,7 @@
 """`flask health` for orchestrators, and `flask users …` for operators."""
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
@@ -21,9 +22,6 @@ from app.ops.health import checks
 from app.users.models import User
 from app.users.service import user_named
 
-MAX_QUEUED_SECONDS = 60.0  # Gemini may be slow; replies that no worker takes for a minute mean that there is none
-MAX_TICK_SECONDS = 60.0  # six ticks: a restart of beat or of all workers is shorter
-MAX_WORKER_SECONDS = 600.0  # beat queues a task every few seconds for any worker: an idle one soon gets one
 MAX_REASON_CHARS = 255
 
 users = AppGroup(
@@ -32,28 +30,20 @@ users = AppGroup(
     "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
 )
 user_argument = click.argument("who", metavar="USER")
-seconds_option: dict[str, Any] = {"show_default": True, "type": click.FloatRange(min=0)}
+
+
+def seconds_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
+    """An option of `flask health`: what is still well."""
+    return click.option(name, default=default, show_default=True, type=click.FloatRange(min=0), help=text)
 
 
 @click.command("health")
-@click.option(
-    "--max-queued",
-    default=MAX_QUEUED_SECONDS,
-    help="Seconds that a reply may wait for a worker when it could be generated.",
-    **seconds_option,
-)
-@click.option(
-    "--max-tick",
-    default=MAX_TICK_SECONDS,
-    help="Seconds that may have passed since a worker ran a tick of beat's.",
-    **seconds_option,
-)
-@click.option(
-    "--max-worker",
-    default=MAX_WORKER_SECONDS,
-    help="Seconds that a worker process may go without taking a task.",
-    **seconds_option,
-)
+# Gemini may be slow; replies that no worker takes for a minute mean that there is none.
+@seconds_option("--max-queued", 60.0, "Seconds that a reply may wait for a worker when it could be generated.")
+# Six ticks: a restart of beat or of all workers is shorter.
+@seconds_option("--max-tick", 60.0, "Seconds that may have passed since a worker ran a tick of beat's.")
+# beat queues a task every few seconds for any worker: an idle one soon gets one.
+@seconds_option("--max-worker", 600.0, "Seconds that a worker process may go without taking a task.")
 @json_option
 @with_appcontext
 def health(max_queued: float, max_tick: float, max_worker: float, as_json: bool) -> None:

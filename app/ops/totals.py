@@ -68,16 +68,11 @@ def queue(now: datetime) -> Queue:
 
 def tick(now: datetime) -> None:
     """Record that beat, broker and a worker are alive, and count what has ended."""
+    statement = insert(Heartbeat).values(name=BEAT, at=now)
+    later = func.greatest(Heartbeat.at, statement.excluded.at)  # an older one never replaces a newer one
     with transaction():
-        record_heartbeat(BEAT, now)
+        db.session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.name], set_={"at": later}))
     count_replies(now)
-
-
-def record_heartbeat(name: str, at: datetime) -> None:
-    """Record a heartbeat in the caller's transaction. An older one never replaces a newer one."""
-    statement = insert(Heartbeat).values(name=name, at=at)
-    later = func.greatest(Heartbeat.at, statement.excluded.at)
-    db.session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.name], set_={"at": later}))
 
 
 def last_heartbeat(name: str) -> datetime | None:

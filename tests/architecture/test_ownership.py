@@ -6,9 +6,9 @@ from typing import Any
 import jwt
 import pytest
 from flask import Flask
-from werkzeug.routing import Rule
+from werkzeug.routing import Rule, UUIDConverter
 
-from app.core.ids import IdConverter, new_id
+from app.core.ids import new_id
 from tests.problems import assert_problem
 
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
@@ -43,7 +43,7 @@ def rules_with_ids(app: Flask) -> list[tuple[str, Rule]]:
             if (rule.endpoint, name) in PUBLIC_ARGUMENTS:
                 break
             converter = rule._converters[name]
-            assert isinstance(converter, IdConverter), f"{rule.rule}: `{name}` must be an <id:…>"
+            assert isinstance(converter, UUIDConverter), f"{rule.rule}: `{name}` must be an <id:…>"
         else:
             found += [(method, rule) for method in sorted((rule.methods or set()) & METHODS) if rule.arguments]
     return found

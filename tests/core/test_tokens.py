@@ -174,9 +174,9 @@ def test_every_kind_of_token_error_has_a_challenge():
         assert kind().headers["WWW-Authenticate"].startswith("Bearer ")
 
 
-def test_application_without_a_session_validator_does_not_start():
+def test_application_without_a_session_validator_does_not_start(migrated_app):
     with pytest.raises(TypeError, match="is_session_active"):
-        register_auth(Flask("without"), secret="a-secret-of-the-test-long-enough-for-hs256")
+        register_auth(Flask("without"), migrated_app.extensions["settings"])
 
 
 def test_no_token_works_without_the_session_validator(make_app, user):
