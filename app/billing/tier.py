@@ -44,6 +44,7 @@ ACTIVE_GRANT = and_(
 OF_USER = and_(StripeCustomer.user_id == bindparam("user"), Subscription.customer_id == StripeCustomer.id)
 IS_PRO = or_(exists().where(ACTIVE_GRANT), exists().where(OF_USER, GIVES_PRO))
 TIER = select(IS_PRO)
+# The subscription to show (one that gives Pro, one that is live, the latest), and whether it gives Pro.
 LEADING = (
     select(Subscription, GIVES_PRO)
     .join(StripeCustomer, OF_USER)
@@ -78,8 +79,8 @@ def tier_named(is_pro: bool | None) -> Tier:
 
 def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
     """The subscription that the tier comes from, else a grant, else the latest subscription."""
-    subscription, is_pro = leading_subscription(user_id, now)
-    if subscription is not None and is_pro:
+    subscription, gives_pro = db.session.execute(LEADING, pro_values(user_id, now)).first() or (None, False)
+    if subscription is not None and gives_pro:
         return status_of(subscription, Tier.PRO)
     grant = longest_grant(user_id, now)
     if grant is not None:
@@ -97,12 +98,6 @@ def status_of(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
         cancel_at_period_end=subscription.cancel_at_period_end,
         grace_until=owed_since + grace() if owed_since else None,
     )
-
-
-def leading_subscription(user_id: UUID, now: datetime) -> tuple[Subscription | None, bool]:
-    """The subscription to show (one that gives Pro, one that is live, the latest), and whether it gives Pro."""
-    row = db.session.execute(LEADING, pro_values(user_id, now)).first()
-    return (row[0], bool(row[1])) if row else (None, False)
 
 
 def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: datetime) -> None:
@@ -133,27 +128,19 @@ def export_subscriptions(user_id: UUID) -> list[dict[str, Any]]:
     """Every subscription, then every grant by hand, that the user ever had, oldest first, ready for JSON."""
     own = select(Subscription).join(StripeCustomer, StripeCustomer.id == Subscription.customer_id)
     own = own.where(StripeCustomer.user_id == user_id).order_by(Subscription.created_at, Subscription.id)
+    period = "current_period_start", "current_period_end", "cancel_at_period_end"
     subscriptions = [
-        {
-            "id": row.id,
-            "status": row.status,
-            "price_id": row.price_id,
-            "current_period_start": as_rfc3339(row.current_period_start),
-            "current_period_end": as_rfc3339(row.current_period_end),
-            "cancel_at_period_end": row.cancel_at_period_end,
-            "created_at": as_rfc3339(row.created_at),
-            "ended_at": as_rfc3339(row.ended_at),
-        }
-        for row in db.session.scalars(own)
+        columns_for_json(subscription, "id", "status", "price_id", *period, "created_at", "ended_at")
+        for subscription in db.session.scalars(own)
     ]
     grants = [
-        {
-            "status": "granted",
-            "reason": grant.reason,
-            "created_at": as_rfc3339(grant.created_at),
-            "ends_at": as_rfc3339(grant.ends_at),
-            "revoked_at": as_rfc3339(grant.revoked_at),
-        }
+        {"status": "granted"} | columns_for_json(grant, "reason", "created_at", "ends_at", "revoked_at")
         for grant in grants_of(user_id)
     ]
     return subscriptions + grants
+
+
+def columns_for_json(row: Subscription | ProGrant, *names: str) -> dict[str, Any]:
+    """The named columns of a row, in their order; times as RFC 3339."""
+    values = ((name, getattr(row, name)) for name in names)
+    return {name: as_rfc3339(value) if isinstance(value, datetime) else value for name, value in values}
