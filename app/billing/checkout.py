@@ -2,6 +2,7 @@
 
 Both are made under idempotency keys that follow from the row, so parallel calls get the same one from Stripe;
 `attempt` in the key changes once a session is over, or when Stripe refused, for it keeps refusals for a day.
+The account feature calls `close_account` before it deletes a user.
 """
 
 from datetime import datetime
@@ -11,11 +12,23 @@ from app.billing import customers
 from app.billing.errors import AlreadySubscribed
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
-from app.billing.subscriptions import copy_subscriptions, dormant_subscriptions, has_live_subscription
+from app.billing.subscriptions import (
+    copy_subscriptions,
+    dormant_subscriptions,
+    has_live_subscription,
+    unended_subscription_ids,
+)
 from app.core import settings
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.integrations.stripe import Payments, PaymentsFailed, PaymentsRejected, RemoteSession
+from app.integrations.stripe import (
+    Payments,
+    PaymentsError,
+    PaymentsFailed,
+    PaymentsMissing,
+    PaymentsRejected,
+    RemoteSession,
+)
 from app.users.service import require_locked_user
 
 MAX_ROUNDS = 6  # each makes a step that others may have made at the same time
@@ -40,7 +53,7 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
                 if session is not None:
                     return session
             else:
-                session = find_session(payments, customer.session_id)
+                session = payments.session(customer.session_id)
                 if session is not None and session.status == "open":
                     return session
                 retire_checkout_session(payments, customer, session, now)
@@ -60,9 +73,27 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
                 continue
             try:
                 return payments.portal_url(customer.stripe_id, return_url=frontend_url(PORTAL_RETURN_PATH))
-            except PaymentsRejected as error:
-                forget_if_missing(customer, error, now)
+            except PaymentsMissing as error:
+                forget_missing_customer(customer, error, now)
     raise ServiceUnavailable
+
+
+def close_account(user_id: UUID, *, now: datetime) -> None:
+    """Expire the user's open Checkout sessions and cancel the subscriptions at Stripe, at once.
+
+    Sessions first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then
+    the account must stay as it is. A payment that slips through all the same is cancelled when its event comes.
+    """
+    with transaction():
+        existing = customers.customers_to_close(user_id)
+    if not existing:
+        return
+    with stripe_calls() as payments:
+        for customer in existing:
+            try:
+                close_customer(payments, customer, now)
+            except PaymentsMissing as error:
+                forget_missing_customer(customer, error, now, unless_paying=True)
 
 
 def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = False) -> StripeCustomer:
@@ -100,13 +131,10 @@ def open_checkout_session(
             cancel_url=frontend_url(CANCEL_PATH),
             key=f"checkout-{customer.id}-{customer.attempt}",
         )
-    except PaymentsRejected as error:
+    except (PaymentsRejected, PaymentsFailed) as error:
         begin_attempt(customer)
-        forget_if_missing(customer, error, now)
+        forget_missing_customer(customer, error, now)
         return None
-    except PaymentsFailed:
-        begin_attempt(customer)
-        raise
     with transaction():
         kept = customers.set_session(customer.id, customer.attempt, session.id, session.expires_at)
     if kept:
@@ -133,16 +161,6 @@ def cancel_dormant_subscriptions(payments: Payments, user_id: UUID, customer: St
         copy_subscriptions(payments, customer.id, [one.id for one in dormant], now=now)
 
 
-def find_session(payments: Payments, session_id: str) -> RemoteSession | None:
-    """The session as it is now; None when Stripe does not know it."""
-    try:
-        return payments.session(session_id)
-    except PaymentsRejected as error:
-        if not error.missing:
-            raise
-        return None
-
-
 def retire_checkout_session(
     payments: Payments, customer: StripeCustomer, session: RemoteSession | None, now: datetime
 ) -> None:
@@ -152,17 +170,36 @@ def retire_checkout_session(
     begin_attempt(customer)
 
 
+def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) -> None:
+    """Expire every open session, cancel every subscription at whatever price, copy that, and forget the session."""
+    stripe_id = str(customer.stripe_id)
+    for session in payments.open_sessions(stripe_id):
+        payments.expire_session(session.id)
+    for subscription in payments.subscriptions(stripe_id):
+        if not subscription.has_ended:
+            payments.cancel_subscription(subscription.id)
+    copy_subscriptions(payments, customer.id, now=now)
+    begin_attempt(customer)
+
+
 def begin_attempt(customer: StripeCustomer) -> None:
-    """Use other idempotency keys from now on."""
+    """Use other idempotency keys from now on, and forget the session that was open before."""
     with transaction():
-        customers.begin_attempt(customer.id, customer.attempt, session_id=customer.session_id)
+        customers.begin_attempt(customer)
 
 
-def forget_if_missing(customer: StripeCustomer, error: PaymentsRejected, now: datetime) -> None:
-    """Raises the error again unless it says that the customer does not exist."""
-    if error.missing != "customer":
+def forget_missing_customer(
+    customer: StripeCustomer, error: PaymentsError, now: datetime, *, unless_paying: bool = False
+) -> None:
+    """Forget a customer that Stripe does not know. Raises the error again when it says something else.
+
+    unless_paying: raise it also when a copy of ours says that the customer pays: the key may be another account's.
+    """
+    if not isinstance(error, PaymentsMissing) or error.param != "customer":
         raise error
     with transaction():
+        if unless_paying and unended_subscription_ids(customer.id):
+            raise error
         customers.forget_customer(customer.id, now)
 
 

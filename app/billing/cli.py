@@ -28,25 +28,16 @@ def sync(user: str | None, as_json: bool) -> None:
     except AppError as error:
         raise click.ClickException(error.detail) from error
     if as_json:
-        click.echo(as_object(result))
+        click.echo(json.dumps(asdict(result)))
     else:
         print_result(result)
     if result.failed:
         click.get_current_context().exit(1)
 
 
-def as_object(result: reconciliation.Comparison) -> str:
-    corrected = [
-        {"subscription": change.subscription_id, "before": change.before, "after": change.after}
-        for change in result.corrected
-    ]
-    failed = [asdict(failure) for failure in result.failed]
-    return json.dumps({"compared": result.compared, "corrected": corrected, "failed": failed, "left": result.left})
-
-
 def print_result(result: reconciliation.Comparison) -> None:
     for change in result.corrected:
-        click.echo(f"{change.subscription_id}: {change.before or 'unknown'} -> {change.after}")
+        click.echo(f"{change.subscription}: {change.before or 'unknown'} -> {change.after}")
     for failure in result.failed:
         click.echo(f"{failure.customer}: not compared. {failure.reason}", err=True)
     if result.left:

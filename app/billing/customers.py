@@ -20,20 +20,15 @@ def find_customer(stripe_id: str) -> StripeCustomer | None:
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
-def customer_of_user(user_id: UUID) -> StripeCustomer | None:
-    """The user's customer, fresh from the database; one that was deleted at Stripe does not count."""
-    statement = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
-    return db.session.scalar(statement, execution_options={"populate_existing": True})
-
-
 def ensure_customer(user_id: UUID, now: datetime) -> StripeCustomer:
-    """The user's customer, made on the first call; at Stripe it need not exist yet."""
+    """The user's customer, fresh from the database, made on the first call; at Stripe it need not exist yet.
+
+    One that was deleted at Stripe does not count.
+    """
     row = {"id": new_id(), "user_id": user_id, "attempt": 1, "created_at": now, "checked_at": now}
     db.session.execute(insert(StripeCustomer).values(row).on_conflict_do_nothing())
-    customer = customer_of_user(user_id)
-    if customer is None:
-        raise LookupError(user_id)
-    return customer
+    statement = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
+    return db.session.scalars(statement, execution_options={"populate_existing": True}).one()
 
 
 def set_stripe_id(customer_id: UUID, stripe_id: str) -> None:
@@ -54,14 +49,14 @@ def set_session(customer_id: UUID, attempt: int, session_id: str, expires_at: da
     return db.session.execute(statement.returning(StripeCustomer.id)).first() is not None
 
 
-def begin_attempt(customer_id: UUID, after: int, *, session_id: str | None) -> None:
-    """Let the attempt that comes after this one begin, unless it did already, or has another session by now."""
+def begin_attempt(customer: StripeCustomer) -> None:
+    """Let the customer's next attempt begin, unless it did since the row was read, or has another session by now."""
     current = (
-        StripeCustomer.id == customer_id,
-        StripeCustomer.attempt == after,
-        StripeCustomer.session_id.is_not_distinct_from(session_id),
+        StripeCustomer.id == customer.id,
+        StripeCustomer.attempt == customer.attempt,
+        StripeCustomer.session_id.is_not_distinct_from(customer.session_id),
     )
-    values = {"attempt": after + 1, "session_id": None, "session_expires_at": None}
+    values = {"attempt": customer.attempt + 1, "session_id": None, "session_expires_at": None}
     db.session.execute(update(StripeCustomer).where(*current).values(values))
 
 
@@ -106,6 +101,9 @@ def disown_customers(user_id: UUID) -> None:
 
 
 def has_session(user_id: UUID) -> bool:
-    """Whether a Checkout session is kept for the user; none is until the caller's transaction ends."""
+    """Whether a Checkout session was opened since `close_account`; ask in the transaction that deletes the user.
+
+    None can be kept before that transaction ends, nor afterwards, when `disown_customers` was called in it as well.
+    """
     existing = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
     return any(db.session.scalars(select(StripeCustomer.session_id).where(*existing).with_for_update()))

@@ -14,7 +14,7 @@ from app.billing.subscriptions import Change, copy_subscriptions
 from app.core import settings
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.integrations.stripe import PaymentsRejected
+from app.integrations.stripe import PaymentsMissing
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def sync_customer(customer_id: UUID, stripe_id: str, *, now: datetime) -> list[C
     with stripe_calls() as payments:
         try:
             return copy_subscriptions(payments, customer_id, now=now)
-        except PaymentsRejected as error:
-            if not error.missing or not payments.is_deleted(stripe_id):
+        except PaymentsMissing:
+            if not payments.is_deleted(stripe_id):
                 raise
             return copy_subscriptions(payments, customer_id, [], now=now, customer_deleted=True)

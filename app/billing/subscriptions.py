@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,7 @@ from app.core import settings
 from app.core.db import db
 from app.core.logging import log_event
 from app.core.transactions import transaction
-from app.integrations.stripe import ENDED, Payments, PaymentsRejected, RemoteSubscription
+from app.integrations.stripe import ENDED, Payments, PaymentsMissing, RemoteSubscription
 
 # https://docs.stripe.com/billing/subscriptions/overview
 PRO_STATUSES = ("active", "trialing")
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """A copy that was corrected; `before` is None for a subscription that was not known."""
+    """A copy that was corrected, by Stripe's id; `before` is None for a subscription that was not known."""
 
-    subscription_id: str
+    subscription: str
     before: str | None
     after: str
 
@@ -46,12 +46,13 @@ def copy_subscriptions(
     """Fetch subscriptions of a customer and write what Stripe says; what that changed. Safe to repeat.
 
     subscription_ids: None for all of the customer's. customer_deleted: those that Stripe says nothing of have ended.
-    A ticket is taken before the fetch, so that of two fetches at once the later one wins, whichever writes last.
+    A ticket, a number above all those handed out before, is taken before the fetch, so that of two fetches at once
+    the later one wins, whichever writes last.
     Where the user is gone, nobody may be charged any more: what is not ended is cancelled first.
     Raises a PaymentsError; then nothing was written.
     """
     with transaction():
-        ticket = next_ticket()
+        ticket = db.session.scalars(select(FETCH_TICKETS.next_value())).one()
         customer = db.session.get_one(StripeCustomer, customer_id, populate_existing=True)
     fetched = fetch_subscriptions(payments, str(customer.stripe_id), subscription_ids)
     if customer.user_id is None:
@@ -71,9 +72,7 @@ def fetch_subscriptions(payments: Payments, stripe_id: str, ids: Sequence[str] |
     for subscription_id in ids:
         try:
             found.append(payments.subscription(subscription_id))
-        except PaymentsRejected as error:
-            if not error.missing:
-                raise
+        except PaymentsMissing:
             log.warning("Stripe does not know the subscription %s", subscription_id)
     return found
 
@@ -84,11 +83,6 @@ def cancel_ownerless(payments: Payments, remote: RemoteSubscription) -> RemoteSu
         return remote
     log_event(log, "ownerless_subscription_canceled", subscription=remote.id)
     return payments.cancel_subscription(remote.id)
-
-
-def next_ticket() -> int:
-    """A number above all those handed out before; take it before asking Stripe."""
-    return db.session.execute(select(FETCH_TICKETS.next_value())).scalar_one()
 
 
 def write_copy(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: datetime) -> Change | None:
@@ -109,18 +103,12 @@ def values_of(customer_id: UUID, remote: RemoteSubscription) -> dict[str, Any]:
 
     Of several prices the one that makes it Pro is kept.
     """
-    accepted, first = settings().stripe_pro_price_id, next(iter(remote.price_ids), None)
-    return {
-        "id": remote.id,
+    values = asdict(remote)
+    prices, accepted = values.pop("price_ids"), settings().stripe_pro_price_id
+    return values | {
         "customer_id": customer_id,
-        "status": remote.status,
-        "price_id": next((price for price in remote.price_ids if price in accepted), first),
-        "current_period_start": remote.period_start,
-        "current_period_end": remote.period_end,
-        "cancel_at_period_end": remote.cancel_at_period_end,
-        "past_due_since": remote.period_start if remote.status == "past_due" else None,
-        "created_at": remote.created_at,
-        "ended_at": remote.ended_at,
+        "price_id": next((price for price in prices if price in accepted), next(iter(prices), None)),
+        "past_due_since": remote.current_period_start if remote.status == "past_due" else None,
     }
 
 

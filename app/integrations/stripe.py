@@ -11,8 +11,7 @@ an error shows only its type, status, code and Stripe's request id.
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -31,11 +30,10 @@ class RemoteSubscription:
     """A subscription as Stripe said it is; times aware, in UTC."""
 
     id: str
-    customer_id: str
     status: str
     price_ids: tuple[str, ...]
-    period_start: datetime | None
-    period_end: datetime | None
+    current_period_start: datetime | None
+    current_period_end: datetime | None
     cancel_at_period_end: bool
     created_at: datetime
     ended_at: datetime | None
@@ -82,11 +80,10 @@ def parse_subscription(source: Any) -> RemoteSubscription:
     ends = [item["current_period_end"] for item in items]
     return RemoteSubscription(
         id=data["id"],
-        customer_id=id_of(data["customer"]) or "",
         status=data["status"],
         price_ids=tuple(item["price"]["id"] for item in items),
-        period_start=utc_time(min(starts, default=None)),
-        period_end=utc_time(max(ends, default=None)),
+        current_period_start=utc_time(min(starts, default=None)),
+        current_period_end=utc_time(max(ends, default=None)),
         cancel_at_period_end=bool(data.get("cancel_at_period_end") or data.get("cancel_at")),
         created_at=datetime.fromtimestamp(data["created"], UTC),
         ended_at=utc_time(data.get("ended_at")),
@@ -126,11 +123,15 @@ class PaymentsUnavailable(PaymentsError):
 
 
 class PaymentsRejected(PaymentsError):
-    """Stripe refuses the call; `missing` names the parameter whose object does not exist there, if that is why."""
+    """Stripe refuses the call."""
 
-    def __init__(self, message: str, *, missing: str | None = None) -> None:
+
+class PaymentsMissing(PaymentsRejected):
+    """Stripe does not know an object that the call names; `param` is the parameter that names it, if Stripe says so."""
+
+    def __init__(self, message: str, param: str | None) -> None:
         super().__init__(message)
-        self.missing = missing
+        self.param = param
 
 
 class PaymentsFailed(PaymentsUnavailable):
@@ -171,11 +172,9 @@ class Payments:
             http_client=stripe.RequestsClient(timeout=(CONNECT_SECONDS, READ_SECONDS), session=session),
         )
 
-    @contextmanager
-    def bounded(self) -> Iterator[BoundedCall]:
+    def bounded(self) -> BoundedCall:
         """Let all calls in the block end within `timeout_seconds` together (and a last connection attempt)."""
-        with BoundedCall(self._timeout_seconds) as call:
-            yield call
+        return BoundedCall(self._timeout_seconds)
 
     def create_customer(self, *, user_id: str, key: str) -> str:
         """A new customer's id, or that of the customer made under the idempotency key before."""
@@ -186,7 +185,7 @@ class Payments:
         return customer.id
 
     def is_deleted(self, customer_id: str) -> bool:
-        """Whether the customer was deleted. Raises PaymentsRejected (`missing`) when it never was there."""
+        """Whether the customer was deleted. Raises PaymentsMissing when it never was there."""
         customer = call(lambda: self._stripe.v1.customers.retrieve(customer_id))
         return bool(customer.to_dict().get("deleted"))
 
@@ -207,8 +206,12 @@ class Payments:
         create = self._stripe.v1.checkout.sessions.create
         return parse_session(call_patiently(lambda: create(params, {"idempotency_key": key}), self._timeout_seconds))
 
-    def session(self, session_id: str) -> RemoteSession:
-        return parse_session(call(lambda: self._stripe.v1.checkout.sessions.retrieve(session_id)))
+    def session(self, session_id: str) -> RemoteSession | None:
+        """The session as it is now; None when Stripe does not know it."""
+        try:
+            return parse_session(call(lambda: self._stripe.v1.checkout.sessions.retrieve(session_id)))
+        except PaymentsMissing:
+            return None
 
     def open_sessions(self, customer_id: str) -> list[RemoteSession]:
         """The customer's open Checkout sessions."""
@@ -223,18 +226,17 @@ class Payments:
         sessions = [parse_session(session) for session in page.data]
         return any((one.status, one.payment_status) == ("complete", "unpaid") for one in sessions)
 
-    def expire_session(self, session_id: str) -> RemoteSession:
+    def expire_session(self, session_id: str) -> None:
         """End a session; one that has ended by itself stays as it is."""
         try:
-            return parse_session(call(lambda: self._stripe.v1.checkout.sessions.expire(session_id)))
+            call(lambda: self._stripe.v1.checkout.sessions.expire(session_id))
         except PaymentsRejected:
             session = self.session(session_id)
-            if session.status == "open":
+            if session is None or session.status == "open":
                 raise
-            return session
 
     def subscription(self, subscription_id: str) -> RemoteSubscription:
-        """The subscription as it is now. Raises PaymentsRejected (`missing`) when it does not exist."""
+        """The subscription as it is now. Raises PaymentsMissing when it does not exist."""
         return parse_subscription(call(lambda: self._stripe.v1.subscriptions.retrieve(subscription_id)))
 
     def subscriptions(self, customer_id: str) -> list[RemoteSubscription]:
@@ -247,9 +249,7 @@ class Payments:
         """Cancel at once; one that has ended already stays as it is."""
         try:
             return parse_subscription(call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id)))
-        except PaymentsRejected as error:
-            if not error.missing:
-                raise
+        except PaymentsMissing:
             return self.subscription(subscription_id)
 
     def portal_url(self, customer_id: str, *, return_url: str) -> str:
@@ -318,16 +318,14 @@ def payments_error(error: stripe.StripeError) -> PaymentsError:
     """What an error of the SDK means."""
     status = error.http_status
     facts = f"{type(error).__name__} HTTP {status} {error.code or '-'} {error.request_id or '-'}"
-    if status is None or isinstance(error, stripe.APIConnectionError):
+    if status in {None, HTTPStatus.TOO_MANY_REQUESTS} or isinstance(error, stripe.APIConnectionError):
         return PaymentsUnavailable(facts)
     if status == HTTPStatus.CONFLICT:
         return KeyInUse(facts)
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return PaymentsUnavailable(facts)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return PaymentsFailed(facts)
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return PaymentsRejected(f"{facts}: Stripe refuses STRIPE_SECRET_KEY")
     param = getattr(error, "param", None)
-    missing = (param or "id") if error.code == "resource_missing" else None
-    return PaymentsRejected(f"{facts} {param or ''}".strip(), missing=missing)
+    message = f"{facts} {param or ''}".strip()
+    return PaymentsMissing(message, param) if error.code == "resource_missing" else PaymentsRejected(message)

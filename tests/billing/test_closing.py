@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from app.billing.closing import close_account
+from app.billing.checkout import close_account
 from app.billing.errors import PaymentProviderError
 from app.billing.tier import export_subscriptions
 from app.core.errors import ServiceUnavailable

@@ -89,6 +89,6 @@ def test_every_price_of_the_list_counts_and_the_first_is_sold(
 )
 def test_of_several_prices_the_one_that_counts_is_kept(prices: tuple[str, ...], kept: str | None, shop: Shop) -> None:
     now = utc_now()
-    remote = RemoteSubscription("sub_1", "cus_1", "active", prices, now, now, False, now, None)
+    remote = RemoteSubscription("sub_1", "active", prices, now, now, False, now, None)
     customer: UUID = new_id()
     assert shop.run(lambda: values_of(customer, remote))["price_id"] == kept

@@ -21,7 +21,7 @@ def test_a_purchase_whose_events_were_all_dropped(user: Any, shop: Shop) -> None
     subscription_id = shop.buy(user)
     assert user.get("/user/me").json["tier"] == "basic"
     (change,) = due(shop)
-    assert (change.subscription_id, change.before, change.after) == (subscription_id, None, "active")
+    assert (change.subscription, change.before, change.after) == (subscription_id, None, "active")
     assert user.get("/user/me").json["tier"] == "pro"
     assert due(shop) == []
 
