@@ -1,15 +1,26 @@
-"""The interface to a model: what goes there and comes back, and the choice of a client.
+"""The interface to a model: what goes there and comes back, what Google's answers mean, and the choice of a client.
 
-Costs nothing to import; only the chosen client's SDK is imported, when a worker begins.
+Costs nothing to import; `model_client_class` imports the chosen SDK alone, for a worker or `flask gemini check`.
+Source of the fields: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse.
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import astuple, dataclass
+from http import HTTPStatus
 from importlib import import_module
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from app.integrations.bounded_calls import BoundedCall
+
+CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
+TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
+BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
+MAX_TOKENS = "MAX_TOKENS"
+MAX_MODEL_CHARS = 100  # of a model's name, as it is stored
+DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -49,39 +60,18 @@ class Answer:
     usage: Usage
 
 
-class ModelClient(Protocol):
-    """A client of a model; shared by the threads of a worker process."""
+@dataclass(frozen=True)
+class Chunk:
+    """One response: all of an answer, or the next part of a stream. Empty where Google says nothing.
 
-    def generate(
-        self,
-        turns: Sequence[Turn],
-        call: BoundedCall,
-        *,
-        read_seconds: float,
-        headers: Mapping[str, str] | None = None,
-        on_piece: Callable[[str], None] | None = None,
-        model: str | None = None,
-        instruction: str | None = None,
-    ) -> Answer:
-        """Ask for the next turn of a conversation, oldest first, ending with the user's.
+    blocked: why the prompt was refused. finish: why the answer ended. usage: of the answer so far.
+    """
 
-        call: entered by the caller; bounds the attempt as a whole. read_seconds: how long nothing may come.
-        headers: sent along.
-        on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text. One whose time
-        is over is an answer as far as it came.
-        model: another one than the client's own. instruction: its user's, which never stands above the client's own.
-        Raises a ModelError, also after some pieces; any other error is a defect of ours, and not the model's doing.
-        """
-
-
-USERS_INSTRUCTION = (
-    "The user asks for the following in this conversation. Follow it where it does not contradict what is said above:\n"
-)
-
-
-def instructions(own: str, users: str | None) -> list[str]:
-    """The parts of a system instruction, the service's own first: what a user writes stands apart from it."""
-    return [part for part in (own, users and USERS_INSTRUCTION + users) if part]
+    text: str
+    finish: str
+    blocked: str
+    model: str
+    usage: Usage
 
 
 class ModelError(Exception):
@@ -120,7 +110,179 @@ class OutputLimit(ModelError):
     """All that the model may write went into thinking; there is no text."""
 
 
-CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
+@dataclass(frozen=True)
+class ModelRequest:
+    """What goes to a model. system_parts: of the system instruction. read_seconds: how long nothing may come."""
+
+    turns: Sequence[Turn]
+    model: str
+    system_parts: list[str]
+    read_seconds: float
+    headers: Mapping[str, str]
+    streamed: bool
+
+
+class ModelClient(ABC):
+    """A client of a model; shared by the threads of a worker process. Each SDK has a subclass.
+
+    client: the SDK's own.
+    """
+
+    def __init__(
+        self, *, api_key: str, endpoint: str, model: str, system_instruction: str, max_output_tokens: int = 0
+    ) -> None:
+        self.model = model
+        self.max_output_tokens = max_output_tokens
+        self.system_instruction = system_instruction
+        self.client: Any = self.connect(api_key, endpoint)
+
+    def generate(
+        self,
+        turns: Sequence[Turn],
+        call: BoundedCall,
+        *,
+        read_seconds: float,
+        headers: Mapping[str, str] | None = None,
+        on_piece: Callable[[str], None] | None = None,
+        model: str | None = None,
+        instruction: str | None = None,
+    ) -> Answer:
+        """Ask for the next turn of a conversation, oldest first, ending with the user's.
+
+        call: entered by the caller; bounds the attempt as a whole. read_seconds: how long nothing may come.
+        headers: sent along.
+        on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text. One whose time
+        is over is an answer as far as it came.
+        model: another one than the client's own. instruction: its user's, which never stands above the client's own.
+        Raises a ModelError, also after some pieces; any other error is a defect of ours, and not the model's doing.
+        """
+        parts = instructions(self.system_instruction, instruction)
+        asked = ModelRequest(
+            turns, model or self.model, parts, read_seconds, headers or {}, streamed=on_piece is not None
+        )
+        try:
+            with closing(self.responses(asked)) as responses:
+                return read_answer(map(self.read_chunk, responses), call, asked.model, on_piece)
+        except Exception as error:  # once the call was cut off, it was the cutting off that ended it
+            if call.aborted:
+                raise CallAborted("aborted") from error
+            if call.timed_out:
+                raise ModelTimeout(str(error) if isinstance(error, ModelError) else type(error).__name__) from error
+            raise
+
+    @abstractmethod
+    def connect(self, api_key: str, endpoint: str) -> Any:
+        """The SDK's client, whose calls obey `BoundedCall`."""
+
+    @abstractmethod
+    def responses(self, asked: ModelRequest) -> Generator[Any, None, None]:
+        """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
+
+    @abstractmethod
+    def read_chunk(self, response: Any) -> Chunk:
+        """What a response tells."""
+
+
+USERS_INSTRUCTION = (
+    "The user asks for the following in this conversation. Follow it where it does not contradict what is said above:\n"
+)
+
+
+def instructions(own: str, users: str | None) -> list[str]:
+    """The parts of a system instruction, the service's own first: what a user writes stands apart from it."""
+    return [part for part in (own, users and USERS_INSTRUCTION + users) if part]
+
+
+def read_answer(
+    chunks: Iterator[Chunk], call: BoundedCall, asked_model: str, on_piece: Callable[[str], None] | None
+) -> Answer:
+    """The answer that the chunks of a whole response, or of a stream, make. Hands each piece of a stream on.
+
+    A stream whose time is over is an answer as far as it came.
+    Raises ModelTimeout, CallAborted, ModelUnavailable, ReplyBlocked, ReplyEmpty, OutputLimit.
+    """
+    pieces: list[str] = []
+    finish, model, usage = "", asked_model, Usage()
+    try:
+        for chunk in checked(chunks):
+            finish, usage = chunk.finish or finish, latest(usage, chunk.usage)
+            model = chunk.model[:MAX_MODEL_CHARS] or model
+            piece = chunk.text.replace("\x00", "")  # which PostgreSQL cannot store
+            if piece:
+                pieces.append(piece)
+                if on_piece:
+                    on_piece(piece)
+    except ModelUnavailable as error:
+        is_over = not call.aborted and (call.timed_out or isinstance(error, ModelTimeout))
+        if not (is_over and on_piece and "".join(pieces).strip()):
+            raise
+        return Answer("".join(pieces), model, FinishReason.TIME_LIMIT, usage)
+    text = "".join(pieces)
+    if text.strip():
+        return Answer(text, model, FinishReason.MAX_TOKENS if finish == MAX_TOKENS else FinishReason.STOP, usage)
+    raise (OutputLimit if finish == MAX_TOKENS else ReplyEmpty)(f"no text, finish reason {finish or 'none'}")
+
+
+def checked(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The chunks, as long as Google stands by them. Raises ReplyBlocked, ModelUnavailable."""
+    is_ended = is_begun = has_prompt = False
+    for chunk in chunks:
+        if chunk.blocked:
+            raise ReplyBlocked(f"prompt blocked: {chunk.blocked}")
+        if chunk.finish in BLOCKED_FINISHES:
+            raise ReplyBlocked(f"answer blocked: {chunk.finish}")
+        is_ended, is_begun = is_ended or bool(chunk.finish), is_begun or bool(chunk.text)
+        has_prompt = has_prompt or bool(chunk.usage.prompt_tokens)
+        yield chunk
+    if not is_ended and (is_begun or not has_prompt):  # it would pass for a whole answer, or for an empty one
+        raise ModelUnavailable("the answer broke off, or never began")
+
+
+def latest(known: Usage, told: Usage) -> Usage:
+    """What is known once a chunk has told its part: each counts from the beginning of the answer."""
+    return Usage(*(new or old for new, old in zip(astuple(told), astuple(known), strict=True)))
+
+
+def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> ModelError:
+    """What an error answer means. details: those of google.rpc.Status, as they came."""
+    if is_spent_for_today(details):
+        return ModelUnavailable(f"HTTP {status}: the day's quota at Google is spent", retry_after=DAY_SECONDS)
+    if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ModelUnavailable(f"HTTP {status}", retry_after=retry_after_of(details, headers))
+    reason = str(detail_of(details, "google.rpc.ErrorInfo").get("reason", ""))
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or reason == "API_KEY_INVALID":
+        return ModelRejected(f"HTTP {status} {reason}: Google refuses GEMINI_API_KEY; set a valid key")
+    if status == HTTPStatus.NOT_FOUND:
+        return ModelRejected(
+            "HTTP 404: Google does not know the model; name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
+        )
+    return ModelRejected(f"HTTP {status} {reason}".strip())
+
+
+def retry_after_of(details: list[Any], headers: Mapping[str, str]) -> float | None:
+    """Seconds that Google asks to wait: google.rpc.RetryInfo, or the header `Retry-After`."""
+    delay = str(detail_of(details, "google.rpc.RetryInfo").get("retryDelay", "")).removesuffix("s")
+    for seconds in (delay, headers.get("Retry-After", "")):
+        try:
+            return max(0.0, float(seconds))
+        except ValueError:
+            continue
+    return None
+
+
+def is_spent_for_today(details: list[Any]) -> bool:
+    """Whether Google names a quota that comes back with the day: google.rpc.QuotaFailure, `…PerDay…` in its ids."""
+    violations = detail_of(details, "google.rpc.QuotaFailure").get("violations")
+    named = [violation for violation in violations or () if isinstance(violation, dict)]
+    return any("PerDay" in str(violation.get("quotaId", "")) for violation in named)
+
+
+def detail_of(details: list[Any], kind: str) -> dict[str, Any]:
+    """One of the details that Google adds to an error, or nothing."""
+    dicts = (detail for detail in details if isinstance(detail, dict))
+    return next((detail for detail in dicts if str(detail.get("@type", "")).endswith(kind)), {})
+
+
 CLIENTS = {  # by what GEMINI_SDK says: module, class, and the file that installs the library
     "google-generativeai": ("app.integrations.gemini.generativeai", "Gemini", "requirements.txt"),
     "google-genai": ("app.integrations.gemini.genai", "GenAI", "requirements-genai.txt"),

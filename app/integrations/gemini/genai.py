@@ -1,28 +1,29 @@
-"""Google Gemini, through google-genai. Imported by the worker alone, and only when GEMINI_SDK chooses it.
+"""Google Gemini, through google-genai. Imported only when GEMINI_SDK chooses it: decision 0008.
 
-What the library would do beyond one request is off: calling functions, asking for continuations.
+What the library would do beyond one request is off: calling functions, asking for continuations. Its connections,
+httpcore's, are made to obey `BoundedCall` as those of requests do.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+import socket
+from collections.abc import Generator
 from typing import Any
 
+import httpcore2
 import httpx2
 from google import genai
 from google.genai import errors, types
 
-from app.integrations.bounded_calls import BoundedCall
-from app.integrations.bounded_httpx import bound
-from app.integrations.gemini.answers import Chunk, ended_by, error_for, read_answer
+from app.integrations.bounded_calls import current_call
 from app.integrations.gemini.client import (
     CONNECTIONS,
-    Answer,
+    Chunk,
+    ModelClient,
     ModelError,
+    ModelRequest,
     ModelTimeout,
     ModelUnavailable,
-    Turn,
     Usage,
-    instructions,
+    error_for,
 )
 
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
@@ -31,16 +32,14 @@ LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIO
 MODELS_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError)
 
 
-class GenAI:
+class GenAI(ModelClient):
     """A `ModelClient` on google-genai."""
 
-    def __init__(
-        self, *, api_key: str, endpoint: str, model: str, system_instruction: str, max_output_tokens: int = 0
-    ) -> None:
-        self.model = model
-        self.max_output_tokens = max_output_tokens
-        self.system_instruction = system_instruction
-        self.client = genai.Client(
+    client: genai.Client
+
+    def connect(self, api_key: str, endpoint: str) -> genai.Client:
+        """See `ModelClient.connect`."""
+        return genai.Client(
             enterprise=False,
             api_key=api_key,
             http_options=types.HttpOptions(
@@ -48,69 +47,51 @@ class GenAI:
             ),
         )
 
-    def generate(
-        self,
-        turns: Sequence[Turn],
-        call: BoundedCall,
-        *,
-        read_seconds: float,
-        headers: Mapping[str, str] | None = None,
-        on_piece: Callable[[str], None] | None = None,
-        model: str | None = None,
-        instruction: str | None = None,
-    ) -> Answer:
-        """See `ModelClient.generate`."""
-        system_parts = instructions(self.system_instruction, instruction)
+    def responses(self, asked: ModelRequest) -> Generator[types.GenerateContentResponse, None, None]:
+        """See `ModelClient.responses`."""
         request: Any = {
-            "model": f"models/{model or self.model}",
-            "contents": [types.Content(role=turn.role, parts=[types.Part(text=turn.text)]) for turn in turns],
+            "model": f"models/{asked.model}",
+            "contents": [types.Content(role=turn.role, parts=[types.Part(text=turn.text)]) for turn in asked.turns],
             "config": types.GenerateContentConfig(
-                system_instruction=types.Content(parts=[types.Part(text=part) for part in system_parts])
-                if system_parts
+                system_instruction=types.Content(parts=[types.Part(text=part) for part in asked.system_parts])
+                if asked.system_parts
                 else None,
                 max_output_tokens=self.max_output_tokens or None,
                 automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
                 automatic_continuation=False,
                 http_options=types.HttpOptions(
-                    timeout=max(1, round(read_seconds * 1000)),  # 0 would mean for ever
-                    headers=dict(headers or {}),
+                    timeout=max(1, round(asked.read_seconds * 1000)),  # 0 would mean for ever
+                    headers=dict(asked.headers),
                 ),
             ),
         }
-        with ended_by(call), closing(self._responses(request, streamed=on_piece is not None)) as responses:
-            return read_answer(map(read_chunk, responses), call, model or self.model, on_piece)
-
-    def _responses(self, request: Any, *, streamed: bool) -> Generator[types.GenerateContentResponse, None, None]:
-        """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
         try:
-            if streamed:
+            if asked.streamed:
                 yield from self.client.models.generate_content_stream(**request)
             else:
                 yield self.client.models.generate_content(**request)
         except MODELS_ERRORS as error:
             raise classify(error) from error
 
-
-def read_chunk(response: types.GenerateContentResponse) -> Chunk:
-    """What a response tells. Thoughts, code that was run and its results are no part of the text."""
-    feedback, usage = response.prompt_feedback, response.usage_metadata
-    candidate = response.candidates[0] if response.candidates else types.Candidate()
-    parts = (candidate.content and candidate.content.parts) or []
-    return Chunk(
-        text="".join(part.text or "" for part in parts if not part.thought),
-        finish=candidate.finish_reason.name if candidate.finish_reason else "",
-        blocked=feedback.block_reason.name if feedback and feedback.block_reason else "",
-        model=response.model_version or "",
-        usage=Usage(
-            prompt_tokens=usage.prompt_token_count or 0,
-            output_tokens=usage.candidates_token_count or 0,
-            thinking_tokens=usage.thoughts_token_count or 0,
-            cached_tokens=usage.cached_content_token_count or 0,
-            total_tokens=usage.total_token_count or 0,
+    def read_chunk(self, response: types.GenerateContentResponse) -> Chunk:
+        """What a response tells. Thoughts, code that was run and its results are no part of the text."""
+        feedback = response.prompt_feedback
+        usage = response.usage_metadata or types.GenerateContentResponseUsageMetadata()
+        candidate = response.candidates[0] if response.candidates else types.Candidate()
+        parts = (candidate.content and candidate.content.parts) or []
+        return Chunk(
+            text="".join(part.text or "" for part in parts if not part.thought),
+            finish=candidate.finish_reason.name if candidate.finish_reason else "",
+            blocked=feedback.block_reason.name if feedback and feedback.block_reason else "",
+            model=response.model_version or "",
+            usage=Usage(
+                prompt_tokens=usage.prompt_token_count or 0,
+                output_tokens=usage.candidates_token_count or 0,
+                thinking_tokens=usage.thoughts_token_count or 0,
+                cached_tokens=usage.cached_content_token_count or 0,
+                total_tokens=usage.total_token_count or 0,
+            ),
         )
-        if usage
-        else Usage(),
-    )
 
 
 def classify(error: Exception) -> ModelError:
@@ -127,3 +108,62 @@ def details_of(error: errors.APIError) -> list[Any]:
     body = error.details.get("error") if isinstance(error.details, dict) else None
     details = body.get("details") if isinstance(body, dict) else None
     return details if isinstance(details, list) else []
+
+
+def bound(client: httpx2.Client) -> httpx2.Client:
+    """Make the client's calls obey `BoundedCall`, those through a proxy of the environment's too."""
+    for transport in (client._transport, *client._mounts.values()):  # httpx2 has no door to the network backend
+        if isinstance(transport, httpx2.HTTPTransport):
+            transport._pool._network_backend = BoundedBackend()
+    client.event_hooks["request"].append(release_after_answer)
+    return client
+
+
+def release_after_answer(request: httpx2.Request) -> None:
+    """Let the thread's call forget the connection before it goes back into its pool."""
+    call = current_call()
+
+    def trace(event: str, _: Any) -> None:
+        if call is not None and event == "http11.response_closed.started":
+            call.release_socket()
+
+    request.extensions = {**request.extensions, "trace": trace}
+
+
+def bind_socket(connection: socket.socket) -> None:
+    call = current_call()
+    if call is not None:
+        call.bind_socket(connection)
+
+
+class BoundedBackend(httpcore2.SyncBackend):
+    """Opens connections that tell the thread's call about themselves."""
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
+        return BoundedStream(super().connect_tcp(*args, **kwargs))
+
+
+class BoundedStream(httpcore2.NetworkStream):
+    """A connection that tells the thread's call which socket it is, with each request that it carries."""
+
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+        self._stream = stream
+        self._socket = stream.get_extra_info("socket")
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        bind_socket(self._socket)
+        self._stream.write(buffer, timeout)
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, timeout)
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
+        with self._socket.dup() as handle:  # the socket itself is emptied before the handshake
+            bind_socket(handle)
+            return BoundedStream(self._stream.start_tls(*args, **kwargs))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

@@ -1,10 +1,12 @@
-"""Google Gemini, through google-generativeai's REST client. Imported by the worker alone: see decision 0008.
+"""Google Gemini, through google-generativeai's REST client. Imported only when GEMINI_SDK chooses it: decision 0008.
 
 The client below `GenerativeModel` is used: it needs no global `configure()`, and it hands out each piece of a
 stream as it comes. Its own retries are off (they hold a 503 for ten minutes).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Generator, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import requests
@@ -15,10 +17,18 @@ from google.auth.exceptions import GoogleAuthError
 from google.generativeai import protos
 from google.protobuf import json_format
 
-from app.integrations.bounded_calls import BoundedCall
-from app.integrations.gemini.answers import Chunk, ended_by, error_for, read_answer
-from app.integrations.gemini.client import Answer, ModelError, ModelTimeout, ModelUnavailable, Turn, Usage, instructions
-from app.integrations.gemini.rest import prepare
+from app.integrations.bounded_calls import BoundedAdapter
+from app.integrations.gemini.client import (
+    CONNECTIONS,
+    Chunk,
+    ModelClient,
+    ModelError,
+    ModelRequest,
+    ModelTimeout,
+    ModelUnavailable,
+    Usage,
+    error_for,
+)
 
 # What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
 MODELS_ERRORS = (
@@ -32,83 +42,60 @@ MODELS_ERRORS = (
 )
 
 
-class Gemini:
+class Gemini(ModelClient):
     """A `ModelClient` on google-generativeai."""
 
-    def __init__(
-        self, *, api_key: str, endpoint: str, model: str, system_instruction: str, max_output_tokens: int = 0
-    ) -> None:
-        self.model = model
-        self.max_output_tokens = max_output_tokens
-        self.system_instruction = system_instruction
-        self.client = GenerativeServiceClient(
+    def connect(self, api_key: str, endpoint: str) -> GenerativeServiceClient:
+        """The SDK's client; its session's calls bounded, and its responses mended."""
+        client = GenerativeServiceClient(
             transport="rest", client_options={"api_endpoint": endpoint.rstrip("/"), "api_key": api_key}
         )
-        prepare(vars(self.client.transport)["_session"])  # google-api-core does not show it
+        session = vars(client.transport)["_session"]  # google-api-core does not show it
+        adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        session.hooks["response"] += [unwrap_error, read_as_it_comes]
+        return client
 
-    def generate(
-        self,
-        turns: Sequence[Turn],
-        call: BoundedCall,
-        *,
-        read_seconds: float,
-        headers: Mapping[str, str] | None = None,
-        on_piece: Callable[[str], None] | None = None,
-        model: str | None = None,
-        instruction: str | None = None,
-    ) -> Answer:
-        """See `ModelClient.generate`."""
-        options: dict[str, Any] = {
-            "timeout": read_seconds,
-            "retry": None,
-            "metadata": list((headers or {}).items()),
-        }
-        with ended_by(call):
-            request = self._request(turns, model or self.model, instructions(self.system_instruction, instruction))
-            responses = self._responses(request, options, streamed=on_piece is not None)
-            return read_answer(map(read_chunk, responses), call, model or self.model, on_piece)
-
-    def _responses(self, request: Any, options: dict[str, Any], *, streamed: bool) -> Iterator[Any]:
-        """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
+    def responses(self, asked: ModelRequest) -> Generator[Any, None, None]:
+        """See `ModelClient.responses`."""
+        request = protos.GenerateContentRequest(
+            model=f"models/{asked.model}",
+            contents=[protos.Content(role=turn.role, parts=[protos.Part(text=turn.text)]) for turn in asked.turns],
+            system_instruction=protos.Content(parts=[protos.Part(text=part) for part in asked.system_parts])
+            if asked.system_parts
+            else None,
+            generation_config=protos.GenerationConfig(max_output_tokens=self.max_output_tokens)
+            if self.max_output_tokens
+            else None,
+        )
+        options = {"timeout": asked.read_seconds, "retry": None, "metadata": list(asked.headers.items())}
         try:
-            if streamed:
+            if asked.streamed:
                 yield from self.client.stream_generate_content(request, **options)
             else:
                 yield self.client.generate_content(request, **options)
         except MODELS_ERRORS as error:
             raise classify(error) from error
 
-    def _request(self, turns: Sequence[Turn], model: str, system_parts: list[str]) -> Any:
-        return protos.GenerateContentRequest(
-            model=f"models/{model}",
-            contents=[protos.Content(role=turn.role, parts=[protos.Part(text=turn.text)]) for turn in turns],
-            system_instruction=protos.Content(parts=[protos.Part(text=part) for part in system_parts])
-            if system_parts
-            else None,
-            generation_config=protos.GenerationConfig(max_output_tokens=self.max_output_tokens)
-            if self.max_output_tokens
-            else None,
+    def read_chunk(self, response: Any) -> Chunk:
+        """What a response tells. Its messages know no thinking tokens: they are what is left of the total."""
+        feedback, usage = response.prompt_feedback, response.usage_metadata
+        candidate = response.candidates[0] if response.candidates else protos.Candidate()
+        prompt_tokens, output_tokens = usage.prompt_token_count, usage.candidates_token_count
+        return Chunk(
+            text="".join(part.text for part in candidate.content.parts),
+            finish=candidate.finish_reason.name if candidate.finish_reason else "",
+            blocked=feedback.block_reason.name if feedback.block_reason else "",
+            model=response.model_version,
+            usage=Usage(
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                thinking_tokens=max(0, usage.total_token_count - prompt_tokens - output_tokens),
+                cached_tokens=usage.cached_content_token_count,
+                total_tokens=usage.total_token_count,
+            ),
         )
-
-
-def read_chunk(response: Any) -> Chunk:
-    """What a response tells. Its messages know no thinking tokens: they are what is left of the total."""
-    feedback, usage = response.prompt_feedback, response.usage_metadata
-    candidate = response.candidates[0] if response.candidates else protos.Candidate()
-    prompt_tokens, output_tokens = usage.prompt_token_count, usage.candidates_token_count
-    return Chunk(
-        text="".join(part.text for part in candidate.content.parts),
-        finish=candidate.finish_reason.name if candidate.finish_reason else "",
-        blocked=feedback.block_reason.name if feedback.block_reason else "",
-        model=response.model_version,
-        usage=Usage(
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            thinking_tokens=max(0, usage.total_token_count - prompt_tokens - output_tokens),
-            cached_tokens=usage.cached_content_token_count,
-            total_tokens=usage.total_token_count,
-        ),
-    )
 
 
 def classify(error: Exception) -> ModelError:
@@ -119,3 +106,30 @@ def classify(error: Exception) -> ModelError:
     if isinstance(error, GoogleAPICallError):
         return error_for(int(error.code or 0), list(error.details), getattr(error.response, "headers", {}))
     return ModelUnavailable(type(error).__name__)
+
+
+def unwrap_error(response: requests.Response, **_: Any) -> None:
+    """Take an error out of the array that streams have it in, where google-api-core does not look for it.
+
+    One in no form of Google's is left out, so that its status decides: google-api-core would stumble over it.
+    """
+    if response.status_code < HTTPStatus.BAD_REQUEST:
+        return
+    try:
+        body = response.json()
+    except ValueError:
+        return
+    if isinstance(body, list) and body:
+        body = body[0]
+    is_googles = isinstance(body, dict) and isinstance(body.get("error"), dict)
+    response._content = json.dumps(body if is_googles else {}).encode()
+
+
+def read_as_it_comes(response: requests.Response, **_: Any) -> None:
+    """Let a stream be read in the network's chunks; google-api-core would have it byte by byte, for twice the CPU."""
+    iterate = response.iter_content
+
+    def iter_content(chunk_size: int | None = None, decode_unicode: bool = False) -> Iterator[Any]:
+        return iterate(chunk_size, decode_unicode)
+
+    response.iter_content = iter_content  # type: ignore[method-assign]
