@@ -22,7 +22,7 @@ from app.billing.tier import tier_of
 from app.core.auth import TokenRevoked
 from app.core.errors import ValidationFailed
 from app.core.logging import log_event
-from app.core.transactions import Transaction, transaction
+from app.core.transactions import Transaction, release_connection, transaction
 from app.quota.ledger import move_charges
 from app.users import service as users
 from app.users.numbers import mobile_key
@@ -125,8 +125,12 @@ def carry_out(tx: Transaction, move: Move, client: Client, now: datetime) -> Tok
 
 
 def begin(user_id: UUID, new_mobile: str) -> Move:
-    """What the user, who may have another number by the end, wants. Raises TokenRevoked, ValidationFailed."""
+    """What the user, who may have another number by the end, wants. Raises TokenRevoked, ValidationFailed.
+
+    Holds no connection afterwards: what follows may wait for Redis.
+    """
     user = users.require_user(user_id)
+    release_connection()
     if user.mobile == new_mobile:
         raise ValidationFailed({"new_mobile": ["This is your number already."]})
     return Move(user_id, user.mobile, new_mobile, user.password_hash)

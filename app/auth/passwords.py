@@ -27,7 +27,7 @@ from app.auth.throttles import (
 )
 from app.billing.tier import tier_of
 from app.core.errors import ServiceUnavailable, ValidationFailed
-from app.core.transactions import Transaction, transaction
+from app.core.transactions import Transaction, release_connection, transaction
 from app.users import service as users
 from app.users.numbers import mobile_key
 from app.users.service import require_locked_user, require_user
@@ -97,6 +97,7 @@ def change_password(
     Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
     user = require_user(user_id)
+    release_connection()  # a hash may have to wait for its slot
     known_hash = user.password_hash
     if known_hash is not None:
         if current is None:

@@ -128,6 +128,18 @@ def test_change_without_a_hash_slot_is_refunded(app, member, short_wait):
     assert who.post("/auth/change-password", **change).status_code == 200
 
 
+@pytest.mark.parametrize("set_password", [None, GOOD])
+def test_no_connection_is_held_while_a_password_waits_for_a_hash_slot(app, make_member, set_password, monkeypatch):
+    who, tokens = make_member(password=set_password)
+    with app.app_context():
+        pool, held = db.engine.pool, []
+    real = passwords.with_hash_slot
+    monkeypatch.setattr(passwords, "with_hash_slot", lambda *args: held.append(pool.checkedout()) or real(*args))
+    change = {"token": tokens["access_token"], "new_password": BETTER, "current_password": set_password}
+    assert who.post("/auth/change-password", **change).status_code == 200
+    assert held == [0] * (2 if set_password else 1)
+
+
 def test_attempt_of_an_earlier_window_is_not_refunded_to_a_later_one(app, visitor):
     began = utc_now()
     with app.app_context():

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 from app.core import redis as redis_clients
 from app.core.db import db
 from sandbox.stack.servers import valkey_server
+from tests.conftest import age_codes
 from tests.core.test_dependencies_gone import frozen
 from tests.problems import assert_problem
 
@@ -103,6 +104,10 @@ def ask_for_everything(app, person) -> None:
     ask("GET", "/readyz", 200)
     ask("POST", "/auth/send-otp", 202, json={"mobile": f"+1415666{ask_for_everything.number:04}"})
     ask("POST", "/auth/verify-otp", 401, json={"mobile": "+14156660000", "otp": "no"})
+    new_mobile = {"new_mobile": f"+1415667{ask_for_everything.number:04}"}
+    age_codes(app, person.mobile, seconds=61)
+    ask("POST", "/auth/change-mobile", 202, json=new_mobile)
+    ask("POST", "/auth/change-mobile/verify", 401, json=new_mobile | {"otp": "no", "current_otp": "no"})
     ask_for_everything.number += 1
 
 
