@@ -1,22 +1,23 @@
-"""Reading everything a user has, a piece at a time, in an order that does not change meanwhile.
-
-All that there is about a user, as one JSON document, written piece by piece.
+"""All that there is about a user, as one JSON document, written piece by piece.
 
 However long the conversations are, a piece at a time is in memory, and no database connection is held while the
-client reads. What is written meanwhile may be in it or not.
+client reads. Pieces come in an order that does not change meanwhile; what is written meanwhile may be in it or not.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from functools import partial
+from itertools import chain
+from operator import attrgetter
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import select
 
 from app.account.service import profile
-from app.auth.events import all_events
+from app.auth.events import events_before
 from app.auth.keys import list_keys
 from app.auth.schemas import ApiKeyOut, SecurityEventOut, SessionOut
 from app.auth.sessions import list_sessions
@@ -26,19 +27,24 @@ from app.chatrooms.schemas import ChatroomOut
 from app.core import settings
 from app.core.db import db
 from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
+from app.core.schemas import Schema
 from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
 from app.streaming.slots import Slot, held_request
 from app.users.models import User
 from app.users.profile import UserOut
 
+EXPORTS_PER_PROCESS = 2  # each holds a thread for as long as its client reads
+ROOMS_AT_ONCE = 50
+MESSAGES_AT_ONCE = 200
 
-def chatrooms_behind(user_id: UUID, after: UUID | None, *, at_most: int) -> list[Chatroom]:
+Row = TypeVar("Row")
+
+
+def chatrooms_behind(user_id: UUID, after: UUID, *, at_most: int) -> list[Chatroom]:
     """The user's chatrooms behind the id `after`, in the order of their ids; none once the account is deleted."""
     statement = select(Chatroom).join(User, User.id == Chatroom.user_id)
-    statement = statement.where(Chatroom.user_id == user_id, User.mobile.is_not(None))
-    if after is not None:
-        statement = statement.where(Chatroom.id > after)
+    statement = statement.where(Chatroom.user_id == user_id, User.mobile.is_not(None), Chatroom.id > after)
     return list(db.session.scalars(statement.order_by(Chatroom.id).limit(at_most)))
 
 
@@ -48,11 +54,6 @@ def messages_behind(chatroom_id: UUID, position: int, *, at_most: int) -> list[M
     owned = owned.where(Chatroom.id == chatroom_id, User.mobile.is_not(None))
     behind = (Message.chatroom_id == chatroom_id, Message.position > position, owned.exists())
     return list(db.session.scalars(select(Message).where(*behind).order_by(Message.position).limit(at_most)))
-
-
-EXPORTS_PER_PROCESS = 2  # each holds a thread for as long as its client reads
-ROOMS_AT_ONCE = 50
-MESSAGES_AT_ONCE = 200
 
 
 @contextmanager
@@ -90,41 +91,42 @@ def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:
 
 
 def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str]:
+    """The object `head` with the user's events and chatrooms, which may be many."""
+    read_events = partial(events_before, user_id, at_most=MESSAGES_AT_ONCE, now=now)
     yield f'{compact(head)[:-1]},"security_events":['
-    separator = ""
-    for events in all_events(user_id, at_once=MESSAGES_AT_ONCE, now=now):
-        release_connection()
-        yield separator + ",".join(compact(SecurityEventOut().dump(event)) for event in events)
-        separator = ","
+    yield from array(SecurityEventOut(), pieces(read_events, None, attrgetter("id")))
     yield '],"chatrooms":['
-    for number, room in enumerate(chatrooms(user_id)):
+    read_rooms = partial(chatrooms_behind, user_id, at_most=ROOMS_AT_ONCE)
+    rooms = chain.from_iterable(pieces(read_rooms, UUID(int=0), attrgetter("id")))
+    for number, room in enumerate(rooms):
         yield f'{"," if number else ""}{compact(ChatroomOut().dump(room))[:-1]},"messages":['
-        separator = ""
-        for piece in messages(room.id):
-            yield separator + piece
-            separator = ","
+        read_messages = partial(messages_behind, room.id, at_most=MESSAGES_AT_ONCE)
+        yield from array(MessageOut(), pieces(read_messages, -1, attrgetter("position")))
         yield "]}"
     yield "]}"
 
 
-def chatrooms(user_id: UUID) -> Iterator[Chatroom]:
-    """The user's chatrooms, oldest first."""
-    last: UUID | None = None
-    while rooms := chatrooms_behind(user_id, last, at_most=ROOMS_AT_ONCE):
-        last = rooms[-1].id
+def pieces(read: Callable[[Any], list[Row]], start: Any, key: Callable[[Row], Any]) -> Iterator[list[Row]]:
+    """All rows, some at a time: `read` is given the key of the row before, at first `start`.
+
+    No connection is held while the caller has them, nor afterwards.
+    """
+    last = start
+    while rows := read(last):
+        last = key(rows[-1])
         release_connection()
-        yield from rooms
+        yield rows
+    release_connection()
 
 
-def messages(chatroom_id: UUID) -> Iterator[str]:
-    """The chatroom's messages, oldest first, as JSON: some joined by commas at a time."""
-    position = -1
-    schema = MessageOut()
-    while rows := messages_behind(chatroom_id, position, at_most=MESSAGES_AT_ONCE):
-        position = rows[-1].position
-        release_connection()
-        yield ",".join(compact(schema.dump(row)) for row in rows)
+def array(schema: Schema, rows_at_once: Iterable[list[Any]]) -> Iterator[str]:
+    """The inside of a JSON array of the rows, some at a time."""
+    separator = ""
+    for rows in rows_at_once:
+        yield separator + ",".join(compact(schema.dump(row)) for row in rows)
+        separator = ","
 
 
 def compact(value: Any) -> str:
+    """JSON without spaces; characters beyond ASCII as they are."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
