@@ -22,9 +22,10 @@ from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
 from app.account.purging import purge_account, purge_chatroom
-from app.auth.sessions import Client, open_session
+from app.auth.sessions import open_session
 from app.core.clock import utc_now
 from app.core.db import db
+from app.core.http import Client
 from app.core.transactions import transaction
 from app.factory import create_app
 from app.users.numbers import mobile_key

@@ -1,6 +1,6 @@
 """Use cases around one's own account."""
 
-from datetime import date, datetime
+from datetime import datetime
 from uuid import UUID
 
 from app.auth.keys import revoke_keys
@@ -10,40 +10,17 @@ from app.billing.customers import disown_customers, has_session
 from app.billing.tier import tier_of
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.service import PURGE
-from app.core.errors import QUERY_IS_NOT_VALID, ServiceUnavailable, ValidationFailed
+from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.quota.history import DayOfUsage, usage_history
-from app.quota.ledger import quota_day
 from app.users.profile import Profile
 from app.users.service import mark_deleted, require_locked_user, require_user
 
-DAYS_AT_ONCE, DAYS_SHOWN = 92, 30  # of a history of usage
 CLOSING_ROUNDS = 3  # a user who keeps opening payment pages has to try again
 
 
 def profile(user_id: UUID, *, now: datetime) -> Profile:
     """The user as stored now. Raises TokenRevoked when the account is gone."""
     return Profile.of(require_user(user_id), tier_of(user_id, now))
-
-
-def usage_of_days(user_id: UUID, first: date | None, last: date | None, *, now: datetime) -> list[DayOfUsage]:
-    """What the user's prompts took, a row a day; by default of the last DAYS_SHOWN.
-
-    Raises ValidationFailed, TokenRevoked when the account is gone.
-    """
-    today = quota_day(now)
-    last = last or today
-    first = first or date.fromordinal(max(1, last.toordinal() - DAYS_SHOWN + 1))
-    problem = None
-    if last > today:
-        problem = "to", "Must not be in the future."
-    elif first > last:
-        problem = "from", "Must not be after `to`."
-    elif (last - first).days >= DAYS_AT_ONCE:
-        problem = "from", f"No more than {DAYS_AT_ONCE} days at once."
-    if problem:
-        raise ValidationFailed({problem[0]: [problem[1]]}, QUERY_IS_NOT_VALID)
-    return usage_history(user_id, first, last)
 
 
 def rename(user_id: UUID, name: str | None, *, now: datetime) -> Profile:

@@ -21,7 +21,7 @@ from app.account.schemas import (
 )
 from app.auth import keys
 from app.auth.errors import TooManyApiKeys
-from app.auth.events import current_client, list_events
+from app.auth.events import list_events
 from app.auth.schemas import (
     EXAMPLE_EVENT,
     EXAMPLE_KEY,
@@ -36,9 +36,10 @@ from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
-from app.core.http import hang_up_after
+from app.core.http import current_client, hang_up_after
 from app.core.schemas import InvalidCursor, PageQuery
 from app.messages.schemas import STRUCTURED_HEADERS
+from app.quota.history import usage_history
 from app.quota.usage import structured_headers, usage_today
 from app.users.profile import EXAMPLE_USER, UserOut
 
@@ -121,14 +122,7 @@ class ApiKeys(MethodView):
 
         For programs, which send it as the bearer: it reaches the routes of its scopes, and counts as you. Ten at
         most. The answer is the only one with the key itself."""
-        return keys.create_key(
-            current_user_id(),
-            name=body["name"],
-            scopes=body["scopes"],
-            days=body["expires_in_days"],
-            client=current_client(),
-            now=utc_now(),
-        )
+        return keys.create_key(current_user_id(), **body, client=current_client(), now=utc_now())
 
     @blp.authenticated()
     @blp.response(200, ApiKeysOut, example={"items": [EXAMPLE_KEY]})
@@ -173,4 +167,4 @@ class UsageHistory(MethodView):
 
         A row for each day from `from` to `to`, 92 at most. What was deleted is in it, prompts that were refunded are
         not."""
-        return {"items": service.usage_of_days(current_user_id(), query["first"], query["last"], now=utc_now())}
+        return {"items": usage_history(current_user_id(), **query, now=utc_now())}

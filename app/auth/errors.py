@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from app.core.errors import AppError
+from app.core.errors import AppError, RateLimited
 
 
 class AccountExists(AppError):
@@ -52,22 +52,13 @@ class TooManyApiKeys(AppError):
     detail = "There are ten API keys. Delete one that is not needed."
 
 
-class TryLater(AppError):
-    """A limit of one number; `Retry-After` says when it is over."""
-
-    status = HTTPStatus.TOO_MANY_REQUESTS
-
-    def __init__(self, *, retry_after: int) -> None:
-        super().__init__(headers={"Retry-After": str(retry_after)})
-
-
-class OtpCooldown(TryLater):
+class OtpCooldown(RateLimited):
     """Codes were requested too quickly, or too many in an hour."""
 
     code, detail = "otp_cooldown", "A code was sent a short while ago. `Retry-After` says when the next one can be."
 
 
-class OtpLocked(TryLater):
+class OtpLocked(RateLimited):
     """Too many wrong codes for one number."""
 
     code = "otp_locked"

@@ -16,12 +16,12 @@ from sqlalchemy import ColumnElement, or_, select, update
 
 from app.auth import events
 from app.auth.errors import TooManyApiKeys
-from app.auth.events import Client
 from app.auth.models import ApiKey, EventType
 from app.auth.sessions import TOUCH_EVERY
 from app.core.auth import API_KEY_PREFIX, KeyFacts, Scope
 from app.core.db import db
 from app.core.errors import NotFound
+from app.core.http import Client
 from app.core.sessions import forget_sessions
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.service import require_locked_user
@@ -46,9 +46,9 @@ class NewKey:
 
 
 def create_key(
-    user_id: UUID, *, name: str, scopes: Iterable[Scope], days: int | None, client: Client, now: datetime
+    user_id: UUID, *, name: str, scopes: Iterable[Scope], expires_in_days: int | None, client: Client, now: datetime
 ) -> NewKey:
-    """Make a key. days: until it expires; None: never. Raises TokenRevoked, TooManyApiKeys."""
+    """Make a key. expires_in_days: None for never. Raises TokenRevoked, TooManyApiKeys."""
     key = API_KEY_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     row = ApiKey(
         user_id=user_id,
@@ -57,7 +57,7 @@ def create_key(
         prefix=key[:SHOWN_CHARS],
         key_hash=hash_key(key),
         created_at=now,
-        expires_at=None if days is None else now + timedelta(days=days),
+        expires_at=None if expires_in_days is None else now + timedelta(days=expires_in_days),
     )
     with transaction():
         require_locked_user(user_id)

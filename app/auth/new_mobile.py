@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from app.auth import events, otp
+from app.auth import events
 from app.auth.errors import AccountExists, OtpInvalid
-from app.auth.events import Client
 from app.auth.models import EventType, OneTimeCode, Purpose
+from app.auth.otp import deliver, issue_code, mark_used, match_code
 from app.auth.passwords import require_password
 from app.auth.service import SentCode
 from app.auth.sessions import Tokens, open_session, revoke_sessions
@@ -21,6 +21,7 @@ from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
 from app.billing.tier import tier_of
 from app.core.auth import TokenRevoked
 from app.core.errors import ValidationFailed
+from app.core.http import Client
 from app.core.logging import log_event
 from app.core.transactions import Transaction, release_connection, transaction
 from app.quota.ledger import move_charges
@@ -55,39 +56,39 @@ def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
     shown = {}
     with CODES_BUDGET.spend(), CODES_BUDGET.spend(), transaction() as tx:
         for mobile in in_lock_order(purposes):
-            row, code = otp.issue_code(mobile, purposes[mobile], now, bound_to=str(move))
-            shown[mobile] = otp.deliver(tx, row, mobile, code, now)
+            row, code = issue_code(mobile, purposes[mobile], now, bound_to=str(move))
+            shown[mobile] = deliver(tx, row, mobile, code, now)
     return SentCode(move.new, otp=shown[move.new], current_otp=shown[move.current])
 
 
 def change_mobile(
     user_id: UUID,
-    new_mobile: str,
-    code: str,
     *,
-    password: str | None = None,
-    current_code: str | None = None,
+    new_mobile: str,
+    otp: str,
+    current_password: str | None,
+    current_otp: str | None,
     client: Client,
     now: datetime,
 ) -> Tokens:
     """Let the user have the new number and begin a new session; every earlier token stops working.
 
-    code: the new number's. password, current_code: one of them. Codes are used up only when all proofs are right.
-    Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked, TokenRevoked, ServiceUnavailable,
-    AccountExists (the proofs were right, and the codes are used up).
+    new_mobile: E.164; otp: its code. current_password, current_otp: one of them. Codes are used up only when all
+    proofs are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked, TokenRevoked,
+    ServiceUnavailable, AccountExists (the proofs were right, and the codes are used up).
     """
     move = begin(user_id, new_mobile)
-    codes = {move.new: (Purpose.NEW_MOBILE, code)}
-    if current_code is not None:
-        codes[move.current] = (Purpose.CURRENT_MOBILE, current_code)
+    codes = {move.new: (Purpose.NEW_MOBILE, otp)}
+    if current_otp is not None:
+        codes[move.current] = (Purpose.CURRENT_MOBILE, current_otp)
     else:
-        require_password(move.current, move.password_hash, password or "", now)
+        require_password(move.current, move.password_hash, current_password or "", now)
     with WRONG_CODES_BUDGET.spend():
         with transaction() as tx:
             right = match_codes(codes, move, client, now)
             if right:
                 for row in right:
-                    otp.mark_used(row, now)
+                    mark_used(row, now)
                 if not users.is_verified(move.new):
                     return carry_out(tx, move, client, now)
         raise AccountExists if right else OtpInvalid
@@ -100,9 +101,7 @@ def match_codes(
     rows: list[OneTimeCode | None] = []
     for mobile in in_lock_order(codes):
         purpose, code = codes[mobile]
-        rows.append(otp.match_code(mobile, purpose, code, now, bound_to=str(move)))
-        if rows[-1] is None:
-            events.record_lock(mobile, client, now)
+        rows.append(match_code(mobile, purpose, code, client, now, bound_to=str(move)))
     right = [row for row in rows if row is not None]
     return right if len(right) == len(rows) else None
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import select, update
 
+from app.auth import events
 from app.auth.errors import OtpCooldown
 from app.auth.models import OneTimeCode, Purpose
 from app.auth.throttles import lock_throttle
@@ -20,6 +21,7 @@ from app.core import settings
 from app.core.clock import seconds_until
 from app.core.crypto import keyed_hash, seal, unseal
 from app.core.db import db
+from app.core.http import Client
 from app.core.logging import log_event
 from app.core.transactions import Transaction, transaction
 from app.integrations.twilio import SmsRejected, SmsUnavailable, Twilio
@@ -78,22 +80,25 @@ def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
         raise OtpCooldown(retry_after=seconds_until(created[-1] + COOLDOWN, now))
 
 
-def use_code(mobile: str, purpose: Purpose, code: str, now: datetime) -> bool:
+def use_code(mobile: str, purpose: Purpose, code: str, client: Client, now: datetime) -> bool:
     """Whether `code` is the number's current one, which is used up now: so for one caller only.
 
     The guess is counted before it is compared; the caller commits either way.
     Raises OtpLocked.
     """
-    row = match_code(mobile, purpose, code, now)
+    row = match_code(mobile, purpose, code, client, now)
     if row is not None:
         mark_used(row, now)
     return row is not None
 
 
-def match_code(mobile: str, purpose: Purpose, code: str, now: datetime, *, bound_to: str = "") -> OneTimeCode | None:
+def match_code(
+    mobile: str, purpose: Purpose, code: str, client: Client, now: datetime, *, bound_to: str = ""
+) -> OneTimeCode | None:
     """The number's current code, if it is this one; as `use_code`, but it is not used up.
 
-    The number's throttle is locked until the transaction ends. Raises OtpLocked.
+    The number's throttle is locked until the transaction ends. client: who guesses, for the event of the guess that
+    locks the number's codes. Raises OtpLocked.
     """
     key = mobile_key(mobile)
     throttle = lock_throttle(key, now)
@@ -111,6 +116,7 @@ def match_code(mobile: str, purpose: Purpose, code: str, now: datetime, *, bound
     is_right = hmac.compare_digest(expected, hash_code(mobile, purpose, code, bound_to))
     if not is_right:  # the right code, too late or a second time, is no guess
         throttle.wrong_codes += 1
+        events.record_lock(mobile, client, now)
     return row if is_right else None
 
 

@@ -13,11 +13,11 @@ from uuid import UUID
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from app.auth import events, otp
+from app.auth import events
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
-from app.auth.events import Client
 from app.auth.keys import revoke_keys
 from app.auth.models import EventType, Purpose
+from app.auth.otp import use_code
 from app.auth.sessions import Tokens, open_session, revoke_sessions
 from app.auth.throttles import (
     WRONG_CODES_BUDGET,
@@ -27,8 +27,10 @@ from app.auth.throttles import (
 )
 from app.billing.tier import tier_of
 from app.core.errors import ServiceUnavailable, ValidationFailed
+from app.core.http import Client
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users import service as users
+from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_locked_user, require_user
 
@@ -89,26 +91,34 @@ def with_hash_slot(work: Any, *args: str) -> Any:
 
 
 def change_password(
-    user_id: UUID, *, current: str | None, new: str, ends_keys: bool = False, client: Client, now: datetime
+    user_id: UUID,
+    *,
+    new_password: str,
+    current_password: str | None,
+    end_api_keys: bool,
+    client: Client,
+    now: datetime,
 ) -> Tokens:
     """Set a password and begin a new session; every earlier token stops working.
 
-    current: the password that is set now; None only if none is. ends_keys: whether API keys stop working too.
-    Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
+    current_password: the one that is set now; None only if none is. end_api_keys: whether API keys stop working too.
+    Raises ValidationFailed, RateLimited, TokenRevoked, ServiceUnavailable; WrongPassword also when somebody else
+    changed the password meanwhile.
     """
     user = require_user(user_id)
     release_connection()  # a hash may have to wait for its slot
     known_hash = user.password_hash
     if known_hash is not None:
-        if current is None:
+        if current_password is None:
             raise ValidationFailed({"current_password": ["Required, because a password is set."]})
-        require_password(user.mobile, known_hash, current, now)
-    new_hash = hash_password(new)
+        require_password(user.mobile, known_hash, current_password, now)
+    new_hash = hash_password(new_password)
     with transaction() as tx:
-        tokens = replace_password(tx, user_id, known_hash, new_hash, client=client, now=now)
-        if ends_keys:
-            revoke_keys(tx, user_id, now, revoked_by=client)
-        return tokens
+        user = require_locked_user(user_id)
+        if user.password_hash != known_hash:
+            raise WrongPassword
+        set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
+        return open_session(user, tier_of(user_id, now), client, now)
 
 
 def require_password(mobile: str, password_hash: str | None, password: str, now: datetime) -> None:
@@ -127,41 +137,32 @@ def require_password(mobile: str, password_hash: str | None, password: str, now:
         refund_password_attempt(key, window_start)
 
 
-def replace_password(
-    tx: Transaction, user_id: UUID, known_hash: str | None, new_hash: str, *, client: Client, now: datetime
-) -> Tokens:
-    """Replace the known hash, end every session and begin a new one.
-
-    Raises TokenRevoked; WrongPassword when somebody else changed the password meanwhile.
-    """
-    user = require_locked_user(user_id)
-    if user.password_hash != known_hash:
-        raise WrongPassword
-    user.password_hash = new_hash
-    events.record(user_id, EventType.PASSWORD_CHANGED, client, now)
-    revoke_sessions(tx, user_id, now)
-    return open_session(user, tier_of(user_id, now), client, now)
-
-
-def reset_password(mobile: str, code: str, new: str, client: Client, *, ends_keys: bool = False, now: datetime) -> None:
+def reset_password(
+    *, mobile: str, otp: str, new_password: str, end_api_keys: bool, client: Client, now: datetime
+) -> None:
     """Set a password with a code that was sent for it; every earlier token stops working.
 
-    The code also verifies the number, if it was not verified. ends_keys: whether API keys stop working too.
+    The code also verifies the number, if it was not verified. end_api_keys: whether API keys stop working too.
     Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
-    new_hash = hash_password(new)
+    new_hash = hash_password(new_password)
     with WRONG_CODES_BUDGET.spend():
-        with transaction() as current:
-            is_right = otp.use_code(mobile, Purpose.RESET_PASSWORD, code, now)
+        with transaction() as tx:
+            is_right = use_code(mobile, Purpose.RESET_PASSWORD, otp, client, now)
             user = users.lock_user_by_mobile(mobile)
             if is_right and user is not None:
-                user.password_hash = new_hash
                 user.verified_at = user.verified_at or now
-                events.record(user.id, EventType.PASSWORD_CHANGED, client, now)
-                revoke_sessions(current, user.id, now)
-                if ends_keys:
-                    revoke_keys(current, user.id, now, revoked_by=client)
+                set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
                 return
-            if not is_right:
-                events.record_lock(mobile, client, now)
         raise AccountNotFound if is_right else OtpInvalid
+
+
+def set_password(
+    tx: Transaction, user: User, new_hash: str, *, end_api_keys: bool, client: Client, now: datetime
+) -> None:
+    """Set a locked user's password: every earlier session ends, and the API keys if they are to."""
+    user.password_hash = new_hash
+    events.record(user.id, EventType.PASSWORD_CHANGED, client, now)
+    revoke_sessions(tx, user.id, now)
+    if end_api_keys:
+        revoke_keys(tx, user.id, now, revoked_by=client)

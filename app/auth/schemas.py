@@ -32,16 +32,12 @@ class MobileNumber(Text):
         return number
 
 
-class ServedMobileNumber(MobileNumber):
-    """A mobile number that codes are sent to, by its country and type: the defence against SMS pumping."""
-
-    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
-        number = super()._deserialize(*args, **kwargs)
-        if not is_served(number):
-            raise ma.ValidationError("Numbers of this country are not served.")
-        if not is_personal_number(number):
-            raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
-        return number
+def check_served(mobile: str) -> None:
+    """Refuse a number that codes are not sent to, by its country and type: the defence against SMS pumping."""
+    if not is_served(mobile):
+        raise ma.ValidationError("Numbers of this country are not served.")
+    if not is_personal_number(mobile):
+        raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
 
 
 class Name(Text):
@@ -62,53 +58,44 @@ class Password(Text):
         )
 
 
-class NewPassword(Password):
-    """A new password, not among the most common."""
-
-    def __init__(self) -> None:
-        description = "8–128 characters; the most common passwords are refused."
-        super().__init__(description=description, min_chars=MIN_CHARS, required=True)
-
-    def _deserialize(self, *args: Any, **kwargs: Any) -> str:
-        password = str(super()._deserialize(*args, **kwargs))
-        if is_common(password):
-            raise ma.ValidationError("This password is one of the first that an attacker tries. Choose another one.")
-        return password
+def refuse_common(password: str) -> None:
+    """Refuse the most common passwords."""
+    if is_common(password):
+        raise ma.ValidationError("This password is one of the first that an attacker tries. Choose another one.")
 
 
-class OneTimePassword(Text):
-    """A code as the user typed it."""
-
-    def __init__(self) -> None:
-        metadata = {"description": "The code, six digits.", "example": "294817"}
-        super().__init__(required=True, max_chars=MAX_CODE_CHARS, metadata=metadata)
-
-
-class EndsKeys(StrictBoolean):
-    """Whether a new password ends the API keys too."""
-
-    def __init__(self) -> None:
-        super().__init__(load_default=False, metadata={"description": "Whether your API keys stop working too."})
+NEW_PASSWORD = Password(
+    required=True,
+    min_chars=MIN_CHARS,
+    validate=refuse_common,
+    description="8–128 characters; the most common passwords are refused.",
+)
+CODE = Text(
+    required=True,
+    max_chars=MAX_CODE_CHARS,
+    metadata={"description": "The code, six digits.", "example": "294817"},
+)
+END_API_KEYS = StrictBoolean(load_default=False, metadata={"description": "Whether your API keys stop working too."})
 
 
 class SignupIn(Schema):
     """A number to sign up, without a password, because it is not verified yet."""
 
-    mobile = ServedMobileNumber(required=True)
+    mobile = MobileNumber(required=True, validate=check_served)
     name = Name(load_default=None)
 
 
 class MobileIn(Schema):
     """A number."""
 
-    mobile = ServedMobileNumber(required=True)
+    mobile = MobileNumber(required=True, validate=check_served)
 
 
 class VerifyIn(Schema):
     """A number and the code that was sent to it."""
 
     mobile = MobileNumber(required=True)
-    otp = OneTimePassword()
+    otp = CODE
 
 
 class LoginIn(Schema):
@@ -121,33 +108,33 @@ class LoginIn(Schema):
 class ChangePasswordIn(Schema):
     """A new password, and the one that is set."""
 
-    new_password = NewPassword()
+    new_password = NEW_PASSWORD
     current_password = Password(
         load_default=None, allow_none=True, description="The password that is set; required once there is one."
     )
-    end_api_keys = EndsKeys()
+    end_api_keys = END_API_KEYS
 
 
 class ResetPasswordIn(Schema):
     """A number, the code that was sent to it for this, and a new password."""
 
     mobile = MobileNumber(required=True)
-    otp = OneTimePassword()
-    new_password = NewPassword()
-    end_api_keys = EndsKeys()
+    otp = CODE
+    new_password = NEW_PASSWORD
+    end_api_keys = END_API_KEYS
 
 
 class NewMobileIn(Schema):
     """Another number."""
 
-    new_mobile = ServedMobileNumber(required=True)
+    new_mobile = MobileNumber(required=True, validate=check_served)
 
 
 class ChangeMobileIn(Schema):
     """Another number, the code that was sent to it, and one more proof."""
 
     new_mobile = MobileNumber(required=True)
-    otp = OneTimePassword()
+    otp = CODE
     current_password = Password(
         load_default=None, allow_none=True, description="The password; it or `current_otp` is required."
     )

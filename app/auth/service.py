@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.auth import events, otp
+from app.auth import events
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
-from app.auth.events import Client
 from app.auth.models import Purpose
-from app.auth.otp import COOLDOWN, LIFETIME
+from app.auth.otp import COOLDOWN, LIFETIME, deliver, issue_code, use_code
 from app.auth.passwords import password_matches
 from app.auth.sessions import Tokens, open_session
 from app.auth.throttles import (
@@ -18,6 +17,7 @@ from app.auth.throttles import (
     refunded_when_busy,
 )
 from app.billing.tier import tier_of
+from app.core.http import Client
 from app.core.transactions import transaction
 from app.users import service as users
 from app.users.numbers import mobile_key
@@ -54,8 +54,8 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
     Raises OtpLocked, OtpCooldown, ServiceUnavailable.
     """
     with CODES_BUDGET.spend(), transaction() as current:
-        row, code = otp.issue_code(mobile, purpose, now)
-        shown = otp.deliver(current, row, mobile, code, now)
+        row, code = issue_code(mobile, purpose, now)
+        shown = deliver(current, row, mobile, code, now)
     return SentCode(mobile, otp=shown)
 
 
@@ -66,14 +66,12 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
     """
     with WRONG_CODES_BUDGET.spend():
         with transaction():
-            is_right = otp.use_code(mobile, Purpose.LOGIN, code, now)
+            is_right = use_code(mobile, Purpose.LOGIN, code, client, now)
             user = users.lock_user_by_mobile(mobile)
             if is_right and user is not None:
                 user.verified_at = user.verified_at or now
                 events.record_login(user.id, client, now)
                 return open_session(user, tier_of(user.id, now), client, now)
-            if not is_right:
-                events.record_lock(mobile, client, now)
         raise AccountNotFound if is_right else OtpInvalid
 
 

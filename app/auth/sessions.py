@@ -4,24 +4,25 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, Row, select, update
 
 from app.auth import events
-from app.auth.events import Client
 from app.auth.models import AuthSession, EventType, RefreshToken
 from app.billing.tier import tier_of
 from app.core import settings
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
 from app.core.db import db
 from app.core.errors import NotFound
+from app.core.http import Client
 from app.core.logging import log_event
 from app.core.sessions import forget_sessions
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.models import User
 from app.users.profile import Profile
-from app.users.service import find_user
+from app.users.service import require_user
 
 REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
 TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
@@ -38,18 +39,6 @@ class Tokens:
     expires_in: int
     user: Profile
     token_type: str = "Bearer"  # noqa: S105 - a scheme, not a password
-
-
-@dataclass(frozen=True)
-class SessionView:
-    """A session as its owner sees it. `current`: it is the request's own."""
-
-    id: UUID
-    current: bool
-    created_at: datetime
-    last_used_at: datetime
-    ip: str | None
-    user_agent: str | None
 
 
 def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens:
@@ -73,33 +62,38 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: 
     """
     with transaction() as current:
         session = lock_session(session_id, user_id)
-        user = find_user(user_id)
+        user = require_user(user_id)
         successor = next_refresh_token(session, jti, now)
-        if user is not None and successor is not None:
+        if successor is not None:
             session.last_used_at = now
             return issue_tokens(user, tier_of(user_id, now), session.id, successor)
         session.revoked_at = now
-        if user is not None:
-            events.record(user_id, EventType.REFRESH_TOKEN_REUSED, client, now)
+        events.record(user_id, EventType.REFRESH_TOKEN_REUSED, client, now)
         current.after_commit(lambda: forget_sessions([session_id]))
     log_event(log, "refresh_token_reused", user_id=user_id, session_id=session_id)
     raise TokenRevoked
 
 
-def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> list[SessionView]:
-    """The user's active sessions, the latest used first, without those whose refresh token has expired."""
+def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> Sequence[Row[*tuple[Any, ...]]]:
+    """The user's active sessions, the latest used first, without those whose refresh token has expired.
+
+    Rows of `id`, `current` (it is the session `current_id`), `created_at`, `last_used_at`, `ip` and `user_agent`.
+    """
+    columns = (
+        AuthSession.id,
+        (AuthSession.id == current_id).label("current"),
+        AuthSession.created_at,
+        AuthSession.last_used_at,
+        AuthSession.ip,
+        AuthSession.user_agent,
+    )
     active = (
         AuthSession.user_id == user_id,
         AuthSession.revoked_at.is_(None),
         AuthSession.last_used_at > now - session_lifetime(),
     )
-    rows: Sequence[AuthSession] = db.session.scalars(
-        select(AuthSession).where(*active).order_by(AuthSession.last_used_at.desc(), AuthSession.id.desc())
-    ).all()
-    return [
-        SessionView(row.id, row.id == current_id, row.created_at, row.last_used_at, row.ip, row.user_agent)
-        for row in rows
-    ]
+    statement = select(*columns).where(*active)
+    return db.session.execute(statement.order_by(AuthSession.last_used_at.desc(), AuthSession.id.desc())).all()
 
 
 def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = None, now: datetime) -> None:

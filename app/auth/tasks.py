@@ -30,7 +30,7 @@ def send_code(code_id: str) -> None:
 
 @shared_task(name="auth.sweep")
 def sweep() -> None:
-    """Queue the messages that are still unsent; delete codes, counters and sessions that have ended."""
+    """Queue the messages that are still unsent; delete what has ended, of each kind that `delete_ended` knows."""
     otp.enqueue_unsent(utc_now())
     delete_ended(now=utc_now())
 

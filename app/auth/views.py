@@ -15,7 +15,6 @@ from app.auth.errors import (
     OtpLocked,
     WrongPassword,
 )
-from app.auth.events import current_client
 from app.auth.models import Purpose
 from app.auth.schemas import (
     EXAMPLE_SENT,
@@ -39,6 +38,7 @@ from app.core.api import Blueprint
 from app.core.auth import current_refresh_jti, current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
+from app.core.http import current_client
 from app.users.profile import EXAMPLE_USER, UserOut
 
 blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, verify the number, get tokens.")
@@ -122,14 +122,7 @@ class ResetPassword(MethodView):
         """Set a password with a code
 
         Every earlier token of the user stops working."""
-        passwords.reset_password(
-            body["mobile"],
-            body["otp"],
-            body["new_password"],
-            current_client(),
-            ends_keys=body["end_api_keys"],
-            now=utc_now(),
-        )
+        passwords.reset_password(**body, client=current_client(), now=utc_now())
 
 
 @blp.route("/change-password")
@@ -142,14 +135,7 @@ class ChangePassword(MethodView):
         """Set or change your password
 
         Every earlier token stops working; the answer has new ones."""
-        return passwords.change_password(
-            current_user_id(),
-            current=body["current_password"],
-            new=body["new_password"],
-            ends_keys=body["end_api_keys"],
-            client=current_client(),
-            now=utc_now(),
-        )
+        return passwords.change_password(current_user_id(), **body, client=current_client(), now=utc_now())
 
 
 @blp.route("/change-mobile")
@@ -176,15 +162,7 @@ class ChangeMobileVerify(MethodView):
 
         Takes the new number's code, and as a second proof the password or the present number's code. Chatrooms, Pro
         and the day's spent prompts go along. Every earlier token stops working; the answer has new ones."""
-        return new_mobile.change_mobile(
-            current_user_id(),
-            body["new_mobile"],
-            body["otp"],
-            password=body["current_password"],
-            current_code=body["current_otp"],
-            client=current_client(),
-            now=utc_now(),
-        )
+        return new_mobile.change_mobile(current_user_id(), **body, client=current_client(), now=utc_now())
 
 
 @sessions_blp.route("/refresh")

@@ -110,7 +110,7 @@ class BodyTooLarge(AppError):
 
 
 class RateLimited(AppError):
-    """Too many requests from one user or address."""
+    """Too many requests from one user or address, or about one number."""
 
     status, code, detail = HTTPStatus.TOO_MANY_REQUESTS, CODES[429], "Too many requests. Slow down."
 

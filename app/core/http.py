@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from ipaddress import ip_network
 from typing import Any
@@ -20,12 +21,13 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from app.core import metrics
 from app.core.errors import BodyTooLarge, BodyTooSlow, MalformedJson
 from app.core.ids import request_id, set_request_id
-from app.core.limits import parse_address
+from app.core.limits import client_address, parse_address
 from app.core.tracing import set_traceparent, traceparent
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024
 DRAIN_CHUNK_BYTES = 64 * 1024
+MAX_USER_AGENT_CHARS = 255
 SERVER_DRAIN_BYTES = 64 * 1024  # of an unread body, by gunicorn itself: gunicorn/http/parser.py
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -205,6 +207,20 @@ def network(address: str | None) -> str:
     if parsed is None:
         return "-"
     return str(ip_network((parsed, 24 if parsed.version == 4 else 48), strict=False))  # noqa: PLR2004
+
+
+@dataclass(frozen=True)
+class Client:
+    """Where a request comes from, as far as it is known. user_agent: MAX_USER_AGENT_CHARS at most."""
+
+    ip: str | None
+    user_agent: str | None
+
+
+def current_client() -> Client:
+    """The client of the request."""
+    agent = request.user_agent.string[:MAX_USER_AGENT_CHARS]
+    return Client(ip=client_address(request.remote_addr), user_agent=agent or None)
 
 
 def has_hung_up(environ: Mapping[str, Any]) -> bool:

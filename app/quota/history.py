@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -11,10 +11,13 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 
 from app.core import settings
 from app.core.db import db
+from app.core.errors import QUERY_IS_NOT_VALID, ValidationFailed
+from app.quota.ledger import quota_day
 from app.quota.models import PromptCharge
 from app.users.numbers import mobile_key
 from app.users.service import require_user
 
+DAYS_AT_ONCE, DAYS_SHOWN = 92, 30  # of a user's history
 PER_TOKENS = 1_000_000  # what prices are for
 TOKENS = (PromptCharge.prompt_tokens, PromptCharge.output_tokens, PromptCharge.thinking_tokens)
 SUMS: tuple[ColumnElement[Any], ...] = (
@@ -47,11 +50,24 @@ class ReportLine:
     cost: Decimal | None = Decimal(0)
 
 
-def usage_history(user_id: UUID, first: date, last: date) -> list[DayOfUsage]:
-    """A row a day, both ends included. Raises TokenRevoked when the account is gone.
+def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[DayOfUsage]:
+    """What the user's prompts took, a row a day, both ends included; by default of the last DAYS_SHOWN.
 
     Who had the number before is somebody else.
+    Raises ValidationFailed, TokenRevoked when the account is gone.
     """
+    today = quota_day(now)
+    last = last or today
+    first = first or date.fromordinal(max(1, last.toordinal() - DAYS_SHOWN + 1))
+    problem = None
+    if last > today:
+        problem = "to", "Must not be in the future."
+    elif first > last:
+        problem = "from", "Must not be after `to`."
+    elif (last - first).days >= DAYS_AT_ONCE:
+        problem = "from", f"No more than {DAYS_AT_ONCE} days at once."
+    if problem:
+        raise ValidationFailed({problem[0]: [problem[1]]}, QUERY_IS_NOT_VALID)
     user = require_user(user_id)
     unnamed = (PromptCharge.mobile_key == mobile_key(user.mobile), PromptCharge.user_id.is_(None))
     of_user = or_(PromptCharge.user_id == user_id, and_(*unnamed, PromptCharge.created_at >= user.created_at))

@@ -41,11 +41,12 @@ def held_request(kind: str = "replies", *, at_most: int) -> Iterator[bool]:
 class Slot:
     """One of the few requests that a user may hold open at once, of those under the same key.
 
-    lasts_seconds: without being renewed.
+    key: what they are, a colon, and the user's id. lasts_seconds: without being renewed.
     """
 
     def __init__(self, key: str, *, at_most: int, lasts_seconds: int = SLOT_SECONDS) -> None:
         self.key = key
+        self.kind = key.partition(":")[0]
         self.name = secrets.token_hex(8)
         self.at_most = at_most
         self.lasts_seconds = lasts_seconds
@@ -57,7 +58,7 @@ class Slot:
             if self._renew() <= self.at_most:
                 return True
         except redis.RedisError:
-            log.warning("Redis is unavailable; the streams of a user are not counted")
+            log.warning("Redis is unavailable; the %s of a user are not counted", self.kind)
             return True
         self.give_up()
         return False
@@ -67,13 +68,13 @@ class Slot:
         try:
             self._renew()
         except redis.RedisError:
-            log.warning("Redis is unavailable; the streams of a user are not counted")
+            log.warning("Redis is unavailable; the %s of a user are not counted", self.kind)
 
     def give_up(self) -> None:
         try:
             self.client.zrem(self.key, self.name)
         except redis.RedisError:
-            log.warning("Redis is unavailable; a stream's slot is released in %d s", self.lasts_seconds)
+            log.warning("Redis is unavailable; a slot for %s is released in %d s", self.kind, self.lasts_seconds)
 
     def _renew(self) -> int:
         now = time.time()

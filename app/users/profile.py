@@ -33,14 +33,7 @@ class Profile:
 
     @classmethod
     def of(cls, user: User, tier: str) -> "Profile":
-        return cls(
-            id=user.id,
-            mobile=user.mobile,
-            name=user.name,
-            tier=tier,
-            has_password=user.password_hash is not None,
-            created_at=user.created_at,
-        )
+        return cls(user.id, user.mobile, user.name, tier, user.password_hash is not None, user.created_at)
 
 
 class UserOut(Schema):

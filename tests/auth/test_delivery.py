@@ -198,7 +198,6 @@ def test_log_delivery_logs_the_code(logging_app, other_numbers, caplog):
 
 
 @pytest.mark.processes
-@pytest.mark.processes
 def test_real_worker_sends_the_code_that_a_request_queued(texting, twilio, twilio_settings, environment, tmp_path):
     texting.sign_up()
     texting.send_otp()
