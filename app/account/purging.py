@@ -1,11 +1,12 @@
 """Purges what belongs to deleted chatrooms and accounts, a batch at a time."""
 
-from sqlalchemy import ColumnElement, delete, select, tuple_
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, select, tuple_, update
 
 from app.auth.models import AuthSession, RefreshToken
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, Role, messages
-from app.chatrooms.queries import disown_chatrooms, lock_disowned_chatroom
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
@@ -23,7 +24,8 @@ def purge_chatroom() -> bool:
     Safe to run twice at once: each takes a chatroom of its own.
     """
     with transaction() as current:
-        room = lock_disowned_chatroom()
+        disowned = select(Chatroom).where(Chatroom.user_id.is_(None)).order_by(Chatroom.updated_at).limit(1)
+        room = db.session.scalar(disowned.with_for_update(skip_locked=True))
         if room is None:
             return False
         open_replies = (messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
@@ -57,7 +59,7 @@ def purge_account() -> bool:
             return False
         sessions = select(AuthSession.id).where(AuthSession.user_id == user.id)
         counts = [
-            disown_chatrooms(user.id, utc_now(), at_most=BATCH),
+            disown_chatrooms(user.id),
             delete_some(IdempotencyKey, IdempotencyKey.user_id == user.id),
             disown_charges(user.id, at_most=BATCH),
             delete_some(RefreshToken, RefreshToken.session_id.in_(sessions)),
@@ -67,6 +69,13 @@ def purge_account() -> bool:
             db.session.execute(delete(User).where(User.id == user_id))
             current.after_commit(lambda: forget_list(user_id))  # a page may have been stored after the first time
     return True
+
+
+def disown_chatrooms(user_id: UUID) -> int:
+    """Take up to BATCH chatrooms from the user, which deletes them; how many."""
+    some = select(Chatroom.id).where(Chatroom.user_id == user_id).limit(BATCH)
+    disowned = update(Chatroom).where(Chatroom.id.in_(some)).values(user_id=None, updated_at=utc_now())
+    return len(db.session.scalars(disowned.returning(Chatroom.id)).all())
 
 
 def delete_some(model: type[IdempotencyKey | RefreshToken | AuthSession], condition: ColumnElement[bool]) -> int:

@@ -7,15 +7,23 @@ feature knows.
 
 import hashlib
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from uuid import UUID
 
 from sqlalchemy import delete, select, tuple_
 
-from app.chatrooms.errors import IdempotencyKeyReused
 from app.chatrooms.models import IdempotencyKey
 from app.core.db import db
+from app.core.errors import AppError
 
 LIFETIME = timedelta(hours=24)
+
+
+class IdempotencyKeyReused(AppError):
+    """The key came before, with something else."""
+
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused"
+    detail = "This Idempotency-Key was used for a different request. Use a new key for a new request."
 
 
 def find_record(user_id: UUID, key: str, fingerprint: str, now: datetime) -> IdempotencyKey | None:

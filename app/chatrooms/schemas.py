@@ -7,7 +7,7 @@ import marshmallow as ma
 
 from app.billing.models import Tier
 from app.chatrooms.models import MAX_TITLE_CHARS, TitleSource
-from app.chatrooms.offer import is_offered
+from app.chatrooms.service import offered_models
 from app.core.api import header
 from app.core.schemas import PageQuery, Schema, StrictBoolean, Text, Timestamp, TrueOrFalse
 
@@ -30,7 +30,7 @@ EXAMPLE_CHATROOM: dict[str, Any] = {
 
 def check_model(name: str) -> None:
     """Raises marshmallow.ValidationError for a model that is not offered."""
-    if not is_offered(name):
+    if name not in offered_models():
         raise ma.ValidationError("No model of this name is offered: see GET /models.")
 
 

@@ -1,18 +1,21 @@
-"""Use cases of chatrooms."""
+"""Use cases of chatrooms, and the models that they may be given, as GEMINI_MODELS has them."""
 
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import bindparam, select, tuple_, update
+
+from app.billing.models import Tier
 from app.billing.tier import tier_of
-from app.chatrooms import queries
 from app.chatrooms.idempotency import find_record, fingerprint_of
 from app.chatrooms.list_cache import forget_list, invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, Message, TitleSource
-from app.chatrooms.offer import require_model
+from app.core import settings
 from app.core.db import db
-from app.core.errors import NotFound
+from app.core.errors import AppError, NotFound
 from app.core.ids import new_id
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
@@ -20,6 +23,39 @@ from app.users.service import require_locked_user
 
 PURGE = "account.purge"  # deletes for good what is hidden here; beat asks for it as well
 FLAGS = ("other", "pinned")  # in a cursor of the list
+
+# Built once, since most requests ask them.
+IS_OWN = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
+OWN_CHATROOM = select(Chatroom).where(*IS_OWN)
+OWN_MESSAGE = (
+    select(Message)
+    .join(Chatroom, Chatroom.id == Message.chatroom_id)
+    .where(Message.id == bindparam("message"), *IS_OWN)
+)
+AS_STORED = {"populate_existing": True}  # over what the session holds of it
+
+
+class ModelNotInTier(AppError):
+    """The model is for a higher tier than the user's at this moment."""
+
+    status, code = HTTPStatus.FORBIDDEN, "model_not_in_tier"
+    detail = "This model is for Pro. Choose another one, or subscribe."
+
+
+def offered_models() -> dict[str, Tier]:
+    """The models by name, in the order of the setting, each with the lowest tier that may use it."""
+    return {one.name: Tier(one.tier) for one in settings().gemini_models}
+
+
+def chosen_model(name: str | None) -> str:
+    """What a chatroom's model comes to: the default without one, and for one that is not offered any more."""
+    return name if name in offered_models() else settings().gemini_model
+
+
+def require_model(name: str | None, tier: Tier) -> None:
+    """Raises ModelNotInTier when a user of this tier may not use a chatroom's model."""
+    if tier is not Tier.PRO and offered_models().get(chosen_model(name)) is Tier.PRO:
+        raise ModelNotInTier
 
 
 def create_chatroom(
@@ -62,12 +98,12 @@ def list_chatrooms(user_id: UUID, *, limit: int, cursor: str | None, archived: b
 
     archived: of those that are, and of no others. Raises InvalidCursor.
     """
-    after = None
+    listed = select(Chatroom).where(Chatroom.user_id == user_id, Chatroom.archived.is_(archived))
+    order = (Chatroom.pinned, Chatroom.last_prompt_at, Chatroom.id)
     if cursor is not None:
-        pinned, moment, room_id = decode_cursor(cursor, parse_pinned, parse_moment, UUID)
-        after = (pinned, moment, room_id)
-    rows = queries.list_chatrooms(user_id, limit=limit + 1, after=after, archived=archived)
-    return cut_page(rows, limit, cursor_behind)
+        listed = listed.where(tuple_(*order) < tuple(decode_cursor(cursor, parse_pinned, parse_moment, UUID)))
+    latest_first = listed.order_by(*(column.desc() for column in order))
+    return cut_page(db.session.scalars(latest_first.limit(limit + 1)).all(), limit, cursor_behind)
 
 
 def cursor_behind(room: Chatroom) -> str:
@@ -91,7 +127,7 @@ def parse_moment(text: str) -> datetime:
 
 def get_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom:
     """The user's chatroom. Raises NotFound, for somebody else's too."""
-    room = queries.find_chatroom(user_id, chatroom_id)
+    room = db.session.scalar(OWN_CHATROOM, {"room": chatroom_id, "user": user_id})
     if room is None:
         raise NotFound
     return room
@@ -105,7 +141,9 @@ def change_chatroom(user_id: UUID, chatroom_id: UUID, changes: dict[str, Any], *
         if changes.get("model") is not None:
             get_chatroom(user_id, chatroom_id)
             require_model(changes["model"], tier_of(user_id, now))
-        room = queries.update_chatroom(user_id, chatroom_id, changes, now)
+        updated = update(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
+        updated = updated.values(changes | {"updated_at": now})
+        room: Chatroom | None = db.session.scalar(updated.returning(Chatroom), execution_options=AS_STORED)
         if room is None:
             raise NotFound
         current.after_commit(lambda: invalidate_list(user_id))
@@ -115,7 +153,9 @@ def change_chatroom(user_id: UUID, chatroom_id: UUID, changes: dict[str, Any], *
 def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
     """Hide the user's chatroom from everybody at once; a task deletes it with all its messages. Raises NotFound."""
     with transaction() as current:
-        if not queries.disown_chatroom(user_id, chatroom_id, now):
+        disowned = update(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
+        disowned = disowned.values(user_id=None, updated_at=now)
+        if db.session.scalar(disowned.returning(Chatroom.id)) is None:
             raise NotFound
         current.after_commit(lambda: forget_list(user_id))
         current.enqueue_after_commit(PURGE)
@@ -123,7 +163,8 @@ def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
 
 def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message:
     """A message of the user's chatroom, as it is now. Raises NotFound."""
-    message = queries.find_message(user_id, chatroom_id, message_id)
+    asked_with = {"message": message_id, "room": chatroom_id, "user": user_id}
+    message = db.session.scalar(OWN_MESSAGE, asked_with, execution_options=AS_STORED)
     if message is None:
         raise NotFound
     return message

@@ -7,9 +7,8 @@ from flask import Response, url_for
 from flask.views import MethodView
 
 from app.chatrooms import service
-from app.chatrooms.errors import IdempotencyKeyReused, ModelNotInTier
+from app.chatrooms.idempotency import IdempotencyKeyReused
 from app.chatrooms.list_cache import through_cache
-from app.chatrooms.offer import offered_models
 from app.chatrooms.schemas import (
     EXAMPLE_CHATROOM,
     REPLAYED,
@@ -21,6 +20,8 @@ from app.chatrooms.schemas import (
     ListQuery,
     ModelsOut,
 )
+from app.chatrooms.service import ModelNotInTier, offered_models
+from app.core import settings
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_user_id
 from app.core.clock import utc_now
@@ -108,4 +109,6 @@ class Models(MethodView):
         """List the models
 
         Those that a chatroom may be given, and the lowest tier that may use each."""
-        return {"items": offered_models()}
+        default = settings().gemini_model
+        models = offered_models().items()
+        return {"items": [{"name": name, "tier": tier, "default": name == default} for name, tier in models]}

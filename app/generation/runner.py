@@ -16,7 +16,7 @@ from uuid import UUID
 from redis.exceptions import RedisError
 
 from app.chatrooms.models import ErrorCode, Status
-from app.chatrooms.offer import chosen_model
+from app.chatrooms.service import chosen_model
 from app.core import settings
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
 from app.core.ids import set_request_id

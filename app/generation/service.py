@@ -8,8 +8,7 @@ from uuid import UUID
 import redis
 
 from app.chatrooms.models import Message, Role, Status
-from app.chatrooms.offer import require_model
-from app.chatrooms.service import get_chatroom, get_message
+from app.chatrooms.service import get_chatroom, get_message, require_model
 from app.core.db import db
 from app.core.redis import require_redis
 from app.core.transactions import release_connection, transaction

@@ -11,11 +11,10 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import bindparam, exists, select, update
 
 from app.chatrooms.list_cache import invalidate_list
-from app.chatrooms.models import Chatroom, Role, Status, messages
-from app.chatrooms.queries import name_chatroom
+from app.chatrooms.models import Chatroom, Role, Status, TitleSource, messages
 from app.core import settings
 from app.core.db import db
 from app.core.tracing import outgoing_headers, span
@@ -75,8 +74,11 @@ def title_chatroom(chatroom_id: UUID, *, now: datetime) -> None:
     if turn is None:
         return
     title = asked_title(turn.asked, turn.replied) or first_words(turn.asked)
+    unnamed = (Chatroom.title.is_(None), Chatroom.title_source.is_(None), Chatroom.user_id.is_not(None))
+    named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
+    named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=now)
     with transaction() as current:
-        owner = name_chatroom(chatroom_id, title, now)
+        owner = db.session.scalar(named.returning(Chatroom.user_id))
         if owner is not None:
             current.after_commit(lambda: invalidate_list(owner))
 

@@ -6,20 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import exists, select
 
-from app.chatrooms import queries
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, Message, Role, Status
-from app.chatrooms.offer import require_model
-from app.chatrooms.service import get_chatroom, get_message
+from app.chatrooms.service import IS_OWN, get_chatroom, get_message, require_model
 from app.core import settings
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
 from app.core.db import DATABASE_GAVE_UP, db, log_database_error
-from app.core.errors import NotFound
+from app.core.errors import AppError, NotFound
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import release_connection, transaction
@@ -27,7 +26,6 @@ from app.generation import state
 from app.generation.branches import supersede
 from app.generation.queueing import enqueue_statement, new_turn
 from app.messages import idempotency
-from app.messages.errors import MessageNotEditable
 from app.quota.ledger import NEW_CHARGE, charge_values
 from app.quota.models import PromptCharge
 from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
@@ -39,14 +37,20 @@ from app.users.service import require_locked_user
 log = logging.getLogger(__name__)
 
 ROOM_PAGE_SIZE = 50
-IS_OWNED = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
 ADMISSION = USAGE.add_columns(
-    exists().where(*IS_OWNED).label("is_owned"),
-    select(Chatroom.model).where(*IS_OWNED).scalar_subquery().label("model"),
+    exists().where(*IS_OWN).label("is_owned"),
+    select(Chatroom.model).where(*IS_OWN).scalar_subquery().label("model"),
     idempotency.IS_KNOWN.label("is_known"),
 )
 ENQUEUE = enqueue_statement((PromptCharge, NEW_CHARGE))
 ENQUEUE_WITH_KEY = enqueue_statement((PromptCharge, NEW_CHARGE), (IdempotencyKey, idempotency.NEW_KEY))
+
+
+class MessageNotEditable(AppError):
+    """It is a reply, it is superseded, or a reply of its room is under way."""
+
+    status, code = HTTPStatus.CONFLICT, "message_not_editable"
+    detail = "Only a prompt of the current conversation can be edited, and only while no reply is under way."
 
 
 @dataclass(frozen=True)
@@ -170,15 +174,26 @@ def list_messages(
     """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor."""
     get_chatroom(user_id, chatroom_id)
     before = decode_cursor(cursor, parse_position)[0] if cursor is not None else None
-    rows = queries.list_messages(chatroom_id, limit=limit + 1, before=before, with_superseded=with_superseded)
-    return cut_page(rows, limit, lambda message: encode_cursor(message.position))
+    return messages_before(chatroom_id, limit, before, with_superseded)
 
 
 def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]]:
     """A chatroom with its latest messages, newest first. Raises NotFound."""
     room = get_chatroom(user_id, chatroom_id)
-    rows = queries.list_messages(chatroom_id, limit=ROOM_PAGE_SIZE + 1, before=None)
-    return room, cut_page(rows, ROOM_PAGE_SIZE, lambda message: encode_cursor(message.position))
+    return room, messages_before(chatroom_id, ROOM_PAGE_SIZE)
+
+
+def messages_before(
+    chatroom_id: UUID, limit: int, before: int | None = None, with_superseded: bool = False
+) -> Page[Message]:
+    """Up to `limit` messages of a chatroom, newest first: those in front of the position `before`, or the latest."""
+    listed = select(Message).where(Message.chatroom_id == chatroom_id)
+    if not with_superseded:
+        listed = listed.where(~Message.superseded)
+    if before is not None:
+        listed = listed.where(Message.position < before)
+    rows = db.session.scalars(listed.order_by(Message.position.desc()).limit(limit + 1)).all()
+    return cut_page(rows, limit, lambda message: encode_cursor(message.position))
 
 
 def parse_position(text: str) -> int:

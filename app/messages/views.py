@@ -12,10 +12,9 @@ from uuid import UUID
 from flask import Response, request, url_for
 from flask.views import MethodView
 
-from app.chatrooms.errors import IdempotencyKeyReused, ModelNotInTier
-from app.chatrooms.idempotency import fingerprint_of
+from app.chatrooms.idempotency import IdempotencyKeyReused, fingerprint_of
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, REPLAYED, ChatroomOut
-from app.chatrooms.service import get_message
+from app.chatrooms.service import ModelNotInTier, get_message
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_user_id
 from app.core.clock import utc_now
@@ -25,7 +24,6 @@ from app.core.schemas import InvalidCursor
 from app.generation import service as replies
 from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
 from app.messages import service
-from app.messages.errors import MessageNotEditable
 from app.messages.schemas import (
     EXAMPLE_EVENTS,
     EXAMPLE_PROMPT,
@@ -42,9 +40,10 @@ from app.messages.schemas import (
     PromptIn,
     StreamHeaders,
 )
+from app.messages.service import MessageNotEditable
 from app.quota.usage import QuotaExceeded, quota_headers
-from app.streaming.errors import TooManyStreams
 from app.streaming.following import Cursor, Event, follow_reply
+from app.streaming.slots import TooManyStreams
 
 MAX_WAIT_SECONDS = 20
 RECONNECT_MS = 1_000

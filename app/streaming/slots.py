@@ -10,19 +10,29 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from uuid import UUID
 
 import redis
 
-from app.core.errors import ServiceUnavailable
+from app.core.errors import AppError, ServiceUnavailable
 from app.core.redis import redis_client
-from app.streaming.errors import TooManyStreams
 
 log = logging.getLogger(__name__)
 
 SLOT_SECONDS = 60  # without a renewal: of a process that died. Open streams renew theirs with each look
 _held: Counter[str] = Counter()
 _lock = threading.Lock()
+
+
+class TooManyStreams(AppError):
+    """The user follows enough replies at once."""
+
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams"
+    detail = "Too many streams are open. Close one, or poll the reply."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "5"})
 
 
 @contextmanager
