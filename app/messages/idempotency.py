@@ -1,7 +1,7 @@
 """The Idempotency-Key of a prompt: what its first answer said, the reply as it was then included."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,25 +12,13 @@ from sqlalchemy.orm import make_transient
 from app.chatrooms.idempotency import find_record
 from app.chatrooms.models import Chatroom, ErrorCode, IdempotencyKey, Message, Status
 from app.core.db import db
-from app.integrations.gemini.client import FinishReason
+from app.integrations.gemini.client import FinishReason, Usage
+from app.streaming.events import Context
 
-QUEUED: dict[str, Any] = {  # what changes of a reply, as a 202 shows it
-    "status": Status.QUEUED,
-    "text": None,
-    "error_code": None,
-    "passed_on": False,
-    "finish_reason": None,
-    "model": None,
-    "prompt_tokens": None,
-    "output_tokens": None,
-    "thinking_tokens": None,
-    "cached_tokens": None,
-    "total_tokens": None,
-    "messages_sent": None,
-    "messages_omitted": None,
-    "superseded": False,
-    "completed_at": None,
-}
+COUNTS = [field.name for kind in (Usage, Context) for field in fields(kind)]
+UNKNOWN = dict.fromkeys(("text", "error_code", "finish_reason", "model", "completed_at", *COUNTS))
+# What changes of a reply, as a 202 shows it
+QUEUED: dict[str, Any] = UNKNOWN | {"status": Status.QUEUED, "passed_on": False, "superseded": False}
 TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
     "status": Status,
     "error_code": ErrorCode,
@@ -52,21 +40,11 @@ NEW_KEY = {
 }
 
 
-@dataclass
-class KnownRequest:
-    """What was answered under a key.
+def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> tuple[Message, Message, datetime | None] | None:
+    """The prompt and the reply that were answered under the key, or None; and until when that request may wait.
 
-    ended: the first answer brought the reply as it ended. waits_until: the first request may still wait for that.
+    It waits no longer when its answer brought the reply as it ended. Raises IdempotencyKeyReused when it was another.
     """
-
-    prompt: Message
-    reply: Message
-    ended: bool
-    waits_until: datetime | None
-
-
-def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownRequest | None:
-    """The request that came under the key, or None. Raises IdempotencyKeyReused when it was another."""
     record = find_record(user_id, key, fingerprint, now)
     if record is None:
         return None
@@ -79,8 +57,8 @@ def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> KnownReque
         return None
     prompt = as_answered(prompt, {"superseded": False})
     if record.answered_with_reply:
-        return KnownRequest(prompt, as_answered(reply, record.reply or {}), ended=True, waits_until=None)
-    return KnownRequest(prompt, as_answered(reply, QUEUED), ended=False, waits_until=record.waits_until)
+        return prompt, as_answered(reply, record.reply or {}), None
+    return prompt, as_answered(reply, QUEUED), record.waits_until
 
 
 def note_ended(user_id: UUID, key: str, reply: Message) -> None:

@@ -58,7 +58,6 @@ class Accepted:
     """A prompt, its reply and what is left of the day.
 
     waits_until: how long the answer may wait for the reply's end. replayed: the Idempotency-Key came again.
-    ended: the answer brings the reply as it ended.
     """
 
     message: Message
@@ -67,7 +66,6 @@ class Accepted:
     waits_until: datetime | None
     idempotency_key: str | None
     replayed: bool = False
-    ended: bool = False
 
 
 def accept_prompt(
@@ -100,8 +98,9 @@ def accept_prompt(
         found = db.session.execute(ADMISSION, asked_with).one()
         usage = read_usage(found, now)
         if found.is_known and (known := idempotency.find(user_id, idempotency_key or "", fingerprint, now)):
-            waits_until = min(waits_until, known.waits_until) if waits_until and known.waits_until else None
-            return Accepted(known.prompt, known.reply, usage, waits_until, idempotency_key, True, known.ended)
+            prompt, reply, first_waits_until = known
+            waits_until = min(waits_until, first_waits_until) if waits_until and first_waits_until else None
+            return Accepted(prompt, reply, usage, waits_until, idempotency_key, replayed=True)
         if not found.is_owned:
             raise NotFound
         require_model(found.model, usage.tier)
@@ -165,7 +164,7 @@ def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
             idempotency.note_ended(user_id, accepted.idempotency_key, reply)
     refunded = reply.status in {Status.FAILED, Status.CANCELED}
     usage = usage_today(user_id, now=utc_now()) if refunded else accepted.usage
-    return replace(accepted, reply=reply, ended=True, usage=usage)
+    return replace(accepted, reply=reply, usage=usage)
 
 
 def list_messages(

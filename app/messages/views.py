@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -145,11 +144,12 @@ def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edite
     answer_headers = quota_headers(accepted.usage) | {
         "Location": url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=accepted.reply.id)
     }
-    if accepted.ended and wait_seconds:
+    has_ended = accepted.reply.status.is_final
+    if has_ended and wait_seconds:
         answer_headers["Preference-Applied"] = f"wait={wait_seconds}"
     if accepted.replayed:
         answer_headers["Idempotent-Replayed"] = "true"
-    return accepted, 200 if accepted.ended else 202, answer_headers
+    return accepted, 200 if has_ended else 202, answer_headers
 
 
 @blp.route("/messages")
@@ -274,15 +274,7 @@ def event_lines(event: Event | None) -> str:
     """One event in the format of the HTML standard, 9.2.6; a comment as a heartbeat."""
     if event is None:
         return ": still here\n\n"
-    data: dict[str, Any] = {}
-    if event.name == "status" and event.status is not None:
-        data = {"status": event.status.value}
-    elif event.name == "context" and event.context is not None:
-        data = asdict(event.context)
-    elif event.name == "delta":
-        data = {"text": event.text}
-    elif event.message is not None:
-        data = {"message": MessageOut().dump(event.message)}
+    data = {"message": MessageOut().dump(event.message)} if event.message else event.data or {}
     lines = [f"event: {event.name}", f"data: {json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)}"]
     lines += [f"id: {event.cursor}"] if event.cursor else []
     lines += [f"retry: {RECONNECT_MS}"] if event.name == "reconnect" else []

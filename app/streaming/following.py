@@ -8,10 +8,10 @@ continue what was sent, begins with `reset`. Nobody holds a database connection 
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -38,14 +38,6 @@ SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnotic
 WITHOUT_REDIS_SECONDS = 1.0
 WITHOUT_DATABASE_SECONDS = 1.0
 
-Name = Literal["status", "context", "delta", "reset", "completed", "failed", "canceled", "reconnect"]
-
-FINAL_NAMES: dict[Status, Name] = {
-    Status.COMPLETED: "completed",
-    Status.FAILED: "failed",
-    Status.CANCELED: "canceled",
-}
-
 
 @dataclass(frozen=True)
 class Cursor:
@@ -56,7 +48,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, event_id: str) -> "Cursor | None":
-        """The cursor in an event's id names; None for anything else."""
+        """The cursor that an event's id names; None for anything else."""
         match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", event_id)
         return cls(int(match[1]), int(match[2])) if match else None
 
@@ -66,16 +58,15 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell the client; which of the last four it has follows from its name."""
+    """Something to tell the client, with what it tells: `data`, or the `message` at the end of a reply."""
 
-    name: Name
+    name: str
     cursor: Cursor | None
-    text: str = ""
-    status: Status | None = None
-    context: Context | None = None
+    data: Mapping[str, Any] | None = None
     message: Message | None = None
 
 
+@dataclass
 class Follower:
     """Follows one reply for one client.
 
@@ -85,27 +76,17 @@ class Follower:
     Redis is unavailable.
     """
 
-    def __init__(
-        self,
-        load: Callable[[], Message],
-        cursor: Cursor | None,
-        *,
-        client: redis.Redis,
-        leaving: Callable[[], bool],
-        hung_up: Callable[[], bool] = lambda: False,
-        wait: Callable[[float], None] = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.load = load
-        self.cursor = cursor
-        self.client = client
-        self.leaving = leaving
-        self.hung_up = hung_up
-        self.wait = wait
-        self.monotonic = monotonic
-        self.status: Status | None = None
-        self.context: Context | None = None
-        self.last_id = events.FROM_THE_START
+    load: Callable[[], Message]
+    cursor: Cursor | None
+    _: KW_ONLY
+    client: redis.Redis
+    leaving: Callable[[], bool]
+    hung_up: Callable[[], bool] = lambda: False
+    wait: Callable[[float], None] = time.sleep
+    monotonic: Callable[[], float] = time.monotonic
+    status: Status | None = field(default=None, init=False)
+    context: Context | None = field(default=None, init=False)
+    last_id: str = field(default=events.FROM_THE_START, init=False)
 
     def follow(self) -> Iterator[Event | None]:
         """The events, up to a final one or `reconnect`; None is a heartbeat while nothing happens.
@@ -157,12 +138,12 @@ class Follower:
     def status_event(self, status: Status) -> Iterator[Event]:
         if status is not self.status and not status.is_final:
             self.status = status
-            yield Event("status", self.cursor, status=status)
+            yield Event("status", self.cursor, {"status": status.value})
 
     def context_event(self, context: Context | None) -> Iterator[Event]:
         if context is not None and context != self.context:
             self.context = context
-            yield Event("context", self.cursor, context=context)
+            yield Event("context", self.cursor, asdict(context))
 
     def events_for(self, entry: events.Entry) -> Iterator[Event]:
         """What an entry of the stream means for this client."""
@@ -178,7 +159,7 @@ class Follower:
         if self.cursor.attempt == entry.attempt and begins <= self.cursor.chars < entry.offset:
             text = entry.piece[self.cursor.chars - begins :]
             self.cursor = Cursor(entry.attempt, entry.offset)
-            yield Event("delta", self.cursor, text=text)
+            yield Event("delta", self.cursor, {"text": text})
 
     def remaining_events(self, message: Message) -> Iterator[Event]:
         """What the client lacks of the stored text, and how it ended."""
@@ -191,8 +172,8 @@ class Follower:
             cursor = Cursor(message.attempt, 0)
         yield from self.context_event(context_of(message))
         if text[cursor.chars :]:
-            yield Event("delta", Cursor(message.attempt, len(text)), text=text[cursor.chars :])
-        yield Event(FINAL_NAMES[message.status], Cursor(message.attempt, len(text)), message=message)
+            yield Event("delta", Cursor(message.attempt, len(text)), {"text": text[cursor.chars :]})
+        yield Event(message.status.value, Cursor(message.attempt, len(text)), message=message)
 
 
 def context_of(reply: Message) -> Context | None:
