@@ -1,4 +1,4 @@
-"""The chatrooms table."""
+"""The tables of chatrooms, their messages, and the idempotency keys under which either was made."""
 
 import enum
 from datetime import datetime

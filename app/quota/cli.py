@@ -2,7 +2,6 @@
 
 import csv
 import io
-from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 
@@ -10,11 +9,10 @@ import click
 from flask.cli import AppGroup
 
 from app.core.cli import table
-from app.quota.history import ReportLine, usage_report
+from app.quota.history import COUNTED, usage_report
 
 commands = AppGroup("usage", help="What prompts took, and what they cost.")
 DAY = click.DateTime(["%Y-%m-%d"])
-COLUMNS = ("prompts", "prompt_tokens", "output_tokens", "thinking_tokens", "cost")
 
 
 @commands.command("report")
@@ -29,8 +27,9 @@ def report(first: datetime, last: datetime, by: str, as_csv: bool) -> None:
     """
     if last < first:
         raise click.UsageError("--to is before --from.")
-    rows = [as_row(line, by) for line in usage_report(first.date(), last.date(), by)]
-    columns = (by, *COLUMNS)
+    rows, columns = usage_report(first.date(), last.date(), by), (by, *COUNTED, "cost")
+    for row in rows:
+        row["cost"] = None if row["cost"] is None else row["cost"].quantize(Decimal("0.0001"))
     if not as_csv:
         click.echo(table(rows, columns))
         return
@@ -39,10 +38,3 @@ def report(first: datetime, last: datetime, by: str, as_csv: bool) -> None:
     writer.writeheader()
     writer.writerows(rows)
     click.echo(written.getvalue(), nl=False)
-
-
-def as_row(line: ReportLine, by: str) -> dict[str, object]:
-    """A line as it is printed, its cost in ten-thousandths."""
-    row = asdict(line)
-    cost = None if line.cost is None else line.cost.quantize(Decimal("0.0001"))
-    return {by: row.pop("of")} | row | {"cost": cost}

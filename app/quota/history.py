@@ -1,6 +1,5 @@
 """What prompts took, day by day and for operators, out of the ledger."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -21,9 +20,10 @@ DAYS_AT_ONCE, DAYS_SHOWN = 92, 30  # of a user's history
 PER_TOKENS = 1_000_000  # what prices are for
 TOKENS = (PromptCharge.prompt_tokens, PromptCharge.output_tokens, PromptCharge.thinking_tokens)
 SUMS: tuple[ColumnElement[Any], ...] = (
-    func.count(),
-    *(func.coalesce(func.sum(column), 0) for column in TOKENS),
+    func.count().label("prompts"),
+    *(func.coalesce(func.sum(column), 0).label(column.key) for column in TOKENS),
 )
+COUNTED = ("prompts", *(column.key for column in TOKENS))
 SPENT = (PromptCharge.given_back_at.is_(None), PromptCharge.carried_from.is_(None))
 
 
@@ -36,18 +36,6 @@ class DayOfUsage:
     prompt_tokens: int = 0
     output_tokens: int = 0
     thinking_tokens: int = 0
-
-
-@dataclass
-class ReportLine:
-    """The same for everybody, of one day, model or tier. cost: None where a price is not known."""
-
-    of: str
-    prompts: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    thinking_tokens: int = 0
-    cost: Decimal | None = Decimal(0)
 
 
 def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[DayOfUsage]:
@@ -77,26 +65,22 @@ def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: 
     return [spent.get(day, DayOfUsage(day)) for day in days]
 
 
-def usage_report(first: date, last: date, by: str) -> list[ReportLine]:
-    """What everybody's prompts took and cost, one line for each day, model or tier. by: `day`, `model` or `tier`."""
-    lines: dict[str, ReportLine] = {}
-    for day, model, tier, *sums in everybodys_usage(first, last):
-        of = str({"day": day, "model": model, "tier": tier}[by] or "unknown")
-        line = lines.setdefault(of, ReportLine(of))
-        prompts, prompt_tokens, output_tokens, thinking_tokens = sums
-        line.prompts += prompts
-        line.prompt_tokens += prompt_tokens
-        line.output_tokens += output_tokens
-        line.thinking_tokens += thinking_tokens
-        cost = cost_of(model, day, prompt_tokens, output_tokens + thinking_tokens)
-        line.cost = None if line.cost is None or cost is None else line.cost + cost
-    return [lines[of] for of in sorted(lines)]
+def usage_report(first: date, last: date, by: str) -> list[dict[str, Any]]:
+    """What everybody's prompts took and cost: a row for each `day`, `model` or `tier`, as `by` says.
 
-
-def everybodys_usage(first: date, last: date) -> Iterator[Any]:
+    `cost` is None where a price is not known.
+    """
     keys = (PromptCharge.day, PromptCharge.model, PromptCharge.tier)
     statement = select(*keys, *SUMS).where(*SPENT, PromptCharge.day.between(first, last)).group_by(*keys)
-    yield from db.session.execute(statement)
+    rows: dict[str, dict[str, Any]] = {}
+    for spent in db.session.execute(statement).mappings():
+        of = str(spent[by] or "unknown")
+        row = rows.setdefault(of, {by: of} | dict.fromkeys(COUNTED, 0) | {"cost": Decimal(0)})
+        row |= {name: row[name] + spent[name] for name in COUNTED}
+        billed_as_output = spent["output_tokens"] + spent["thinking_tokens"]
+        cost = cost_of(spent["model"], spent["day"], spent["prompt_tokens"], billed_as_output)
+        row["cost"] = None if row["cost"] is None or cost is None else row["cost"] + cost
+    return [rows[of] for of in sorted(rows)]
 
 
 def cost_of(model: str | None, day: date, prompt_tokens: int, output_tokens: int) -> Decimal | None:

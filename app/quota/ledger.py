@@ -87,7 +87,7 @@ def note_cost(reply: Any) -> Update:
 def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EVER) -> bool:
     """Refund the reply's last charge, once, on the day it was charged to; whether this call did it.
 
-    The caller has locked the user. The counter in Redis learns of it with the next prompt.
+    The caller has locked the user. The counter in Redis is set when it refuses a prompt that the ledger allows.
     """
     charge = newest_charge(reply_id)
     charged_to = or_(PromptCharge.id == charge, PromptCharge.carried_from == charge)

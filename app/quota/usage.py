@@ -1,4 +1,9 @@
-"""Spending prompts, and how much of a day is used up."""
+"""Spending prompts, and how much of a day is used up.
+
+flask-limiter's strategy decides, by its counter in Redis, whether one more prompt of the day is allowed. Where the
+ledger decides otherwise, Redis has lost the counter, a refund or a crash has left it too high, or it came back from an
+old snapshot: then it is set to what the ledger says, and asked again.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -6,6 +11,8 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+from limits import RateLimitItem
+from limits.limits import Granularity
 from sqlalchemy import bindparam, func, select
 
 from app.billing.models import Tier
@@ -14,13 +21,14 @@ from app.core import settings
 from app.core.clock import next_midnight, seconds_until
 from app.core.db import db
 from app.core.errors import AppError
-from app.quota.counter import count_prompt
+from app.core.redis import asking_redis, rate_limits
 from app.quota.ledger import quota_day, spent_on
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_user
 
 DAY_SECONDS = 86_400
+UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
 
 CHARGED = select(func.count()).where(*spent_on(bindparam("key"), bindparam("day"))).scalar_subquery()
 USAGE = select(IS_PRO.label("is_pro"), CHARGED.label("charged"))  # with the values of `usage_values`
@@ -54,15 +62,46 @@ class QuotaExceeded(AppError):
         super().__init__(headers=quota_headers(usage) | {"Retry-After": seconds_left(usage)})
 
 
+class PromptsOfDay(RateLimitItem):
+    """A limit on one calendar day: its key names the day, and it expires at the next midnight UTC."""
+
+    GRANULARITY = Granularity(DAY_SECONDS, "utcday")
+    __slots__ = ("now",)
+
+    def __init__(self, amount: int, now: datetime) -> None:
+        super().__init__(amount, namespace="prompts")
+        self.now = now
+
+    def get_expiry(self) -> int:
+        return seconds_until(next_midnight(self.now), self.now)
+
+    def key_for(self, *identifiers: bytes | str | int | float) -> str:
+        return "/".join([self.namespace, quota_day(self.now).isoformat(), *map(str, identifiers)])
+
+
 def spend_prompt(key: str, usage: Usage) -> Usage:
     """Count one more prompt of a number's day; the caller writes the charge, in the same transaction.
 
     key: the number's keyed hash. usage: what was spent, read while the user's row is locked, which makes the count
     exact. Raises QuotaExceeded, redis.RedisError; then nothing was spent.
     """
-    if not count_prompt(key, limit=usage.limit, charged=usage.used, now=usage.now):
+    item = PromptsOfDay(UNLIMITED if usage.limit is None else usage.limit, usage.now)
+    with asking_redis():
+        allowed = rate_limits().hit(item, key)
+        if usage.limit is not None and allowed is not (usage.used < usage.limit):
+            set_counter(item, key, usage.used)
+            allowed = rate_limits().hit(item, key)
+    if not allowed:
         raise QuotaExceeded(usage)
     return replace(usage, used=usage.used + 1)
+
+
+def set_counter(item: PromptsOfDay, key: str, charged: int) -> None:
+    """Let the counter say what the ledger says."""
+    storage = rate_limits().storage
+    storage.clear(item.key_for(key))
+    if charged:
+        storage.incr(item.key_for(key), item.get_expiry(), amount=charged)
 
 
 def daily_limit(tier: Tier) -> int | None:
