@@ -43,9 +43,6 @@ def check_idempotency_key(key: str) -> None:
 class KeyHeaders(ma.Schema):
     """The header that lets a request be sent again."""
 
-    class Meta:
-        unknown = ma.EXCLUDE
-
     idempotency_key = ma.fields.String(
         data_key="Idempotency-Key",
         load_default=None,

@@ -22,7 +22,7 @@ from app.core.transactions import transaction
 from app.users.service import require_locked_user
 
 PURGE = "account.purge"  # deletes for good what is hidden here; beat asks for it as well
-FLAGS = ("other", "pinned")  # in a cursor of the list
+FLAGS = ("other", "pinned")  # in a cursor of the list: what False and True are called
 
 # Built once, since most requests ask them.
 IS_OWN = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
@@ -101,20 +101,14 @@ def list_chatrooms(user_id: UUID, *, limit: int, cursor: str | None, archived: b
     listed = select(Chatroom).where(Chatroom.user_id == user_id, Chatroom.archived.is_(archived))
     order = (Chatroom.pinned, Chatroom.last_prompt_at, Chatroom.id)
     if cursor is not None:
-        listed = listed.where(tuple_(*order) < tuple(decode_cursor(cursor, parse_pinned, parse_moment, UUID)))
+        flag, moment, room_id = decode_cursor(cursor, FLAGS.index, parse_moment, UUID)
+        listed = listed.where(tuple_(*order) < (bool(flag), moment, room_id))
     latest_first = listed.order_by(*(column.desc() for column in order))
     return cut_page(db.session.scalars(latest_first.limit(limit + 1)).all(), limit, cursor_behind)
 
 
 def cursor_behind(room: Chatroom) -> str:
     return encode_cursor(FLAGS[room.pinned], room.last_prompt_at.isoformat(), room.id)
-
-
-def parse_pinned(text: str) -> bool:
-    """Whether the chatroom of a cursor was pinned. Raises ValueError."""
-    if text not in FLAGS:
-        raise ValueError(text)
-    return text == "pinned"
 
 
 def parse_moment(text: str) -> datetime:

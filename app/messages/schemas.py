@@ -165,9 +165,6 @@ class HistoryQuery(PageQuery):
 class StreamHeaders(ma.Schema):
     """Where to go on."""
 
-    class Meta:
-        unknown = ma.EXCLUDE
-
     last_event_id = ma.fields.String(
         data_key="Last-Event-ID",
         load_default="",

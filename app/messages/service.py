@@ -168,12 +168,15 @@ def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
 
 
 def list_messages(
-    user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None, with_superseded: bool
+    user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None, superseded: str
 ) -> Page[Message]:
-    """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor."""
+    """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor.
+
+    superseded: `include` or `exclude` those.
+    """
     get_chatroom(user_id, chatroom_id)
     before = decode_cursor(cursor, parse_position)[0] if cursor is not None else None
-    return messages_before(chatroom_id, limit, before, with_superseded)
+    return messages_before(chatroom_id, limit, before, with_superseded=superseded == "include")
 
 
 def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]]:

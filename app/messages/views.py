@@ -162,13 +162,7 @@ class MessageHistory(MethodView):
         """List a chatroom's messages
 
         Newest first; those of the current conversation, or all with `superseded=include`."""
-        return service.list_messages(
-            current_user_id(),
-            chatroom_id,
-            limit=query["limit"],
-            cursor=query["cursor"],
-            with_superseded=query["superseded"] == "include",
-        )
+        return service.list_messages(current_user_id(), chatroom_id, **query)
 
 
 def preferred_wait(prefer: str) -> int:

@@ -22,6 +22,7 @@ class SearchQuery(PageQuery):
     """What to look for."""
 
     q = Text(
+        attribute="query",
         required=True,
         max_chars=MAX_QUERY_CHARS,
         metadata={
@@ -75,10 +76,4 @@ class Search(MethodView):
         Prompts and replies of all your chatrooms, archived ones too, without what was superseded; best first. Case,
         accents and signs make no difference. A page may be short and yet have a next one: go on until `next_cursor`
         is null."""
-        return service.search(
-            current_user_id(),
-            query["q"],
-            chatroom_id=query["chatroom_id"],
-            limit=query["limit"],
-            cursor=query["cursor"],
-        )
+        return service.search(current_user_id(), **query)

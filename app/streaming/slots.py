@@ -64,36 +64,30 @@ class Slot:
 
     def take(self) -> bool:
         """Whether it is one of `at_most`. Redis gone: nobody counts."""
-        try:
-            if self._renew() <= self.at_most:
-                return True
-        except redis.RedisError:
-            log.warning("Redis is unavailable; the %s of a user are not counted", self.kind)
+        if self.keep() <= self.at_most:
             return True
         self.give_up()
         return False
 
-    def keep(self) -> None:
-        """Say that the stream is still open."""
-        try:
-            self._renew()
-        except redis.RedisError:
-            log.warning("Redis is unavailable; the %s of a user are not counted", self.kind)
-
-    def give_up(self) -> None:
-        try:
-            self.client.zrem(self.key, self.name)
-        except redis.RedisError:
-            log.warning("Redis is unavailable; a slot for %s is released in %d s", self.kind, self.lasts_seconds)
-
-    def _renew(self) -> int:
+    def keep(self) -> int:
+        """Say that the request is still open; how many the user has open, 0 without Redis."""
         now = time.time()
         pipeline = self.client.pipeline(transaction=True)
         pipeline.zremrangebyscore(self.key, "-inf", now)
         pipeline.zadd(self.key, {self.name: now + self.lasts_seconds})
         pipeline.zcard(self.key)
         pipeline.expire(self.key, self.lasts_seconds)
-        return int(pipeline.execute()[2])
+        try:
+            return int(pipeline.execute()[2])
+        except redis.RedisError:
+            log.warning("Redis is unavailable; the %s of a user are not counted", self.kind)
+            return 0
+
+    def give_up(self) -> None:
+        try:
+            self.client.zrem(self.key, self.name)
+        except redis.RedisError:
+            log.warning("Redis is unavailable; a slot for %s is released in %d s", self.kind, self.lasts_seconds)
 
 
 @contextmanager
