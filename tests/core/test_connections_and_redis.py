@@ -211,3 +211,14 @@ def test_redis_that_falls_silent_while_the_quota_counts_costs_one_wait_and_no_pr
             ] * MANY
         assert len([question for question, _ in tap.asked if b"prompts/" in question]) == 1
         assert len(call(app, user, "GET", f"{room}/messages").json["items"]) == 2
+
+
+def test_redis_that_falls_silent_before_it_told_when_a_limit_is_over_opens_it(make_app, make_redis_url, user):
+    with tapped(make_redis_url()) as tap:
+        app = make_app(redis_url=tap.url, rate_limit_per_minute=1)
+        assert [call(app, user, "GET", "/user/me").status_code for _ in range(2)] == [200, 429]
+        with app.app_context():
+            tap.engine = db.engine
+        tap.falls_silent_at = b"TTL"
+        assert call(app, user, "GET", "/user/me").status_code == 200
+        assert tap.is_silent
