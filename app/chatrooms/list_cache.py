@@ -24,55 +24,36 @@ VERSION_TTL_SECONDS = 86_400
 
 def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str], *, archived: bool) -> tuple[str, bool]:
     """The user's first page as JSON, of `limit` chatrooms, and whether it was cached."""
-    cache_of_page = ListCache(user_id, limit, archived=archived)
-    cached = cache_of_page.read()
+    key = page_key(user_id, limit, archived=archived)
+    version, cached = read_page(user_id, key)
     if cached is not None:
         return cached, True
     page = query_page()
-    cache_of_page.store(page)
+    if version is not None:
+        release_connection()
+        try:
+            cache.set(key, f"{version}\n{page}")
+        except redis.RedisError:
+            log.warning("The list of chatrooms could not be cached")
     return page, False
 
 
-class ListCache:
-    """The cached first page of one user's chatrooms, for one page size."""
+def read_page(user_id: UUID, key: str) -> tuple[str | None, str | None]:
+    """The version under which to store a page, None without Redis, and the page's JSON if that is current.
 
-    def __init__(self, user_id: UUID, limit: int, *, archived: bool) -> None:
-        self.version_key = version_key(user_id)
-        self.page_key = page_key(user_id, limit, archived=archived)
-        self.version: str | None = None
-
-    def read(self) -> str | None:
-        """The page's JSON as it was stored, or None. Remembers the version for `store`.
-
-        Gives the database connection back first: while Redis is silent, waits for it must not use them all up.
-        """
-        release_connection()
-        try:
-            with asking_redis():
-                self.version, stored = cache.get_many(self.version_key, self.page_key)
-                if self.version is None:
-                    version = secrets.token_hex(8)
-                    added = cache.add(self.version_key, version, timeout=VERSION_TTL_SECONDS)
-                    self.version = version if added else cache.get(self.version_key)
-                    if self.version is None:  # what stands there is no version of ours
-                        cache.set(self.version_key, version, timeout=VERSION_TTL_SECONDS)
-                        self.version = version
-                    return None
-        except redis.RedisError:
-            self.version = None
-            return None
-        version, _, page = (stored if isinstance(stored, str) else "").partition("\n")
-        return page if version == self.version else None
-
-    def store(self, page: str) -> None:
-        """Keep the page's JSON, under the version that was read before its query."""
-        if self.version is None:
-            return
-        release_connection()
-        try:
-            cache.set(self.page_key, f"{self.version}\n{page}")
-        except redis.RedisError:
-            log.warning("The list of chatrooms could not be cached")
+    Gives the database connection back first: while Redis is silent, waits for it must not use them all up.
+    """
+    release_connection()
+    try:
+        with asking_redis():
+            version, stored = cache.get_many(version_key(user_id), key)
+            if version is None:  # whoever sets one at the same time costs a miss, as every version is new
+                version, stored = secrets.token_hex(8), None
+                cache.set(version_key(user_id), version, timeout=VERSION_TTL_SECONDS)
+    except redis.RedisError:
+        return None, None
+    stored_under, _, page = (stored or "").partition("\n")
+    return version, page if stored_under == version else None
 
 
 def version_key(user_id: UUID) -> str:
