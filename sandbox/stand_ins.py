@@ -40,11 +40,10 @@ def serve(name: str, factory: str, *, port: int, **options: object) -> NoReturn:
 class _Process:
     """A stand-in's process, answering at `url`."""
 
-    def __init__(self, module: str, *arguments: str, port: int | None = None) -> None:
+    def __init__(self, module: str, *arguments: str) -> None:
         """Start it on a free port and wait until it answers. Raises RuntimeError when it does not within 20 s."""
-        port = port or free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self.port = port
         self._session = requests.Session()
         self._session.trust_env = False
         command = [sys.executable, "-m", module, "--port", str(port), *arguments]
@@ -101,22 +100,19 @@ class GeminiStandIn(_Process):
 
     def stats(self) -> dict[str, int]:
         """Return `{calls, in_flight, max_in_flight}`."""
-        return self._stats({})
+        return self.wait_for()
 
     def wait_for(self, *, timeout: float = 10.0, **conditions: int) -> dict[str, int]:
         """Wait for `calls_at_least`, `in_flight_at_least` or `in_flight_at_most`.
 
         timeout: seconds. Returns the counts; raises TimeoutError when they have not come to it by then.
         """
-        counts = self._stats({**conditions, "timeout": timeout})
+        query = {**conditions, "timeout": timeout}
+        counts: dict[str, int] = self._control("GET", "/stats", params=query).json()
         for name, number in conditions.items():
             counter, _, direction = name.partition("_at_")
             if counts[counter] < number if direction == "least" else counts[counter] > number:
                 raise TimeoutError(f"The stand-in did not reach {name}={number}: {counts}")
-        return counts
-
-    def _stats(self, query: dict[str, Any]) -> dict[str, int]:
-        counts: dict[str, int] = self._control("GET", "/stats", params=query).json()
         return counts
 
 
@@ -183,14 +179,9 @@ class RunningStandIn(_Process):
 
 
 @contextmanager
-def running_gemini_stand_in(
-    *, port: int | None = None, pace: float = 0.0, delay: float = 0.0
-) -> Iterator[GeminiStandIn]:
-    """A running stand-in, ended with the block.
-
-    pace, delay: seconds between a stream's words and before every answer. Raises RuntimeError.
-    """
-    stand_in = GeminiStandIn("sandbox.gemini", "--pace", str(pace), "--delay", str(delay), port=port)
+def running_gemini_stand_in(*, pace: float = 0.0) -> Iterator[GeminiStandIn]:
+    """A running stand-in, ended with the block. pace: seconds between a stream's words. Raises RuntimeError."""
+    stand_in = GeminiStandIn("sandbox.gemini", "--pace", str(pace))
     try:
         yield stand_in
     finally:

@@ -10,9 +10,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sandbox.gemini", description="A stand-in for the Gemini API.")
     parser.add_argument("--port", type=int, default=8081, help="port on 127.0.0.1 (default 8081)")
     parser.add_argument("--pace", type=float, default=0.03, help="seconds between the words of a stream (default 0.03)")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds before every answer (default 0)")
     options = parser.parse_args()
-    serve("Gemini", "sandbox.gemini.app:create_app", port=options.port, pace=options.pace, delay=options.delay)
+    serve("Gemini", "sandbox.gemini.app:create_app", port=options.port, pace=options.pace)
 
 
 if __name__ == "__main__":

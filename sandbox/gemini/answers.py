@@ -202,11 +202,8 @@ def serve(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) -> R
     if behaviour.quota is not None:
         raise quota_spent(behaviour.quota, model=answer.conversation.model)
     if behaviour.status is not None:
-        raise asked_for(
-            behaviour.status,
-            model=answer.conversation.model,
-            retry_after_seconds=behaviour.retry_after,
-        )
+        model, seconds = answer.conversation.model, behaviour.retry_after
+        raise asked_for(behaviour.status, model=model, retry_after_seconds=seconds)
     if behaviour.garbage:
         return Response(GARBAGE, mimetype="text/html")
     if behaviour.trickle is not None:

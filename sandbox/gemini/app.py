@@ -4,24 +4,18 @@ Source: https://ai.google.dev/api/generate-content.
 """
 
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flask import Blueprint, Flask, Response, current_app, request
+from flask import Blueprint, Flask, Response, after_this_request, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
-from werkzeug.wsgi import ClosingIterator
 
-from sandbox.gemini import requests
-from sandbox.gemini.answers import JSON_TYPE, Format, compose, serve, tokens
+from sandbox.gemini.answers import Format, compose, serve
 from sandbox.gemini.behaviour import Line, UnknownBehaviourError, read_fields
-from sandbox.gemini.errors import ApiError, invalid_api_key, invalid_argument, missing_api_key, model_not_found, to_json
-from sandbox.gemini.requests import Conversation, read_conversation
-from sandbox.gemini.state import Counters, StandIn
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+from sandbox.gemini.errors import ApiError, invalid_api_key, missing_api_key
+from sandbox.gemini.requests import Conversation, read_conversation, require_model
+from sandbox.gemini.state import StandIn
 
 LONGEST_WATCH_SECONDS = 60.0
 
@@ -36,74 +30,43 @@ google = Blueprint("google", __name__, url_prefix="/v1beta")
 control = Blueprint("control", __name__)  # for steering and watching; none of these routes exists at Google's
 
 
-def create_app(pace: float = 0.03, delay: float = 0.0) -> Flask:
-    """Build the stand-in; `pace` and `delay` in seconds."""
+def create_app(pace: float) -> Flask:
+    """Build the stand-in; pace: seconds between the words of a stream."""
     app = Flask(__name__)
-    stand_in = StandIn(pace_seconds=pace, delay_seconds=delay)
-    app.extensions["stand_in"] = stand_in
+    app.extensions["stand_in"] = StandIn(pace_seconds=pace)
     app.register_blueprint(google)
     app.register_blueprint(control)
     app.register_error_handler(ApiError, _answer_error)
     app.register_error_handler(HTTPException, _answer_http_exception)
-    app.wsgi_app = CountedCalls(app.wsgi_app, stand_in.counters)  # type: ignore[method-assign]
     return app
 
 
-class CountedCalls:
-    """Counts a call as in flight until the last byte of its answer is sent."""
+@google.before_request
+def count_call() -> None:
+    """Count a call as in flight until the last byte of its answer is sent."""
+    counters = _stand_in().counters
+    counters.enter()
 
-    def __init__(self, wsgi_app: "WSGIApplication", counters: Counters) -> None:
-        self._wsgi_app = wsgi_app
-        self._counters = counters
-
-    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Serve a request; only calls of a model count."""
-        if environ["REQUEST_METHOD"] != "POST" or not environ["PATH_INFO"].startswith("/v1beta/"):
-            return self._wsgi_app(environ, start_response)
-        self._counters.enter()
-        try:
-            return ClosingIterator(self._wsgi_app(environ, start_response), self._counters.leave)
-        except BaseException:
-            self._counters.leave()
-            raise
+    @after_this_request
+    def leave_when_sent(response: Response) -> Response:
+        response.call_on_close(counters.leave)
+        return response
 
 
 @google.post("/models/<model>:<method>")
 def call_model(model: str, method: str) -> Response:
-    """Answer generateContent, streamGenerateContent and countTokens."""
+    """Answer generateContent and streamGenerateContent."""
     _require_key()
-    if method not in requests.METHODS:
-        raise model_not_found(model, method)
-    requests.require_model(model, method)
-    body = _read_json()
-    if method == "countTokens" and isinstance(body, dict):
-        body = body.get("generateContentRequest", body.get("generate_content_request", body))
-    conversation = read_conversation(model, body)
+    require_model(model, method)
+    conversation = read_conversation(model, _read_json())
     stand_in = _stand_in()
     stand_in.remember(_seen(conversation, method))
-    if method == "countTokens":
-        return _json({"totalTokens": tokens(conversation.characters)})
     try:
         behaviour = stand_in.behaviour_for(conversation.prompt)
     except UnknownBehaviourError as error:
-        raise invalid_argument(str(error)) from None
+        raise ApiError(400, str(error)) from None
     line = Line(closing=stand_in.closing, released=stand_in.released)
     return serve(compose(conversation, behaviour), behaviour, _wanted(), line)
-
-
-@google.get("/models")
-def list_models() -> Response:
-    """List the models by name; any other `gemini-…` works too."""
-    _require_key()
-    return _json({"models": [requests.describe(model) for model in requests.LISTED]})
-
-
-@google.get("/models/<model>")
-def get_model(model: str) -> Response:
-    """Describe one model."""
-    _require_key()
-    requests.require_model(model)
-    return _json(requests.describe(model))
 
 
 @control.get("/")
@@ -193,13 +156,9 @@ def _wanted() -> Format:
 
 def _read_json() -> Any:
     try:
-        return json.loads(request.get_data() or b"{}", parse_constant=_refuse_constant)
+        return json.loads(request.get_data() or b"{}")
     except (ValueError, RecursionError) as error:
-        raise invalid_argument(f"Invalid JSON payload received. {error}") from None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"Unexpected token.\n{name}\n^")
+        raise ApiError(400, f"Invalid JSON payload received. {error}") from None
 
 
 def _seen(conversation: Conversation, method: str) -> dict[str, Any]:
@@ -214,10 +173,6 @@ def _seen(conversation: Conversation, method: str) -> dict[str, Any]:
         "generation_config": conversation.generation_config,
         "headers": headers,
     }
-
-
-def _json(value: Any) -> Response:
-    return Response(to_json(value), content_type=JSON_TYPE)
 
 
 def _answer_error(error: ApiError) -> Response:

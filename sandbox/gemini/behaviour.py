@@ -10,11 +10,11 @@ import math
 import re
 import select
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Container, Mapping
+from typing import Annotated, Any, Literal
 
 from flask import Response, request
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sandbox.gemini.errors import BLOCK_REASONS, FINISH_REASONS
 
@@ -25,32 +25,51 @@ CLIENT_LEFT = getattr(select, "POLLRDHUP", select.POLLIN)
 Fields = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Behaviour:
-    """How to treat one request; the package's docstring explains each field. Times are in seconds."""
+def _one_of(names: Container[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError
+        return value
 
-    delay: float = 0.0
-    pace: float = 0.0
-    status: int | None = None
-    retry_after: float | None = None
-    block: str | None = None
-    finish: str | None = None
+    return AfterValidator(check)
+
+
+def _default_block(value: Any) -> Any:
+    return "SAFETY" if value in (True, "true") else value
+
+
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+Count = Annotated[int, Field(ge=0, le=100_000)]
+
+
+class Behaviour(BaseModel):
+    """How to treat one request; sandbox/README.md explains each field. Times are in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    delay: Seconds = 0.0
+    pace: Seconds = 0.0
+    times: Count | None = None
+    status: Annotated[int, Field(ge=400, le=599)] | None = None
+    retry_after: Seconds | None = None
+    block: Annotated[str, _one_of(BLOCK_REASONS), BeforeValidator(_default_block)] | None = None
+    finish: Annotated[str, _one_of(FINISH_REASONS)] | None = None
     empty: bool = False
     hang: bool = False
-    hang_after: int | None = None
-    trickle: float | None = None
+    hang_after: Count | None = None
+    trickle: Seconds | None = None
     drop: bool = False
-    drop_after: int | None = None
+    drop_after: Count | None = None
     garbage: bool = False
     unknown_fields: bool = False
-    words: int | None = None
+    words: Count | None = None
     say: str | None = None
-    think: float = 0.0
-    thinking_tokens: int = 0
-    cached_tokens: int = 0
+    think: Seconds = 0.0
+    thinking_tokens: Count = 0
+    cached_tokens: Count = 0
     model_version: str | None = None
-    quota: str | None = None
-    block_after: int | None = None
+    quota: Literal["minute", "day"] | None = None
+    block_after: Count | None = None
     empty_end: bool = False
     extras: bool = False
 
@@ -69,93 +88,17 @@ class UnknownBehaviourError(ValueError):
     """A directive or a control request that cannot be understood; the message is for its author."""
 
 
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not 0 <= float(value) <= 3600:
-        raise ValueError
-    return float(value)
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != float(value) or not 0 <= int(value) <= 100_000:
-        raise ValueError
-    return int(value)
-
-
-def _status(value: Any) -> int:
-    if not 400 <= _count(value) <= 599:
-        raise ValueError
-    return _count(value)
-
-
-def _flag(value: Any) -> bool:
-    if value in (True, "true", 1, "1"):
-        return True
-    if value in (False, "false", 0, "0"):
-        return False
-    raise ValueError
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    value.encode()  # a lone surrogate cannot be sent back as UTF-8
-    return value
-
-
-def _one_of(names: Mapping[str, int], default: str | None = None) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value is True and default:
-            return default
-        if value not in names:
-            raise ValueError
-        return str(value)
-
-    return read
-
-
-READERS: Mapping[str, Callable[[Any], Any]] = {
-    "delay": _seconds,
-    "pace": _seconds,
-    "status": _status,
-    "retry_after": _seconds,
-    "times": _count,
-    "block": _one_of(BLOCK_REASONS, default="SAFETY"),
-    "finish": _one_of(FINISH_REASONS),
-    "empty": _flag,
-    "hang": _flag,
-    "hang_after": _count,
-    "trickle": lambda value: 0.1 if value is True else _seconds(value),
-    "drop": _flag,
-    "drop_after": _count,
-    "garbage": _flag,
-    "unknown_fields": _flag,
-    "words": _count,
-    "say": _text,
-    "think": _seconds,
-    "thinking_tokens": _count,
-    "cached_tokens": _count,
-    "model_version": _text,
-    "quota": _one_of({"minute": 1, "day": 2}, default="minute"),
-    "block_after": _count,
-    "empty_end": _flag,
-    "extras": _flag,
-}
-
-
 def read_fields(raw: Mapping[str, Any]) -> Fields:
     """Check names and values and return them typed; null means "not given". Raises UnknownBehaviourError."""
-    fields: Fields = {}
-    for name, value in raw.items():
-        known = "say" if name == "echo" else name
-        if known not in READERS:
-            raise UnknownBehaviourError(f"[sandbox] There is no directive {name!r}; known: {', '.join(READERS)}.")
-        if value is None:
-            continue
-        try:
-            fields[known] = READERS[known](value)
-        except (ValueError, TypeError, OverflowError):
-            raise UnknownBehaviourError(f"[sandbox] {value!r} is not a value for {name!r}.") from None
-    return fields
+    try:
+        given = Behaviour.model_validate({name: value for name, value in raw.items() if value is not None})
+    except ValidationError as error:
+        flaw, known = error.errors()[0], ", ".join(Behaviour.model_fields)
+        name = flaw["loc"][0]
+        if flaw["type"] == "extra_forbidden":
+            raise UnknownBehaviourError(f"[sandbox] There is no directive {name!r}; known: {known}.") from None
+        raise UnknownBehaviourError(f"[sandbox] {raw[str(name)]!r} is not a value for {name!r}.") from None
+    return given.model_dump(exclude_unset=True)
 
 
 def directives_in(prompt: str) -> Fields:
@@ -172,9 +115,9 @@ def directives_in(prompt: str) -> Fields:
     return read_fields(raw)
 
 
-def _unquoted(value: str | None) -> str | bool:
+def _unquoted(value: str | None) -> str:
     if value is None:
-        return True
+        return "true"
     if not value.startswith('"'):
         return value
     try:

@@ -132,18 +132,6 @@ class ApiError(Exception):
         return response
 
 
-def invalid_argument(message: str, *violations: tuple[str | None, str]) -> ApiError:
-    """400 INVALID_ARGUMENT; each violation is (path of the field or None, description)."""
-    if not violations:
-        return ApiError(400, message)
-    listed = [{"field": path, "description": text} if path else {"description": text} for path, text in violations]
-    return ApiError(
-        400,
-        message,
-        details=[{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": listed}],
-    )
-
-
 def missing_api_key() -> ApiError:
     """403: no key came with the request."""
     return ApiError(
@@ -175,7 +163,7 @@ def invalid_api_key() -> ApiError:
     )
 
 
-def model_not_found(model: str, method: str = "generateContent") -> ApiError:
+def model_not_found(model: str, method: str) -> ApiError:
     """404: no such model, or not for this method."""
     return ApiError(
         404,
@@ -192,7 +180,7 @@ def model_shut_down(model: str) -> ApiError:
 def asked_for(code: int, *, model: str, retry_after_seconds: float | None) -> ApiError:
     """Return the error that a directive or the control API asked for."""
     if code == 404:
-        return model_not_found(model)
+        return model_not_found(model, "generateContent")
     message = MESSAGES.get(code, f"The sandbox was told to answer {code}.")
     if code != 429:
         return ApiError(code, message, retry_after_seconds=retry_after_seconds)

@@ -1,10 +1,9 @@
-"""The models the stand-in knows. Source: https://ai.google.dev/gemini-api/docs/models and …/deprecations.
-
-Google's checks of a generateContent request, in Google's words.
+"""Google's checks of a generateContent request, in Google's words.
 
 Sources: https://ai.google.dev/api/generate-content (the request), https://ai.google.dev/api/caching#Content
-(contents, parts, roles), https://protobuf.dev/programming-guides/json (camelCase and snake_case alike; a
-repeated field may hold a single object).
+(contents, parts, roles), https://ai.google.dev/gemini-api/docs/deprecations (models),
+https://protobuf.dev/programming-guides/json (camelCase and snake_case alike; a repeated field may hold a single
+object).
 
 Consecutive turns of one role are accepted, as Google does. A conversation that ends with a model's turn is
 refused for every model: Google's newer ones refuse it, and a chat never means it.
@@ -14,36 +13,18 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.gemini.errors import ApiError, invalid_argument, model_not_found, model_shut_down, to_json
+from sandbox.gemini.errors import ApiError, model_not_found, model_shut_down, to_json
 
-LISTED = ("gemini-3.5-flash", "gemini-3.5-flash-lite", "gemini-3.5-pro", "gemini-2.5-flash", "gemini-2.5-pro")
 SHUT_DOWN_PREFIXES = ("gemini-1.", "gemini-2.0-", "gemini-pro")
-METHODS = ("generateContent", "streamGenerateContent", "countTokens")
+METHODS = ("generateContent", "streamGenerateContent")
 
 
-def require_model(model: str, method: str = "generateContent") -> None:
+def require_model(model: str, method: str) -> None:
     """Accept any Gemini model that Google has not shut down. Raises ApiError 404."""
     if model.startswith(SHUT_DOWN_PREFIXES):
         raise model_shut_down(model)
-    if not model.startswith("gemini-"):
+    if not model.startswith("gemini-") or method not in METHODS:
         raise model_not_found(model, method)
-
-
-def describe(model: str) -> dict[str, Any]:
-    """Return a model as `GET /v1beta/models/{model}` shows it."""
-    return {
-        "name": f"models/{model}",
-        "version": model.removeprefix("gemini-"),
-        "displayName": model.replace("-", " ").title(),
-        "description": "A stand-in of the sandbox: no model is behind it.",
-        "inputTokenLimit": 1_048_576,
-        "outputTokenLimit": 65_536,
-        "supportedGenerationMethods": list(METHODS),
-        "temperature": 1,
-        "maxTemperature": 2,
-        "topP": 0.95,
-        "topK": 64,
-    }
 
 
 def _names(text: str) -> frozenset[str]:
@@ -177,16 +158,14 @@ def _object(value: Any, path: str, kind: str, known: frozenset[str]) -> dict[str
     """Return the object with camelCase names; Google tells of all its unknown fields at once."""
     if not isinstance(value, dict):
         if not path:
-            raise invalid_argument("Invalid JSON payload received. Expected an object.")
+            raise ApiError(400, "Invalid JSON payload received. Expected an object.")
         raise _bad_value(path, f"{TYPES}.{kind}", value)
     renamed = {_camel(name): item for name, item in value.items()}
     unknown = [name for name in value if _camel(name) not in known]
     if unknown:
         where = f" at '{path}'" if path else ""
-        complaints = [
-            f'Invalid JSON payload received. Unknown name "{name}"{where}: Cannot find field.' for name in unknown
-        ]
-        raise invalid_argument("\n".join(complaints), *((path or None, text) for text in complaints))
+        complaints = (f'Unknown name "{name}"{where}: Cannot find field.' for name in unknown)
+        raise ApiError(400, "\n".join(f"Invalid JSON payload received. {complaint}" for complaint in complaints))
     return renamed
 
 
@@ -207,8 +186,7 @@ def _string(value: Any, path: str) -> None:
 
 def _bad_value(path: str, kind: str, value: Any) -> ApiError:
     shown = f'"{value}"' if isinstance(value, str) else str(value)
-    message = f"Invalid value at '{path}' ({kind}), {shown}"
-    return invalid_argument(message, (path, message))
+    return ApiError(400, f"Invalid value at '{path}' ({kind}), {shown}")
 
 
 def _text(content: dict[str, Any]) -> str:
@@ -224,4 +202,4 @@ def _refuse_lone_surrogates(value: Any) -> None:
     try:
         to_json(value).encode()
     except UnicodeError:
-        raise invalid_argument("Invalid JSON payload received. Unpaired surrogate in a string.") from None
+        raise ApiError(400, "Invalid JSON payload received. Unpaired surrogate in a string.") from None

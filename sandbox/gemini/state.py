@@ -1,13 +1,12 @@
 """Everything the stand-in remembers: counts, the last requests, and what it was told to do."""
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Any
 
 from sandbox.gemini.behaviour import Behaviour, Closing, Fields, Waker, directives_in, without_faults
 
 REQUESTS_KEPT = 1000
-PROMPTS_COUNTED = 10_000
 
 
 class Counters:
@@ -63,15 +62,15 @@ class Counters:
 class StandIn:
     """The one process's state; safe to use from every thread."""
 
-    def __init__(self, *, pace_seconds: float, delay_seconds: float) -> None:
+    def __init__(self, *, pace_seconds: float) -> None:
         self.counters = Counters()
         self.closing = Closing()
         self.released = Waker()
-        self._defaults: Fields = {"pace": pace_seconds, "delay": delay_seconds}
+        self._defaults: Fields = {"pace": pace_seconds}
         self._lock = threading.Lock()
         self._requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
         self._everywhere: Fields = {}
-        self._failures_of_prompt: OrderedDict[str, int] = OrderedDict()
+        self._failures_of_prompt: dict[str, int] = {}
 
     def behave(self, fields: Fields) -> None:
         """Treat every request so from now on."""
@@ -98,9 +97,7 @@ class StandIn:
         own = directives_in(prompt)
         with self._lock:
             everywhere = self._count_down_everywhere()
-            fields = {**self._defaults, **everywhere, **self._count_prompt(prompt, own)}
-        fields.pop("times", None)
-        return Behaviour(**fields)
+            return Behaviour(**{**self._defaults, **everywhere, **self._count_prompt(prompt, own)})
 
     def _count_down_everywhere(self) -> Fields:
         fields = dict(self._everywhere)
@@ -119,8 +116,6 @@ class StandIn:
         if failures >= own["times"]:
             return without_faults(own)
         self._failures_of_prompt[prompt] = failures + 1
-        if len(self._failures_of_prompt) > PROMPTS_COUNTED:
-            self._failures_of_prompt.popitem(last=False)
         return own
 
     def remember(self, seen: dict[str, Any]) -> None:

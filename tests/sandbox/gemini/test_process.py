@@ -72,7 +72,7 @@ def test_sigterm_ends_it_within_two_seconds_even_with_hanging_calls():
 
 
 def test_taken_port_is_told_in_one_sentence(gemini):
-    command = [sys.executable, "-m", "sandbox.gemini", "--port", str(gemini.port)]
+    command = [sys.executable, "-m", "sandbox.gemini", "--port", gemini.url.rpartition(":")[2]]
 
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=5, check=False)
 
