@@ -9,7 +9,6 @@ nothing.
 import copy
 import hashlib
 import json
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,9 +36,8 @@ from sandbox.stripe.wire import (
 )
 
 KEPT_SECONDS = 24 * 3600
-MAX_KEY_CHARS = 255
 REMEMBERED_CALLS = 5_000
-TEST_KEYS = ("sk_test_", "rk_test_")
+TEST_KEY = "sk_test_"
 
 Handler = Callable[..., Json]
 
@@ -50,52 +48,37 @@ class IdempotencyKeys:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._working: dict[str, str] = {}
-        self._lock = threading.Lock()
 
-    def begin(self, key: str, method: str, path: str, params: Any) -> Json | None:
-        """The kept answer `{status, body, request_id}` of this request, or None when it is to be worked on.
+    def begin(self, key: str, request: str) -> Json | None:
+        """The kept answer `{status, body}` of this request, or None when it is to be worked on.
 
         Raises StripeError for a key of another request (400) and for one being worked on (409). After None,
         `finish` or `abandon` must follow.
         """
-        if len(key) > MAX_KEY_CHARS:
-            raise StripeError(400, f"Idempotency keys are at most {MAX_KEY_CHARS} characters long.", keep=False)
-        print_of = _fingerprint(method, path, params)
-        with self._store.lock, self._lock:
-            kept = self._store.table("idempotency").get(key)
-            if kept and kept["created"] + KEPT_SECONDS > now():
-                if kept["request"] != print_of:
-                    raise idempotency_mismatch(key)
-                return kept
+        with self._store.lock:
+            kept = self._store.table("idempotency")
+            for old in [one for one, answer in kept.items() if answer["created"] + KEPT_SECONDS <= now()]:
+                del kept[old]
+            earlier = kept[key]["request"] if key in kept else self._working.get(key, request)
+            if earlier != request:
+                raise idempotency_mismatch(key)
             if key in self._working:
-                raise idempotency_in_use(key) if self._working[key] == print_of else idempotency_mismatch(key)
-            self._working[key] = print_of
-            return None
+                raise idempotency_in_use(key)
+            if key not in kept:
+                self._working[key] = request
+            return kept.get(key)
 
-    def finish(self, key: str, status: int, body: Json, request_id: str) -> None:
+    def finish(self, key: str, status: int, body: Json) -> None:
         """Keep the answer."""
-        with self._store.lock, self._lock:
-            request = self._working.pop(key, "")
-            table = self._store.table("idempotency")
-            for old in [one for one, kept in table.items() if kept["created"] + KEPT_SECONDS <= now()]:
-                del table[old]
-            table[key] = {
-                "request": request,
-                "status": status,
-                "body": body,
-                "request_id": request_id,
-                "created": now(),
-            }
+        with self._store.lock:
+            answer = {"request": self._working.pop(key), "status": status, "body": body, "created": now()}
+            self._store.table("idempotency")[key] = answer
+            self._store.save()
 
     def abandon(self, key: str) -> None:
-        """Keep nothing: the next request with the key is worked on."""
-        with self._lock:
+        """Keep nothing, if it has not finished: the next request with the key is worked on."""
+        with self._store.lock:
             self._working.pop(key, None)
-
-
-def _fingerprint(method: str, path: str, params: Any) -> str:
-    text = json.dumps([method, path, params], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass
@@ -131,12 +114,8 @@ class StandIn:
             self.store.save()
 
     def close(self) -> None:
-        """Let go of every hanging call for good: the process is ending. Safe in a signal handler."""
+        """Let go of every hanging call: the process is ending. Safe in a signal handler."""
         self.behaviours.close()
-
-    def base_url(self) -> str:
-        """Where browsers find the pages: where the API was reached."""
-        return request.host_url.rstrip("/")
 
 
 def stand_in() -> StandIn:
@@ -197,8 +176,8 @@ def _check_key() -> None:
     key = (credentials.token or credentials.username or "") if credentials else ""
     if not key:
         raise no_api_key()
-    if not key.startswith(TEST_KEYS):
-        raise invalid_api_key(key)
+    if not key.startswith(TEST_KEY):
+        raise invalid_api_key()
 
 
 def error_response(error: StripeError) -> Response:
@@ -215,9 +194,6 @@ def respond(status: int, body: Json) -> Response:
     response.status_code = status
     response.headers["Request-Id"] = g.get("request_id") or new_id("req_")
     response.headers["Stripe-Version"] = request.headers.get("Stripe-Version") or stripe.api_version or ""
-    if g.get("idempotency_key"):
-        response.headers["Idempotency-Key"] = g.idempotency_key
-        response.headers["Original-Request"] = response.headers["Request-Id"]
     return response
 
 
@@ -250,16 +226,15 @@ def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
     key = g.idempotency_key
     if not key:
         return respond(*_work(here, work))
-    kept = here.keys.begin(key, request.method, request.path, params)
+    text = json.dumps([request.method, request.path, params], sort_keys=True)
+    kept = here.keys.begin(key, hashlib.sha256(text.encode()).hexdigest())
     if kept is not None:
         response = respond(kept["status"], kept["body"])
         response.headers["Idempotent-Replayed"] = "true"
-        response.headers["Original-Request"] = kept["request_id"]
         return response
     try:
         status, body = _work(here, work)
-        here.keys.finish(key, status, body, g.request_id)
-        here.store.save()
+        here.keys.finish(key, status, body)
     finally:
         here.keys.abandon(key)
     return respond(status, body)

@@ -11,6 +11,7 @@ from sandbox.stripe.wire import of_status, parameter_invalid
 
 LONGEST_HANG_SECONDS = 600
 MOMENTS = ("before", "during", "within", "after")
+OWN_FIELDS = {"reached", "released"}
 
 
 class ConnectionDroppedError(Exception):
@@ -38,12 +39,13 @@ class Behaviour:
     hold: bool = False
     hang: bool = False
     drop: bool = False
+    reached: threading.Event = field(default_factory=threading.Event, repr=False)
     released: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @classmethod
     def parse(cls, body: Any) -> "Behaviour":
         """From the control API's JSON. Raises StripeError for unknown fields."""
-        known = set(cls.__dataclass_fields__) - {"released"}
+        known = set(cls.__dataclass_fields__) - OWN_FIELDS
         if not isinstance(body, dict) or set(body) - known:
             raise parameter_invalid("behaviour", f"A behaviour is an object with some of: {sorted(known)}")
         if body.get("when", "before") not in MOMENTS:
@@ -52,7 +54,7 @@ class Behaviour:
 
     def shown(self) -> Json:
         """As JSON."""
-        return {name: value for name, value in vars(self).items() if name != "released"}
+        return {name: value for name, value in vars(self).items() if name not in OWN_FIELDS}
 
 
 class Behaviours:
@@ -61,25 +63,22 @@ class Behaviours:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._active: list[Behaviour] = []
-        self._closing = threading.Event()
-        self._held = 0
-        self._held_changed = threading.Condition()
 
     def replace(self, behaviours: list[Behaviour]) -> None:
-        """Put these in force and let go of every call that hangs."""
+        """Put these in force and let go of every call that waits."""
         with self._lock:
-            for old in self._active:
-                old.released.set()
+            self.close()
             self._active = behaviours
+
+    def close(self) -> None:
+        """Let go of every call that waits. Safe in a signal handler: it takes no lock of ours."""
+        for behaviour in self._active:
+            behaviour.released.set()
 
     def wait_held(self, timeout_seconds: float) -> bool:
         """Wait until a call is on hold; whether that came in time."""
-        with self._held_changed:
-            return self._held_changed.wait_for(lambda: self._held > 0, timeout_seconds)
-
-    def close(self) -> None:
-        """Let go of every call for good: the server is going away."""
-        self._closing.set()
+        held = [behaviour.reached for behaviour in self._active if behaviour.hold]
+        return bool(held) and held[0].wait(timeout_seconds)
 
     def shown(self) -> list[Json]:
         """As JSON, those already used up left out."""
@@ -94,12 +93,12 @@ class Behaviours:
         behaviour = self._take(when, method, path)
         if behaviour is None:
             return
-        if behaviour.delay:
-            self._wait(behaviour.released, behaviour.delay)
+        behaviour.released.wait(behaviour.delay)
         if behaviour.hold:
-            self._hold(behaviour)
+            behaviour.reached.set()
+            behaviour.released.wait(LONGEST_HANG_SECONDS)
         if behaviour.hang:
-            self._wait(behaviour.released, LONGEST_HANG_SECONDS)
+            behaviour.released.wait(LONGEST_HANG_SECONDS)
             raise ConnectionDroppedError
         if behaviour.drop:
             raise ConnectionDroppedError
@@ -115,24 +114,6 @@ class Behaviours:
                         behaviour.times -= 1
                     return behaviour
         return None
-
-    def _hold(self, behaviour: Behaviour) -> None:
-        self._count_held(1)
-        try:
-            self._wait(behaviour.released, LONGEST_HANG_SECONDS)
-        finally:
-            self._count_held(-1)
-
-    def _count_held(self, change: int) -> None:
-        with self._held_changed:
-            self._held += change
-            self._held_changed.notify_all()
-
-    def _wait(self, released: threading.Event, seconds: float) -> None:
-        # Short turns, because the wait ends for either of two reasons.
-        for _ in range(max(1, int(seconds / 0.05))):
-            if self._closing.is_set() or released.wait(min(0.05, seconds)):
-                return
 
 
 def cut(connection: Any) -> None:

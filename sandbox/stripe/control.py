@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from sandbox.stripe.api import StandIn, stand_in
 from sandbox.stripe.behaviour import Behaviour
-from sandbox.stripe.events import shown, sign
+from sandbox.stripe.events import shown
 from sandbox.stripe.store import TABLES, Json
 from sandbox.stripe.wire import StripeError, card_declined, missing_resource, parameter_invalid, parameter_missing
 
@@ -55,21 +55,10 @@ def wait_for_held() -> Response:
 def checkout(session_id: str, action: str) -> Response:
     """pay, decline, expire, pay_async, async_succeed, async_fail."""
     here = stand_in()
-    actions = {
-        "pay": here.payments.pay,
-        "expire": here.payments.expire,
-        "pay_async": here.payments.pay_async,
-        "async_succeed": here.payments.async_succeeded,
-        "async_fail": here.payments.async_failed,
-        "decline": here.payments.session,  # changes nothing at Stripe: the session stays open
-    }
-    if action not in actions:
-        raise parameter_invalid("action", f"Actions: {', '.join(actions)}.")
     with here.store.lock:
-        answer: Json = {"session": actions[action](session_id)}
-        if action == "decline":
-            answer |= card_declined().body
-        return _done(here, answer)
+        if action == "decline":  # changes nothing at Stripe: the session stays open
+            return _done(here, {"session": here.payments.session(session_id)} | card_declined().body)
+        return _done(here, {"session": here.payments.act(session_id, action)})
 
 
 @blueprint.post("/subscriptions/<subscription_id>/<action>")
@@ -111,7 +100,7 @@ def make_event() -> Response:
         if not body.get("type"):
             raise parameter_missing("type")
         item = body.get("object") or _object(here, str(body.get("object_id")))
-        event = here.events.make(str(body["type"]), item, api_version=body.get("api_version"))
+        event = here.events.emit(str(body["type"]), item, api_version=body.get("api_version"))
         record = here.store.table("events")[event["id"]]
         if body.get("send", True):
             here.events.flush()
@@ -136,9 +125,7 @@ def signed(event_id: str) -> Response:
         record = here.store.table("events").get(event_id)
     if record is None:
         raise missing_resource("event", event_id)
-    signature = sign(record["payload"], here.sender.endpoint.secret)
-    headers = {"Stripe-Signature": signature, "Content-Type": "application/json; charset=utf-8"}
-    return jsonify({"id": event_id, "payload": record["payload"], "signature": signature, "headers": headers})
+    return jsonify({"payload": record["payload"], "headers": here.sender.headers(record["payload"])})
 
 
 @blueprint.get("/requests")

@@ -42,11 +42,6 @@ def sign(payload: str, secret: str, timestamp: int | None = None) -> str:
     return f"t={at},v1={digest}"
 
 
-def changed_fields(before: Json, after: Json) -> Json:
-    """`previous_attributes` of an update: the old values of the fields that differ."""
-    return {name: before.get(name) for name in after if before.get(name) != after[name]}
-
-
 class Events:
     """The log of events. A batch is what one action made; it is handed on when the action is through."""
 
@@ -54,19 +49,14 @@ class Events:
         self._store = store
         self._hand_on = hand_on
         self._fresh: list[str] = []
-        self.api_version = stripe.api_version or ""
 
-    def emit(self, kind: str, item: Json, previous: Json | None = None) -> None:
-        """Make one event of the object as it is now, to be sent at the next `flush`."""
-        self.make(kind, item, previous)
-
-    def make(self, kind: str, item: Json, previous: Json | None = None, api_version: str | None = None) -> Json:
-        """As `emit`, optionally of another API version; returns the whole event."""
+    def emit(self, kind: str, item: Json, previous: Json | None = None, api_version: str | None = None) -> Json:
+        """Make one event of the object as it is now, to be sent at the next `flush`; the event."""
         in_request = has_request_context()
         event: Json = {
             "id": new_id("evt_"),
             "object": "event",
-            "api_version": api_version or self.api_version,
+            "api_version": api_version or stripe.api_version,
             "created": now(),
             "data": {"object": copy.deepcopy(item)},
             "livemode": False,
@@ -93,6 +83,13 @@ class Events:
             del table[next(iter(table))]
         return event
 
+    def update(self, subscription: Json, changes: Json, before: Json | None = None) -> None:
+        """Change a subscription and make the event of it. before: as in the last event; as it is now when None."""
+        before = before or dict(subscription)
+        subscription |= changes
+        previous = {name: before.get(name) for name in subscription if before.get(name) != subscription[name]}
+        self.emit("customer.subscription.updated", subscription, previous)
+
     def flush(self) -> list[str]:
         """Hand the new events to the sender, in the order they were made; returns their ids."""
         with self._store.lock:
@@ -106,16 +103,11 @@ class Events:
         return ids
 
 
-def shown(record: Json) -> dict[str, Any]:
+def shown(record: Json) -> Json:
     """A record for the control API: the event with what became of its delivery."""
-    return {
-        "id": record["id"],
-        "type": json.loads(record["payload"])["type"],
-        "delivery": record["delivery"],
-        "attempts": record["attempts"],
-        "event": json.loads(record["payload"]),
-        "payload": record["payload"],
-    }
+    event = json.loads(record["payload"])
+    told = {name: record[name] for name in ("id", "delivery", "attempts", "payload")}
+    return told | {"type": event["type"], "event": event}
 
 
 @dataclass
@@ -181,10 +173,16 @@ class Sender:
             self._wake.notify_all()
 
     def shown(self) -> Json:
-        """The settings without the secret, and how many deliveries wait."""
-        settings = {name: value for name, value in vars(self.endpoint).items() if name != "secret"}
-        with self._wake:
-            return settings | {"queued": len(self._queue) + bool(self._sending)}
+        """The settings without the secret."""
+        return {name: value for name, value in vars(self.endpoint).items() if name != "secret"}
+
+    def headers(self, payload: str) -> dict[str, str]:
+        """What goes with a payload."""
+        return {
+            "Content-Type": "application/json; charset=utf-8",
+            "Stripe-Signature": sign(payload, self.endpoint.secret),
+            "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
+        }
 
     def wait_idle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is queued; whether that came in time."""
@@ -236,17 +234,13 @@ class Sender:
             record = self._store.table("events").get(event_id)
             if record is None:
                 return True  # forgotten by a reset
-            payload, endpoint = str(record["payload"]), self.endpoint
+            payload = str(record["payload"])
         attempt: dict[str, Any] = {"at": now(), "status": None}
         try:
             answer = self._session.post(
-                endpoint.url,
+                self.endpoint.url,
                 data=payload.encode(),
-                headers={
-                    "Content-Type": "application/json; charset=utf-8",
-                    "Stripe-Signature": sign(payload, endpoint.secret),
-                    "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
-                },
+                headers=self.headers(payload),
                 timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS),
                 allow_redirects=False,
             )

@@ -6,7 +6,7 @@ https://docs.stripe.com/billing/subscriptions/overview
 
 from collections.abc import Callable
 
-from sandbox.stripe.events import Events, changed_fields
+from sandbox.stripe.events import Events
 from sandbox.stripe.objects import invoice_object, months_later, subscription_object
 from sandbox.stripe.store import Json, Store, now
 from sandbox.stripe.wire import StripeError, parameter_invalid
@@ -21,18 +21,31 @@ class Payments:
 
     def __init__(self, store: Store, events: Events) -> None:
         self._store, self._events = store, events
+        self._actions: dict[str, Callable[[str], Json]] = {
+            "pay": self.pay,
+            "expire": self.expire,
+            "pay_async": self.pay_async,
+            "async_succeed": self.async_succeed,
+            "async_fail": self.async_fail,
+        }
+
+    def act(self, session_id: str, action: str) -> Json:
+        """Do an action; the session. Raises StripeError for an unknown action and one whose time is not now."""
+        if action not in self._actions:
+            raise parameter_invalid("action", f"Actions: decline, {', '.join(self._actions)}.")
+        return self._actions[action](session_id)
 
     def session(self, session_id: str) -> Json:
         """The session, expired first if its time is over."""
         session = self._store.get("checkout.session", session_id)
         if session["status"] == "open" and session["expires_at"] <= now():
-            self._close(session, "expired")
+            self._expire(session)
         return session
 
     def expire(self, session_id: str) -> Json:
         """End an open session (https://docs.stripe.com/api/checkout/sessions/expire)."""
         session = self._open(session_id, "expired")
-        self._close(session, "expired")
+        self._expire(session)
         return session
 
     def pay(self, session_id: str) -> Json:
@@ -53,7 +66,7 @@ class Payments:
         self._events.emit("customer.subscription.created", subscription)
         return session
 
-    def async_succeeded(self, session_id: str) -> Json:
+    def async_succeed(self, session_id: str) -> Json:
         """The late payment arrived."""
         session = self._unsettled(session_id)
         session["payment_status"] = "paid"
@@ -61,7 +74,7 @@ class Payments:
         self.settle(self._store.get("subscription", session["subscription"]), "active")
         return session
 
-    def async_failed(self, session_id: str) -> Json:
+    def async_fail(self, session_id: str) -> Json:
         """The late payment failed: the subscription never starts."""
         session = self._unsettled(session_id)
         self._events.emit("checkout.session.async_payment_failed", session)
@@ -69,9 +82,7 @@ class Payments:
         invoice = self._store.get("invoice", subscription["latest_invoice"])
         invoice |= {"attempted": True, "attempt_count": 1, "status": "void"}
         self._events.emit("invoice.payment_failed", invoice)
-        before = dict(subscription)
-        subscription |= {"status": "incomplete_expired", "ended_at": now()}
-        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
+        self._events.update(subscription, {"status": "incomplete_expired", "ended_at": now()})
         return session
 
     def settle(self, subscription: Json, status: str, before: Json | None = None) -> None:
@@ -79,9 +90,7 @@ class Payments:
 
         before: the subscription as in the last event; as it is now when None.
         """
-        before = before or dict(subscription)
         invoice = self._store.table("invoice").get(subscription["latest_invoice"] or "")
-        subscription["status"] = status
         if invoice and invoice["status"] == "open":
             transitions = invoice["status_transitions"] | {"paid_at": now()}
             invoice |= {
@@ -95,7 +104,7 @@ class Payments:
             }
             self._events.emit("invoice.paid", invoice)
             self._events.emit("invoice.payment_succeeded", invoice)
-        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
+        self._events.update(subscription, {"status": status}, before)
 
     def new_invoice(self, subscription: Json, reason: str) -> Json:
         """An open invoice for the current period, the subscription's latest from now on."""
@@ -140,9 +149,9 @@ class Payments:
             raise StripeError(400, "The payment of this Session has already failed.")
         return session
 
-    def _close(self, session: Json, status: str) -> None:
-        session |= {"status": status, "url": None}
-        self._events.emit(f"checkout.session.{status}", session)
+    def _expire(self, session: Json) -> None:
+        session |= {"status": "expired", "url": None}
+        self._events.emit("checkout.session.expired", session)
 
 
 class Lifecycle:
@@ -154,7 +163,7 @@ class Lifecycle:
             "renew": self.renew,
             "fail_payment": self.fail_payment,
             "recover": self.recover,
-            "cancel": self.cancel,
+            "cancel": self._end,
             "cancel_at_period_end": self.cancel_at_period_end,
             "resume": self.resume,
             "set": self.set_fields,
@@ -192,23 +201,18 @@ class Lifecycle:
             "attempt_count": 1,
             "next_payment_attempt": now() + RETRY_SECONDS,
         }
-        subscription["status"] = "past_due"
         self._events.emit("invoice.payment_failed", invoice)
-        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
+        self._events.update(subscription, {"status": "past_due"}, before)
 
     def recover(self, subscription: Json, _: Json) -> None:
         """The open invoice is paid after all."""
         self._payments.settle(subscription, "active")
 
-    def cancel(self, subscription: Json, _: Json) -> None:
-        """End at once."""
-        self._end(subscription)
-
     def cancel_at_period_end(self, subscription: Json, _: Json) -> None:
         """End when the period does."""
         at = max(item["current_period_end"] for item in subscription["items"]["data"])
         details = subscription["cancellation_details"] | {"reason": "cancellation_requested"}
-        self._update(
+        self._events.update(
             subscription,
             {
                 "cancel_at_period_end": True,
@@ -222,7 +226,7 @@ class Lifecycle:
         """Go on after all: the cancellation for the end of the period is withdrawn."""
         details = subscription["cancellation_details"] | {"reason": None}
         changes = {"cancel_at_period_end": False, "cancel_at": None, "canceled_at": None}
-        self._update(subscription, changes | {"cancellation_details": details})
+        self._events.update(subscription, changes | {"cancellation_details": details})
 
     def set_fields(self, subscription: Json, options: Json) -> None:
         """Any status and any period, however it came about."""
@@ -234,15 +238,11 @@ class Lifecycle:
         if status == "canceled":
             self._end(subscription)
             return
-        subscription |= {"status": status, "ended_at": now() if status in ENDED else None}
-        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
+        ended_at = now() if status in ENDED else None
+        self._events.update(subscription, {"status": status, "ended_at": ended_at}, before)
 
-    def _update(self, subscription: Json, changes: Json) -> None:
-        before = dict(subscription)
-        subscription |= changes
-        self._events.emit("customer.subscription.updated", subscription, changed_fields(before, subscription))
-
-    def _end(self, subscription: Json) -> None:
+    def _end(self, subscription: Json, _: Json | None = None) -> None:
+        """End at once."""
         details = subscription["cancellation_details"] | {"reason": "cancellation_requested"}
         subscription |= {
             "status": "canceled",

@@ -13,7 +13,6 @@ from sandbox.stripe.wire import StripeError
 blueprint = Blueprint("pages", __name__)
 # Stripe's Checkout waits up to ten seconds for the webhook's answer before it goes to the success URL.
 REDIRECT_WAIT_SECONDS = 10
-SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "inr": "₹"}
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'",
     "Cache-Control": "no-store",
@@ -37,10 +36,9 @@ def page_headers(response: Response) -> Response:
 
 
 @blueprint.app_template_filter()
-def money(cents: int, currency: str) -> str:
-    """An amount in the smallest unit, for people."""
-    symbol = SYMBOLS.get(currency)
-    return f"{symbol}{cents / 100:,.2f}" if symbol else f"{cents / 100:,.2f} {currency.upper()}"
+def money(cents: int) -> str:
+    """An amount for people: every price of the stand-in is in US dollars."""
+    return f"${cents / 100:,.2f}"
 
 
 @blueprint.app_template_filter()
@@ -63,7 +61,7 @@ def health() -> Json:
 
 
 @blueprint.get("/c/pay/<session_id>")
-def checkout_page(session_id: str) -> tuple[str, int]:
+def checkout_page(session_id: str) -> str:
     """Pay, decline or cancel; a session that is over says so."""
     here = stand_in()
     with here.store.lock:
@@ -78,10 +76,10 @@ def checkout_page(session_id: str) -> tuple[str, int]:
             declined="declined" in request.args,
             can_settle=(session["status"], session["payment_status"]) == ("complete", "unpaid")
             and here.store.get("subscription", session["subscription"])["status"] == "incomplete",
-        ), 200
+        )
 
 
-@blueprint.post("/c/pay/<session_id>/<any(pay,pay_async,async_succeeded,async_failed):action>")
+@blueprint.post("/c/pay/<session_id>/<any(pay,pay_async,async_succeed,async_fail):action>")
 def pay(session_id: str, action: str) -> BaseResponse:
     """Do what the button says, wait for the webhooks' answers, and go to the success URL."""
     here = stand_in()
@@ -89,7 +87,7 @@ def pay(session_id: str, action: str) -> BaseResponse:
         session = here.payments.session(session_id)
         if action.startswith("pay") and session["status"] != "open":
             return redirect(_page(session_id), 303)
-        session = getattr(here.payments, action)(session_id)
+        session = here.payments.act(session_id, action)
         made = here.events.flush()
         here.store.save()
         target = _success_url(session) if action.startswith("pay") else _page(session_id)

@@ -6,7 +6,7 @@ catalogue; only ids that begin with `price_missing` do not.
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 from stripe.params import CustomerCreateParams, SubscriptionCancelParams, SubscriptionListParams
 from stripe.params.billing_portal import SessionCreateParams as PortalParams
 from stripe.params.checkout import SessionCreateParams, SessionExpireParams, SessionListParams
@@ -79,7 +79,7 @@ def create_session(here: StandIn, params: Params) -> Json:
     session = session_object(
         sum(line["amount_total"] for line in lines),
         lines[0]["currency"],
-        here.base_url(),
+        request.host_url,
         customer=customer["id"],
         customer_details={"email": email, "name": None, "phone": None} if email else None,
         client_reference_id=as_text(params, "client_reference_id"),
@@ -153,7 +153,7 @@ def cancel_subscription(here: StandIn, params: Params, subscription_id: str) -> 
 def create_portal_session(here: StandIn, params: Params) -> Json:
     """Create a session whose `url` is the stand-in's portal page for the customer."""
     customer = _customer(here.store, params)
-    return here.store.add(portal_object(customer["id"], as_url(params, "return_url"), here.base_url()))
+    return here.store.add(portal_object(customer["id"], as_url(params, "return_url"), request.host_url))
 
 
 def _deleted(customer_id: str) -> Json:

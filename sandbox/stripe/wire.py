@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 Params = dict[str, Any]
 DOC_URL = "https://docs.stripe.com/error-codes#"
-VISIBLE_KEY_CHARS = 4
 
 
 def parse_form(pairs: Iterable[tuple[str, str]]) -> Params:
@@ -165,17 +164,9 @@ def no_api_key() -> StripeError:
     return StripeError(401, message, keep=False)
 
 
-def invalid_api_key(key: str) -> StripeError:
-    """A key that is no test key; the message masks it."""
-    return StripeError(401, f"Invalid API Key provided: {masked(key)}", keep=False)
-
-
-def masked(key: str) -> str:
-    """The key as Stripe shows it: its prefix, stars, and its last four characters."""
-    prefix = "_".join(key.split("_")[:2]) + "_" if key.count("_") > 1 else ""
-    secret = key[len(prefix) :]
-    visible = secret[-VISIBLE_KEY_CHARS:] if len(secret) > 2 * VISIBLE_KEY_CHARS else ""
-    return prefix + "*" * (len(secret) - len(visible)) + visible
+def invalid_api_key() -> StripeError:
+    """A key that is no test key; not even a part of it is repeated."""
+    return StripeError(401, "Invalid API Key provided.", keep=False)
 
 
 def card_declined() -> StripeError:

@@ -54,7 +54,7 @@ def test_events_of_a_payment_come_in_the_typical_order_with_full_objects(stand_i
     assert [record["type"] for record in records] == PAID
     for record in records:
         signed = stand_in.signed(record["id"])
-        event = stripe.Webhook.construct_event(signed["payload"], signed["signature"], SECRET)
+        event = stripe.Webhook.construct_event(signed["payload"], signed["headers"]["Stripe-Signature"], SECRET)
         assert event.api_version == stripe.api_version
         assert event.livemode is False
         assert event.id == record["id"]

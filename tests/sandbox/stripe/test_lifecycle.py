@@ -103,7 +103,7 @@ def test_the_slower_method_is_on_the_page(client, open_session):
     session = open_session()
     requests.post(f"{session.url}/pay_async", allow_redirects=False, timeout=5)
     assert "waits for its payment" in requests.get(session.url, timeout=5).text
-    page = requests.post(f"{session.url}/async_succeeded", timeout=5).text
+    page = requests.post(f"{session.url}/async_succeed", timeout=5).text
     assert "It was paid" in page
 
 
