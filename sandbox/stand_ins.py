@@ -1,40 +1,24 @@
-"""The stand-ins of Gemini and Stripe as processes: served, started by tests and benchmarks, and steered.
+"""The stand-ins of Gemini and Stripe as processes: started by tests and benchmarks, and steered.
 
 The routes behind each method are in sandbox/README.md.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import requests
 
-from sandbox.stack.processes import bind_error, free_port, wait_until
+from sandbox.stack.processes import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 70.0
 FAST_RETRIES = [0.05, 0.1, 0.2, 0.4]
-
-
-def serve(name: str, factory: str, *, port: int, **options: object) -> NoReturn:
-    """Become the gunicorn that serves the stand-in on 127.0.0.1.
-
-    factory: `module:function`, called with the options. Ends the process with one sentence when the port is taken;
-    gunicorn would try for five seconds first.
-    """
-    error = bind_error(port)
-    if error is not None:
-        sys.exit(f"The {name} stand-in cannot listen on 127.0.0.1:{port}: {error.strerror}.")
-    print(f"The {name} stand-in listens on http://127.0.0.1:{port}", flush=True)
-    arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
-    command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--config", "python:sandbox.gunicorn_conf"]
-    os.execv(command[0], [*command, "--bind", f"127.0.0.1:{port}", f"{factory}({arguments})"])
 
 
 class _Process:

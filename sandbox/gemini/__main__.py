@@ -2,7 +2,7 @@
 
 import argparse
 
-from sandbox.stand_ins import serve
+from sandbox.serving import serve
 
 
 def main() -> None:

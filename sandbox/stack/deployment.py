@@ -18,14 +18,14 @@ from typing import Any, Self, cast
 
 import psutil
 import redis
-import requests
+from dotenv import dotenv_values
 
 from sandbox.stack import processes
 from sandbox.stack.folder import stack_folder
 from sandbox.stack.postgres import PostgresServer, postgres_server
-from sandbox.stack.processes import StackError, free_port, procfile_commands, wait_until
+from sandbox.stack.processes import StackError, free_port, procfile_commands, says_ok, wait_until
 from sandbox.stack.servers import ValkeyServer, valkey_server
-from sandbox.stack.settings import DEFAULT_PORT, given_environment
+from sandbox.stack.settings import DEFAULT_PORT, MIGRATE, given_environment, process_environment
 from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,12 +43,9 @@ class Deployment:
     valkey: ValkeyServer
     gemini: GeminiStandIn
 
-    def __init__(
-        self, logs: Path, *, append_only: bool = False, workers: int = 1, environ: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, logs: Path, *, workers: int = 1, environ: Mapping[str, str] | None = None) -> None:
         self.logs = logs
         self.url = f"http://127.0.0.1:{free_port()}"
-        self._append_only = append_only
         self._environ = dict(environ or {})
         self._commands = procfile_commands(ROOT / "Procfile")
         self.workers = ["worker", *(f"worker-{number}" for number in range(2, workers + 1))]
@@ -59,7 +56,7 @@ class Deployment:
     def __enter__(self) -> Self:
         with ExitStack() as exits:
             self.postgres = exits.enter_context(postgres_server())
-            self.valkey = exits.enter_context(valkey_server(append_only=self._append_only))
+            self.valkey = exits.enter_context(valkey_server(append_only=False))
             self.gemini = exits.enter_context(running_gemini_stand_in(pace=0))
             exits.callback(self._end_all)
             self._migrate()
@@ -77,9 +74,7 @@ class Deployment:
     @property
     def environ(self) -> dict[str, str]:
         """The environment of the product's processes."""
-        return {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        own = {
             "APP_ENV": "development",
             "PORT": self.url.rsplit(":", 1)[1],
             "DATABASE_URL": self.postgres.url,
@@ -90,6 +85,7 @@ class Deployment:
             "RATE_LIMIT_PER_MINUTE": "0",
             **self._environ,
         }
+        return process_environment(os.environ, own)
 
     def start(self, name: str) -> None:
         """Start a process of the Procfile."""
@@ -129,33 +125,30 @@ class Deployment:
 
     def process_ids(self, name: str) -> list[int]:
         """The ids of a process and its children."""
-        leader = psutil.Process(self._running[name].pid)
-        return [process.pid for process in [leader, *leader.children(recursive=True)]]
+        return [process.pid for process in self._family(name)]
 
     def memory_mb(self, name: str) -> float:
         """Resident memory of a process and its children, in MiB (pages shared after a fork count in each)."""
-        leader = psutil.Process(self._running[name].pid)
-        return float(sum(process.memory_info().rss for process in [leader, *leader.children(recursive=True)]) / 2**20)
+        return float(sum(process.memory_info().rss for process in self._family(name)) / 2**20)
 
     def cpu_seconds(self, name: str) -> float:
         """CPU time that a process and its children have used."""
-        leader = psutil.Process(self._running[name].pid)
-        times = [process.cpu_times() for process in [leader, *leader.children(recursive=True)]]
+        times = [process.cpu_times() for process in self._family(name)]
         return float(sum(time.user + time.system for time in times))
 
+    def _family(self, name: str) -> list[psutil.Process]:
+        leader = psutil.Process(self._running[name].pid)
+        return [leader, *leader.children(recursive=True)]
+
     def _migrate(self) -> None:
-        command = ["/bin/sh", "-c", "exec flask --app wsgi db upgrade"]
-        done = subprocess.run(command, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(MIGRATE, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
         if done.returncode:
             raise StackError(f"The migrations failed:\n{done.stderr}")
 
     def _wait_until_ready(self) -> None:
         def ready() -> bool:
-            try:
-                answers = requests.get(f"{self.url}/readyz", timeout=5).ok
-            except requests.RequestException:
-                return False
-            return answers and all(b" ready." in (self.logs / f"{name}.log").read_bytes() for name in self.workers)
+            takes_tasks = all(b" ready." in (self.logs / f"{name}.log").read_bytes() for name in self.workers)
+            return takes_tasks and says_ok(f"{self.url}/readyz")
 
         if not wait_until(ready, seconds=START_SECONDS):
             raise StackError(f"The stack did not start; its logs are in {self.logs}.")
@@ -174,12 +167,12 @@ def reachable_api(environ: Mapping[str, str], say: Callable[[str], None]) -> Ite
     given = given_environment(ROOT, environ)
     base_url = given.get("BASE_URL", "").rstrip("/")
     if base_url:
-        if not answers(base_url):
+        if not says_ok(f"{base_url}/healthz"):
             raise StackError(f"Nothing answers at BASE_URL {base_url}.")
         yield base_url
         return
     port = wanted_port(given)
-    if answers(f"http://127.0.0.1:{port}"):
+    if says_ok(f"http://127.0.0.1:{port}/healthz"):
         yield f"http://127.0.0.1:{port}"
         return
     say("Nothing runs here yet: starting the stack for the tour …")
@@ -204,8 +197,8 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
             cwd=ROOT,
         )
         try:
-            wait_until(lambda: stack.poll() is not None or ready(address), seconds=START_SECONDS)
-            if stack.poll() is not None or not ready(address):
+            wait_until(lambda: stack.poll() is not None or says_ok(f"{address}/readyz"), seconds=START_SECONDS)
+            if stack.poll() is not None or not says_ok(f"{address}/readyz"):
                 log.seek(0)
                 last_words = log.read().decode(errors="replace").strip().splitlines()[-5:]
                 raise StackError("\n".join(["The stack did not start:", *last_words]))
@@ -216,35 +209,9 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
 
 def wanted_port(given: Mapping[str, str]) -> int:
     """PORT; else the port of the stack that runs here; else the default. Raises StackError."""
-    text = given.get("PORT") or port_of_running_stack() or str(DEFAULT_PORT)
+    running = dotenv_values(stack_folder(ROOT) / "stack.env")
+    text = given.get("PORT") or running.get("PORT") or str(DEFAULT_PORT)
     try:
         return int(text)
     except ValueError:
         raise StackError(f"PORT is {text!r}, and must be a number.") from None
-
-
-def port_of_running_stack() -> str | None:
-    """What a running stack says of itself in `stack.env` of its folder."""
-    try:
-        lines = (stack_folder(ROOT) / "stack.env").read_text().splitlines()
-    except OSError:
-        return None
-    return next((line.removeprefix("export PORT=") for line in lines if line.startswith("export PORT=")), None)
-
-
-def answers(address: str) -> bool:
-    """Whether this API, and nothing else, answers there."""
-    return _says_ok(f"{address}/healthz")
-
-
-def ready(address: str) -> bool:
-    return _says_ok(f"{address}/readyz")
-
-
-def _says_ok(url: str) -> bool:
-    try:
-        with requests.Session() as session:
-            session.trust_env = False
-            return bool(session.get(url, timeout=5).json() == {"status": "ok"})
-    except (requests.RequestException, ValueError):
-        return False

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 import psutil
+import requests
 
 from sandbox.stack.accounts import Account
 
@@ -55,6 +56,16 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
             return False
         time.sleep(POLL_SECONDS)
     return True
+
+
+def says_ok(url: str) -> bool:
+    """Whether the API, and nothing else, answers there: `/healthz` when it runs, `/readyz` when it can serve."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            return bool(session.get(url, timeout=5).json() == {"status": "ok"})
+    except (requests.RequestException, ValueError):
+        return False
 
 
 def bind_error(port: int, host: str = "127.0.0.1") -> OSError | None:

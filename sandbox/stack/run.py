@@ -6,8 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
@@ -17,13 +15,20 @@ import psycopg2
 from sandbox.stack import processes, settings
 from sandbox.stack.folder import Lock, locked, stack_folder
 from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.processes import POLL_SECONDS, Processes, StackError, StoppedError, procfile_commands, wait_until
+from sandbox.stack.processes import (
+    POLL_SECONDS,
+    Processes,
+    StackError,
+    StoppedError,
+    procfile_commands,
+    says_ok,
+    wait_until,
+)
 from sandbox.stack.servers import Server, ServerError, ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60.0
 _MIGRATION_SECONDS = 600.0
-_HTTP_OK = 200
 # A terminal, `make` and a process manager may each pass on the same Ctrl-C.
 _ECHO_SECONDS = 0.7
 
@@ -179,9 +184,8 @@ class Stack:
         if is_up_to_date(environ["DATABASE_URL"]):  # to find that out takes Flask-Migrate some seconds
             return
         self._processes.say("Bringing the database up to date")
-        command = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
         with tempfile.TemporaryFile() as output:
-            migration = processes.spawn(command, output=output, env=environ, cwd=self._root)
+            migration = processes.spawn(settings.MIGRATE, output=output, env=environ, cwd=self._root)
             wait_until(lambda: migration.poll() is not None or self._stop.requested, seconds=_MIGRATION_SECONDS)
             processes.kill_group(migration.pid)
             code = migration.wait()
@@ -194,7 +198,7 @@ class Stack:
     def _wait_until_ready(self, port: int) -> None:
         url = f"http://127.0.0.1:{port}/readyz"
         deadline = time.monotonic() + _READY_SECONDS
-        while not _answers(url):
+        while not says_ok(url):
             self._stop.check()
             self._fail_if_one_ended()
             if time.monotonic() > deadline:
@@ -233,14 +237,6 @@ def is_up_to_date(database_url: str) -> bool:
             cursor.execute("SELECT version_num FROM alembic_version")
             return bool(cursor.fetchall() == [(newest_migration(),)])
     except psycopg2.Error:
-        return False
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == _HTTP_OK)
-    except (OSError, urllib.error.HTTPError):
         return False
 
 

@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -14,6 +13,7 @@ from sandbox.stack.folder import kept_secret
 from sandbox.stack.processes import StackError, bind_error, free_port, reserve
 
 DEFAULT_PORT = 5000
+MIGRATE = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
 _GEMINI_PORT = 8081
 _STRIPE_PORT = 8082
 _CHAT_PORT = 8083
@@ -68,7 +68,7 @@ def stand_ins(environ: Mapping[str, str], *, port: int, var: Path) -> list[Stand
     wanted = []
     if not environ.get("GEMINI_API_KEY"):
         wanted.append(_gemini())
-    if not environ.get("STRIPE_SECRET_KEY") and _is_there("sandbox.stripe.__main__"):
+    if not environ.get("STRIPE_SECRET_KEY"):
         wanted.append(_stripe(port, var))
     return wanted
 
@@ -110,13 +110,6 @@ def chat_page(environ: Mapping[str, str], *, api_port: int) -> StandIn | None:
 
 def _in_development(environ: Mapping[str, str]) -> bool:
     return environ.get("APP_ENV", "development").strip().lower() == "development"
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def token_secret(environ: Mapping[str, str], var: Path) -> dict[str, str]:

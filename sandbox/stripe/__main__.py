@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from sandbox.stand_ins import serve
+from sandbox.serving import serve
 
 
 def main() -> None:
