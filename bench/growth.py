@@ -21,8 +21,8 @@ from bench.growth_cases import CASES, Case, Visitor
 from bench.large import Plan, Size, answered_within_an_hour, explained, fill
 from bench.otp_timing import MIGRATIONS
 from config import load_settings
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 
 ROUNDS = 40
 TOO_MUCH = 1.3  # times the median of the small database
@@ -45,7 +45,7 @@ OWN = (
 @contextmanager
 def visitors() -> Iterator[tuple[Visitor, Visitor]]:
     """A user of a small database, and one of a large one."""
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         connection = psycopg2.connect(postgres.url)
         connection.autocommit = True
         connection.cursor().execute("CREATE DATABASE large")

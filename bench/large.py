@@ -31,8 +31,8 @@ from app.generation.titles import untitled_chatrooms
 from app.generation.worker import sweep_replies
 from app.ops.totals import queue
 from config import load_settings
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 
 HOUR_SECONDS = 3_600
 
@@ -224,7 +224,7 @@ def measure_deletion(app: Flask) -> None:
 
 
 if __name__ == "__main__":
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         app = create_app(load_settings(database_url=postgres.url, redis_url=valkey.url, app_env="development"))
         with app.app_context():
             upgrade()

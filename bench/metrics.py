@@ -15,8 +15,8 @@ from app.factory import create_app
 from app.ops import metrics
 from app.ops import totals as rollup
 from config import load_settings
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[1]
 REPLIES = 500_000  # and as many prompts
@@ -59,7 +59,7 @@ def milliseconds(action: Callable[[], object], *, times: int = 9) -> str:
 
 
 def main() -> None:
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         app = create_app(
             load_settings(database_url=postgres.url, redis_url=valkey.url, log_level="ERROR", app_env="development")
         )

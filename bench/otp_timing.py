@@ -19,8 +19,8 @@ from sqlalchemy import text
 from app.core.db import db
 from app.factory import create_app
 from config import load_settings
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 
 PAIRS = 200
 NOTICEABLE = 0.15
@@ -85,7 +85,7 @@ def compare(client: FlaskClient, known: list[str], unknown: list[str]) -> bool:
 
 
 def main() -> int:
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         settings = load_settings(
             app_env="development",
             database_url=postgres.url,

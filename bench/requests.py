@@ -17,8 +17,8 @@ from flask_migrate import upgrade
 from app.factory import create_app
 from bench.otp_timing import MIGRATIONS
 from config import load_settings
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 
 ROUNDS = 7
 Call = Callable[[int], object]
@@ -61,7 +61,7 @@ def calls(app: Flask) -> dict[str, tuple[Call, int]]:
 
 
 def main() -> None:
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         urls = {"database_url": postgres.url, "redis_url": valkey.url}
         limits: dict[str, Any] = {"rate_limit_per_minute": 1_000_000, "basic_daily_prompts": 100_000}
         app = create_app(load_settings(app_env="development", jwt_secret="j" * 32, **urls, **limits))

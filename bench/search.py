@@ -26,8 +26,8 @@ from bench.growth_cases import Request, Visitor
 from bench.large import answered_within_an_hour, explained
 from bench.otp_timing import MIGRATIONS
 from config import load_settings
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 
 MESSAGES, OWN_ONE_IN, OWN_ROOMS, OTHERS = 1_000_000, 10, 200, 20_000
 TEXTS, WORDS, CHARACTERS = 20_000, 30_000, 2_000
@@ -170,7 +170,7 @@ def migrate(app: Flask, url: str) -> None:
 def main() -> None:
     """Fill, migrate, and print a row for each kind of query."""
     language = Language()
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         app = make_app(postgres.url, valkey.url)
         visitor = Visitor(app.test_client())
         fill(app, language, visitor.user_id)

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from sandbox.stack import processes
 from sandbox.stack.accounts import Account
-from sandbox.stack.postgres import postgres_server
+from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import free_port, procfile_commands, wait_until
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.servers import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -141,8 +141,8 @@ def run_process(command: list[str], folder: Path, environ: Mapping[str, str], *,
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as temporary,
-        postgres_server(durable=False) as postgres,
-        valkey_server() as valkey,
+        PostgresServer(durable=False) as postgres,
+        ValkeyServer() as valkey,
     ):
         as_user = ordinary_user(postgres.account)
         python = python_of_the_image(as_user)

@@ -16,7 +16,7 @@ import pytest
 from psycopg2.sql import SQL, Identifier
 
 from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.servers import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[1]
 DATABASES_EACH = 256  # of Valkey's, for one process: more than its tests ask for
@@ -55,7 +55,7 @@ def servers_of_run(config: Any) -> dict[str, str]:
         exits = ExitStack()
         config.add_cleanup(exits.close)
         postgres = exits.enter_context(PostgresServer(durable=False, max_connections=_MAX_CONNECTIONS))
-        valkey = exits.enter_context(valkey_server(append_only=False, databases=DATABASES_EACH * MAX_PROCESSES))
+        valkey = exits.enter_context(ValkeyServer(append_only=False, databases=DATABASES_EACH * MAX_PROCESSES))
         config.stash[_running] = {"postgres": postgres.url, "valkey": valkey.url.removesuffix("/0")}
     return config.stash[_running]
 

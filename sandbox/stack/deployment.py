@@ -22,9 +22,9 @@ from dotenv import dotenv_values
 
 from sandbox.stack import processes
 from sandbox.stack.folder import stack_folder
-from sandbox.stack.postgres import PostgresServer, postgres_server
+from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import StackError, free_port, procfile_commands, says_ok, wait_until
-from sandbox.stack.servers import ValkeyServer, valkey_server
+from sandbox.stack.servers import ValkeyServer
 from sandbox.stack.settings import DEFAULT_PORT, MIGRATE, given_environment, process_environment
 from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 
@@ -55,8 +55,8 @@ class Deployment:
 
     def __enter__(self) -> Self:
         with ExitStack() as exits:
-            self.postgres = exits.enter_context(postgres_server())
-            self.valkey = exits.enter_context(valkey_server(append_only=False))
+            self.postgres = exits.enter_context(PostgresServer())
+            self.valkey = exits.enter_context(ValkeyServer(append_only=False))
             self.gemini = exits.enter_context(running_gemini_stand_in(pace=0))
             exits.callback(self._end_all)
             self._migrate()

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +17,7 @@ def main() -> int:
         print('A migration needs a name: make migration m="Add the colour of a chatroom"', file=sys.stderr)
         return 1
     flask = [sys.executable, "-m", "flask", "--app", "wsgi", "db"]
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         environ = {**os.environ, "APP_ENV": "development", "DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
         for arguments in (["upgrade"], ["migrate", "-m", sys.argv[1]]):
             done = subprocess.run([*flask, *arguments], check=False, cwd=ROOT, env=environ)

@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -31,7 +31,7 @@ KEPT_CLUSTER = "SANDBOX_KEPT_CLUSTER"
 class PostgresServer(Server):
     """A PostgreSQL server; `url` names its database `postgres`.
 
-    durable: False trades safety against a power cut for speed; a kill -9 still loses nothing.
+    durable: False is for tests: faster, and safe against kill -9 but not against a power cut.
     """
 
     name = "postgres"
@@ -182,14 +182,3 @@ def _keep(cluster: Path, kept: Path) -> None:
     shutil.copytree(cluster, unfinished, dirs_exist_ok=True)
     with suppress(OSError):  # somebody else was faster
         unfinished.rename(kept)
-
-
-@contextmanager
-def postgres_server(data_dir: Path | None = None, *, durable: bool = True) -> Iterator[PostgresServer]:
-    """A running PostgreSQL, stopped at the end. Raises ServerError.
-
-    data_dir: where its data stays; None for a temporary folder.
-    durable: False is for tests: faster, and safe against kill -9 but not against a power cut.
-    """
-    with PostgresServer(data_dir, durable=durable) as server:
-        yield server

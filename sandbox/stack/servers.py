@@ -1,6 +1,6 @@
 """Real PostgreSQL and Valkey servers for `make run`, the tests and chaos: what both share, and Valkey.
 
-    with postgres_server(durable=False) as postgres, valkey_server(append_only=False) as valkey:
+    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         connect(postgres.url, valkey.url)
         valkey.kill()
         valkey.start()  # same address
@@ -15,8 +15,8 @@ import signal
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -39,7 +39,8 @@ class ServerError(Exception):
 class Server(ABC):
     """A database server with its data in a folder, or in a temporary one that goes with it.
 
-    The address stays the same over `stop`, `kill` and `start`. Not for use by several threads at once.
+    As a context it runs for as long as the block lasts. The address stays the same over `stop`, `kill` and `start`.
+    Not for use by several threads at once.
     """
 
     name: ClassVar[str]
@@ -231,17 +232,3 @@ class ValkeyServer(Server):
 def _quoted(path: Path) -> str:
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
-
-
-@contextmanager
-def valkey_server(
-    data_dir: Path | None = None, *, append_only: bool = True, databases: int = 16
-) -> Iterator[ValkeyServer]:
-    """A running Valkey, stopped at the end. Raises ServerError.
-
-    data_dir: where its data stays; None for a temporary folder.
-    append_only: keep the data over a restart.
-    databases: how many numbered ones it has.
-    """
-    with ValkeyServer(data_dir, append_only=append_only, databases=databases) as server:
-        yield server

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 
 from app.core import redis as redis_clients
 from app.core.db import db
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.servers import ValkeyServer
 from tests.conftest import age_codes
 from tests.core.test_dependencies_gone import frozen
 from tests.problems import assert_problem
@@ -129,7 +129,7 @@ def test_only_the_quota_asks_redis_with_a_connection_in_hand(make_app, make_redi
 
 @pytest.mark.processes
 def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
-    with valkey_server(append_only=False) as valkey:
+    with ValkeyServer(append_only=False) as valkey:
         limits = {"rate_limit_per_minute": 0}
         app = make_app(redis_url=valkey.url, database_pool_size=POOL_SIZE, **limits)
         people = [make_user() for _ in range(2)]

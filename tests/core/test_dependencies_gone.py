@@ -16,9 +16,9 @@ import requests
 from flask_migrate import upgrade
 
 from app.core.db import db
-from sandbox.stack.postgres import PostgresServer, postgres_server
+from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import descendants
-from sandbox.stack.servers import Server, ValkeyServer, valkey_server
+from sandbox.stack.servers import Server, ValkeyServer
 from tests.problems import assert_problem
 from tests.web_process import ROOT, WebProcess, serving
 
@@ -31,7 +31,7 @@ NEED_NO_DATABASE = {"/healthz", "/metrics", "/webhook/stripe"}
 
 @pytest.fixture(scope="module")
 def own_postgres(make_app: Callable[..., Any]) -> Iterator[PostgresServer]:
-    with postgres_server(durable=False) as server:
+    with PostgresServer(durable=False) as server:
         with make_app(database_url=server.url).app_context():
             upgrade(directory=str(ROOT / "migrations"))
             db.engine.dispose()
@@ -40,7 +40,7 @@ def own_postgres(make_app: Callable[..., Any]) -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def own_valkey() -> Iterator[ValkeyServer]:
-    with valkey_server(append_only=False) as server:
+    with ValkeyServer(append_only=False) as server:
         yield server
 
 

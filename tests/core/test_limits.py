@@ -10,7 +10,7 @@ from flask_jwt_extended import create_access_token
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core import limits
 from app.core.limits import REQUESTS
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.servers import ValkeyServer
 from tests.conftest import log_in
 from tests.problems import assert_problem
 
@@ -151,7 +151,7 @@ def test_forwarded_address_counts_only_behind_trusted_proxies(make_limited):
 
 
 def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, user):
-    with valkey_server(append_only=False) as own:
+    with ValkeyServer(append_only=False) as own:
         limited = make_limited(own.url)
         assert call(limited, token=user.access_token).status_code == 200
         own.kill()

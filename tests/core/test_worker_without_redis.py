@@ -17,7 +17,7 @@ from app.core.celery import WORKERS
 from app.core.clock import utc_now
 from app.ops import totals as rollup
 from sandbox.stack.processes import wait_until
-from sandbox.stack.servers import ValkeyServer, valkey_server
+from sandbox.stack.servers import ValkeyServer
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
 
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 30
 
 @pytest.fixture(scope="module")
 def own_valkey() -> Iterator[ValkeyServer]:
-    with valkey_server(append_only=False) as server:
+    with ValkeyServer(append_only=False) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ from app.billing.tier import grant_pro
 from app.core.clock import utc_now
 from app.messages.service import accept_prompt
 from app.quota.usage import quota_headers, usage_today
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.servers import ValkeyServer
 
 LATE = datetime(2031, 5, 1, 23, 59, 59, tzinfo=UTC)
 NEXT_DAY = datetime(2031, 5, 2, 0, 0, 1, tzinfo=UTC)
@@ -148,7 +148,7 @@ def test_redis_knows_no_mobile_number(room):
 def test_without_redis_a_prompt_is_refused_in_time_and_nothing_is_stored(
     app: Flask, make_app: Callable[..., Flask], make_user: Callable[..., Any], how: str
 ):
-    with valkey_server(append_only=False) as own:
+    with ValkeyServer(append_only=False) as own:
         other = make_app(redis_url=own.url)
         person = make_user()
         person.client = other.test_client()

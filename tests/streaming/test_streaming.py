@@ -8,7 +8,7 @@ from flask import Flask
 
 from app.chatrooms.models import Status
 from app.streaming import events as reply_events
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.servers import ValkeyServer
 from tests.event_streams import follow, names, text_of
 
 SAID = "One two three 😀 vier fünf."
@@ -127,7 +127,7 @@ def test_a_place_beyond_the_text_is_reset(room, runner):
 def test_a_reply_completes_and_is_followed_while_redis_dies(
     app: Flask, make_app: Callable[..., Flask], make_user: Callable[..., Any], make_runner_for: Any, gemini: Any
 ):
-    with valkey_server(append_only=False) as own:
+    with ValkeyServer(append_only=False) as own:
         other = make_app(redis_url=own.url)
         person = make_user()
         person.client = other.test_client()

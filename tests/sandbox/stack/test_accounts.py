@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from sandbox.stack import accounts
-from sandbox.stack.postgres import PostgresServer, postgres_server
+from sandbox.stack.postgres import PostgresServer
 from tests.sandbox.stack.test_servers import ask
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
@@ -47,7 +47,7 @@ def nameless_uid() -> int:
 
 
 def test_root_serves_as_nobody_and_keeps_the_folder_to_itself(server_folder: Path, nobody: int):
-    with postgres_server(server_folder / "postgres", durable=False) as server:
+    with PostgresServer(server_folder / "postgres", durable=False) as server:
         assert runner_of(server) == nobody
         assert ask(server.url, "SELECT 1") == [(1,)]
 
@@ -57,7 +57,7 @@ def test_root_serves_as_nobody_and_keeps_the_folder_to_itself(server_folder: Pat
 
 
 def test_no_other_account_reaches_the_socket_or_reads_the_log(server_folder: Path):
-    with postgres_server(server_folder / "postgres", durable=False) as server:
+    with PostgresServer(server_folder / "postgres", durable=False) as server:
         address = next((server_folder / "postgres").rglob(".s.PGSQL.*[0-9]"))
         visit = f"import socket; socket.socket(socket.AF_UNIX).connect({str(address)!r})"
         uid = nameless_uid()
@@ -86,12 +86,12 @@ def test_a_link_in_place_of_the_log_is_not_followed(server_folder: Path):
 @pytest.mark.parametrize("named", [True, False], ids=["an ordinary user", "an account that was deleted"])
 def test_data_is_served_as_its_owner_whether_he_has_a_name_or_not(server_folder: Path, named: bool):
     owner = pwd.getpwnam("daemon").pw_uid if named else nameless_uid()
-    with postgres_server(server_folder / "postgres", durable=False) as server:
+    with PostgresServer(server_folder / "postgres", durable=False) as server:
         ask(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
     give_to(owner, server_folder / "postgres")
     (server_folder / "postgres").chmod(0o700)
 
-    with postgres_server(server_folder / "postgres", durable=False) as server:
+    with PostgresServer(server_folder / "postgres", durable=False) as server:
         assert runner_of(server) == owner
         assert ask(server.url, "SELECT answer FROM kept") == [(42,)]
 
@@ -100,14 +100,14 @@ def test_new_data_below_an_ordinary_users_folder_is_his(server_folder: Path):
     owner = pwd.getpwnam("daemon").pw_uid
     os.chown(server_folder, owner, owner)
 
-    with postgres_server(server_folder / "postgres", durable=False) as server:
+    with PostgresServer(server_folder / "postgres", durable=False) as server:
         assert runner_of(server) == owner
 
 
 def test_new_data_below_a_folder_of_an_owner_without_a_name_is_nobodys(server_folder: Path, nobody: int):
     os.chown(server_folder, nameless_uid(), 0)
 
-    with postgres_server(server_folder / "postgres", durable=False) as server:
+    with PostgresServer(server_folder / "postgres", durable=False) as server:
         assert runner_of(server) == nobody
 
 
@@ -149,11 +149,11 @@ import sys, time
 from pathlib import Path
 import psycopg2
 from sandbox.stack import accounts
-from sandbox.stack.postgres import postgres_server
+from sandbox.stack.postgres import PostgresServer
 accounts.OPEN_FOLDERS = (Path(sys.argv[1]),)
 print("ready", flush=True)
 sys.stdin.readline()
-with postgres_server(Path(sys.argv[2]) / "postgres", durable=False) as server:
+with PostgresServer(Path(sys.argv[2]) / "postgres", durable=False) as server:
     psycopg2.connect(server.url).close()
     print(accounts.programs(server.account), server.folder, flush=True)
 """

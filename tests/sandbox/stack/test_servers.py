@@ -8,9 +8,9 @@ import psycopg2
 import pytest
 import redis
 
-from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer, postgres_server
+from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer
 from sandbox.stack.processes import alive, wait_until
-from sandbox.stack.servers import ServerError, valkey_server
+from sandbox.stack.servers import ServerError, ValkeyServer
 
 
 def ask(url: str, sql: str) -> list[tuple]:
@@ -23,7 +23,7 @@ def ask(url: str, sql: str) -> list[tuple]:
 
 
 def test_postgres_keeps_committed_rows_and_its_address_over_a_kill():
-    with postgres_server(durable=False) as server:
+    with PostgresServer(durable=False) as server:
         address = server.url
         ask(address, "CREATE TABLE kept AS SELECT 42 AS answer")
         server.kill()
@@ -37,17 +37,17 @@ def test_postgres_keeps_committed_rows_and_its_address_over_a_kill():
 
 
 def test_postgres_orders_text_the_same_way_on_every_machine():
-    with postgres_server(durable=False) as server:
+    with PostgresServer(durable=False) as server:
         rows = ask(server.url, "SELECT datlocprovider, datlocale FROM pg_database WHERE datname = 'postgres'")
 
     assert rows == [("b", "C.UTF-8")]
 
 
 def test_a_folder_keeps_postgres_data_for_the_next_server(server_folder: Path):
-    with postgres_server(server_folder / "postgres", durable=False) as first:
+    with PostgresServer(server_folder / "postgres", durable=False) as first:
         ask(first.url, "CREATE TABLE kept AS SELECT 42 AS answer")
 
-    with postgres_server(server_folder / "postgres", durable=False) as second:
+    with PostgresServer(server_folder / "postgres", durable=False) as second:
         assert ask(second.url, "SELECT answer FROM kept") == [(42,)]
 
 
@@ -56,7 +56,7 @@ def test_both_servers_work_in_any_folder(server_folder: Path, name: str):
     folder = server_folder / name
     folder.mkdir(mode=0o755)
 
-    with postgres_server(folder / "postgres", durable=False) as postgres, valkey_server(folder / "valkey") as valkey:
+    with PostgresServer(folder / "postgres", durable=False) as postgres, ValkeyServer(folder / "valkey") as valkey:
         assert ask(postgres.url, "SELECT 1") == [(1,)]
         assert valkey.answers()
 
@@ -75,7 +75,7 @@ def test_an_initialisation_cut_short_is_done_again(server_folder: Path, monkeypa
 
 
 def test_valkey_keeps_acknowledged_writes_and_its_address_over_a_kill():
-    with valkey_server() as server:
+    with ValkeyServer() as server:
         redis.Redis.from_url(server.url).set("answer", 42)
         address = server.url
         server.kill()
@@ -87,7 +87,7 @@ def test_valkey_keeps_acknowledged_writes_and_its_address_over_a_kill():
 
 
 def test_valkey_refuses_rather_than_forgets_and_wants_its_password():
-    with valkey_server(append_only=False) as server:
+    with ValkeyServer(append_only=False) as server:
         settings = redis.Redis.from_url(server.url).config_get("maxmemory-policy")
         stranger = f"redis://{server.url.partition('@')[2]}"
 
@@ -97,7 +97,7 @@ def test_valkey_refuses_rather_than_forgets_and_wants_its_password():
 
 
 def test_a_server_that_cannot_start_says_why(server_folder: Path):
-    with valkey_server(server_folder / "valkey") as server:
+    with ValkeyServer(server_folder / "valkey") as server:
         (server_folder / "valkey" / "appendonlydir").rename(server_folder / "aside")
         (server_folder / "valkey" / "appendonlydir").write_text("not a folder")
         server.kill()
@@ -109,10 +109,10 @@ def test_a_server_that_cannot_start_says_why(server_folder: Path):
 _OWNER = """
 import sys, time
 from pathlib import Path
-from sandbox.stack.postgres import postgres_server
-from sandbox.stack.servers import valkey_server
+from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.servers import ValkeyServer
 folder = Path(sys.argv[1])
-with postgres_server(folder / "postgres", durable=False) as postgres, valkey_server(folder / "valkey") as valkey:
+with PostgresServer(folder / "postgres", durable=False) as postgres, ValkeyServer(folder / "valkey") as valkey:
     print(postgres.pid, valkey.pid, flush=True)
     time.sleep(60)
 """
@@ -126,13 +126,13 @@ def test_servers_end_with_a_killed_owner_and_the_next_one_starts_at_once(server_
         pids = [int(word) for word in owner.stdout.readline().split()]
         owner.kill()
 
-    with postgres_server(server_folder / "postgres", durable=False), valkey_server(server_folder / "valkey"):
+    with PostgresServer(server_folder / "postgres", durable=False), ValkeyServer(server_folder / "valkey"):
         assert len(pids) == 2
         assert wait_until(lambda: not any(alive(pid) for pid in pids), seconds=10)
 
 
 def test_a_stale_pid_file_that_names_a_foreign_process_harms_neither(server_folder: Path):
-    with valkey_server(server_folder / "valkey") as server:
+    with ValkeyServer(server_folder / "valkey") as server:
         server.kill()
         with subprocess.Popen(["sleep", "60"]) as foreign:
             try:
