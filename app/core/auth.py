@@ -120,9 +120,9 @@ def register_auth(
 ) -> None:
     """Let flask-jwt-extended accept tokens of active sessions, and answer others with problem documents.
 
-    secret: signs tokens. previous_secret: also accepted. is_session_active, is_key_active: called with the ids of a
-    session, or an API key, and its user, and now, when Redis does not know it. They and find_key hold no database
-    connection when they return.
+    JWT_SECRET signs tokens; those of JWT_SECRET_PREVIOUS are accepted too. is_session_active, is_key_active: called
+    with the ids of a session, or an API key, and its user, and now, when Redis does not know it. They and find_key hold
+    no database connection when they return.
     """
     app.extensions[SESSION_VALIDATOR] = is_session_active
     app.extensions[KEY_VALIDATOR] = is_key_active

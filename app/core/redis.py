@@ -89,8 +89,8 @@ class RedisBreaker:
 def register_redis(app: Flask, settings: "Settings") -> None:
     """Set up the clients and extensions that use Redis. Nothing connects before it is needed.
 
-    pool_size: connections that this process opens for short commands, all extensions together.
-    held_requests: how many requests may wait in a blocking read at once, each on a connection of its own.
+    One pool serves the short commands of all extensions; each request that waits in a blocking read has a connection
+    of its own.
     """
     pool = make_pool(settings.redis_url, settings.redis_pool_size)
     held = settings.streams_per_process + 1  # one listens

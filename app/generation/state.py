@@ -237,11 +237,14 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
     unchanged = (messages.c.id == reply.id, messages.c.status == reply.status, messages.c.attempt == reply.attempt)
     kept = func.coalesce(func.nullif(part, ""), messages.c.text)
     values = LET_GO | {"status": Status.CANCELED, "text": kept, "completed_at": now, "not_before": None}
-    statement = update(messages).where(*unchanged).values(values).returning(messages.c.id)
-    if db.session.scalar(statement) is None:
+    asked_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
+    statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, asked_at)
+    canceled = db.session.execute(statement).one_or_none()
+    if canceled is None:
         return False
-    if reply.started_at is None:
-        refund_prompt(reply.id, now, charged_since=reply.accepted_at or reply.created_at)  # not for an operator's retry
+    started_at, charged_since = canceled  # an operator's retry is not charged
+    if started_at is None:
+        refund_prompt(reply.id, now, charged_since=charged_since)
     hand_over(current, reply.chatroom_id, user_id, now=now)
     current.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
     current.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))

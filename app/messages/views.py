@@ -239,7 +239,7 @@ class MessageCancel(MethodView):
         """Cancel a reply
 
         Stops one that is queued or being written and keeps what there is of it. The prompt
-        is refunded only if no worker had taken it."""
+        is refunded only if no worker had taken it since it was last asked for."""
         return replies.cancel_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
 
 

@@ -1,10 +1,11 @@
 """Canceling a reply at each stage, and having one made again after each kind of end."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app.core.broker import GENERATIONS
 from app.core.db import db
@@ -125,6 +126,27 @@ def test_a_retry_that_no_worker_took_gives_its_own_prompt_back(room, runner):
     assert room.used() == 1  # what the first attempt cost stays spent
     room.generate(runner, reply_id)
     assert room.row(reply_id).attempt == 1
+
+
+def test_a_cancel_that_a_cancel_and_a_retry_overtake_gives_the_retrys_prompt_back(room, runner, quiet_app):
+    """What it read, a reply that a worker had taken, looks like what it cancels, one that none has taken since."""
+    reply_id = room.send("[[sandbox: status=503 retry_after=30]]")
+    room.generate(runner, reply_id)
+    acts, overtaken = (cancel, retry), []
+
+    def overtake(_connection, _cursor, statement, *_):
+        if "FROM users" in statement and "FOR NO KEY UPDATE" in statement and not overtaken:
+            overtaken.append(None)
+            with ThreadPoolExecutor(1) as other:
+                overtaken.extend(answer.status_code for answer in other.map(lambda act: act(room, reply_id), acts))
+
+    with quiet_app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", overtake)
+    assert cancel(room, reply_id).json["status"] == "canceled"
+    event.remove(engine, "before_cursor_execute", overtake)
+    assert overtaken == [None, 200, 202]
+    assert room.used() == 1
 
 
 def test_an_operators_retry_that_is_canceled_gives_nothing_back(room, runner, app):
