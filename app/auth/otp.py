@@ -185,7 +185,7 @@ def take_message(code_id: UUID, now: datetime) -> str | None:
 
 
 def restore_message(code_id: UUID, sealed: str) -> None:
-    """Leave the message to the sweeper, unless the code was used or replaced meanwhile."""
+    """Leave the message to the sweeper, unless the code was used meanwhile; one that was replaced is never sent."""
     with transaction():
         unused = (OneTimeCode.id == code_id, OneTimeCode.used_at.is_(None))
         db.session.execute(update(OneTimeCode).where(*unused).values(sealed=sealed))
