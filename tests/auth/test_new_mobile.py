@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.auth.conftest import PASSWORD, Visitor, sql, wrong
+from tests.auth.conftest import PASSWORD, Mover, Visitor, sql, wrong
 from tests.conftest import age_codes
 from tests.problems import assert_problem
 
@@ -87,6 +87,31 @@ def test_codes_are_good_for_this_alone(app, mover, make_mover, other_numbers):
     assert_problem(thief.change(new, current_password=PASSWORD), 401, "otp_invalid")  # another user
     login = mover.send_otp().json["otp"]
     assert_problem(mover.change(sent["otp"], other, current_otp=login), 401, "otp_invalid")
+
+
+def test_codes_end_with_a_move_away_from_the_present_number(app, mover, other_numbers):
+    left, old_code = mover.mobile, mover.codes()[0]
+    age_codes(app, left, seconds=61)
+    other = next(other_numbers)
+    moved = mover.change(mover.ask(other).json["otp"], other, current_password=PASSWORD)
+    assert moved.status_code == 200, moved.text
+    mover.token = moved.json["access_token"]
+    assert_problem(mover.change(old_code, current_password=PASSWORD), 401, "otp_invalid")
+
+
+def test_codes_are_not_good_for_the_next_user_of_the_present_number(app, mover, other_numbers):
+    old_code = mover.codes()[0]
+    age_codes(app, mover.mobile, seconds=61)
+    other = next(other_numbers)
+    assert mover.change(mover.ask(other).json["otp"], other, current_password=PASSWORD).status_code == 200
+    heir = Visitor(app, mover.mobile)
+    assert heir.sign_up().status_code == 201
+    tokens = heir.verify(heir.send_otp().json["otp"]).json
+    assert tokens["user"]["id"] != mover.id
+    heir = Mover(heir, tokens, mover.new)
+    changed = heir.post("/auth/change-password", token=heir.token, new_password=PASSWORD)
+    heir.token = changed.json["access_token"]
+    assert_problem(heir.change(old_code, current_password=PASSWORD), 401, "otp_invalid")
 
 
 def test_codes_cool_down_for_either_number(app, mover, other_numbers):
