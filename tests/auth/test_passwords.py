@@ -8,12 +8,13 @@ import pytest
 
 from app.auth import passwords
 from app.auth.models import NumberThrottle
+from app.auth.otp import MAX_GUESSES
 from app.auth.passwords import hash_password, hash_slots, hasher, password_matches
 from app.auth.throttles import record_password_attempt, refund_password_attempt
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.numbers import mobile_key
-from tests.auth.conftest import all_at_once
+from tests.auth.conftest import all_at_once, wrong
 from tests.conftest import age_codes
 from tests.problems import assert_problem
 
@@ -126,6 +127,18 @@ def test_change_without_a_hash_slot_is_refunded(app, member, short_wait):
     with app.app_context():
         assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
     assert who.post("/auth/change-password", **change).status_code == 200
+
+
+def test_reset_without_a_hash_slot_costs_no_guess_and_leaves_the_code(app, member, short_wait):
+    who, _ = member
+    otp = who.forgot().json["otp"]
+    with hashing_by_others():
+        for _ in range(MAX_GUESSES + 1):
+            assert_problem(who.reset(otp, BETTER), 503, "service_unavailable")
+        assert_problem(who.reset(wrong(otp), BETTER), 503, "service_unavailable")
+    with app.app_context():
+        assert db.session.scalars(db.select(NumberThrottle.wrong_codes)).all() == [0]
+    assert who.reset(otp, BETTER).status_code == 204
 
 
 @pytest.mark.parametrize("set_password", [None, GOOD])
