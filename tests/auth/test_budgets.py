@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 from app.auth.models import NumberThrottle, OneTimeCode
 from app.core.db import db
 from sandbox.stack.processes import free_port
-from tests.auth.conftest import Visitor, all_at_once, wrong
+from tests.auth.conftest import PASSWORD, Visitor, all_at_once, wrong
+from tests.conftest import age_codes
 from tests.problems import assert_problem
 
 BUDGET = 3
@@ -110,3 +111,70 @@ def test_without_redis_budgets_are_open_and_the_limits_for_a_number_hold(app, ma
     assert [visitor.send_otp().status_code for visitor in visitors] == [202] * 3
     assert_problem(visitors[0].send_otp(), 429, "otp_cooldown")
     assert [visitors[0].verify("no").status_code for _ in range(11)] == [401] * 10 + [429]
+
+
+def test_a_budget_is_whole_again_an_hour_after_its_first_code(make_visitors):
+    first, second, late = make_visitors(3, codes_per_hour=2)
+    assert first.send_otp().status_code == 202
+    counts = first.app.extensions["redis"]
+    (key,) = [key for key in counts.scan_iter() if b"budget" in key]
+    counts.expire(key, 1_800)  # half an hour passes
+    assert second.send_otp().status_code == 202
+    refused = late.send_otp()
+    assert_problem(refused, 503, "service_unavailable")
+    assert 1_700 < int(refused.headers["Retry-After"]) <= 1_801
+    counts.expireat(key, 1)  # and the rest of the hour
+    assert [visitor.send_otp().status_code for visitor in (late, first)] == [202, 429]
+
+
+@pytest.fixture
+def make_limited_mover(make_visitors, make_mover):
+    """Make somebody with a password who wants another number, whose service has these budgets."""
+
+    def make(**budgets):
+        mover = make_mover(password=PASSWORD)
+        (visitor,) = make_visitors(1, **budgets)
+        mover.app = visitor.app
+        return mover
+
+    return make
+
+
+def codes_of(app):
+    with app.app_context():
+        return db.session.scalar(select(func.count()).select_from(OneTimeCode))
+
+
+def test_each_pair_of_codes_for_another_number_costs_two(make_limited_mover):
+    mover = make_limited_mover(codes_per_hour=3)
+    assert mover.ask().status_code == 202
+    before = codes_of(mover.app)
+    for mobile in (mover.mobile, mover.new):
+        age_codes(mover.app, mobile, seconds=61)
+    assert_used_up(mover.ask())
+    assert codes_of(mover.app) == before
+
+
+def test_wrong_codes_for_another_number_are_bounded(make_limited_mover):
+    mover = make_limited_mover(wrong_codes_per_hour=1)
+    new, current = mover.codes()
+    assert_problem(mover.change(new, current_otp=wrong(current)), 401, "otp_invalid")
+    assert_used_up(mover.change(wrong(new), current_otp=current))
+    assert_used_up(mover.change(new, current_password=PASSWORD))
+    mover.app.extensions["redis"].flushdb()  # the hour is over
+    assert mover.change(new, current_otp=current).status_code == 200
+
+
+def test_sessions_and_passwords_keep_working_under_used_up_budgets(make_limited_mover):
+    owner = make_limited_mover(codes_per_hour=1, wrong_codes_per_hour=1)
+    assert owner.send_otp().status_code == 202
+    assert_problem(owner.verify("no"), 401, "otp_invalid")
+    assert_used_up(owner.forgot())
+    assert_used_up(owner.verify("no"))
+    assert owner.me(owner.token).status_code == 200
+    login = owner.login(PASSWORD)
+    assert login.status_code == 200, login.text
+    assert owner.me(login.json["access_token"]).status_code == 200
+    assert owner.post("/auth/refresh", token=login.json["refresh_token"]).status_code == 200
+    change = {"current_password": PASSWORD, "new_password": "another good password"}
+    assert owner.post("/auth/change-password", token=owner.token, **change).status_code == 200

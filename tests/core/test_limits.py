@@ -87,7 +87,17 @@ def test_account_routes_are_tighter(limited):
         assert_problem(call(limited, "POST", path, json=body), 429, "rate_limited")
 
 
-def test_codes_for_one_address_are_capped_by_the_hour(make_limited):
+def test_guesses_at_codes_for_another_number_are_tighter_for_an_address_than_for_a_user(limited, user):
+    allowed = AUTH_REQUESTS.share(PER_MINUTE)
+    assert allowed < PER_MINUTE
+    guess = {"path": "/auth/change-mobile/verify", "token": user.access_token}
+    guess["json"] = {"new_mobile": "+14155552671", "otp": "123456", "current_otp": "123456"}
+    assert statuses(allowed, limited, "POST", **guess) == [401] * allowed
+    assert_problem(call(limited, "POST", **guess), 429, "rate_limited")
+    assert call(limited, token=user.access_token).status_code == 200, "other routes go on"
+
+
+def test_codes_for_one_address_are_capped_by_the_hour(make_limited, user):
     roomy = make_limited(rate_limit_per_minute=400)
     allowed = CODES_SENT.share(400)
     with roomy.test_request_context(environ_overrides={"REMOTE_ADDR": "203.0.113.1"}):
@@ -97,6 +107,11 @@ def test_codes_for_one_address_are_capped_by_the_hour(make_limited):
     assert_problem(refused, 429, "rate_limited")
     assert int(refused.headers["Retry-After"]) > 3_000
     assert call(roomy, "POST", "/auth/forgot-password", json={"mobile": "+14155552671"}).status_code == 429
+    asked = {"path": "/auth/change-mobile", "json": {"new_mobile": "+14155552671"}, "token": user.access_token}
+    refused = call(roomy, "POST", **asked)
+    assert_problem(refused, 429, "rate_limited")
+    assert int(refused.headers["Retry-After"]) > 3_000
+    assert call(roomy, "POST", **asked, ip="203.0.113.2").status_code == 202
 
 
 def test_body_is_not_even_read_above_the_limit(limited):
