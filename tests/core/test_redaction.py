@@ -28,6 +28,7 @@ SETTINGS = {
         ("for +14155552671 now", "for …71 now"),
         ("mobile=%2B4915112345678", "mobile=…78"),
         ("Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl", "Bearer [token]"),
+        ("Bearer gbk_3q-Zk_8vT0 of a program", "Bearer [key] of a program"),
         (
             "gemini-3.5-flash took 1.25 s at 2026-11-21T09:30:00+0000",
             "gemini-3.5-flash took 1.25 s at 2026-11-21T09:30:00+0000",

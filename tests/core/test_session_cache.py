@@ -72,3 +72,29 @@ def test_requests_that_race_a_logout_are_answered_as_before_or_refused_and_never
         assert user.post("/auth/logout").status_code == 204
         assert {answer.result().status_code for answer in answers} <= {200, 401}
     assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+@pytest.fixture
+def without_redis(user, make_app):
+    """The user, whose service has no Redis."""
+    user.client = make_app(redis_url="redis://127.0.0.1:1").test_client()
+    return user
+
+
+def test_without_redis_the_end_of_a_session_counts_at_the_next_request(without_redis):
+    user = without_redis
+    assert [user.get("/user/me").status_code for _ in range(2)] == [200, 200]
+    assert user.post("/auth/logout").status_code == 204
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+def test_without_redis_the_end_of_an_api_key_counts_at_the_next_request(without_redis):
+    user = without_redis
+    made = user.post("/user/api-keys", json={"name": "CI", "scopes": ["chat:read"]})
+    assert made.status_code == 201, made.text
+    headers = {"Authorization": f"Bearer {made.json['key']}"}
+    assert [user.client.get("/chatroom", headers=headers).status_code for _ in range(2)] == [200, 200]
+    assert user.delete(f"/user/api-keys/{made.json['id']}").status_code == 204
+    assert_problem(user.client.get("/chatroom", headers=headers), 401, "token_revoked")
+    assert user.get("/user/me").status_code == 200, "the session goes on"
