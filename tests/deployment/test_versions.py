@@ -61,9 +61,29 @@ def test_every_package_of_npm_is_locked_with_its_hash():
     assert [name for name, package in packages.items() if name and "integrity" not in package] == []
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "sandbox/stack/install.sh", "ci/install.sh"])
+@pytest.mark.parametrize("file", ["Dockerfile", "sandbox/stack/install.sh", "ci/install.sh", "ci/opentelemetry.sh"])
 def test_packages_are_installed_by_their_hashes(file):
     text = (ROOT / file).read_text().replace("\\\n", " ")
     installs = re.findall(r"pip install.*-r .*", text)
     assert installs
     assert all("--require-hashes" in command and "--no-deps" in command for command in installs)
+
+
+def images_and_actions() -> list[str]:
+    """What others build and we run, as the files name it; `compose.yaml` also names the image that it builds."""
+    workflows = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").iterdir()]
+    jobs = [job for workflow in workflows for job in workflow["jobs"].values()]
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"].values()
+    return [
+        *re.findall(r"^FROM (?:--\S+ )*(\S+)", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE),
+        *(service["image"] for service in services if "build" not in service),
+        *(job["container"] for job in jobs if "container" in job),
+        *(step["uses"] for job in jobs for step in job["steps"] if "uses" in step),
+    ]
+
+
+def test_images_and_actions_are_pinned_by_a_tag():
+    pinned = [re.fullmatch(r"[\w./-]+[:@]([\w.:@-]+)", name) for name in images_and_actions()]
+    assert len(pinned) >= 6
+    assert all(pinned), images_and_actions()
+    assert not {match[1] for match in pinned if match} & {"latest", "main", "master"}
