@@ -87,12 +87,14 @@ class Budget:
                 spent = rate_limits().storage.incr(item.key_for(self.name), item.get_expiry())
                 if spent <= item.amount:
                     return True
+                rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
+                refused = rate_limits().storage.incr(item.key_for(self.name, "refused"), item.get_expiry())
                 window = rate_limits().get_window_stats(item, self.name)
         except redis.RedisError as error:
             log.warning("Redis does not count, and the budget of %s is open: %s", self.name, first_line(error))
             return False
         BUDGET_REFUSALS.labels(self.name).inc()
-        if spent == item.amount + 1:
+        if refused == 1:  # of this hour
             log.error("%s_PER_HOUR, %d, is used up: somebody pumps or guesses", self.name.upper(), item.amount)
         raise ServiceUnavailable(
             "Codes do not work for a while: too many were requested or wrong, of all clients together.",

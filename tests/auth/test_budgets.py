@@ -153,6 +153,8 @@ def test_each_pair_of_codes_for_another_number_costs_two(make_limited_mover):
         age_codes(mover.app, mobile, seconds=61)
     assert_used_up(mover.ask())
     assert codes_of(mover.app) == before
+    assert mover.send_otp().status_code == 202  # the one that is left: what is refused costs nothing
+    assert_used_up(mover.forgot())
 
 
 def test_wrong_codes_for_another_number_are_bounded(make_limited_mover):
