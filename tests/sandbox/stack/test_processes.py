@@ -12,9 +12,9 @@ from sandbox.stack.processes import Processes, wait_until
 from sandbox.stack.run import StopSignals
 
 _POLITE = """
-import signal, sys, time
+import os, signal, sys, time
 def end(*_):
-    print("finishing", flush=True)
+    os.write(1, b"finishing\\n")  # print may be at work already
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
 print("started", flush=True)
