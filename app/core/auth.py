@@ -133,9 +133,9 @@ def register_auth(
         JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
     )
     current, previous = settings.jwt_secret, settings.jwt_secret_previous
-    secrets = {key_id(previous): previous} if previous else {}
+    current_id, secrets = key_id(current), {key_id(previous): previous} if previous else {}
     jwt = JWTManager(app)
-    jwt.additional_headers_loader(lambda _identity: {"kid": key_id(current)})
+    jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
     jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), current))
     app.extensions[VERIFIED_CLAIMS] = lru_cache(maxsize=KNOWN_TOKENS)(decode_token)
 

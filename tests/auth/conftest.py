@@ -142,3 +142,31 @@ def all_at_once(calls: list[Callable[[], TestResponse]], *, retry: bool = True) 
         answers = list(pool.map(lambda call: call(), calls))
     pairs = zip(calls, answers, strict=True)
     return [call() if retry and answer.status_code == 503 else answer for call, answer in pairs]
+
+
+BOTH = ["chat:read", "chat:write"]  # the scopes of API keys
+
+
+def make_key(user: Any, **body: Any) -> dict[str, Any]:
+    answer = user.post("/user/api-keys", json={"name": "CI", "scopes": BOTH} | body)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json
+    return made
+
+
+class Program:
+    """What calls with a key."""
+
+    def __init__(self, app: Flask, key: str) -> None:
+        self.client, self.headers = app.test_client(), {"Authorization": f"Bearer {key}"}
+
+    def call(self, method: str, path: str, **kwargs: Any) -> TestResponse:
+        return self.client.open(path, method=method, headers=self.headers | kwargs.pop("headers", {}), **kwargs)
+
+    def get(self, path: str) -> TestResponse:
+        return self.call("GET", path)
+
+
+@pytest.fixture
+def program(app: Flask, user: Any) -> Program:
+    return Program(app, make_key(user)["key"])

@@ -6,19 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
-from app.auth.keys import MAX_KEYS, hash_key
+from app.auth.keys import hash_key
 from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.service import lock_user_by_mobile
 from tests.architecture.test_ownership import BODIES, METHODS, address, owned_by
-from tests.auth.conftest import all_at_once
+from tests.auth.conftest import BOTH, Program, all_at_once, make_key, sql
 from tests.conftest import purge_all
 from tests.problems import assert_problem
 
-BOTH = ["chat:read", "chat:write"]
 # Every route that a key may use, by scope.
 READS = {
     "/chatroom",
@@ -43,38 +42,8 @@ OF_SCOPE = {"chat:read": {("GET", path) for path in READS}, "chat:write": WRITES
 PASSWORD = "correct horse battery"
 
 
-def make(user, **body):
-    answer = user.post("/user/api-keys", json={"name": "CI", "scopes": BOTH} | body)
-    assert answer.status_code == 201, answer.text
-    return answer.json
-
-
-class Program:
-    """What calls with a key."""
-
-    def __init__(self, app, key):
-        self.client, self.headers = app.test_client(), {"Authorization": f"Bearer {key}"}
-
-    def call(self, method, path, **kwargs):
-        return self.client.open(path, method=method, headers=self.headers | kwargs.pop("headers", {}), **kwargs)
-
-    def get(self, path):
-        return self.call("GET", path)
-
-
-@pytest.fixture
-def program(app, user):
-    return Program(app, make(user)["key"])
-
-
-def sql(app, statement):
-    with app.app_context():
-        db.session.execute(text(statement))
-        db.session.commit()
-
-
 def test_a_key_is_shown_once(user):
-    made = make(user, name="  Nightly job ", expires_in_days=30)
+    made = make_key(user, name="  Nightly job ", expires_in_days=30)
     key = made.pop("key")
     assert re.fullmatch(r"gbk_[\w-]{43}", key)
     assert key.startswith(made["prefix"])
@@ -87,7 +56,7 @@ def test_a_key_is_shown_once(user):
 
 
 def test_neither_the_database_nor_redis_has_the_key(app, user, redis_db):
-    key = make(user)["key"]
+    key = make_key(user)["key"]
     assert Program(app, key).get("/models").status_code == 200
     secret = key[12:]
     with app.app_context():
@@ -113,7 +82,7 @@ def test_a_program_chats_with_it(app, user, program):
 
 @pytest.mark.parametrize("scopes", [["chat:read"], ["chat:write"], BOTH])
 def test_a_key_reaches_the_routes_of_its_scopes_and_no_other(app, user, scopes):
-    program = Program(app, make(user, scopes=scopes)["key"])
+    program = Program(app, make_key(user, scopes=scopes)["key"])
     values = owned_by(user)
     allowed = set().union(*(OF_SCOPE[scope] for scope in scopes))
     walked = set()
@@ -148,13 +117,13 @@ def test_what_is_no_key_is_401(client, key):
 
 
 def test_one_wrong_character_is_another_key(app, user):
-    key = make(user)["key"]
+    key = make_key(user)["key"]
     for wrong in (key[:-1] + ("A" if key[-1] != "A" else "B"), key.swapcase().replace("GBK_", "gbk_"), key + "A"):
         assert_problem(Program(app, wrong).get("/chatroom"), 401, "token_invalid")
 
 
 def test_a_deleted_key_stops_working_at_once(app, user):
-    made = make(user)
+    made = make_key(user)
     program = Program(app, made["key"])
     assert program.get("/chatroom").status_code == 200
     assert user.delete(f"/user/api-keys/{made['id']}").status_code == 204
@@ -164,7 +133,7 @@ def test_a_deleted_key_stops_working_at_once(app, user):
 
 
 def test_also_without_redis(app, user, redis_db):
-    made = make(user)
+    made = make_key(user)
     program = Program(app, made["key"])
     assert program.get("/chatroom").status_code == 200
     user.delete(f"/user/api-keys/{made['id']}")
@@ -173,14 +142,14 @@ def test_also_without_redis(app, user, redis_db):
 
 
 def test_a_key_expires(app, user, redis_db):
-    made = make(user, expires_in_days=1)
+    made = make_key(user, expires_in_days=1)
     sql(app, "UPDATE api_keys SET expires_at = now() - interval '1 second'")
     assert_problem(Program(app, made["key"]).get("/chatroom"), 401, "token_expired")
     assert user.get("/user/api-keys").json == {"items": []}
 
 
 def test_a_key_that_a_process_knows_expires_too(app, user, redis_db):
-    program = Program(app, make(user, expires_in_days=1)["key"])
+    program = Program(app, make_key(user, expires_in_days=1)["key"])
     assert program.get("/chatroom").status_code == 200
     sql(app, "UPDATE api_keys SET expires_at = now() - interval '1 second'")
     redis_db.flushdb()  # which knows it for a minute
@@ -223,84 +192,17 @@ def test_a_logout_leaves_it(app, user, program):
     assert program.get("/chatroom").status_code == 200
 
 
-def test_its_last_use_is_noted_every_five_minutes(app, user, program, redis_db, statements):
-    def last_use():
-        return user.get("/user/api-keys").json["items"][0]["last_used_at"]
-
-    assert last_use() is None
-    assert program.get("/models").status_code == 200
-    first = last_use()
-    assert first is not None
-    redis_db.flushdb()
-    statements.clear()
-    assert program.get("/models").status_code == 200
-    assert not [one for one in statements if one.startswith("UPDATE")]
-    assert last_use() == first
-    sql(app, "UPDATE api_keys SET last_used_at = last_used_at - interval '6 minutes'")
-    redis_db.flushdb()
-    assert program.get("/models").status_code == 200
-    assert last_use() >= first
-
-
-def test_a_request_with_a_known_key_costs_no_sql(user, program, statements):
-    assert program.get("/chatroom").status_code == 200
-    statements.clear()
-    assert program.get("/chatroom").headers["X-Cache"] == "HIT"
-    assert statements == []
-
-
-def test_it_counts_in_its_users_limit(make_app, make_user, make_redis_url):
-    limited = make_app(rate_limit_per_minute=5, redis_url=make_redis_url())
-    user = make_user()
-    user.client = limited.test_client()
-    program = Program(limited, make(user)["key"])
-    answers = [program.get("/models").status_code for _ in range(4)]
-    assert answers == [200] * 4
-    assert_problem(program.get("/models"), 429, "rate_limited")
-    assert_problem(user.get("/models"), 429, "rate_limited")
-
-
-def test_keys_of_nobody_count_against_their_address(make_app, make_redis_url):
-    limited = make_app(rate_limit_per_minute=3, redis_url=make_redis_url())
-    statuses = [Program(limited, f"gbk_{number}").get("/models").status_code for number in range(5)]
-    assert statuses == [401, 401, 401, 429, 429]
-
-
-def test_a_flood_of_invented_keys_asks_postgresql_no_more_than_the_limit(make_app, make_redis_url):
-    limited = make_app(rate_limit_per_minute=3, redis_url=make_redis_url())
-    sent = []
-    with limited.app_context():
-        event.listen(db.engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
-    for number in range(10):
-        Program(limited, f"gbk_{number}").get("/models")
-    assert len(sent) == 3
-
-
 def test_a_key_is_deleted_while_its_users_number_is_locked(app, user):
     """A new password locks the user, then the keys: did this wait for the user, each would wait for the other."""
-    made = make(user)
+    made = make_key(user)
     with app.app_context(), ThreadPoolExecutor(1) as another:
         assert lock_user_by_mobile(user.mobile) is not None
         assert another.submit(user.delete, f"/user/api-keys/{made['id']}").result().status_code == 204
         db.session.rollback()
 
 
-def test_ten_at_most_also_at_once(user):
-    def one_more():
-        return user.post("/user/api-keys", json={"name": "CI", "scopes": ["chat:read"]})
-
-    answers = all_at_once([one_more] * 14)
-    assert Counter(answer.status_code for answer in answers) == {201: MAX_KEYS, 409: 4}
-    refused = next(answer for answer in answers if answer.status_code == 409)
-    assert_problem(refused, 409, "too_many_api_keys")
-    items = user.get("/user/api-keys").json["items"]
-    assert len({item["prefix"] for item in items}) == MAX_KEYS
-    assert user.delete(f"/user/api-keys/{items[3]['id']}").status_code == 204
-    assert one_more().status_code == 201
-
-
 def test_deleted_twenty_times_at_once_it_is_told_once(user):
-    made = make(user)
+    made = make_key(user)
     answers = all_at_once([lambda: user.delete(f"/user/api-keys/{made['id']}")] * 20, retry=False)
     statuses = Counter(answer.status_code for answer in answers)
     assert statuses[204] == 1
@@ -336,12 +238,12 @@ def test_bad_requests(user, body, field):
 
 
 def test_a_scope_named_twice_counts_once(user):
-    assert make(user, scopes=["chat:read", "chat:read"])["scopes"] == ["chat:read"]
+    assert make_key(user, scopes=["chat:read", "chat:read"])["scopes"] == ["chat:read"]
 
 
 def test_ended_keys_are_swept_after_a_day(app, user):
-    made = make(user)
-    make(user, expires_in_days=1)
+    made = make_key(user)
+    make_key(user, expires_in_days=1)
     user.delete(f"/user/api-keys/{made['id']}")
     with app.app_context():
         assert delete_ended(now=utc_now())["revoked API keys"] == 0
@@ -350,7 +252,7 @@ def test_ended_keys_are_swept_after_a_day(app, user):
 
 
 def test_the_export_lists_them(user):
-    made = make(user)
+    made = make_key(user)
     key = made.pop("key")
     exported = user.get("/user/me/export")
     assert exported.json["api_keys"] == [made]

@@ -1,0 +1,199 @@
+"""What goes wrong with a model, and what each client makes of it: held against both, whole and streamed."""
+
+import pytest
+
+from app.integrations.gemini.client import (
+    ModelError,
+    ModelRejected,
+    ModelUnavailable,
+    OutputLimit,
+    ReplyBlocked,
+    ReplyEmpty,
+    Turn,
+)
+from sandbox.stack.processes import free_port
+from tests.integrations.scripted import JSON, says, serving
+from tests.integrations.test_model_client_contract import both_ways
+
+KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"
+MODEL_UNKNOWN = "HTTP 404: Google does not know the model; name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
+
+
+# No text
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("directive", "finish"),
+    [("empty", "STOP"), ("finish=OTHER", "OTHER"), ('say="\\n "', "STOP")],
+)
+def test_an_answer_without_text_is_empty(model, streamed, directive, finish):
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ReplyEmpty)
+    assert str(outcome.error) == f"no text, finish reason {finish}"
+
+
+@both_ways
+def test_an_allowance_that_went_into_thinking_is_told(model, streamed):
+    outcome = model.ask("[[sandbox: finish=MAX_TOKENS]]", streamed=streamed)
+
+    assert isinstance(outcome.error, OutputLimit)
+
+
+@both_ways
+@pytest.mark.parametrize("reason", ["SAFETY", "PROHIBITED_CONTENT", "OTHER"])
+def test_a_blocked_prompt_is_told_apart(model, streamed, reason):
+    outcome = model.ask(f"[[sandbox: block={reason}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ReplyBlocked)
+    assert str(outcome.error) == f"prompt blocked: {reason}"
+
+
+@both_ways
+@pytest.mark.parametrize("finish", ["SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"])
+def test_an_answer_stopped_by_safety_is_blocked(model, streamed, finish):
+    outcome = model.ask(f"[[sandbox: finish={finish}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ReplyBlocked)
+    assert str(outcome.error) == f"answer blocked: {finish}"
+
+
+def test_safety_may_stop_an_answer_in_the_middle(model):
+    outcome = model.ask('[[sandbox: block_after=2 say="one two three"]]', streamed=True)
+
+    assert isinstance(outcome.error, ReplyBlocked)
+    assert "".join(outcome.pieces) == "one two"
+    assert model.ask("Hello again", streamed=True).answer
+
+
+# Errors
+
+
+@both_ways
+@pytest.mark.parametrize("status", [408, 429, 499, 500, 502, 503, 504])
+def test_passing_trouble_may_be_tried_again(model, streamed, status):
+    outcome = model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+    assert str(outcome.error) == f"HTTP {status}"
+    assert outcome.error.retry_after is None
+
+
+@both_ways
+def test_trouble_is_told_at_the_first_attempt(model, gemini, streamed):
+    gemini.clear_requests()
+    model.ask("[[sandbox: status=503]]", streamed=streamed)
+
+    assert gemini.stats()["calls"] == 1
+
+
+@both_ways
+@pytest.mark.parametrize(("status", "seconds"), [(429, 2), (429, 0.25), (503, 7)])
+def test_the_time_that_google_asks_for_is_told(model, streamed, status, seconds):
+    outcome = model.ask(f"[[sandbox: status={status} retry_after={seconds}]]", streamed=streamed)
+
+    assert outcome.error.retry_after == seconds
+
+
+@both_ways
+@pytest.mark.parametrize(("period", "seconds"), [("minute", 17), ("day", 86_400)])
+def test_a_quota_of_googles_is_waited_for(model, streamed, period, seconds):
+    """The day's comes back too late for any reply, whatever Google says of a few seconds."""
+    outcome = model.ask(f"[[sandbox: quota={period}]]", streamed=streamed)
+
+    assert (type(outcome.error), outcome.error.retry_after) == (ModelUnavailable, seconds)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [
+        (400, "HTTP 400"),
+        (401, f"HTTP 401 : {KEY_REFUSED}"),
+        (403, f"HTTP 403 : {KEY_REFUSED}"),
+        (404, MODEL_UNKNOWN),
+        (409, "HTTP 409"),
+    ],
+)
+def test_a_refusal_is_for_good_and_says_what_to_mend(model, streamed, status, sentence):
+    outcome = model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
+
+    assert isinstance(outcome.error, ModelRejected)
+    assert str(outcome.error) == sentence
+
+
+@both_ways
+def test_a_wrong_key_is_told(make_asker, streamed):
+    outcome = make_asker(api_key="invalid-key").ask("Hello", streamed=streamed)
+
+    assert isinstance(outcome.error, ModelRejected)
+    assert str(outcome.error) == f"HTTP 400 API_KEY_INVALID: {KEY_REFUSED}"
+
+
+@both_ways
+def test_a_model_that_google_has_ended_is_told(make_asker, streamed):
+    outcome = make_asker(model="gemini-2.0-flash").ask("Hello", streamed=streamed)
+
+    assert isinstance(outcome.error, ModelRejected)
+    assert str(outcome.error) == MODEL_UNKNOWN
+
+
+@both_ways
+@pytest.mark.parametrize("directive", ["garbage", "drop", "drop_after=3"])
+def test_a_broken_answer_may_be_tried_again(model, streamed, directive):
+    outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+    assert len(outcome.pieces) == (3 if streamed and directive == "drop_after=3" else 0)
+    assert model.ask("Hello again", streamed=streamed).answer
+
+
+def test_no_answer_at_all_is_no_empty_answer(make_asker):
+    with serving(says(JSON)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello")
+
+    assert type(outcome.error) is ModelUnavailable
+
+
+@both_ways
+def test_nobody_at_the_endpoint_may_be_tried_again(make_asker, streamed):
+    outcome = make_asker(endpoint=f"http://127.0.0.1:{free_port()}").ask("Hello", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+
+
+# Defects of ours
+
+
+class Defect(Exception):
+    """What the model cannot raise."""
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, OSError, Defect])
+def test_an_error_of_whoever_takes_the_pieces_is_not_the_models(model, error):
+    def fail(_piece):
+        raise error("ours")
+
+    with pytest.raises(error, match="ours"):
+        model.ask("Hello", streamed=True, on_piece=fail)
+    assert model.ask("Hello again", streamed=True).answer
+
+
+@both_ways
+def test_a_request_that_cannot_be_made_is_not_the_models_error(model, streamed):
+    """Each SDK says with an error of its own kind that this is no text."""
+    with pytest.raises(Exception, match=r".") as raised:
+        model.ask(Turn("user", {"no": "text"}), streamed=streamed)
+    assert not isinstance(raised.value, ModelError)
+
+
+@both_ways
+@pytest.mark.parametrize("body", [b'"no"', b"[]", b'{"error": "no"}', b"[3]", b"null", b"\xff\xfe"])
+def test_an_error_answer_in_no_form_of_googles_may_be_tried_again(make_asker, streamed, body):
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(says(head, body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
+    assert str(outcome.error) == "HTTP 503"
