@@ -104,9 +104,9 @@ def parse_session(source: Any) -> RemoteSession:
 
 
 def id_of(value: Any) -> str | None:
-    """The id in a field that holds an id or, expanded, the object itself."""
+    """The id in a field that holds an id or, expanded, the object itself; None for what can be none."""
     found = value.get("id") if isinstance(value, dict) else value
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and ID.fullmatch(found) else None
 
 
 def utc_time(timestamp: int | None) -> datetime | None:
@@ -151,7 +151,8 @@ MAX_RETRIES = 1
 CONNECTIONS = 64  # kept open to Stripe at most
 PAGE_SIZE = 100  # Stripe's most: https://docs.stripe.com/api/pagination
 IN_USE_PAUSE_SECONDS = 0.2
-EVENT_WORD = re.compile(r"[A-Za-z0-9_.]{1,100}")  # an id or a type
+EVENT_WORD = re.compile(r"[A-Za-z0-9_.]{1,100}")  # an event's id or type
+ID = re.compile(r"[!-~]{1,255}")  # of an object, as long as Stripe promises: https://docs.stripe.com/upgrades
 TOLERANCE_SECONDS = 300  # https://docs.stripe.com/webhooks: an event's signature is at most five minutes old
 
 Result = TypeVar("Result")

@@ -112,6 +112,19 @@ def test_odd_fields_of_a_signed_event_do_no_harm(shop: Shop) -> None:
         assert shop.post(body, sign(body, SECRET)).status_code == 200
 
 
+@pytest.mark.parametrize("odd", ["x\0", "x\ud800", "x" * 3_000, ""])
+def test_ids_that_are_none_of_stripes_do_no_harm(bought: str, shop: Shop, stripe: RunningStandIn, odd: str) -> None:
+    customer = json.loads(stripe.signed(bought)["payload"])["data"]["object"]["customer"]
+    for kind, item in (
+        ("customer.deleted", {"id": odd}),
+        ("invoice.paid", {"customer": odd}),
+        ("customer.subscription.updated", {"id": odd, "customer": customer}),
+        ("checkout.session.completed", {"customer": customer, "subscription": odd}),
+    ):
+        body = json.dumps({"id": "evt_odd", "object": "event", "type": kind, "data": {"object": item}})
+        assert shop.post(body, sign(body, SECRET)).status_code == 200
+
+
 def test_without_a_secret_nothing_is_believed(
     make_billing_app: Callable[..., Flask], bought: str, stripe: RunningStandIn
 ) -> None:
