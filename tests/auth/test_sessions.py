@@ -8,6 +8,7 @@ from flask_jwt_extended import create_refresh_token
 from sqlalchemy import event, text
 
 from app.auth.sessions import is_session_active
+from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
 from tests.auth.conftest import Visitor, all_at_once
@@ -210,3 +211,21 @@ def test_session_unused_for_too_long_is_not_listed(app, member):
         db.session.commit()
     headers = {"Authorization": f"Bearer {tokens['access_token']}"}
     assert len(who.client.get("/auth/sessions", headers=headers).json["items"]) == 1
+
+
+def test_an_ended_session_is_swept_after_a_day(app, member):
+    who, tokens = member
+    assert who.post("/auth/logout", token=tokens["access_token"]).status_code == 204
+    with app.app_context():
+        assert delete_ended(now=utc_now() + timedelta(hours=23))["revoked sessions"] == 0
+        assert delete_ended(now=utc_now() + timedelta(hours=25))["revoked sessions"] == 1
+
+
+def test_a_used_refresh_token_is_swept_once_it_has_expired_and_its_session_goes_on(app, member):
+    who, tokens = member
+    fresh = refresh(who, tokens).json
+    for days, swept in ((29, 0), (2, 1)):
+        let_pass(app, days * 86_400)
+        with app.app_context():
+            assert delete_ended(now=utc_now())["refresh tokens"] == swept
+    assert refresh(who, fresh).status_code == 200
