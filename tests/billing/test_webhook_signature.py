@@ -30,6 +30,18 @@ def test_a_good_signature_is_accepted(bought: str, shop: Shop, user: Any) -> Non
     assert user.get("/user/me").json["tier"] == "pro"
 
 
+def test_while_the_secret_is_rolled_either_of_two_signatures_will_do(
+    bought: str, shop: Shop, stripe: RunningStandIn, user: Any
+) -> None:
+    """Stripe signs with both then: https://docs.stripe.com/webhooks#verify-manually"""
+    payload = stripe.signed(bought)["payload"]
+    ours, other = sign(payload, SECRET), sign(payload, "whsec_the_other_one").split(",")[1]
+    for signature in (f"{ours},{other}", ours.replace(",", f",{other},")):
+        assert shop.post(payload, signature).status_code == 200
+    shop.work()
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
 def test_bad_missing_old_and_future_signatures_are_refused(
     bought: str, shop: Shop, stripe: RunningStandIn, user: Any
 ) -> None:
