@@ -132,6 +132,17 @@ def test_code_that_has_ended_is_not_sent(texting, twilio):
     assert twilio.requests == []
 
 
+def test_a_message_sealed_before_a_new_hash_secret_is_dropped_and_not_queued_again(
+    make_app, texting, twilio, twilio_settings
+):
+    texting.send_otp()
+    texting.app = make_app(**twilio_settings, hash_secret="another-secret-of-hashes-than-there-was")
+    work(texting)
+    assert twilio.requests == []
+    with texting.app.app_context():
+        assert delivery.enqueue_unsent(utc_now() + timedelta(seconds=20)) == []
+
+
 @pytest.mark.parametrize("answer", [(503, "<html>"), (429, {"code": 20429}), (500, {})])
 def test_sweeper_retries_a_provider_that_did_not_answer(texting, twilio, answer):
     good, twilio.answer = twilio.answer, answer
