@@ -1,6 +1,8 @@
 """Migrations on real data: from empty, from the revision before with rows in it, and back again."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -69,6 +71,19 @@ class Migrator:
     def back_to(self, revision: str) -> None:
         with self.app.app_context():
             downgrade(directory=str(FOLDER), revision=revision)
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[str]]:
+        """All that is sent meanwhile, with the ends of transactions."""
+        with self.app.app_context():
+            engine = db.engine
+        sent: list[str] = []
+        notes = {"before_cursor_execute": lambda *said: sent.append(said[2]), "commit": lambda _: sent.append("COMMIT")}
+        for name, note in notes.items():
+            sa.event.listen(engine, name, note)
+        yield sent
+        for name, note in notes.items():
+            sa.event.remove(engine, name, note)
 
     def tables(self) -> set[str]:
         return set(sa.inspect(self.engine).get_table_names()) - {"alembic_version"}
@@ -179,6 +194,32 @@ def test_a_migration_does_not_wait_long_for_a_lock(migrator):
         with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
             migrator.to("head")
     migrator.to("head")
+
+
+def test_no_step_locks_a_table_in_use_while_it_reads_the_rows(migrator):
+    """Rules 3 and 4 of docs/operations.md. With the tables that it makes, a step may do as it likes."""
+    migrator.start_at(REVISIONS[0])
+    with migrator.recorded() as sent:
+        migrator.to("head")
+    own, waiting, validatable, breaches = set(), set(), set(), []
+    for statement in sent:
+        if made := re.search(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", statement):
+            own.add(made[1])
+        elif index := re.match(r"CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY).*? ON (\w+)", statement):
+            breaches += [statement] if index[1] not in own else []
+        elif rule := re.search(r"ALTER TABLE (\w+) (ADD|VALIDATE) CONSTRAINT (\w+)", statement):
+            table, action, name = rule.groups()
+            if action == "ADD" and statement.endswith("NOT VALID"):
+                waiting.add(name)
+            elif name in validatable:
+                validatable.remove(name)
+            elif table not in own:
+                breaches.append(statement)
+        elif statement == "COMMIT":
+            validatable, waiting = validatable | waiting, set()
+        elif statement.startswith("UPDATE alembic_version"):
+            own.clear()
+    assert (breaches, validatable) == ([], set())
 
 
 def test_messages_of_before_can_be_found(migrator):
