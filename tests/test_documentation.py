@@ -162,7 +162,7 @@ def flask_calls() -> list[tuple[str, list[str], set[str]]]:
     return calls
 
 
-def test_every_flask_command_and_option_that_the_documents_name_exists(app: Flask):
+def test_every_flask_command_and_option_that_the_documents_name_exists_with_help(app: Flask):
     group = FlaskGroup(create_app=lambda: app)
     before: list[str] = []
     seen = set()
@@ -174,6 +174,7 @@ def test_every_flask_command_and_option_that_the_documents_name_exists(app: Flas
                 if isinstance(command, click.Group):
                     command = command.get_command(context, name)
             assert command, call
+            assert command.help, call
             assert options <= {option for parameter in command.params for option in parameter.opts}, call
             seen.add(command.name)
     assert {"find", "grant-pro", "retry", "sync", "health", "upgrade"} <= seen

@@ -25,6 +25,15 @@ def test_failed_replies_are_listed_without_their_text(room, runner, flask):
     assert row["id"] == reply.id
 
 
+def test_what_failed_last_is_listed_first_up_to_the_limit(room, runner, flask):
+    first, second, third = (room.answer(runner, "[[sandbox: block]]").id for _ in range(3))
+    room.sql("UPDATE messages SET completed_at = completed_at + interval '1 minute' WHERE id = :id", id=first)
+    for options, listed in (([], [first, third, second]), (["--limit", "2"], [first, third])):
+        output = flask("failed", "--json", *options).output
+        assert [json.loads(line)["id"] for line in output.splitlines()] == listed
+    assert flask("failed", "--limit", "0").exit_code == 2
+
+
 def test_a_failed_reply_is_generated_again_at_no_charge(room, runner, gemini, flask):
     gemini.behave(status=404)
     reply = room.answer(runner, "Hello")

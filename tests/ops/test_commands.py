@@ -140,3 +140,17 @@ def test_every_command_has_help(flask, words):
     result = flask(*words, "--help")
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        (["health"], ["Exit code 1: PostgreSQL or Redis", "2: replies wait", "3: no tick", "4: a worker process"]),
+        (["gemini", "check"], ["0 when it answers", "1 when the key", "3 when there is no answer now"]),
+        (["billing", "sync"], ["Compare our copies with Stripe", "the exit code is 1"]),
+        (["usage", "report"], ["their cost by MODEL_PRICES", "A cost is not told where a price is missing"]),
+    ],
+)
+def test_help_tells_what_a_command_does_and_its_exit_codes(flask, words, sentences):
+    output = " ".join(flask(*words, "--help").output.split())
+    assert [sentence for sentence in sentences if sentence not in output] == []
