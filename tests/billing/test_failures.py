@@ -163,10 +163,13 @@ def test_without_a_setting_the_answer_says_which(
     assert replace(user, client=client).get("/subscription/status").status_code == 200
 
 
-def test_a_price_that_stripe_does_not_know(make_billing_app: Callable[..., Flask], user: Any) -> None:
+def test_a_price_that_stripe_does_not_know(
+    make_billing_app: Callable[..., Flask], user: Any, logged: list[str]
+) -> None:
     client = make_billing_app(stripe_pro_price_id="price_missing_1").test_client()
     answer = replace(user, client=client).post("/subscribe/pro")
     assert (answer.status_code, answer.json["code"]) == (502, "payment_provider_error")
+    assert any("Stripe refused a call: " in line and "'levelname': 'ERROR'" in line for line in logged)
     assert user.post("/subscribe/pro").status_code == 200
 
 

@@ -179,6 +179,7 @@ def test_beat_says_in_a_line_that_a_full_redis_takes_no_task(environment, own_va
         broker.config_set("maxmemory", 0)
     errors = [line for line in log_file.read_text().splitlines() if not line.startswith("INFO")]
     assert [line for line in errors if "Couldn't apply scheduled task messages.sweep" not in line] == []
+    assert all(line.startswith("ERROR") for line in errors)
 
 
 def test_health_checks_each_worker_until_it_ends(start_worker, two_workers, person, broker):

@@ -43,7 +43,7 @@ def test_it_opens_after_failures_in_a_row_and_says_so(breaker, caplog):
     assert breaker.wait_seconds() == 0
     fail(breaker)
     assert breaker.wait_seconds() > 2
-    assert "the breaker is open" in caplog.text
+    assert [(one.levelname, "the breaker is open" in one.getMessage()) for one in caplog.records] == [("ERROR", True)]
 
 
 def test_after_the_pause_one_call_probes_while_the_others_wait(breaker, clock):

@@ -119,7 +119,9 @@ def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_pass_for_geminis(
     assert (room.row(reply.id).attempt, room.row(reply.id).failures) == (1, 0)
     assert room.used() == 0
     assert breaker.wait_seconds() == 0
-    assert [record.exc_info[0] for record in caplog.records if record.levelname == "ERROR"] == [TypeError]
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info[0] is TypeError
+    assert record.getMessage() == f"A defect ended the attempt at reply {reply.id}"
 
 
 def test_a_task_that_comes_twice_asks_gemini_once(room, runner, gemini):
@@ -166,7 +168,9 @@ def test_an_answer_is_stored_although_its_user_is_locked_for_too_long_at_first(r
     holder.close()
     thread.join()
     assert room.read(reply_id).status == "failed"
-    assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.levelname == "ERROR"
+    assert f"reply {reply_id} is stored again" in record.getMessage()
 
 
 def test_a_reply_whose_workers_die_again_and_again_fails_in_the_end(room, runner, gemini):

@@ -177,7 +177,8 @@ def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(room, run
     assert room.read(reply_id).error["code"] == "model_unavailable"
     assert room.used() == 1
     assert gemini.stats()["calls"] == 0
-    assert len([record for record in caplog.records if record.exc_info]) == 3
+    told = [(record.levelname, record.getMessage()) for record in caplog.records if record.exc_info]
+    assert told == [("ERROR", f"The conversation before reply {reply_id} could not be read")] * 3
 
 
 # How much a claim reads

@@ -135,6 +135,7 @@ def test_without_redis_a_sweep_says_once_that_it_could_not_queue(app, room, make
         assert len(sweep_replies(now=utc_now() + timedelta(seconds=9), requeue_after=REQUEUE_AFTER)) == 3
     app.extensions["celery"].set_default()
     [told] = [line for line in capsys.readouterr().err.splitlines() if "not queued" in line]
+    assert told.startswith("WARNING")
     assert "3 tasks were not queued, Redis is unavailable (" in told
 
 
