@@ -9,6 +9,7 @@ from app.core.broker import CHORES, GENERATIONS
 from app.core.ids import new_id
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
+from tests.deployment.files import ROOT
 from tests.queues import waiting_tasks
 
 REPLIES_AHEAD = 200
@@ -39,6 +40,12 @@ def test_a_worker_of_its_own_for_chores_leaves_replies_alone(migrated_app, own_e
         assert wait_until(lambda: log_file.read_text().count("ops.tick(") == 3, seconds=30), log_file.read_text()
     with redis.Redis.from_url(own_environment["REDIS_URL"]) as client:
         assert [name for name, _ in waiting_tasks(client, GENERATIONS)] == ["messages.generate_reply"]
+
+
+def test_the_queues_have_the_names_that_an_operator_is_told():
+    page = (ROOT / "docs/operations.md").read_text()
+    assert f"`redis-cli LLEN {GENERATIONS}`" in page
+    assert f"`-Q {CHORES}`" in page
 
 
 def test_what_an_application_queues_goes_where_workers_look(migrated_app):

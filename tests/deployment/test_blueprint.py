@@ -128,6 +128,18 @@ def test_secrets_are_generated_or_asked_for(services, group):
                 assert "value" not in variable, name
 
 
+def test_the_keys_addresses_and_the_price_are_asked_for_and_other_secrets_are_generated(services, group):
+    """As docs/operations.md says; what is asked for is asked once."""
+    holders = [*services.values(), group]
+    asked, made = (
+        [one["key"] for holder in holders for one in holder.get("envVars", []) if one.get(source) is value]
+        for source, value in (("sync", False), ("generateValue", True))
+    )
+    keys = ["GEMINI_API_KEY", "STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "STRIPE_PRO_PRICE_ID"]
+    assert asked == [*keys, "FRONTEND_URL", "CORS_ORIGINS"]
+    assert made == ["JWT_SECRET", "HASH_SECRET", "METRICS_TOKEN"]
+
+
 def test_all_processes_share_what_must_be_the_same(services):
     worker, beat, web = (variables(services[name]) for name in ("worker", "beat", "web"))
     own = {"DATABASE_POOL_SIZE", "REDIS_POOL_SIZE"}  # each has pools as large as it needs

@@ -46,6 +46,14 @@ def test_the_image_runs_the_python_that_ci_does():
     assert sys.version_info >= tuple(int(number) for number in oldest.split("."))
 
 
+def test_the_documents_tell_these_versions():
+    page = (ROOT / "docs/operations.md").read_text()
+    told = dict(re.findall(r"^\| (Python|PostgreSQL|Valkey) \| ([\d.]+) \| \2 ", page, flags=re.MULTILINE))
+    assert f"FROM python:{told['Python']}-slim" in (ROOT / "Dockerfile").read_text()
+    assert image_of("postgres").startswith(f"postgres:{told['PostgreSQL']}-")
+    assert image_of("redis").startswith(f"valkey/valkey:{told['Valkey']}-")
+
+
 @pytest.mark.parametrize("file", PINS)
 def test_every_package_is_pinned_with_hashes(file):
     entries = re.split(r"\n(?=\S)", (ROOT / file).read_text().strip())

@@ -196,6 +196,20 @@ def test_a_migration_does_not_wait_long_for_a_lock(migrator):
     migrator.to("head")
 
 
+def test_a_migration_waits_five_seconds_for_a_lock_unless_told_otherwise(migrator):
+    limits = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        limits.extend(parameters.values() if "'lock_timeout'" in statement else ())
+
+    with migrator.app.app_context():
+        engine = db.engine
+        sa.event.listen(engine, "before_cursor_execute", note)
+        upgrade(directory=str(FOLDER))
+        sa.event.remove(engine, "before_cursor_execute", note)
+    assert limits == ["5s"]
+
+
 def test_no_step_locks_a_table_in_use_while_it_reads_the_rows(migrator):
     """Rules 3 and 4 of docs/operations.md. With the tables that it makes, a step may do as it likes."""
     migrator.start_at(REVISIONS[0])
