@@ -1,12 +1,15 @@
-"""What a worker takes first."""
+"""What a worker takes first, and what beat asks it for."""
 
+import inspect
 import re
+from importlib import import_module
 
 import redis
 from celery import Celery
 
 from app.core.broker import CHORES, GENERATIONS
 from app.core.ids import new_id
+from app.schedule import beat_schedule
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.deployment.files import ROOT
@@ -52,3 +55,12 @@ def test_what_an_application_queues_goes_where_workers_look(migrated_app):
     router = migrated_app.extensions["celery"].amqp.router
     assert router.route({}, "messages.generate_reply")["queue"].name == GENERATIONS
     assert router.route({}, "auth.send_code")["queue"].name == CHORES
+
+
+def test_beat_asks_for_every_task_that_is_about_nothing_in_particular(migrated_app):
+    """Sweeps, ticks and comparisons: whoever adds one must not forget the schedule."""
+    for path in (ROOT / "app").glob("*/tasks.py"):
+        import_module(f"app.{path.parent.name}.tasks")
+    tasks = [task for task in migrated_app.extensions["celery"].tasks.values() if task.__module__.startswith("app.")]
+    without_arguments = {task.name for task in tasks if not inspect.signature(task.run).parameters}
+    assert set(beat_schedule(migrated_app.extensions["settings"])) == without_arguments
