@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ from flask import Flask
 from flask.cli import FlaskGroup, ScriptInfo
 from sqlalchemy import text
 
+from app.auth.otp import MAX_CODES, MAX_GUESSES
+from app.auth.throttles import AUTH_REQUESTS, CODES_SENT, MAX_PASSWORD_ATTEMPTS, MAX_WRONG_CODES
 from app.billing.subscriptions import LIVE_STATUSES
+from app.billing.views import MAX_EVENT_BYTES
 from app.chatrooms.models import Status
 from app.core.clock import utc_now
 from app.core.db import db
+from app.core.http import MAX_BODY_BYTES
 from app.generation import state
 from app.integrations.stripe import ENDED
 from app.ops import totals
+from config import WHEN_UNSET, Settings
 from tests.test_readme import VARIABLES, variables_of_processes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +135,36 @@ def test_every_line_to_watch_for_is_one_that_the_code_writes():
     assert len(lines) > 15
     texts = texts_of_code()
     assert {line for line in lines if not any(line in text for text in texts)} == set()
+
+
+def test_security_tells_the_limits_of_production():
+    told = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", table_of(SECURITY, "Limits"), flags=re.MULTILINE))
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    per_minute, codes, wrong_codes = (
+        WHEN_UNSET[name][0] for name in ("rate_limit_per_minute", "codes_per_hour", "wrong_codes_per_hour")
+    )
+    words = {5: "five", 10: "ten"}
+    assert told["Requests of a user, or of an address without a valid token"] == f"{per_minute} a minute"
+    [of_auth] = [limit for name, limit in told.items() if "public routes of /auth" in name]
+    assert of_auth == f"{AUTH_REQUESTS.share(per_minute)} a minute"
+    assert told["Codes for an address"] == f"{CODES_SENT.share(per_minute)} an hour"
+    assert told["Codes of the whole service"] == f"{codes:,} an hour"
+    assert told["Codes for a number"].startswith(f"one a minute and {words[MAX_CODES]} an hour, for each purpose")
+    assert told["Wrong codes for a number"] == f"{words[MAX_GUESSES]} for a code, {words[MAX_WRONG_CODES]} an hour"
+    assert told["Wrong codes of the whole service"] == f"{wrong_codes:,} an hour"
+    assert told["Wrong passwords for a number"] == f"{words[MAX_PASSWORD_ATTEMPTS]} in a quarter of an hour"
+    assert told["Replies that a user follows at once"] == words[defaults["streams_per_user"]]
+    assert told["Body"] == f"{MAX_BODY_BYTES // 1024} KiB (the webhook: {MAX_EVENT_BYTES // 1024**2} MiB)"
+
+
+def test_security_counts_what_bandit_skips():
+    danger = re.search(r"bandit .*pyproject.toml (.*)", (ROOT / "Makefile").read_text())
+    names = [ROOT / name for name in danger[1].split()]
+    sources = [source for path in names for source in (path.rglob("*.py") if path.is_dir() else [path])]
+    lines = sum(source.read_text().count("# nosec") for source in sources)
+    kinds = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["bandit"]["skips"]
+    assert (len(kinds), lines) == (2, 3)
+    assert "two kinds of finding in `pyproject.toml` and three single lines" in SECURITY
 
 
 def test_every_metric_that_the_documents_name_is_told(client, app):

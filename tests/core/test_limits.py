@@ -165,7 +165,7 @@ def test_forwarded_address_counts_only_behind_trusted_proxies(make_limited):
     assert flood(behind, "no address {n}") == 429, "what is no address is all one"
 
 
-def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, user):
+def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, user, capsys):
     with ValkeyServer(append_only=False) as own:
         limited = make_limited(own.url)
         assert call(limited, token=user.access_token).status_code == 200
@@ -173,6 +173,10 @@ def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, use
         began = time.monotonic()
         assert set(statuses(2 * PER_MINUTE, limited, token=user.access_token)) == {200}
         assert time.monotonic() - began < 15, "not every request waited"
+        assert call(limited).status_code == 401
+        told = capsys.readouterr().err
+        assert "Redis knows no sessions and counts no requests" in told, "of users"
+        assert "abuse limits are open" in told, "of addresses"
         own.start()
         assert 429 in statuses(PER_MINUTE + 1, limited, token=user.access_token)
 
