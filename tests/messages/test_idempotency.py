@@ -148,7 +148,9 @@ def test_refused_requests_are_not_remembered(room):
 
 def test_a_key_is_forgotten_after_a_day(room):
     first = post(room)
-    room.sql("UPDATE idempotency_keys SET created_at = created_at - interval '24 hours'")
+    room.sql("UPDATE idempotency_keys SET created_at = created_at - interval '23 hours'")
+    assert post(room).json == first.json
+    room.sql("UPDATE idempotency_keys SET created_at = created_at - interval '1 hour'")
     assert post(room).json["reply"]["id"] != first.json["reply"]["id"]
 
 
