@@ -84,6 +84,18 @@ def test_an_account_is_deleted_in_batches_and_its_charges_stay(quiet_app, quiet,
     assert other.get(kept[0]).status_code == 200
 
 
+def test_a_deleted_account_loses_number_name_and_password_before_its_row(quiet_app, quiet):
+    person = quiet()
+    person.patch("/user/me", json={"name": "Ada"})
+    tokens = person.post("/auth/change-password", json={"new_password": "correct horse battery"}).json
+    person.access_token = tokens["access_token"]
+    known = text("SELECT mobile, name, password_hash FROM users")
+    with quiet_app.app_context():
+        assert all(db.session.execute(known).one())
+        assert person.delete("/user/me").status_code == 204
+        assert db.session.execute(known).one() == (None, None, None)
+
+
 def test_a_deleted_chatroom_is_gone_before_its_rows_are(quiet_app, quiet, small_batches):
     person = quiet()
     gone, kept = fill(person, rooms=2)

@@ -201,8 +201,9 @@ def test_health_checks_each_worker_until_it_ends(start_worker, two_workers, pers
     assert health() == (0, dict.fromkeys(sorted(names[:2]), "passed"))
 
     silent = names[0].removeprefix("worker ")
-    broker.zadd(WORKERS, {silent: (utc_now() - timedelta(minutes=11)).timestamp()})
-    assert health() == (4, {names[0]: "FAILED", names[1]: "passed"})
+    for minutes, code, result in ((9, 0, "passed"), (59, 4, "FAILED"), (11, 4, "FAILED")):
+        broker.zadd(WORKERS, {silent: (utc_now() - timedelta(minutes=minutes)).timestamp()})
+        assert health() == (code, {names[0]: result, names[1]: "passed"})
     assert health("--max-worker", "720")[0] == 0
     broker.zadd(WORKERS, {silent: (utc_now() - timedelta(minutes=61)).timestamp()})
     assert health() == (0, {names[1]: "passed"})
