@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse
@@ -187,17 +188,19 @@ def test_a_refusal_says_nothing_of_the_request_in_the_log(web):
 
 
 def test_silent_clients_hold_no_thread(web):
-    """More of them than there are threads, in the middle of their headers and of their bodies."""
+    """More of them than there are threads, in the middle of their headers and of their bodies: ten seconds each."""
     body = b"POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     address = urlsplit(web.url)
+    began, connections, answer = time.monotonic(), [], b""
     with ExitStack() as opened:
-        for beginning in [b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: ", body] * 20:
+        for beginning in [body, b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: "] * 20:
             connection = opened.enter_context(socket.create_connection((address.hostname, address.port), timeout=30))
             connection.sendall(beginning)
+            connections.append(connection)
         assert web.call("GET", "/healthz").ok
-        answer = b""
-        while b"request_timeout" not in answer and (part := connection.recv(65_536)):
+        while b"request_timeout" not in answer and (part := connections[0].recv(65_536)):
             answer += part
+        assert 9 < time.monotonic() - began < 20
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"request_timeout"' in answer
     assert "Traceback" not in web.log_file.read_text()
