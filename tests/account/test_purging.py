@@ -1,6 +1,7 @@
 """What was deleted is gone at once for everybody, and its rows go in batches, whatever happens in between."""
 
 import json
+import re
 import threading
 from itertools import count as numbers
 
@@ -17,7 +18,7 @@ from app.schedule import beat_schedule
 from app.streaming.events import Context, Publisher
 from app.streaming.events import purge as purge_stream
 from bench.large import explained
-from tests.conftest import purge_all
+from tests.conftest import ROOT, purge_all
 from tests.queues import waiting_tasks
 
 GONE = ("users", "chatrooms", "messages", "auth_sessions", "refresh_rotations", "idempotency_keys", "pro_grants")
@@ -94,6 +95,22 @@ def test_a_deleted_account_loses_number_name_and_password_before_its_row(quiet_a
         assert all(db.session.execute(known).one())
         assert person.delete("/user/me").status_code == 204
         assert db.session.execute(known).one() == (None, None, None)
+
+
+def test_the_queries_that_an_operator_is_told_count_what_is_still_to_be_deleted(quiet_app, quiet):
+    page = (ROOT / "docs/operations.md").read_text()
+    queries = re.findall(r"^SELECT .*;$", page.partition("What is still to be deleted:")[2], flags=re.MULTILINE)
+
+    def told():
+        with quiet_app.app_context():
+            return [tuple(db.session.execute(text(query)).one()) for query in queries]
+
+    person, other = quiet(), quiet()
+    assert person.delete(*fill(person, rooms=1, prompts=2)).status_code == 204
+    assert other.delete("/user/me").status_code == 204
+    assert told() == [(1, 4), (1,)]
+    purge_all(quiet_app)
+    assert told() == [(0, None), (0,)]
 
 
 def test_a_deleted_chatroom_is_gone_before_its_rows_are(quiet_app, quiet, small_batches):
