@@ -175,13 +175,16 @@ def test_a_price_that_stripe_does_not_know(
 
 @pytest.mark.parametrize("behaviour", [{"status": 500}, {"status": 429}, {"drop": True}, {"status": 401}])
 def test_an_event_that_cannot_be_looked_up_is_kept_and_applied_later(
-    behaviour: dict[str, Any], user: Any, shop: Shop, stripe: RunningStandIn
+    behaviour: dict[str, Any], user: Any, shop: Shop, stripe: RunningStandIn, logged: list[str]
 ) -> None:
     shop.buy(user)
     event_id = shop.event("invoice.paid")
     stripe.behave(path="/v1/subscriptions/", **behaviour)
     assert shop.deliver(event_id).status_code == 200
     assert (shop.pending(), shop.rows()) == ([event_id], [])
+    told = "Stripe refuses STRIPE_SECRET_KEY" if behaviour == {"status": 401} else "Stripe did not answer a call: "
+    assert any(told in line for line in logged)
+    assert any(f"Stripe's event {event_id} is not applied yet, a sweep comes back to it" in line for line in logged)
     assert user.get("/user/me").json["tier"] == "basic"
     stripe.behave()
     shop.sweep()

@@ -17,13 +17,14 @@ def due(shop: Shop) -> list[Any]:
     return list(shop.run(lambda: sync_due(now=datetime.now(UTC))))
 
 
-def test_a_purchase_whose_events_were_all_dropped(user: Any, shop: Shop) -> None:
+def test_a_purchase_whose_events_were_all_dropped(user: Any, shop: Shop, caplog: Any) -> None:
     subscription_id = shop.buy(user)
     assert user.get("/user/me").json["tier"] == "basic"
     (change,) = due(shop)
     assert (change.subscription, change.before, change.after) == (subscription_id, None, "active")
     assert user.get("/user/me").json["tier"] == "pro"
     assert due(shop) == []
+    assert caplog.messages.count("The comparison with Stripe corrected 1 subscriptions") == 1
 
 
 def test_a_cancellation_whose_event_was_dropped(user: Any, shop: Shop, stripe: RunningStandIn) -> None:

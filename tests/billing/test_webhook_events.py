@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from prometheus_client import REGISTRY
 
 from app.billing import tasks
 from app.schedule import beat_schedule
@@ -57,6 +58,24 @@ def test_a_task_that_runs_twice_asks_stripe_once(bought: str, shop: Shop, stripe
     asked = len(stripe.requests())
     assert shop.work() == [bought, bought]
     assert len(stripe.requests()) == asked + 1
+
+
+def test_webhooks_are_counted_by_type_and_result(
+    bought: str, shop: Shop, make_billing_app: Callable[..., Flask]
+) -> None:
+    def counted(event: str, result: str) -> float:
+        return REGISTRY.get_sample_value("stripe_webhooks_total", {"type": event, "result": result}) or 0
+
+    away = make_billing_app(database_url="postgresql://127.0.0.1:1/nothing").test_client()
+    cases = [
+        (bought, None, 200, ("invoice.paid", "taken")),
+        (shop.event("invoice.payment_succeeded"), None, 200, ("(other)", "ignored")),
+        (bought, away, 503, ("invoice.paid", "failed")),
+    ]
+    for event_id, client, status, labels in cases:
+        before = counted(*labels)
+        assert shop.note(event_id, client).status_code == status
+        assert counted(*labels) == before + 1
 
 
 def test_an_event_whose_task_was_lost_is_applied_by_the_sweep(bought: str, user: Any, shop: Shop) -> None:

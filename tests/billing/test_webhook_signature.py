@@ -71,7 +71,7 @@ def test_bad_missing_old_and_future_signatures_are_refused(
     assert shop.rows("stripe_events") == []
 
 
-def test_a_body_changed_by_one_byte_is_refused(bought: str, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_body_changed_by_one_byte_is_refused(bought: str, shop: Shop, stripe: RunningStandIn, caplog: Any) -> None:
     signed = stripe.signed(bought)
     payload, signature = signed["payload"], signed["headers"]["Stripe-Signature"]
     for position in (0, len(payload) // 2, len(payload) - 1):
@@ -79,6 +79,8 @@ def test_a_body_changed_by_one_byte_is_refused(bought: str, shop: Shop, stripe: 
         assert refused(shop.post(changed, signature))
     assert refused(shop.post(payload + " ", signature))
     assert refused(shop.post(json.dumps(json.loads(payload)), signature))
+    told = [record for record in caplog.records if record.getMessage().startswith("A webhook was refused: ")]
+    assert [record.levelname for record in told] == ["WARNING"] * 5
 
 
 def test_a_signed_body_that_is_no_event_is_refused(shop: Shop) -> None:

@@ -53,6 +53,13 @@ def test_it_goes_along_to_gemini_and_into_the_row(room, runner, gemini):
     assert room.row(reply_id).traceparent == SENT
 
 
+def test_a_call_to_gemini_has_the_id_of_its_request(room, runner, gemini):
+    headers = {"X-Request-ID": "a-request-to-follow"}
+    answer = room.person.post(f"{room.path}/message", json={"text": "Hello"}, headers=headers)
+    room.generate(runner, answer.json["reply"]["id"])
+    assert gemini.requests()[-1]["headers"]["x-request-id"] == answer.headers["X-Request-ID"] == headers["X-Request-ID"]
+
+
 def test_without_one_nothing_is_sent(room, runner, gemini):
     room.answer(runner, "Hello")
     assert "traceparent" not in gemini.requests()[-1]["headers"]

@@ -2,6 +2,7 @@
 
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
+from redis.exceptions import ResponseError
 from sqlalchemy import func, select, update
 
 from app.core.clock import utc_now
@@ -105,6 +106,33 @@ def test_the_alarm_of_the_tests_goes_off_where_a_view_does_so_outside_of_a_trans
         exec(view)
     with pytest.raises(AssertionError, match="outside of transaction"):
         exec(view)
+
+
+@pytest.mark.parametrize(
+    ("error", "level", "told"),
+    [
+        (
+            ResponseError("full"),
+            "WARNING",
+            "An action after a commit failed, Redis is unavailable: ResponseError: full",
+        ),
+        (TypeError("a defect"), "ERROR", "An action after a commit failed"),
+    ],
+)
+def test_an_action_that_fails_after_the_commit_is_told_and_undoes_nothing(context, caplog, error, level, told):
+    ran = []
+
+    def fail() -> None:
+        raise error
+
+    with transaction() as current:
+        current.after_commit(fail)
+        current.after_commit(lambda: ran.append(heartbeats()))
+        db.session.add(Heartbeat(name="one", at=utc_now()))
+    assert ran == [1]
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == (level, told)
+    assert bool(record.exc_info) == (level == "ERROR")
 
 
 def test_transactions_do_not_nest(context):

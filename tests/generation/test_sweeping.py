@@ -28,11 +28,14 @@ def let_workers_take_all(room):
     room.app.extensions["redis"].flushdb()
 
 
-def test_a_lost_task_is_queued_again(room):
+def test_a_lost_task_is_queued_again_and_said(room, caplog):
     reply_id = room.send("Hello")
     let_workers_take_all(room)
     assert sweep(room, timedelta(seconds=1)) == []
+    assert caplog.messages == []
     assert sweep(room) == [reply_id]
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [("WARNING", "The sweeper queued 1 replies again")]
     assert waiting(room) == 1
 
 

@@ -41,6 +41,8 @@ def test_requests_are_counted_by_route_and_status(client):
     after = scrape(client)
     for labels in (("GET", "/healthz", "200"), ("GET", "/chatroom", "401"), ("GET", "(none)", "404")):
         assert after["http_requests_total", *labels] == before.get(("http_requests_total", *labels), 0) + 1
+        timed = ("http_request_duration_seconds_count", *labels[:2])
+        assert after[timed] == before.get(timed, 0) + 1
 
 
 def test_a_quota_refusal_is_counted(user):
@@ -105,6 +107,29 @@ def test_what_workers_did_is_counted_once(user, app, worker, gemini):
     assert scraped["gemini_tokens_total", "output"] == usage["output_tokens"]
     assert scraped["reply_seconds_count",] == 1
     assert scraped["reply_seconds_bucket", "+Inf"] == 1
+
+
+def test_each_end_of_a_reply_is_counted_with_its_calls_and_tokens(room, make_runner):
+    runner, now = make_runner(), utc_now()
+    with room.app.app_context():
+        rollup.count_replies(now)
+    usage = room.answer(runner, "[[sandbox: thinking_tokens=70 say=one]]").usage
+    room.answer(runner, "[[sandbox: status=404]]")
+    failed = room.send("[[sandbox: status=503]]")
+    for _ in range(3):
+        room.sql("UPDATE messages SET not_before = NULL")
+        room.generate(runner, failed)
+    canceled = room.send("Hello")
+    assert room.person.post(f"{room.path}/messages/{canceled}/cancel").status_code == 200
+    with room.app.app_context():
+        rollup.count_replies(now + rollup.SETTLING + timedelta(minutes=1))
+    scraped = scrape(room.person.client)
+    outcomes = ("completed", "model_rejected", "model_unavailable", "canceled")
+    assert [scraped["replies_total", outcome] for outcome in outcomes] == [1, 1, 1, 1]
+    assert [scraped["gemini_calls_total", result] for result in ("answered", "refused", "failed")] == [1, 1, 3]
+    for kind, tokens in (("prompt", usage["prompt_tokens"]), ("thinking", 70), ("output", usage["output_tokens"])):
+        assert scraped["gemini_tokens_total", kind] == tokens
+        assert scraped["gemini_model_tokens_total", kind, "gemini-3.5-flash"] == tokens
 
 
 @pytest.mark.processes

@@ -10,6 +10,7 @@ import pytest
 from app.core.clock import utc_now
 from app.quota.history import cost_of
 from app.quota.ledger import quota_day
+from tests.conftest import purge_all
 from tests.problems import assert_problem
 
 
@@ -150,3 +151,14 @@ def test_a_report_without_prices_tells_no_cost(app, room, runner):
 def test_a_report_of_no_days_is_refused(app):
     assert report(app, "--from", "2026-02-02", "--to", "2026-02-01")[0] == 2
     assert report(app, "--from", "nonsense", "--to", "2026-02-01")[0] == 2
+
+
+def test_a_report_has_what_deleted_accounts_spent_and_no_refund(app, room, runner):
+    room.answer(runner, "Hello")
+    room.answer(runner, "[[sandbox: status=404]]")
+    assert room.person.delete("/user/me").status_code == 204
+    purge_all(room.app)
+    today = quota_day(utc_now()).isoformat()
+    code, written = report(app, "--from", today, "--to", today, "--csv")
+    assert code == 0
+    assert [row["prompts"] for row in csv.DictReader(io.StringIO(written))] == ["1"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from flask import Flask
 
 from app.chatrooms.models import Status
@@ -142,6 +143,28 @@ def test_a_reply_completes_and_is_followed_while_redis_dies(
         gemini.reset()
         thread.join()
         received += list(stream)
+        assert text_of(received) == room.read(reply_id).text == SAID
+
+
+def test_a_reply_whose_end_a_full_redis_did_not_take_is_told_from_the_database(
+    make_app: Callable[..., Flask], make_user: Callable[..., Any], make_runner_for: Any, gemini: Any
+):
+    with ValkeyServer(append_only=False) as own, redis.Redis.from_url(own.url) as server:
+        other = make_app(redis_url=own.url)
+        person = make_user()
+        person.client = other.test_client()
+        room = make_runner_for(other, person)
+        reply_id = room.send(f"[[sandbox: hang_after=3]] {PROMPT}", stream=True)
+        stream = follow(room, reply_id)
+        thread = room.generate_meanwhile(room.runner, reply_id)
+        received: list[Any] = []
+        while names(received).count("delta") < 3:
+            received.append(next(stream))
+        server.config_set("maxmemory", 1)
+        gemini.reset()
+        thread.join()
+        received += list(stream)  # which looks into the database every LOOK_AGAIN_SECONDS
+        assert names(received)[-1] == "completed"
         assert text_of(received) == room.read(reply_id).text == SAID
 
 
