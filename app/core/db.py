@@ -104,6 +104,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
         "isolation_level": "AUTOCOMMIT",  # but see `open_transaction`
         "pool_size": pool_size,
         "max_overflow": 0,
+        "pool_use_lifo": True,  # the last one used: its server process has caches that are warm
         "pool_timeout": POOL_TIMEOUT_SECONDS,
         "pool_recycle": 1_800,
         "connect_args": {
