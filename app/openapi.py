@@ -14,7 +14,7 @@ from flask import Flask, Response, request
 from werkzeug.routing import UUIDConverter
 
 from app.core.api import Blueprint
-from app.core.schemas import Problem, StrictBoolean, Text, Timestamp
+from app.core.schemas import Problem
 from app.messages.schemas import STREAM_EVENT
 
 TITLE = "Gemini Backend"
@@ -146,9 +146,6 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
     app.config.update(API_TITLE=TITLE, API_VERSION=VERSION, OPENAPI_VERSION="3.1.0")
     bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     api = Api()
-    api.register_field(Text, "string", None)
-    api.register_field(Timestamp, "string", "date-time")
-    api.register_field(StrictBoolean, "boolean", None)
     api.init_app(
         app,
         spec_kwargs={

@@ -6,7 +6,8 @@ import marshmallow as ma
 
 from app.auth.schemas import EXAMPLE_EVENT, EXAMPLE_KEY, EXAMPLE_SESSION, ApiKeyOut, Name, SecurityEventOut, SessionOut
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
-from app.core.schemas import Schema, Timestamp
+from app.core import fields
+from app.core.schemas import Schema
 from app.messages.schemas import EXAMPLE_PROMPT, EXAMPLE_REPLY, MessageOut
 from app.users.profile import EXAMPLE_USER, UserOut
 
@@ -20,13 +21,11 @@ class ProfileIn(Schema):
 class UsageOut(Schema):
     """The prompts of the day."""
 
-    tier = ma.fields.String(
-        validate=ma.validate.OneOf(["basic", "pro"]), metadata={"description": "The tier as of this request."}
-    )
-    limit = ma.fields.Integer(allow_none=True, metadata={"description": "Prompts a day; null for Pro."})
-    used = ma.fields.Integer(metadata={"description": "Prompts spent today."})
-    remaining = ma.fields.Integer(allow_none=True, metadata={"description": "Prompts left today; null for Pro."})
-    resets_at = Timestamp(metadata={"description": "When the day ends: the next midnight, UTC."})
+    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]))
+    limit = fields.Integer("Prompts a day; null for Pro.", allow_none=True)
+    used = fields.Integer("Prompts spent today.")
+    remaining = fields.Integer("Prompts left today; null for Pro.", allow_none=True)
+    resets_at = fields.Timestamp("When the day ends: the next midnight, UTC.")
 
 
 EXAMPLE_USAGE = {
@@ -41,28 +40,26 @@ EXAMPLE_USAGE = {
 class UsageQuery(Schema):
     """Which days, both included."""
 
-    first = ma.fields.Date(
+    first = fields.Date(
+        "The first day, UTC; absent: 29 days before the last.",
         data_key="from",
         format="%Y-%m-%d",
         load_default=None,
-        metadata={"description": "The first day, UTC; absent: 29 days before the last.", "example": "2026-11-01"},
+        example="2026-11-01",
     )
-    last = ma.fields.Date(
-        data_key="to",
-        format="%Y-%m-%d",
-        load_default=None,
-        metadata={"description": "The last day, UTC; absent: today.", "example": "2026-11-21"},
+    last = fields.Date(
+        "The last day, UTC; absent: today.", data_key="to", format="%Y-%m-%d", load_default=None, example="2026-11-21"
     )
 
 
 class DayOfUsageOut(Schema):
     """The prompts of a day, and what their replies took in tokens."""
 
-    date = ma.fields.Date(metadata={"description": "The day, UTC."})
-    prompts = ma.fields.Integer(metadata={"description": "Prompts spent."})
-    prompt_tokens = ma.fields.Integer(metadata={"description": "Tokens of the conversations sent."})
-    output_tokens = ma.fields.Integer(metadata={"description": "Tokens of the replies' texts."})
-    thinking_tokens = ma.fields.Integer(metadata={"description": "Tokens of thinking."})
+    date = fields.Date("The day, UTC.")
+    prompts = fields.Integer("Prompts spent.")
+    prompt_tokens = fields.Integer("Tokens of the conversations sent.")
+    output_tokens = fields.Integer("Tokens of the replies' texts.")
+    thinking_tokens = fields.Integer("Tokens of thinking.")
 
 
 class UsageHistoryOut(Schema):
@@ -83,22 +80,18 @@ EXAMPLE_DAY = {
 class ExportedChatroomOut(ChatroomOut):
     """A chatroom with all its messages."""
 
-    messages = ma.fields.List(ma.fields.Nested(MessageOut), metadata={"description": "All of them, oldest first."})
+    messages = fields.List("All of them, oldest first.", ma.fields.Nested(MessageOut))
 
 
 class ExportOut(Schema):
     """All that there is about a user."""
 
     user = ma.fields.Nested(UserOut)
-    subscriptions = ma.fields.List(
-        ma.fields.Dict(keys=ma.fields.String()), metadata={"description": "All that made the user Pro."}
-    )
-    sessions = ma.fields.List(ma.fields.Nested(SessionOut), metadata={"description": "The logins that go on."})
-    api_keys = ma.fields.List(ma.fields.Nested(ApiKeyOut), metadata={"description": "Those that work."})
-    security_events = ma.fields.List(
-        ma.fields.Nested(SecurityEventOut), metadata={"description": "Those of the last 90 days, newest first."}
-    )
-    chatrooms = ma.fields.List(ma.fields.Nested(ExportedChatroomOut), metadata={"description": "Oldest first."})
+    subscriptions = fields.List("All that made the user Pro.", ma.fields.Dict(keys=ma.fields.String()))
+    sessions = fields.List("The logins that go on.", ma.fields.Nested(SessionOut))
+    api_keys = fields.List("Those that work.", ma.fields.Nested(ApiKeyOut))
+    security_events = fields.List("Those of the last 90 days, newest first.", ma.fields.Nested(SecurityEventOut))
+    chatrooms = fields.List("Oldest first.", ma.fields.Nested(ExportedChatroomOut))
 
 
 EXAMPLE_EXPORT: dict[str, Any] = {

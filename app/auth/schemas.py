@@ -6,8 +6,9 @@ import marshmallow as ma
 
 from app.auth.models import EventType
 from app.auth.passwords import MAX_CHARS, MIN_CHARS, is_common
+from app.core import fields
 from app.core.auth import Scope
-from app.core.schemas import Schema, StrictBoolean, Text, Timestamp
+from app.core.schemas import Schema
 from app.users.numbers import is_personal_number, is_served, to_e164
 from app.users.profile import EXAMPLE_USER, UserOut
 
@@ -17,13 +18,12 @@ MAX_CODE_CHARS = 16
 MAX_MOBILE_CHARS = 32  # with spaces, brackets and the like
 
 
-class MobileNumber(Text):
+class MobileNumber(fields.Text):
     """A mobile number with its country code, as E.164."""
 
     def __init__(self, **kwargs: Any) -> None:
         description = "A mobile number with its country code, in any international spelling."
-        metadata = {"description": description, "example": "+1 415 555 2671"}
-        super().__init__(max_chars=MAX_MOBILE_CHARS, metadata=metadata, **kwargs)
+        super().__init__(description, max_chars=MAX_MOBILE_CHARS, example="+1 415 555 2671", **kwargs)
 
     def _deserialize(self, *args: Any, **kwargs: Any) -> str:
         number = to_e164(super()._deserialize(*args, **kwargs))
@@ -40,22 +40,20 @@ def check_served(mobile: str) -> None:
         raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
 
 
-class Name(Text):
+class Name(fields.Text):
     """A user's name."""
 
     def __init__(self, **kwargs: Any) -> None:
-        metadata = {"description": "The user's name, 1–100 characters.", "example": "Ada"}
-        super().__init__(max_chars=MAX_NAME_CHARS, allow_none=True, metadata=metadata, **kwargs)
+        description = "The user's name, 1–100 characters."
+        super().__init__(description, max_chars=MAX_NAME_CHARS, allow_none=True, example="Ada", **kwargs)
 
 
-class Password(Text):
+class Password(fields.Text):
     """An existing password."""
 
-    def __init__(self, *, description: str, min_chars: int = 1, **kwargs: Any) -> None:
-        metadata = {"description": description, "example": "correct horse battery staple", "format": "password"}
-        super().__init__(
-            min_chars=min_chars, max_chars=MAX_CHARS, trim=False, load_only=True, metadata=metadata, **kwargs
-        )
+    def __init__(self, description: str, **kwargs: Any) -> None:
+        kwargs |= {"example": "correct horse battery staple", "metadata": {"format": "password"}}
+        super().__init__(description, max_chars=MAX_CHARS, trim=False, load_only=True, **kwargs)
 
 
 def refuse_common(password: str) -> None:
@@ -65,17 +63,13 @@ def refuse_common(password: str) -> None:
 
 
 NEW_PASSWORD = Password(
+    "8–128 characters; the most common passwords are refused.",
     required=True,
     min_chars=MIN_CHARS,
     validate=refuse_common,
-    description="8–128 characters; the most common passwords are refused.",
 )
-CODE = Text(
-    required=True,
-    max_chars=MAX_CODE_CHARS,
-    metadata={"description": "The code, six digits.", "example": "294817"},
-)
-END_API_KEYS = StrictBoolean(load_default=False, metadata={"description": "Whether your API keys stop working too."})
+CODE = fields.Text("The code, six digits.", required=True, max_chars=MAX_CODE_CHARS, example="294817")
+END_API_KEYS = fields.StrictBoolean("Whether your API keys stop working too.", load_default=False)
 
 
 class SignupIn(Schema):
@@ -102,7 +96,7 @@ class LoginIn(Schema):
     """A number and its password."""
 
     mobile = MobileNumber(required=True)
-    password = Password(required=True, description="The password.")
+    password = Password("The password.", required=True)
 
 
 class ChangePasswordIn(Schema):
@@ -110,7 +104,7 @@ class ChangePasswordIn(Schema):
 
     new_password = NEW_PASSWORD
     current_password = Password(
-        load_default=None, allow_none=True, description="The password that is set; required once there is one."
+        "The password that is set; required once there is one.", load_default=None, allow_none=True
     )
     end_api_keys = END_API_KEYS
 
@@ -135,14 +129,12 @@ class ChangeMobileIn(Schema):
 
     new_mobile = MobileNumber(required=True)
     otp = CODE
-    current_password = Password(
-        load_default=None, allow_none=True, description="The password; it or `current_otp` is required."
-    )
-    current_otp = Text(  # without an example, which would make that of the body one with both proofs
+    current_password = Password("The password; it or `current_otp` is required.", load_default=None, allow_none=True)
+    current_otp = fields.Text(  # without an example, which would make that of the body one with both proofs
+        "The code that was sent to the present number, six digits.",
         load_default=None,
         allow_none=True,
         max_chars=MAX_CODE_CHARS,
-        metadata={"description": "The code that was sent to the present number, six digits."},
     )
 
     @ma.validates_schema(skip_on_field_errors=True)
@@ -154,10 +146,10 @@ class ChangeMobileIn(Schema):
 class SentCodeOut(Schema):
     """A code is on its way."""
 
-    mobile = ma.fields.String(metadata={"description": "The number in E.164."})
-    expires_in = ma.fields.Integer(metadata={"description": "Seconds the code is good for."})
-    resend_in = ma.fields.Integer(metadata={"description": "Seconds until another one can be requested."})
-    otp = ma.fields.String(metadata={"description": "The code; only with `OTP_DELIVERY=response`."})
+    mobile = fields.String("The number in E.164.")
+    expires_in = fields.Integer("Seconds the code is good for.")
+    resend_in = fields.Integer("Seconds until another one can be requested.")
+    otp = fields.String("The code; only with `OTP_DELIVERY=response`.")
 
     @ma.post_dump
     def omit_missing_otp(self, data: dict[str, object], **_: object) -> dict[str, object]:
@@ -167,104 +159,98 @@ class SentCodeOut(Schema):
 class SentCodesOut(SentCodeOut):
     """Codes are on their way, to a new number and to the present one."""
 
-    current_otp = ma.fields.String(
-        metadata={"description": "The code of the present number; only with `OTP_DELIVERY=response`."}
-    )
+    current_otp = fields.String("The code of the present number; only with `OTP_DELIVERY=response`.")
 
 
 class TokensOut(Schema):
     """A login."""
 
-    access_token = ma.fields.String(metadata={"description": "For `Authorization: Bearer …`."})
-    refresh_token = ma.fields.String(metadata={"description": "For new tokens; works once."})
-    token_type = ma.fields.String(metadata={"description": "Always `Bearer`."})
-    expires_in = ma.fields.Integer(metadata={"description": "Seconds the access token is good for."})
+    access_token = fields.String("For `Authorization: Bearer …`.")
+    refresh_token = fields.String("For new tokens; works once.")
+    token_type = fields.String("Always `Bearer`.")
+    expires_in = fields.Integer("Seconds the access token is good for.")
     user = ma.fields.Nested(UserOut)
 
 
 class SessionOut(Schema):
     """An active session."""
 
-    id = ma.fields.UUID(metadata={"description": "The session's id."})
-    current = ma.fields.Boolean(metadata={"description": "Whether it is this request's own."})
-    created_at = Timestamp(metadata={"description": "When it began."})
-    last_used_at = Timestamp(metadata={"description": "When it was last used, to within five minutes."})
-    ip = ma.fields.String(allow_none=True, metadata={"description": "The address it began from."})
-    user_agent = ma.fields.String(allow_none=True, metadata={"description": "The program it began in."})
+    id = fields.UUID("The session's id.")
+    current = fields.Boolean("Whether it is this request's own.")
+    created_at = fields.Timestamp("When it began.")
+    last_used_at = fields.Timestamp("When it was last used, to within five minutes.")
+    ip = fields.String("The address it began from.", allow_none=True)
+    user_agent = fields.String("The program it began in.", allow_none=True)
 
 
 class SessionsOut(Schema):
     """A user's active sessions."""
 
-    items = ma.fields.List(ma.fields.Nested(SessionOut), metadata={"description": "The latest used first."})
+    items = fields.List("The latest used first.", ma.fields.Nested(SessionOut))
 
 
 class ApiKeyIn(Schema):
     """A key to make."""
 
-    name = Text(required=True, max_chars=MAX_NAME_CHARS, metadata={"description": "What it is for.", "example": "CI"})
-    scopes = ma.fields.List(
+    name = fields.Text("What it is for.", required=True, max_chars=MAX_NAME_CHARS, example="CI")
+    scopes = fields.List(
+        "What it may do.",
         ma.fields.Enum(Scope, by_value=True),
         required=True,
         validate=ma.validate.Length(min=1, max=len(Scope)),
-        metadata={"description": "What it may do.", "example": ["chat:read", "chat:write"]},
+        example=["chat:read", "chat:write"],
     )
-    expires_in_days = ma.fields.Integer(
+    expires_in_days = fields.Integer(
+        "Days until it stops working; absent: it works until it is deleted.",
         strict=True,
         load_default=None,
         allow_none=True,
         validate=ma.validate.Range(min=1, max=MAX_KEY_DAYS),
-        metadata={"description": "Days until it stops working; absent: it works until it is deleted.", "example": 90},
+        example=90,
     )
 
 
 class ApiKeyOut(Schema):
     """A key, without itself."""
 
-    id = ma.fields.UUID(metadata={"description": "The key's id."})
-    name = ma.fields.String(metadata={"description": "What it is for."})
-    scopes = ma.fields.List(ma.fields.Enum(Scope, by_value=True), metadata={"description": "What it may do."})
-    prefix = ma.fields.String(metadata={"description": "The key's beginning, to know it by."})
-    created_at = Timestamp(metadata={"description": "When it was made."})
-    expires_at = Timestamp(allow_none=True, metadata={"description": "When it stops working; null: never."})
-    last_used_at = Timestamp(
-        allow_none=True, metadata={"description": "When it was last used, to within five minutes; null: never."}
-    )
+    id = fields.UUID("The key's id.")
+    name = fields.String("What it is for.")
+    scopes = fields.List("What it may do.", ma.fields.Enum(Scope, by_value=True))
+    prefix = fields.String("The key's beginning, to know it by.")
+    created_at = fields.Timestamp("When it was made.")
+    expires_at = fields.Timestamp("When it stops working; null: never.", allow_none=True)
+    last_used_at = fields.Timestamp("When it was last used, to within five minutes; null: never.", allow_none=True)
 
 
 class NewApiKeyOut(ApiKeyOut):
     """A key that was just made."""
 
-    key = ma.fields.String(metadata={"description": "For `Authorization: Bearer …`; shown this once."})
+    key = fields.String("For `Authorization: Bearer …`; shown this once.")
 
 
 class ApiKeysOut(Schema):
     """A user's keys."""
 
-    items = ma.fields.List(ma.fields.Nested(ApiKeyOut), metadata={"description": "The newest first."})
+    items = fields.List("The newest first.", ma.fields.Nested(ApiKeyOut))
 
 
 class SecurityEventOut(Schema):
     """Something that happened to an account."""
 
-    id = ma.fields.UUID(metadata={"description": "The event's id."})
-    type = ma.fields.Enum(
-        EventType,
-        by_value=True,
-        metadata={
-            "description": "`login_new_device`: from a network and a program that no login of the last 90 days had."
-        },
+    id = fields.UUID("The event's id.")
+    type = fields.Choice(
+        "`login_new_device`: from a network and a program that no login of the last 90 days had.", EventType
     )
-    created_at = Timestamp(metadata={"description": "When it happened."})
-    ip = ma.fields.String(allow_none=True, metadata={"description": "The address of the request that did it."})
-    user_agent = ma.fields.String(allow_none=True, metadata={"description": "The program of that request."})
+    created_at = fields.Timestamp("When it happened.")
+    ip = fields.String("The address of the request that did it.", allow_none=True)
+    user_agent = fields.String("The program of that request.", allow_none=True)
 
 
 class SecurityEventsOut(Schema):
     """A part of what happened to an account."""
 
-    items = ma.fields.List(ma.fields.Nested(SecurityEventOut), metadata={"description": "Newest first."})
-    next_cursor = ma.fields.String(allow_none=True, metadata={"description": "For the next page; null at the end."})
+    items = fields.List("Newest first.", ma.fields.Nested(SecurityEventOut))
+    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)
 
 
 EXAMPLE_KEY: dict[str, Any] = {

@@ -2,49 +2,38 @@
 
 from typing import Any
 
-import marshmallow as ma
-
 from app.billing.models import Tier
-from app.core.schemas import Schema, Timestamp
+from app.core import fields
+from app.core.schemas import Schema
 
 
 class CheckoutOut(Schema):
     """Where to pay."""
 
-    session_id = ma.fields.String(attribute="id", metadata={"description": "Stripe's id of the Checkout session."})
-    url = ma.fields.Url(metadata={"description": "Stripe's payment page; open it in a browser."})
+    session_id = fields.String("Stripe's id of the Checkout session.", attribute="id")
+    url = fields.Url("Stripe's payment page; open it in a browser.")
 
 
 class PortalOut(Schema):
     """Where to manage the subscription."""
 
-    url = ma.fields.Url(metadata={"description": "Stripe's billing portal, good for a few minutes."})
+    url = fields.Url("Stripe's billing portal, good for a few minutes.")
 
 
 class SubscriptionStatusOut(Schema):
     """The tier and where it comes from."""
 
-    tier = ma.fields.Enum(Tier, by_value=True, metadata={"description": "The tier as of this request."})
-    status = ma.fields.String(
-        metadata={
-            "description": "Stripe's status of the subscription; `none` before the first, `granted` for Pro by hand."
-        }
-    )
-    current_period_end = Timestamp(
-        allow_none=True, metadata={"description": "When the period ends, or the grant; null when it does not."}
-    )
-    cancel_at_period_end = ma.fields.Boolean(
-        metadata={"description": "Whether it ends with the period; until then Pro stays."}
-    )
-    grace_until = Timestamp(
-        allow_none=True, metadata={"description": "Of a subscription that is `past_due`: how long Pro stays."}
-    )
+    tier = fields.Choice("The tier as of this request.", Tier)
+    status = fields.String("Stripe's status of the subscription; `none` before the first, `granted` for Pro by hand.")
+    current_period_end = fields.Timestamp("When the period ends, or the grant; null when it does not.", allow_none=True)
+    cancel_at_period_end = fields.Boolean("Whether it ends with the period; until then Pro stays.")
+    grace_until = fields.Timestamp("Of a subscription that is `past_due`: how long Pro stays.", allow_none=True)
 
 
 class ReceivedOut(Schema):
     """The event is taken."""
 
-    received = ma.fields.Boolean(metadata={"description": "Always true."})
+    received = fields.Boolean("Always true.")
 
 
 EXAMPLE_CHECKOUT: dict[str, Any] = {

@@ -8,8 +8,9 @@ import marshmallow as ma
 from app.billing.models import Tier
 from app.chatrooms.models import MAX_TITLE_CHARS, TitleSource
 from app.chatrooms.service import offered_models
+from app.core import fields
 from app.core.api import header
-from app.core.schemas import PageQuery, Schema, StrictBoolean, Text, Timestamp, TrueOrFalse
+from app.core.schemas import PageQuery, Schema
 
 REPLAYED = {"Idempotent-Replayed": header("`true` when this Idempotency-Key had been answered before.")}
 MAX_INSTRUCTION_CHARS = 4_000
@@ -43,54 +44,41 @@ def check_idempotency_key(key: str) -> None:
 class KeyHeaders(ma.Schema):
     """The header that lets a request be sent again."""
 
-    idempotency_key = ma.fields.String(
+    idempotency_key = fields.String(
+        "Send the same key again with the same request, and it counts as sent once; kept 24 hours.",
         data_key="Idempotency-Key",
         load_default=None,
         validate=check_idempotency_key,
-        metadata={
-            "pattern": f"^{IDEMPOTENCY_KEY}$",
-            "description": "Send the same key again with the same request, and it counts as sent once; kept 24 hours.",
-        },
+        metadata={"pattern": f"^{IDEMPOTENCY_KEY}$"},
     )
 
 
 class ChatroomIn(Schema):
     """A new chatroom. Nothing has to be said."""
 
-    title = Text(
+    title = fields.Text(
+        "1–255 characters after trimming. Without one it gets one after its first completed reply.",
         allow_none=True,
         max_chars=MAX_TITLE_CHARS,
-        metadata={
-            "description": "1–255 characters after trimming. Without one it gets one after its first completed reply.",
-            "example": "How the internet works",
-        },
+        example="How the internet works",
     )
-    instruction = Text(
+    instruction = fields.Text(
+        "How Gemini should reply in this chatroom, 1–4000 characters after trimming; null: no word.",
         allow_none=True,
         max_chars=MAX_INSTRUCTION_CHARS,
-        metadata={
-            "description": "How Gemini should reply in this chatroom, 1–4000 characters after trimming; null: no word.",
-            "example": "Answer briefly, for a child of ten.",
-        },
+        example="Answer briefly, for a child of ten.",
     )
-    model = ma.fields.String(
-        allow_none=True,
-        validate=check_model,
-        metadata={"description": "One of `GET /models`; null: the default.", "example": None},
+    model = fields.String(
+        "One of `GET /models`; null: the default.", allow_none=True, validate=check_model, example=None
     )
 
 
 class ChatroomChangesIn(ChatroomIn):
     """What changes; at least one field."""
 
-    title = Text(
-        max_chars=MAX_TITLE_CHARS,
-        metadata={"description": "1–255 characters after trimming.", "example": "How the internet works"},
-    )
-    pinned = StrictBoolean(metadata={"description": "Whether it comes first in the list.", "example": True})
-    archived = StrictBoolean(
-        metadata={"description": "Whether it is listed among the archived ones.", "example": False}
-    )
+    title = fields.Text("1–255 characters after trimming.", max_chars=MAX_TITLE_CHARS, example="How the internet works")
+    pinned = fields.StrictBoolean("Whether it comes first in the list.", example=True)
+    archived = fields.StrictBoolean("Whether it is listed among the archived ones.", example=False)
 
     @ma.validates_schema
     def check_for_a_change(self, data: dict[str, Any], **_: Any) -> None:
@@ -101,15 +89,15 @@ class ChatroomChangesIn(ChatroomIn):
 class ListQuery(PageQuery):
     """Which part of which list."""
 
-    archived = TrueOrFalse(load_default=False, metadata={"description": "List the archived ones instead."})
+    archived = fields.TrueOrFalse("List the archived ones instead.", load_default=False)
 
 
 class ModelOut(Schema):
     """A model that a chatroom may be given."""
 
-    name = ma.fields.String(metadata={"description": "For a chatroom's `model`."})
-    tier = ma.fields.Enum(Tier, by_value=True, metadata={"description": "The lowest tier that may use it."})
-    default = ma.fields.Boolean(metadata={"description": "Whether chatrooms without a model use it."})
+    name = fields.String("For a chatroom's `model`.")
+    tier = fields.Choice("The lowest tier that may use it.", Tier)
+    default = fields.Boolean("Whether chatrooms without a model use it.")
 
 
 class ModelsOut(Schema):
@@ -121,25 +109,21 @@ class ModelsOut(Schema):
 class ChatroomOut(Schema):
     """A chatroom."""
 
-    id = ma.fields.UUID(metadata={"description": "The chatroom's id."})
-    title = ma.fields.String(allow_none=True, metadata={"description": "Its title; null: not there yet."})
-    title_source = ma.fields.Enum(
-        TitleSource,
-        by_value=True,
-        allow_none=True,
-        attribute="named_by",
-        metadata={"description": "Who named it; null without a title."},
+    id = fields.UUID("The chatroom's id.")
+    title = fields.String("Its title; null: not there yet.", allow_none=True)
+    title_source = fields.Choice(
+        "Who named it; null without a title.", TitleSource, allow_none=True, attribute="named_by"
     )
-    instruction = ma.fields.String(allow_none=True, metadata={"description": "How Gemini should reply, if said."})
-    model = ma.fields.String(allow_none=True, metadata={"description": "Its model; null: the default."})
-    pinned = ma.fields.Boolean(metadata={"description": "Whether it comes first in the list."})
-    archived = ma.fields.Boolean(metadata={"description": "Whether it is listed among the archived ones."})
-    created_at = Timestamp(metadata={"description": "When it was opened."})
-    updated_at = Timestamp(metadata={"description": "When it was last changed or written to."})
+    instruction = fields.String("How Gemini should reply, if said.", allow_none=True)
+    model = fields.String("Its model; null: the default.", allow_none=True)
+    pinned = fields.Boolean("Whether it comes first in the list.")
+    archived = fields.Boolean("Whether it is listed among the archived ones.")
+    created_at = fields.Timestamp("When it was opened.")
+    updated_at = fields.Timestamp("When it was last changed or written to.")
 
 
 class ChatroomPageOut(Schema):
     """A part of the list of chatrooms."""
 
     items = ma.fields.List(ma.fields.Nested(ChatroomOut))
-    next_cursor = ma.fields.String(allow_none=True, metadata={"description": "For the next page; null at the end."})
+    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)

@@ -6,8 +6,9 @@ import marshmallow as ma
 
 from app.chatrooms.models import ErrorCode, Message, Role, Status
 from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut, KeyHeaders
+from app.core import fields
 from app.core.api import header
-from app.core.schemas import PageQuery, Ready, Schema, StrictBoolean, Text, Timestamp
+from app.core.schemas import PageQuery, Schema
 from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
 from app.streaming.following import context_of
@@ -125,116 +126,93 @@ ERROR_SENTENCES = {
 class PromptIn(Schema):
     """A prompt."""
 
-    text = Text(
+    text = fields.Text(
+        "The prompt, 1–8000 characters after trimming.",
         required=True,
         max_chars=MAX_PROMPT_CHARS,
-        metadata={
-            "description": "The prompt, 1–8000 characters after trimming.",
-            "example": "Explain DNS to a child",
-        },
+        example="Explain DNS to a child",
     )
-    stream = StrictBoolean(
-        load_default=False,
-        metadata={"description": "Whether the reply comes piece by piece.", "example": False},
-    )
+    stream = fields.StrictBoolean("Whether the reply comes piece by piece.", load_default=False, example=False)
 
 
 class PromptHeaders(KeyHeaders):
     """Headers that change how a prompt is taken."""
 
-    prefer = ma.fields.String(
+    prefer = fields.String(
+        "`wait=N`: wait up to N seconds (20 at most) for the reply.",
         data_key="Prefer",
         load_default="",
-        metadata={
-            "description": "`wait=N`: wait up to N seconds (20 at most) for the reply.",
-            "example": "wait=10",
-        },
+        example="wait=10",
     )
 
 
 class HistoryQuery(PageQuery):
     """Which of a room's messages."""
 
-    superseded = ma.fields.String(
+    superseded = fields.String(
+        "Whether superseded ones are listed too.",
         load_default="exclude",
         validate=ma.validate.OneOf(["exclude", "include"]),
-        metadata={"description": "Whether superseded ones are listed too."},
     )
 
 
 class StreamHeaders(ma.Schema):
     """Where to go on."""
 
-    last_event_id = ma.fields.String(
+    last_event_id = fields.String(
+        "The `id` of the last event that arrived; anything else is ignored.",
         data_key="Last-Event-ID",
         load_default="",
-        metadata={
-            "description": "The `id` of the last event that arrived; anything else is ignored.",
-            "example": "1:42",
-        },
+        example="1:42",
     )
 
 
 class ErrorOut(Schema):
     """Why a reply failed."""
 
-    code = ma.fields.String(
-        validate=ma.validate.OneOf([code.value for code in ErrorCode]),
-        metadata={"description": "For programs."},
-    )
-    message = ma.fields.String(metadata={"description": "For people."})
+    code = fields.String("For programs.", validate=ma.validate.OneOf([code.value for code in ErrorCode]))
+    message = fields.String("For people.")
 
 
 class TokensUsedOut(Schema):
     """What a reply took, in Gemini's tokens."""
 
-    prompt_tokens = ma.fields.Integer(metadata={"description": "Tokens of the conversation sent."})
-    output_tokens = ma.fields.Integer(metadata={"description": "Tokens of the reply's text."})
-    thinking_tokens = ma.fields.Integer(metadata={"description": "Tokens of thinking, which Google bills as output."})
-    cached_tokens = ma.fields.Integer(metadata={"description": "Of the prompt's: those that Google had in its cache."})
-    total_tokens = ma.fields.Integer(metadata={"description": "Prompt, output and thinking together."})
+    prompt_tokens = fields.Integer("Tokens of the conversation sent.")
+    output_tokens = fields.Integer("Tokens of the reply's text.")
+    thinking_tokens = fields.Integer("Tokens of thinking, which Google bills as output.")
+    cached_tokens = fields.Integer("Of the prompt's: those that Google had in its cache.")
+    total_tokens = fields.Integer("Prompt, output and thinking together.")
 
 
 class ContextOut(Schema):
     """How much of its chatroom a reply is based on."""
 
-    messages_sent = ma.fields.Integer(metadata={"description": "Messages sent to Gemini, the prompt included."})
-    messages_omitted = ma.fields.Integer(
-        metadata={"description": "Earlier ones left out: those without an answer, and what was too much."}
-    )
+    messages_sent = fields.Integer("Messages sent to Gemini, the prompt included.")
+    messages_omitted = fields.Integer("Earlier ones left out: those without an answer, and what was too much.")
 
 
 class MessageOut(Schema):
     """A prompt or a reply."""
 
-    id = ma.fields.UUID(metadata={"description": "The message's id."})
-    chatroom_id = ma.fields.UUID(metadata={"description": "Its chatroom."})
-    role = ma.fields.Enum(Role, by_value=True, metadata={"description": "`user` for a prompt, `model` for a reply."})
-    text = ma.fields.String(allow_none=True, metadata={"description": "The text; of a reply null until there is some."})
-    status = ma.fields.Enum(
-        Status,
-        by_value=True,
-        metadata={"description": "Of a reply: queued → generating → completed, failed or canceled."},
-    )
-    finish_reason = ma.fields.Enum(
+    id = fields.UUID("The message's id.")
+    chatroom_id = fields.UUID("Its chatroom.")
+    role = fields.Choice("`user` for a prompt, `model` for a reply.", Role)
+    text = fields.String("The text; of a reply null until there is some.", allow_none=True)
+    status = fields.Choice("Of a reply: queued → generating → completed, failed or canceled.", Status)
+    finish_reason = fields.Choice(
+        "Of a completed reply: `stop`, `max_tokens` (cut at the model's limit) or `time_limit` "
+        "(cut when its time was over); else null.",
         FinishReason,
-        by_value=True,
         allow_none=True,
-        metadata={
-            "description": "Of a completed reply: `stop`, `max_tokens` (cut at the model's limit) or `time_limit` "
-            "(cut when its time was over); else null."
-        },
     )
-    error = Ready(ErrorOut, allow_none=True, metadata={"description": "Why a reply failed, else null."})
-    model = ma.fields.String(allow_none=True, metadata={"description": "The model that replied."})
-    usage = Ready(TokensUsedOut, allow_none=True, metadata={"description": "Of a reply; null until it is known."})
-    context = Ready(ContextOut, allow_none=True, metadata={"description": "Of a reply; null until Gemini was asked."})
-    superseded = ma.fields.Boolean(
-        metadata={"description": "Whether an edit or a new reply has replaced it, or a turn before it."}
-    )
-    in_reply_to = ma.fields.UUID(allow_none=True, metadata={"description": "Of a reply: the prompt's id."})
-    created_at = Timestamp(metadata={"description": "When the prompt was accepted."})
-    completed_at = Timestamp(allow_none=True, metadata={"description": "When the message reached its final state."})
+    error = fields.Ready("Why a reply failed, else null.", ErrorOut, allow_none=True)
+    model = fields.String("The model that replied.", allow_none=True)
+    usage = fields.Ready("Of a reply; null until it is known.", TokensUsedOut, allow_none=True)
+    context = fields.Ready("Of a reply; null until Gemini was asked.", ContextOut, allow_none=True)
+    superseded = fields.Boolean("Whether an edit or a new reply has replaced it, or a turn before it.")
+    in_reply_to = fields.UUID("Of a reply: the prompt's id.", allow_none=True)
+    created_at = fields.Timestamp("When the prompt was accepted.")
+    completed_at = fields.Timestamp("When the message reached its final state.", allow_none=True)
 
     def get_attribute(self, obj: Message, attr: str, default: Any) -> Any:
         if attr == "error":
@@ -279,14 +257,11 @@ class MessagePageOut(Schema):
     """A part of a chatroom's messages."""
 
     items = ma.fields.List(ma.fields.Nested(MessageOut))
-    next_cursor = ma.fields.String(allow_none=True, metadata={"description": "For the next page; null at the end."})
+    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)
 
 
 class ChatroomWithMessagesOut(ChatroomOut):
     """A chatroom with its latest messages."""
 
-    messages = ma.fields.List(ma.fields.Nested(MessageOut), metadata={"description": "The latest 50, oldest first."})
-    next_cursor = ma.fields.String(
-        allow_none=True,
-        metadata={"description": "For `…/messages?cursor=`: the older ones; null when there are none."},
-    )
+    messages = fields.List("The latest 50, oldest first.", ma.fields.Nested(MessageOut))
+    next_cursor = fields.String("For `…/messages?cursor=`: the older ones; null when there are none.", allow_none=True)

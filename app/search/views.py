@@ -6,10 +6,11 @@ import marshmallow as ma
 from flask.views import MethodView
 
 from app.chatrooms.models import Role
+from app.core import fields
 from app.core.api import Blueprint
 from app.core.auth import Scope, current_user_id
 from app.core.errors import NotFound
-from app.core.schemas import InvalidCursor, PageQuery, Schema, Text, Timestamp
+from app.core.schemas import InvalidCursor, PageQuery, Schema
 from app.messages.schemas import EXAMPLE_PROMPT
 from app.search import service
 
@@ -21,29 +22,27 @@ MAX_QUERY_CHARS = 200
 class SearchQuery(PageQuery):
     """What to look for."""
 
-    q = Text(
+    q = fields.Text(
+        "Words that must all be there, in any order; of the last one the beginning is enough.",
         attribute="query",
         required=True,
         max_chars=MAX_QUERY_CHARS,
-        metadata={
-            "description": "Words that must all be there, in any order; of the last one the beginning is enough.",
-            "example": "phone boo",
-        },
+        example="phone boo",
     )
-    chatroom_id = ma.fields.UUID(load_default=None, metadata={"description": "In this chatroom alone."})
+    chatroom_id = fields.UUID("In this chatroom alone.", load_default=None)
 
 
 class FoundOut(Schema):
     """A message that was found."""
 
-    message_id = ma.fields.UUID(metadata={"description": "Of the message."})
-    chatroom_id = ma.fields.UUID(metadata={"description": "Of its chatroom."})
-    role = ma.fields.Enum(Role, by_value=True, metadata={"description": "`user` for a prompt, `model` for a reply."})
-    created_at = Timestamp(metadata={"description": "When the prompt was accepted."})
-    snippet = ma.fields.String(metadata={"description": "The text around the first match, cut with `…`."})
-    highlights = ma.fields.List(
+    message_id = fields.UUID("Of the message.")
+    chatroom_id = fields.UUID("Of its chatroom.")
+    role = fields.Choice("`user` for a prompt, `model` for a reply.", Role)
+    created_at = fields.Timestamp("When the prompt was accepted.")
+    snippet = fields.String("The text around the first match, cut with `…`.")
+    highlights = fields.List(
+        "`[start, end]` of each match in the snippet, counted in Unicode characters.",
         ma.fields.List(ma.fields.Integer()),
-        metadata={"description": "`[start, end]` of each match in the snippet, counted in Unicode characters."},
     )
 
 
@@ -51,7 +50,7 @@ class FoundPageOut(Schema):
     """A part of what was found."""
 
     items = ma.fields.List(ma.fields.Nested(FoundOut))
-    next_cursor = ma.fields.String(allow_none=True, metadata={"description": "For the next page; null at the end."})
+    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)
 
 
 EXAMPLE_FOUND: dict[str, Any] = {

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import marshmallow as ma
 
-from app.core.schemas import Schema, Timestamp
+from app.core import fields
+from app.core.schemas import Schema
 from app.users.models import User
 
 EXAMPLE_USER: dict[str, Any] = {
@@ -39,11 +40,9 @@ class Profile:
 class UserOut(Schema):
     """A user."""
 
-    id = ma.fields.UUID(metadata={"description": "The user's id."})
-    mobile = ma.fields.String(metadata={"description": "The number in E.164."})
-    name = ma.fields.String(allow_none=True, metadata={"description": "The user's name; may be null."})
-    tier = ma.fields.String(
-        validate=ma.validate.OneOf(["basic", "pro"]), metadata={"description": "The tier as of this request."}
-    )
-    has_password = ma.fields.Boolean(metadata={"description": "Whether a password is set."})
-    created_at = Timestamp(metadata={"description": "When the user signed up."})
+    id = fields.UUID("The user's id.")
+    mobile = fields.String("The number in E.164.")
+    name = fields.String("The user's name; may be null.", allow_none=True)
+    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]))
+    has_password = fields.Boolean("Whether a password is set.")
+    created_at = fields.Timestamp("When the user signed up.")

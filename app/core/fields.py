@@ -1,0 +1,117 @@
+"""The kinds of fields that schemas are made of: marshmallow's, but each says what it is.
+
+What needs no description, such as the items of a list, is a field of marshmallow's own.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import validate
+
+from app.core.clock import as_rfc3339
+
+
+class Described(ma.fields.Field[Any]):
+    """A field with its description and, if it is given one, its example."""
+
+    def __init__(self, description: str, *args: Any, example: Any = ma.missing, **kwargs: Any) -> None:
+        shown = {} if example is ma.missing else {"example": example}
+        metadata = {"description": description} | shown | kwargs.pop("metadata", {})
+        super().__init__(*args, metadata=metadata, **kwargs)
+
+
+class String(Described, ma.fields.String): ...
+
+
+class Url(Described, ma.fields.Url): ...
+
+
+class UUID(Described, ma.fields.UUID): ...
+
+
+class Integer(Described, ma.fields.Integer): ...
+
+
+class Boolean(Described, ma.fields.Boolean): ...
+
+
+class Date(Described, ma.fields.Date): ...
+
+
+class List(Described, ma.fields.List[Any]): ...
+
+
+class Dict(Described, ma.fields.Dict): ...
+
+
+class Choice(Described, ma.fields.Enum[Any]):
+    """One of an enumeration's values."""
+
+    def __init__(self, description: str, enum: type[StrEnum], **kwargs: Any) -> None:
+        super().__init__(description, enum, by_value=True, **kwargs)
+
+
+class Ready(Described, ma.fields.Nested):
+    """A nested document that its schema describes, and that is given in the form in which it is sent."""
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        return value
+
+
+class Text(String):
+    """Text within `min_chars` and `max_chars`, after trimming; no NUL character, no lone surrogate.
+
+    PostgreSQL stores neither of the two, and no client means them.
+    """
+
+    def __init__(
+        self, description: str, *, max_chars: int, min_chars: int = 1, trim: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(description, **kwargs)
+        self.metadata = {"minLength": min_chars, "maxLength": max_chars, **self.metadata}
+        self.trim = trim
+        self.length = validate.Length(min=min_chars, max=max_chars)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
+            raise ma.ValidationError("Contains a character that is not text (NUL or a lone surrogate).")
+        text = text.strip() if self.trim else text
+        self.length(text)
+        return text
+
+
+class StrictBoolean(Boolean):
+    """`true` or `false`, and none of the other spellings."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class TrueOrFalse(Boolean):
+    """`true` or `false` in a query string, and none of the other spellings."""
+
+    truthy = {"true"}  # noqa: RUF012 - as marshmallow has it
+    falsy = {"false"}  # noqa: RUF012
+
+
+class WholeNumber(Integer):
+    """A whole number in plain digits, as a query string has it: `1_0` is none, nor are digits of other scripts."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not re.fullmatch(r"-?[0-9]{1,9}", str(value)):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Timestamp(Described, ma.fields.DateTime):
+    """RFC 3339 in UTC with `Z`, to the microsecond."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return as_rfc3339(value)
