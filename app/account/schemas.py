@@ -1,15 +1,13 @@
 """Requests and responses of the account routes."""
 
-from typing import Any
-
 import marshmallow as ma
 
-from app.auth.schemas import EXAMPLE_EVENT, EXAMPLE_KEY, EXAMPLE_SESSION, ApiKeyOut, Name, SecurityEventOut, SessionOut
-from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut
+from app.auth.schemas import ApiKeyOut, Name, SecurityEventOut, SessionOut
+from app.chatrooms.schemas import ChatroomOut
 from app.core import fields
 from app.core.schemas import Schema
 from app.messages.schemas import EXAMPLE_PROMPT, EXAMPLE_REPLY, MessageOut
-from app.users.profile import EXAMPLE_USER, UserOut
+from app.users.profile import UserOut
 
 
 class ProfileIn(Schema):
@@ -21,20 +19,11 @@ class ProfileIn(Schema):
 class UsageOut(Schema):
     """The prompts of the day."""
 
-    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]))
-    limit = fields.Integer("Prompts a day; null for Pro.", allow_none=True)
-    used = fields.Integer("Prompts spent today.")
-    remaining = fields.Integer("Prompts left today; null for Pro.", allow_none=True)
-    resets_at = fields.Timestamp("When the day ends: the next midnight, UTC.")
-
-
-EXAMPLE_USAGE = {
-    "tier": "basic",
-    "limit": 5,
-    "used": 2,
-    "remaining": 3,
-    "resets_at": "2026-11-22T00:00:00.000000Z",
-}
+    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]), example="basic")
+    limit = fields.Integer("Prompts a day; null for Pro.", allow_none=True, example=5)
+    used = fields.Integer("Prompts spent today.", example=2)
+    remaining = fields.Integer("Prompts left today; null for Pro.", allow_none=True, example=3)
+    resets_at = fields.Timestamp("When the day ends: the next midnight, UTC.", example="2026-11-22T00:00:00.000000Z")
 
 
 class UsageQuery(Schema):
@@ -55,11 +44,11 @@ class UsageQuery(Schema):
 class DayOfUsageOut(Schema):
     """The prompts of a day, and what their replies took in tokens."""
 
-    date = fields.Date("The day, UTC.")
-    prompts = fields.Integer("Prompts spent.")
-    prompt_tokens = fields.Integer("Tokens of the conversations sent.")
-    output_tokens = fields.Integer("Tokens of the replies' texts.")
-    thinking_tokens = fields.Integer("Tokens of thinking.")
+    date = fields.Date("The day, UTC.", example="2026-11-21")
+    prompts = fields.Integer("Prompts spent.", example=3)
+    prompt_tokens = fields.Integer("Tokens of the conversations sent.", example=420)
+    output_tokens = fields.Integer("Tokens of the replies' texts.", example=180)
+    thinking_tokens = fields.Integer("Tokens of thinking.", example=510)
 
 
 class UsageHistoryOut(Schema):
@@ -68,45 +57,31 @@ class UsageHistoryOut(Schema):
     items = ma.fields.List(ma.fields.Nested(DayOfUsageOut))
 
 
-EXAMPLE_DAY = {
-    "date": "2026-11-21",
-    "prompts": 3,
-    "prompt_tokens": 420,
-    "output_tokens": 180,
-    "thinking_tokens": 510,
+EXAMPLE_GRANT = {
+    "status": "granted",
+    "reason": "Won at the fair",
+    "created_at": "2026-11-21T09:30:00.000000Z",
+    "ends_at": None,
+    "revoked_at": None,
 }
 
 
 class ExportedChatroomOut(ChatroomOut):
     """A chatroom with all its messages."""
 
-    messages = fields.List("All of them, oldest first.", ma.fields.Nested(MessageOut))
+    messages = fields.List(
+        "All of them, oldest first.", ma.fields.Nested(MessageOut), example=[EXAMPLE_PROMPT, EXAMPLE_REPLY]
+    )
 
 
 class ExportOut(Schema):
     """All that there is about a user."""
 
     user = ma.fields.Nested(UserOut)
-    subscriptions = fields.List("All that made the user Pro.", ma.fields.Dict(keys=ma.fields.String()))
+    subscriptions = fields.List(
+        "All that made the user Pro.", ma.fields.Dict(keys=ma.fields.String()), example=[EXAMPLE_GRANT]
+    )
     sessions = fields.List("The logins that go on.", ma.fields.Nested(SessionOut))
     api_keys = fields.List("Those that work.", ma.fields.Nested(ApiKeyOut))
     security_events = fields.List("Those of the last 90 days, newest first.", ma.fields.Nested(SecurityEventOut))
     chatrooms = fields.List("Oldest first.", ma.fields.Nested(ExportedChatroomOut))
-
-
-EXAMPLE_EXPORT: dict[str, Any] = {
-    "user": EXAMPLE_USER,
-    "subscriptions": [
-        {
-            "status": "granted",
-            "reason": "Won at the fair",
-            "created_at": "2026-11-21T09:30:00.000000Z",
-            "ends_at": None,
-            "revoked_at": None,
-        }
-    ],
-    "sessions": [EXAMPLE_SESSION],
-    "api_keys": [EXAMPLE_KEY],
-    "security_events": [EXAMPLE_EVENT],
-    "chatrooms": [EXAMPLE_CHATROOM | {"messages": [EXAMPLE_PROMPT, EXAMPLE_REPLY]}],
-}

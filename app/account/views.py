@@ -9,27 +9,11 @@ from flask.views import MethodView
 
 from app.account import service
 from app.account.export import export, export_slot
-from app.account.schemas import (
-    EXAMPLE_DAY,
-    EXAMPLE_EXPORT,
-    EXAMPLE_USAGE,
-    ExportOut,
-    ProfileIn,
-    UsageHistoryOut,
-    UsageOut,
-    UsageQuery,
-)
+from app.account.schemas import ExportOut, ProfileIn, UsageHistoryOut, UsageOut, UsageQuery
 from app.auth import keys
 from app.auth.errors import TooManyApiKeys
 from app.auth.events import list_events
-from app.auth.schemas import (
-    EXAMPLE_EVENT,
-    EXAMPLE_KEY,
-    ApiKeyIn,
-    ApiKeysOut,
-    NewApiKeyOut,
-    SecurityEventsOut,
-)
+from app.auth.schemas import ApiKeyIn, ApiKeysOut, NewApiKeyOut, SecurityEventsOut
 from app.billing.errors import PaymentProviderError
 from app.core import settings
 from app.core.api import Blueprint, header
@@ -41,7 +25,7 @@ from app.core.schemas import InvalidCursor, PageQuery
 from app.messages.schemas import STRUCTURED_HEADERS
 from app.quota.history import usage_history
 from app.quota.usage import structured_headers, usage_today
-from app.users.profile import EXAMPLE_USER, UserOut
+from app.users.profile import UserOut
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")
 
@@ -52,7 +36,7 @@ EXPORT_HEADERS = {"Content-Disposition": header("Suggests a file name.")}
 @blp.route("/me")
 class Me(MethodView):
     @blp.authenticated()
-    @blp.response(200, UserOut, example=EXAMPLE_USER)
+    @blp.response(200, UserOut)
     @blp.conditional(UserOut)
     def get(self) -> object:
         """Read your profile
@@ -62,7 +46,7 @@ class Me(MethodView):
 
     @blp.authenticated()
     @blp.arguments(ProfileIn)
-    @blp.response(200, UserOut, example=EXAMPLE_USER)
+    @blp.response(200, UserOut)
     def patch(self, body: dict[str, Any]) -> object:
         """Change your name
 
@@ -83,7 +67,7 @@ class Me(MethodView):
 @blp.route("/me/export")
 class Export(MethodView):
     @blp.authenticated()
-    @blp.response(200, ExportOut, example=EXAMPLE_EXPORT, headers=EXPORT_HEADERS)
+    @blp.response(200, ExportOut, headers=EXPORT_HEADERS)
     def get(self) -> object:
         """Export your data
 
@@ -102,7 +86,7 @@ class Export(MethodView):
 class SecurityEvents(MethodView):
     @blp.authenticated()
     @blp.arguments(PageQuery, location="query")
-    @blp.response(200, SecurityEventsOut, example={"items": [EXAMPLE_EVENT], "next_cursor": None})
+    @blp.response(200, SecurityEventsOut)
     @blp.errors(InvalidCursor)
     def get(self, query: dict[str, Any]) -> object:
         """See what happened to your account
@@ -115,7 +99,7 @@ class SecurityEvents(MethodView):
 class ApiKeys(MethodView):
     @blp.authenticated()
     @blp.arguments(ApiKeyIn)
-    @blp.response(201, NewApiKeyOut, example=EXAMPLE_KEY | {"key": "gbk_Zr3uYw1k…"})
+    @blp.response(201, NewApiKeyOut)
     @blp.errors(TooManyApiKeys)
     def post(self, body: dict[str, Any]) -> object:
         """Make an API key
@@ -125,7 +109,7 @@ class ApiKeys(MethodView):
         return keys.create_key(current_user_id(), **body, client=current_client(), now=utc_now())
 
     @blp.authenticated()
-    @blp.response(200, ApiKeysOut, example={"items": [EXAMPLE_KEY]})
+    @blp.response(200, ApiKeysOut)
     def get(self) -> object:
         """List your API keys
 
@@ -148,7 +132,7 @@ class ApiKeyItem(MethodView):
 @blp.route("/usage")
 class DailyUsage(MethodView):
     @blp.authenticated(scope=Scope.CHAT_READ)
-    @blp.response(200, UsageOut, example=EXAMPLE_USAGE, headers=STRUCTURED_HEADERS)
+    @blp.response(200, UsageOut, headers=STRUCTURED_HEADERS)
     def get(self) -> object:
         """See today's prompts
 
@@ -161,7 +145,7 @@ class DailyUsage(MethodView):
 class UsageHistory(MethodView):
     @blp.authenticated()
     @blp.arguments(UsageQuery, location="query")
-    @blp.response(200, UsageHistoryOut, example={"items": [EXAMPLE_DAY]})
+    @blp.response(200, UsageHistoryOut)
     def get(self, query: dict[str, Any]) -> object:
         """See what your prompts took
 

@@ -8,9 +8,9 @@ from app.auth.models import EventType
 from app.auth.passwords import MAX_CHARS, MIN_CHARS, is_common
 from app.core import fields
 from app.core.auth import Scope
-from app.core.schemas import Schema
+from app.core.schemas import NEXT_CURSOR, Schema
 from app.users.numbers import is_personal_number, is_served, to_e164
-from app.users.profile import EXAMPLE_USER, UserOut
+from app.users.profile import UserOut
 
 MAX_NAME_CHARS = 100
 MAX_KEY_DAYS = 3_660
@@ -146,10 +146,10 @@ class ChangeMobileIn(Schema):
 class SentCodeOut(Schema):
     """A code is on its way."""
 
-    mobile = fields.String("The number in E.164.")
-    expires_in = fields.Integer("Seconds the code is good for.")
-    resend_in = fields.Integer("Seconds until another one can be requested.")
-    otp = fields.String("The code; only with `OTP_DELIVERY=response`.")
+    mobile = fields.String("The number in E.164.", example="+14155552671")
+    expires_in = fields.Integer("Seconds the code is good for.", example=300)
+    resend_in = fields.Integer("Seconds until another one can be requested.", example=60)
+    otp = fields.String("The code; only with `OTP_DELIVERY=response`.", example="294817")
 
     @ma.post_dump
     def omit_missing_otp(self, data: dict[str, object], **_: object) -> dict[str, object]:
@@ -159,28 +159,30 @@ class SentCodeOut(Schema):
 class SentCodesOut(SentCodeOut):
     """Codes are on their way, to a new number and to the present one."""
 
-    current_otp = fields.String("The code of the present number; only with `OTP_DELIVERY=response`.")
+    current_otp = fields.String("The code of the present number; only with `OTP_DELIVERY=response`.", example="530166")
 
 
 class TokensOut(Schema):
     """A login."""
 
-    access_token = fields.String("For `Authorization: Bearer …`.")
-    refresh_token = fields.String("For new tokens; works once.")
-    token_type = fields.String("Always `Bearer`.")
-    expires_in = fields.Integer("Seconds the access token is good for.")
+    access_token = fields.String("For `Authorization: Bearer …`.", example="eyJhbGciOi…")
+    refresh_token = fields.String("For new tokens; works once.", example="eyJhbGciOi…")
+    token_type = fields.String("Always `Bearer`.", example="Bearer")
+    expires_in = fields.Integer("Seconds the access token is good for.", example=86_400)
     user = ma.fields.Nested(UserOut)
 
 
 class SessionOut(Schema):
     """An active session."""
 
-    id = fields.UUID("The session's id.")
-    current = fields.Boolean("Whether it is this request's own.")
-    created_at = fields.Timestamp("When it began.")
-    last_used_at = fields.Timestamp("When it was last used, to within five minutes.")
-    ip = fields.String("The address it began from.", allow_none=True)
-    user_agent = fields.String("The program it began in.", allow_none=True)
+    id = fields.UUID("The session's id.", example="0192d3a4-6a00-7b1c-9d22-3123456789ab")
+    current = fields.Boolean("Whether it is this request's own.", example=True)
+    created_at = fields.Timestamp("When it began.", example="2026-11-21T09:30:30.000000Z")
+    last_used_at = fields.Timestamp(
+        "When it was last used, to within five minutes.", example="2026-11-21T09:41:00.000000Z"
+    )
+    ip = fields.String("The address it began from.", allow_none=True, example="203.0.113.7")
+    user_agent = fields.String("The program it began in.", allow_none=True, example="curl/8.5.0")
 
 
 class SessionsOut(Schema):
@@ -213,19 +215,23 @@ class ApiKeyIn(Schema):
 class ApiKeyOut(Schema):
     """A key, without itself."""
 
-    id = fields.UUID("The key's id.")
-    name = fields.String("What it is for.")
-    scopes = fields.List("What it may do.", ma.fields.Enum(Scope, by_value=True))
-    prefix = fields.String("The key's beginning, to know it by.")
-    created_at = fields.Timestamp("When it was made.")
-    expires_at = fields.Timestamp("When it stops working; null: never.", allow_none=True)
-    last_used_at = fields.Timestamp("When it was last used, to within five minutes; null: never.", allow_none=True)
+    id = fields.UUID("The key's id.", example="0192d3a4-6a00-7a01-9b02-5123456789ab")
+    name = fields.String("What it is for.", example="CI")
+    scopes = fields.List("What it may do.", ma.fields.Enum(Scope, by_value=True), example=["chat:read", "chat:write"])
+    prefix = fields.String("The key's beginning, to know it by.", example="gbk_Zr3uYw1k")
+    created_at = fields.Timestamp("When it was made.", example="2026-11-21T09:30:30.000000Z")
+    expires_at = fields.Timestamp(
+        "When it stops working; null: never.", allow_none=True, example="2027-02-19T09:30:30.000000Z"
+    )
+    last_used_at = fields.Timestamp(
+        "When it was last used, to within five minutes; null: never.", allow_none=True, example=None
+    )
 
 
 class NewApiKeyOut(ApiKeyOut):
     """A key that was just made."""
 
-    key = fields.String("For `Authorization: Bearer …`; shown this once.")
+    key = fields.String("For `Authorization: Bearer …`; shown this once.", example="gbk_Zr3uYw1k…")
 
 
 class ApiKeysOut(Schema):
@@ -237,51 +243,19 @@ class ApiKeysOut(Schema):
 class SecurityEventOut(Schema):
     """Something that happened to an account."""
 
-    id = fields.UUID("The event's id.")
+    id = fields.UUID("The event's id.", example="0192d3a4-6a00-7c44-8a01-4123456789ab")
     type = fields.Choice(
-        "`login_new_device`: from a network and a program that no login of the last 90 days had.", EventType
+        "`login_new_device`: from a network and a program that no login of the last 90 days had.",
+        EventType,
+        example="login_new_device",
     )
-    created_at = fields.Timestamp("When it happened.")
-    ip = fields.String("The address of the request that did it.", allow_none=True)
-    user_agent = fields.String("The program of that request.", allow_none=True)
+    created_at = fields.Timestamp("When it happened.", example="2026-11-21T09:30:30.000000Z")
+    ip = fields.String("The address of the request that did it.", allow_none=True, example="203.0.113.7")
+    user_agent = fields.String("The program of that request.", allow_none=True, example="curl/8.5.0")
 
 
 class SecurityEventsOut(Schema):
     """A part of what happened to an account."""
 
     items = fields.List("Newest first.", ma.fields.Nested(SecurityEventOut))
-    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)
-
-
-EXAMPLE_KEY: dict[str, Any] = {
-    "id": "0192d3a4-6a00-7a01-9b02-5123456789ab",
-    "name": "CI",
-    "scopes": ["chat:read", "chat:write"],
-    "prefix": "gbk_Zr3uYw1k",
-    "created_at": "2026-11-21T09:30:30.000000Z",
-    "expires_at": "2027-02-19T09:30:30.000000Z",
-    "last_used_at": None,
-}
-EXAMPLE_EVENT: dict[str, Any] = {
-    "id": "0192d3a4-6a00-7c44-8a01-4123456789ab",
-    "type": "login_new_device",
-    "created_at": "2026-11-21T09:30:30.000000Z",
-    "ip": "203.0.113.7",
-    "user_agent": "curl/8.5.0",
-}
-EXAMPLE_SESSION: dict[str, Any] = {
-    "id": "0192d3a4-6a00-7b1c-9d22-3123456789ab",
-    "current": True,
-    "created_at": "2026-11-21T09:30:30.000000Z",
-    "last_used_at": "2026-11-21T09:41:00.000000Z",
-    "ip": "203.0.113.7",
-    "user_agent": "curl/8.5.0",
-}
-EXAMPLE_TOKENS: dict[str, Any] = {
-    "access_token": "eyJhbGciOi…",
-    "refresh_token": "eyJhbGciOi…",
-    "token_type": "Bearer",
-    "expires_in": 86_400,
-    "user": EXAMPLE_USER,
-}
-EXAMPLE_SENT: dict[str, Any] = {"mobile": "+14155552671", "expires_in": 300, "resend_in": 60, "otp": "294817"}
+    next_cursor = NEXT_CURSOR

@@ -17,9 +17,6 @@ from app.auth.errors import (
 )
 from app.auth.models import Purpose
 from app.auth.schemas import (
-    EXAMPLE_SENT,
-    EXAMPLE_SESSION,
-    EXAMPLE_TOKENS,
     ChangeMobileIn,
     ChangePasswordIn,
     LoginIn,
@@ -39,7 +36,7 @@ from app.core.auth import current_refresh_jti, current_session_id, current_user_
 from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.http import current_client
-from app.users.profile import EXAMPLE_USER, UserOut
+from app.users.profile import UserOut
 
 blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, verify the number, get tokens.")
 sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="Refresh tokens; see and end logins.")
@@ -49,7 +46,7 @@ sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="
 class Signup(MethodView):
     @blp.public(AUTH_REQUESTS)
     @blp.arguments(SignupIn)
-    @blp.response(201, UserOut, example=EXAMPLE_USER)
+    @blp.response(201, UserOut)
     @blp.errors(AccountExists)
     def post(self, body: dict[str, Any]) -> object:
         """Sign up with a mobile number
@@ -64,7 +61,7 @@ class Signup(MethodView):
 class SendOtp(MethodView):
     @blp.public(AUTH_REQUESTS, CODES_SENT)
     @blp.arguments(MobileIn)
-    @blp.response(202, SentCodeOut, example=EXAMPLE_SENT)
+    @blp.response(202, SentCodeOut)
     @blp.errors(OtpCooldown, OtpLocked)
     def post(self, body: dict[str, Any]) -> object:
         """Send a one-time code
@@ -77,7 +74,7 @@ class SendOtp(MethodView):
 class VerifyOtp(MethodView):
     @blp.public(AUTH_REQUESTS)
     @blp.arguments(VerifyIn)
-    @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @blp.response(200, TokensOut)
     @blp.errors(OtpInvalid, OtpLocked, AccountNotFound)
     def post(self, body: dict[str, Any]) -> object:
         """Exchange a code for tokens
@@ -90,7 +87,7 @@ class VerifyOtp(MethodView):
 class Login(MethodView):
     @blp.public(AUTH_REQUESTS)
     @blp.arguments(LoginIn)
-    @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @blp.response(200, TokensOut)
     @blp.errors(InvalidCredentials)
     def post(self, body: dict[str, Any]) -> object:
         """Log in with a password
@@ -103,7 +100,7 @@ class Login(MethodView):
 class ForgotPassword(MethodView):
     @blp.public(AUTH_REQUESTS, CODES_SENT)
     @blp.arguments(MobileIn)
-    @blp.response(202, SentCodeOut, example=EXAMPLE_SENT)
+    @blp.response(202, SentCodeOut)
     @blp.errors(OtpCooldown, OtpLocked)
     def post(self, body: dict[str, Any]) -> object:
         """Send a code for a new password
@@ -129,7 +126,7 @@ class ResetPassword(MethodView):
 class ChangePassword(MethodView):
     @blp.authenticated()
     @blp.arguments(ChangePasswordIn)
-    @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @blp.response(200, TokensOut)
     @blp.errors(WrongPassword)
     def post(self, body: dict[str, Any]) -> object:
         """Set or change your password
@@ -142,7 +139,7 @@ class ChangePassword(MethodView):
 class ChangeMobile(MethodView):
     @blp.authenticated(CODES_SENT)
     @blp.arguments(NewMobileIn)
-    @blp.response(202, SentCodesOut, example=EXAMPLE_SENT | {"current_otp": "530166"})
+    @blp.response(202, SentCodesOut)
     @blp.errors(OtpCooldown, OtpLocked)
     def post(self, body: dict[str, Any]) -> object:
         """Send codes for a new number
@@ -155,7 +152,7 @@ class ChangeMobile(MethodView):
 class ChangeMobileVerify(MethodView):
     @blp.authenticated(AUTH_REQUESTS)
     @blp.arguments(ChangeMobileIn)
-    @blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @blp.response(200, TokensOut)
     @blp.errors(OtpInvalid, OtpLocked, WrongPassword, AccountExists)
     def post(self, body: dict[str, Any]) -> object:
         """Change your number
@@ -168,7 +165,7 @@ class ChangeMobileVerify(MethodView):
 @sessions_blp.route("/refresh")
 class Refresh(MethodView):
     @sessions_blp.authenticated(refresh=True)
-    @sessions_blp.response(200, TokensOut, example=EXAMPLE_TOKENS)
+    @sessions_blp.response(200, TokensOut)
     def post(self) -> object:
         """Exchange a refresh token for new tokens
 
@@ -193,7 +190,7 @@ class Logout(MethodView):
 @sessions_blp.route("/sessions")
 class Sessions(MethodView):
     @sessions_blp.authenticated()
-    @sessions_blp.response(200, SessionsOut, example={"items": [EXAMPLE_SESSION]})
+    @sessions_blp.response(200, SessionsOut)
     def get(self) -> object:
         """List your sessions
 

@@ -5,15 +5,7 @@ from flask.views import MethodView
 
 from app.billing import checkout, webhook
 from app.billing.errors import AlreadySubscribed, InvalidSignature, PaymentProviderError
-from app.billing.schemas import (
-    EXAMPLE_CHECKOUT,
-    EXAMPLE_EVENT,
-    EXAMPLE_STATUS,
-    CheckoutOut,
-    PortalOut,
-    ReceivedOut,
-    SubscriptionStatusOut,
-)
+from app.billing.schemas import EXAMPLE_EVENT, CheckoutOut, PortalOut, ReceivedOut, SubscriptionStatusOut
 from app.billing.tier import subscription_status
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
@@ -28,7 +20,7 @@ blp = Blueprint("billing", __name__, description="Pro: buy it, see it, manage it
 @blp.route("/subscribe/pro")
 class ProCheckout(MethodView):
     @blp.authenticated()
-    @blp.response(200, CheckoutOut, example=EXAMPLE_CHECKOUT)
+    @blp.response(200, CheckoutOut)
     @blp.errors(AlreadySubscribed, PaymentProviderError)
     def post(self) -> object:
         """Buy Pro
@@ -42,7 +34,7 @@ class ProCheckout(MethodView):
 @blp.route("/subscription/status")
 class Status(MethodView):
     @blp.authenticated()
-    @blp.response(200, SubscriptionStatusOut, example=EXAMPLE_STATUS)
+    @blp.response(200, SubscriptionStatusOut)
     def get(self) -> object:
         """See your subscription
 
@@ -53,7 +45,7 @@ class Status(MethodView):
 @blp.route("/subscription/portal")
 class Portal(MethodView):
     @blp.authenticated()
-    @blp.response(200, PortalOut, example={"url": "https://billing.stripe.com/p/session/test_a1B2c3D4"})
+    @blp.response(200, PortalOut)
     @blp.errors(PaymentProviderError)
     def post(self) -> object:
         """Manage your subscription
@@ -83,7 +75,7 @@ class Webhook(MethodView):
             "content": {"application/json": {"schema": {"type": "object"}, "example": EXAMPLE_EVENT}},
         },
     )
-    @blp.response(200, ReceivedOut, example={"received": True})
+    @blp.response(200, ReceivedOut)
     @blp.errors(InvalidSignature, BodyTooLarge)
     def post(self) -> object:
         """Take an event from Stripe

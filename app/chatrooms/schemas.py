@@ -10,23 +10,11 @@ from app.chatrooms.models import MAX_TITLE_CHARS, TitleSource
 from app.chatrooms.service import offered_models
 from app.core import fields
 from app.core.api import header
-from app.core.schemas import PageQuery, Schema
+from app.core.schemas import NEXT_CURSOR, PageQuery, Schema
 
 REPLAYED = {"Idempotent-Replayed": header("`true` when this Idempotency-Key had been answered before.")}
 MAX_INSTRUCTION_CHARS = 4_000
 IDEMPOTENCY_KEY = "[!-~]{1,255}"
-
-EXAMPLE_CHATROOM: dict[str, Any] = {
-    "id": "0192d3a4-6b00-7c3f-8a55-0123456789ab",
-    "title": "How the internet works",
-    "title_source": "user",
-    "instruction": None,
-    "model": None,
-    "pinned": False,
-    "archived": False,
-    "created_at": "2026-11-21T09:31:00.000000Z",
-    "updated_at": "2026-11-21T09:31:00.000000Z",
-}
 
 
 def check_model(name: str) -> None:
@@ -95,9 +83,9 @@ class ListQuery(PageQuery):
 class ModelOut(Schema):
     """A model that a chatroom may be given."""
 
-    name = fields.String("For a chatroom's `model`.")
-    tier = fields.Choice("The lowest tier that may use it.", Tier)
-    default = fields.Boolean("Whether chatrooms without a model use it.")
+    name = fields.String("For a chatroom's `model`.", example="gemini-3.5-flash")
+    tier = fields.Choice("The lowest tier that may use it.", Tier, example="basic")
+    default = fields.Boolean("Whether chatrooms without a model use it.", example=True)
 
 
 class ModelsOut(Schema):
@@ -109,21 +97,21 @@ class ModelsOut(Schema):
 class ChatroomOut(Schema):
     """A chatroom."""
 
-    id = fields.UUID("The chatroom's id.")
-    title = fields.String("Its title; null: not there yet.", allow_none=True)
+    id = fields.UUID("The chatroom's id.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
+    title = fields.String("Its title; null: not there yet.", allow_none=True, example="How the internet works")
     title_source = fields.Choice(
-        "Who named it; null without a title.", TitleSource, allow_none=True, attribute="named_by"
+        "Who named it; null without a title.", TitleSource, allow_none=True, attribute="named_by", example="user"
     )
-    instruction = fields.String("How Gemini should reply, if said.", allow_none=True)
-    model = fields.String("Its model; null: the default.", allow_none=True)
-    pinned = fields.Boolean("Whether it comes first in the list.")
-    archived = fields.Boolean("Whether it is listed among the archived ones.")
-    created_at = fields.Timestamp("When it was opened.")
-    updated_at = fields.Timestamp("When it was last changed or written to.")
+    instruction = fields.String("How Gemini should reply, if said.", allow_none=True, example=None)
+    model = fields.String("Its model; null: the default.", allow_none=True, example=None)
+    pinned = fields.Boolean("Whether it comes first in the list.", example=False)
+    archived = fields.Boolean("Whether it is listed among the archived ones.", example=False)
+    created_at = fields.Timestamp("When it was opened.", example="2026-11-21T09:31:00.000000Z")
+    updated_at = fields.Timestamp("When it was last changed or written to.", example="2026-11-21T09:31:00.000000Z")
 
 
 class ChatroomPageOut(Schema):
     """A part of the list of chatrooms."""
 
     items = ma.fields.List(ma.fields.Nested(ChatroomOut))
-    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)
+    next_cursor = NEXT_CURSOR

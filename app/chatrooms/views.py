@@ -10,7 +10,6 @@ from app.chatrooms import service
 from app.chatrooms.idempotency import IdempotencyKeyReused
 from app.chatrooms.list_cache import through_cache
 from app.chatrooms.schemas import (
-    EXAMPLE_CHATROOM,
     REPLAYED,
     ChatroomChangesIn,
     ChatroomIn,
@@ -40,7 +39,7 @@ class ChatroomCollection(MethodView):
     @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.arguments(ChatroomIn, required=False)
     @blp.arguments(KeyHeaders, location="headers")
-    @blp.response(201, ChatroomOut, example=EXAMPLE_CHATROOM, headers=OPENED_HEADERS)
+    @blp.response(201, ChatroomOut, headers=OPENED_HEADERS)
     @blp.errors(ModelNotInTier, IdempotencyKeyReused)
     def post(self, body: dict[str, Any], headers: dict[str, Any]) -> object:
         """Open a chatroom
@@ -53,12 +52,7 @@ class ChatroomCollection(MethodView):
 
     @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(ListQuery, location="query")
-    @blp.response(
-        200,
-        ChatroomPageOut,
-        example={"items": [EXAMPLE_CHATROOM], "next_cursor": None},
-        headers=CACHE_HEADERS,
-    )
+    @blp.response(200, ChatroomPageOut, headers=CACHE_HEADERS)
     @blp.errors(InvalidCursor)
     @blp.conditional(ChatroomPageOut)
     def get(self, query: dict[str, Any]) -> object:
@@ -80,7 +74,7 @@ class ChatroomCollection(MethodView):
 class ChatroomItem(MethodView):
     @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.arguments(ChatroomChangesIn)
-    @blp.response(200, ChatroomOut, example=EXAMPLE_CHATROOM)
+    @blp.response(200, ChatroomOut)
     @blp.errors(NotFound, ModelNotInTier)
     def patch(self, body: dict[str, Any], chatroom_id: UUID) -> object:
         """Change a chatroom
@@ -101,9 +95,7 @@ class ChatroomItem(MethodView):
 @models_blp.route("")
 class Models(MethodView):
     @models_blp.authenticated(scope=Scope.CHAT_READ)
-    @models_blp.response(
-        200, ModelsOut, example={"items": [{"name": "gemini-3.5-flash", "tier": "basic", "default": True}]}
-    )
+    @models_blp.response(200, ModelsOut)
     @models_blp.conditional(ModelsOut)
     def get(self) -> object:
         """List the models

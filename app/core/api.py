@@ -110,6 +110,13 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             kwargs.setdefault("example", example_of(schema))
         return super().arguments(schema, location=location, **kwargs)
 
+    def response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Any:
+        """What a route answers; unless it is given, the example is made from the fields' examples."""
+        if isinstance(schema, type):
+            schema = schema()
+            kwargs.setdefault("example", example_of(schema))
+        return super().response(status_code, schema, **kwargs)
+
     def authenticated(
         self, *limits: Limit, refresh: bool = False, scope: Scope | None = None
     ) -> Callable[[View], View]:
@@ -174,10 +181,17 @@ def note(view: View, **facts: Any) -> View:
     return view
 
 
-def example_of(schema: Schema) -> dict[str, Any]:
-    """A body in which every field that has an example shows it."""
-    fields = schema.fields.items()
-    return {name: field.metadata["example"] for name, field in fields if "example" in field.metadata}
+def example_of(schema: ma.Schema) -> dict[str, Any]:
+    """A body in which every field shows its example; a nested document, those of its own fields."""
+    body = {}
+    for name, field in schema.fields.items():
+        item = getattr(field, "inner", field)  # a list shows one
+        if "example" in field.metadata:
+            body[name] = field.metadata["example"]
+        elif isinstance(item, ma.fields.Nested):
+            inner = example_of(item.schema)
+            body[name] = inner if item is field else [inner]
+    return body
 
 
 def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from app.core.errors import AppError
 
 MAX_LIMIT = 100
 MAX_CURSOR_CHARS = 200
+NEXT_CURSOR = fields.String("For the next page; null at the end.", allow_none=True, example=None)
 
 Row = TypeVar("Row")
 

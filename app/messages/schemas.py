@@ -5,10 +5,10 @@ from typing import Any
 import marshmallow as ma
 
 from app.chatrooms.models import ErrorCode, Message, Role, Status
-from app.chatrooms.schemas import EXAMPLE_CHATROOM, ChatroomOut, KeyHeaders
+from app.chatrooms.schemas import ChatroomOut, KeyHeaders
 from app.core import fields
-from app.core.api import header
-from app.core.schemas import PageQuery, Schema
+from app.core.api import example_of, header
+from app.core.schemas import NEXT_CURSOR, PageQuery, Schema
 from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
 from app.streaming.following import context_of
@@ -47,45 +47,6 @@ STREAM_EVENT: dict[str, Any] = {
 }
 
 
-EXAMPLE_PROMPT: dict[str, Any] = {
-    "id": "0192d3a4-7100-7d11-b0c1-1123456789ab",
-    "chatroom_id": EXAMPLE_CHATROOM["id"],
-    "role": "user",
-    "text": "Explain DNS to a child",
-    "status": "completed",
-    "finish_reason": None,
-    "error": None,
-    "model": None,
-    "usage": None,
-    "context": None,
-    "superseded": False,
-    "in_reply_to": None,
-    "created_at": "2026-11-21T09:32:00.000000Z",
-    "completed_at": "2026-11-21T09:32:00.000000Z",
-}
-EXAMPLE_QUEUED: dict[str, Any] = EXAMPLE_PROMPT | {
-    "id": "0192d3a4-7101-7a2b-8c3d-2123456789ab",
-    "role": "model",
-    "text": None,
-    "status": "queued",
-    "in_reply_to": EXAMPLE_PROMPT["id"],
-    "completed_at": None,
-}
-EXAMPLE_REPLY: dict[str, Any] = EXAMPLE_QUEUED | {
-    "text": "DNS is the phone book of the internet…",
-    "status": "completed",
-    "finish_reason": "stop",
-    "model": "gemini-3.5-flash",
-    "usage": {
-        "prompt_tokens": 12,
-        "output_tokens": 48,
-        "thinking_tokens": 130,
-        "cached_tokens": 0,
-        "total_tokens": 190,
-    },
-    "context": {"messages_sent": 1, "messages_omitted": 0},
-    "completed_at": "2026-11-21T09:32:02.000000Z",
-}
 EXAMPLE_EVENTS = """\
 event: status
 data: {"status": "generating"}
@@ -177,42 +138,55 @@ class ErrorOut(Schema):
 class TokensUsedOut(Schema):
     """What a reply took, in Gemini's tokens."""
 
-    prompt_tokens = fields.Integer("Tokens of the conversation sent.")
-    output_tokens = fields.Integer("Tokens of the reply's text.")
-    thinking_tokens = fields.Integer("Tokens of thinking, which Google bills as output.")
-    cached_tokens = fields.Integer("Of the prompt's: those that Google had in its cache.")
-    total_tokens = fields.Integer("Prompt, output and thinking together.")
+    prompt_tokens = fields.Integer("Tokens of the conversation sent.", example=12)
+    output_tokens = fields.Integer("Tokens of the reply's text.", example=48)
+    thinking_tokens = fields.Integer("Tokens of thinking, which Google bills as output.", example=130)
+    cached_tokens = fields.Integer("Of the prompt's: those that Google had in its cache.", example=0)
+    total_tokens = fields.Integer("Prompt, output and thinking together.", example=190)
 
 
 class ContextOut(Schema):
     """How much of its chatroom a reply is based on."""
 
-    messages_sent = fields.Integer("Messages sent to Gemini, the prompt included.")
-    messages_omitted = fields.Integer("Earlier ones left out: those without an answer, and what was too much.")
+    messages_sent = fields.Integer("Messages sent to Gemini, the prompt included.", example=1)
+    messages_omitted = fields.Integer(
+        "Earlier ones left out: those without an answer, and what was too much.", example=0
+    )
 
 
 class MessageOut(Schema):
     """A prompt or a reply."""
 
-    id = fields.UUID("The message's id.")
-    chatroom_id = fields.UUID("Its chatroom.")
-    role = fields.Choice("`user` for a prompt, `model` for a reply.", Role)
-    text = fields.String("The text; of a reply null until there is some.", allow_none=True)
-    status = fields.Choice("Of a reply: queued → generating → completed, failed or canceled.", Status)
+    id = fields.UUID("The message's id.", example="0192d3a4-7101-7a2b-8c3d-2123456789ab")
+    chatroom_id = fields.UUID("Its chatroom.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
+    role = fields.Choice("`user` for a prompt, `model` for a reply.", Role, example="model")
+    text = fields.String(
+        "The text; of a reply null until there is some.",
+        allow_none=True,
+        example="DNS is the phone book of the internet…",
+    )
+    status = fields.Choice(
+        "Of a reply: queued → generating → completed, failed or canceled.", Status, example="completed"
+    )
     finish_reason = fields.Choice(
         "Of a completed reply: `stop`, `max_tokens` (cut at the model's limit) or `time_limit` "
         "(cut when its time was over); else null.",
         FinishReason,
         allow_none=True,
+        example="stop",
     )
-    error = fields.Ready("Why a reply failed, else null.", ErrorOut, allow_none=True)
-    model = fields.String("The model that replied.", allow_none=True)
+    error = fields.Ready("Why a reply failed, else null.", ErrorOut, allow_none=True, example=None)
+    model = fields.String("The model that replied.", allow_none=True, example="gemini-3.5-flash")
     usage = fields.Ready("Of a reply; null until it is known.", TokensUsedOut, allow_none=True)
     context = fields.Ready("Of a reply; null until Gemini was asked.", ContextOut, allow_none=True)
-    superseded = fields.Boolean("Whether an edit or a new reply has replaced it, or a turn before it.")
-    in_reply_to = fields.UUID("Of a reply: the prompt's id.", allow_none=True)
-    created_at = fields.Timestamp("When the prompt was accepted.")
-    completed_at = fields.Timestamp("When the message reached its final state.", allow_none=True)
+    superseded = fields.Boolean("Whether an edit or a new reply has replaced it, or a turn before it.", example=False)
+    in_reply_to = fields.UUID(
+        "Of a reply: the prompt's id.", allow_none=True, example="0192d3a4-7100-7d11-b0c1-1123456789ab"
+    )
+    created_at = fields.Timestamp("When the prompt was accepted.", example="2026-11-21T09:32:00.000000Z")
+    completed_at = fields.Timestamp(
+        "When the message reached its final state.", allow_none=True, example="2026-11-21T09:32:02.000000Z"
+    )
 
     def get_attribute(self, obj: Message, attr: str, default: Any) -> Any:
         if attr == "error":
@@ -224,6 +198,19 @@ class MessageOut(Schema):
             context = context_of(obj)
             return context and vars(context)
         return super().get_attribute(obj, attr, default)
+
+
+EXAMPLE_REPLY = example_of(MessageOut())
+UNANSWERED = dict.fromkeys(("finish_reason", "model", "usage", "context"))  # null in a prompt and in a queued reply
+EXAMPLE_QUEUED = EXAMPLE_REPLY | UNANSWERED | {"text": None, "status": "queued", "completed_at": None}
+EXAMPLE_PROMPT = EXAMPLE_REPLY | {
+    "id": EXAMPLE_REPLY["in_reply_to"],
+    "role": "user",
+    "text": "Explain DNS to a child",
+    "in_reply_to": None,
+    "completed_at": EXAMPLE_REPLY["created_at"],
+    **UNANSWERED,
+}
 
 
 def usage_of(reply: Message) -> dict[str, int] | None:
@@ -257,11 +244,15 @@ class MessagePageOut(Schema):
     """A part of a chatroom's messages."""
 
     items = ma.fields.List(ma.fields.Nested(MessageOut))
-    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)
+    next_cursor = NEXT_CURSOR
 
 
 class ChatroomWithMessagesOut(ChatroomOut):
     """A chatroom with its latest messages."""
 
-    messages = fields.List("The latest 50, oldest first.", ma.fields.Nested(MessageOut))
-    next_cursor = fields.String("For `…/messages?cursor=`: the older ones; null when there are none.", allow_none=True)
+    messages = fields.List(
+        "The latest 50, oldest first.", ma.fields.Nested(MessageOut), example=[EXAMPLE_PROMPT, EXAMPLE_REPLY]
+    )
+    next_cursor = fields.String(
+        "For `…/messages?cursor=`: the older ones; null when there are none.", allow_none=True, example=None
+    )

@@ -12,7 +12,7 @@ from flask import Response, request, url_for
 from flask.views import MethodView
 
 from app.chatrooms.idempotency import IdempotencyKeyReused, fingerprint_of
-from app.chatrooms.schemas import EXAMPLE_CHATROOM, REPLAYED, ChatroomOut
+from app.chatrooms.schemas import REPLAYED, ChatroomOut
 from app.chatrooms.service import ModelNotInTier, get_message
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_user_id
@@ -93,11 +93,7 @@ def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
 @blp.route("")
 class ChatroomPage(MethodView):
     @blp.authenticated(scope=Scope.CHAT_READ)
-    @blp.response(
-        200,
-        ChatroomWithMessagesOut,
-        example=EXAMPLE_CHATROOM | {"messages": [EXAMPLE_PROMPT, EXAMPLE_REPLY], "next_cursor": None},
-    )
+    @blp.response(200, ChatroomWithMessagesOut)
     @blp.errors(NotFound)
     @blp.conditional(ChatroomWithMessagesOut)
     def get(self, chatroom_id: UUID) -> object:
@@ -178,7 +174,7 @@ def preferred_wait(prefer: str) -> int:
 @blp.route("/messages/<id:message_id>")
 class MessageItem(MethodView):
     @blp.authenticated(scope=Scope.CHAT_READ)
-    @blp.response(200, MessageOut, example=EXAMPLE_REPLY)
+    @blp.response(200, MessageOut)
     @blp.errors(NotFound)
     @blp.conditional(MessageOut)
     def get(self, chatroom_id: UUID, message_id: UUID) -> object:

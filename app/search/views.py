@@ -10,8 +10,7 @@ from app.core import fields
 from app.core.api import Blueprint
 from app.core.auth import Scope, current_user_id
 from app.core.errors import NotFound
-from app.core.schemas import InvalidCursor, PageQuery, Schema
-from app.messages.schemas import EXAMPLE_PROMPT
+from app.core.schemas import NEXT_CURSOR, InvalidCursor, PageQuery, Schema
 from app.search import service
 
 blp = Blueprint("search", __name__, url_prefix="/search", description="Find messages of your own.")
@@ -35,14 +34,17 @@ class SearchQuery(PageQuery):
 class FoundOut(Schema):
     """A message that was found."""
 
-    message_id = fields.UUID("Of the message.")
-    chatroom_id = fields.UUID("Of its chatroom.")
-    role = fields.Choice("`user` for a prompt, `model` for a reply.", Role)
-    created_at = fields.Timestamp("When the prompt was accepted.")
-    snippet = fields.String("The text around the first match, cut with `…`.")
+    message_id = fields.UUID("Of the message.", example="0192d3a4-7101-7a2b-8c3d-2123456789ab")
+    chatroom_id = fields.UUID("Of its chatroom.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
+    role = fields.Choice("`user` for a prompt, `model` for a reply.", Role, example="model")
+    created_at = fields.Timestamp("When the prompt was accepted.", example="2026-11-21T09:32:00.000000Z")
+    snippet = fields.String(
+        "The text around the first match, cut with `…`.", example="DNS is the phone book of the internet…"
+    )
     highlights = fields.List(
         "`[start, end]` of each match in the snippet, counted in Unicode characters.",
         ma.fields.List(ma.fields.Integer()),
+        example=[[11, 16], [17, 20]],
     )
 
 
@@ -50,24 +52,14 @@ class FoundPageOut(Schema):
     """A part of what was found."""
 
     items = ma.fields.List(ma.fields.Nested(FoundOut))
-    next_cursor = fields.String("For the next page; null at the end.", allow_none=True)
-
-
-EXAMPLE_FOUND: dict[str, Any] = {
-    "message_id": "0192d3a4-7101-7a2b-8c3d-2123456789ab",
-    "chatroom_id": EXAMPLE_PROMPT["chatroom_id"],
-    "role": "model",
-    "created_at": EXAMPLE_PROMPT["created_at"],
-    "snippet": "DNS is the phone book of the internet…",
-    "highlights": [[11, 16], [17, 20]],
-}
+    next_cursor = NEXT_CURSOR
 
 
 @blp.route("")
 class Search(MethodView):
     @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(SearchQuery, location="query")
-    @blp.response(200, FoundPageOut, example={"items": [EXAMPLE_FOUND], "next_cursor": None})
+    @blp.response(200, FoundPageOut)
     @blp.errors(NotFound, InvalidCursor)
     def get(self, query: dict[str, Any]) -> object:
         """Search your messages

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import marshmallow as ma
@@ -11,19 +10,13 @@ from app.core import fields
 from app.core.schemas import Schema
 from app.users.models import User
 
-EXAMPLE_USER: dict[str, Any] = {
-    "id": "0192d3a4-5b6c-7d8e-9f01-23456789abcd",
-    "mobile": "+14155552671",
-    "name": "Ada",
-    "tier": "basic",
-    "has_password": False,
-    "created_at": "2026-11-21T09:30:00.000000Z",
-}
-
 
 @dataclass(frozen=True)
 class Profile:
-    """The user's profile. `tier`: as of the request."""
+    """The user's profile: what the row says, and the tier, which no row keeps.
+
+    tier: as of the request.
+    """
 
     id: UUID
     mobile: str
@@ -40,9 +33,9 @@ class Profile:
 class UserOut(Schema):
     """A user."""
 
-    id = fields.UUID("The user's id.")
-    mobile = fields.String("The number in E.164.")
-    name = fields.String("The user's name; may be null.", allow_none=True)
-    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]))
-    has_password = fields.Boolean("Whether a password is set.")
-    created_at = fields.Timestamp("When the user signed up.")
+    id = fields.UUID("The user's id.", example="0192d3a4-5b6c-7d8e-9f01-23456789abcd")
+    mobile = fields.String("The number in E.164.", example="+14155552671")
+    name = fields.String("The user's name; may be null.", allow_none=True, example="Ada")
+    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]), example="basic")
+    has_password = fields.Boolean("Whether a password is set.", example=False)
+    created_at = fields.Timestamp("When the user signed up.", example="2026-11-21T09:30:00.000000Z")

@@ -207,6 +207,14 @@ def test_every_error_has_an_example_that_fits_its_schema(operations, description
                 assert f"`{example['code']}`" in response["description"]
 
 
+def test_every_example_of_a_field_fits_it(description):
+    for name, schema in description["components"]["schemas"].items():
+        for field, facts in schema.get("properties", {}).items():
+            if "example" in facts:
+                fits = validator({"$ref": f"#/components/schemas/{name}/properties/{field}"}, description)
+                assert fits.is_valid(facts["example"]), f"{name}.{field}"
+
+
 def test_every_field_and_parameter_is_described(operations, description):
     for name, schema in description["components"]["schemas"].items():
         for field, facts in schema.get("properties", {}).items():
