@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, String, and_, any_, bindparam, exists, or_, select, update
+from sqlalchemy import ARRAY, String, and_, any_, bindparam, exists, false, func, or_, select, update
 
 from app.billing.models import ProGrant, StripeCustomer, Subscription, Tier
 from app.billing.subscriptions import LIVE_STATUSES, PRO_STATUSES
@@ -29,12 +29,15 @@ class SubscriptionStatus:
 # Conditions of statements that are built once, with the values of `pro_values`: whether a subscription counts as Pro
 # (it is for one of the prices, and is not owed for longer than the grace), which grants count, and whether a user has
 # either of them.
-GIVES_PRO = and_(
-    Subscription.price_id == any_(bindparam("prices", type_=ARRAY(String))),
-    or_(
-        Subscription.status.in_(PRO_STATUSES),
-        and_(Subscription.status == "past_due", Subscription.past_due_since > bindparam("owed_after")),
+GIVES_PRO = func.coalesce(
+    and_(
+        Subscription.price_id == any_(bindparam("prices", type_=ARRAY(String))),
+        or_(
+            Subscription.status.in_(PRO_STATUSES),
+            and_(Subscription.status == "past_due", Subscription.past_due_since > bindparam("owed_after")),
+        ),
     ),
+    false(),  # without a price, or a start of what is owed; PostgreSQL would put null before true
 )
 ACTIVE_GRANT = and_(
     ProGrant.user_id == bindparam("user"),

@@ -1,5 +1,6 @@
 """What Stripe's status means for the tier, the status route and the day's prompts."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -116,6 +117,21 @@ def test_a_grant_by_hand_is_apart_from_stripe(user: Any, shop: Shop, stripe: Run
     assert user.get("/subscription/status").json["status"] == "granted"
     assert shop.run(lambda: tier_of(UUID(user.id), ends)) is Tier.BASIC
     assert shop.run(lambda: subscription_status(UUID(user.id), now=ends)).status == "canceled"
+
+
+@pytest.mark.parametrize("unknown", [{"price_id": None}, {"status": "past_due", "past_due_since": None}])
+def test_the_subscription_that_gives_pro_is_shown_before_one_of_which_less_is_known(
+    unknown: dict[str, Any], user: Any, shop: Shop
+) -> None:
+    shop.subscribe(user)
+    newer = {"id": "sub_newer", "created_at": "2030-01-01T00:00:00Z", "cancel_at_period_end": True}
+    shop.execute(
+        "INSERT INTO subscriptions SELECT copy.* FROM subscriptions one, jsonb_populate_record(one, :new) copy",
+        new=json.dumps(newer | unknown),
+    )
+    told = user.get("/subscription/status").json
+    assert (told["tier"], told["status"], told["cancel_at_period_end"]) == ("pro", "active", False)
+    assert user.get("/user/me").json["tier"] == "pro"
 
 
 def test_a_late_payment_is_pro_only_when_it_has_come(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
