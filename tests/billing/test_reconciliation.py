@@ -138,6 +138,23 @@ def test_old_event_ids_are_thrown_away(user: Any, shop: Shop) -> None:
     assert shop.run(lambda: forget_old_events(now=now + timedelta(days=31))) == kept
 
 
+def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_it_has(
+    user: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.billing.webhook.BATCH", 2)
+    shop.subscribe(user)
+    kept = shop.rows("stripe_events")
+    shop.execute(
+        "INSERT INTO stripe_events (id, type, received_at)"
+        " SELECT 'evt_old_' || number, 'invoice.paid', now() - interval '31 days' FROM generate_series(1, 7) AS number"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("app.billing.webhook.AT_ONCE_SECONDS", 0)
+        assert shop.run(lambda: forget_old_events(now=datetime.now(UTC))) == 2
+    assert shop.run(lambda: forget_old_events(now=datetime.now(UTC))) == 5
+    assert shop.rows("stripe_events") == kept
+
+
 def customer_of(shop: Shop, user: Any) -> str:
     return next(str(row["stripe_id"]) for row in shop.rows("stripe_customers") if str(row["user_id"]) == user.id)
 
