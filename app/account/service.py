@@ -5,8 +5,7 @@ from uuid import UUID
 
 from app.auth.keys import revoke_keys
 from app.auth.sessions import revoke_sessions
-from app.billing.checkout import close_account
-from app.billing.customers import disown_customers, has_session
+from app.billing.checkout import close_account, disown_customers
 from app.billing.tier import tier_of
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.service import PURGE
@@ -50,9 +49,8 @@ def delete_closed(user_id: UUID, now: datetime) -> bool:
     """Hide a user who can pay for nothing any more; False when a payment page was opened meanwhile."""
     with transaction() as current:
         user = require_locked_user(user_id)
-        if has_session(user_id):
+        if not disown_customers(user_id):
             return False
-        disown_customers(user_id)
         revoke_sessions(current, user_id, now)
         revoke_keys(current, user_id, now)
         mark_deleted(user)

@@ -14,7 +14,7 @@ from app.auth import keys
 from app.auth.errors import TooManyApiKeys
 from app.auth.events import list_events
 from app.auth.schemas import ApiKeyIn, ApiKeysOut, NewApiKeyOut, SecurityEventsOut
-from app.billing.errors import PaymentProviderError
+from app.billing.stripe_connection import PaymentProviderError
 from app.core import settings
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_session_id, current_user_id

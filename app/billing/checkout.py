@@ -2,14 +2,16 @@
 
 Both are made under idempotency keys that follow from the row, so parallel calls get the same one from Stripe;
 `attempt` in the key changes once a session is over, or when Stripe refused, for it keeps refusals for a day.
-The account feature calls `close_account` before it deletes a user.
+The account feature calls `close_account` before it deletes a user, and `disown_customers` when it does.
 """
 
 from datetime import datetime
+from http import HTTPStatus
 from uuid import UUID
 
-from app.billing import customers
-from app.billing.errors import AlreadySubscribed
+from sqlalchemy import or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
 from app.billing.subscriptions import (
@@ -19,7 +21,9 @@ from app.billing.subscriptions import (
     unended_subscription_ids,
 )
 from app.core import settings
-from app.core.errors import ServiceUnavailable
+from app.core.db import db
+from app.core.errors import AppError, ServiceUnavailable
+from app.core.ids import new_id
 from app.core.transactions import transaction
 from app.integrations.stripe import (
     Payments,
@@ -35,6 +39,14 @@ MAX_ROUNDS = 6  # each makes a step that others may have made at the same time
 SUCCESS_PATH = "/billing/success?session_id={CHECKOUT_SESSION_ID}"  # Stripe fills the id in
 CANCEL_PATH = "/billing/cancel"
 PORTAL_RETURN_PATH = "/billing"
+
+
+class AlreadySubscribed(AppError):
+    """There is a subscription that lives, or one whose first payment is under way."""
+
+    status, code = HTTPStatus.CONFLICT, "already_subscribed"
+    detail = "You have Pro already, or its payment is due. Manage it with POST /subscription/portal."
+    under_way = "Your first payment is under way, which may take days. Pro begins when it arrives."
 
 
 def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
@@ -84,37 +96,57 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
     Sessions first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then
     the account must stay as it is. A payment that slips through all the same is cancelled when its event comes.
     """
-    with transaction():
-        existing = customers.customers_to_close(user_id)
-    if not existing:
+    existing = (StripeCustomer.stripe_id.is_not(None), StripeCustomer.deleted_at.is_(None))
+    customers = db.session.scalars(select(StripeCustomer).where(StripeCustomer.user_id == user_id, *existing)).all()
+    if not customers:
         return
     with stripe_calls() as payments:
-        for customer in existing:
+        for customer in customers:
             try:
                 close_customer(payments, customer, now)
             except PaymentsMissing as error:
                 forget_missing_customer(customer, error, now, unless_paying=True)
 
 
+def disown_customers(user_id: UUID) -> bool:
+    """Detach the customers from their user: what is paid for from now on is cancelled.
+
+    False, and nothing is detached, when a Checkout session was opened since `close_account`. Call it in the transaction
+    that deletes the user: until its end no session can be kept, nor afterwards.
+    """
+    existing = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
+    if any(db.session.scalars(select(StripeCustomer.session_id).where(*existing).with_for_update())):
+        return False
+    db.session.execute(update(StripeCustomer).where(StripeCustomer.user_id == user_id).values(user_id=None))
+    return True
+
+
 def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = False) -> StripeCustomer:
-    """The user's customer row, made when there is none. Raises AlreadySubscribed, TokenRevoked."""
+    """The user's customer, fresh from the database, made on the first call; at Stripe it need not exist yet.
+
+    One that was deleted at Stripe does not count. Raises AlreadySubscribed, TokenRevoked.
+    """
+    row = {"id": new_id(), "user_id": user_id, "attempt": 1, "created_at": now, "checked_at": now}
+    own = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
     with transaction():
         require_locked_user(user_id)
         if refuse_subscribed and has_live_subscription(user_id):
             raise AlreadySubscribed
-        return customers.ensure_customer(user_id, now)
+        db.session.execute(insert(StripeCustomer).values(row).on_conflict_do_nothing())
+        return db.session.scalars(own, execution_options={"populate_existing": True}).one()
 
 
 def create_customer(payments: Payments, customer: StripeCustomer) -> None:
-    """Make the customer at Stripe and keep its id."""
+    """Make the customer at Stripe and keep its id, unless somebody else did so first."""
     try:
         key = f"customer-{customer.id}-{customer.attempt}"
         stripe_id = payments.create_customer(user_id=str(customer.user_id), key=key)
     except (PaymentsRejected, PaymentsFailed):
         begin_attempt(customer)
         raise
+    free = (StripeCustomer.id == customer.id, StripeCustomer.stripe_id.is_(None))
     with transaction():
-        customers.set_stripe_id(customer.id, stripe_id)
+        db.session.execute(update(StripeCustomer).where(*free).values(stripe_id=stripe_id))
 
 
 def open_checkout_session(
@@ -135,12 +167,24 @@ def open_checkout_session(
         begin_attempt(customer)
         forget_missing_customer(customer, error, now)
         return None
-    with transaction():
-        kept = customers.set_session(customer.id, customer.attempt, session.id, session.expires_at)
-    if kept:
+    if keep_session(customer, session):
         return session
-    payments.expire_session(session.id)  # nobody would ever close it: the attempt is over, or the account gone
+    payments.expire_session(session.id)  # nobody would ever close it
     return None
+
+
+def keep_session(customer: StripeCustomer, session: RemoteSession) -> bool:
+    """Write down the session that this attempt opened; False when the attempt is over, or the account gone."""
+    current = (
+        StripeCustomer.id == customer.id,
+        StripeCustomer.user_id.is_not(None),
+        StripeCustomer.attempt == customer.attempt,
+        or_(StripeCustomer.session_id.is_(None), StripeCustomer.session_id == session.id),
+    )
+    values = {"session_id": session.id, "session_expires_at": session.expires_at}
+    statement = update(StripeCustomer).where(*current).values(values).returning(StripeCustomer.id)
+    with transaction():
+        return db.session.scalar(statement) is not None
 
 
 def cancel_dormant_subscriptions(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:
@@ -183,24 +227,35 @@ def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) 
 
 
 def begin_attempt(customer: StripeCustomer) -> None:
-    """Use other idempotency keys from now on, and forget the session that was open before."""
+    """Use other idempotency keys from now on, and forget the session that was open before.
+
+    Does nothing when another attempt began, or another session was kept, since the row was read.
+    """
+    current = (
+        StripeCustomer.id == customer.id,
+        StripeCustomer.attempt == customer.attempt,
+        StripeCustomer.session_id.is_not_distinct_from(customer.session_id),
+    )
+    values = {"attempt": customer.attempt + 1, "session_id": None, "session_expires_at": None}
     with transaction():
-        customers.begin_attempt(customer)
+        db.session.execute(update(StripeCustomer).where(*current).values(values))
 
 
 def forget_missing_customer(
     customer: StripeCustomer, error: PaymentsError, now: datetime, *, unless_paying: bool = False
 ) -> None:
-    """Forget a customer that Stripe does not know. Raises the error again when it says something else.
+    """Forget a customer that Stripe does not know: the user's next one is a new one.
 
+    Raises the error again when it says something else.
     unless_paying: raise it also when a copy of ours says that the customer pays: the key may be another account's.
     """
     if not isinstance(error, PaymentsMissing) or error.param != "customer":
         raise error
+    known = (StripeCustomer.id == customer.id, StripeCustomer.deleted_at.is_(None))
     with transaction():
         if unless_paying and unended_subscription_ids(customer.id):
             raise error
-        customers.forget_customer(customer.id, now)
+        db.session.execute(update(StripeCustomer).where(*known).values(deleted_at=now))
 
 
 def frontend_url(path: str) -> str:

@@ -1,20 +1,21 @@
 """Comparing our copies with Stripe, for what a lost event left wrong."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from app.billing.customers import claim_to_check, customers_at_stripe, customers_to_check
-from app.billing.errors import PaymentProviderError
-from app.billing.models import StripeCustomer
-from app.billing.stripe_connection import required, stripe_calls
+from sqlalchemy import exists, or_, select, update
+
+from app.billing.models import StripeCustomer, Subscription
+from app.billing.stripe_connection import PaymentProviderError, required, stripe_calls
 from app.billing.subscriptions import Change, copy_subscriptions
 from app.core import settings
+from app.core.db import db
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.integrations.stripe import PaymentsMissing
+from app.integrations.stripe import ENDED, PaymentsMissing
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +50,27 @@ def sync_due(*, now: datetime) -> list[Change]:
     """
     if not settings().stripe_secret_key:
         return []
-    with transaction():
-        due = customers_to_check(now, BATCH, session_patience=SESSION_PATIENCE)
-    corrected = compare(claimed(due, now), now=now).corrected
+    corrected = compare(claimed(due_customers(now), now), now=now).corrected
     if corrected:
         log.warning("The comparison with Stripe corrected %d subscriptions", len(corrected))
     return corrected
 
 
-def claimed(customers: list[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
+def due_customers(now: datetime) -> Sequence[StripeCustomer]:
+    """Up to BATCH customers with something that can still change, those not compared for the longest time first."""
+    unended = exists().where(Subscription.customer_id == StripeCustomer.id, Subscription.status.not_in(ENDED))
+    recent_session = StripeCustomer.session_expires_at > now - SESSION_PATIENCE
+    due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(unended, recent_session))
+    return db.session.scalars(due.order_by(StripeCustomer.checked_at, StripeCustomer.id).limit(BATCH)).all()
+
+
+def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
     """The customers one by one, each marked as compared when its turn comes; without those that another run took."""
     for customer in customers:
+        unchanged = (StripeCustomer.id == customer.id, StripeCustomer.checked_at == customer.checked_at)
+        claim = update(StripeCustomer).where(*unchanged).values(checked_at=now).returning(StripeCustomer.id)
         with transaction():
-            mine = claim_to_check(customer, now)
+            mine = db.session.scalar(claim) is not None
         if mine:
             yield customer
 
@@ -69,8 +78,10 @@ def claimed(customers: list[StripeCustomer], now: datetime) -> Iterator[StripeCu
 def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
     """Compare every customer, or one user's. Raises ServiceUnavailable where there is no key."""
     required("stripe_secret_key")
-    with transaction():
-        customers = customers_at_stripe(user_id)
+    at_stripe = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None)).order_by(StripeCustomer.id)
+    if user_id is not None:
+        at_stripe = at_stripe.where(StripeCustomer.user_id == user_id)
+    customers = db.session.scalars(at_stripe).all()
     result = compare(customers, now=now)
     result.left = len(customers) - result.compared - len(result.failed)
     return result

@@ -4,15 +4,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 
-from app.billing.errors import PaymentProviderError
 from app.core import settings
-from app.core.errors import ServiceUnavailable
+from app.core.errors import AppError, ServiceUnavailable
 from app.core.transactions import release_connection
 from app.integrations.stripe import Payments, PaymentsRejected, PaymentsUnavailable
 
 log = logging.getLogger(__name__)
+
+
+class PaymentProviderError(AppError):
+    """Stripe refuses what it was asked for; nothing was changed here."""
+
+    status, code = HTTPStatus.BAD_GATEWAY, "payment_provider_error"
+    detail = "The payment provider refused the request. Nothing was changed; the operator has been told."
 
 
 def required(name: str) -> Any:

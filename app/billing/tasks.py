@@ -5,7 +5,7 @@ import logging
 from celery import shared_task
 
 from app.billing import reconciliation, webhook
-from app.billing.errors import PaymentProviderError
+from app.billing.stripe_connection import PaymentProviderError
 from app.core.clock import utc_now
 from app.core.errors import ServiceUnavailable
 

@@ -4,8 +4,8 @@ from flask import request
 from flask.views import MethodView
 
 from app.billing import checkout, webhook
-from app.billing.errors import AlreadySubscribed, InvalidSignature, PaymentProviderError
 from app.billing.schemas import EXAMPLE_EVENT, CheckoutOut, PortalOut, ReceivedOut, SubscriptionStatusOut
+from app.billing.stripe_connection import PaymentProviderError
 from app.billing.tier import subscription_status
 from app.core.api import Blueprint
 from app.core.auth import current_user_id
@@ -21,7 +21,7 @@ blp = Blueprint("billing", __name__, description="Pro: buy it, see it, manage it
 class ProCheckout(MethodView):
     @blp.authenticated()
     @blp.response(200, CheckoutOut)
-    @blp.errors(AlreadySubscribed, PaymentProviderError)
+    @blp.errors(checkout.AlreadySubscribed, PaymentProviderError)
     def post(self) -> object:
         """Buy Pro
 
@@ -76,7 +76,7 @@ class Webhook(MethodView):
         },
     )
     @blp.response(200, ReceivedOut)
-    @blp.errors(InvalidSignature, BodyTooLarge)
+    @blp.errors(webhook.InvalidSignature, BodyTooLarge)
     def post(self) -> object:
         """Take an event from Stripe
 

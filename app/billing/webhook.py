@@ -8,18 +8,17 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from http import HTTPStatus
 
 from prometheus_client import Counter
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from app.billing.customers import find_customer
-from app.billing.errors import InvalidSignature, PaymentProviderError
-from app.billing.models import StripeEvent
-from app.billing.stripe_connection import required, stripe_calls
+from app.billing.models import StripeCustomer, StripeEvent
+from app.billing.stripe_connection import PaymentProviderError, required, stripe_calls
 from app.billing.subscriptions import copy_subscriptions, unended_subscription_ids
 from app.core.db import DATABASE_UNAVAILABLE, db
-from app.core.errors import ServiceUnavailable
+from app.core.errors import AppError, ServiceUnavailable
 from app.core.logging import log_event
 from app.core.transactions import transaction
 from app.integrations.stripe import EventRejected, Payments, RemoteEvent, parse_event
@@ -36,6 +35,13 @@ MAX_UNANSWERED = 3  # of a sweep: each takes a worker up to STRIPE_TIMEOUT secon
 WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
 
 log = logging.getLogger(__name__)
+
+
+class InvalidSignature(AppError):
+    """The webhook's body is not what Stripe signed for us, or not just now."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "invalid_signature"
+    detail = "The body does not carry a valid, recent signature of Stripe's."
 
 
 def refresh_subscription(payments: Payments, event: StripeEvent, now: datetime) -> None:
@@ -93,15 +99,16 @@ def receive(body: bytes, signature: str, *, now: datetime) -> None:
 
 def note_event(event: RemoteEvent, now: datetime) -> bool:
     """Write an event of a known customer down, once; whether it is still to be applied."""
-    customer = find_customer(event.customer_id) if event.customer_id else None
-    if customer is None:
+    known = select(StripeCustomer.id).where(StripeCustomer.stripe_id == event.customer_id)
+    customer_id = db.session.scalar(known) if event.customer_id else None
+    if customer_id is None:
         unknown = event.customer_id or "-"
         log_event(log, "event_of_unknown_customer", event_id=event.id, type=event.type, customer=unknown)
         return False
     row = {
         "id": event.id,
         "type": event.type,
-        "customer_id": customer.id,
+        "customer_id": customer_id,
         "subscription_id": event.subscription_id,
         "received_at": now,
         "due_at": now + RETRY_AFTER,

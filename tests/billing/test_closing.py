@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from app.billing.checkout import close_account
-from app.billing.errors import PaymentProviderError
+from app.billing.stripe_connection import PaymentProviderError
 from app.billing.tier import export_subscriptions
 from app.core.errors import ServiceUnavailable
 from sandbox.stand_ins import RunningStandIn
