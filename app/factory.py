@@ -40,8 +40,8 @@ BLUEPRINTS = (
     *(messages_blp, search_blp, billing_blp, operations_blp),
 )
 COMMANDS = (
-    *("app.generation.cli:replies", "app.generation.cli:gemini", "app.quota.cli:commands"),
-    *("app.ops.commands:users", "app.billing.cli:commands", "app.ops.commands:health"),
+    *("app.generation.cli:replies", "app.generation.cli:gemini", "app.ops.commands:usage"),
+    *("app.ops.commands:users", "app.ops.commands:billing", "app.ops.commands:health"),
 )
 
 

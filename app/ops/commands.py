@@ -1,8 +1,12 @@
-"""`flask health` for orchestrators, and `flask users …` for operators."""
+"""`flask health` for orchestrators; for operators `flask users …`, `flask billing …` and `flask usage …`."""
 
+import csv
+import io
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -12,6 +16,7 @@ from sqlalchemy import func, select
 from app.account import service as account
 from app.auth.events import events_before
 from app.billing.models import ProGrant
+from app.billing.reconciliation import Comparison, sync_all
 from app.billing.tier import grant_pro, grants_of, revoke_pro, tier_of
 from app.chatrooms.models import Chatroom
 from app.core.cli import json_lines, json_option, table
@@ -19,6 +24,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.core.errors import AppError
 from app.ops.health import checks
+from app.quota.history import COUNTED, usage_report
 from app.users.models import User
 from app.users.service import user_named
 
@@ -29,7 +35,10 @@ users = AppGroup(
     help="Find users and what happened to them, grant and revoke Pro, delete accounts.\n\n"
     "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
 )
+billing = AppGroup("billing", help="Compare the subscriptions with Stripe.")
+usage = AppGroup("usage", help="What prompts took, and what they cost.")
 user_argument = click.argument("who", metavar="USER")
+DAY = click.DateTime(["%Y-%m-%d"])
 
 
 def seconds_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
@@ -133,7 +142,7 @@ def events(who: str, limit: int, as_json: bool) -> None:
 @users.command("grant-pro")
 @user_argument
 @click.option("--reason", required=True, help="Why it is given; kept with the grant.")
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), metavar="YYYY-MM-DD", help="Its last day, in UTC.")
+@click.option("--until", type=DAY, metavar="YYYY-MM-DD", help="Its last day, in UTC.")
 @click.option("--days", type=click.IntRange(1, 3_660), help="How many days it lasts, from now.")
 def grant(who: str, reason: str, until: datetime | None, days: int | None) -> None:
     """Give a user Pro by hand, without a subscription.
@@ -192,3 +201,59 @@ def delete(who: str, yes: bool) -> None:
     except AppError as error:
         raise click.ClickException(error.detail) from error
     click.echo(f"{user_id} is deleted.")
+
+
+@billing.command("sync")
+@click.argument("user", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def sync(user: str | None, as_json: bool) -> None:
+    """Compare our copies with Stripe and correct them.
+
+    USER is an id or a mobile number; without it every customer is compared. Customers that cannot be compared are
+    named, and the rest is done all the same; the exit code is 1 then.
+    """
+    try:
+        result = sync_all(user_named(user).id if user else None, now=utc_now())
+    except AppError as error:
+        raise click.ClickException(error.detail) from error
+    if as_json:
+        click.echo(json_lines([asdict(result)]))
+    else:
+        print_comparison(result)
+    if result.failed:
+        sys.exit(1)
+
+
+def print_comparison(result: Comparison) -> None:
+    for change in result.corrected:
+        click.echo(f"{change.subscription}: {change.before or 'unknown'} -> {change.after}")
+    for failure in result.failed:
+        click.echo(f"{failure.customer}: not compared. {failure.reason}", err=True)
+    if result.left:
+        click.echo(f"Stripe does not answer: {result.left} customers are left.", err=True)
+    click.echo(f"Compared {result.compared} customers with Stripe, corrected {len(result.corrected)} subscriptions.")
+
+
+@usage.command("report")
+@click.option("--from", "first", type=DAY, required=True, help="The first day (UTC), as 2026-11-01.")
+@click.option("--to", "last", type=DAY, required=True, help="The last day, included.")
+@click.option("--by", type=click.Choice(["day", "model", "tier"]), default="day", show_default=True)
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values, for programs.")
+def report(first: datetime, last: datetime, by: str, as_csv: bool) -> None:
+    """What everybody's prompts took in tokens, and their cost by MODEL_PRICES.
+
+    A cost is not told where a price is missing. Prompts that were given back are not in it.
+    """
+    if last < first:
+        raise click.UsageError("--to is before --from.")
+    rows, columns = usage_report(first.date(), last.date(), by), (by, *COUNTED, "cost")
+    for row in rows:
+        row["cost"] = None if row["cost"] is None else row["cost"].quantize(Decimal("0.0001"))
+    if not as_csv:
+        click.echo(table(rows, columns))
+        return
+    written = io.StringIO()
+    writer = csv.DictWriter(written, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    click.echo(written.getvalue(), nl=False)
