@@ -52,8 +52,7 @@ def refresh_subscription(payments: Payments, event: StripeEvent, now: datetime) 
 
 def end_subscriptions(payments: Payments, event: StripeEvent, now: datetime) -> None:
     """Copy the subscriptions of a customer who was deleted: all have ended, whether Stripe still shows them or not."""
-    with transaction():
-        ids = unended_subscription_ids(event.customer_id)
+    ids = unended_subscription_ids(event.customer_id)
     copy_subscriptions(payments, event.customer_id, ids, now=now, customer_deleted=True)
 
 
@@ -147,11 +146,9 @@ def sweep_events(*, now: datetime) -> None:
     Ends after MAX_UNANSWERED that Stripe does not answer: the next sweep goes on.
     """
     give_up_events(now)
-    with transaction():
-        due = select(StripeEvent.id).where(StripeEvent.due_at <= now).order_by(StripeEvent.due_at).limit(BATCH)
-        event_ids = db.session.scalars(due).all()
+    due = select(StripeEvent.id).where(StripeEvent.due_at <= now).order_by(StripeEvent.due_at).limit(BATCH)
     unanswered = 0
-    for event_id in event_ids:
+    for event_id in db.session.scalars(due).all():
         try:
             apply_event(event_id, now=now)
         except PaymentProviderError:
