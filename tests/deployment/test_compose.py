@@ -56,6 +56,12 @@ def test_commands_are_those_of_the_procfile(services, name):
     assert services[name]["command"] == procfile_lines()[name]
 
 
+def test_processes_are_given_the_time_to_end(services):
+    page = (ROOT / "docs/operations.md").read_text()
+    assert "Send SIGTERM to every process and allow 30 seconds before SIGKILL" in page
+    assert {services[name]["stop_grace_period"] for name in APP} == {"30s"}
+
+
 def test_nothing_starts_before_the_migrations(services):
     for name in APP - {"migrate"}:
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
