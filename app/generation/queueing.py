@@ -1,18 +1,19 @@
 """Queueing replies: the statement that stores one, and its task, which carries the id while the row says the rest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, bindparam, insert, literal_column, select, update
 
-from app.chatrooms.models import Message, Role, Status, messages
-from app.core.db import Model, db
+from app.chatrooms.models import IdempotencyKey, Message, Role, Status, messages
+from app.core.db import db
 from app.core.ids import new_id, request_id
 from app.core.tracing import traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import chatrooms, next_replies
+from app.quota.models import PromptCharge
 
 GENERATE_REPLY = "messages.generate_reply"
 NAME_CHATROOM = "chatrooms.name"  # a chore
@@ -21,6 +22,14 @@ NEW_REPLY = (
     *("id", "chatroom_id", "role", "status", "in_reply_to"),
     *("created_at", "streamed", "accepted_at", "enqueued_at", "request_id", "traceparent"),
 )
+NEW_CHARGE = ("id", "mobile_key", "user_id", "day", "reply_id", "created_at", "tier")
+NEW_KEY = ("user_id", "key", "fingerprint", "prompt_id", "answered_with_reply", "waits_until", "created_at")
+ROWS = {  # what is written of an accepted prompt
+    "prompt": (messages, NEW_PROMPT),
+    "reply": (messages, NEW_REPLY),
+    "charge": (PromptCharge.__table__, NEW_CHARGE),
+    "key": (IdempotencyKey.__table__, NEW_KEY),
+}
 
 ENQUEUED = update(chatrooms).where(chatrooms.c.id == bindparam("room"), chatrooms.c.user_id == bindparam("user"))
 NEW_TURN = (
@@ -30,24 +39,26 @@ NEW_TURN = (
 )
 
 
-def enqueue_statement(*beside: tuple[type[Model], Mapping[str, Any]]) -> Select[Any]:
-    """One statement that takes two positions of a room and inserts a prompt, its queued reply, and what is `beside`.
+def enqueue_statement(*kinds: str) -> Select[Any]:
+    """One statement that takes two positions of a room and inserts a row of each kind, the prompt and its reply first.
 
-    beside: rows of other tables, each as its model and its values. Without the room nothing is inserted.
+    Without the room nothing is inserted.
     """
     turns = NEW_TURN.c.turns
-    zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both rows
+    zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both messages
     inserts = []
-    for kind, names, positions_back in (("prompt", NEW_PROMPT, 2), ("reply", NEW_REPLY, 1)):
-        values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=messages.c[name].type) for name in names}
-        values |= {"attempt": zero, "failures": zero, "position": turns - positions_back}
-        inserts.append(
-            insert(messages).from_select([*values], select(*values.values()), include_defaults=False).cte(kind)
-        )
-    for model, row in beside:
-        selected = select(*row.values()).select_from(NEW_TURN)
-        inserts.append(insert(model).from_select([*row], selected, include_defaults=False).cte(model.__tablename__))
+    for kind in kinds:
+        table, names = ROWS[kind]
+        values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=table.c[name].type) for name in names}
+        if table is messages:
+            values |= {"attempt": zero, "failures": zero, "position": turns - (2 if kind == "prompt" else 1)}
+        selected = select(*values.values()).select_from(NEW_TURN)
+        inserts.append(insert(table).from_select([*values], selected, include_defaults=False).cte(f"new_{kind}"))
     return select(turns).add_cte(*inserts)
+
+
+ENQUEUE = enqueue_statement("prompt", "reply", "charge")
+ENQUEUE_WITH_KEY = enqueue_statement("prompt", "reply", "charge", "key")
 
 
 def new_turn(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:

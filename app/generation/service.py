@@ -15,7 +15,7 @@ from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.branches import supersede
 from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
-from app.quota.ledger import CHARGE, charge_values
+from app.quota.ledger import new_charge
 from app.quota.usage import Usage, spend_prompt, usage_of
 from app.streaming.events import Entry, pieces_until, publish
 from app.users.numbers import mobile_key
@@ -84,7 +84,8 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
             reply = state.regenerate(current, reply, now)
         else:
             state.retry(current, reply, now)
-        db.session.execute(CHARGE, charge_values(user_id, key, reply.id, usage.tier, now))
+        db.session.flush()  # the charge refers to a reply that may be new
+        db.session.add(new_charge(user_id, key, reply.id, usage.tier, now))
     return Retried(reply, usage)
 
 

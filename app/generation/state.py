@@ -31,7 +31,6 @@ from sqlalchemy import (
     ColumnElement,
     Executable,
     Interval,
-    Select,
     bindparam,
     case,
     func,
@@ -43,7 +42,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, Message, Status, messages
+from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, IdempotencyKey, Message, Status, messages
 from app.core import settings
 from app.core.db import db
 from app.core.ids import request_id
@@ -53,9 +52,10 @@ from app.generation.branches import take_position
 from app.generation.claims import Claim
 from app.generation.errors import RoomBusy, SlotTaken
 from app.generation.queries import CLAIMABLE, FREE_SLOT, SUPERSEDED_BEFORE, chatrooms, prompts
-from app.generation.queueing import NAME_CHATROOM, NEW_PROMPT, NEW_REPLY, hand_over, new_reply, publish_task
+from app.generation.queueing import ENQUEUE, ENQUEUE_WITH_KEY, NAME_CHATROOM, ROWS, hand_over, new_reply, publish_task
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import COST, note_cost, refund_prompt
+from app.quota.models import PromptCharge
 from app.streaming.events import Entry, cancel_generation, publish
 from app.users.service import lock_user
 
@@ -65,16 +65,17 @@ BATCH = 500
 
 
 def enqueue(
-    current: Transaction, statement: Select[Any], user_id: UUID, prompt: Message, reply: Message, **beside: object
+    current: Transaction, prompt: Message, reply: Message, charge: PromptCharge, key: IdempotencyKey | None
 ) -> bool:
-    """Store a prompt and its queued reply; the task follows the commit. False when the chatroom is not the user's.
+    """Store a prompt, its reply and the charge; the task follows the commit. False when the room is not the user's.
 
-    statement: of `enqueue_statement`. prompt, reply: not in the session; they get their positions here.
+    key: what it came under. None of these is in the session; prompt and reply get their positions here.
     """
-    values = {"room": prompt.chatroom_id, "user": user_id, "now": prompt.created_at} | beside
-    values |= {f"new_prompt_{name}": getattr(prompt, name) for name in NEW_PROMPT}
-    values |= {f"new_reply_{name}": getattr(reply, name) for name in NEW_REPLY}
-    turns = db.session.scalar(statement, values)
+    rows = {"prompt": prompt, "reply": reply, "charge": charge} | ({"key": key} if key else {})
+    values = {"room": prompt.chatroom_id, "user": charge.user_id, "now": prompt.created_at}
+    for kind, row in rows.items():
+        values |= {f"new_{kind}_{name}": getattr(row, name) for name in ROWS[kind][1]}
+    turns = db.session.scalar(ENQUEUE_WITH_KEY if key else ENQUEUE, values)
     if turns is None:
         return False
     prompt.position, reply.position = turns - 2, turns - 1

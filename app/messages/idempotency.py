@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, exists, false, select
+from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import make_transient
 
 from app.chatrooms.idempotency import find_record
@@ -29,15 +29,6 @@ TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
 IS_KNOWN = exists().where(
     IdempotencyKey.user_id == bindparam("user"), IdempotencyKey.key == bindparam("idempotency_key")
 )
-NEW_KEY = {
-    "user_id": bindparam("user", type_=IdempotencyKey.user_id.type),
-    "key": bindparam("idempotency_key", type_=IdempotencyKey.key.type),
-    "fingerprint": bindparam("key_fingerprint", type_=IdempotencyKey.fingerprint.type),
-    "prompt_id": bindparam("key_prompt", type_=IdempotencyKey.prompt_id.type),
-    "answered_with_reply": false(),
-    "waits_until": bindparam("key_waits_until", type_=IdempotencyKey.waits_until.type),  # for the first request's reply
-    "created_at": bindparam("now", type_=IdempotencyKey.created_at.type),
-}
 
 
 def find(user_id: UUID, key: str, fingerprint: str, now: datetime) -> tuple[Message, Message, datetime | None] | None:

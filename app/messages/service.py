@@ -24,10 +24,9 @@ from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.branches import supersede
-from app.generation.queueing import enqueue_statement, new_turn
+from app.generation.queueing import new_turn
 from app.messages import idempotency
-from app.quota.ledger import NEW_CHARGE, charge_values
-from app.quota.models import PromptCharge
+from app.quota.ledger import new_charge
 from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
 from app.streaming.following import wait_until_final
 from app.streaming.slots import held_request
@@ -42,8 +41,6 @@ ADMISSION = USAGE.add_columns(
     select(Chatroom.model).where(*IS_OWN).scalar_subquery().label("model"),
     idempotency.IS_KNOWN.label("is_known"),
 )
-ENQUEUE = enqueue_statement((PromptCharge, NEW_CHARGE))
-ENQUEUE_WITH_KEY = enqueue_statement((PromptCharge, NEW_CHARGE), (IdempotencyKey, idempotency.NEW_KEY))
 
 
 class MessageNotEditable(AppError):
@@ -108,12 +105,11 @@ def accept_prompt(
             supersede_prompt(user_id, chatroom_id, edited_id)
         usage = spend_prompt(key, usage)
         prompt, reply = new_turn(chatroom_id, text, streamed=streamed, now=now)
-        beside = charge_values(user_id, key, reply.id, usage.tier, now)
+        charge, record = new_charge(user_id, key, reply.id, usage.tier, now), None
         if idempotency_key:
-            beside |= {"idempotency_key": idempotency_key, "key_fingerprint": fingerprint}
-            beside |= {"key_prompt": prompt.id, "key_waits_until": waits_until}
-        statement = ENQUEUE_WITH_KEY if idempotency_key else ENQUEUE
-        if not state.enqueue(current, statement, user_id, prompt, reply, **beside):
+            record = IdempotencyKey(user_id=user_id, key=idempotency_key, fingerprint=fingerprint, created_at=now)
+            record.prompt_id, record.waits_until, record.answered_with_reply = prompt.id, waits_until, False
+        if not state.enqueue(current, prompt, reply, charge, record):
             raise NotFound  # deleted in this very moment
         current.after_commit(lambda: invalidate_list(user_id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)

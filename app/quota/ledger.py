@@ -45,29 +45,13 @@ def spent_on(key: BindParameter[str], day: BindParameter[date]) -> tuple[ColumnE
 
 ORIGINAL = func.coalesce(PromptCharge.carried_from, PromptCharge.id)
 COST = ("model", "prompt_tokens", "output_tokens", "thinking_tokens")
-NEW_CHARGE = {
-    "id": bindparam("charge_id", type_=PromptCharge.id.type),
-    "mobile_key": bindparam("charge_key", type_=PromptCharge.mobile_key.type),
-    "user_id": bindparam("charge_user", type_=PromptCharge.user_id.type),
-    "day": bindparam("charge_day", type_=PromptCharge.day.type),
-    "reply_id": bindparam("charge_reply", type_=PromptCharge.reply_id.type),
-    "created_at": bindparam("now", type_=PromptCharge.created_at.type),
-    "tier": bindparam("charge_tier", type_=PromptCharge.tier.type),
-}
-CHARGE = insert(PromptCharge).values(NEW_CHARGE)
 
 
-def charge_values(user_id: UUID, key: str, reply_id: UUID, tier: Tier, now: datetime) -> dict[str, Any]:
-    """The values of NEW_CHARGE: a prompt to the day of the user's number. key: the number's keyed hash."""
-    return {
-        "charge_id": new_id(),
-        "charge_key": key,
-        "charge_user": user_id,
-        "charge_day": quota_day(now),
-        "charge_reply": reply_id,
-        "charge_tier": tier,
-        "now": now,
-    }
+def new_charge(user_id: UUID, key: str, reply_id: UUID, tier: Tier, now: datetime) -> PromptCharge:
+    """A prompt on the day of the user's number, not stored yet. key: the number's keyed hash."""
+    charge = PromptCharge(id=new_id(), mobile_key=key, user_id=user_id, day=quota_day(now), reply_id=reply_id)
+    charge.created_at, charge.tier = now, tier
+    return charge
 
 
 def newest_charge(reply: Any) -> ScalarSelect[UUID]:

@@ -65,6 +65,17 @@ def test_a_request_with_an_api_key_costs_what_one_with_a_token_does(app, user, s
         assert (len(statements), len(round_trips)) == COSTS[call], (call, statements, round_trips)
 
 
+def test_a_prompt_with_an_idempotency_key_costs_what_one_without_does(user, statements, round_trips):
+    path = f"{user.make_chatroom()}/message"
+    for key in ("first", "second"):
+        statements.clear()
+        round_trips.clear()
+        answer = user.post(path, json={"text": "Hello"}, headers={"Idempotency-Key": key})
+        assert (answer.status_code, answer.headers.get("Idempotent-Replayed")) == (202, None)
+    cost = COSTS["POST /chatroom/{room}/message"]
+    assert (len(statements), len(round_trips)) == cost, (statements, round_trips)
+
+
 CHANGES = {"edit": (6, 4), "retry": (9, 3)}  # of a prompt and of a completed reply: the same
 
 
