@@ -1,18 +1,20 @@
 """Use cases of a client: send a prompt, read a room."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import exists, select
+from sqlalchemy import bindparam, exists, select
 
+from app.chatrooms.idempotency import find_record
 from app.chatrooms.list_cache import invalidate_list
-from app.chatrooms.models import Chatroom, IdempotencyKey, Message, Role, Status
+from app.chatrooms.models import Chatroom, ErrorCode, IdempotencyKey, Message, Role, Status
 from app.chatrooms.service import IS_OWN, get_chatroom, get_message, require_model
 from app.core import settings
 from app.core.auth import TokenRevoked
@@ -25,7 +27,7 @@ from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.branches import supersede
 from app.generation.queueing import new_turn
-from app.messages import idempotency
+from app.integrations.gemini.client import FinishReason
 from app.quota.ledger import new_charge
 from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
 from app.streaming.following import wait_until_final
@@ -39,8 +41,22 @@ ROOM_PAGE_SIZE = 50
 ADMISSION = USAGE.add_columns(
     exists().where(*IS_OWN).label("is_owned"),
     select(Chatroom.model).where(*IS_OWN).scalar_subquery().label("model"),
-    idempotency.IS_KNOWN.label("is_known"),
+    exists()
+    .where(IdempotencyKey.user_id == bindparam("user"), IdempotencyKey.key == bindparam("idempotency_key"))
+    .label("is_known"),
 )
+
+KEPT = (  # of a reply that an answer brought
+    *("status", "text", "error_code", "finish_reason", "model", "completed_at", "passed_on", "superseded"),
+    *("prompt_tokens", "output_tokens", "thinking_tokens", "cached_tokens", "total_tokens"),
+    *("messages_sent", "messages_omitted"),
+)
+TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
+    "status": Status,
+    "error_code": ErrorCode,
+    "finish_reason": FinishReason,
+    "completed_at": datetime.fromisoformat,
+}
 
 
 class MessageNotEditable(AppError):
@@ -94,12 +110,14 @@ def accept_prompt(
         asked_with = usage_values(user, key, now) | {"room": chatroom_id, "idempotency_key": idempotency_key}
         found = db.session.execute(ADMISSION, asked_with).one()
         usage = read_usage(found, now)
-        if found.is_known and (known := idempotency.find(user_id, idempotency_key or "", fingerprint, now)):
-            prompt, reply, first_waits_until = known
-            waits_until = min(waits_until, first_waits_until) if waits_until and first_waits_until else None
-            return Accepted(prompt, reply, usage, waits_until, idempotency_key, replayed=True)
+        known = find_record(user_id, idempotency_key or "", fingerprint, now) if found.is_known else None
         if not found.is_owned:
             raise NotFound
+        if known is not None:
+            prompt, reply = first_turn(known, chatroom_id, text, streamed=streamed)
+            first_waits_until = None if known.answered_with_reply else known.waits_until
+            waits_until = min(waits_until, first_waits_until) if waits_until and first_waits_until else None
+            return Accepted(prompt, reply, usage, waits_until, idempotency_key, replayed=True)
         require_model(found.model, usage.tier)
         if edited_id is not None:
             supersede_prompt(user_id, chatroom_id, edited_id)
@@ -113,6 +131,22 @@ def accept_prompt(
             raise NotFound  # deleted in this very moment
         current.after_commit(lambda: invalidate_list(user_id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
+
+
+def first_turn(known: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed: bool) -> tuple[Message, Message]:
+    """The prompt and the reply as they were answered with, whatever became of them: made again from the same request.
+
+    Raises NotFound when the chatroom has just been deleted.
+    """
+    replies = select(Message.in_reply_to, Message.id, Message.created_at).order_by(Message.position)
+    stored = db.session.execute(replies.where(Message.in_reply_to == known.prompt_id).limit(1)).first()
+    if stored is None:
+        raise NotFound
+    prompt, reply = new_turn(chatroom_id, text, streamed=streamed, now=stored.created_at)
+    prompt.id, reply.id, reply.in_reply_to = stored.in_reply_to, stored.id, stored.in_reply_to
+    for name, value in (known.reply or {}).items():
+        setattr(reply, name, TYPES[name](value) if name in TYPES and value is not None else value)
+    return prompt, reply
 
 
 def supersede_prompt(user_id: UUID, chatroom_id: UUID, prompt_id: UUID) -> None:
@@ -156,11 +190,20 @@ def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
     if not reply.status.is_final:
         return replace(accepted, reply=reply)
     if accepted.idempotency_key:
-        with transaction():
-            idempotency.note_ended(user_id, accepted.idempotency_key, reply)
+        note_ended(user_id, accepted.idempotency_key, reply)
     refunded = reply.status in {Status.FAILED, Status.CANCELED}
     usage = usage_today(user_id, now=utc_now()) if refunded else accepted.usage
     return replace(accepted, reply=reply, usage=usage)
+
+
+def note_ended(user_id: UUID, key: str, reply: Message) -> None:
+    """The first answer brought the reply itself, so later ones bring it as it was then."""
+    with transaction():
+        record = db.session.get(IdempotencyKey, (user_id, key))
+        if record is not None:
+            record.answered_with_reply = True
+            kept = {name: getattr(reply, name) for name in KEPT}
+            record.reply = kept | {"completed_at": reply.completed_at and reply.completed_at.isoformat()}
 
 
 def list_messages(

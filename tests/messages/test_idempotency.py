@@ -26,6 +26,12 @@ def test_the_same_key_and_body_give_the_first_answer_again(room):
     assert room.used() == 1
 
 
+def test_a_text_that_was_trimmed_is_answered_so_again(room):
+    first, again = post(room, "  Hello\n"), post(room, "  Hello\n")
+    assert first.json["message"]["text"] == "Hello"
+    assert again.json == first.json
+
+
 def test_twenty_at_once_are_accepted_once_and_answered_alike(room):
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: post(room), range(20)))
