@@ -7,19 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    BindParameter,
-    ColumnElement,
-    ScalarSelect,
-    Update,
-    bindparam,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ScalarSelect, Update, bindparam, func, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 from app.billing.models import Tier
@@ -31,20 +19,13 @@ from app.users.models import User
 NO_SYNC = {"synchronize_session": False}
 NAMED_AT_MOST = 20_000
 EVER = datetime.min.replace(tzinfo=UTC)
+ORIGINAL = func.coalesce(PromptCharge.carried_from, PromptCharge.id)
+COST = ("model", "prompt_tokens", "output_tokens", "thinking_tokens")
 
 
 def quota_day(now: datetime) -> date:
     """The day that a prompt sent at `now` is charged to, in UTC."""
     return now.astimezone(UTC).date()
-
-
-def spent_on(key: BindParameter[str], day: BindParameter[date]) -> tuple[ColumnElement[bool], ...]:
-    """The conditions of the charges that count for a day of a number. key: the number's keyed hash."""
-    return PromptCharge.mobile_key == key, PromptCharge.day == day, PromptCharge.given_back_at.is_(None)
-
-
-ORIGINAL = func.coalesce(PromptCharge.carried_from, PromptCharge.id)
-COST = ("model", "prompt_tokens", "output_tokens", "thinking_tokens")
 
 
 def new_charge(user_id: UUID, key: str, reply_id: UUID, tier: Tier, now: datetime) -> PromptCharge:
@@ -68,20 +49,16 @@ def note_cost(reply: Any) -> Update:
     return update(PromptCharge).where(PromptCharge.id == newest_charge(reply)).values(values)
 
 
-def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EVER) -> bool:
-    """Refund the reply's last charge, once, on the day it was charged to; whether this call did it.
+def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EVER) -> None:
+    """Refund the reply's last charge, once, on the day it was charged to.
 
     The caller has locked the user. The counter in Redis is set when it refuses a prompt that the ledger allows.
     """
     charge = newest_charge(reply_id)
     charged_to = or_(PromptCharge.id == charge, PromptCharge.carried_from == charge)
-    statement = (
-        update(PromptCharge)
-        .where(charged_to, PromptCharge.given_back_at.is_(None), PromptCharge.created_at >= charged_since)
-        .values(given_back_at=now)
-        .returning(PromptCharge.id)
-    )
-    return db.session.scalar(statement) is not None
+    spent = (charged_to, PromptCharge.given_back_at.is_(None), PromptCharge.created_at >= charged_since)
+    refunded = update(PromptCharge).where(*spent).values(given_back_at=now)
+    db.session.execute(refunded, execution_options=NO_SYNC)
 
 
 def disown_charges(user_id: UUID, *, at_most: int) -> int:

@@ -22,7 +22,8 @@ from app.core.clock import next_midnight, seconds_until
 from app.core.db import db
 from app.core.errors import AppError
 from app.core.redis import asking_redis, rate_limits
-from app.quota.ledger import quota_day, spent_on
+from app.quota.ledger import quota_day
+from app.quota.models import PromptCharge
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_user
@@ -30,7 +31,8 @@ from app.users.service import require_user
 DAY_SECONDS = 86_400
 UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
 
-CHARGED = select(func.count()).where(*spent_on(bindparam("key"), bindparam("day"))).scalar_subquery()
+OF_DAY = (PromptCharge.mobile_key == bindparam("key"), PromptCharge.day == bindparam("day"))
+CHARGED = select(func.count()).where(*OF_DAY, PromptCharge.given_back_at.is_(None)).scalar_subquery()
 USAGE = select(IS_PRO.label("is_pro"), CHARGED.label("charged"))  # with the values of `usage_values`
 
 
