@@ -157,23 +157,45 @@ def instances(service: dict[str, Any]) -> int:
     return int(service.get("numInstances", 1))
 
 
-def test_the_database_has_connections_for_all_pools_while_a_deploy_overlaps(services, blueprint):
-    processes = {"web": number(services["web"], "WEB_CONCURRENCY"), "worker": 1}  # beat has none
-    pools = sum(
+def to_postgres(services: dict[str, dict[str, Any]]) -> int:
+    """The connections of all pools; beat has none."""
+    processes = {"web": number(services["web"], "WEB_CONCURRENCY"), "worker": 1}
+    return sum(
         instances(services[name]) * count * number(services[name], "DATABASE_POOL_SIZE")
         for name, count in processes.items()
     )
-    [database] = blueprint["databases"]
-    assert f"{pools} connections to PostgreSQL" in OPERATIONS
-    assert pools * DEPLOYS_OVERLAP + RESERVE <= POSTGRES_CONNECTIONS[database["plan"]]
 
 
-def test_redis_has_connections_for_all_pools_while_a_deploy_overlaps(services):
+def to_redis(services: dict[str, dict[str, Any]]) -> int:
     """The sums of docs/operations.md#connections."""
     pool = {name: number(services[name], "REDIS_POOL_SIZE") for name in ("web", "worker", "beat")}
     held = number(services["web"], "STREAMS_PER_PROCESS")
     web = number(services["web"], "WEB_CONCURRENCY") * (2 * pool["web"] + held + 1)
     together = {"web": web, "worker": 2 * pool["worker"] + 3, "beat": 2 * pool["beat"]}
-    connections = sum(instances(services[name]) * count for name, count in together.items())
-    assert f"{connections} to Redis" in OPERATIONS
-    assert connections * DEPLOYS_OVERLAP + RESERVE <= KEY_VALUE_CONNECTIONS[services["redis"]["plan"]]
+    return sum(instances(services[name]) * count for name, count in together.items())
+
+
+def test_the_database_has_connections_for_all_pools_while_a_deploy_overlaps(services, blueprint):
+    [database] = blueprint["databases"]
+    assert f"{to_postgres(services)} connections to PostgreSQL" in OPERATIONS
+    assert to_postgres(services) * DEPLOYS_OVERLAP + RESERVE <= POSTGRES_CONNECTIONS[database["plan"]]
+
+
+def test_redis_has_connections_for_all_pools_while_a_deploy_overlaps(services):
+    assert f"{to_redis(services)} to Redis" in OPERATIONS
+    assert to_redis(services) * DEPLOYS_OVERLAP + RESERVE <= KEY_VALUE_CONNECTIONS[services["redis"]["plan"]]
+
+
+def test_a_second_worker_needs_larger_plans(services, blueprint):
+    told = re.search(
+        r"plans \((\d+) and (\d+)\) must allow twice that and ten .* A second worker needs larger plans\.",
+        OPERATIONS,
+        flags=re.DOTALL,
+    )
+    assert told
+    plans = [int(connections) for connections in told.groups()]
+    [database] = blueprint["databases"]
+    assert plans == [POSTGRES_CONNECTIONS[database["plan"]], KEY_VALUE_CONNECTIONS[services["redis"]["plan"]]]
+    more = services | {"worker": services["worker"] | {"numInstances": instances(services["worker"]) + 1}}
+    for needed, allowed in zip((to_postgres(more), to_redis(more)), plans, strict=True):
+        assert needed * DEPLOYS_OVERLAP + RESERVE > allowed
