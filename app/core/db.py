@@ -31,7 +31,9 @@ from app.core.logging import first_line
 CONNECT_SECONDS = 2.0
 STATEMENT_TIMEOUT_MS = 4_000  # the server's own
 ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs ends the statement itself
-POOL_TIMEOUT_SECONDS = 2.6  # a burst passes; with a new connection behind it, still within 5 seconds
+# A burst passes; with a new connection behind it, still within 5 seconds. A whole number, because SQLAlchemy's
+# `engine_from_config`, which flask-sqlalchemy calls, cuts off the rest.
+POOL_TIMEOUT_SECONDS = 2
 LOCK_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_MS = 15_000
 # SQLSTATEs of a server that takes no statement now, besides class 08, connection exceptions:
