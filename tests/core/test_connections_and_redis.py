@@ -1,5 +1,6 @@
 """Nobody waits for Redis with a database connection in hand, and nobody waits again for one that is silent."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -7,15 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, text
 
+from app.chatrooms.models import Status
 from app.core import redis as redis_clients
 from app.core.db import db
+from app.streaming.events import Entry, publish
+from sandbox.stack.processes import wait_until
 from sandbox.stack.servers import ValkeyServer
 from tests.conftest import age_codes
 from tests.core.test_dependencies_gone import frozen
+from tests.event_streams import Stream, names
 from tests.problems import assert_problem
 
 LEASED = """UPDATE messages SET status = 'generating', attempt = 1, lease_expires_at = now() + interval '1 minute'
@@ -57,6 +63,10 @@ class Tap:
                 sink.sendall(data)
         sink.close()
 
+    def connections_at(self, word: bytes) -> list[int]:
+        """How many database connections were out at each question that has the word."""
+        return [connections for question, connections in self.asked if word in question]
+
 
 def received(source: socket.socket) -> bytes:
     try:
@@ -75,9 +85,8 @@ def tapped(url: str) -> Iterator[Tap]:
 
 
 def call(app, person, method, path, **kwargs):
-    return app.test_client().open(
-        path, method=method, headers={"Authorization": f"Bearer {person.access_token}"}, **kwargs
-    )
+    headers = {"Authorization": f"Bearer {person.access_token}"} | kwargs.pop("headers", {})
+    return app.test_client().open(path, method=method, headers=headers, **kwargs)
 
 
 def ask_for_everything(app, person) -> None:
@@ -96,10 +105,12 @@ def ask_for_everything(app, person) -> None:
     with app.app_context():
         db.session.execute(text(LEASED))
         db.session.commit()
+    stream = Stream(ask("GET", f"{message}/stream", 200))
+    assert next(stream).name == "status"
     ask("POST", f"{message}/cancel", 200)
+    assert names(stream) == ["canceled"]
     ask("POST", f"{message}/retry", 202)
     ask("POST", f"{message}/cancel", 200)
-    assert "event: canceled" in ask("GET", f"{message}/stream", 200).text
     ask("DELETE", room, 204)
     ask("GET", "/readyz", 200)
     ask("POST", "/auth/send-otp", 202, json={"mobile": f"+1415666{ask_for_everything.number:04}"})
@@ -125,6 +136,25 @@ def test_only_the_quota_asks_redis_with_a_connection_in_hand(make_app, make_redi
     assert [question for question in holding if b"prompts/" not in question] == []
     assert len(holding) >= 2, "the tap sees connections"
     assert len(tap.asked) > len(holding) + 20
+    assert tap.connections_at(b"XREAD"), "an open stream"
+
+
+def test_a_request_that_waits_for_its_reply_holds_no_connection(make_app, make_redis_url, user):
+    """Also not when an end is published that was none: it looks at the reply, and waits on."""
+    with tapped(make_redis_url()) as tap, ThreadPoolExecutor() as threads:
+        app = make_app(redis_url=tap.url)
+        room = f"/chatroom/{call(app, user, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
+        with app.app_context():
+            tap.engine = db.engine
+        prompt = {"json": {"text": "Hello"}, "headers": {"Prefer": "wait=3"}}
+        waiting = threads.submit(call, app, user, "POST", f"{room}/message", **prompt)
+        assert wait_until(lambda: tap.connections_at(b"XREAD"), seconds=10)
+        [reply_id] = re.findall(r"reply:(\S+):events", tap.asked[-1][0].decode())
+        with app.app_context():
+            publish(UUID(reply_id), Entry(1, status=Status.CANCELED))
+        assert waiting.result().status_code == 202
+    assert set(tap.connections_at(b"XREAD")) == {0}
+    assert len(tap.connections_at(b"XREAD")) >= 2, "it waited on"
 
 
 @pytest.mark.processes
