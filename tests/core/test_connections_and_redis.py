@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -204,6 +205,31 @@ def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, mak
         assert tap.asked == []
         assert call(app, user, "GET", "/readyz").status_code == 200
         assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "HIT"
+
+
+def test_of_those_who_cannot_do_without_silent_redis_one_asks_and_the_others_wait_for_nothing(
+    make_app, make_redis_url, user
+):
+    with tapped(make_redis_url()) as tap, ThreadPoolExecutor(MANY) as threads:
+        app = make_app(redis_url=tap.url + "?socket_timeout=3")
+        room = f"/chatroom/{call(app, user, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
+        tap.is_silent = True
+        assert call(app, user, "GET", "/user/me").status_code == 200
+        with app.app_context():
+            tap.engine = db.engine
+        tap.is_silent, tap.falls_silent_at = False, b"PING"
+        together = threading.Barrier(MANY)
+
+        def send(_: int) -> float:
+            together.wait()
+            began = time.monotonic()
+            answer = call(app, user, "POST", f"{room}/message", json={"text": "Hello"})
+            assert_problem(answer, 503, "service_unavailable")
+            return time.monotonic() - began
+
+        *others, last = sorted(threads.map(send, range(MANY)))
+    assert len(tap.connections_at(b"PING")) == 1
+    assert max(others) < 3 <= last, "one alone waits for an answer"
 
 
 def test_silent_redis_is_asked_again_after_five_seconds(make_app, make_redis_url, user, monkeypatch):
