@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import redis
 from flask import Flask
@@ -103,6 +104,11 @@ def test_request_without_a_free_connection_is_answered_as_without_redis(small_ap
         assert small_app.test_client().get("/readyz").status_code == 200
 
 
+def connections_to_redis(process: psutil.Process, variables: dict[str, str]) -> list[Any]:
+    port = urlsplit(variables["REDIS_URL"]).port
+    return [one for one in process.net_connections("tcp") if one.raddr and one.raddr.port == port]
+
+
 def test_a_busy_worker_opens_three_besides_its_pools(
     make_app: Callable[..., Flask],
     make_user: Callable[[], Any],
@@ -123,7 +129,14 @@ def test_a_busy_worker_opens_three_besides_its_pools(
             sent = person.post(f"{person.make_chatroom()}/message", json={"text": "[[sandbox: hang]]"})
             assert sent.status_code == 202
         gemini.wait_for(in_flight_at_least=BUSY, timeout=60)
-        port = urlsplit(variables["REDIS_URL"]).port
-        opened = [one for one in worker.net_connections("tcp") if one.raddr and one.raddr.port == port]
-        assert 3 <= len(opened) <= 2 * 4 + 3
+        assert 3 <= len(connections_to_redis(worker, variables)) <= 2 * 4 + 3
         gemini.reset()
+
+
+def test_beat_opens_no_more_than_two_pools_have(own_environment: dict[str, str], tmp_path: Path) -> None:
+    """However many tasks it has queued."""
+    variables = own_environment | {"REDIS_POOL_SIZE": str(POOL), "REPLY_SWEEP_SECONDS": "0.5"}
+    log_file = tmp_path / "beat.log"
+    with celery_process("beat", variables, log_file) as beat:
+        assert wait_until(lambda: log_file.read_text().count("Sending due task") > 2 * POOL, seconds=60)
+        assert 1 <= len(connections_to_redis(beat, variables)) <= 2 * POOL
