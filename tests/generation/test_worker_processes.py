@@ -1,16 +1,19 @@
 """Worker and beat as real processes: many threads, two of each, Google's newer SDK, and SIGTERM in the middle."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import psutil
 import pytest
+import redis
 from flask import Flask
 from sqlalchemy import text
 
 from app.core.db import db
+from app.generation.tasks import FINISH_WITHIN_SECONDS
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.event_streams import events_of, names, text_of
@@ -139,10 +142,34 @@ def test_a_worker_that_is_told_to_end_hands_its_replies_to_another_one(genai_wor
         send(person)
     gemini.wait_for(in_flight_at_least=USERS, timeout=PATIENCE_SECONDS)
     with start("worker"):
+        told = time.monotonic()
         genai_worker.send_signal(signal.SIGTERM)
         assert wait_until(lambda: all_completed(service), seconds=PATIENCE_SECONDS), rows(service)
+        assert time.monotonic() - told >= FINISH_WITHIN_SECONDS, "what its calls are given"
         assert rows(service) == [("completed", 2, 0, 1)] * USERS  # released is not failed
         assert wait_until(lambda: ended(genai_worker), seconds=GRACE_SECONDS)
+
+
+def test_a_worker_that_is_told_to_end_begins_no_reply_and_ends_what_it_began(start, service, people, own_redis, gemini):
+    """The last of this file: no other worker may listen."""
+    gemini.clear_requests()
+    gemini.behave(hang=True)
+    with start("worker") as worker, redis.Redis.from_url(own_redis) as valkey:
+        send(people[0])
+        gemini.wait_for(in_flight_at_least=1, timeout=PATIENCE_SECONDS)
+        worker.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: not asks_for_tasks(valkey), seconds=5)  # one, on a machine that is busy with others
+        send(people[1])
+        gemini.reset()
+        assert wait_until(lambda: ended(worker), seconds=GRACE_SECONDS)
+    assert sorted(rows(service)) == [("completed", 1, 0, 1), ("queued", 0, 0, 1)]
+    assert gemini.stats()["calls"] == 1
+
+
+def asks_for_tasks(valkey: redis.Redis) -> bool:
+    """Whether a worker waits at this database of Valkey's; it asks anew each second."""
+    number = str(valkey.get_connection_kwargs()["db"])
+    return any(one["db"] == number and one["cmd"] == "brpop" and "b" in one["flags"] for one in valkey.client_list())
 
 
 def ended(process: psutil.Process) -> bool:
