@@ -4,8 +4,10 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -92,6 +94,25 @@ def test_a_process_that_is_told_to_end_sends_streams_and_waits_on(webs, client, 
     with client.follow(staying) as again:
         assert next(events_of(again.iter_content(chunk_size=None))).name == "status"
     assert staying.call("GET", answer.headers["Location"], token=client.token).json()["status"] == "queued"
+
+
+def test_a_process_that_is_told_to_end_answers_what_it_has_begun(app, own_environment, mobile_numbers, tmp_path):
+    """Here the rest of a request comes five seconds after SIGTERM."""
+    with serving(own_environment, tmp_path / "web.log") as web:
+        client = Client(web, next(mobile_numbers))
+        body = b'{"text": "Hello"}'
+        headers = {"Authorization": f"Bearer {client.token}", "Content-Type": "application/json"}
+        with closing(HTTPConnection(urlsplit(web.url).netloc, timeout=GRACE_SECONDS)) as connection:
+            connection.putrequest("POST", f"{client.room}/message")
+            for name, value in (headers | {"Content-Length": str(len(body)), "Expect": "100-continue"}).items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            assert b" 100 " in connection.sock.recv(1_000)
+            os.kill(web.pid, signal.SIGTERM)
+            assert not wait_until(lambda: not alive(web.pid), seconds=5)
+            connection.send(body)
+            assert connection.getresponse().status == 202
+        assert wait_until(lambda: not alive(web.pid), seconds=GRACE_SECONDS)
 
 
 def blocked_readers(valkey: redis.Redis) -> int:
