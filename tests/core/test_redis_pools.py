@@ -20,7 +20,7 @@ from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import GeminiStandIn
 from tests.celery_process import celery_process
 
-THREADS, POOL = 16, 2
+THREADS, POOL = 8, 2
 BUSY = 24
 
 
