@@ -82,9 +82,8 @@ def test_a_process_that_is_told_to_end_sends_streams_and_waits_on(webs, client, 
     events = events_of(stream.iter_content(chunk_size=None))
     assert next(events).name == "status"
     with ThreadPoolExecutor() as threads, redis.Redis.from_url(own_redis) as valkey:
-        readers = blocked_readers(valkey)
         waiting = threads.submit(client.send, ending, Prefer="wait=20")
-        assert wait_until(lambda: blocked_readers(valkey) > readers, seconds=10)  # it waits for its reply
+        assert wait_until(lambda: blocked_readers(valkey) == 2, seconds=10)  # the stream, and who waits for a reply
         os.kill(ending.pid, signal.SIGTERM)
         assert [event.name for event in events] == ["reconnect"]
         answer = waiting.result()
@@ -116,5 +115,7 @@ def test_a_process_that_is_told_to_end_answers_what_it_has_begun(app, own_enviro
 
 
 def blocked_readers(valkey: redis.Redis) -> int:
-    """How many connections wait for events of a reply."""
-    return sum(client["cmd"] == "xread" and "b" in client["flags"] for client in valkey.client_list())
+    """How many connections to this database wait for events of a reply."""
+    mine = str(valkey.get_connection_kwargs()["db"])
+    clients = (client for client in valkey.client_list() if client["db"] == mine)
+    return sum(client["cmd"] == "xread" and "b" in client["flags"] for client in clients)
