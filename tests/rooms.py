@@ -128,6 +128,12 @@ class Room:
         return int(self.person.get("/user/usage").json["used"])
 
 
+def somebody_waits_for_a_lock() -> bool:
+    """Whether a statement waits for another's transaction, in the database of the current application."""
+    with db.engine.connect() as other:
+        return bool(other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
+
+
 @pytest.fixture
 def room(quiet_app: Flask, make_user: Callable[..., Any]) -> Room:
     person = make_user()

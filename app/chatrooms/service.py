@@ -32,6 +32,7 @@ OWN_MESSAGE = (
     .join(Chatroom, Chatroom.id == Message.chatroom_id)
     .where(Message.id == bindparam("message"), *IS_OWN)
 )
+LOCK_MESSAGE = OWN_MESSAGE.with_for_update(of=Message, key_share=True)
 AS_STORED = {"populate_existing": True}  # over what the session holds of it
 
 
@@ -155,10 +156,14 @@ def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
         current.enqueue_after_commit(PURGE)
 
 
-def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID) -> Message:
-    """A message of the user's chatroom, as it is now. Raises NotFound."""
+def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID, *, locked: bool = False) -> Message:
+    """A message of the user's chatroom, as it is now. Raises NotFound.
+
+    locked: nobody else writes to it until the transaction ends.
+    """
     asked_with = {"message": message_id, "room": chatroom_id, "user": user_id}
-    message = db.session.scalar(OWN_MESSAGE, asked_with, execution_options=AS_STORED)
+    statement = LOCK_MESSAGE if locked else OWN_MESSAGE
+    message = db.session.scalar(statement, asked_with, execution_options=AS_STORED)
     if message is None:
         raise NotFound
     return message

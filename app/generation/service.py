@@ -72,7 +72,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     require_redis()
     with transaction() as current:
         user = require_locked_user(user_id)
-        reply = get_message(user_id, chatroom_id, reply_id)
+        reply = get_message(user_id, chatroom_id, reply_id, locked=True)  # an operator may retry it as well
         if reply.role is not Role.MODEL or not reply.status.is_final or reply.superseded:
             raise ReplyNotRetryable
         if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):

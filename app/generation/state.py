@@ -11,7 +11,7 @@
 | `requeue` | generating | queued | the lease is held | attempt | - |
 | `release` | generating | queued | the lease is held | attempt | - |
 | `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded, unless claimed since charged |
-| `retry` | failed, canceled | queued | the user's row is locked | - | charged by the caller |
+| `retry` | failed, canceled | queued | the user's row is locked | row lock | charged by the caller |
 | `regenerate` | - | queued | the user's row is locked, the old reply superseded | - | charged by the caller |
 | `retry_failed` | failed | queued | an operator asks | row lock | - |
 
@@ -253,7 +253,7 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
 
 
 def retry(current: Transaction, reply: Message, now: datetime) -> None:
-    """Queue a failed or canceled reply again. The caller has locked the user and charged a prompt."""
+    """Queue a failed or canceled reply again. The caller has locked the user and the reply, and charged a prompt."""
     asked = {"passed_on": False, "request_id": request_id(), "traceparent": traceparent()}
     for name, value in (queued_again(now) | asked).items():
         setattr(reply, name, value)

@@ -13,6 +13,7 @@ from app.core.transactions import transaction
 from sandbox.stack.processes import wait_until
 from tests.event_streams import events_of, text_of
 from tests.queues import waiting_tasks
+from tests.rooms import somebody_waits_for_a_lock
 
 SAID = "One two three four five six."
 PROMPT = f'[[sandbox: hang_after=3]] [[sandbox: say="{SAID}"]]'
@@ -274,15 +275,10 @@ def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, runner, gem
             text("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE id = :id"), {"id": second}
         )
         thread = room.generate_meanwhile(runner, first)
-        assert wait_until(lambda: somebody_waits_for_a_lock(room), seconds=10)
+        assert wait_until(somebody_waits_for_a_lock, seconds=10)
     thread.join()
     assert room.read(first).status == "queued"
     assert gemini.stats()["calls"] == calls
-
-
-def somebody_waits_for_a_lock(room) -> bool:
-    with db.engine.connect() as other:
-        return bool(other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
 def test_a_retry_goes_under_its_own_request_id(room, runner, gemini):

@@ -2,11 +2,16 @@
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
 from app.core.clock import utc_now
-from app.generation import cli
+from app.core.transactions import transaction
+from app.generation import cli, state
+from sandbox.stack.processes import wait_until
+from tests.rooms import somebody_waits_for_a_lock
 
 
 @pytest.fixture
@@ -64,6 +69,22 @@ def test_what_fails_again_meanwhile_is_queued_once(room, runner, gemini):
             " WHERE role = 'model'"
         )
         assert cli.retry_failed(None, until=begun, now=utc_now()) == []
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_a_users_retry_at_the_moment_of_an_operators_is_refused_and_costs_nothing(room, runner, is_claimed):
+    reply_id = uuid.UUID(room.answer(runner, "[[sandbox: block]]").id)
+    with ThreadPoolExecutor(1) as threads:
+        with room.app.app_context(), transaction() as current:
+            assert state.retry_failed(current, reply_id, until=utc_now(), now=utc_now()) == [reply_id]
+            if is_claimed:  # by a worker, before the user's retry comes to write
+                assert state.claim(reply_id, lease=timedelta(seconds=60))
+            retried = threads.submit(room.person.post, f"{room.path}/messages/{reply_id}/retry")
+            assert wait_until(somebody_waits_for_a_lock, seconds=10)
+        answer = retried.result()
+    assert (answer.status_code, answer.json["code"]) == (409, "reply_not_retryable")
+    assert room.row(reply_id).status == ("generating" if is_claimed else "queued")
+    assert room.used() == 1
 
 
 def test_nonsense_is_told_in_one_sentence(room, flask):
