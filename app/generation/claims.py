@@ -28,12 +28,14 @@ class Claim:
     model: str | None  # the chatroom's own, as it was chosen
     instruction: str | None
     is_untitled: bool
-    messages_sent: int = 1  # the prompt and turns before it
+    messages_sent: int | None = None  # the prompt and turns before it; None until Gemini is asked
     claimed_monotonic: float = field(default_factory=time.monotonic, compare=False)
 
     @property
-    def context(self) -> Context:
-        """The turns that Gemini is sent, and all other current ones up to the prompt."""
+    def context(self) -> Context | None:
+        """The turns that Gemini is sent, and all other current ones up to the prompt; None until it is asked."""
+        if self.messages_sent is None:
+            return None
         return Context(self.messages_sent, self.position - self.superseded_before - self.messages_sent)
 
     def now(self) -> datetime:

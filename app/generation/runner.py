@@ -100,7 +100,7 @@ class Runner:
                         max_chars=settings().gemini_history_max_chars,
                         max_tokens=settings().gemini_history_max_tokens or None,
                     )
-                    return replace(held, messages_sent=len(turns)), turns
+                    return held, turns
             except SlotTaken:  # by another reply of the user each time, so this comes to an end
                 continue
             except RoomBusy:  # the one that is generated hands over in the end
@@ -131,6 +131,7 @@ class Runner:
 
     def attempt(self, held: Claim, turns: Sequence[Turn]) -> Outcome:
         """Ask the model, and store what came of it."""
+        held = replace(held, messages_sent=len(turns))
         seconds, on_piece = settings().gemini_timeout, self.publisher_for(held) if held.streamed else None
         try:
             with (

@@ -179,7 +179,6 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
         model=answer.model,
         completed_at=now,
         **asdict(answer.usage),
-        **asdict(held.context),
     )
     if stored:
         announce_end(current, held, Status.COMPLETED, now)
@@ -190,7 +189,7 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
 
 def mark_passed_on(held: Claim) -> bool:
     """Note, before the first piece is published, that there is no refund any more; False when the lease is lost."""
-    return write_while_held(held, {"passed_on": True} | asdict(held.context))
+    return write_while_held(held, {"passed_on": True})
 
 
 def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
@@ -202,7 +201,7 @@ def fail(current: Transaction, held: Claim, code: ErrorCode) -> bool:
     """Give the reply up; False when somebody else has taken it over."""
     now = held.now()
     lock_user(held.user_id)  # before the reply: the order in which everybody locks
-    if not write(held, status=Status.FAILED, error_code=code, completed_at=now, **asdict(held.context)):
+    if not write(held, status=Status.FAILED, error_code=code, completed_at=now):
         return False
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
@@ -299,7 +298,11 @@ def write(held: Claim, **values: object) -> bool:
 
 
 def write_while_held(held: Claim, values: Mapping[str, object]) -> bool:
-    """Write to the reply as long as its lease is held; False when it is not any more."""
+    """Write to the reply as long as its lease is held; False when it is not any more.
+
+    How much of the room Gemini was sent goes along, once it is asked.
+    """
+    values = dict(values) | (asdict(held.context) if held.context else {})
     bound = {f"new_{name}": value for name, value in values.items()}
     statement = statement_while_held(tuple(values))
     return db.session.scalar(statement, bound | {"reply": held.reply_id, "held_attempt": held.attempt}) is not None

@@ -158,7 +158,7 @@ def cancellations() -> Iterator[Canceled | None]:
 class Publisher:
     """Publishes the pieces of one attempt. Without Redis the rest is not published, and the reply goes on."""
 
-    def __init__(self, reply_id: UUID, attempt: int, context: Context) -> None:
+    def __init__(self, reply_id: UUID, attempt: int, context: Context | None) -> None:
         self.reply_id = reply_id
         self.attempt = attempt
         self.offset = 0

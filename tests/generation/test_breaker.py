@@ -151,8 +151,20 @@ def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, 
     reply_id = room.send("Hello")
     room.sql("UPDATE messages SET started_at = now() - interval '1 hour' WHERE role = 'model'")
     room.generate(make_runner(breaker=breaker), reply_id)
-    assert room.read(reply_id).error["code"] == "model_unavailable"
+    reply = room.read(reply_id)
+    assert (reply.error["code"], reply.context) == ("model_unavailable", None)  # Gemini was never asked
     assert room.used() == 0
+
+
+def test_a_reply_that_waits_out_its_time_after_gemini_was_asked_tells_with_what(room, make_runner):
+    breaker = Breaker(threshold=1)
+    runner = make_runner(breaker=breaker)
+    reply_id = room.send("[[sandbox: status=503]]")
+    room.generate(runner, reply_id)
+    room.sql("UPDATE messages SET not_before = now(), started_at = now() - interval '1 hour' WHERE role = 'model'")
+    room.generate(runner, reply_id)
+    reply = room.read(reply_id)
+    assert (reply.status, reply.context) == ("failed", {"messages_sent": 1, "messages_omitted": 0})
 
 
 def delay(failures, *, asked_for=None, ago=0.0):

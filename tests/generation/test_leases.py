@@ -174,7 +174,8 @@ def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(room, run
         assert (row.status, row.failures) == (Status.QUEUED, failures)
         room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
     room.generate(runner, reply_id)
-    assert room.read(reply_id).error["code"] == "model_unavailable"
+    reply = room.read(reply_id)
+    assert (reply.error["code"], reply.context) == ("model_unavailable", None)
     assert room.used() == 1
     assert gemini.stats()["calls"] == 0
     told = [(record.levelname, record.getMessage()) for record in caplog.records if record.exc_info]
