@@ -11,7 +11,7 @@ from app.core import settings
 from app.core.cli import json_lines, json_option, table
 from app.core.clock import utc_now
 from app.generation.queries import failed_replies
-from app.generation.runner import configured_client
+from app.generation.runner import configured_client, read_seconds
 from app.generation.service import retry_failed
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import ModelError, ModelUnavailable, SdkMissing, Turn
@@ -69,7 +69,7 @@ def check(model: str | None, streamed: bool) -> None:
             answer = configured_client(model).generate(
                 [Turn("user", QUESTION)],
                 call,
-                read_seconds=settings().gemini_idle_timeout if streamed else settings().gemini_timeout,
+                read_seconds=read_seconds(streamed=streamed),
                 on_piece=(lambda _: pieces.append(time.monotonic() - began)) if streamed else None,
             )
     except (ModelError, SdkMissing) as error:

@@ -132,17 +132,17 @@ class Runner:
     def attempt(self, held: Claim, turns: Sequence[Turn]) -> Outcome:
         """Ask the model, and store what came of it."""
         held = replace(held, messages_sent=len(turns))
-        seconds, on_piece = settings().gemini_timeout, self.publisher_for(held) if held.streamed else None
+        on_piece = self.publisher_for(held) if held.streamed else None
         try:
             with (
                 self.breaker.watch(held.user_id),
-                self.keeper.hold(held, seconds=seconds) as call,
+                self.keeper.hold(held, seconds=settings().gemini_timeout) as call,
                 span("generate_content", "CLIENT"),
             ):
                 answer = self.model.generate(
                     turns,
                     call,
-                    read_seconds=min(seconds, settings().gemini_idle_timeout) if on_piece else seconds,
+                    read_seconds=read_seconds(streamed=held.streamed),
                     headers=outgoing_headers(),
                     on_piece=on_piece,
                     model=chosen_model(held.model),
@@ -228,6 +228,12 @@ def configured_client(model: str | None = None, **others: Any) -> ModelClient:
         model=model or chosen.gemini_model,
         **(own | others),
     )
+
+
+def read_seconds(*, streamed: bool) -> float:
+    """How long an answer may bring nothing: one that comes in pieces, less long."""
+    chosen = settings()
+    return min(chosen.gemini_timeout, chosen.gemini_idle_timeout) if streamed else chosen.gemini_timeout
 
 
 def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:

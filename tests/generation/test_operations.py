@@ -10,6 +10,7 @@ import pytest
 from app.core.clock import utc_now
 from app.core.transactions import transaction
 from app.generation import cli, state
+from app.integrations.gemini.generativeai import Gemini
 from sandbox.stack.processes import wait_until
 from tests.rooms import somebody_waits_for_a_lock
 
@@ -115,6 +116,21 @@ def test_gemini_is_asked_one_question_of_our_own(check, gemini, words):
     assert 0 < float(told["seconds_to_first_piece"]) <= float(told["seconds"])
     assert int(told["total_tokens"]) == int(told["prompt_tokens"]) + int(told["output_tokens"])
     assert [turn["parts"] for turn in gemini.requests()[-1]["contents"]] == [[{"text": cli.QUESTION}]]
+
+
+@pytest.mark.parametrize("words", [[], ["--stream"]])
+def test_it_waits_for_a_piece_no_longer_than_for_the_whole_answer(check, monkeypatch, words):
+    """As a worker does, where GEMINI_TIMEOUT is less than GEMINI_IDLE_TIMEOUT."""
+    waits = []
+    generate = Gemini.generate
+
+    def note(self, turns, call, *, read_seconds, **others):
+        waits.append(read_seconds)
+        return generate(self, turns, call, read_seconds=read_seconds, **others)
+
+    monkeypatch.setattr(Gemini, "generate", note)
+    assert check(*words, timeout=20).exit_code == 0
+    assert waits == [20]
 
 
 @pytest.mark.parametrize(
