@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -127,7 +127,7 @@ class Runner:
         if held.failures >= settings().reply_max_attempts:  # its workers died, again and again
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         wait_seconds = self.breaker.wait_seconds()
-        return self.defer(held, timedelta(seconds=wait_seconds)) if wait_seconds else None
+        return self.defer(held, wait_seconds) if wait_seconds else None
 
     def attempt(self, held: Claim, turns: Sequence[Turn]) -> Outcome:
         """Ask the model, and store what came of it."""
@@ -182,30 +182,24 @@ class Runner:
     def fail(self, held: Claim, code: ErrorCode) -> Outcome:
         return code if store(held, lambda current: state.fail(current, held, code)) else SUPERSEDED, {}
 
-    def requeue(self, held: Claim, delay: timedelta, *, failures: int, outcome: str) -> Outcome:
+    def requeue(self, held: Claim, seconds: float, *, failures: int, outcome: str) -> Outcome:
         with transaction() as current:
-            requeued = state.requeue(current, held, delay, failures=failures)
+            requeued = state.requeue(current, held, timedelta(seconds=seconds), failures=failures)
         return outcome if requeued else SUPERSEDED, {}
 
     def retry_or_fail(self, held: Claim, error: ModelUnavailable) -> Outcome:
+        """Let the reply wait for its next attempt; fail it when there is to be none."""
         failures = held.failures + 1
-        delay = delay_before_retry(
-            failures,
-            asked_for=error.retry_after,
-            started_at=held.started_at,
-            now=held.now(),
-            max_attempts=settings().reply_max_attempts,
-            max_seconds=settings().reply_max_seconds,
-        )
-        if delay is None:
+        seconds = max(backoff_seconds(failures), error.retry_after or 0)  # what Google asks for is never undercut
+        if failures >= settings().reply_max_attempts or not has_time(held, seconds):
             return self.fail(held, error_code_of(error))
-        return self.requeue(held, delay, failures=failures, outcome=f"retry after {error}")
+        return self.requeue(held, seconds, failures=failures, outcome=f"retry after {error}")
 
-    def defer(self, held: Claim, delay: timedelta) -> Outcome:
+    def defer(self, held: Claim, seconds: float) -> Outcome:
         """Let the reply wait while the breaker is open; once its time is over, fail it."""
-        if held.now() + delay > held.started_at + timedelta(seconds=settings().reply_max_seconds):
+        if not has_time(held, seconds):
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
-        return self.requeue(held, delay, failures=held.failures, outcome="deferred")
+        return self.requeue(held, seconds, failures=held.failures, outcome="deferred")
 
     def release(self, held: Claim) -> Outcome:
         """The call was aborted from outside: if the claim still holds, another worker may have it at once."""
@@ -255,27 +249,14 @@ def store_once(write: Callable[[Transaction], bool]) -> bool:
         return write(current)
 
 
-def delay_before_retry(
-    failures: int,
-    *,
-    asked_for: float | None,
-    started_at: datetime,
-    now: datetime,
-    max_attempts: int,
-    max_seconds: float,
-) -> timedelta | None:
-    """How long to wait before the next attempt; None when there is to be none.
+def backoff_seconds(failures: int) -> float:
+    """How long to wait after that many failed attempts: twice as long after each; a random half spreads replies."""
+    return min(FIRST_DELAY_SECONDS * 2.0 ** (failures - 1), MAX_DELAY_SECONDS) * random.uniform(0.5, 1)  # noqa: S311
 
-    failures: attempts that failed so far. asked_for: seconds that the provider asks for, never undercut.
-    The delay doubles with each failure, and a random half of it spreads those that failed together.
-    """
-    if failures >= max_attempts:
-        return None
-    delay = min(FIRST_DELAY_SECONDS * 2 ** (failures - 1), MAX_DELAY_SECONDS) * random.uniform(0.5, 1)  # noqa: S311
-    delay = max(delay, asked_for or 0)
-    if now + timedelta(seconds=delay) > started_at + timedelta(seconds=max_seconds):
-        return None
-    return timedelta(seconds=delay)
+
+def has_time(held: Claim, seconds: float) -> bool:
+    """Whether a reply that waits so long is still within its time."""
+    return held.now() + timedelta(seconds=seconds) <= held.started_at + timedelta(seconds=settings().reply_max_seconds)
 
 
 def error_code_of(error: ModelError) -> ErrorCode:

@@ -2,14 +2,13 @@
 
 import threading
 import time
-from datetime import timedelta
 
 import pytest
 
 from app.core.clock import utc_now
 from app.core.ids import new_id
 from app.generation.breaker import Breaker
-from app.generation.runner import delay_before_retry
+from app.generation.runner import backoff_seconds
 from app.integrations.gemini.client import ModelTimeout
 from tests.rooms import Room
 
@@ -167,33 +166,26 @@ def test_a_reply_that_waits_out_its_time_after_gemini_was_asked_tells_with_what(
     assert (reply.status, reply.context) == ("failed", {"messages_sent": 1, "messages_omitted": 0})
 
 
-def delay(failures, *, asked_for=None, ago=0.0):
-    now = utc_now()
-    return delay_before_retry(
-        failures,
-        asked_for=asked_for,
-        started_at=now - timedelta(seconds=ago),
-        now=now,
-        max_attempts=10,
-        max_seconds=100,
-    )
-
-
 def test_delays_double_up_to_a_bound_and_are_spread():
     for failures, longest in ((1, 1), (2, 2), (3, 4), (5, 16), (9, 20)):
-        delays = {delay(failures).total_seconds() for _ in range(50)}
+        delays = {backoff_seconds(failures) for _ in range(50)}
         assert all(longest / 2 <= seconds <= longest for seconds in delays)
         assert len(delays) > 40
 
 
-def test_what_the_provider_asks_for_is_never_undercut():
-    assert delay(1, asked_for=30) == timedelta(seconds=30)
-
-
-def test_there_is_no_retry_past_the_count_or_the_time():
-    assert delay(10) is None
-    assert delay(1, ago=99.9) is None
-    assert delay(1, asked_for=101) is None
+@pytest.mark.parametrize(
+    ("directive", "so_far"),
+    [
+        ("status=503", "failures = 2"),  # the third attempt is the last
+        ("status=503", "started_at = now() - interval '59.6 seconds'"),  # the next one would begin after a minute
+        ("status=503 retry_after=61", "failures = 0"),
+    ],
+)
+def test_there_is_no_retry_past_the_count_or_the_time(room, runner, directive, so_far):
+    reply_id = room.send(f"[[sandbox: {directive}]]")
+    room.sql(f"UPDATE messages SET {so_far} WHERE id = :id", id=reply_id)
+    room.generate(runner, reply_id)
+    assert room.read(reply_id).error["code"] == "model_unavailable"
 
 
 @pytest.mark.parametrize("gemini_timeout", [1])
