@@ -22,9 +22,5 @@ class ReplyNotRetryable(AppError):
     )
 
 
-class RoomBusy(Exception):
-    """Another reply of the room is being generated."""
-
-
-class SlotTaken(Exception):
-    """Another reply of the user has got the slot at this very moment; there may be another one."""
+class ClaimedElsewhere(Exception):
+    """Another reply of the room, or of the user in the same slot, is claimed at this very moment."""

@@ -22,14 +22,16 @@ from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_err
 from app.core.ids import set_request_id
 from app.core.logging import log_event
 from app.core.tracing import outgoing_headers, set_traceparent, span
-from app.core.transactions import Transaction, transaction
+from app.core.transactions import Transaction, release_connection, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
 from app.generation.claims import Claim
-from app.generation.errors import RoomBusy, SlotTaken
+from app.generation.errors import ClaimedElsewhere
 from app.generation.history import conversation
 from app.generation.worker import LeaseKeeper
+from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import (
+    Answer,
     CallAborted,
     ModelClient,
     ModelError,
@@ -61,6 +63,10 @@ ERROR_CODES: dict[type[ModelError], ErrorCode] = {
 Outcome = tuple[str, dict[str, int]]  # of an attempt, for the log: its name, and the tokens it took
 
 
+class ConversationUnreadable(Exception):
+    """PostgreSQL gave the reading up, or it has a defect."""
+
+
 class Runner:
     """Generates replies by one model, in many threads of one process at once."""
 
@@ -72,55 +78,22 @@ class Runner:
 
     def run(self, reply_id: UUID) -> None:
         """Make one attempt at a reply; does nothing when it is done, held, or has to wait for others."""
-        claimed = self.claim(reply_id)
-        if claimed is None:
+        held = self.claim(reply_id)
+        if held is None:
             return
-        held, turns = claimed
         set_request_id(held.request_id)
         set_traceparent(held.traceparent)
         began = time.monotonic()
-        outcome, tokens = self.skip(held) or self.attempt(held, turns)
+        outcome, tokens = self.skip(held) or self.attempt(held)
         seconds = round(time.monotonic() - began, 3)
         facts = {"reply_id": held.reply_id, "attempt": held.attempt, "seconds": seconds}
         log_event(log, "generation", outcome=outcome, **facts, **tokens)
 
-    def claim(self, reply_id: UUID) -> tuple[Claim, Sequence[Turn]] | None:
-        """Claim a reply and read the conversation before it; None when it cannot be claimed now."""
-        while True:
-            held = None
-            try:
-                with transaction():
-                    held = state.claim(reply_id, lease=self.keeper.lease)
-                    if held is None:
-                        return None
-                    turns = conversation(
-                        held.chatroom_id,
-                        held.position,
-                        held.prompt,
-                        max_chars=settings().gemini_history_max_chars,
-                        max_tokens=settings().gemini_history_max_tokens or None,
-                    )
-                    return held, turns
-            except SlotTaken:  # by another reply of the user each time, so this comes to an end
-                continue
-            except RoomBusy:  # the one that is generated hands over in the end
-                return None
-            except DATABASE_UNAVAILABLE:
-                raise
-            except Exception:
-                if held is None:
-                    raise
-                log.exception("The conversation before reply %s could not be read", reply_id)
-                self.count_failure(reply_id)
-                return None
-
-    def count_failure(self, reply_id: UUID) -> None:
-        """Count an attempt whose claim was rolled back: else the sweeper would queue it for ever."""
-        held = None
-        with suppress(RoomBusy, SlotTaken), transaction():
-            held = state.claim(reply_id, lease=self.keeper.lease)
-        if held is not None:
-            self.retry_or_fail(held, ModelUnavailable("not asked"))
+    def claim(self, reply_id: UUID) -> Claim | None:
+        """Claim a reply; None when it cannot be claimed now."""
+        while True:  # each time another reply of the room or the user was claimed, so this comes to an end
+            with suppress(ClaimedElsewhere), transaction():
+                return state.claim(reply_id, lease=self.keeper.lease)
 
     def skip(self, held: Claim) -> Outcome | None:
         """Fail a reply whose attempts are used up, and defer one while the breaker is open; None: ask the model."""
@@ -129,27 +102,23 @@ class Runner:
         wait_seconds = self.breaker.wait_seconds()
         return self.defer(held, wait_seconds) if wait_seconds else None
 
-    def attempt(self, held: Claim, turns: Sequence[Turn]) -> Outcome:
-        """Ask the model, and store what came of it."""
-        held = replace(held, messages_sent=len(turns))
-        on_piece = self.publisher_for(held) if held.streamed else None
+    def attempt(self, held: Claim) -> Outcome:
+        """Read the conversation, ask the model, and store what came of it.
+
+        Should PostgreSQL be gone for longer behind the claim, the lease runs out, as if this worker had died.
+        """
         try:
             with (
                 self.breaker.watch(held.user_id),
                 self.keeper.hold(held, seconds=settings().gemini_timeout) as call,
-                span("generate_content", "CLIENT"),
             ):
-                answer = self.model.generate(
-                    turns,
-                    call,
-                    read_seconds=read_seconds(streamed=held.streamed),
-                    headers=outgoing_headers(),
-                    on_piece=on_piece,
-                    model=chosen_model(held.model),
-                    instruction=held.instruction,
-                )
-        except CallAborted:
+                turns = read_conversation(held)
+                held = replace(held, messages_sent=len(turns))
+                answer = self.ask(held, turns, call)
+        except (CallAborted, *DATABASE_UNAVAILABLE):
             return self.release(held)
+        except ConversationUnreadable:
+            return self.retry_or_fail(held, ModelUnavailable("not asked"))
         except ModelUnavailable as error:
             return self.retry_or_fail(held, error)
         except ModelError as error:
@@ -162,6 +131,19 @@ class Runner:
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         stored = store(held, lambda current: state.complete(current, held, answer))
         return Status.COMPLETED if stored else SUPERSEDED, asdict(answer.usage)
+
+    def ask(self, held: Claim, turns: Sequence[Turn], call: BoundedCall) -> Answer:
+        on_piece = self.publisher_for(held) if held.streamed else None
+        with span("generate_content", "CLIENT"):
+            return self.model.generate(
+                turns,
+                call,
+                read_seconds=read_seconds(streamed=held.streamed),
+                headers=outgoing_headers(),
+                on_piece=on_piece,
+                model=chosen_model(held.model),
+                instruction=held.instruction,
+            )
 
     def publisher_for(self, held: Claim) -> Callable[[str], None]:
         """Publish pieces of this attempt, once it is noted that they cannot be taken back."""
@@ -202,7 +184,7 @@ class Runner:
         return self.requeue(held, seconds, failures=held.failures, outcome="deferred")
 
     def release(self, held: Claim) -> Outcome:
-        """The call was aborted from outside: if the claim still holds, another worker may have it at once."""
+        """The call was aborted from outside, or not made: if the claim still holds, another may have it at once."""
         with transaction() as current:
             released = state.release(current, held)
         if released:
@@ -210,6 +192,21 @@ class Runner:
         with suppress(RedisError):  # its followers look at once whether it is canceled or deleted
             publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
         return SUPERSEDED, {}
+
+
+def read_conversation(held: Claim) -> Sequence[Turn]:
+    """The turns to send; holds no connection afterwards. Raises ConversationUnreadable, one of DATABASE_UNAVAILABLE."""
+    max_chars, max_tokens = settings().gemini_history_max_chars, settings().gemini_history_max_tokens or None
+    try:
+        return conversation(held.chatroom_id, held.position, held.prompt, max_chars=max_chars, max_tokens=max_tokens)
+    except DATABASE_UNAVAILABLE as error:
+        log_database_error(log, f"reply {held.reply_id} goes back into the queue", error)
+        raise
+    except Exception as error:
+        log.exception("The conversation before reply %s could not be read", held.reply_id)
+        raise ConversationUnreadable from error
+    finally:
+        release_connection()
 
 
 def configured_client(model: str | None = None, **others: Any) -> ModelClient:

@@ -50,7 +50,7 @@ from app.core.tracing import traceparent
 from app.core.transactions import Transaction
 from app.generation.branches import take_position
 from app.generation.claims import Claim
-from app.generation.errors import RoomBusy, SlotTaken
+from app.generation.errors import ClaimedElsewhere
 from app.generation.queries import CLAIMABLE, FREE_SLOT, SUPERSEDED_BEFORE, chatrooms, prompts
 from app.generation.queueing import ENQUEUE, ENQUEUE_WITH_KEY, NAME_CHATROOM, ROWS, hand_over, new_reply, publish_task
 from app.integrations.gemini.client import Answer
@@ -136,16 +136,16 @@ def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
     Its turn comes when no other reply of its room is generated and no earlier one is queued. An attempt whose holder
     is gone has failed, and is repeated before any other reply of the room. A unique index lets one reply into each of
     the user's slots; a reply that finds none stays queued, marked for the next one that frees one.
-    Raises RoomBusy, or SlotTaken, when another reply is claimed at this very moment; the transaction has failed then.
+    Raises ClaimedElsewhere when another reply is claimed at this very moment: the transaction has failed, and the next
+    one sees what that one has left.
     """
     values = {"reply_id": reply_id, "lease": lease, "slots": settings().generations_per_user}
     try:
         row: Any = db.session.execute(CLAIM, values).one_or_none()
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-        for name, kind in ((ONE_OF_A_ROOM, RoomBusy), (ONE_IN_A_SLOT, SlotTaken)):
-            if constraint == name:
-                raise kind from error
+        if constraint in {ONE_OF_A_ROOM, ONE_IN_A_SLOT}:
+            raise ClaimedElsewhere from error
         raise
     return None if row is None or row[0] is None else Claim(*row[1:])
 

@@ -1,5 +1,6 @@
 """Leases: whose clock counts, what a locked row costs, and how much of a long queue a claim reads."""
 
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import psycopg2
@@ -147,21 +148,43 @@ def test_a_cancellation_that_comes_late_does_not_end_the_attempt_of_a_retry(room
 # A claim that cannot go on
 
 
+TOO_LONG = "SET LOCAL statement_timeout = 20; SELECT pg_sleep(10)"
+CUT_OFF = "SELECT pg_terminate_backend(pg_backend_pid())"
+
+
+@contextmanager
+def reading_history(app, as_if):
+    """Another statement in place of the one that reads what was said before."""
+
+    def replace(_connection, _cursor, statement, parameters, *_):
+        return (as_if, {}) if "length_so_far" in statement else (statement, parameters)
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", replace, retval=True)
+    yield
+    event.remove(engine, "before_cursor_execute", replace)
+
+
 @pytest.fixture
 def endless_history(quiet_app):
     """Reading what was said before takes longer than a statement may."""
+    with reading_history(quiet_app, TOO_LONG):
+        yield
 
-    def slow_down(_connection, cursor, statement, parameters, *_):
-        if "length_so_far" not in statement:
-            return statement, parameters
-        cursor.execute("SET LOCAL statement_timeout = 20")
-        return "SELECT pg_sleep(10)", {}
 
-    with quiet_app.app_context():
-        engine = db.engine
-    event.listen(engine, "before_cursor_execute", slow_down, retval=True)
-    yield
-    event.remove(engine, "before_cursor_execute", slow_down)
+def test_a_reply_whose_claim_is_all_that_postgresql_took_is_claimed_again_at_once(room, runner, gemini, caplog):
+    room.generate(runner, room.send("Before"))
+    gemini.clear_requests()
+    reply_id = room.send("Hello")
+    with reading_history(room.app, CUT_OFF):
+        room.generate(runner, reply_id)
+    row = room.row(reply_id)
+    assert (row.status, row.attempt, row.failures, gemini.stats()["calls"]) == (Status.QUEUED, 1, 0, 0)
+    [told] = [record for record in caplog.records if "goes back into the queue" in record.getMessage()]
+    assert (told.levelname, told.exc_info) == ("WARNING", None)
+    room.generate(runner, reply_id)
+    assert room.read(reply_id).status == "completed"
 
 
 def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(room, runner, gemini, endless_history, caplog):
