@@ -10,7 +10,8 @@ from celery import signals
 
 from app.core.celery import note_worker_ended
 from app.factory import create_app
-from app.integrations.gemini.client import SdkMissing, model_client_class
+from app.generation.worker import FINISH_WITHIN_SECONDS
+from app.integrations.gemini.client import SdkMissing
 
 FEATURES_WITH_TASKS = ("generation", "chatrooms", "billing", "auth", "account", "ops")
 
@@ -30,24 +31,29 @@ def keep_logging(**_: Any) -> None:
 
 
 def import_tasks(**_: Any) -> None:
-    """Import tasks and the Gemini SDK in the worker alone. Raises SystemExit."""
+    """Import tasks and the Gemini SDK in the worker alone, and make its runner. Raises SystemExit."""
     settings = flask_app.extensions["settings"]
     if not settings.gemini_api_key:
         raise SystemExit("Configuration: GEMINI_API_KEY is not set; the worker cannot ask Gemini without it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005
-            model_client_class(settings.gemini_sdk)
             for feature in FEATURES_WITH_TASKS:
                 import_module(f"app.{feature}.tasks")
-        signals.worker_shutting_down.connect(import_module("app.generation.tasks").release_in_time)
+            import_module("app.generation.tasks").start_runner(flask_app)
     except SdkMissing as error:
         raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker that knows no task
-        log.exception("A task module cannot be imported")
+        log.exception("The worker's tasks cannot be imported, or its runner not be made")
         raise SystemExit(1) from error
+    signals.worker_shutting_down.connect(release_in_time)
     gc.collect()
     gc.freeze()  # modules stay: a look through all of them would hold every reply up
+
+
+def release_in_time(**_: Any) -> None:
+    """Give calls under way FINISH_WITHIN_SECONDS, then release their replies."""
+    flask_app.extensions["runner"].keeper.abort_calls_after(FINISH_WITHIN_SECONDS)
 
 
 def sign_off(**_: Any) -> None:

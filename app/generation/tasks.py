@@ -1,13 +1,10 @@
 """The worker's entry points to this feature. Every task takes ids, and may run twice."""
 
-import threading
 from datetime import timedelta
-from functools import cache
-from typing import Any
 from uuid import UUID
 
 from celery import shared_task
-from flask import current_app
+from flask import Flask, current_app
 
 from app.core import settings
 from app.core.clock import database_now, utc_now
@@ -18,14 +15,11 @@ from app.generation.runner import Runner, configured_client
 from app.generation.titles import title_chatroom, untitled_chatrooms
 from app.generation.worker import LeaseKeeper, sweep_replies
 
-one_at_a_time = threading.Lock()  # `cache` alone would let two first tasks make two
-FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is released
-
 
 @shared_task(name=GENERATE_REPLY)
 def generate_reply(reply_id: str) -> None:
     """Make one attempt at a reply; does nothing when somebody else holds it or it is done."""
-    runner().run(UUID(reply_id))
+    current_app.extensions["runner"].run(UUID(reply_id))
 
 
 @shared_task(name=NAME_CHATROOM)
@@ -50,20 +44,8 @@ def sweep() -> None:
     sweep_replies(now=now, requeue_after=timedelta(seconds=settings().reply_requeue_after_seconds))
 
 
-def runner() -> Runner:
-    """The process's runner, one for all its threads."""
-    with one_at_a_time:
-        return make_runner()
-
-
-@cache
-def make_runner() -> Runner:
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    keeper = LeaseKeeper(app, lease=timedelta(seconds=settings().reply_lease_seconds))
-    return Runner(configured_client(), keeper, Breaker())
-
-
-def release_in_time(**_: Any) -> None:
-    """On a worker's shutdown: give calls under way FINISH_WITHIN_SECONDS, then release their replies."""
-    if make_runner.cache_info().currsize:
-        make_runner().keeper.abort_calls_after(FINISH_WITHIN_SECONDS)
+def start_runner(app: Flask) -> None:
+    """Make the worker's runner, one for all its threads. Raises SdkMissing."""
+    with app.app_context():
+        keeper = LeaseKeeper(app, lease=timedelta(seconds=settings().reply_lease_seconds))
+        app.extensions["runner"] = Runner(configured_client(), keeper, Breaker())

@@ -31,6 +31,7 @@ from app.streaming.events import Canceled, cancellations
 
 log = logging.getLogger(__name__)
 
+FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is released
 LISTEN_AGAIN_SECONDS = 1.0
 SWEEP_CURSOR = "sweeper:goes_on_at"  # in Redis: the chatroom behind which the next sweep goes on
 FIRST_ROOM = UUID(int=0)

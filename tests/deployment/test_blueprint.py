@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.generation.tasks import FINISH_WITHIN_SECONDS
+from app.generation.worker import FINISH_WITHIN_SECONDS
 from tests.deployment.files import ROOT, process_names, procfile_lines, setting_names
 
 SERVICE_FIELDS = {
