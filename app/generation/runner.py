@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -133,7 +134,10 @@ class Runner:
         return Status.COMPLETED if stored else SUPERSEDED, asdict(answer.usage)
 
     def ask(self, held: Claim, turns: Sequence[Turn], call: BoundedCall) -> Answer:
-        on_piece = self.publisher_for(held) if held.streamed else None
+        on_piece = None
+        if held.streamed:
+            may_begin = partial(note_passed_on, held)
+            on_piece = Publisher(held.reply_id, held.attempt, held.context, may_begin=may_begin).pass_on
         with span("generate_content", "CLIENT"):
             return self.model.generate(
                 turns,
@@ -144,22 +148,6 @@ class Runner:
                 model=chosen_model(held.model),
                 instruction=held.instruction,
             )
-
-    def publisher_for(self, held: Claim) -> Callable[[str], None]:
-        """Publish pieces of this attempt, once it is noted that they cannot be taken back."""
-        publisher = Publisher(held.reply_id, held.attempt, held.context)
-
-        def pass_on(piece: str) -> None:
-            if publisher.offset == 0 and not publisher.lost:
-                try:
-                    with transaction():
-                        publisher.lost = not state.mark_passed_on(held)
-                except DATABASE_GAVE_UP as error:
-                    log_database_error(log, f"reply {held.reply_id} is published as a whole, at its end", error)
-                    publisher.lost = True
-            publisher.pass_on(piece)
-
-        return pass_on
 
     def fail(self, held: Claim, code: ErrorCode) -> Outcome:
         return code if store(held, lambda current: state.fail(current, held, code)) else SUPERSEDED, {}
@@ -225,6 +213,16 @@ def read_seconds(*, streamed: bool) -> float:
     """How long an answer may bring nothing: one that comes in pieces, less long."""
     chosen = settings()
     return min(chosen.gemini_timeout, chosen.gemini_idle_timeout) if streamed else chosen.gemini_timeout
+
+
+def note_passed_on(held: Claim) -> bool:
+    """Note that a first piece cannot be taken back; False when it is not to be published."""
+    try:
+        with transaction():
+            return state.mark_passed_on(held)
+    except DATABASE_GAVE_UP as error:
+        log_database_error(log, f"reply {held.reply_id} is published as a whole, at its end", error)
+        return False
 
 
 def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:

@@ -27,7 +27,7 @@ from app.generation.queries import lost_replies, waits_for_slot
 from app.generation.queueing import mark_enqueued, publish_task
 from app.generation.state import renew
 from app.integrations.bounded_calls import BoundedCall
-from app.streaming.events import Canceled, cancellations
+from app.streaming.events import cancellations
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class LeaseKeeper:
                     for canceled in cancellations():
                         self._listening.set()
                         if canceled is not None:
-                            self._abort(canceled)
+                            self._abort(*canceled)
                         if self._closed.is_set():
                             return
             except RedisError as error:
@@ -126,9 +126,9 @@ class LeaseKeeper:
                 log.exception("A defect ended the listening to cancellations; it begins anew")
             self._closed.wait(LISTEN_AGAIN_SECONDS)
 
-    def _abort(self, canceled: Canceled) -> None:
+    def _abort(self, reply_id: UUID, last_attempt: int) -> None:
         for claim, call in self._snapshot().items():
-            if claim.reply_id == canceled.reply_id and claim.attempt <= canceled.attempt:
+            if claim.reply_id == reply_id and claim.attempt <= last_attempt:
                 call.abort()
 
 

@@ -6,9 +6,9 @@ is lost here costs a follower its early wake-up and nothing else.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import redis
@@ -102,47 +102,16 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
     )
 
 
-@dataclass(frozen=True)
-class Canceled:
-    """A reply that is canceled or deleted, and the last attempt at it that is to stop: a retry makes another one."""
-
-    reply_id: UUID
-    attempt: int
-
-    def __str__(self) -> str:
-        return f"{self.reply_id} {self.attempt}"
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self | None:
-        """What a message on STOP_CHANNEL says; None for one that is not ours."""
-        try:
-            reply_id, attempt = data.decode().split(" ")
-            return cls(UUID(reply_id), int(attempt))
-        except ValueError:
-            log.warning("A message on the channel %s names no reply", STOP_CHANNEL)
-            return None
-
-
 def cancel_generation(reply_id: UUID, attempt: int) -> None:
-    """Tell every worker that this attempt at the reply is canceled. Raises redis.RedisError."""
-    redis_client().publish(STOP_CHANNEL, str(Canceled(reply_id, attempt)))
+    """Tell every worker that the reply is canceled or deleted, and this the last attempt at it that is to stop.
 
-
-def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
-    """Delete the streams of deleted messages. Raises redis.RedisError.
-
-    under_way: the attempt of each reply that had not ended. Its worker stops, and its followers look again.
+    A retry makes another one. Raises redis.RedisError.
     """
-    pipeline = redis_client().pipeline(transaction=False)  # in one transaction nobody would see the entry
-    for reply_id, attempt in under_way.items():
-        pipeline.publish(STOP_CHANNEL, str(Canceled(reply_id, attempt)))
-        pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
-    pipeline.unlink(*map(stream_key, {*messages, *under_way}))
-    pipeline.execute()
+    redis_client().publish(STOP_CHANNEL, cancellation(reply_id, attempt))
 
 
-def cancellations() -> Iterator[Canceled | None]:
-    """The replies that are canceled, as it happens; None once it listens, and from time to time.
+def cancellations() -> Iterator[tuple[UUID, int] | None]:
+    """What `cancel_generation` tells, as it happens; None once it listens, and from time to time.
 
     Raises redis.RedisError.
     """
@@ -152,20 +121,55 @@ def cancellations() -> Iterator[Canceled | None]:
         yield None
         while True:
             message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
-            yield Canceled.parse(message["data"]) if message else None
+            yield parse_cancellation(message["data"]) if message else None
+
+
+def cancellation(reply_id: UUID, attempt: int) -> str:
+    return f"{reply_id} {attempt}"
+
+
+def parse_cancellation(data: bytes) -> tuple[UUID, int] | None:
+    """What a message on STOP_CHANNEL says; None for one that is not ours."""
+    try:
+        reply_id, attempt = data.decode().split(" ")
+        return UUID(reply_id), int(attempt)
+    except ValueError:
+        log.warning("A message on the channel %s names no reply", STOP_CHANNEL)
+        return None
+
+
+def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
+    """Delete the streams of deleted messages. Raises redis.RedisError.
+
+    under_way: the attempt of each of them that had not ended. Its worker stops, and its followers look again.
+    """
+    pipeline = redis_client().pipeline(transaction=False)  # in one transaction nobody would see the entry
+    for reply_id, attempt in under_way.items():
+        pipeline.publish(STOP_CHANNEL, cancellation(reply_id, attempt))
+        pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
+    pipeline.unlink(*map(stream_key, messages))
+    pipeline.execute()  # all of it, also when a full Redis takes no entry
 
 
 class Publisher:
-    """Publishes the pieces of one attempt. Without Redis the rest is not published, and the reply goes on."""
+    """Publishes the pieces of one attempt. Without Redis the rest is not published, and the reply goes on.
 
-    def __init__(self, reply_id: UUID, attempt: int, context: Context | None) -> None:
+    may_begin: asked before the first piece, which cannot be taken back; if not, none is published.
+    """
+
+    def __init__(
+        self, reply_id: UUID, attempt: int, context: Context | None, *, may_begin: Callable[[], bool] = lambda: True
+    ) -> None:
         self.reply_id = reply_id
         self.attempt = attempt
+        self.may_begin = may_begin
         self.offset = 0
         self.lost = False
         self._publish(Entry(attempt, status=Status.GENERATING, context=context))
 
     def pass_on(self, piece: str) -> None:
+        if self.offset == 0 and not self.lost:
+            self.lost = not self.may_begin()
         self.offset += len(piece)
         self._publish(Entry(self.attempt, piece=piece, offset=self.offset))
 
