@@ -24,7 +24,7 @@ from app.core.clock import utc_now
 from app.core.db import answers_within, db
 from app.core.transactions import transaction
 from app.factory import create_app
-from app.generation.history import conversation
+from app.generation.conversation import conversation
 from app.generation.queries import failed_replies
 from app.generation.service import retry_failed
 from app.generation.titles import untitled_chatrooms

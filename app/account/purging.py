@@ -6,10 +6,11 @@ from sqlalchemy import ColumnElement, delete, select, tuple_, update
 
 from app.auth.models import AuthSession, RefreshToken
 from app.chatrooms.list_cache import forget_list
-from app.chatrooms.models import Chatroom, IdempotencyKey, Role, messages
+from app.chatrooms.models import Chatroom, IdempotencyKey, messages
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
+from app.generation.queries import IS_OPEN
 from app.quota.ledger import disown_charges
 from app.streaming import events
 from app.users.models import User
@@ -28,8 +29,7 @@ def purge_chatroom() -> bool:
         room = db.session.scalar(disowned.with_for_update(skip_locked=True))
         if room is None:
             return False
-        open_replies = (messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
-        some = select(messages.c.id).where(messages.c.chatroom_id == room.id, *open_replies)
+        some = select(messages.c.id).where(messages.c.chatroom_id == room.id, IS_OPEN)
         unfinished = delete(messages).where(messages.c.id.in_(some.limit(BATCH)))
         rows = db.session.execute(unfinished.returning(messages.c.id, messages.c.attempt)).all()
         under_way = dict(map(tuple, rows))

@@ -1,4 +1,4 @@
-"""Whose turn it is: the conditions and look-ups that the state machine and the sweeper share.
+"""Whose turn it is: the claim, and the conditions and look-ups that the state machine and the sweeper share.
 
 A room's replies are generated one at a time, in their order; a user has `GENERATIONS_PER_USER` slots. Statements are
 built once: building them anew for each reply costs more CPU than the database does. Conditions that belong to one
@@ -10,7 +10,23 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Integer, and_, bindparam, case, exists, func, or_, select, true, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Integer,
+    Interval,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.chatrooms.models import Chatroom, Role, Status, messages
@@ -21,6 +37,7 @@ from app.users.models import User
 chatrooms, users = Chatroom.__table__, User.__table__
 prompts, others = messages.alias("prompts"), messages.alias("others")
 
+IS_OPEN = and_(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
 in_same_room = others.c.chatroom_id == messages.c.chatroom_id
 FIRST_QUEUED = (
     select(others.c.position)
@@ -80,11 +97,53 @@ CLAIMABLE = and_(
     prompts.c.id == messages.c.in_reply_to,
 )
 
+
+def if_slot(value: Any, otherwise: Any) -> ColumnElement[Any]:
+    return case((FREE_SLOT.c.slot.is_not(None), value), else_=otherwise)
+
+
+def status_of(status: Status) -> ColumnElement[Any]:
+    return literal(status, messages.c.status.type)
+
+
+# Without a free slot the reply stays queued, marked as one that waits for it. Returns the fields of a `Claim`.
+CLAIM = (
+    update(messages)
+    .where(CLAIMABLE)
+    .values(
+        status=if_slot(status_of(Status.GENERATING), status_of(Status.QUEUED)),
+        held_for=chatrooms.c.user_id,
+        slot=FREE_SLOT.c.slot,
+        attempt=messages.c.attempt + if_slot(1, 0),
+        failures=messages.c.failures + case((messages.c.lease_expires_at.is_not(None), 1), else_=0),
+        lease_expires_at=if_slot(func.now() + bindparam("lease", type_=Interval), null()),
+        not_before=if_slot(null(), messages.c.not_before),
+        started_at=if_slot(func.coalesce(messages.c.started_at, func.now()), messages.c.started_at),
+    )
+    .returning(
+        messages.c.id.label("reply_id"),
+        messages.c.attempt,
+        messages.c.slot,
+        messages.c.chatroom_id,
+        messages.c.position,
+        chatrooms.c.user_id,
+        prompts.c.text.label("prompt"),
+        messages.c.failures,
+        messages.c.started_at,
+        func.now().label("claimed_at"),
+        messages.c.request_id,
+        messages.c.traceparent,
+        messages.c.streamed,
+        SUPERSEDED_BEFORE.label("superseded_before"),
+        chatrooms.c.model,
+        chatrooms.c.instruction,
+        chatrooms.c.title.is_(None).label("is_untitled"),
+    )
+)
+
 NEXT_IN_ROOM = (
     select(messages.c.id, messages.c.status)
-    .where(
-        messages.c.chatroom_id == bindparam("room"), messages.c.role == Role.MODEL, messages.c.completed_at.is_(None)
-    )
+    .where(messages.c.chatroom_id == bindparam("room"), IS_OPEN)
     .order_by(messages.c.position)
     .limit(1)
 )
@@ -109,7 +168,7 @@ NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
 ROOMS = 2_000  # looked at by one sweep; the next one goes on behind them
 UNFINISHED_REPLY = (
     select(messages.c.chatroom_id, messages.c.id, messages.c.status, messages.c.enqueued_at)
-    .where(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
+    .where(IS_OPEN)
     .order_by(messages.c.chatroom_id, messages.c.position)
     .limit(1)
 )

@@ -93,6 +93,19 @@ def hand_over(
         publish_task(current, reply_id)
 
 
+ONE_MORE = (
+    update(chatrooms)
+    .where(chatrooms.c.id == bindparam("room"))
+    .values(turns=chatrooms.c.turns + 1)
+    .returning(chatrooms.c.turns - 1)
+)
+
+
+def take_position(chatroom_id: UUID) -> int:
+    """The next position of a room."""
+    return int(db.session.execute(ONE_MORE, {"room": chatroom_id}).scalar_one())
+
+
 def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
     """Note that the replies' tasks are queued at `now`, except those of locked rows; their ids."""
     unlocked = select(messages.c.id).where(condition).with_for_update(skip_locked=True)

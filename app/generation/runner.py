@@ -26,9 +26,8 @@ from app.core.tracing import outgoing_headers, set_traceparent, span
 from app.core.transactions import Transaction, release_connection, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
-from app.generation.claims import Claim
-from app.generation.errors import ClaimedElsewhere
-from app.generation.history import conversation
+from app.generation.conversation import conversation
+from app.generation.state import Claim, ClaimedElsewhere
 from app.generation.worker import LeaseKeeper
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import (

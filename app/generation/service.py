@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from uuid import UUID
 
 import redis
@@ -10,11 +11,11 @@ import redis
 from app.chatrooms.models import Message, Role, Status
 from app.chatrooms.service import get_chatroom, get_message, require_model
 from app.core.db import db
+from app.core.errors import AppError
 from app.core.redis import require_redis
 from app.core.transactions import release_connection, transaction
 from app.generation import state
-from app.generation.branches import supersede
-from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
+from app.generation.conversation import supersede
 from app.quota.ledger import new_charge
 from app.quota.usage import Usage, spend_prompt, usage_of
 from app.streaming.events import Entry, pieces_until, publish
@@ -22,6 +23,23 @@ from app.users.numbers import mobile_key
 from app.users.service import lock_user, require_locked_user
 
 log = logging.getLogger(__name__)
+
+
+class ReplyNotCancelable(AppError):
+    """It has ended, or it is no reply."""
+
+    status, code = HTTPStatus.CONFLICT, "reply_not_cancelable"
+    detail = "Only a reply that is queued or generating can be canceled."
+
+
+class ReplyNotRetryable(AppError):
+    """It is no reply, has not ended, is superseded, or is completed while another of its room is under way."""
+
+    status, code = HTTPStatus.CONFLICT, "reply_not_retryable"
+    detail = (
+        "Only a reply that has ended and was not superseded can be retried,"
+        " and a completed one only while no other is under way."
+    )
 
 
 @dataclass(frozen=True)

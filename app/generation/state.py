@@ -20,22 +20,18 @@ task that runs twice, a second worker, and a sweep that races a slow worker toge
 PostgreSQL's clock: a machine whose own is wrong does no harm.
 """
 
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import (
-    ColumnElement,
     Executable,
-    Interval,
     bindparam,
-    case,
     func,
-    literal,
-    null,
     select,
     tuple_,
     update,
@@ -48,20 +44,66 @@ from app.core.db import db
 from app.core.ids import request_id
 from app.core.tracing import traceparent
 from app.core.transactions import Transaction
-from app.generation.branches import take_position
-from app.generation.claims import Claim
-from app.generation.errors import ClaimedElsewhere
-from app.generation.queries import CLAIMABLE, FREE_SLOT, SUPERSEDED_BEFORE, chatrooms, prompts
-from app.generation.queueing import ENQUEUE, ENQUEUE_WITH_KEY, NAME_CHATROOM, ROWS, hand_over, new_reply, publish_task
+from app.generation.queries import CLAIM
+from app.generation.queueing import (
+    ENQUEUE,
+    ENQUEUE_WITH_KEY,
+    NAME_CHATROOM,
+    ROWS,
+    hand_over,
+    new_reply,
+    publish_task,
+    take_position,
+)
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import COST, note_cost, refund_prompt
 from app.quota.models import PromptCharge
-from app.streaming.events import Entry, cancel_generation, publish
+from app.streaming.events import Context, Entry, cancel_generation, publish
 from app.users.service import lock_user
 
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
 LET_GO: dict[str, Any] = {"lease_expires_at": None, "held_for": None, "slot": None}
 BATCH = 500
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds while it generates a reply: the right to finish it, until somebody takes the lease over."""
+
+    reply_id: UUID
+    attempt: int
+    slot: int
+    chatroom_id: UUID
+    position: int
+    user_id: UUID
+    prompt: str
+    failures: int
+    started_at: datetime
+    claimed_at: datetime
+    request_id: str | None
+    traceparent: str | None
+    streamed: bool
+    superseded_before: int
+    model: str | None  # the chatroom's own, as it was chosen
+    instruction: str | None
+    is_untitled: bool
+    messages_sent: int | None = None  # the prompt and turns before it; None until Gemini is asked
+    claimed_monotonic: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def context(self) -> Context | None:
+        """The turns that Gemini is sent, and all other current ones up to the prompt; None until it is asked."""
+        if self.messages_sent is None:
+            return None
+        return Context(self.messages_sent, self.position - self.superseded_before - self.messages_sent)
+
+    def now(self) -> datetime:
+        """The time by PostgreSQL's clock."""
+        return self.claimed_at + timedelta(seconds=time.monotonic() - self.claimed_monotonic)
+
+
+class ClaimedElsewhere(Exception):
+    """Another reply of the room, or of the user in the same slot, is claimed at this very moment."""
 
 
 def enqueue(
@@ -83,53 +125,6 @@ def enqueue(
     return True
 
 
-has_slot = FREE_SLOT.c.slot.is_not(None)
-
-
-def if_slot(value: Any, otherwise: Any) -> ColumnElement[Any]:
-    return case((has_slot, value), else_=otherwise)
-
-
-def status_of(status: Status) -> ColumnElement[Any]:
-    return literal(status, messages.c.status.type)
-
-
-# Without a free slot the reply stays queued, marked as one that waits for it.
-CLAIM = (
-    update(messages)
-    .where(CLAIMABLE)
-    .values(
-        status=if_slot(status_of(Status.GENERATING), status_of(Status.QUEUED)),
-        held_for=chatrooms.c.user_id,
-        slot=FREE_SLOT.c.slot,
-        attempt=messages.c.attempt + if_slot(1, 0),
-        failures=messages.c.failures + case((messages.c.lease_expires_at.is_not(None), 1), else_=0),
-        lease_expires_at=if_slot(func.now() + bindparam("lease", type_=Interval), null()),
-        not_before=if_slot(null(), messages.c.not_before),
-        started_at=if_slot(func.coalesce(messages.c.started_at, func.now()), messages.c.started_at),
-    )
-    .returning(
-        messages.c.slot,
-        messages.c.id,
-        messages.c.attempt,
-        messages.c.chatroom_id,
-        messages.c.position,
-        chatrooms.c.user_id,
-        prompts.c.text,
-        messages.c.failures,
-        messages.c.started_at,
-        func.now(),
-        messages.c.request_id,
-        messages.c.traceparent,
-        messages.c.streamed,
-        SUPERSEDED_BEFORE,
-        chatrooms.c.model,
-        chatrooms.c.instruction,
-        chatrooms.c.title.is_(None),
-    )
-)
-
-
 def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
     """Claim a reply whose turn it is, or whose holder is gone; None when it cannot be claimed now.
 
@@ -141,13 +136,13 @@ def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
     """
     values = {"reply_id": reply_id, "lease": lease, "slots": settings().generations_per_user}
     try:
-        row: Any = db.session.execute(CLAIM, values).one_or_none()
+        row: Any = db.session.execute(CLAIM, values).mappings().one_or_none()
     except IntegrityError as error:
         constraint = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
         if constraint in {ONE_OF_A_ROOM, ONE_IN_A_SLOT}:
             raise ClaimedElsewhere from error
         raise
-    return None if row is None or row[0] is None else Claim(*row[1:])
+    return None if row is None or row["slot"] is None else Claim(**row)
 
 
 def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[UUID]:

@@ -22,10 +22,9 @@ from app.core.db import DATABASE_GAVE_UP, log_database_error
 from app.core.logging import first_line
 from app.core.redis import redis_client
 from app.core.transactions import transaction
-from app.generation.claims import Claim
 from app.generation.queries import lost_replies, waits_for_slot
 from app.generation.queueing import mark_enqueued, publish_task
-from app.generation.state import renew
+from app.generation.state import Claim, renew
 from app.integrations.bounded_calls import BoundedCall
 from app.streaming.events import cancellations
 

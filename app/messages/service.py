@@ -25,7 +25,7 @@ from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import release_connection, transaction
 from app.generation import state
-from app.generation.branches import supersede
+from app.generation.conversation import supersede
 from app.generation.queueing import new_turn
 from app.integrations.gemini.client import FinishReason
 from app.quota.ledger import new_charge

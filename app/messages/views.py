@@ -21,7 +21,6 @@ from app.core.errors import NotFound
 from app.core.http import has_hung_up
 from app.core.schemas import InvalidCursor
 from app.generation import service as replies
-from app.generation.errors import ReplyNotCancelable, ReplyNotRetryable
 from app.messages import service
 from app.messages.schemas import (
     EXAMPLE_EVENTS,
@@ -230,7 +229,7 @@ class MessageStream(MethodView):
 class MessageCancel(MethodView):
     @blp.authenticated(scope=Scope.CHAT_WRITE)
     @blp.response(200, MessageOut, example=EXAMPLE_REPLY | {"status": "canceled", "text": "DNS is the"})
-    @blp.errors(NotFound, ReplyNotCancelable)
+    @blp.errors(NotFound, replies.ReplyNotCancelable)
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Cancel a reply
 
@@ -248,7 +247,7 @@ class MessageRetry(MethodView):
         example=EXAMPLE_QUEUED,
         headers=QUOTA_HEADERS | {"Location": header("Where the reply will be.")},
     )
-    @blp.errors(NotFound, ReplyNotRetryable, ModelNotInTier, QuotaExceeded)
+    @blp.errors(NotFound, replies.ReplyNotRetryable, ModelNotInTier, QuotaExceeded)
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Regenerate a reply
 

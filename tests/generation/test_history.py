@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from app.generation.history import conversation
+from app.generation.conversation import conversation
 
 
 def sent_to(gemini):

@@ -1,14 +1,17 @@
-"""The conversation that is sent to Gemini: a room's earlier turns, as far as the budget goes, then the prompt.
+"""A room's conversation: which of its turns are current, and how many of them are sent to Gemini.
 
-Superseded turns are no part of it.
+An edit or a new reply supersedes what it replaces, and all turns after it. Nothing is deleted. What replaces it goes to
+the end of the room, so that positions order each branch, and only ended replies are superseded, so that no worker ever
+writes to one that is. Sent are the current turns, as far as the budget goes, then the prompt.
 """
 
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, exists, func, select, update
 
 from app.chatrooms.models import Role, Status, messages
 from app.core.db import db
+from app.generation.queries import IS_OPEN
 from app.integrations.gemini.client import Turn
 
 FIRST_WITH_HISTORY = 3  # the position of a room's second reply
@@ -57,6 +60,29 @@ FITTING_PAIRS = (
     .where(PAIRS.c.length_so_far <= BUDGET - bindparam("prompt_chars"))
     .order_by(PAIRS.c.length_so_far)
 )
+
+UNDER_WAY = select(exists().where(messages.c.chatroom_id == bindparam("room"), IS_OPEN))
+SUPERSEDE = (
+    update(messages)
+    .where(
+        messages.c.chatroom_id == bindparam("room"),
+        messages.c.position >= bindparam("first"),
+        ~messages.c.superseded,
+    )
+    .values(superseded=True)
+    .returning(messages.c.completed_at)
+)
+
+
+def supersede(chatroom_id: UUID, first: int) -> bool:
+    """Supersede a room's current turns from the position `first` on. The caller has locked the user.
+
+    False while a reply of the room is under way: then the caller's transaction must not be committed.
+    """
+    if db.session.scalar(UNDER_WAY, {"room": chatroom_id}):
+        return False
+    # An operator may queue a failed one again at this very moment.
+    return None not in db.session.scalars(SUPERSEDE, {"room": chatroom_id, "first": first}).all()
 
 
 def conversation(
