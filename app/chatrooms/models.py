@@ -1,6 +1,7 @@
 """The tables of chatrooms, their messages, and the idempotency keys under which either was made."""
 
 import enum
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -102,6 +103,14 @@ class ErrorCode(enum.StrEnum):
     OUTPUT_LIMIT = "output_limit"
 
 
+@dataclass(frozen=True)
+class Context:
+    """How much of the room an attempt is based on: messages sent to Gemini, and earlier ones left out."""
+
+    messages_sent: int
+    messages_omitted: int
+
+
 FINISHED = text("role = 'model' AND completed_at IS NOT NULL")
 UNFINISHED = text("status IN ('queued', 'generating')")
 OPEN = text("role = 'model' AND completed_at IS NULL")
@@ -177,6 +186,13 @@ class Message(Model):
     lease_expires_at: Mapped[datetime | None]
     held_for: Mapped[UUID | None]  # the user whose slot it has while it is generated, or waits for while it is queued
     slot: Mapped[int | None] = mapped_column(SmallInteger)
+
+    @property
+    def context(self) -> Context | None:
+        """What a reply is based on; None until Gemini was asked."""
+        if self.messages_sent is None or self.messages_omitted is None:
+            return None
+        return Context(self.messages_sent, self.messages_omitted)
 
 
 class IdempotencyKey(Model):

@@ -38,7 +38,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from app.chatrooms.models import ONE_IN_A_SLOT, ONE_OF_A_ROOM, ErrorCode, IdempotencyKey, Message, Status, messages
+from app.chatrooms.models import (
+    ONE_IN_A_SLOT,
+    ONE_OF_A_ROOM,
+    Context,
+    ErrorCode,
+    IdempotencyKey,
+    Message,
+    Status,
+    messages,
+)
 from app.core import settings
 from app.core.db import db
 from app.core.ids import request_id
@@ -58,7 +67,7 @@ from app.generation.queueing import (
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import COST, note_cost, refund_prompt
 from app.quota.models import PromptCharge
-from app.streaming.events import Context, Entry, cancel_generation, publish
+from app.streaming.events import Entry, cancel_generation, publish
 from app.users.service import lock_user
 
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing

@@ -11,7 +11,6 @@ from app.core.api import example_of, header
 from app.core.schemas import NEXT_CURSOR, PageQuery, Schema
 from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
-from app.streaming.following import context_of
 
 STREAM = {"type": "string", "description": "Server-Sent Events (HTML standard, 9.2), each a `StreamEvent`."}
 # One of them. Its data is text, as the format has it, and JSON inside.
@@ -195,8 +194,7 @@ class MessageOut(Schema):
         if attr == "usage":
             return usage_of(obj)
         if attr == "context":
-            context = context_of(obj)
-            return context and vars(context)
+            return obj.context and vars(obj.context)
         return super().get_attribute(obj, attr, default)
 
 

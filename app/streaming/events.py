@@ -13,7 +13,7 @@ from uuid import UUID
 
 import redis
 
-from app.chatrooms.models import Status
+from app.chatrooms.models import Context, Status
 from app.core.redis import MAX_BLOCK_SECONDS, redis_client
 
 log = logging.getLogger(__name__)
@@ -23,14 +23,6 @@ MAX_ENTRIES = 10_000  # an answer of as many tokens as one may have, each a piec
 READ_AT_ONCE = 200
 STOP_CHANNEL = "replies:stop"
 FROM_THE_START = "0"
-
-
-@dataclass(frozen=True)
-class Context:
-    """How much of the room an attempt is based on: messages sent to Gemini, and earlier ones left out."""
-
-    messages_sent: int
-    messages_omitted: int
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from uuid import UUID
 import redis
 from flask import current_app
 
-from app.chatrooms.models import Message, Status
+from app.chatrooms.models import Context, Message, Status
 from app.chatrooms.service import get_message
 from app.core import settings
 from app.core.auth import TokenRevoked, current_session_check
@@ -27,7 +27,6 @@ from app.core.http import is_draining
 from app.core.redis import redis_client
 from app.core.transactions import release_connection
 from app.streaming import events
-from app.streaming.events import Context
 from app.streaming.slots import open_slot
 
 log = logging.getLogger(__name__)
@@ -170,16 +169,10 @@ class Follower:
             if cursor.chars:
                 yield Event("reset", Cursor(message.attempt, 0))
             cursor = Cursor(message.attempt, 0)
-        yield from self.context_event(context_of(message))
+        yield from self.context_event(message.context)
         if text[cursor.chars :]:
             yield Event("delta", Cursor(message.attempt, len(text)), {"text": text[cursor.chars :]})
         yield Event(message.status.value, Cursor(message.attempt, len(text)), message=message)
-
-
-def context_of(reply: Message) -> Context | None:
-    """As it is stored; None until Gemini was asked."""
-    sent, omitted = reply.messages_sent, reply.messages_omitted
-    return None if sent is None or omitted is None else Context(sent, omitted)
 
 
 @contextmanager

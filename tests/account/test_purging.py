@@ -11,11 +11,12 @@ from sqlalchemy import text
 from app.account import export, purging
 from app.account.purging import purge_account, purge_chatroom
 from app.account.tasks import purge
+from app.chatrooms.models import Context
 from app.chatrooms.service import PURGE
 from app.core.broker import CHORES
 from app.core.db import db
 from app.schedule import beat_schedule
-from app.streaming.events import Context, Publisher
+from app.streaming.events import Publisher
 from app.streaming.events import purge as purge_stream
 from bench.large import explained
 from tests.conftest import ROOT, purge_all

@@ -7,7 +7,7 @@ import pytest
 import redis
 from sqlalchemy.exc import OperationalError
 
-from app.chatrooms.models import Status
+from app.chatrooms.models import Context, Status
 from app.core import http
 from app.streaming import following
 from app.streaming.following import Follower
@@ -89,9 +89,7 @@ def test_the_events_end_when_the_client_has_hung_up(room):
 
 def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
     reply = room.row(room.send(PROMPT))
-    done = SimpleNamespace(
-        id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED, messages_sent=1, messages_omitted=0
-    )
+    done = SimpleNamespace(id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED, context=Context(1, 0))
     looks = iter([reply, OperationalError("SELECT", {}, Exception("gone")), done])
 
     def load():

@@ -7,7 +7,7 @@ import pytest
 import redis
 from flask import Flask
 
-from app.chatrooms.models import Status
+from app.chatrooms.models import Context, Status
 from app.streaming import events as reply_events
 from sandbox.stack.servers import ValkeyServer
 from tests.event_streams import follow, names, text_of
@@ -171,7 +171,7 @@ def test_a_reply_whose_end_a_full_redis_did_not_take_is_told_from_the_database(
 def test_pieces_before_an_end_are_the_part_that_counts(room):
     with room.app.app_context():
         reply_id = room.send(PROMPT, stream=True)
-        publisher = reply_events.Publisher(reply_id, 1, reply_events.Context(1, 0))
+        publisher = reply_events.Publisher(reply_id, 1, Context(1, 0))
         publisher.pass_on("Before ")
         end = reply_events.publish(reply_id, reply_events.Entry(1, status=Status.CANCELED))
         publisher.pass_on("after")
