@@ -214,28 +214,19 @@ def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: fl
     """
     deadline = time.monotonic() + seconds
     last_id = events.FROM_THE_START
-    while not reply.status.is_final and (left := deadline - time.monotonic()) > 0 and not is_draining():
-        last_id = wait_for_end(reply.id, left, after=last_id)
-        reply = load()
-        release_connection()
-    return reply
-
-
-def wait_for_end(reply_id: UUID, seconds: float, *, after: str) -> str:
-    """Return at the next published end behind `after`, when `seconds` are over, on a drain, or soon without Redis.
-
-    Returns the id of the last entry that was read.
-    """
-    deadline = time.monotonic() + seconds
-    last_id = after
-    while (left := deadline - time.monotonic()) > 0 and not is_draining():
+    is_over = seconds <= 0 or is_draining()
+    while not reply.status.is_final and not is_over:
+        left = max(0, deadline - time.monotonic())
         try:
             client = redis_client(blocking=True)
-            last_id, entries = events.read(client, reply_id, last_id, seconds=min(left, SLICE_SECONDS))
+            last_id, entries = events.read(client, reply.id, last_id, seconds=min(left, SLICE_SECONDS))
+            look = any(entry.is_end for entry in entries)
         except redis.RedisError:
             log.warning("Redis became unavailable while a request waited for its reply")
             time.sleep(min(left, WITHOUT_REDIS_SECONDS))
-            break
-        if any(entry.is_end for entry in entries):
-            break
-    return last_id
+            look = True
+        is_over = time.monotonic() >= deadline or is_draining()
+        if look or is_over:
+            reply = load()
+            release_connection()
+    return reply
