@@ -65,7 +65,7 @@ from app.generation.queueing import (
     take_position,
 )
 from app.integrations.gemini.client import Answer
-from app.quota.ledger import COST, note_cost, refund_prompt
+from app.quota.ledger import note_cost, refund_prompt
 from app.quota.models import PromptCharge
 from app.streaming.events import Entry, cancel_generation, publish
 from app.users.service import lock_user
@@ -177,6 +177,7 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
     now = held.now()
     stored = write(
         held,
+        with_cost=True,
         status=Status.COMPLETED,
         text=answer.text,
         finish_reason=answer.finish_reason,
@@ -296,24 +297,27 @@ def retry_failed(current: Transaction, reply_id: UUID | None, *, until: datetime
     return queued
 
 
-def write(held: Claim, **values: object) -> bool:
-    """Write to the claimed reply and let the claim go; False when somebody else has taken it over."""
-    return write_while_held(held, LET_GO | values)
+def write(held: Claim, *, with_cost: bool = False, **values: object) -> bool:
+    """Write to the claimed reply and let the claim go; False when somebody else has taken it over.
+
+    with_cost: note in the ledger what the reply took.
+    """
+    return write_while_held(held, LET_GO | values, with_cost=with_cost)
 
 
-def write_while_held(held: Claim, values: Mapping[str, object]) -> bool:
+def write_while_held(held: Claim, values: Mapping[str, object], *, with_cost: bool = False) -> bool:
     """Write to the reply as long as its lease is held; False when it is not any more.
 
     How much of the room Gemini was sent goes along, once it is asked.
     """
     values = dict(values) | (asdict(held.context) if held.context else {})
     bound = {f"new_{name}": value for name, value in values.items()}
-    statement = statement_while_held(tuple(values))
+    statement = statement_while_held(tuple(values), with_cost)
     return db.session.scalar(statement, bound | {"reply": held.reply_id, "held_attempt": held.attempt}) is not None
 
 
 @cache
-def statement_while_held(names: tuple[str, ...]) -> Executable:
+def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
     """What writes these columns, built once. The fence: the claim's attempt is the reply's, and holds its lease."""
     fence = (
         messages.c.id == bindparam("reply"),
@@ -322,7 +326,7 @@ def statement_while_held(names: tuple[str, ...]) -> Executable:
     )
     values = {name: bindparam(f"new_{name}", type_=messages.c[name].type) for name in names}
     written = update(messages).where(*fence).values(values).returning(messages.c.id)
-    if not set(COST) <= set(names):
+    if not with_cost:
         return written
     ended = written.cte("ended")
     return select(ended.c.id).add_cte(note_cost(select(ended.c.id).scalar_subquery()).cte("cost"))
