@@ -81,8 +81,8 @@ def supersede(chatroom_id: UUID, first: int) -> bool:
     """
     if db.session.scalar(UNDER_WAY, {"room": chatroom_id}):
         return False
-    # An operator may queue a failed one again at this very moment.
-    return None not in db.session.scalars(SUPERSEDE, {"room": chatroom_id, "first": first}).all()
+    ended = db.session.scalars(SUPERSEDE, {"room": chatroom_id, "first": first}).all()
+    return all(at is not None for at in ended)  # an operator may have queued a failed one again at this very moment
 
 
 def conversation(
