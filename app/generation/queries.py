@@ -187,8 +187,11 @@ def waits_for_slot() -> ColumnElement[bool]:
     return and_(messages.c.held_for.is_not(None), taken.correlate(messages).scalar_subquery() >= bound)
 
 
-def next_replies(chatroom_id: UUID, user_id: UUID, now: datetime) -> list[UUID]:
-    """The queued replies that may begin when one of this room and user ends: of the room, and of the user's slot."""
+def take_next_replies(chatroom_id: UUID, user_id: UUID, now: datetime) -> list[UUID]:
+    """The queued replies that may begin when one of this room and user ends: of the room, and of the user's slot.
+
+    Writes: the one that waited for a slot waits no longer, and is queued `now`.
+    """
     rows: Any = db.session.execute(NEXT, {"room": chatroom_id, "user": user_id, "at": now})
     return [row.id for row in rows if row.status is Status.QUEUED]
 

@@ -12,7 +12,7 @@ from app.core.db import db
 from app.core.ids import new_id, request_id
 from app.core.tracing import traceparent
 from app.core.transactions import Transaction
-from app.generation.queries import chatrooms, next_replies
+from app.generation.queries import chatrooms, take_next_replies
 from app.quota.models import PromptCharge
 
 GENERATE_REPLY = "messages.generate_reply"
@@ -86,7 +86,7 @@ def hand_over(
     current: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None
 ) -> None:
     """Queue the tasks of the replies that waited for one of this room, or of this user, to end."""
-    chosen = {reply_id for reply_id in next_replies(chatroom_id, user_id, now) if reply_id != exclude}
+    chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id, now) if reply_id != exclude}
     if chosen:
         mark_enqueued(messages.c.id.in_(chosen), now)
     for reply_id in chosen:
