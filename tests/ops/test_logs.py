@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import requests
 
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
@@ -49,28 +50,36 @@ class Run:
 
 
 def talk(web, run: Run) -> None:
-    """What a person does, and some of what goes wrong; every secret of it is noted."""
+    """What a person does, and some of what goes wrong; every secret of it is noted, and every request's id."""
+    run.request_ids = []
+
+    def call(method: str, path: str, **request) -> requests.Response:
+        answer = web.call(method, path, **request)
+        run.request_ids.append(answer.headers["X-Request-ID"])
+        return answer
+
     body = {"mobile": MOBILE, "name": "Ada"}
-    assert web.call("POST", "/auth/signup", json=body | {"password": PASSWORD}).status_code == 422
-    assert web.call("POST", "/auth/signup", json=body).status_code == 201
-    otp = web.call("POST", "/auth/send-otp", json={"mobile": MOBILE}).json()["otp"]
-    web.call("POST", "/auth/verify-otp", json={"mobile": MOBILE, "otp": "not-it"})
-    tokens = web.call("POST", "/auth/verify-otp", json={"mobile": MOBILE, "otp": otp}).json()
+    assert call("POST", "/auth/signup", json=body | {"password": PASSWORD}).status_code == 422
+    assert call("POST", "/auth/signup", json=body).status_code == 201
+    otp = call("POST", "/auth/send-otp", json={"mobile": MOBILE}).json()["otp"]
+    call("POST", "/auth/verify-otp", json={"mobile": MOBILE, "otp": "not-it"})
+    tokens = call("POST", "/auth/verify-otp", json={"mobile": MOBILE, "otp": otp}).json()
     token = tokens["access_token"]
     run.planted |= {token, tokens["refresh_token"]}
     run.codes = {otp}
     run.user_id = tokens["user"]["id"]
-    run.room = web.call("POST", "/chatroom", token=token, json={"title": PROMPT}).json()["id"]
+    run.room = call("POST", "/chatroom", token=token, json={"title": PROMPT}).json()["id"]
     address = f"/chatroom/{run.room}/message"
     headers = {"Prefer": "wait=15", "X-Request-ID": REQUEST_ID}
-    answer = web.call("POST", address, token=token, json={"text": PROMPT}, headers=headers)
+    answer = call("POST", address, token=token, json={"text": PROMPT}, headers=headers)
     assert answer.json()["reply"]["status"] == "completed", answer.text
     run.planted.add(answer.json()["reply"]["text"])
-    web.call("POST", address, token=token, json={"text": f"{PROMPT} [[sandbox: block]]"}, headers=headers)
-    web.call("GET", f"/chatroom?cursor={token}", token=token)
-    web.call("GET", f"/auth/nothing?code={otp}&mobile={MOBILE}&password={PASSWORD}")
-    web.call("POST", "/auth/login", data=f"{{broken {PASSWORD}", headers={"Content-Type": "application/json"})
-    web.call("POST", "/webhook/stripe", data="{}", headers={"Stripe-Signature": SECRETS["STRIPE_WEBHOOK_SECRET"]})
+    blocked = {"text": f"{PROMPT} [[sandbox: block]]"}
+    call("POST", address, token=token, json=blocked, headers={"Prefer": "wait=15"})
+    call("GET", f"/chatroom?cursor={token}", token=token)
+    call("GET", f"/auth/nothing?code={otp}&mobile={MOBILE}&password={PASSWORD}")
+    call("POST", "/auth/login", data=f"{{broken {PASSWORD}", headers={"Content-Type": "application/json"})
+    call("POST", "/webhook/stripe", data="{}", headers={"Stripe-Signature": SECRETS["STRIPE_WEBHOOK_SECRET"]})
     web.call("GET", "/metrics", headers={"Authorization": f"Bearer {SECRETS['METRICS_TOKEN']}"})
 
 
@@ -106,7 +115,9 @@ def test_every_line_is_json(run, process):
 
 def test_a_request_has_one_line(run):
     lines = [line for line in run.lines("web") if line.get("event") == "request"]
-    line, _ = (line for line in lines if line["request_id"] == REQUEST_ID)  # the other one is of the blocked prompt
+    told = [line["request_id"] for line in lines]
+    assert [told.count(request_id) for request_id in run.request_ids] == [1] * len(run.request_ids)
+    [line] = [line for line in lines if line["request_id"] == REQUEST_ID]
     assert line["route"] == "/chatroom/<id:chatroom_id>/message"
     assert (line["method"], line["status"], line["user_id"]) == ("POST", 200, run.user_id)
     assert line["network"] == "127.0.0.0/24"
@@ -115,7 +126,8 @@ def test_a_request_has_one_line(run):
 
 def test_a_task_has_one_line_with_the_request_that_led_to_it(run):
     lines = [line for line in run.lines("worker") if line.get("event") == "task"]
-    first, _ = (line for line in lines if (line["request_id"], line["task"]) == (REQUEST_ID, "messages.generate_reply"))
-    assert first["outcome"] == "success"
-    assert first["duration_ms"] > 0
+    assert len({line["task_id"] for line in lines}) == len(lines)
+    [line] = [line for line in lines if line["request_id"] == REQUEST_ID]
+    assert (line["task"], line["outcome"]) == ("messages.generate_reply", "success")
+    assert line["duration_ms"] > 0
     assert any(line["task"] == "ops.tick" for line in lines)
