@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from app.core.ids import set_request_id
 from app.core.logging import configure_logging
 from app.core.tracing import accepted, set_traceparent, traceparent
 from sandbox.stack.processes import wait_until
@@ -56,6 +57,7 @@ def test_it_goes_along_to_gemini_and_into_the_row(room, runner, gemini):
 def test_a_call_to_gemini_has_the_id_of_its_request(room, runner, gemini):
     headers = {"X-Request-ID": "a-request-to-follow"}
     answer = room.person.post(f"{room.path}/message", json={"text": "Hello"}, headers=headers)
+    set_request_id(None)
     room.generate(runner, answer.json["reply"]["id"])
     assert gemini.requests()[-1]["headers"]["x-request-id"] == answer.headers["X-Request-ID"] == headers["X-Request-ID"]
 
