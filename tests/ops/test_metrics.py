@@ -127,6 +127,7 @@ def test_each_end_of_a_reply_is_counted_with_its_calls_and_tokens(room, make_run
     outcomes = ("completed", "model_rejected", "model_unavailable", "canceled")
     assert [scraped["replies_total", outcome] for outcome in outcomes] == [1, 1, 1, 1]
     assert [scraped["gemini_calls_total", result] for result in ("answered", "refused", "failed")] == [1, 1, 3]
+    assert 0 < scraped["reply_seconds_sum",] < 60
     for kind, tokens in (("prompt", usage["prompt_tokens"]), ("thinking", 70), ("output", usage["output_tokens"])):
         assert scraped["gemini_tokens_total", kind] == tokens
         assert scraped["gemini_model_tokens_total", kind, "gemini-3.5-flash"] == tokens
