@@ -215,4 +215,5 @@ def test_redis_gone_is_said_in_the_log_and_not_to_the_client(user, monkeypatch, 
             monkeypatch.setattr(type(cache), name, fail)
         user.make_chatroom("A room")
         assert listed(user) == ("MISS", ["A room"])
-    assert "stale" in caplog.text
+    [told] = [record for record in caplog.records if record.name == "app.chatrooms.list_cache"]
+    assert (told.levelname, "cached list of chatrooms could not be renewed" in told.getMessage()) == ("WARNING", True)
