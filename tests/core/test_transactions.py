@@ -1,6 +1,7 @@
 """Reads are statements of their own; a use case that writes is one transaction, also behind a read."""
 
 import pytest
+from kombu.exceptions import OperationalError as BrokerError
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 from redis.exceptions import ResponseError
 from sqlalchemy import func, select, update
@@ -115,6 +116,11 @@ def test_the_alarm_of_the_tests_goes_off_where_a_view_does_so_outside_of_a_trans
             ResponseError("full"),
             "WARNING",
             "An action after a commit failed, Redis is unavailable: ResponseError: full",
+        ),
+        (
+            BrokerError("gone"),
+            "WARNING",
+            "An action after a commit failed, Redis is unavailable: OperationalError: gone",
         ),
         (TypeError("a defect"), "ERROR", "An action after a commit failed"),
     ],
