@@ -13,7 +13,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from app.core.db import db
-from app.generation.tasks import FINISH_WITHIN_SECONDS
+from app.generation.worker import FINISH_WITHIN_SECONDS
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.event_streams import events_of, names, text_of
