@@ -99,13 +99,15 @@ def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> S
 def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = None, now: datetime) -> None:
     """End one of the user's sessions: its tokens stop working.
 
-    revoked_by: who ends it, to be noted as a security event; None for a session that ends itself. Raises NotFound.
+    revoked_by: who ends it, to be noted as a security event; None for a session that ends itself, which may be over.
+    Raises NotFound unless it ends itself.
     """
     with transaction() as current:
         ended = update(AuthSession).where(*active_session(session_id, user_id)).values(revoked_at=now)
-        if db.session.scalar(ended.returning(AuthSession.id)) is None:
-            raise NotFound
+        was_active = db.session.scalar(ended.returning(AuthSession.id)) is not None
         if revoked_by is not None:
+            if not was_active:
+                raise NotFound
             events.record(user_id, EventType.SESSION_REVOKED, revoked_by, now)
         current.after_commit(lambda: forget_sessions([session_id]))
 

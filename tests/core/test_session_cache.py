@@ -5,7 +5,10 @@ from threading import Barrier
 
 import pytest
 
+from app.auth.keys import revoke_key
+from app.auth.sessions import end_session
 from app.core.sessions import ACTIVE_SECONDS, TOMBSTONE_SECONDS, remember_active, session_key
+from tests.auth.conftest import make_key
 from tests.problems import assert_problem
 
 
@@ -71,6 +74,49 @@ def test_requests_that_race_a_logout_are_answered_as_before_or_refused_and_never
         barrier.wait()
         assert user.post("/auth/logout").status_code == 204
         assert {answer.result().status_code for answer in answers} <= {200, 401}
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+@pytest.fixture
+def end_twice_at_once(user, monkeypatch):
+    """Send a request twice; neither ends anything before both are admitted. The answers' statuses."""
+    barrier, headers = Barrier(2), {"Authorization": f"Bearer {user.access_token}"}
+
+    def wait_before(end):
+        def waiting(*args, **kwargs):
+            barrier.wait(timeout=30)
+            return end(*args, **kwargs)
+
+        return waiting
+
+    monkeypatch.setattr("app.auth.sessions.end_session", wait_before(end_session))
+    monkeypatch.setattr("app.auth.keys.revoke_key", wait_before(revoke_key))
+
+    def send(method, path):
+        clients = [user.client.application.test_client() for _ in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            answers = pool.map(lambda client: client.open(path, method=method, headers=headers), clients)
+            return sorted(answer.status_code for answer in answers)
+
+    return send
+
+
+def test_a_logout_is_done_also_when_another_one_was_faster(user, end_twice_at_once):
+    assert end_twice_at_once("POST", "/auth/logout") == [204, 204]
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+def test_of_two_that_end_a_session_or_a_key_at_once_one_finds_it_gone(user, end_twice_at_once):
+    session, key = session_of(user), make_key(user)["id"]
+    assert end_twice_at_once("DELETE", f"/user/api-keys/{key}") == [204, 404]
+    assert end_twice_at_once("DELETE", f"/auth/sessions/{session}") == [204, 404]
+
+
+def test_a_logout_ends_a_session_that_only_redis_has_kept(user, redis_db):
+    session = session_of(user)
+    assert user.post("/auth/logout").status_code == 204
+    redis_db.set(session_key(session), user.id)  # Redis died in the moment of the logout, and came back
+    assert user.post("/auth/logout").status_code == 204
     assert_problem(user.get("/user/me"), 401, "token_revoked")
 
 
