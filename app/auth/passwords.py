@@ -19,14 +19,9 @@ from app.auth.keys import revoke_keys
 from app.auth.models import EventType, Purpose
 from app.auth.otp import use_code
 from app.auth.sessions import Tokens, open_session, revoke_sessions
-from app.auth.throttles import (
-    WRONG_CODES_BUDGET,
-    record_password_attempt,
-    refund_password_attempt,
-    refunded_when_busy,
-)
+from app.auth.throttles import WRONG_CODES_BUDGET, record_password_attempt, refund_password_attempt
 from app.billing.tier import tier_of
-from app.core.errors import ServiceUnavailable, ValidationFailed
+from app.core.errors import AppError, ServiceUnavailable, ValidationFailed
 from app.core.http import Client
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users import service as users
@@ -121,20 +116,30 @@ def change_password(
         return open_session(user, tier_of(user_id, now), client, now)
 
 
-def require_password(mobile: str, password_hash: str | None, password: str, now: datetime) -> None:
-    """Compare the password of somebody logged in; no transaction is open meanwhile.
+def require_password(
+    mobile: str,
+    password_hash: str | None,
+    password: str,
+    now: datetime,
+    *,
+    when_wrong: type[AppError] = WrongPassword,
+) -> None:
+    """Compare a password, in the same time when there is no hash; no transaction is open meanwhile.
 
-    It is first recorded as an attempt on the number, which is refunded if it was right or could not be compared.
-    Raises WrongPassword, RateLimited, ServiceUnavailable.
+    It is first recorded as an attempt on the number, which is refunded if it was right or could not be compared: a
+    flood of logins must not lock anybody out. Raises what `when_wrong` says, RateLimited, ServiceUnavailable.
     """
-    key = mobile_key(mobile)
+    key, is_wrong = mobile_key(mobile), False
     with transaction():
         window_start = record_password_attempt(key, now)
-    with refunded_when_busy(key, window_start):
-        if not password_matches(password_hash, password):
-            raise WrongPassword
-    with transaction():
-        refund_password_attempt(key, window_start)
+    try:
+        is_wrong = not password_matches(password_hash, password)
+    finally:
+        if not is_wrong:  # right, or never compared
+            with transaction():
+                refund_password_attempt(key, window_start)
+    if is_wrong:
+        raise when_wrong
 
 
 def reset_password(

@@ -7,20 +7,13 @@ from app.auth import events
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
 from app.auth.models import Purpose
 from app.auth.otp import COOLDOWN, LIFETIME, deliver, issue_code, use_code
-from app.auth.passwords import password_matches
+from app.auth.passwords import require_password
 from app.auth.sessions import Tokens, open_session
-from app.auth.throttles import (
-    CODES_BUDGET,
-    WRONG_CODES_BUDGET,
-    record_password_attempt,
-    refund_password_attempt,
-    refunded_when_busy,
-)
+from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
 from app.billing.tier import tier_of
 from app.core.http import Client
-from app.core.transactions import transaction
+from app.core.transactions import release_connection, transaction
 from app.users import service as users
-from app.users.numbers import mobile_key
 from app.users.profile import Profile
 
 
@@ -78,19 +71,13 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:
     """Exchange a password for tokens, in the same time for every kind of failure.
 
-    The attempt is recorded first, and refunded if it was right or could not be compared; no transaction is open while
-    it is hashed. Raises InvalidCredentials, RateLimited, ServiceUnavailable.
+    Raises InvalidCredentials, RateLimited, ServiceUnavailable.
     """
-    key = mobile_key(mobile)
-    with transaction():
-        window_start = record_password_attempt(key, now)
-        user = users.find_user_by_mobile(mobile)
+    user = users.find_user_by_mobile(mobile)
+    release_connection()  # a hash may have to wait for its slot
     known_hash = user.password_hash if user is not None else None
-    with refunded_when_busy(key, window_start):
-        if not password_matches(known_hash, password):
-            raise InvalidCredentials
+    require_password(mobile, known_hash, password, now, when_wrong=InvalidCredentials)
     with transaction():
-        refund_password_attempt(key, window_start)
         user = users.lock_user_by_mobile(mobile)
         if user is None or user.password_hash != known_hash:  # changed or deleted while it was compared
             raise InvalidCredentials

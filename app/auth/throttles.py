@@ -27,7 +27,6 @@ from app.core.errors import RateLimited, ServiceUnavailable
 from app.core.limits import Limit
 from app.core.logging import first_line
 from app.core.redis import asking_redis, rate_limits
-from app.core.transactions import transaction
 
 if TYPE_CHECKING:
     from config import Settings
@@ -156,17 +155,6 @@ def refund_password_attempt(mobile_key: str, window_start: datetime) -> None:
         update(NumberThrottle).where(*same_window).values(password_tries=fewer),
         execution_options={"synchronize_session": False},
     )
-
-
-@contextmanager
-def refunded_when_busy(mobile_key: str, window_start: datetime) -> Iterator[None]:
-    """Refund the attempt when the block raises ServiceUnavailable: a flood of logins must not lock anybody out."""
-    try:
-        yield
-    except ServiceUnavailable:
-        with transaction():
-            refund_password_attempt(mobile_key, window_start)
-        raise
 
 
 def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberThrottle:
