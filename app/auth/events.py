@@ -3,25 +3,21 @@
 Each is written in the transaction of what it tells of. None holds a secret, a number or a password.
 """
 
-import ipaddress
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import cast, exists, insert, literal, select
 from sqlalchemy.dialects.postgresql import CIDR, INET
 
-from app.auth.models import EventType, NumberThrottle, SecurityEvent
-from app.auth.throttles import MAX_WRONG_CODES
+from app.auth.models import EventType, SecurityEvent
 from app.core.db import db
-from app.core.http import Client
+from app.core.http import Client, network
 from app.core.ids import new_id
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.users.models import User
-from app.users.numbers import mobile_key
 
 KEPT = timedelta(days=90)
 LOGINS = (EventType.LOGIN, EventType.LOGIN_NEW_DEVICE)
-NETWORK_BITS = {4: 24, 6: 48}  # what one provider gives to a place
 
 
 def record(user_id: UUID, kind: EventType, client: Client, now: datetime) -> None:
@@ -38,15 +34,14 @@ def record_login(user_id: UUID, client: Client, now: datetime) -> None:
         SecurityEvent.created_at > now - KEPT,
         SecurityEvent.user_agent.is_not_distinct_from(client.user_agent),
     ]
-    network = network_of(client.ip)
-    in_network = cast(SecurityEvent.ip, INET).op("<<=")(cast(network, CIDR))
-    seen.append(SecurityEvent.ip.is_(None) if network is None else in_network)
+    in_network = cast(SecurityEvent.ip, INET).op("<<=")(cast(network(client.ip), CIDR))
+    seen.append(SecurityEvent.ip.is_(None) if client.ip is None else in_network)
     is_known = db.session.scalar(select(exists().where(*seen)))
     record(user_id, EventType.LOGIN if is_known else EventType.LOGIN_NEW_DEVICE, client, now)
 
 
 def record_lock(mobile: str, client: Client, now: datetime) -> None:
-    """Note the wrong code that locks a number's codes: nothing for any other, and for a number without an account."""
+    """Note that a number's codes are locked; one statement, which writes nothing for a number without an account."""
     event = {
         "id": new_id(),
         "type": EventType.CODES_LOCKED,
@@ -55,12 +50,9 @@ def record_lock(mobile: str, client: Client, now: datetime) -> None:
         "user_agent": client.user_agent,
     }
     columns = SecurityEvent.__table__.columns
-    locked = (
-        select(User.id, *(literal(value, columns[name].type) for name, value in event.items()))
-        .join(NumberThrottle, NumberThrottle.mobile_key == mobile_key(mobile))
-        .where(User.mobile == mobile, User.verified_at.is_not(None), NumberThrottle.wrong_codes == MAX_WRONG_CODES)
-    )
-    db.session.execute(insert(SecurityEvent.__table__).from_select(["user_id", *event], locked))
+    owner = select(User.id, *(literal(value, columns[name].type) for name, value in event.items()))
+    owner = owner.where(User.mobile == mobile, User.verified_at.is_not(None))
+    db.session.execute(insert(SecurityEvent.__table__).from_select(["user_id", *event], owner))
 
 
 def list_events(user_id: UUID, *, limit: int, cursor: str | None, now: datetime) -> Page[SecurityEvent]:
@@ -77,11 +69,3 @@ def events_before(user_id: UUID, before: UUID | None, *, at_most: int, now: date
     if before is not None:
         statement = statement.where(SecurityEvent.id < before)
     return list(db.session.scalars(statement))
-
-
-def network_of(ip: str | None) -> str | None:
-    """The network around an address; None when there is no address."""
-    if ip is None:
-        return None
-    bits = NETWORK_BITS[ipaddress.ip_address(ip).version]
-    return str(ipaddress.ip_network(f"{ip}/{bits}", strict=False))

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from app.auth import events
 from app.auth.errors import OtpCooldown
 from app.auth.models import OneTimeCode, Purpose
-from app.auth.throttles import lock_throttle
+from app.auth.throttles import MAX_WRONG_CODES, lock_throttle
 from app.core import settings
 from app.core.clock import seconds_until
 from app.core.crypto import keyed_hash, seal, unseal
@@ -116,7 +116,8 @@ def match_code(
     is_right = hmac.compare_digest(expected, hash_code(mobile, purpose, code, bound_to))
     if not is_right:  # the right code, too late or a second time, is no guess
         throttle.wrong_codes += 1
-        events.record_lock(mobile, client, now)
+        if throttle.wrong_codes == MAX_WRONG_CODES:
+            events.record_lock(mobile, client, now)
     return row if is_right else None
 
 

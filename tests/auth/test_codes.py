@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 
 from app.auth import tasks as sweeping
 from app.auth.models import AuthSession, NumberThrottle, OneTimeCode
+from app.auth.throttles import MAX_WRONG_CODES
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.models import User
@@ -211,6 +212,20 @@ def test_known_and_unknown_numbers_get_the_same_answers_for_the_same_statements(
         known, unknown = observe(call, member), observe(call, visitor)
         assert known == unknown
         assert known[-1], "the database was asked"
+
+
+def test_the_guess_that_locks_a_number_takes_the_same_statements_as_any_and_one_more(visitor, make_member, statements):
+    member, _ = make_member()
+
+    def guess(who):
+        statements.clear()
+        assert_problem(who.verify("no"), 401, "otp_invalid")
+        return list(statements)
+
+    of_known, of_unknown = ([guess(who) for _ in range(MAX_WRONG_CODES)] for who in (member, visitor))
+    assert of_known[-2:] == of_unknown[-2:], "the ninth and the tenth"
+    more = [one for one in of_known[-1] if one not in of_known[-2]]
+    assert [one.split(" (")[0] for one in more] == ["INSERT INTO security_events"]
 
 
 def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
