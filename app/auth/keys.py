@@ -7,7 +7,6 @@ is active it is remembered like a session (`app.core.sessions`), so that most re
 import hashlib
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -30,24 +29,13 @@ SECRET_BYTES = 32
 SHOWN_CHARS = 12  # of a key, to know it by
 
 
-@dataclass(frozen=True)
-class NewKey:
-    """A key that was just made; the only time that it is there itself."""
-
-    id: UUID
-    name: str
-    scopes: list[Scope]
-    prefix: str
-    created_at: datetime
-    expires_at: datetime | None
-    key: str
-    last_used_at: datetime | None = None
-
-
 def create_key(
     user_id: UUID, *, name: str, scopes: Iterable[Scope], expires_in_days: int | None, client: Client, now: datetime
-) -> NewKey:
-    """Make a key. expires_in_days: None for never. Raises TokenRevoked, TooManyApiKeys."""
+) -> ApiKey:
+    """Make a key, which has itself as `key` this once. expires_in_days: None for never.
+
+    Raises TokenRevoked, TooManyApiKeys.
+    """
     key = API_KEY_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     row = ApiKey(
         user_id=user_id,
@@ -64,7 +52,8 @@ def create_key(
             raise TooManyApiKeys
         db.session.add(row)
         events.record(user_id, EventType.API_KEY_CREATED, client, now)
-    return NewKey(row.id, name, row.scopes, row.prefix, now, row.expires_at, key)
+    row.key = key
+    return row
 
 
 def list_keys(user_id: UUID, *, now: datetime) -> list[ApiKey]:

@@ -98,6 +98,7 @@ class ApiKey(Model):
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    key = ""  # itself; only in the object that was just made, for it is stored nowhere
 
     @property
     def scopes(self) -> list[Scope]:
