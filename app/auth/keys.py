@@ -5,9 +5,11 @@ is active it is remembered like a session (`app.core.sessions`), so that most re
 """
 
 import hashlib
+import math
 import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, or_, select, update
@@ -16,7 +18,7 @@ from app.auth import events
 from app.auth.errors import TooManyApiKeys
 from app.auth.models import ApiKey, EventType
 from app.auth.sessions import TOUCH_EVERY
-from app.core.auth import API_KEY_PREFIX, KeyFacts, Scope
+from app.core.auth import API_KEY_PREFIX, Scope
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.http import Client
@@ -85,13 +87,17 @@ def revoke_keys(
     return len(ids)
 
 
-def find_key(key: str) -> KeyFacts | None:
-    """What never changes of a key, which may have ended; None for no key of ours. Holds no connection afterwards."""
+def find_key(key: str) -> dict[str, Any] | None:
+    """What never changes of a key, which may have ended, as claims of a token (`app.core.auth`); None for none of ours.
+
+    Holds no connection afterwards.
+    """
     row = db.session.scalar(select(ApiKey).where(ApiKey.key_hash == hash_key(key)))
     release_connection()
     if row is None:
         return None
-    return KeyFacts(row.id, row.user_id, frozenset(row.scopes), row.expires_at)
+    expires = row.expires_at.timestamp() if row.expires_at else math.inf
+    return {"sub": str(row.user_id), "sid": str(row.id), "exp": expires, "scopes": frozenset(row.scopes)}
 
 
 def is_key_active(key_id: UUID, user_id: UUID, now: datetime) -> bool:

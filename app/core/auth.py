@@ -1,13 +1,10 @@
 """Bearer tokens: only this module makes and reads them. The auth feature knows their sessions, and the API keys.
 
-A key's facts are given the form of a token's claims: its id stands for the session's, and it has `scopes`.
+What never changes of a key has the form of a token's claims: its id stands for the session's, and it has `scopes`.
 """
 
 import enum
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
@@ -100,29 +97,19 @@ class Scope(enum.StrEnum):
     CHAT_WRITE = "chat:write"
 
 
-@dataclass(frozen=True)
-class KeyFacts:
-    """What never changes of an API key. expires_at: None: never."""
-
-    id: UUID
-    user_id: UUID
-    scopes: frozenset[str]
-    expires_at: datetime | None
-
-
 def register_auth(
     app: Flask,
     settings: "Settings",
     *,
     is_session_active: SessionValidator,
-    find_key: Callable[[str], KeyFacts | None],
+    find_key: Callable[[str], dict[str, Any] | None],
     is_key_active: SessionValidator,
 ) -> None:
     """Let flask-jwt-extended accept tokens of active sessions, and answer others with problem documents.
 
     JWT_SECRET signs tokens; those of JWT_SECRET_PREVIOUS are accepted too. is_session_active, is_key_active: called
-    with the ids of a session, or an API key, and its user, and now, when Redis does not know it. They and find_key hold
-    no database connection when they return.
+    with the ids of a session, or an API key, and its user, and now, when Redis does not know it. find_key: returns an
+    API key's claims, or None. All three hold no database connection when they return.
     """
     app.extensions[SESSION_VALIDATOR] = is_session_active
     app.extensions[KEY_VALIDATOR] = is_key_active
@@ -167,17 +154,16 @@ def validator_of(claims: Mapping[str, Any]) -> SessionValidator:
     return cast(SessionValidator, current_app.extensions[KEY_VALIDATOR if "scopes" in claims else SESSION_VALIDATOR])
 
 
-def claims_of_key(key: str, find_key: Callable[[str], KeyFacts | None]) -> dict[str, Any]:
-    """An API key's facts as claims. The address is counted first: a flood of invented keys asks PostgreSQL little.
+def claims_of_key(key: str, find_key: Callable[[str], dict[str, Any] | None]) -> dict[str, Any]:
+    """An API key's claims. The address is counted first: a flood of invented keys asks PostgreSQL little.
 
     Raises UnknownKey, RateLimited.
     """
     limit_address(REQUESTS)
-    facts = find_key(key)
-    if facts is None:
+    claims = find_key(key)
+    if claims is None:
         raise UnknownKey
-    expires = facts.expires_at.timestamp() if facts.expires_at else math.inf
-    return {"sub": str(facts.user_id), "sid": str(facts.id), "exp": expires, "scopes": facts.scopes}
+    return claims
 
 
 def read_token(*, refresh: bool) -> dict[str, Any]:
