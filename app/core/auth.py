@@ -64,7 +64,7 @@ class TokenInvalid(TokenError):
 
 
 class UnknownKey(TokenInvalid):
-    """It looks like an API key and is none of ours; its address was counted before the look-up."""
+    """It looks like an API key and is none of ours."""
 
 
 class TokenExpired(TokenError):
@@ -138,10 +138,9 @@ def require_token(*limits: Limit, refresh: bool, scope: Scope | None) -> None:
         claims = read_token(refresh=refresh)
         if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now(), validator_of(claims)):
             raise TokenRevoked
-    except UnknownKey:
-        raise
-    except TokenError:
-        limit_address(REQUESTS)
+    except TokenError as error:
+        if not isinstance(error, UnknownKey):  # counted before it was looked up
+            limit_address(REQUESTS)
         raise
     if "scopes" in claims and scope not in claims["scopes"]:
         raise InsufficientScope(scope)
