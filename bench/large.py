@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_migrate import upgrade
 
-from app.account.purging import purge_account, purge_chatroom
 from app.account.service import delete_account
+from app.account.tasks import purge_account, purge_chatroom
 from app.auth.tasks import delete_ended as sweep_auth
 from app.core.clock import utc_now
 from app.core.db import answers_within, db

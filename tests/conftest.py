@@ -21,7 +21,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
-from app.account.purging import purge_account, purge_chatroom
+from app.account.tasks import purge_account, purge_chatroom
 from app.auth.sessions import open_session
 from app.core.clock import utc_now
 from app.core.db import db

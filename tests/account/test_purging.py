@@ -8,9 +8,8 @@ from itertools import count as numbers
 import pytest
 from sqlalchemy import text
 
-from app.account import export, purging
-from app.account.purging import purge_account, purge_chatroom
-from app.account.tasks import purge
+from app.account import export, tasks
+from app.account.tasks import purge, purge_account, purge_chatroom
 from app.chatrooms.models import Context
 from app.chatrooms.service import PURGE
 from app.core.broker import CHORES
@@ -27,7 +26,7 @@ GONE = ("users", "chatrooms", "messages", "auth_sessions", "refresh_rotations", 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(purging, "BATCH", 3)
+    monkeypatch.setattr(tasks, "BATCH", 3)
 
 
 @pytest.fixture

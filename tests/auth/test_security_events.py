@@ -170,7 +170,7 @@ def test_pages_and_owners(make_member):
 
 def test_the_export_has_all_of_them_and_a_deletion_takes_them_along(app, make_member, monkeypatch):
     from app.account import export
-    from app.account.purging import purge_account, purge_chatroom
+    from app.account.tasks import purge_account, purge_chatroom
 
     monkeypatch.setattr(export, "MESSAGES_AT_ONCE", 2)
     who, _ = make_member(password=PASSWORD)

@@ -42,7 +42,7 @@ def test_the_cost_outlives_the_room_and_a_refund_is_none(room, runner):
     room.answer(runner, "[[sandbox: status=404]]")
     assert room.person.delete(room.path).status_code == 204
     with room.app.app_context():
-        from app.account.purging import purge_chatroom
+        from app.account.tasks import purge_chatroom
 
         while purge_chatroom():
             pass

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from app.account.purging import purge_chatroom
+from app.account.tasks import purge_chatroom
 from app.core.db import db
 from app.core.schemas import encode_cursor
 from app.search import service
