@@ -305,7 +305,7 @@ def make_user(app: Flask, mobile_numbers: Iterator[str]) -> Callable[..., Person
             user = replace_unverified(mobile, name=name, now=now)
             assert user is not None, "the number is somebody's"
             user.verified_at = now
-            tokens = open_session(user, "basic", Client(ip="127.0.0.1", user_agent=None), now)
+            tokens = open_session(user, Client(ip="127.0.0.1", user_agent=None), now)
             return Person(app.test_client(), str(user.id), mobile, tokens.access_token, tokens.refresh_token)
 
     return make

@@ -18,7 +18,6 @@ from app.auth.passwords import require_password
 from app.auth.service import SentCode
 from app.auth.sessions import Tokens, open_session, revoke_sessions
 from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
-from app.billing.tier import tier_of
 from app.core.auth import TokenRevoked
 from app.core.errors import ValidationFailed
 from app.core.http import Client
@@ -120,7 +119,7 @@ def carry_out(tx: Transaction, move: Move, client: Client, now: datetime) -> Tok
     if not users.give_number(user, move.new, now):
         raise AccountExists
     tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=move.user_id))
-    return open_session(user, tier_of(user.id, now), client, now)
+    return open_session(user, client, now)
 
 
 def begin(user_id: UUID, new_mobile: str) -> Move:

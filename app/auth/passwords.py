@@ -20,7 +20,6 @@ from app.auth.models import EventType, Purpose
 from app.auth.otp import use_code
 from app.auth.sessions import Tokens, open_session, revoke_sessions
 from app.auth.throttles import WRONG_CODES_BUDGET, record_password_attempt, refund_password_attempt
-from app.billing.tier import tier_of
 from app.core.errors import AppError, ServiceUnavailable, ValidationFailed
 from app.core.http import Client
 from app.core.transactions import Transaction, release_connection, transaction
@@ -113,7 +112,7 @@ def change_password(
         if user.password_hash != known_hash:
             raise WrongPassword
         set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
-        return open_session(user, tier_of(user_id, now), client, now)
+        return open_session(user, client, now)
 
 
 def require_password(

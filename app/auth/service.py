@@ -64,7 +64,7 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
             if is_right and user is not None:
                 user.verified_at = user.verified_at or now
                 events.record_login(user.id, client, now)
-                return open_session(user, tier_of(user.id, now), client, now)
+                return open_session(user, client, now)
         raise AccountNotFound if is_right else OtpInvalid
 
 
@@ -82,4 +82,4 @@ def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Toke
         if user is None or user.password_hash != known_hash:  # changed or deleted while it was compared
             raise InvalidCredentials
         events.record_login(user.id, client, now)
-        return open_session(user, tier_of(user.id, now), client, now)
+        return open_session(user, client, now)

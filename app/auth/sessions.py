@@ -41,7 +41,7 @@ class Tokens:
     token_type: str = "Bearer"  # noqa: S105 - a scheme, not a password
 
 
-def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens:
+def open_session(user: User, client: Client, now: datetime) -> Tokens:
     """Begin a session and issue its first tokens; the caller commits."""
     session = AuthSession(
         user_id=user.id,
@@ -52,7 +52,7 @@ def open_session(user: User, tier: str, client: Client, now: datetime) -> Tokens
     )
     db.session.add(session)
     db.session.flush()
-    return issue_tokens(user, tier, session.id, add_refresh_token(session.id, now))
+    return issue_tokens(user, session.id, add_refresh_token(session.id, now), now)
 
 
 def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: datetime) -> Tokens:
@@ -66,7 +66,7 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: 
         successor = next_refresh_token(session, jti, now)
         if successor is not None:
             session.last_used_at = now
-            return issue_tokens(user, tier_of(user_id, now), session.id, successor)
+            return issue_tokens(user, session.id, successor, now)
         session.revoked_at = now
         events.record(user_id, EventType.REFRESH_TOKEN_REUSED, client, now)
         current.after_commit(lambda: forget_sessions([session_id]))
@@ -142,13 +142,13 @@ def session_lifetime() -> timedelta:
     return max(settings().refresh_expires_in, settings().jwt_expires_in)
 
 
-def issue_tokens(user: User, tier: str, session_id: UUID, jti: UUID) -> Tokens:
+def issue_tokens(user: User, session_id: UUID, jti: UUID, now: datetime) -> Tokens:
     """The pair of tokens of a session. jti: the id of its current refresh token."""
     return Tokens(
         access_token=encode_access_token(user.id, session_id),
         refresh_token=encode_refresh_token(user.id, session_id, jti),
         expires_in=int(settings().jwt_expires_in.total_seconds()),
-        user=Profile.of(user, tier),
+        user=Profile.of(user, tier_of(user.id, now)),
     )
 
 
