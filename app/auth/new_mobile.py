@@ -13,7 +13,7 @@ from uuid import UUID
 from app.auth import events
 from app.auth.errors import AccountExists, OtpInvalid
 from app.auth.models import EventType, OneTimeCode, Purpose
-from app.auth.otp import deliver, issue_code, mark_used, match_code
+from app.auth.otp import issue_code, mark_used, match_code
 from app.auth.passwords import require_password
 from app.auth.service import SentCode
 from app.auth.sessions import Tokens, open_session, revoke_sessions
@@ -55,8 +55,7 @@ def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
     shown = {}
     with CODES_BUDGET.spend(), CODES_BUDGET.spend(), transaction() as tx:
         for mobile in in_lock_order(purposes):
-            row, code = issue_code(mobile, purposes[mobile], now, bound_to=str(move))
-            shown[mobile] = deliver(tx, row, mobile, code, now)
+            shown[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=str(move))
     return SentCode(move.new, otp=shown[move.new], current_otp=shown[move.current])
 
 

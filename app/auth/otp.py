@@ -42,10 +42,11 @@ RESEND_BATCH = 100
 log = logging.getLogger(__name__)
 
 
-def issue_code(mobile: str, purpose: Purpose, now: datetime, *, bound_to: str = "") -> tuple[OneTimeCode, str]:
-    """A new code for the number and purpose: its row, and the code itself. An earlier one stops working.
+def issue_code(current: Transaction, mobile: str, purpose: Purpose, now: datetime, *, bound_to: str = "") -> str | None:
+    """Issue a new code for the number and purpose, and deliver it; an earlier one stops working.
 
-    bound_to: what the code is good for within its purpose. Raises OtpLocked, OtpCooldown.
+    bound_to: what the code is good for within its purpose. Returns what `deliver` returns. Raises OtpLocked,
+    OtpCooldown.
     """
     key = mobile_key(mobile)
     lock_throttle(key, now)
@@ -62,7 +63,7 @@ def issue_code(mobile: str, purpose: Purpose, now: datetime, *, bound_to: str = 
     )
     db.session.add(row)
     db.session.flush()
-    return row, code
+    return deliver(current, row, mobile, code, now)
 
 
 def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:

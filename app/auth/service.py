@@ -6,7 +6,7 @@ from datetime import datetime
 from app.auth import events
 from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
 from app.auth.models import Purpose
-from app.auth.otp import COOLDOWN, LIFETIME, deliver, issue_code, use_code
+from app.auth.otp import COOLDOWN, LIFETIME, issue_code, use_code
 from app.auth.passwords import require_password
 from app.auth.sessions import Tokens, open_session
 from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
@@ -47,8 +47,7 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
     Raises OtpLocked, OtpCooldown, ServiceUnavailable.
     """
     with CODES_BUDGET.spend(), transaction() as current:
-        row, code = issue_code(mobile, purpose, now)
-        shown = deliver(current, row, mobile, code, now)
+        shown = issue_code(current, mobile, purpose, now)
     return SentCode(mobile, otp=shown)
 
 
