@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, or_, select, update
 from app.auth import events
 from app.auth.errors import TooManyApiKeys
 from app.auth.models import ApiKey, EventType
-from app.auth.sessions import TOUCH_EVERY
+from app.auth.sessions import note_use
 from app.core.auth import API_KEY_PREFIX, Scope
 from app.core.db import db
 from app.core.errors import NotFound
@@ -101,20 +101,8 @@ def find_key(key: str) -> dict[str, Any] | None:
 
 
 def is_key_active(key_id: UUID, user_id: UUID, now: datetime) -> bool:
-    """Whether the key has not ended: one look-up by primary key. Records the use, once in TOUCH_EVERY.
-
-    Holds no connection afterwards.
-    """
-    active = (ApiKey.id == key_id, ApiKey.user_id == user_id, *is_active(now))
-    row = db.session.execute(select(ApiKey.last_used_at).where(*active)).one_or_none()
-    release_connection()
-    if row is None:
-        return False
-    if row.last_used_at is None or now - row.last_used_at > TOUCH_EVERY:
-        stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < now - TOUCH_EVERY)
-        with transaction():
-            db.session.execute(update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=now))
-    return True
+    """Whether the key has not ended; as `note_use`."""
+    return note_use(ApiKey, ApiKey.id == key_id, ApiKey.user_id == user_id, *is_active(now), now=now)
 
 
 def is_active(now: datetime) -> tuple[ColumnElement[bool], ...]:

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, select, update
+from sqlalchemy import ColumnElement, Row, or_, select, update
 
 from app.auth import events
-from app.auth.models import AuthSession, EventType, RefreshToken
+from app.auth.models import ApiKey, AuthSession, EventType, RefreshToken
 from app.billing.tier import tier_of
 from app.core import settings
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
@@ -121,19 +121,23 @@ def revoke_sessions(current: Transaction, user_id: UUID, now: datetime) -> None:
 
 
 def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:
-    """Whether the session is not revoked and its user is there: one look-up by primary key.
+    """Whether the session is not revoked and its user is there; as `note_use`."""
+    return note_use(AuthSession, *active_session(session_id, user_id), now=now)
 
-    Records the use, once in TOUCH_EVERY. Holds no connection afterwards: what follows may wait for Redis.
+
+def note_use(model: type[AuthSession | ApiKey], *active: ColumnElement[bool], now: datetime) -> bool:
+    """Whether there is such a row, by one look-up; its use is recorded, once in TOUCH_EVERY.
+
+    active: the conditions of one row, by primary key. Holds no connection afterwards: what follows may wait for Redis.
     """
-    statement = select(AuthSession.last_used_at).where(*active_session(session_id, user_id))
-    used_at: datetime | None = db.session.scalar(statement)
+    row = db.session.execute(select(model.last_used_at).where(*active)).one_or_none()
     release_connection()
-    if used_at is None:
+    if row is None:
         return False
-    if now - used_at > TOUCH_EVERY:
-        stale = (AuthSession.id == session_id, AuthSession.last_used_at < now - TOUCH_EVERY)
+    if row.last_used_at is None or now - row.last_used_at > TOUCH_EVERY:
+        is_stale = or_(model.last_used_at.is_(None), model.last_used_at < now - TOUCH_EVERY)
         with transaction():
-            db.session.execute(update(AuthSession).where(*stale).values(last_used_at=now))
+            db.session.execute(update(model).where(*active, is_stale).values(last_used_at=now))
     return True
 
 
