@@ -38,11 +38,6 @@ hash_slots = threading.BoundedSemaphore(4)
 HASH_SLOT_SECONDS = 3.0  # how long a request waits for a slot
 
 
-def is_common(password: str) -> bool:
-    """Whether the password is one of the most common, in any case."""
-    return password.casefold() in common_passwords()
-
-
 @cache
 def common_passwords() -> frozenset[str]:
     """The most common passwords, in lower case."""

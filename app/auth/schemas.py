@@ -5,7 +5,7 @@ from typing import Any
 import marshmallow as ma
 
 from app.auth.models import EventType
-from app.auth.passwords import MAX_CHARS, MIN_CHARS, is_common
+from app.auth.passwords import MAX_CHARS, MIN_CHARS, common_passwords
 from app.core import fields
 from app.core.auth import Scope
 from app.core.schemas import NEXT_CURSOR, Schema
@@ -57,8 +57,8 @@ class Password(fields.Text):
 
 
 def refuse_common(password: str) -> None:
-    """Refuse the most common passwords."""
-    if is_common(password):
+    """Refuse the most common passwords, in any case."""
+    if password.casefold() in common_passwords():
         raise ma.ValidationError("This password is one of the first that an attacker tries. Choose another one.")
 
 
