@@ -48,7 +48,7 @@ BUDGET_REFUSALS = Counter("code_budget_refusals", "Requests that a budget of the
 class Budget:
     """What all clients together may do in an hour.
 
-    amount: from the settings; 0 for no such limit. costs: the exception of a request that costs one; None: none.
+    amount: from the settings; 0 for no such limit. costs: the exception that costs one; None: success does.
     """
 
     name: str
@@ -69,15 +69,14 @@ class Budget:
         if not item.amount or not self.count(item):
             yield
             return
-        raised = None
         try:
             yield
-        except Exception as error:
-            raised = type(error)
-            raise
-        finally:
-            if raised is not self.costs:
+        except BaseException as error:
+            if type(error) is not self.costs:
                 self.refund(item)
+            raise
+        if self.costs is not None:
+            self.refund(item)
 
     def count(self, item: RateLimitItemPerHour) -> bool:
         """Count one; False without Redis. Raises ServiceUnavailable."""
