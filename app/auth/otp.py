@@ -98,8 +98,8 @@ def match_code(
 ) -> OneTimeCode | None:
     """The number's current code, if it is this one; as `use_code`, but it is not used up.
 
-    The number's throttle is locked until the transaction ends. client: who guesses, for the event of the guess that
-    locks the number's codes. Raises OtpLocked.
+    The guess is counted at the code, compared, and noted if it was wrong. The number's throttle is locked until the
+    transaction ends. client: who guesses, for the event of the guess that locks the number's codes. Raises OtpLocked.
     """
     key = mobile_key(mobile)
     throttle = lock_throttle(key, now)
@@ -112,14 +112,21 @@ def match_code(
     )
     counted = update(OneTimeCode).where(*usable).values(guesses=OneTimeCode.guesses + 1).returning(OneTimeCode)
     row: OneTimeCode | None = db.session.scalar(counted, execution_options={"populate_existing": True})
+    if hmac.compare_digest(newest_hash(key, purpose), hash_code(mobile, purpose, code, bound_to)):
+        return row
+    throttle.wrong_codes += 1
+    if throttle.wrong_codes == MAX_WRONG_CODES:
+        events.record_lock(mobile, client, now)
+    return None
+
+
+def newest_hash(key: str, purpose: Purpose) -> str:
+    """What to compare a code with: the newest, also when it has ended: the right code, too late or twice, is no guess.
+
+    For a number without any it is the hash of no code, so that comparing takes as long.
+    """
     newest = select(OneTimeCode.code_hash).where(OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose)
-    expected = db.session.scalar(newest.order_by(OneTimeCode.created_at.desc()).limit(1)) or hash_code("", purpose, "")
-    is_right = hmac.compare_digest(expected, hash_code(mobile, purpose, code, bound_to))
-    if not is_right:  # the right code, too late or a second time, is no guess
-        throttle.wrong_codes += 1
-        if throttle.wrong_codes == MAX_WRONG_CODES:
-            events.record_lock(mobile, client, now)
-    return row if is_right else None
+    return db.session.scalar(newest.order_by(OneTimeCode.created_at.desc()).limit(1)) or hash_code("", purpose, "")
 
 
 def mark_used(row: OneTimeCode, now: datetime) -> None:
