@@ -119,6 +119,16 @@ def test_login_without_a_hash_slot_is_refunded(app, member, short_wait):
     assert who.login(GOOD).status_code == 429, "guesses cost as much as ever"
 
 
+def test_an_attempt_that_a_defect_keeps_from_being_compared_is_refunded(app, member, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(type(hasher), "verify", fail)
+    assert_problem(member[0].login(GOOD), 500, "internal_error")
+    with app.app_context():
+        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
+
+
 def test_change_without_a_hash_slot_is_refunded(app, member, short_wait):
     who, tokens = member
     change = {"token": tokens["access_token"], "new_password": BETTER, "current_password": GOOD}
