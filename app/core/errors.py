@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import redis
 from flask import Flask, Response, json
@@ -49,6 +49,7 @@ class AppError(Exception):
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
     detail = "Something went wrong here; it has been logged."
+    errors: Mapping[str, Any] | None = None  # messages by field, where fields are at fault
 
     def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.detail)
@@ -157,39 +158,23 @@ def problem(status: int, code: str, detail: str) -> dict[str, Any]:
     }
 
 
-def problem_response(
-    status: int,
-    code: str,
-    detail: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    errors: Mapping[str, Any] | None = None,
-) -> Response:
-    """An RFC 9457 problem document as a response; `errors` only where fields are at fault."""
-    metrics.REFUSALS.labels(code).inc()
-    body = problem(status, code, detail)
-    if errors is not None:
-        body["errors"] = errors
-    response = Response(json.dumps(body), status=status, content_type="application/problem+json")
-    response.headers.update(headers or {})
-    return response
-
-
 def handle_app_error(error: AppError) -> Response:
-    """One of our own errors."""
-    return problem_response(
-        error.status, error.code, error.detail, headers=error.headers, errors=getattr(error, "errors", None)
-    )
+    """One of our own errors, as a response."""
+    metrics.REFUSALS.labels(error.code).inc()
+    body = problem(error.status, error.code, error.detail)
+    if error.errors is not None:
+        body["errors"] = error.errors
+    content = json.dumps(body)
+    return Response(content, error.status, error.headers, content_type="application/problem+json")
 
 
 def handle_http_exception(error: HTTPException) -> Response:
     """Werkzeug's own errors, with the headers they bring (`Allow`, `Retry-After`)."""
-    status = error.code or 500
-    if 300 <= status < 400:  # noqa: PLR2004 - redirects are exceptions too
-        return Response(error.get_body(), status=status, headers=error.get_headers())
+    status = HTTPStatus(cast(int, error.code))  # Flask hands over neither those without a code nor redirects
     headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
-    detail = DETAILS.get(status) or error.description or HTTPStatus(status).phrase
-    return problem_response(status, code_of(status), detail, headers=headers)
+    ours = AppError(DETAILS.get(status) or error.description or status.phrase, headers=headers)
+    ours.status, ours.code = status, code_of(status)
+    return handle_app_error(ours)
 
 
 def handle_dependency_error(error: Exception) -> Response:
@@ -207,4 +192,4 @@ def handle_statement_given_up(error: Exception) -> Response:
 def handle_unexpected(error: Exception) -> Response:
     """A defect: its traceback goes to the log, not to the client."""
     log.error("Unexpected error", exc_info=error)
-    return problem_response(500, AppError.code, AppError.detail)
+    return handle_app_error(AppError())
