@@ -36,8 +36,7 @@ EXPORT_HEADERS = {"Content-Disposition": header("Suggests a file name.")}
 @blp.route("/me")
 class Me(MethodView):
     @blp.authenticated()
-    @blp.response(200, UserOut)
-    @blp.conditional(UserOut)
+    @blp.response(200, UserOut, conditional=True)
     def get(self) -> object:
         """Read your profile
 

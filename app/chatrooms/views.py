@@ -52,9 +52,8 @@ class ChatroomCollection(MethodView):
 
     @blp.authenticated(scope=Scope.CHAT_READ)
     @blp.arguments(ListQuery, location="query")
-    @blp.response(200, ChatroomPageOut, headers=CACHE_HEADERS)
+    @blp.response(200, ChatroomPageOut, conditional=True, headers=CACHE_HEADERS)
     @blp.errors(InvalidCursor)
-    @blp.conditional(ChatroomPageOut)
     def get(self, query: dict[str, Any]) -> object:
         """List chatrooms
 
@@ -95,8 +94,7 @@ class ChatroomItem(MethodView):
 @models_blp.route("")
 class Models(MethodView):
     @models_blp.authenticated(scope=Scope.CHAT_READ)
-    @models_blp.response(200, ModelsOut)
-    @models_blp.conditional(ModelsOut)
+    @models_blp.response(200, ModelsOut, conditional=True)
     def get(self) -> object:
         """List the models
 

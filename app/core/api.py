@@ -1,5 +1,6 @@
-"""flask-smorest, adapted: strict JSON bodies, problem documents, errors described where they are raised."""
+"""flask-smorest, adapted: strict JSON bodies, problem documents, described errors, and ETags of what is stored."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
@@ -8,9 +9,10 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import flask_smorest
 import marshmallow as ma
-from flask import Request, json
+from flask import Request, Response, json, request
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
+from werkzeug.http import quote_etag
 
 from app.core.auth import (
     InsufficientScope,
@@ -21,7 +23,6 @@ from app.core.auth import (
     TokenRevoked,
     require_token,
 )
-from app.core.conditional import answer_unless_known, shape_of
 from app.core.errors import (
     QUERY_IS_NOT_VALID,
     AppError,
@@ -33,7 +34,7 @@ from app.core.errors import (
     ValidationFailed,
 )
 from app.core.limits import Limit, limit_address
-from app.core.schemas import Problem, Schema
+from app.core.schemas import Problem
 
 PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
@@ -110,12 +111,19 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
             kwargs.setdefault("example", example_of(schema))
         return super().arguments(schema, location=location, **kwargs)
 
-    def response(self, status_code: int, schema: Any = None, **kwargs: Any) -> Any:
-        """What a route answers; unless it is given, the example is made from the fields' examples."""
+    def response(self, status_code: int, schema: Any = None, *, conditional: bool = False, **kwargs: Any) -> Any:
+        """What a route answers; unless it is given, the example is made from the fields' examples.
+
+        conditional: answer 304 where `If-None-Match` names what is stored now.
+        """
         if isinstance(schema, type):
             schema = schema()
             kwargs.setdefault("example", example_of(schema))
-        return super().response(status_code, schema, **kwargs)
+        described = super().response(status_code, schema, **kwargs)
+        if not conditional:
+            return described
+        shape = repr(shape_of(schema))
+        return lambda view: note(described(unless_known(view, shape)), is_conditional=True)
 
     def authenticated(
         self, *limits: Limit, refresh: bool = False, scope: Scope | None = None
@@ -135,22 +143,6 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         """
 
         return lambda view: note(preceded(view, partial(limit_address, *limits)), auth="public", limits=limits)
-
-    def conditional(self, schema: type[Schema]) -> Callable[[View], View]:
-        """Answer 304 where `If-None-Match` names what is stored now. The innermost decorator.
-
-        schema: what bodies are made by.
-        """
-        shape = repr(shape_of(schema()))
-
-        def decorate(view: View) -> View:
-            @wraps(view)
-            def unless_known(*args: Any, **kwargs: Any) -> Any:
-                return answer_unless_known(shape, view(*args, **kwargs))
-
-            return note(cast(View, unless_known), is_conditional=True)
-
-        return decorate
 
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
         """The errors of this route, besides those of every route of its kind."""
@@ -228,3 +220,54 @@ def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
         "description": ", ".join(f"`{code}`" for code in examples),
         "content": {PROBLEM_TYPE: {"schema": Problem, "examples": examples}},
     }
+
+
+def unless_known(view: View, shape: str) -> View:
+    """The view as a conditional GET (RFC 9110, 13): 304 for a client that has what is stored, and then no body is made.
+
+    shape: of the schema that makes the bodies. Answers stay `no-store`: a program that keeps one knows what it does,
+    and a cache on the way is not to have it.
+    """
+
+    @wraps(view)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        return answer_unless_known(shape, view(*args, **kwargs))
+
+    return cast(View, answer)
+
+
+def answer_unless_known(shape: str, stored: Any) -> Any:
+    """What a view has read, with its ETag; 304 when `If-None-Match` names it, and then no body is made of it.
+
+    The ETag is a strong one: of all values that are stored, and of the shape of their schema, since another release
+    may show them another way. A response that is made already is known by its bytes.
+    """
+    if isinstance(stored, Response):
+        stored.set_etag(hash_of(stored.get_data()))
+        return stored.make_conditional(request)
+    etag = hash_of(repr((shape, plain(stored))).encode())
+    headers = {"ETag": quote_etag(etag)}
+    if request.if_none_match.contains_weak(etag):  # which is the comparison that RFC 9110 has for it
+        return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return stored, HTTPStatus.OK, headers
+
+
+def shape_of(schema: ma.Schema) -> dict[str, Any]:
+    """The names of a schema's fields, with those of the schemas in it."""
+    inner = {name: getattr(field, "inner", field) for name, field in schema.fields.items()}
+    return {name: shape_of(one.schema) if isinstance(one, ma.fields.Nested) else None for name, one in inner.items()}
+
+
+def plain(value: Any) -> Any:
+    """A row, or something with rows in it, as plain values in a fixed order."""
+    if isinstance(value, dict):
+        return [(name, plain(value[name])) for name in sorted(value)]
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if hasattr(value, "_sa_instance_state"):
+        return [(name, one) for name, one in sorted(vars(value).items()) if name != "_sa_instance_state"]
+    return value
+
+
+def hash_of(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -92,9 +92,8 @@ def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
 @blp.route("")
 class ChatroomPage(MethodView):
     @blp.authenticated(scope=Scope.CHAT_READ)
-    @blp.response(200, ChatroomWithMessagesOut)
+    @blp.response(200, ChatroomWithMessagesOut, conditional=True)
     @blp.errors(NotFound)
-    @blp.conditional(ChatroomWithMessagesOut)
     def get(self, chatroom_id: UUID) -> object:
         """Open a chatroom's page
 
@@ -173,9 +172,8 @@ def preferred_wait(prefer: str) -> int:
 @blp.route("/messages/<id:message_id>")
 class MessageItem(MethodView):
     @blp.authenticated(scope=Scope.CHAT_READ)
-    @blp.response(200, MessageOut)
+    @blp.response(200, MessageOut, conditional=True)
     @blp.errors(NotFound)
-    @blp.conditional(MessageOut)
     def get(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Read a message
 

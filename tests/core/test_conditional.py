@@ -3,7 +3,7 @@
 import pytest
 from marshmallow import fields
 
-from app.core.conditional import shape_of
+from app.core.api import shape_of
 from app.core.schemas import Schema
 from app.messages.schemas import MessageOut
 
