@@ -13,8 +13,7 @@ from gunicorn import util
 from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import ThreadWorker
 
-from app.core import metrics
-from app.core.errors import AppError, code_of, problem
+from app.core.errors import REFUSALS, AppError, code_of, problem
 from app.core.http import network
 from app.core.ids import HEADER, new_id, request_id, set_request_id
 
@@ -73,7 +72,7 @@ def write_problem(connection: socket.socket, status: int, _reason: str, _message
     """Answer with a problem document; gunicorn's own message quotes the request."""
     detail = DETAILS.get(status) or (NOT_HTTP if status < 500 else AppError.detail)  # noqa: PLR2004
     document = problem(status, code_of(status), detail)
-    metrics.REFUSALS.labels(document["code"]).inc()
+    REFUSALS.labels(document["code"]).inc()
     body = json.dumps(document).encode()
     head = (
         f"HTTP/1.1 {status} {document['title']}\r\n"

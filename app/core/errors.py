@@ -7,12 +7,14 @@ from typing import Any, cast
 
 import redis
 from flask import Flask, Response, json
+from prometheus_client import Counter
 from werkzeug.exceptions import HTTPException
 
-from app.core import metrics
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE
 from app.core.ids import request_id
 from app.core.logging import first_line
+
+REFUSALS = Counter("http_errors", "Answers that were problem documents, by their code.", ["code"])
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +162,7 @@ def problem(status: int, code: str, detail: str) -> dict[str, Any]:
 
 def handle_app_error(error: AppError) -> Response:
     """One of our own errors, as a response."""
-    metrics.REFUSALS.labels(error.code).inc()
+    REFUSALS.labels(error.code).inc()
     body = problem(error.status, error.code, error.detail)
     if error.errors is not None:
         body["errors"] = error.errors

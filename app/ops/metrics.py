@@ -1,13 +1,19 @@
 """`/metrics`: the web processes' own numbers, and those of the queue and the workers, read from PostgreSQL.
 
-Every web process and machine serves the same of the latter: take `max`, not `sum`, over instances.
+With PROMETHEUS_MULTIPROC_DIR set (gunicorn.conf.py sets it) each web process writes its numbers into a file there, and
+any of them can serve the sum; without it a process knows its own. A counter stands in the module that counts. Labels
+come from small fixed sets, never from the client.
+Every web process and machine serves the same of PostgreSQL: take `max`, not `sum`, over instances.
 """
 
 import logging
+import os
+import struct
+import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, multiprocess
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
@@ -15,7 +21,7 @@ from app.billing.webhook import oldest_unapplied
 from app.chatrooms.models import ErrorCode, Status
 from app.core.clock import utc_now
 from app.core.db import DATABASE_GAVE_UP, db, log_database_error
-from app.core.metrics import REFUSALS, web_exposition
+from app.core.errors import REFUSALS
 from app.ops import totals
 from app.quota.usage import QuotaExceeded
 
@@ -25,6 +31,7 @@ COUNTERS = (
     ("gemini_calls", "Calls to Gemini for replies that ended.", "result", ("answered", "refused", "failed")),
     ("gemini_tokens", "Tokens that Gemini counted, by kind.", "kind", totals.TOKEN_KINDS),
 )
+READ_AGAIN_AFTER_SECONDS = (0.01, 0.05, 0.25)
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +42,28 @@ def exposition() -> bytes:
     registry = CollectorRegistry()
     registry.register(FromPostgres())
     return web_exposition() + generate_latest(registry)
+
+
+def web_exposition() -> bytes:
+    """The web processes' numbers in Prometheus' text format.
+
+    Tries again while the file of a new process is still empty: prometheus_client raises struct.error on it.
+    """
+    for pause_seconds in READ_AGAIN_AFTER_SECONDS:
+        try:
+            return generate_latest(web_registry())
+        except struct.error:
+            time.sleep(pause_seconds)
+    return generate_latest(web_registry())
+
+
+def web_registry() -> CollectorRegistry:
+    """The registry with the numbers of all web processes, or of this one."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
 
 
 class FromPostgres:

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from app.core import metrics
 from app.core.clock import utc_now
 from app.core.db import db
+from app.ops import metrics
 from app.ops import totals as rollup
 from sandbox.stack.processes import descendants, wait_until
 from tests.web_process import serving
