@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -19,55 +20,7 @@ from app.messages.schemas import STREAM_EVENT
 
 TITLE = "Gemini Backend"
 VERSION = "1.0.0"
-INTRODUCTION = """\
-A chat with Google Gemini: sign up with a mobile number, open a chatroom, send a message, read the reply.
-
-**Getting in.** `POST /auth/signup`, then `POST /auth/send-otp`, then `POST /auth/verify-otp`: its `access_token` goes
-into *Authorize* here, and into `Authorization: Bearer …` in your program.
-
-**Sending a message.** `POST /chatroom` opens a chatroom (nothing has to be said of it: it gets a title after its first
-reply; an `instruction` and one of `GET /models` may be), and `POST /chatroom/{chatroom_id}/message` sends a prompt to
-it. The answer is 202 with the prompt and its reply, which is `queued`; `Location` is the reply's address. Poll it until
-its `status` is `completed`, `failed` or `canceled`. Or send `Prefer: wait=10`: the answer then has the reply if it is
-ready in time. The model sees the chatroom's conversation so far.
-
-**Streaming.** Send the prompt with `stream: true`, and open `GET …/stream` below the reply's address. Its Server-Sent
-Events are `status`, then one `delta` for each piece of the text, and finally `completed`, `failed` or `canceled` with
-the whole message. Close the stream after that event: an `EventSource` left open reconnects for ever. `reset` starts a
-new attempt: discard the text received so far. When the connection breaks, or on `reconnect`, open the stream again with
-the last event's `id` as `Last-Event-ID`; it resumes from there.
-
-**Canceling, retrying, editing.** `POST …/cancel` stops a queued or generating reply, and keeps its text so far.
-`POST …/retry` regenerates one that has ended. `POST …/edit` on a prompt asks anew from there. What an edit or the retry
-of a completed reply replaces is `superseded`, with all turns after it: kept, but neither listed by default nor sent to
-the model.
-
-**Finding.** `GET /search?q=` looks for words in all of one's own messages, the last one as a beginning, and says where
-they stand.
-
-**Limits.** Basic users have 5 prompts a calendar day (UTC); the `RateLimit-*` headers and `GET /user/usage` say how
-many are left. What ends in an error costs nothing; a retry or an edit costs a prompt.
-
-**Pro** has no daily limit. `POST /subscribe/pro` gives the address of a Stripe Checkout page: open it in a browser and
-pay. Stripe then calls `POST /webhook/stripe`, which is for Stripe alone, and a moment later `GET /subscription/status`
-says `pro`. `POST /subscription/portal` leads to the page where the card is changed and the subscription canceled.
-
-**API keys.** A server cannot type a code every day: make it a key with `POST /user/api-keys`, which it sends as the
-bearer. With the scope `chat:read` it may read chatrooms, messages, `/search`, `/models` and `/user/usage`; with
-`chat:write`, change them and send. It counts as you, in limits and prompts.
-
-**Another number.** `POST /auth/change-mobile` sends codes to the new number and to the present one;
-`POST /auth/change-mobile/verify` takes the first and, as a second proof, the password or the other code.
-
-**Asking again.** A message, a chatroom, the list, `/user/me` and `/models` have an `ETag`: send it as `If-None-Match`,
-and the answer is 304 while nothing has changed.
-
-**Errors** are `application/problem+json` (RFC 9457). `code` is stable and meant for programs; quote `request_id` when
-you ask for help. Malformed HTTP is rejected before routing, on every route: `bad_request`, `request_timeout`,
-`uri_too_long`, `headers_too_large`, `not_implemented`. Ids are opaque; times are RFC 3339 in UTC.
-"""
-
-
+INTRODUCTION = Path(__file__).with_name("introduction.md").read_text(encoding="utf-8")
 # All other fields of answers are there, null or not.
 MAY_BE_MISSING = {
     ("SentCodeOut", "otp"), ("SentCodesOut", "otp"), ("SentCodesOut", "current_otp"), ("Problem", "errors"),
