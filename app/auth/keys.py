@@ -1,7 +1,7 @@
 """API keys: how a program acts for a user, within its scopes, without a code every day.
 
 A key is 256 random bits behind `gbk_`, which secret scanners can know. It is shown once and stored as a hash. While it
-is active it is remembered like a session (`app.core.sessions`), so that most requests with it ask Redis alone.
+is active it is remembered like a session (`app.core.limits`), so that most requests with it ask Redis alone.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from app.core.auth import API_KEY_PREFIX, Scope
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.http import Client
-from app.core.sessions import forget_sessions
+from app.core.limits import forget_sessions
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.service import require_locked_user
 

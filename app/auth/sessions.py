@@ -17,8 +17,8 @@ from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_toke
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.http import Client
+from app.core.limits import forget_sessions
 from app.core.logging import log_event
-from app.core.sessions import forget_sessions
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.models import User
 from app.users.profile import Profile

@@ -23,8 +23,7 @@ from jwt.exceptions import ExpiredSignatureError, PyJWTError
 from app.core.clock import utc_now
 from app.core.crypto import derive_key
 from app.core.errors import AppError
-from app.core.limits import REQUESTS, Limit, limit_address
-from app.core.sessions import SessionValidator, admit
+from app.core.limits import REQUESTS, Limit, SessionValidator, admit, limit_address
 
 if TYPE_CHECKING:
     from config import Settings
