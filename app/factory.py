@@ -1,11 +1,11 @@
 """The application factory: everything that is registered, from top to bottom."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.routing import UUIDConverter
+from werkzeug.utils import import_string
 
 from app.account.views import blp as account_blp
 from app.auth.keys import find_key, is_key_active
@@ -30,10 +30,7 @@ from app.ops.views import blp as operations_blp
 from app.ops.views import docs
 from app.schedule import ROUTES
 from app.search.views import blp as search_blp
-from config import load_settings
-
-if TYPE_CHECKING:
-    from config import Settings
+from config import Settings, load_settings
 
 BLUEPRINTS = (
     *(auth_blp, sessions_blp, account_blp, chatrooms_blp, models_blp),
@@ -45,7 +42,7 @@ COMMANDS = (
 )
 
 
-def create_app(settings: "Settings | None" = None, *, commands: bool = True) -> Flask:
+def create_app(settings: Settings | None = None, *, commands: bool = True) -> Flask:
     """A new application. settings: read from the environment when None. Raises config.ConfigError.
 
     commands: with what `flask` runs. What only serves is lighter without: alembic alone takes 12 MB.
@@ -78,5 +75,4 @@ def register_commands(app: Flask) -> None:
     """Add the commands of COMMANDS, and `flask db`."""
     import_module("flask_migrate").Migrate(app, db, render_as_batch=False, compare_type=True)
     for command in COMMANDS:
-        module, _, name = command.partition(":")
-        app.cli.add_command(getattr(import_module(module), name))
+        app.cli.add_command(import_string(command))

@@ -20,6 +20,7 @@ from app.messages.schemas import STREAM_EVENT
 
 TITLE = "Gemini Backend"
 VERSION = "1.0.0"
+API_KEY = "A key of `POST /user/api-keys`, on the routes of its scopes."
 INTRODUCTION = Path(__file__).with_name("introduction.md").read_text(encoding="utf-8")
 # All other fields of answers are there, null or not.
 MAY_BE_MISSING = {
@@ -92,9 +93,8 @@ class Api(flask_smorest.Api):  # type: ignore[misc]
 
 def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
     """The OpenAPI description of the blueprints' routes."""
-    app = Flask(
-        "description", static_folder=None
-    )  # flask-smorest describes what it registers, so it gets an app to do it
+    # flask-smorest describes what it registers, so it gets an app to do it
+    app = Flask("description", static_folder=None)
     app.url_map.converters["id"] = UUIDConverter
     app.config.update(API_TITLE=TITLE, API_VERSION=VERSION, OPENAPI_VERSION="3.1.0")
     bearer = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
@@ -108,12 +108,7 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
             "components": {
                 "securitySchemes": {
                     "accessToken": bearer | {"description": "The `access_token` of a login."},
-                    "apiKey": {
-                        "type": "http",
-                        "scheme": "bearer",
-                        "bearerFormat": "gbk_…",
-                        "description": "A key of `POST /user/api-keys`, on the routes of its scopes.",
-                    },
+                    "apiKey": bearer | {"bearerFormat": "gbk_…", "description": API_KEY},
                     "refreshToken": bearer | {"description": "The `refresh_token` of a login, for /auth/refresh."},
                 }
             },
