@@ -20,7 +20,6 @@ from app.core.celery import register_celery
 from app.core.db import db, register_database
 from app.core.errors import register_error_handlers
 from app.core.http import register_http, register_request_log
-from app.core.ids import register_request_ids
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
 from app.core.tracing import register_tracing
@@ -54,7 +53,6 @@ def create_app(settings: Settings | None = None, *, commands: bool = True) -> Fl
     app.json = DefaultJSONProvider(app)
     app.json.sort_keys = False  # fields come in the order that the schemas declare
     app.url_map.converters["id"] = UUIDConverter
-    register_request_ids(app)
     register_tracing(app, endpoint=settings.otel_exporter_otlp_endpoint)
     register_request_log(app)
     register_http(app, trusted_proxies=settings.trusted_proxies, cors_origins=settings.cors_origins)

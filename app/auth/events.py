@@ -8,11 +8,11 @@ from uuid import UUID
 
 from sqlalchemy import cast, exists, insert, literal, select
 from sqlalchemy.dialects.postgresql import CIDR, INET
+from uuid_utils.compat import uuid7
 
 from app.auth.models import EventType, SecurityEvent
 from app.core.db import db
 from app.core.http import Client, network
-from app.core.ids import new_id
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.users.models import User
 
@@ -43,7 +43,7 @@ def record_login(user_id: UUID, client: Client, now: datetime) -> None:
 def record_lock(mobile: str, client: Client, now: datetime) -> None:
     """Note that a number's codes are locked; one statement, which writes nothing for a number without an account."""
     event = {
-        "id": new_id(),
+        "id": uuid7(),
         "type": EventType.CODES_LOCKED,
         "created_at": now,
         "ip": client.ip,

@@ -6,10 +6,10 @@ from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
+from uuid_utils.compat import uuid7
 
 from app.core.auth import Scope
 from app.core.db import Model, text_enum
-from app.core.ids import new_id
 
 
 class Purpose(enum.StrEnum):
@@ -35,7 +35,7 @@ class OneTimeCode(Model):
         CheckConstraint("guesses BETWEEN 0 AND 5", name="guesses_are_bounded"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     mobile_key: Mapped[str] = mapped_column(String(64))
     purpose: Mapped[Purpose] = mapped_column(text_enum(Purpose, "purpose_is_known"))
     code_hash: Mapped[str] = mapped_column(String(64))
@@ -70,7 +70,7 @@ class AuthSession(Model):
         Index("ix_auth_sessions_revoked_at", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     ip: Mapped[str | None] = mapped_column(String(45))
     user_agent: Mapped[str | None] = mapped_column(String(255))
@@ -88,7 +88,7 @@ class ApiKey(Model):
         Index("ix_api_keys_revoked_at", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     name: Mapped[str] = mapped_column(String(100))
     scope: Mapped[str] = mapped_column(String(100))
@@ -125,7 +125,7 @@ class SecurityEvent(Model):
     __tablename__ = "security_events"
     __table_args__ = (Index(None, "user_id", "id"),)
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     type: Mapped[EventType] = mapped_column(text_enum(EventType, "type_is_known"))
     created_at: Mapped[datetime] = mapped_column(index=True)
@@ -149,7 +149,7 @@ class RefreshToken(Model):
         ),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     session_id: Mapped[UUID] = mapped_column(ForeignKey("auth_sessions.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
     used_at: Mapped[datetime | None] = mapped_column(index=True)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.dialects.postgresql import insert
+from uuid_utils.compat import uuid7
 
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
@@ -23,7 +24,6 @@ from app.billing.subscriptions import (
 from app.core import settings
 from app.core.db import db
 from app.core.errors import AppError, ServiceUnavailable
-from app.core.ids import new_id
 from app.core.transactions import transaction
 from app.integrations.stripe import (
     Payments,
@@ -126,7 +126,7 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
 
     One that was deleted at Stripe does not count. Raises AlreadySubscribed, TokenRevoked.
     """
-    row = {"id": new_id(), "user_id": user_id, "attempt": 1, "created_at": now, "checked_at": now}
+    row = {"id": uuid7(), "user_id": user_id, "attempt": 1, "created_at": now, "checked_at": now}
     own = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
     with transaction():
         require_locked_user(user_id)

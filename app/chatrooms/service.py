@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam, select, tuple_, update
+from uuid_utils.compat import uuid7
 
 from app.billing.models import Tier
 from app.billing.tier import tier_of
@@ -16,7 +17,6 @@ from app.chatrooms.models import Chatroom, IdempotencyKey, Message, TitleSource
 from app.core import settings
 from app.core.db import db
 from app.core.errors import AppError, NotFound
-from app.core.ids import new_id
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import transaction
 from app.users.service import require_locked_user
@@ -81,7 +81,7 @@ def create_chatroom(
             require_model(model, tier_of(user_id, now))
         opened_at = known.created_at if known else now
         room = Chatroom(user_id=user_id, created_at=opened_at, updated_at=opened_at, last_prompt_at=opened_at)
-        room.id = (known.chatroom_id if known else None) or new_id()
+        room.id = (known.chatroom_id if known else None) or uuid7()
         room.title, room.title_source = title, TitleSource.USER if title else None
         room.instruction, room.model, room.pinned, room.archived = instruction, model, False, False
         if known is not None:

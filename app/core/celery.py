@@ -17,12 +17,10 @@ from redis.exceptions import RedisError
 from app.core.broker import broker_settings
 from app.core.clock import utc_now
 from app.core.db import DATABASE_UNAVAILABLE, log_database_error
-from app.core.ids import request_id, set_request_id
 from app.core.redis import redis_client
-from app.core.tracing import HEADER as TRACE_HEADER
-from app.core.tracing import set_traceparent, span, traceparent
+from app.core.tracing import TRACE_HEADER, request_id, set_request_id, set_traceparent, span, traceparent
 
-REQUEST_ID_HEADER = "request_id"
+REQUEST_HEADER = "request_id"
 PUBLISHED_HEADER = "published_at"
 WORKERS = "workers"  # a sorted set in Redis: when each worker process last took a task, by host and process id
 WORKER_FORGOTTEN_AFTER = timedelta(hours=1)
@@ -42,7 +40,7 @@ class AppTask(Task):  # type: ignore[misc]
     noted_at = float("-inf")  # this process's, on time.monotonic()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        set_request_id(self.request.get(REQUEST_ID_HEADER))
+        set_request_id(self.request.get(REQUEST_HEADER))
         set_traceparent(self.request.get(TRACE_HEADER))
         began, outcome = time.monotonic(), "failure"
         try:
@@ -113,7 +111,7 @@ def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
 
 def add_headers(headers: dict[str, Any], **_: Any) -> None:
     """Send the id of the request that a task serves along, its trace, and when it was queued."""
-    headers[REQUEST_ID_HEADER] = request_id()
+    headers[REQUEST_HEADER] = request_id()
     headers[TRACE_HEADER] = traceparent()
     headers[PUBLISHED_HEADER] = utc_now().isoformat()
 

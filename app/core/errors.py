@@ -11,8 +11,8 @@ from prometheus_client import Counter
 from werkzeug.exceptions import HTTPException
 
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE
-from app.core.ids import request_id
 from app.core.logging import first_line
+from app.core.tracing import request_id
 
 REFUSALS = Counter("http_errors", "Answers that were problem documents, by their code.", ["code"])
 

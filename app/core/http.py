@@ -20,9 +20,8 @@ from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.core.errors import BodyTooLarge, BodyTooSlow, MalformedJson
-from app.core.ids import request_id, set_request_id
 from app.core.limits import client_address, parse_address
-from app.core.tracing import set_traceparent, traceparent
+from app.core.tracing import request_id, set_request_id, set_traceparent, traceparent
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024

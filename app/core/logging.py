@@ -17,8 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
-from app.core.ids import request_id
-from app.core.tracing import trace_id
+from app.core.tracing import request_id, trace_id
 
 READABLE = "%(levelname)-7s %(name)s: %(message)s [%(request_id)s]"
 FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"

@@ -1,6 +1,7 @@
-"""Traces (W3C Trace Context): a request's `traceparent` goes along to its tasks, to Gemini and into the logs.
+"""Whose work this is: a request's id and its trace go along to its tasks, to Gemini and into the logs.
 
-As it came, in most deployments. With OTEL_EXPORTER_OTLP_ENDPOINT requests, tasks and calls of Gemini are spans, which
+Every request has an id: the client's own if it is sane. The trace (W3C Trace Context) is the client's `traceparent`, as
+it came, in most deployments. With OTEL_EXPORTER_OTLP_ENDPOINT requests, tasks and calls of Gemini are spans, which
 OpenTelemetry's SDK exports (docs/tracing.md); without it nothing of that is imported.
 """
 
@@ -12,26 +13,38 @@ from importlib import import_module
 from typing import Any
 
 from flask import Flask, Response, current_app, g, request
+from uuid_utils.compat import uuid7
 
-from app.core.ids import request_id
-
-HEADER = "traceparent"
+REQUEST_ID_HEADER = "X-Request-ID"
+SANE = re.compile(r"[A-Za-z0-9._-]{1,128}")
+TRACE_HEADER = "traceparent"
 # Version, trace, parent and flags; what a later version may add behind is not passed on.
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 TRACER = "tracer"  # its key in app.extensions
 SERVICE_NAME = "gemini-backend"  # unless OTEL_SERVICE_NAME says another
 
-_current: ContextVar[str | None] = ContextVar("traceparent", default=None)
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
+
+
+def request_id() -> str | None:
+    """The id of the current request or, in the worker, of the request that queued the task."""
+    return _request_id.get()
+
+
+def set_request_id(value: str | None) -> None:
+    """Make what this thread does from now on part of request `value`."""
+    _request_id.set(value)
 
 
 def traceparent() -> str | None:
     """The place in a trace of what this thread does; None outside of one."""
-    return _current.get()
+    return _traceparent.get()
 
 
 def set_traceparent(value: str | None) -> None:
     """Make what this thread does from now on part of a trace."""
-    _current.set(value)
+    _traceparent.set(value)
 
 
 def trace_id() -> str | None:
@@ -50,12 +63,14 @@ def accepted(header: str) -> str | None:
 
 def outgoing_headers() -> dict[str, str]:
     """What a call on behalf of the current request carries, so that it can be found in two logs."""
-    found = {"x-request-id": request_id(), HEADER: traceparent()}
+    found = {"x-request-id": request_id(), TRACE_HEADER: traceparent()}
     return {name: value for name, value in found.items() if value}
 
 
 def register_tracing(app: Flask, *, endpoint: str) -> None:
-    """Put each request into its client's trace. endpoint: where spans are exported to; empty: nowhere.
+    """Give each request its id and its place in a trace, before anything else, and its response the same id.
+
+    endpoint: where spans are exported to; empty: nowhere.
 
     Raises SystemExit, with a sentence for the operator, when OpenTelemetry is asked for and not installed.
     """
@@ -108,7 +123,7 @@ def begin_span(name: str, kind: str) -> Any:
         return None
     api = import_module("opentelemetry.trace")
     parent = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
-    context = parent.extract({HEADER: traceparent() or ""})
+    context = parent.extract({TRACE_HEADER: traceparent() or ""})
     return tracer.start_span(name, context=context, kind=api.SpanKind[kind])
 
 
@@ -119,14 +134,17 @@ def place_of(begun: Any) -> str:
 
 
 def begin_request() -> None:
-    set_traceparent(accepted(request.headers.get(HEADER, "")))
+    offered = request.headers.get(REQUEST_ID_HEADER, "")
+    set_request_id(offered if SANE.fullmatch(offered) else str(uuid7()))
+    set_traceparent(accepted(request.headers.get(TRACE_HEADER, "")))
     g.span = begin_span(request.method, "SERVER")
     if g.span is not None:
         set_traceparent(place_of(g.span))
 
 
 def finish_request(response: Response) -> Response:
-    """End the request's span with the response; that of a stream with its last event."""
+    """Tell the request's id, and end its span with the response; that of a stream with its last event."""
+    response.headers[REQUEST_ID_HEADER] = request_id() or str(uuid7())
     if begun := g.get("span"):
         route = request.url_rule.rule if request.url_rule else ""
         begun.update_name(f"{request.method} {route}".strip())

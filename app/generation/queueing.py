@@ -6,11 +6,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, bindparam, insert, literal_column, select, update
+from uuid_utils.compat import uuid7
 
 from app.chatrooms.models import IdempotencyKey, Message, Role, Status, messages
 from app.core.db import db
-from app.core.ids import new_id, request_id
-from app.core.tracing import traceparent
+from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import chatrooms, take_next_replies
 from app.quota.models import PromptCharge
@@ -63,14 +63,14 @@ ENQUEUE_WITH_KEY = enqueue_statement("prompt", "reply", "charge", "key")
 
 def new_turn(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
     """A prompt and its queued reply, not stored yet."""
-    prompt = Message(id=new_id(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
+    prompt = Message(id=uuid7(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
     prompt.chatroom_id, prompt.created_at, prompt.superseded = chatroom_id, now, False
     return prompt, new_reply(chatroom_id, prompt.id, streamed=streamed, now=now)
 
 
 def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: datetime) -> Message:
     """A queued reply, not stored yet."""
-    reply = Message(id=new_id(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt_id, streamed=streamed)
+    reply = Message(id=uuid7(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt_id, streamed=streamed)
     reply.chatroom_id, reply.superseded = chatroom_id, False
     reply.request_id, reply.traceparent = request_id(), traceparent()
     reply.created_at = reply.accepted_at = reply.enqueued_at = now

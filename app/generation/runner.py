@@ -20,9 +20,8 @@ from app.chatrooms.models import ErrorCode, Status
 from app.chatrooms.service import chosen_model
 from app.core import settings
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
-from app.core.ids import set_request_id
 from app.core.logging import log_event
-from app.core.tracing import outgoing_headers, set_traceparent, span
+from app.core.tracing import outgoing_headers, set_request_id, set_traceparent, span
 from app.core.transactions import Transaction, release_connection, transaction
 from app.generation import state
 from app.generation.breaker import Breaker

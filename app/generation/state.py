@@ -50,8 +50,7 @@ from app.chatrooms.models import (
 )
 from app.core import settings
 from app.core.db import db
-from app.core.ids import request_id
-from app.core.tracing import traceparent
+from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import CLAIM
 from app.generation.queueing import (

@@ -9,10 +9,10 @@ from uuid import UUID
 
 from sqlalchemy import ScalarSelect, Update, bindparam, func, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
+from uuid_utils.compat import uuid7
 
 from app.billing.models import Tier
 from app.core.db import db
-from app.core.ids import new_id
 from app.quota.models import NOBODY, PromptCharge
 from app.users.models import User
 
@@ -30,7 +30,7 @@ def quota_day(now: datetime) -> date:
 
 def new_charge(user_id: UUID, key: str, reply_id: UUID, tier: Tier, now: datetime) -> PromptCharge:
     """A prompt on the day of the user's number, not stored yet. key: the number's keyed hash."""
-    charge = PromptCharge(id=new_id(), mobile_key=key, user_id=user_id, day=quota_day(now), reply_id=reply_id)
+    charge = PromptCharge(id=uuid7(), mobile_key=key, user_id=user_id, day=quota_day(now), reply_id=reply_id)
     charge.created_at, charge.tier = now, tier
     return charge
 

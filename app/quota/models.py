@@ -5,10 +5,10 @@ from uuid import UUID
 
 from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
+from uuid_utils.compat import uuid7
 
 from app.billing.models import Tier
 from app.core.db import Model, text_enum
-from app.core.ids import new_id
 
 NOBODY = UUID(int=0)
 
@@ -30,7 +30,7 @@ class PromptCharge(Model):
         Index("ix_prompt_charges_by_day", "day", postgresql_using="brin"),  # small: rows are stored in that order
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=new_id)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     mobile_key: Mapped[str] = mapped_column(String(64))
     user_id: Mapped[UUID | None]  # NOBODY once the account is gone; null: charged by an earlier version
     day: Mapped[date]

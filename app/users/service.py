@@ -6,10 +6,10 @@ from uuid import UUID
 import click
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
+from uuid_utils.compat import uuid7
 
 from app.core.auth import TokenRevoked
 from app.core.db import db
-from app.core.ids import new_id
 from app.users.models import User
 from app.users.numbers import to_e164
 
@@ -67,7 +67,7 @@ def replace_unverified(mobile: str, *, name: str | None, now: datetime) -> User 
     The earlier id is gone then. No row refers to it: everything a user owns takes a token, which an unverified user
     cannot have.
     """
-    values = {"id": new_id(), "name": name, "created_at": now}
+    values = {"id": uuid7(), "name": name, "created_at": now}
     statement = (
         insert(User)
         .values(mobile=mobile, **values)

@@ -6,9 +6,9 @@ from typing import Any
 import jwt
 import pytest
 from flask import Flask
+from uuid_utils.compat import uuid7
 from werkzeug.routing import Rule, UUIDConverter
 
-from app.core.ids import new_id
 from tests.problems import assert_problem
 
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
@@ -73,7 +73,7 @@ def test_there_are_routes_to_look_at(app):
 def test_somebody_elses_is_404_and_looks_like_nothing(app, user, property_of_another):
     for method, rule in rules_with_ids(app):
         path = address(app, rule, property_of_another)
-        nothing = address(app, rule, {name: new_id() for name in property_of_another})
+        nothing = address(app, rule, {name: uuid7() for name in property_of_another})
         body = BODIES.get((method, rule.rule))
         sent = {} if body is None else {"json": body}
         theirs, missing = user.call(method, path, **sent), user.call(method, nothing, **sent)

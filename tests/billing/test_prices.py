@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 from flask import Flask
+from uuid_utils.compat import uuid7
 
 from app.billing.subscriptions import values_of
 from app.core.clock import utc_now
-from app.core.ids import new_id
 from app.integrations.stripe import RemoteSubscription
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
@@ -90,5 +90,5 @@ def test_every_price_of_the_list_counts_and_the_first_is_sold(
 def test_of_several_prices_the_one_that_counts_is_kept(prices: tuple[str, ...], kept: str | None, shop: Shop) -> None:
     now = utc_now()
     remote = RemoteSubscription("sub_1", "active", prices, now, now, False, now, None)
-    customer: UUID = new_id()
+    customer: UUID = uuid7()
     assert shop.run(lambda: values_of(customer, remote))["price_id"] == kept

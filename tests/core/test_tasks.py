@@ -6,9 +6,9 @@ from importlib import import_module
 
 import redis
 from celery import Celery
+from uuid_utils.compat import uuid7
 
 from app.core.broker import CHORES, GENERATIONS
-from app.core.ids import new_id
 from app.schedule import beat_schedule
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
@@ -22,7 +22,7 @@ def test_a_chore_does_not_wait_behind_all_replies(migrated_app, own_environment,
     log_file = tmp_path / "worker.log"
     with Celery(broker=own_environment["REDIS_URL"]) as celery:
         for _ in range(REPLIES_AHEAD):
-            celery.send_task("messages.generate_reply", args=[str(new_id())], queue=GENERATIONS)
+            celery.send_task("messages.generate_reply", args=[str(uuid7())], queue=GENERATIONS)
         celery.send_task("ops.tick", queue=CHORES)
     with celery_process("worker", own_environment | {"WORKER_CONCURRENCY": "1"}, log_file):
 
@@ -37,7 +37,7 @@ def test_a_worker_of_its_own_for_chores_leaves_replies_alone(migrated_app, own_e
     log_file = tmp_path / "worker.log"
     with celery_process("worker", own_environment, log_file, "-Q", CHORES):
         with Celery(broker=own_environment["REDIS_URL"]) as celery:
-            celery.send_task("messages.generate_reply", args=[str(new_id())], queue=GENERATIONS)
+            celery.send_task("messages.generate_reply", args=[str(uuid7())], queue=GENERATIONS)
             for _ in range(3):
                 celery.send_task("ops.tick", queue=CHORES)
         assert wait_until(lambda: log_file.read_text().count("ops.tick(") == 3, seconds=30), log_file.read_text()

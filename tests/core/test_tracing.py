@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from app.core.ids import set_request_id
 from app.core.logging import configure_logging
-from app.core.tracing import accepted, set_traceparent, traceparent
+from app.core.tracing import accepted, set_request_id, set_traceparent, traceparent
 from sandbox.stack.processes import wait_until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

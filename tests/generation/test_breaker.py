@@ -4,9 +4,9 @@ import threading
 import time
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from app.core.clock import utc_now
-from app.core.ids import new_id
 from app.generation.breaker import Breaker
 from app.generation.runner import backoff_seconds
 from app.integrations.gemini.client import ModelTimeout
@@ -96,16 +96,16 @@ def take_too_long(breaker, user_id):
 
 
 def test_of_one_users_time_outs_in_a_row_the_first_alone_counts(breaker):
-    one, two = new_id(), new_id()
+    one, two = uuid7(), uuid7()
     for user_id in [one, two] * 10:
         take_too_long(breaker, user_id)
     assert breaker.wait_seconds() == 0
-    take_too_long(breaker, new_id())
+    take_too_long(breaker, uuid7())
     assert breaker.wait_seconds() > 0
 
 
 def test_after_an_answer_a_users_time_out_counts_again(breaker):
-    one = new_id()
+    one = uuid7()
     take_too_long(breaker, one)
     breaker.record(answered=True)
     fail(breaker, 2)
