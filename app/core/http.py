@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from ipaddress import ip_network
@@ -21,7 +22,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.core.errors import BodyTooLarge, BodyTooSlow, MalformedJson
 from app.core.limits import client_address, parse_address
-from app.core.tracing import request_id, set_request_id, set_traceparent, traceparent
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024
@@ -184,18 +184,16 @@ def register_request_log(app: Flask) -> None:
             "network": network(request.remote_addr),
         }
         began = getattr(g, "began", time.monotonic())
-        response.call_on_close(partial(log_request, fields, began, request_id(), traceparent()))
+        response.call_on_close(partial(copy_context().run, log_request, fields, began))  # under its id and trace
         return response
 
     app.before_request(begin)
     app.after_request(finish)
 
 
-def log_request(fields: dict[str, Any], began: float, its_request_id: str | None, its_place: str | None) -> None:
-    """Log and count one request. began: on time.monotonic(). its_place: in a trace."""
+def log_request(fields: dict[str, Any], began: float) -> None:
+    """Log and count one request. began: on time.monotonic()."""
     seconds = time.monotonic() - began
-    set_request_id(its_request_id)
-    set_traceparent(its_place)
     REQUEST_COUNT.labels(fields["method"], fields["route"], fields["status"]).inc()
     REQUEST_SECONDS.labels(fields["method"], fields["route"]).observe(seconds)
     fields = {**fields, "duration_ms": round(seconds * 1_000, 1)}
