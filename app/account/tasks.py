@@ -13,14 +13,13 @@ from app.chatrooms.service import PURGE
 from app.core.celery import enqueue
 from app.core.clock import utc_now
 from app.core.db import db
-from app.core.transactions import transaction
+from app.core.transactions import AT_ONCE_SECONDS, transaction
 from app.generation.queries import IS_OPEN
 from app.quota.ledger import disown_charges
 from app.streaming import events
 from app.users.models import User
 
 BATCH = 1_000  # rows of a kind in a transaction: messages, with what refers to them, take some tenths of a second
-AT_ONCE_SECONDS = 2.0  # of a thread: whatever else waits comes in between
 
 
 @shared_task(name=PURGE)

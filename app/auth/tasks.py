@@ -13,8 +13,7 @@ from app.auth.models import ApiKey, AuthSession, NumberThrottle, OneTimeCode, Re
 from app.auth.sessions import session_lifetime
 from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.core.clock import utc_now
-from app.core.db import db
-from app.core.transactions import transaction
+from app.core.transactions import delete_in_batches
 from app.users.models import User
 
 BATCH = 500
@@ -36,7 +35,7 @@ def sweep() -> None:
 
 
 def delete_ended(*, now: datetime) -> dict[str, int]:
-    """Delete up to BATCH ended rows of each kind; how many of each. Safe to run twice at once."""
+    """Delete ended rows, BATCH of a kind in a transaction; how many of each. Safe to run twice at once."""
     # An index on each column leads to the oldest rows without a look at the others.
     ended: list[tuple[str, InstrumentedAttribute[Any], datetime]] = [
         ("codes", OneTimeCode.expires_at, now - otp.COUNT_WINDOW),
@@ -51,13 +50,11 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
     ]
     deleted = {}
     for name, column, before in ended:
-        with transaction():
-            model = column.class_
-            key = model.__mapper__.primary_key[0]
-            old = select(key).where(column < before)
-            if model is User:
-                old = old.where(User.verified_at.is_(None))
-            some = old.order_by(column).limit(BATCH).with_for_update(skip_locked=True)
-            rows = db.session.execute(delete(model).where(key.in_(some)).returning(key))
-            deleted[name] = len(rows.all())
+        model = column.class_
+        key = model.__mapper__.primary_key[0]
+        old = select(key).where(column < before)
+        if model is User:
+            old = old.where(User.verified_at.is_(None))
+        some = old.order_by(column).limit(BATCH).with_for_update(skip_locked=True)
+        deleted[name] = delete_in_batches(delete(model).where(key.in_(some)).returning(key))
     return deleted

@@ -5,7 +5,6 @@ events may come twice, late, in any order, and in the shape of any API version.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -20,7 +19,7 @@ from app.billing.subscriptions import copy_subscriptions, unended_subscription_i
 from app.core.db import DATABASE_UNAVAILABLE, db
 from app.core.errors import AppError, ServiceUnavailable
 from app.core.logging import log_event
-from app.core.transactions import transaction
+from app.core.transactions import delete_in_batches, transaction
 from app.integrations.stripe import EventRejected, Payments, RemoteEvent, parse_event
 
 APPLY_EVENT = "billing.apply_event"  # the task's name
@@ -30,7 +29,6 @@ MAX_RETRY_AFTER = timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(days=3)
 KEPT = timedelta(days=30)  # as long as Stripe lets one send an event again by hand
 BATCH = 100
-AT_ONCE_SECONDS = 2.0  # of a sweep's thread: whatever else waits comes in between
 MAX_UNANSWERED = 3  # of a sweep: each takes a worker up to STRIPE_TIMEOUT seconds
 WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
 
@@ -174,19 +172,10 @@ def give_up_events(now: datetime) -> None:
 
 
 def forget_old_events(*, now: datetime) -> int:
-    """Delete events that Stripe will not send again, BATCH in a transaction; how many.
-
-    Ends after AT_ONCE_SECONDS: the next sweep goes on.
-    """
+    """Delete events that Stripe will not send again, BATCH in a transaction; how many."""
     old = select(StripeEvent.id).where(StripeEvent.received_at < now - KEPT).limit(BATCH)
     forget = delete(StripeEvent).where(StripeEvent.id.in_(old)).returning(StripeEvent.id)
-    forgotten, until = 0, time.monotonic() + AT_ONCE_SECONDS
-    while True:
-        with transaction():
-            batch = db.session.scalars(forget).all()
-        forgotten += len(batch)
-        if len(batch) < BATCH or time.monotonic() > until:
-            return forgotten
+    return delete_in_batches(forget)
 
 
 def oldest_unapplied() -> datetime | None:

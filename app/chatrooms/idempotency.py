@@ -6,7 +6,6 @@ feature knows.
 """
 
 import hashlib
-import time
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from uuid import UUID
@@ -16,11 +15,10 @@ from sqlalchemy import delete, select, tuple_
 from app.chatrooms.models import IdempotencyKey
 from app.core.db import db
 from app.core.errors import AppError
-from app.core.transactions import transaction
+from app.core.transactions import delete_in_batches
 
 LIFETIME = timedelta(hours=24)
 BATCH = 500
-AT_ONCE_SECONDS = 2.0  # of a sweep's thread: whatever else waits comes in between
 
 
 class IdempotencyKeyReused(AppError):
@@ -50,18 +48,9 @@ def fingerprint_of(*parts: str) -> str:
 
 
 def forget_old_keys(*, now: datetime) -> int:
-    """Delete keys past their lifetime, BATCH in a transaction; how many.
-
-    Ends after AT_ONCE_SECONDS: the next sweep goes on.
-    """
+    """Delete keys past their lifetime, BATCH in a transaction; how many."""
     key = tuple_(IdempotencyKey.user_id, IdempotencyKey.key)
     old = select(IdempotencyKey.user_id, IdempotencyKey.key).where(IdempotencyKey.created_at <= now - LIFETIME)
     oldest = old.order_by(IdempotencyKey.created_at).limit(BATCH)
-    total, until = 0, time.monotonic() + AT_ONCE_SECONDS
-    while True:
-        with transaction():
-            batch = delete(IdempotencyKey).where(key.in_(oldest)).returning(IdempotencyKey.key)
-            deleted = len(db.session.scalars(batch).all())
-        total += deleted
-        if deleted < BATCH or time.monotonic() > until:
-            return total
+    forget = delete(IdempotencyKey).where(key.in_(oldest)).returning(IdempotencyKey.key)
+    return delete_in_batches(forget)

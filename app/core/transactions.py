@@ -1,15 +1,20 @@
 """One use case, one transaction: services commit here and nowhere else."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
+from sqlalchemy.sql.dml import ReturningDelete
 
 from app.core.celery import enqueue
 from app.core.db import IN_TRANSACTION, db, open_transaction
 from app.core.logging import first_line
+
+AT_ONCE_SECONDS = 2.0  # of a sweep's thread: whatever else waits comes in between
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +81,20 @@ def transaction() -> Iterator[Transaction]:
     finally:
         session.info[IN_TRANSACTION] = False
     current.run_actions()
+
+
+def delete_in_batches(batch: ReturningDelete[Any]) -> int:
+    """Delete rows until there are none left, or AT_ONCE_SECONDS are over: the next sweep goes on. How many it were.
+
+    batch: deletes and returns as many as a transaction should have.
+    """
+    total, until = 0, time.monotonic() + AT_ONCE_SECONDS
+    while True:
+        with transaction():
+            deleted = len(db.session.scalars(batch).all())
+        total += deleted
+        if not deleted or time.monotonic() > until:
+            return total
 
 
 def release_connection() -> None:

@@ -7,6 +7,7 @@ import pytest
 from flask_jwt_extended import create_refresh_token
 from sqlalchemy import event, text
 
+from app.auth import tasks
 from app.auth.sessions import is_session_active
 from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
@@ -219,6 +220,16 @@ def test_an_ended_session_is_swept_after_a_day(app, member):
     with app.app_context():
         assert delete_ended(now=utc_now() + timedelta(hours=23))["revoked sessions"] == 0
         assert delete_ended(now=utc_now() + timedelta(hours=25))["revoked sessions"] == 1
+
+
+def test_one_sweep_deletes_more_than_a_batch(app, member, monkeypatch):
+    monkeypatch.setattr(tasks, "BATCH", 2)
+    who, tokens = member
+    for _ in range(5):
+        tokens = refresh(who, tokens).json
+    let_pass(app, 31 * 86_400)
+    with app.app_context():
+        assert delete_ended(now=utc_now())["refresh tokens"] == 5
 
 
 def test_a_used_refresh_token_is_swept_once_it_has_expired_and_its_session_goes_on(app, member):

@@ -150,7 +150,7 @@ def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_
         " SELECT 'evt_old_' || number, 'invoice.paid', now() - interval '31 days' FROM generate_series(1, 7) AS number"
     )
     with monkeypatch.context() as patch:
-        patch.setattr("app.billing.webhook.AT_ONCE_SECONDS", 0)
+        patch.setattr("app.core.transactions.AT_ONCE_SECONDS", 0)
         assert shop.run(lambda: forget_old_events(now=datetime.now(UTC))) == 2
     assert shop.run(lambda: forget_old_events(now=datetime.now(UTC))) == 5
     assert shop.rows("stripe_events") == kept
