@@ -38,6 +38,7 @@ def test_a_migration_without_a_name_is_one_sentence(checkout: Path, names: list[
     assert 'A migration needs a name: make migration m="' in done.stderr
 
 
+@pytest.mark.processes
 def test_one_migration_is_written_with_what_the_models_say_beyond_the_newest(checkout: Path):
     models, folder = checkout / "app" / "chatrooms" / "models.py", checkout / "migrations" / "versions"
     models.write_text(models.read_text().replace(TITLE, TITLE + COLOUR))
