@@ -14,7 +14,7 @@ from app.core.celery import enqueue
 from app.core.db import IN_TRANSACTION, db, open_transaction
 from app.core.logging import first_line
 
-AT_ONCE_SECONDS = 2.0  # of a sweep's thread: whatever else waits comes in between
+AT_ONCE_SECONDS = 2.0  # of a worker's thread: whatever else waits comes in between
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Queueing replies: the statement that stores one, and its task, which carries the id while the row says the rest."""
+"""Queueing replies: the statement that stores an accepted prompt, and a reply's task, which carries its id alone."""
 
 from collections.abc import Sequence
 from datetime import datetime

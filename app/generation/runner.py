@@ -1,6 +1,7 @@
 """One attempt at one reply, from the claim to a state from which it goes on by itself.
 
-The way to the model: the task `generate_reply` → `Runner.run` → `Runner.attempt` → `ModelClient.generate`.
+The way to the model: the task `generate_reply` → `Runner.run` → `Runner.attempt` → `Runner.ask` →
+`ModelClient.generate`.
 """
 
 import logging
@@ -101,10 +102,11 @@ class Runner:
         wait_seconds = self.breaker.wait_seconds()
         return self.defer(held, wait_seconds) if wait_seconds else None
 
-    def attempt(self, held: Claim) -> Outcome:
+    def attempt(self, held: Claim) -> Outcome:  # noqa: PLR0911 - one for each way in which it ends
         """Read the conversation, ask the model, and store what came of it.
 
-        Should PostgreSQL be gone for longer behind the claim, the lease runs out, as if this worker had died.
+        Should PostgreSQL be gone behind the claim, the reply waits a moment; gone for longer, its lease runs out, as if
+        this worker had died.
         """
         try:
             with (
@@ -114,8 +116,10 @@ class Runner:
                 turns = read_conversation(held)
                 held = replace(held, messages_sent=len(turns))
                 answer = self.ask(held, turns, call)
-        except (CallAborted, *DATABASE_UNAVAILABLE):
+        except CallAborted:
             return self.release(held)
+        except DATABASE_UNAVAILABLE:
+            return self.defer(held, backoff_seconds(1))
         except ConversationUnreadable:
             return self.retry_or_fail(held, ModelUnavailable("not asked"))
         except ModelUnavailable as error:
@@ -164,13 +168,13 @@ class Runner:
         return self.requeue(held, seconds, failures=failures, outcome=f"retry after {error}")
 
     def defer(self, held: Claim, seconds: float) -> Outcome:
-        """Let the reply wait while the breaker is open; once its time is over, fail it."""
+        """Let the reply wait, with no attempt counted as failed; once its time is over, fail it."""
         if not has_time(held, seconds):
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         return self.requeue(held, seconds, failures=held.failures, outcome="deferred")
 
     def release(self, held: Claim) -> Outcome:
-        """The call was aborted from outside, or not made: if the claim still holds, another may have it at once."""
+        """The call was aborted from outside: if the claim still holds, another worker may have it at once."""
         with transaction() as current:
             released = state.release(current, held)
         if released:
@@ -186,7 +190,7 @@ def read_conversation(held: Claim) -> Sequence[Turn]:
     try:
         return conversation(held.chatroom_id, held.position, held.prompt, max_chars=max_chars, max_tokens=max_tokens)
     except DATABASE_UNAVAILABLE as error:
-        log_database_error(log, f"reply {held.reply_id} goes back into the queue", error)
+        log_database_error(log, f"the conversation before reply {held.reply_id} was not read", error)
         raise
     except Exception as error:
         log.exception("The conversation before reply %s could not be read", held.reply_id)

@@ -173,7 +173,9 @@ def endless_history(quiet_app):
         yield
 
 
-def test_a_reply_whose_claim_is_all_that_postgresql_took_is_claimed_again_at_once(room, runner, gemini, caplog):
+def test_a_reply_whose_claim_is_all_that_postgresql_took_waits_a_moment_and_within_its_time(
+    room, runner, gemini, caplog
+):
     room.generate(runner, room.send("Before"))
     gemini.clear_requests()
     reply_id = room.send("Hello")
@@ -181,10 +183,17 @@ def test_a_reply_whose_claim_is_all_that_postgresql_took_is_claimed_again_at_onc
         room.generate(runner, reply_id)
     row = room.row(reply_id)
     assert (row.status, row.attempt, row.failures, gemini.stats()["calls"]) == (Status.QUEUED, 1, 0, 0)
-    [told] = [record for record in caplog.records if "goes back into the queue" in record.getMessage()]
+    assert 0 < (row.not_before - row.started_at).total_seconds() < 5
+    [told] = [record for record in caplog.records if "was not read" in record.getMessage()]
     assert (told.levelname, told.exc_info) == ("WARNING", None)
+    room.sql("UPDATE messages SET not_before = NULL")
     room.generate(runner, reply_id)
     assert room.read(reply_id).status == "completed"
+    late = room.send("Once more")
+    room.sql("UPDATE messages SET started_at = now() - interval '2 minutes' WHERE id = :id", id=late)
+    with reading_history(room.app, CUT_OFF):
+        room.generate(runner, late)
+    assert room.read(late).error["code"] == "model_unavailable"
 
 
 def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(room, runner, gemini, endless_history, caplog):
