@@ -175,7 +175,7 @@ STEPS = [
     Step("What the other checks need", ["sh", "ci/install.sh", "var/ci/tools"], prepares=True),
     Step("README's commands", [*OWN_STACK, PYTHON, "-m", "ci.check_readme"]),
     Step("Checkout in a browser", [*OWN_STACK, f"{TOOLS}/python", "ci/browser/buy_pro.py"]),
-    Step("Chat page in a browser", [*OWN_STACK, f"{TOOLS}/python", "ci/browser/chat_page.py"]),
+    Step("Chat page in a browser", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.browser.chat_page"]),
     Step("Docs page in a browser", [*OWN_STACK, f"{TOOLS}/python", "ci/browser/docs_page.py"]),
     Step("Postman collection is current", [PYTHON, "-m", "sandbox.postman", "--check"]),
     Step("Postman collection, assertions", [*OWN_STACK, *NEWMAN], reports=True),

@@ -2,7 +2,7 @@
 refresh in mid-reply, stop, retry, edit, regenerate, upgrade, pay, log out; on a desk, then on a phone.
 
     sh ci/install.sh var/tools
-    CHAT_URL=http://127.0.0.1:8083 SCREENSHOTS=var/screenshots var/tools/bin/python ci/browser/chat_page.py
+    CHAT_URL=http://127.0.0.1:8083 SCREENSHOTS=var/screenshots var/tools/bin/python -m ci.browser.chat_page
 
 CHROMIUM names the browser's program (default: `chromium` on the PATH); SCREENSHOTS a folder for what was seen.
 """
@@ -10,25 +10,19 @@ CHROMIUM names the browser's program (default: `chromium` on the PATH); SCREENSH
 import json
 import os
 import shutil
-import time
-from pathlib import Path
-from typing import Any
 
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Route, expect, sync_playwright
 
-CHAT_URL = os.environ.get("CHAT_URL", "http://127.0.0.1:8083").rstrip("/")
-SCREENSHOTS = os.environ.get("SCREENSHOTS", "")
+from ci.browser.visit import CHAT_URL, DESK, PHONE, TIMEOUT_MS, Visit
+
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 OPTIONS += ["--disable-component-update", "--disable-sync"]
-DESK = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
 # At the stand-in's pace of 30 ms a word. Nobody waits for the end of the first, which comes after 27 seconds, so that
 # pictures and a reload fit into it on a slow machine too; the second takes 12.
 LONGEST_WORDS, LONG_WORDS = 900, 400
 LONGEST = f"Explain DNS to a child [[sandbox:words={LONGEST_WORDS}]]"
 LONG = f"And IPv6 [[sandbox:words={LONG_WORDS}]]"
-ENOUGH_STEPS = 4
 MARKDOWN = """## A plan
 
 1. **Look** at `code`, *emphasis* and [a page](https://example.com/?a=1&b=2)
@@ -50,92 +44,6 @@ print('Grüße, 東京')
 a line of code that is longer than any telephone is wide, so that it has to be scrolled within its own box, and not more
 ```
 """
-TIMEOUT_MS = 60_000
-
-READ_STORED = """async (id) => {
-  const api = document.querySelector('meta[name=api]').content;
-  const token = JSON.parse(localStorage.getItem('chat.tokens')).access_token;
-  const room = location.hash.split('/').pop();
-  const answer = await fetch(`${api}/chatroom/${room}`, {headers: {Authorization: `Bearer ${token}`}});
-  return (await answer.json()).messages.filter((message) => message.role === 'model').at(-1).text;
-}"""
-
-
-class Visit:
-    """One browser window with its complaints."""
-
-    def __init__(self, browser: Browser, size: dict[str, int], **options: Any) -> None:
-        self.name = "phone" if size is PHONE else "desk"
-        self.complaints: list[str] = []
-        self.context = browser.new_context(viewport=size, **options)
-        self.context.set_default_timeout(TIMEOUT_MS)
-        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
-        self.page: Page = self.context.new_page()
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self._listen)
-
-    def _listen(self, message: Any) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:  # the page deals with those
-            self.complaints.append(message.text)
-
-    def shot(self, what: str) -> None:
-        """Keep what is seen, in both colour schemes."""
-        if not SCREENSHOTS:
-            return
-        for scheme in ("dark", "light"):
-            self.page.emulate_media(color_scheme=scheme)
-            self.page.screenshot(path=Path(SCREENSHOTS) / f"{what}-{self.name}-{scheme}.png")
-
-    def log_in(self) -> None:
-        page = self.page
-        page.goto(CHAT_URL)
-        self.shot("login")
-        page.get_by_role("button", name="Use a made-up number").click()
-        page.get_by_label("Your name").fill("Ada")
-        page.get_by_role("button", name="Send me a code").click()
-        expect(page.get_by_label("One-time code")).not_to_have_value("")
-        self.shot("code")
-        page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_label("Message", exact=True)).to_be_visible()
-        expect(page.locator("#quota")).to_contain_text("left today")
-
-    def send(self, text: str) -> None:
-        """Send a prompt, and wait until its reply has begun."""
-        replies = self.page.locator("li.model")
-        before = replies.count()
-        self.type(text)
-        expect(replies).to_have_count(before + 1)
-
-    def type(self, text: str) -> None:
-        self.page.get_by_label("Message", exact=True).fill(text)
-        self.page.keyboard.press("Enter")
-
-    def watch_growth(self) -> None:
-        """See the latest reply grow in steps, each a continuation of the one before."""
-        text = self.page.locator("li.model .text").last
-        seen, deadline = [""], time.monotonic() + TIMEOUT_MS / 1000
-        while len(seen) <= ENOUGH_STEPS:
-            assert time.monotonic() < deadline, f"the reply did not grow: {seen}"
-            now = text.text_content() or ""
-            assert now.startswith(seen[-1]), f"{now!r} does not continue {seen[-1]!r}"
-            if now != seen[-1]:
-                seen.append(now)
-            self.page.wait_for_timeout(50)
-
-    def wait_for(self, status: str) -> None:
-        expect(self.page.locator("li.model").last).to_have_attribute("data-status", status)
-
-    def stop(self, words: int) -> None:
-        """Stop the latest reply, which would have as many words; it keeps what was seen of it."""
-        self.page.get_by_role("button", name="Stop the reply").click()
-        self.wait_for("canceled")
-        assert 0 < len(self.check_stored().split()) < words, "a stopped reply keeps its part"
-
-    def check_stored(self) -> str:
-        """The latest reply's text, once it is seen to be the stored one."""
-        shown = self.page.locator("li.model .text").last.text_content() or ""
-        assert shown == self.page.evaluate(READ_STORED), "not the stored text"
-        return shown
 
 
 def talk(visit: Visit) -> None:
