@@ -16,7 +16,7 @@ from app.core.http import Client, network
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.users.models import User
 
-KEPT = timedelta(days=90)
+SHOWN_FOR = timedelta(days=90)
 LOGINS = (EventType.LOGIN, EventType.LOGIN_NEW_DEVICE)
 
 
@@ -31,7 +31,7 @@ def record_login(user_id: UUID, client: Client, now: datetime) -> None:
     seen = [
         SecurityEvent.user_id == user_id,
         SecurityEvent.type.in_(LOGINS),
-        SecurityEvent.created_at > now - KEPT,
+        SecurityEvent.created_at > now - SHOWN_FOR,
         SecurityEvent.user_agent.is_not_distinct_from(client.user_agent),
     ]
     in_network = cast(SecurityEvent.ip, INET).op("<<=")(cast(network(client.ip), CIDR))
@@ -64,7 +64,7 @@ def list_events(user_id: UUID, *, limit: int, cursor: str | None, now: datetime)
 
 def events_before(user_id: UUID, before: UUID | None, *, at_most: int, now: datetime) -> list[SecurityEvent]:
     """The user's events in front of an id, newest first."""
-    kept = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - KEPT)
+    kept = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - SHOWN_FOR)
     statement = select(SecurityEvent).where(*kept).order_by(SecurityEvent.id.desc()).limit(at_most)
     if before is not None:
         statement = statement.where(SecurityEvent.id < before)

@@ -35,7 +35,7 @@ def sweep() -> None:
 
 
 def delete_ended(*, now: datetime) -> dict[str, int]:
-    """Delete ended rows, BATCH of a kind in a transaction; how many of each. Safe to run twice at once."""
+    """Delete ended rows, as `delete_in_batches` does; how many of each kind. Safe to run twice at once."""
     # An index on each column leads to the oldest rows without a look at the others.
     ended: list[tuple[str, InstrumentedAttribute[Any], datetime]] = [
         ("codes", OneTimeCode.expires_at, now - otp.COUNT_WINDOW),
@@ -45,10 +45,10 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         ("revoked API keys", ApiKey.revoked_at, now - REVOKED_KEPT),
         ("expired API keys", ApiKey.expires_at, now - REVOKED_KEPT),
         ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
-        ("security events", SecurityEvent.created_at, now - events.KEPT),
+        ("security events", SecurityEvent.created_at, now - events.SHOWN_FOR),
         ("signups", User.created_at, now - UNVERIFIED_KEPT),
     ]
-    deleted = {}
+    batches = {}
     for name, column, before in ended:
         model = column.class_
         key = model.__mapper__.primary_key[0]
@@ -56,5 +56,5 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         if model is User:
             old = old.where(User.verified_at.is_(None))
         some = old.order_by(column).limit(BATCH).with_for_update(skip_locked=True)
-        deleted[name] = delete_in_batches(delete(model).where(key.in_(some)).returning(key))
-    return deleted
+        batches[name] = delete(model).where(key.in_(some)).returning(key)
+    return dict(zip(batches, delete_in_batches(*batches.values()), strict=True))

@@ -27,7 +27,7 @@ RETRY_AFTER = timedelta(seconds=30)  # an event's task has run by then, or was l
 MAX_RETRY_AFTER = timedelta(hours=1)
 # As long as Stripe itself tries to deliver an event: https://docs.stripe.com/webhooks#automatic-retries
 GIVE_UP_AFTER = timedelta(days=3)
-KEPT = timedelta(days=30)  # as long as Stripe lets one send an event again by hand
+EVENTS_KEPT = timedelta(days=30)  # as long as Stripe lets one send an event again by hand
 BATCH = 100
 MAX_UNANSWERED = 3  # of a sweep: each takes a worker up to STRIPE_TIMEOUT seconds
 WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
@@ -172,10 +172,10 @@ def give_up_events(now: datetime) -> None:
 
 
 def forget_old_events(*, now: datetime) -> int:
-    """Delete events that Stripe will not send again, BATCH in a transaction; how many."""
-    old = select(StripeEvent.id).where(StripeEvent.received_at < now - KEPT).limit(BATCH)
+    """Delete events that Stripe will not send again, as `delete_in_batches` does; how many."""
+    old = select(StripeEvent.id).where(StripeEvent.received_at < now - EVENTS_KEPT).limit(BATCH)
     forget = delete(StripeEvent).where(StripeEvent.id.in_(old)).returning(StripeEvent.id)
-    return delete_in_batches(forget)
+    return sum(delete_in_batches(forget))
 
 
 def oldest_unapplied() -> datetime | None:

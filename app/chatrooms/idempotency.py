@@ -53,4 +53,4 @@ def forget_old_keys(*, now: datetime) -> int:
     old = select(IdempotencyKey.user_id, IdempotencyKey.key).where(IdempotencyKey.created_at <= now - LIFETIME)
     oldest = old.order_by(IdempotencyKey.created_at).limit(BATCH)
     forget = delete(IdempotencyKey).where(key.in_(oldest)).returning(IdempotencyKey.key)
-    return delete_in_batches(forget)
+    return sum(delete_in_batches(forget))

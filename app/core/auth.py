@@ -1,6 +1,7 @@
-"""Bearer tokens: only this module makes and reads them. The auth feature knows their sessions, and the API keys.
+"""Bearer tokens, which this module alone makes and reads; the auth feature knows their sessions, and the API keys.
 
-What never changes of a key has the form of a token's claims: its id stands for the session's, and it has `scopes`.
+A key has no token. What never changes of it is given to this module in the form of a token's claims: its id stands for
+the session's, and it has `scopes`.
 """
 
 import enum
@@ -11,12 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from flask import Flask, current_app, g, request
-from flask_jwt_extended import (
-    JWTManager,
-    create_access_token,
-    create_refresh_token,
-    decode_token,
-)
+from flask_jwt_extended import JWTManager, create_access_token, create_refresh_token, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt.exceptions import ExpiredSignatureError, PyJWTError
 

@@ -20,7 +20,7 @@ from app.core.db import DATABASE_UNAVAILABLE, log_database_error
 from app.core.redis import redis_client
 from app.core.tracing import TRACE_HEADER, request_id, set_request_id, set_traceparent, span, traceparent
 
-REQUEST_HEADER = "request_id"
+TASK_REQUEST_ID = "request_id"
 PUBLISHED_HEADER = "published_at"
 WORKERS = "workers"  # a sorted set in Redis: when each worker process last took a task, by host and process id
 WORKER_FORGOTTEN_AFTER = timedelta(hours=1)
@@ -40,7 +40,7 @@ class AppTask(Task):  # type: ignore[misc]
     noted_at = float("-inf")  # this process's, on time.monotonic()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        set_request_id(self.request.get(REQUEST_HEADER))
+        set_request_id(self.request.get(TASK_REQUEST_ID))
         set_traceparent(self.request.get(TRACE_HEADER))
         began, outcome = time.monotonic(), "failure"
         try:
@@ -111,7 +111,7 @@ def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
 
 def add_headers(headers: dict[str, Any], **_: Any) -> None:
     """Send the id of the request that a task serves along, its trace, and when it was queued."""
-    headers[REQUEST_HEADER] = request_id()
+    headers[TASK_REQUEST_ID] = request_id()
     headers[TRACE_HEADER] = traceparent()
     headers[PUBLISHED_HEADER] = utc_now().isoformat()
 

@@ -50,6 +50,7 @@ CORS_REQUEST_HEADERS = [
     "Last-Event-ID",
     "Prefer",
     "X-Request-ID",
+    "traceparent",
 ]
 CORS_RESPONSE_HEADERS = [
     "Allow",

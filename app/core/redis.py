@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
@@ -71,18 +71,19 @@ class RedisBreaker:
     @contextmanager
     def asking(self, *, probing: bool) -> Iterator[None]:
         """Ask Redis within the block. Raises RedisRests, and what the block raises."""
-        with ExitStack() as afterwards:
-            if self.rests:
-                if not (probing and self._probe.acquire(blocking=False)):
-                    raise RedisRests("Redis did not answer a moment ago")
-                afterwards.callback(self._probe.release)
-            try:
-                yield
-            except redis.TimeoutError:
-                self._rests_until = time.monotonic() + REST_SECONDS
-                log.warning("Redis is silent: nobody waits for it for %.0f s", REST_SECONDS)
-                raise
+        is_probe = self.rests
+        if is_probe and not (probing and self._probe.acquire(blocking=False)):
+            raise RedisRests("Redis did not answer a moment ago")
+        try:
+            yield
             self._rests_until = 0.0
+        except redis.TimeoutError:
+            self._rests_until = time.monotonic() + REST_SECONDS
+            log.warning("Redis is silent: nobody waits for it for %.0f s", REST_SECONDS)
+            raise
+        finally:
+            if is_probe:
+                self._probe.release()
 
 
 def register_redis(app: Flask, settings: "Settings") -> None:

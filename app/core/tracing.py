@@ -71,7 +71,6 @@ def register_tracing(app: Flask, *, endpoint: str) -> None:
     """Give each request its id and its place in a trace, before anything else, and its response the same id.
 
     endpoint: where spans are exported to; empty: nowhere.
-
     Raises SystemExit, with a sentence for the operator, when OpenTelemetry is asked for and not installed.
     """
     app.extensions[TRACER] = make_tracer(endpoint) if endpoint else None

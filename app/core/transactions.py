@@ -14,7 +14,7 @@ from app.core.celery import enqueue
 from app.core.db import IN_TRANSACTION, db, open_transaction
 from app.core.logging import first_line
 
-AT_ONCE_SECONDS = 2.0  # of a worker's thread: whatever else waits comes in between
+AT_ONCE_SECONDS = 2.0  # of a worker's thread for deletions: whatever else waits comes in between two sweeps
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +83,22 @@ def transaction() -> Iterator[Transaction]:
     current.run_actions()
 
 
-def delete_in_batches(batch: ReturningDelete[Any]) -> int:
-    """Delete rows until there are none left, or AT_ONCE_SECONDS are over: the next sweep goes on. How many it were.
+def delete_in_batches(*batches: ReturningDelete[Any]) -> list[int]:
+    """Delete rows of several kinds, by turns; how many of each.
 
-    batch: deletes and returns as many as a transaction should have.
+    It ends when none are left, or when AT_ONCE_SECONDS are over and each had its turn: the next sweep goes on.
+    batches: each deletes and returns as many rows as a transaction should have.
     """
-    total, until = 0, time.monotonic() + AT_ONCE_SECONDS
+    until, counts, left = time.monotonic() + AT_ONCE_SECONDS, [0] * len(batches), dict(enumerate(batches))
     while True:
-        with transaction():
-            deleted = len(db.session.scalars(batch).all())
-        total += deleted
-        if not deleted or time.monotonic() > until:
-            return total
+        for kind, batch in list(left.items()):
+            with transaction():
+                deleted = len(db.session.scalars(batch).all())
+            counts[kind] += deleted
+            if not deleted:
+                del left[kind]
+        if not left or time.monotonic() > until:
+            return counts
 
 
 def release_connection() -> None:

@@ -40,18 +40,19 @@ class Breaker:
         self._failures_in_a_row = 0
         self._pause = pause_seconds
         self._open_until: float | None = None
-        self._next_probe: float | None = None  # when another one may be made, while one is under way
+        self._prober: int | None = None  # the thread whose call is the probe, while one is under way
+        self._next_probe = 0.0  # when another one may be made nevertheless
         self._timed_out: set[UUID] = set()  # users whose calls took too long since the last answer
 
     def wait_seconds(self) -> float:
-        """0 when a call may be made now; else how long to defer it, spread so that not all come at once."""
+        """0 when this thread may make a call now; else how long to defer it, spread so that not all come at once."""
         with self._lock:
             if self._open_until is None:
                 return 0
             now = self.monotonic()
             left = self._open_until - now
-            if left <= 0 and (self._next_probe is None or self._next_probe <= now):
-                self._next_probe = now + PROBE_SECONDS
+            if left <= 0 and (self._prober is None or self._next_probe <= now):
+                self._prober, self._next_probe = threading.get_ident(), now + PROBE_SECONDS
                 return 0
             return max(left, 0) + random.uniform(0.5, 1.5) * self.first_pause  # noqa: S311 - a spread
 
@@ -81,10 +82,14 @@ class Breaker:
             return is_first
 
     def record(self, *, answered: bool | None) -> None:
-        """Say how an admitted call ended; None: in a way that tells nothing about Gemini."""
+        """Say how this thread's call ended; None: in a way that tells nothing about Gemini.
+
+        A call that began before the breaker opened, or a probe that took too long, can close it and nothing else.
+        """
         with self._lock:
-            was_open, was_probe = self._open_until is not None, self._next_probe is not None
-            self._next_probe = None
+            was_open, was_probe = self._open_until is not None, self._prober == threading.get_ident()
+            if was_probe or answered:
+                self._prober = None
             if answered:
                 self._timed_out.clear()
                 self._failures_in_a_row, self._pause, self._open_until = 0, self.first_pause, None

@@ -28,14 +28,7 @@ from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import (
-    Executable,
-    bindparam,
-    func,
-    select,
-    tuple_,
-    update,
-)
+from sqlalchemy import Executable, bindparam, func, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from app.chatrooms.models import (

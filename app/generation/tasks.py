@@ -8,7 +8,7 @@ from flask import Flask, current_app
 
 from app.core import settings
 from app.core.clock import database_now, utc_now
-from app.core.transactions import transaction
+from app.core.transactions import release_connection, transaction
 from app.generation.breaker import Breaker
 from app.generation.queueing import GENERATE_REPLY, NAME_CHATROOM
 from app.generation.runner import Runner, configured_client
@@ -39,8 +39,8 @@ def sweep_untitled() -> None:
 @shared_task(name="messages.sweep")
 def sweep() -> None:
     """Queue replies again whose worker is gone or whose task was lost."""
-    with transaction():
-        now = database_now()
+    now = database_now()
+    release_connection()
     sweep_replies(now=now, requeue_after=timedelta(seconds=settings().reply_requeue_after_seconds))
 
 

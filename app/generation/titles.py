@@ -18,7 +18,7 @@ from app.chatrooms.models import Chatroom, Role, Status, TitleSource, messages
 from app.core import settings
 from app.core.db import db
 from app.core.tracing import outgoing_headers, span
-from app.core.transactions import transaction
+from app.core.transactions import release_connection, transaction
 from app.generation.runner import configured_client
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import ModelClient, ModelError, Turn
@@ -36,15 +36,14 @@ PROMPT_CHARS, TITLE_CHARS = 60, 80
 LOST_AFTER, GIVEN_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
 
 asked = messages.alias("asked")
+IS_CURRENT_REPLY = (messages.c.role == Role.MODEL, messages.c.status == Status.COMPLETED, ~messages.c.superseded)
 FIRST_TURN = (
     select(asked.c.text.label("asked"), messages.c.text.label("replied"))
     .join(asked, asked.c.id == messages.c.in_reply_to)
     .join(Chatroom, Chatroom.id == messages.c.chatroom_id)
     .where(
         messages.c.chatroom_id == bindparam("room"),
-        messages.c.role == Role.MODEL,
-        messages.c.status == Status.COMPLETED,
-        ~messages.c.superseded,
+        *IS_CURRENT_REPLY,
         Chatroom.title.is_(None),
         Chatroom.user_id.is_not(None),
     )
@@ -58,9 +57,7 @@ UNTITLED = (
         Chatroom.turns > 0,
         Chatroom.last_prompt_at.between(bindparam("after"), bindparam("before")),
         Chatroom.user_id.is_not(None),
-        exists()
-        .where(messages.c.chatroom_id == Chatroom.id, messages.c.status == Status.COMPLETED)
-        .where(messages.c.role == Role.MODEL),
+        exists().where(messages.c.chatroom_id == Chatroom.id, *IS_CURRENT_REPLY),
     )
     .order_by(Chatroom.last_prompt_at)
     .limit(100)
@@ -69,8 +66,8 @@ UNTITLED = (
 
 def title_chatroom(chatroom_id: UUID, *, now: datetime) -> None:
     """Name a chatroom by its first turn; does nothing when it has a name, or no turn yet."""
-    with transaction():
-        turn: Any = db.session.execute(FIRST_TURN, {"room": chatroom_id}).one_or_none()
+    turn: Any = db.session.execute(FIRST_TURN, {"room": chatroom_id}).one_or_none()
+    release_connection()
     if turn is None:
         return
     title = asked_title(turn.asked, turn.replied) or first_words(turn.asked)

@@ -46,7 +46,7 @@ ADMISSION = USAGE.add_columns(
     .label("is_known"),
 )
 
-KEPT = (  # of a reply that an answer brought
+ANSWERED_COLUMNS = (  # kept of a reply that an answer brought
     *("status", "text", "error_code", "finish_reason", "model", "completed_at", "passed_on", "superseded"),
     *("prompt_tokens", "output_tokens", "thinking_tokens", "cached_tokens", "total_tokens"),
     *("messages_sent", "messages_omitted"),
@@ -202,7 +202,7 @@ def note_ended(user_id: UUID, key: str, reply: Message) -> None:
         record = db.session.get(IdempotencyKey, (user_id, key))
         if record is not None:
             record.answered_with_reply = True
-            kept = {name: getattr(reply, name) for name in KEPT}
+            kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
             record.reply = kept | {"completed_at": reply.completed_at and reply.completed_at.isoformat()}
 
 

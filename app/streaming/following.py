@@ -220,13 +220,13 @@ def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: fl
         try:
             client = redis_client(blocking=True)
             last_id, entries = events.read(client, reply.id, last_id, seconds=min(left, SLICE_SECONDS))
-            look = any(entry.is_end for entry in entries)
+            is_told = any(entry.is_end for entry in entries)
         except redis.RedisError:
             log.warning("Redis became unavailable while a request waited for its reply")
             time.sleep(min(left, WITHOUT_REDIS_SECONDS))
-            look = True
+            is_told = True
         is_over = time.monotonic() >= deadline or is_draining()
-        if look or is_over:
+        if is_told or is_over:
             reply = load()
             release_connection()
     return reply

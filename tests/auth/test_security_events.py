@@ -218,4 +218,4 @@ def test_what_failed_leaves_no_event(app, make_member, monkeypatch):
     finally:
         app.config["PROPAGATE_EXCEPTIONS"] = None
     assert types(who, tokens["access_token"]) == before
-    assert timedelta(days=90) == events.KEPT
+    assert timedelta(days=90) == events.SHOWN_FOR

@@ -60,14 +60,16 @@ def test_pages_of_a_named_origin_may_call(web):
     asked = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization, content-type, idempotency-key, prefer",
+        "Access-Control-Request-Headers": "authorization, content-type, idempotency-key, prefer, traceparent",
     }
     answer = web.call("OPTIONS", "/chatroom", headers=asked)
     assert answer.status_code == 200
     assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert "POST" in answer.headers["Access-Control-Allow-Methods"]
     allowed = answer.headers["Access-Control-Allow-Headers"].lower()
-    assert all(name in allowed for name in ("authorization", "content-type", "idempotency-key", "prefer"))
+    assert all(
+        name in allowed for name in ("authorization", "content-type", "idempotency-key", "prefer", "traceparent")
+    )
     refused = web.call("GET", "/user/me", headers={"Origin": ORIGIN})
     assert refused.status_code == TokenMissing.status
     assert refused.headers["Access-Control-Allow-Origin"] == ORIGIN, "a page may read errors too"

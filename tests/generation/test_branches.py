@@ -9,7 +9,7 @@ import pytest
 
 from app.core.clock import utc_now
 from app.generation.service import retry_failed
-from tests.generation.test_history import sent_to
+from tests.generation.test_conversation import sent_to
 from tests.problems import assert_problem
 
 

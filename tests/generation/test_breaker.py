@@ -90,6 +90,35 @@ def test_a_probe_that_takes_long_makes_room_for_another(breaker, clock):
     assert [breaker.wait_seconds() == 0 for _ in range(3)] == [True, False, False]
 
 
+def in_another_thread(call):
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("answered", [False, None])
+def test_a_call_that_began_before_it_opened_is_not_taken_for_the_probe(breaker, clock, answered):
+    fail(breaker, 3)
+    clock.now += 2.1
+    assert breaker.wait_seconds() == 0
+    in_another_thread(lambda: breaker.record(answered=answered))
+    assert breaker.wait_seconds() > 0, "the probe is still under way"
+    breaker.record(answered=None)
+    assert breaker.wait_seconds() == 0, "the pause has not become longer"
+
+
+def test_a_probe_that_took_too_long_is_no_probe_any_more(breaker, clock):
+    fail(breaker, 3)
+    clock.now += 2.1
+    in_another_thread(breaker.wait_seconds)
+    clock.now += 3.1
+    assert breaker.wait_seconds() == 0
+    in_another_thread(lambda: fail(breaker))
+    assert breaker.wait_seconds() > 0
+    breaker.record(answered=None)
+    assert breaker.wait_seconds() == 0
+
+
 def take_too_long(breaker, user_id):
     with pytest.raises(ModelTimeout), breaker.watch(user_id):
         raise ModelTimeout("too long")

@@ -162,8 +162,10 @@ def reading_history(app, as_if):
     with app.app_context():
         engine = db.engine
     event.listen(engine, "before_cursor_execute", replace, retval=True)
-    yield
-    event.remove(engine, "before_cursor_execute", replace)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", replace)
 
 
 @pytest.fixture

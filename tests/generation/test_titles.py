@@ -123,6 +123,13 @@ def test_a_task_that_was_lost_is_found_again(untitled, runner):
         assert untitled_chatrooms(now + timedelta(seconds=61)) == []
 
 
+def test_a_room_whose_only_answer_is_superseded_waits_for_another(untitled, runner):
+    prompt_id = untitled.answer(runner, "Hello").in_reply_to
+    assert untitled.person.post(f"{untitled.path}/messages/{prompt_id}/edit", json={"text": "Hi"}).status_code == 202
+    with untitled.app.app_context():
+        assert untitled_chatrooms(utc_now() + timedelta(seconds=61)) == []
+
+
 @pytest.mark.parametrize(
     ("answer", "title"),
     [

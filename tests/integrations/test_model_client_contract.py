@@ -5,14 +5,7 @@ import threading
 
 import pytest
 
-from app.integrations.gemini.client import (
-    USERS_INSTRUCTION,
-    Answer,
-    FinishReason,
-    OutputLimit,
-    Turn,
-    Usage,
-)
+from app.integrations.gemini.client import USERS_INSTRUCTION, Answer, FinishReason, OutputLimit, Turn, Usage
 
 CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))
 

@@ -81,9 +81,11 @@ class Migrator:
         notes = {"before_cursor_execute": lambda *said: sent.append(said[2]), "commit": lambda _: sent.append("COMMIT")}
         for name, note in notes.items():
             sa.event.listen(engine, name, note)
-        yield sent
-        for name, note in notes.items():
-            sa.event.remove(engine, name, note)
+        try:
+            yield sent
+        finally:
+            for name, note in notes.items():
+                sa.event.remove(engine, name, note)
 
     def tables(self) -> set[str]:
         return set(sa.inspect(self.engine).get_table_names()) - {"alembic_version"}
