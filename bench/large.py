@@ -25,8 +25,7 @@ from app.core.db import answers_within, db
 from app.core.transactions import transaction
 from app.factory import create_app
 from app.generation.conversation import conversation
-from app.generation.queries import failed_replies
-from app.generation.service import retry_failed
+from app.generation.service import failed_replies, retry_failed
 from app.generation.titles import untitled_chatrooms
 from app.generation.worker import sweep_replies
 from app.ops.totals import queue

@@ -26,10 +26,10 @@ from app.core.db import db
 from app.core.errors import AppError, ServiceUnavailable
 from app.core.transactions import transaction
 from app.integrations.stripe import (
+    MissingAtStripe,
     Payments,
     PaymentsError,
     PaymentsFailed,
-    PaymentsMissing,
     PaymentsRejected,
     RemoteSession,
 )
@@ -85,7 +85,7 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
                 continue
             try:
                 return payments.portal_url(customer.stripe_id, return_url=frontend_url(PORTAL_RETURN_PATH))
-            except PaymentsMissing as error:
+            except MissingAtStripe as error:
                 forget_missing_customer(customer, error, now)
     raise ServiceUnavailable
 
@@ -104,7 +104,7 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
         for customer in customers:
             try:
                 close_customer(payments, customer, now)
-            except PaymentsMissing as error:
+            except MissingAtStripe as error:
                 forget_missing_customer(customer, error, now, unless_paying=True)
 
 
@@ -249,7 +249,7 @@ def forget_missing_customer(
     Raises the error again when it says something else.
     unless_paying: raise it also when a copy of ours says that the customer pays: the key may be another account's.
     """
-    if not isinstance(error, PaymentsMissing) or error.param != "customer":
+    if not isinstance(error, MissingAtStripe) or error.param != "customer":
         raise error
     known = (StripeCustomer.id == customer.id, StripeCustomer.deleted_at.is_(None))
     with transaction():

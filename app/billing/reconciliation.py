@@ -15,7 +15,7 @@ from app.core import settings
 from app.core.db import db
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.integrations.stripe import ENDED, PaymentsMissing
+from app.integrations.stripe import ENDED, MissingAtStripe
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def sync_customer(customer_id: UUID, stripe_id: str, *, now: datetime) -> list[C
     with stripe_calls() as payments:
         try:
             return copy_subscriptions(payments, customer_id, now=now)
-        except PaymentsMissing:
+        except MissingAtStripe:
             if not payments.is_deleted(stripe_id):
                 raise
             return copy_subscriptions(payments, customer_id, [], now=now, customer_deleted=True)

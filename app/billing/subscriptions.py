@@ -15,7 +15,7 @@ from app.core import settings
 from app.core.db import db
 from app.core.logging import log_event
 from app.core.transactions import transaction
-from app.integrations.stripe import ENDED, Payments, PaymentsMissing, RemoteSubscription
+from app.integrations.stripe import ENDED, MissingAtStripe, Payments, RemoteSubscription
 
 # https://docs.stripe.com/billing/subscriptions/overview
 PRO_STATUSES = ("active", "trialing")
@@ -72,7 +72,7 @@ def fetch_subscriptions(payments: Payments, stripe_id: str, ids: Sequence[str] |
     for subscription_id in ids:
         try:
             found.append(payments.subscription(subscription_id))
-        except PaymentsMissing:
+        except MissingAtStripe:
             log.warning("Stripe does not know the subscription %s", subscription_id)
     return found
 

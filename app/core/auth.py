@@ -80,7 +80,7 @@ class InsufficientScope(AppError):
     status, code = HTTPStatus.FORBIDDEN, "insufficient_scope"
     detail = "This API key is not for this route."
 
-    def __init__(self, needed: "Scope | None" = None) -> None:
+    def __init__(self, needed: "Scope | None") -> None:
         scope = f', scope="{needed}"' if needed else ""
         super().__init__(headers={"WWW-Authenticate": f'Bearer realm="api", error="insufficient_scope"{scope}'})
 

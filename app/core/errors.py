@@ -117,7 +117,7 @@ class RateLimited(AppError):
 
     status, code, detail = HTTPStatus.TOO_MANY_REQUESTS, CODES[429], "Too many requests. Slow down."
 
-    def __init__(self, detail: str | None = None, *, retry_after: int = 60) -> None:
+    def __init__(self, detail: str | None = None, *, retry_after: int) -> None:
         super().__init__(detail, headers={"Retry-After": str(max(1, retry_after))})
 
 

@@ -45,7 +45,7 @@ class TextSerializer(BaseSerializer):
 
 
 cache = Cache()
-limiter = Limiter(key_func=get_remote_address, strategy="fixed-window", swallow_errors=True)
+limiter = Limiter(key_func=get_remote_address, strategy="fixed-window")
 
 
 class RedisRests(redis.ConnectionError):

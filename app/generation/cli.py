@@ -10,9 +10,8 @@ from flask.cli import AppGroup
 from app.core import settings
 from app.core.cli import json_lines, json_option, table
 from app.core.clock import utc_now
-from app.generation.queries import failed_replies
 from app.generation.runner import configured_client, read_seconds
-from app.generation.service import retry_failed
+from app.generation.service import failed_replies, retry_failed
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import ModelError, ModelUnavailable, SdkMissing, Turn
 

@@ -204,13 +204,3 @@ def lost_replies(*, behind: UUID, lost_before: datetime) -> tuple[list[UUID], UU
     rows = db.session.execute(LOOKED_AT, {"behind": behind, "lost_before": lost_before}).all()
     lost = [row.lost for row in rows if row.lost is not None]
     return lost, rows[-1].chatroom_id if len(rows) == ROOMS else None
-
-
-def failed_replies(*, limit: int) -> list[dict[str, Any]]:
-    """The replies that failed last, newest first, without anything of the conversation."""
-    columns = messages.c
-    told = (columns.id, columns.chatroom_id, columns.error_code, columns.attempt.label("attempts"))
-    times = (columns.created_at, columns.completed_at.label("failed_at"), columns.request_id)
-    failed = select(*told, *times).where(columns.status == Status.FAILED)
-    rows = db.session.execute(failed.order_by(columns.completed_at.desc()).limit(limit))
-    return [dict(row) for row in rows.mappings()]

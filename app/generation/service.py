@@ -4,11 +4,13 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
+from typing import Any
 from uuid import UUID
 
 import redis
+from sqlalchemy import select
 
-from app.chatrooms.models import Message, Role, Status
+from app.chatrooms.models import Message, Role, Status, messages
 from app.chatrooms.service import get_chatroom, get_message, require_model
 from app.core.db import db
 from app.core.errors import AppError
@@ -111,3 +113,13 @@ def retry_failed(reply_id: UUID | None, *, until: datetime, now: datetime) -> li
     """Generate a reply again that failed up to `until`, or some of all, at no charge; the ids of those."""
     with transaction() as current:
         return state.retry_failed(current, reply_id, until=until, now=now)
+
+
+def failed_replies(*, limit: int) -> list[dict[str, Any]]:
+    """The replies that failed last, newest first, without anything of the conversation."""
+    columns = messages.c
+    told = (columns.id, columns.chatroom_id, columns.error_code, columns.attempt.label("attempts"))
+    times = (columns.created_at, columns.completed_at.label("failed_at"), columns.request_id)
+    failed = select(*told, *times).where(columns.status == Status.FAILED)
+    rows = db.session.execute(failed.order_by(columns.completed_at.desc()).limit(limit))
+    return [dict(row) for row in rows.mappings()]

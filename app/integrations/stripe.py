@@ -126,7 +126,7 @@ class PaymentsRejected(PaymentsError):
     """Stripe refuses the call."""
 
 
-class PaymentsMissing(PaymentsRejected):
+class MissingAtStripe(PaymentsRejected):
     """Stripe does not know an object that the call names; `param` is the parameter that names it, if Stripe says so."""
 
     def __init__(self, message: str, param: str | None) -> None:
@@ -186,7 +186,7 @@ class Payments:
         return customer.id
 
     def is_deleted(self, customer_id: str) -> bool:
-        """Whether the customer was deleted. Raises PaymentsMissing when it never was there."""
+        """Whether the customer was deleted. Raises MissingAtStripe when it never was there."""
         customer = call(lambda: self._stripe.v1.customers.retrieve(customer_id))
         return bool(customer.to_dict().get("deleted"))
 
@@ -211,7 +211,7 @@ class Payments:
         """The session as it is now; None when Stripe does not know it."""
         try:
             return parse_session(call(lambda: self._stripe.v1.checkout.sessions.retrieve(session_id)))
-        except PaymentsMissing:
+        except MissingAtStripe:
             return None
 
     def open_sessions(self, customer_id: str) -> list[RemoteSession]:
@@ -237,7 +237,7 @@ class Payments:
                 raise
 
     def subscription(self, subscription_id: str) -> RemoteSubscription:
-        """The subscription as it is now. Raises PaymentsMissing when it does not exist."""
+        """The subscription as it is now. Raises MissingAtStripe when it does not exist."""
         return parse_subscription(call(lambda: self._stripe.v1.subscriptions.retrieve(subscription_id)))
 
     def subscriptions(self, customer_id: str) -> list[RemoteSubscription]:
@@ -250,7 +250,7 @@ class Payments:
         """Cancel at once; one that has ended already stays as it is."""
         try:
             return parse_subscription(call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id)))
-        except PaymentsMissing:
+        except MissingAtStripe:
             return self.subscription(subscription_id)
 
     def portal_url(self, customer_id: str, *, return_url: str) -> str:
@@ -329,4 +329,4 @@ def payments_error(error: stripe.StripeError) -> PaymentsError:
         return PaymentsRejected(f"{facts}: Stripe refuses STRIPE_SECRET_KEY")
     param = getattr(error, "param", None)
     message = f"{facts} {param or ''}".strip()
-    return PaymentsMissing(message, param) if error.code == "resource_missing" else PaymentsRejected(message)
+    return MissingAtStripe(message, param) if error.code == "resource_missing" else PaymentsRejected(message)

@@ -10,11 +10,7 @@ MESSAGING_SERVICE = "MG"  # how Twilio's ids of a messaging service begin
 
 
 class SmsError(Exception):
-    """A message was not sent. `code`: Twilio's number for what happened, if it gave one."""
-
-    def __init__(self, reason: str, code: int | None = None) -> None:
-        super().__init__(reason if code is None else f"{reason} (Twilio error {code})")
-        self.code = code
+    """A message was not sent."""
 
 
 class SmsRejected(SmsError):
@@ -56,6 +52,5 @@ class Twilio:
             return str(fields.get("sid", ""))
         passing = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
         passing = passing or answer.status_code == HTTPStatus.TOO_MANY_REQUESTS
-        code = fields.get("code")
-        kind = SmsUnavailable if passing else SmsRejected
-        raise kind(f"HTTP {answer.status_code}", code if isinstance(code, int) else None)
+        kind, code = SmsUnavailable if passing else SmsRejected, fields.get("code")
+        raise kind(f"HTTP {answer.status_code}" + (f" (Twilio error {code})" if isinstance(code, int) else ""))

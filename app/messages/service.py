@@ -172,27 +172,20 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     """
     if accepted.waits_until is None:
         return accepted
+    reply, usage = accepted.reply, accepted.usage
+    load = partial(get_message, user_id, reply.chatroom_id, reply.id)
     try:
-        return wait_at_most(user_id, accepted, (accepted.waits_until - now).total_seconds())
+        reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
+        if reply.status.is_final and accepted.idempotency_key:
+            note_ended(user_id, accepted.idempotency_key, reply)
+        if reply.status in {Status.FAILED, Status.CANCELED}:  # perhaps with its prompt refunded
+            usage = usage_today(user_id, now=utc_now())
     except (NotFound, TokenRevoked):
         return accepted
     except DATABASE_GAVE_UP as error:
         log_database_error(log, "a request waits no longer for its reply", error)
         release_connection()
         return accepted
-
-
-def wait_at_most(user_id: UUID, accepted: Accepted, seconds: float) -> Accepted:
-    """As `wait_for_reply`. Raises NotFound, TokenRevoked, and what SQLAlchemy raises without PostgreSQL."""
-    pending = accepted.reply
-    load = partial(get_message, user_id, pending.chatroom_id, pending.id)
-    reply = wait_until_final(pending, load, seconds=seconds)
-    if not reply.status.is_final:
-        return replace(accepted, reply=reply)
-    if accepted.idempotency_key:
-        note_ended(user_id, accepted.idempotency_key, reply)
-    refunded = reply.status in {Status.FAILED, Status.CANCELED}
-    usage = usage_today(user_id, now=utc_now()) if refunded else accepted.usage
     return replace(accepted, reply=reply, usage=usage)
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import click
 from flask.cli import AppGroup, with_appcontext
@@ -26,7 +27,8 @@ from app.core.errors import AppError
 from app.ops.health import checks
 from app.quota.history import COUNTED, usage_report
 from app.users.models import User
-from app.users.service import user_named
+from app.users.numbers import to_e164
+from app.users.service import find_user, find_user_by_mobile
 
 MAX_REASON_CHARS = 255
 
@@ -39,6 +41,18 @@ billing = AppGroup("billing", help="Compare the subscriptions with Stripe.")
 usage = AppGroup("usage", help="What prompts took, and what they cost.")
 user_argument = click.argument("who", metavar="USER")
 DAY = click.DateTime(["%Y-%m-%d"])
+
+
+def user_named(id_or_mobile: str) -> User:
+    """The user with an id, or a number in any international spelling. Raises click.BadParameter."""
+    mobile = to_e164(id_or_mobile)
+    try:
+        found = find_user_by_mobile(mobile) if mobile else find_user(UUID(id_or_mobile))
+    except ValueError:
+        found = None
+    if found is None:
+        raise click.BadParameter(f"{id_or_mobile!r} is neither a user's id nor the number of one.", param_hint="USER")
+    return found
 
 
 def seconds_option(name: str, default: float, text: str) -> Callable[[Any], Any]:

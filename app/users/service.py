@@ -1,9 +1,8 @@
-"""Find, lock and write users: for the use cases of every feature, and for commands."""
+"""Find, lock and write users, for the use cases of every feature."""
 
 from datetime import datetime
 from uuid import UUID
 
-import click
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from uuid_utils.compat import uuid7
@@ -11,7 +10,6 @@ from uuid_utils.compat import uuid7
 from app.core.auth import TokenRevoked
 from app.core.db import db
 from app.users.models import User
-from app.users.numbers import to_e164
 
 LOCK = select(User).where(User.id == bindparam("user"), User.mobile.is_not(None)).with_for_update(key_share=True)
 
@@ -91,15 +89,3 @@ def require_locked_user(user_id: UUID) -> User:
     if user is None:
         raise TokenRevoked
     return user
-
-
-def user_named(id_or_mobile: str) -> User:
-    """The user with an id, or a number in any international spelling, for commands. Raises click.BadParameter."""
-    mobile = to_e164(id_or_mobile)
-    try:
-        found = find_user_by_mobile(mobile) if mobile else find_user(UUID(id_or_mobile))
-    except ValueError:
-        found = None
-    if found is None:
-        raise click.BadParameter(f"{id_or_mobile!r} is neither a user's id nor the number of one.", param_hint="USER")
-    return found
