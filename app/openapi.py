@@ -14,7 +14,7 @@ from apispec import BasePlugin
 from flask import Flask, Response, request
 from werkzeug.routing import UUIDConverter
 
-from app.core.api import Blueprint
+from app.core.api import Blueprint, make_conditional
 from app.core.schemas import Problem
 from app.messages.schemas import STREAM_EVENT
 
@@ -149,7 +149,6 @@ def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
             response.set_etag(name)
         response.vary.add("Accept-Encoding")
         response.headers["Cache-Control"] = "no-cache"  # cache it, and revalidate each time
-        response.make_conditional(request)
-        return response
+        return make_conditional(response)
 
     app.add_url_rule("/openapi.json", "openapi", answer)

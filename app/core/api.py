@@ -244,12 +244,19 @@ def answer_unless_known(shape: str, stored: Any) -> Any:
     """
     if isinstance(stored, Response):
         stored.set_etag(hash_of(stored.get_data()))
-        return stored.make_conditional(request)
+        return make_conditional(stored)
     etag = hash_of(repr((shape, plain(stored))).encode())
     headers = {"ETag": quote_etag(etag)}
     if request.if_none_match.contains_weak(etag):  # which is the comparison that RFC 9110 has for it
         return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return stored, HTTPStatus.OK, headers
+
+
+def make_conditional(response: Response) -> Response:
+    """The response, or 304 for a client that has it by its ETag. `If-Match` is for changes, and not looked at."""
+    environ = {name: value for name, value in request.environ.items() if name != "HTTP_IF_MATCH"}
+    response.make_conditional(environ)
+    return response
 
 
 def shape_of(schema: ma.Schema) -> dict[str, Any]:

@@ -100,28 +100,21 @@ class Request(flask.Request):
             raise (BodyTooSlow if isinstance(error.__context__, BlockingIOError) else MalformedJson) from None
         except Exception:  # each server has its own exceptions for broken chunks
             raise MalformedJson from None
-        drain(body)
         raise BodyTooLarge
 
 
-def drain(body: Any) -> None:
-    """Read away the rest of a body: a server that closes while its client still sends breaks the connection, and the
-    client never sees the answer.
-    """
-    left = MAX_DRAIN_BYTES
-    with suppress(Exception):
-        while left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, left))):
-            left -= len(chunk)
-
-
 def drain_unread(response: Response) -> Response:
-    """Read away a large body that no view has read.
+    """Read away what is left of a large body, up to MAX_DRAIN_BYTES.
 
+    A server that closes while its client still sends breaks the connection, and the client never sees the answer. And
     gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails.
     """
     is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
     if is_large and request.environ.get("wsgi.input_terminated"):
-        drain(request.environ["wsgi.input"])
+        body, left = request.environ["wsgi.input"], MAX_DRAIN_BYTES
+        with suppress(Exception):  # a client that falls silent or goes away
+            while left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, left))):
+                left -= len(chunk)
     return response
 
 

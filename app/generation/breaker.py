@@ -2,8 +2,9 @@
 
 Each worker process has one. It opens after `threshold` failures in a row, which no single reply's retries reach, and
 stays open for `pause_seconds`, doubled at each failed probe up to `max_pause_seconds`. While it is open, replies are
-deferred without counting as tried. A prompt may be the reason why Gemini takes too long: of one user's time-outs in a
-row the first alone counts. pybreaker refuses calls but knows neither a single probe nor how long to wait.
+deferred without counting as tried. A prompt may be the reason why its call fails. So of one user's time-outs in a row
+the first alone counts, and a user whose calls failed lets others probe first. pybreaker refuses calls but knows neither
+a single probe nor how long to wait.
 """
 
 import logging
@@ -42,15 +43,20 @@ class Breaker:
         self._open_until: float | None = None
         self._prober: int | None = None  # the thread whose call is the probe, while one is under way
         self._next_probe = 0.0  # when another one may be made nevertheless
-        self._timed_out: set[UUID] = set()  # users whose calls took too long since the last answer
+        self._failed: set[UUID] = set()  # users whose calls have failed since the last answer
 
-    def wait_seconds(self) -> float:
-        """0 when this thread may make a call now; else how long to defer it, spread so that not all come at once."""
+    def wait_seconds(self, user_id: UUID) -> float:
+        """0 when this thread may make the user's call now; else how long to defer it.
+
+        Spread so that not all come at once. A user whose calls failed waits until the others have come back.
+        """
         with self._lock:
             if self._open_until is None:
                 return 0
             now = self.monotonic()
             left = self._open_until - now
+            if user_id in self._failed:
+                left += 2 * self.first_pause
             if left <= 0 and (self._prober is None or self._next_probe <= now):
                 self._prober, self._next_probe = threading.get_ident(), now + PROBE_SECONDS
                 return 0
@@ -65,20 +71,21 @@ class Breaker:
             answered = True
         except CallAborted:
             raise
-        except ModelTimeout:
-            answered = False if self.is_first_time_out(user_id) else None
+        except ModelUnavailable as error:
+            is_first = self.is_first_failure(user_id)
+            answered = False if is_first or not isinstance(error, ModelTimeout) else None
             raise
-        except ModelError as error:
-            answered = not isinstance(error, ModelUnavailable)
+        except ModelError:
+            answered = True
             raise
         finally:
             self.record(answered=answered)
 
-    def is_first_time_out(self, user_id: UUID) -> bool:
-        """Whether none of the user's calls has taken too long since the last answer; from now on one has."""
+    def is_first_failure(self, user_id: UUID) -> bool:
+        """Whether none of the user's calls has failed since the last answer; from now on one has."""
         with self._lock:
-            is_first = user_id not in self._timed_out
-            self._timed_out.add(user_id)
+            is_first = user_id not in self._failed
+            self._failed.add(user_id)
             return is_first
 
     def record(self, *, answered: bool | None) -> None:
@@ -91,7 +98,7 @@ class Breaker:
             if was_probe or answered:
                 self._prober = None
             if answered:
-                self._timed_out.clear()
+                self._failed.clear()
                 self._failures_in_a_row, self._pause, self._open_until = 0, self.first_pause, None
                 if was_open:
                     log.warning("Gemini answers again: the breaker is closed")

@@ -99,7 +99,7 @@ class Runner:
         """Fail a reply whose attempts are used up, and defer one while the breaker is open; None: ask the model."""
         if held.failures >= settings().reply_max_attempts:  # its workers died, again and again
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
-        wait_seconds = self.breaker.wait_seconds()
+        wait_seconds = self.breaker.wait_seconds(held.user_id)
         return self.defer(held, wait_seconds) if wait_seconds else None
 
     def attempt(self, held: Claim) -> Outcome:  # noqa: PLR0911 - one for each way in which it ends

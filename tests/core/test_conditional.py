@@ -33,6 +33,12 @@ def test_an_etag_brings_304_without_a_body_while_nothing_changes(room, paths, pa
         assert (again.status_code, again.data, again.headers["ETag"]) == (200, first.data, etag)
 
 
+@pytest.mark.parametrize("path", [*PATHS, "/openapi.json"])
+@pytest.mark.parametrize("precondition", ["*", '"another"', "nonsense"])
+def test_if_match_is_for_changes_and_reading_makes_none(room, paths, path, precondition):
+    assert room.person.get(paths.get(path, path), headers={"If-Match": precondition}).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["{room}", "{reply}"])
 def test_no_body_is_made_for_a_304(room, paths, path, monkeypatch):
     etag = room.person.get(paths[path]).headers["ETag"]

@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 from app.core.clock import utc_now
 from app.generation.breaker import Breaker
 from app.generation.runner import backoff_seconds
-from app.integrations.gemini.client import ModelTimeout
+from app.integrations.gemini.client import ModelTimeout, ModelUnavailable
 from tests.rooms import Room
 
 
@@ -39,16 +39,16 @@ def test_it_opens_after_failures_in_a_row_and_says_so(breaker, caplog):
     fail(breaker, 2)
     breaker.record(answered=True)
     fail(breaker, 2)
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
     fail(breaker)
-    assert breaker.wait_seconds() > 2
+    assert breaker.wait_seconds(uuid7()) > 2
     assert [(one.levelname, "the breaker is open" in one.getMessage()) for one in caplog.records] == [("ERROR", True)]
 
 
 def test_after_the_pause_one_call_probes_while_the_others_wait(breaker, clock):
     fail(breaker, 3)
     clock.now += 2.1
-    waits = [breaker.wait_seconds() for _ in range(5)]
+    waits = [breaker.wait_seconds(uuid7()) for _ in range(5)]
     assert waits[0] == 0
     assert all(wait > 0 for wait in waits[1:])
 
@@ -57,37 +57,37 @@ def test_a_failed_probe_doubles_the_pause_up_to_its_bound(breaker, clock):
     fail(breaker, 3)
     for pause in (2, 4, 5, 5):
         clock.now += pause - 0.1
-        assert breaker.wait_seconds() > 0
+        assert breaker.wait_seconds(uuid7()) > 0
         clock.now += 0.2
-        assert breaker.wait_seconds() == 0
+        assert breaker.wait_seconds(uuid7()) == 0
         fail(breaker)
 
 
 def test_an_answered_probe_closes_it_and_says_so(breaker, clock, caplog):
     fail(breaker, 3)
     clock.now += 2.1
-    breaker.wait_seconds()
+    breaker.wait_seconds(uuid7())
     breaker.record(answered=True)
-    assert [breaker.wait_seconds() for _ in range(3)] == [0, 0, 0]
+    assert [breaker.wait_seconds(uuid7()) for _ in range(3)] == [0, 0, 0]
     assert "the breaker is closed" in caplog.text
 
 
 def test_a_probe_that_tells_nothing_makes_room_for_another(breaker, clock):
     fail(breaker, 3)
     clock.now += 2.1
-    breaker.wait_seconds()
+    breaker.wait_seconds(uuid7())
     breaker.record(answered=None)
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
 
 
 def test_a_probe_that_takes_long_makes_room_for_another(breaker, clock):
     fail(breaker, 3)
     clock.now += 2.1
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
     clock.now += 2.9
-    assert breaker.wait_seconds() > 0
+    assert breaker.wait_seconds(uuid7()) > 0
     clock.now += 0.2
-    assert [breaker.wait_seconds() == 0 for _ in range(3)] == [True, False, False]
+    assert [breaker.wait_seconds(uuid7()) == 0 for _ in range(3)] == [True, False, False]
 
 
 def in_another_thread(call):
@@ -100,23 +100,23 @@ def in_another_thread(call):
 def test_a_call_that_began_before_it_opened_is_not_taken_for_the_probe(breaker, clock, answered):
     fail(breaker, 3)
     clock.now += 2.1
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
     in_another_thread(lambda: breaker.record(answered=answered))
-    assert breaker.wait_seconds() > 0, "the probe is still under way"
+    assert breaker.wait_seconds(uuid7()) > 0, "the probe is still under way"
     breaker.record(answered=None)
-    assert breaker.wait_seconds() == 0, "the pause has not become longer"
+    assert breaker.wait_seconds(uuid7()) == 0, "the pause has not become longer"
 
 
 def test_a_probe_that_took_too_long_is_no_probe_any_more(breaker, clock):
     fail(breaker, 3)
     clock.now += 2.1
-    in_another_thread(breaker.wait_seconds)
+    in_another_thread(lambda: breaker.wait_seconds(uuid7()))
     clock.now += 3.1
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
     in_another_thread(lambda: fail(breaker))
-    assert breaker.wait_seconds() > 0
+    assert breaker.wait_seconds(uuid7()) > 0
     breaker.record(answered=None)
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
 
 
 def take_too_long(breaker, user_id):
@@ -128,9 +128,23 @@ def test_of_one_users_time_outs_in_a_row_the_first_alone_counts(breaker):
     one, two = uuid7(), uuid7()
     for user_id in [one, two] * 10:
         take_too_long(breaker, user_id)
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
     take_too_long(breaker, uuid7())
-    assert breaker.wait_seconds() > 0
+    assert breaker.wait_seconds(uuid7()) > 0
+
+
+def test_a_user_whose_calls_failed_lets_others_probe_first(breaker, clock):
+    """A prompt that always fails must not keep those of others waiting."""
+    failing, another = uuid7(), uuid7()
+    for _ in range(3):
+        with pytest.raises(ModelUnavailable), breaker.watch(failing):
+            raise ModelUnavailable("HTTP 500")
+    clock.now += 2.1
+    assert 3.9 < breaker.wait_seconds(failing) < 7
+    assert breaker.wait_seconds(another) == 0
+    breaker.record(answered=None)
+    clock.now += 4
+    assert breaker.wait_seconds(failing) == 0
 
 
 def test_after_an_answer_a_users_time_out_counts_again(breaker):
@@ -139,7 +153,7 @@ def test_after_an_answer_a_users_time_out_counts_again(breaker):
     breaker.record(answered=True)
     fail(breaker, 2)
     take_too_long(breaker, one)
-    assert breaker.wait_seconds() > 0
+    assert breaker.wait_seconds(uuid7()) > 0
 
 
 def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_runner, monkeypatch):
@@ -157,7 +171,7 @@ def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, 
         patch.setattr(threading.Thread, "start", refuse)
         room.answer(runner, "Hello")
     assert room.answer(runner, "Hello again").status == "completed"
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
 
 
 def test_while_it_is_open_replies_are_deferred_without_counting_as_tried(room, make_runner, gemini):

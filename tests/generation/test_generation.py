@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import psycopg2
 import pytest
+from uuid_utils.compat import uuid7
 
 from app.core.clock import utc_now
 from app.core.transactions import transaction
@@ -118,7 +119,7 @@ def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_pass_for_geminis(
     assert (reply.status, reply.error["code"]) == ("failed", "model_unavailable")
     assert (room.row(reply.id).attempt, room.row(reply.id).failures) == (1, 0)
     assert room.used() == 0
-    assert breaker.wait_seconds() == 0
+    assert breaker.wait_seconds(uuid7()) == 0
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.exc_info[0] is TypeError
     assert record.getMessage() == f"A defect ended the attempt at reply {reply.id}"
