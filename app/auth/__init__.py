@@ -1,1 +1,1 @@
-"""Sign-up, one-time codes, passwords and sessions."""
+"""Sign-up, one-time codes, passwords, sessions, API keys, security events, and the change of a number."""

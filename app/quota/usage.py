@@ -1,8 +1,8 @@
 """Spending prompts, and how much of a day is used up.
 
-flask-limiter's strategy decides, by its counter in Redis, whether one more prompt of the day is allowed. Where the
-ledger decides otherwise, Redis has lost the counter, a refund or a crash has left it too high, or it came back from an
-old snapshot: then it is set to what the ledger says, and asked again.
+The ledger decides whether one more prompt of the day is allowed; flask-limiter counts it in Redis. When the counter
+disagrees (it was lost, a refund or a crash left it too high, or Redis came back from an old snapshot), it is reset from
+the ledger, and the prompt is counted again.
 """
 
 from dataclasses import dataclass, replace
