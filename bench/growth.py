@@ -92,8 +92,8 @@ def contents(visitor: Visitor) -> str:
 def medians(case: Case, visitors: tuple[Visitor, ...]) -> list[float]:
     """The median seconds of a route for each visitor."""
     times: list[list[float]] = [[] for _ in visitors]
-    for turn in range(ROUNDS):
-        for number in (range(len(visitors)), reversed(range(len(visitors))))[turn % 2]:
+    for round_number in range(ROUNDS):
+        for number in (range(len(visitors)), reversed(range(len(visitors))))[round_number % 2]:
             request = case(visitors[number])
             began = time.perf_counter()
             visitors[number].call(request)

@@ -30,9 +30,9 @@ WITH somebody AS (
 ), numbered AS (SELECT id, row_number() OVER () AS n FROM rooms), prompts AS (
     INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, completed_at, attempt, failures,
                           streamed)
-    SELECT gen_random_uuid(), numbered.id, turn * 2, 'user', repeat('word ', 20), 'completed', at, at, 0, 0, false
-    FROM numbered, generate_series(0, 49) AS turn,
-         LATERAL (SELECT now() - (:rooms * 50 - numbered.n * 50 - turn) * interval '0.1 second' AS at) AS moment
+    SELECT gen_random_uuid(), numbered.id, exchange * 2, 'user', repeat('word ', 20), 'completed', at, at, 0, 0, false
+    FROM numbered, generate_series(0, 49) AS exchange,
+         LATERAL (SELECT now() - (:rooms * 50 - numbered.n * 50 - exchange) * interval '0.1 second' AS at) AS moment
     RETURNING id, chatroom_id, position, created_at
 )
 INSERT INTO messages (id, chatroom_id, position, role, text, status, in_reply_to, created_at, completed_at, attempt,

@@ -47,13 +47,13 @@ def delete_account(user_id: UUID, *, now: datetime) -> None:
 
 def delete_closed(user_id: UUID, now: datetime) -> bool:
     """Hide a user who can pay for nothing any more; False when a payment page was opened meanwhile."""
-    with transaction() as current:
+    with transaction() as tx:
         user = require_locked_user(user_id)
         if not disown_customers(user_id):
             return False
-        revoke_sessions(current, user_id, now)
-        revoke_keys(current, user_id, now)
+        revoke_sessions(tx, user_id, now)
+        revoke_keys(tx, user_id, now)
         mark_deleted(user)
-        current.after_commit(lambda: forget_list(user_id))
-        current.enqueue_after_commit(PURGE)
+        tx.after_commit(lambda: forget_list(user_id))
+        tx.enqueue_after_commit(PURGE)
         return True

@@ -40,7 +40,7 @@ def purge_chatroom() -> bool:
 
     Replies that are not finished go first, then the newest messages; `turns` says how far it has come. Charges stay.
     """
-    with transaction() as current:
+    with transaction() as tx:
         disowned = select(Chatroom).where(Chatroom.user_id.is_(None)).order_by(Chatroom.updated_at).limit(1)
         room = db.session.scalar(disowned.with_for_update(skip_locked=True))
         if room is None:
@@ -58,7 +58,7 @@ def purge_chatroom() -> bool:
             if room.turns == 0:
                 db.session.execute(delete(Chatroom).where(Chatroom.id == room.id))
         if gone:
-            current.after_commit(lambda: events.purge(gone, under_way=under_way))
+            tx.after_commit(lambda: events.purge(gone, under_way=under_way))
     return True
 
 
@@ -67,7 +67,7 @@ def purge_account() -> bool:
 
     Its chatrooms lose their owner, and with that they are deleted chatrooms like others.
     """
-    with transaction() as current:
+    with transaction() as tx:
         deleted = select(User).where(User.mobile.is_(None)).order_by(User.id).limit(1)
         user = db.session.scalar(deleted.with_for_update(skip_locked=True))
         if user is None:
@@ -82,7 +82,7 @@ def purge_account() -> bool:
         if max(counts) < BATCH and delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH:
             user_id = user.id
             db.session.execute(delete(User).where(User.id == user_id))
-            current.after_commit(lambda: forget_list(user_id))  # a page may have been stored after the first time
+            tx.after_commit(lambda: forget_list(user_id))  # a page may have been stored after the first time
     return True
 
 

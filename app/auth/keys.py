@@ -66,13 +66,13 @@ def list_keys(user_id: UUID, *, now: datetime) -> list[ApiKey]:
 
 def revoke_key(user_id: UUID, key_id: UUID, client: Client, *, now: datetime) -> None:
     """End one of the user's keys. Raises NotFound."""
-    with transaction() as current:
-        if not revoke_keys(current, user_id, now, revoked_by=client, only=key_id):
+    with transaction() as tx:
+        if not revoke_keys(tx, user_id, now, revoked_by=client, only=key_id):
             raise NotFound
 
 
 def revoke_keys(
-    current: Transaction, user_id: UUID, now: datetime, *, revoked_by: Client | None = None, only: UUID | None = None
+    tx: Transaction, user_id: UUID, now: datetime, *, revoked_by: Client | None = None, only: UUID | None = None
 ) -> int:
     """End the user's keys; how many were active. revoked_by: who does it, to be noted as a security event of each."""
     active = [ApiKey.user_id == user_id, *is_active(now)]
@@ -83,7 +83,7 @@ def revoke_keys(
     if revoked_by is not None:
         for _ in ids:
             events.record(user_id, EventType.API_KEY_REVOKED, revoked_by, now)
-    current.after_commit(lambda: forget_sessions(ids))
+    tx.after_commit(lambda: forget_sessions(ids))
     return len(ids)
 
 

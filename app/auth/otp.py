@@ -42,7 +42,7 @@ RESEND_BATCH = 100
 log = logging.getLogger(__name__)
 
 
-def issue_code(current: Transaction, mobile: str, purpose: Purpose, now: datetime, *, bound_to: str = "") -> str | None:
+def issue_code(tx: Transaction, mobile: str, purpose: Purpose, now: datetime, *, bound_to: str = "") -> str | None:
     """Issue a new code for the number and purpose, and deliver it; an earlier one stops working.
 
     bound_to: what the code is good for within its purpose. Returns what `deliver` returns. Raises OtpLocked,
@@ -63,7 +63,7 @@ def issue_code(current: Transaction, mobile: str, purpose: Purpose, now: datetim
     )
     db.session.add(row)
     db.session.flush()
-    return deliver(current, row, mobile, code, now)
+    return deliver(tx, row, mobile, code, now)
 
 
 def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
@@ -139,16 +139,16 @@ def hash_code(mobile: str, purpose: Purpose, code: str, bound_to: str = "") -> s
     return keyed_hash("one-time-code", mobile, purpose, code, *([bound_to] if bound_to else []))
 
 
-def deliver(current: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
-    """Send the code by OTP_DELIVERY once `current` is committed; the code itself where that is the response."""
+def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
+    """Send the code by OTP_DELIVERY once `tx` is committed; the code itself where that is the response."""
     match str(settings().otp_delivery):
         case "response":
             return code
         case "log":
-            current.after_commit(lambda: log.warning("One-time code for %s: %s", mobile, code))
+            tx.after_commit(lambda: log.warning("One-time code for %s: %s", mobile, code))
         case "twilio":
             row.sealed = seal(SEAL_PURPOSE, f"{mobile} {code}", now)
-            current.enqueue_after_commit(SEND_CODE, str(row.id))
+            tx.enqueue_after_commit(SEND_CODE, str(row.id))
     return None
 
 
@@ -208,8 +208,8 @@ def enqueue_unsent(now: datetime) -> list[UUID]:
         OneTimeCode.expires_at > now,
     )
     statement = select(OneTimeCode.id).where(*waiting).order_by(OneTimeCode.created_at).limit(RESEND_BATCH)
-    with transaction() as current:
+    with transaction() as tx:
         ids = list(db.session.scalars(statement))
         for code_id in ids:
-            current.enqueue_after_commit(SEND_CODE, str(code_id))
+            tx.enqueue_after_commit(SEND_CODE, str(code_id))
     return ids

@@ -46,8 +46,8 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
 
     Raises OtpLocked, OtpCooldown, ServiceUnavailable.
     """
-    with CODES_BUDGET.spend(), transaction() as current:
-        shown = issue_code(current, mobile, purpose, now)
+    with CODES_BUDGET.spend(), transaction() as tx:
+        shown = issue_code(tx, mobile, purpose, now)
     return SentCode(mobile, otp=shown)
 
 

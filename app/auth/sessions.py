@@ -60,7 +60,7 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: 
 
     Raises TokenRevoked: when it comes again later, its whole session ends, because one of two holders stole it.
     """
-    with transaction() as current:
+    with transaction() as tx:
         session = lock_session(session_id, user_id)
         user = require_user(user_id)
         successor = next_refresh_token(session, jti, now)
@@ -69,7 +69,7 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: 
             return issue_tokens(user, session.id, successor, now)
         session.revoked_at = now
         events.record(user_id, EventType.REFRESH_TOKEN_REUSED, client, now)
-        current.after_commit(lambda: forget_sessions([session_id]))
+        tx.after_commit(lambda: forget_sessions([session_id]))
     log_event(log, "refresh_token_reused", user_id=user_id, session_id=session_id)
     raise TokenRevoked
 
@@ -102,22 +102,22 @@ def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = 
     revoked_by: who ends it, to be noted as a security event; None for a session that ends itself, which may be over.
     Raises NotFound unless it ends itself.
     """
-    with transaction() as current:
+    with transaction() as tx:
         ended = update(AuthSession).where(*active_session(session_id, user_id)).values(revoked_at=now)
         was_active = db.session.scalar(ended.returning(AuthSession.id)) is not None
         if revoked_by is not None:
             if not was_active:
                 raise NotFound
             events.record(user_id, EventType.SESSION_REVOKED, revoked_by, now)
-        current.after_commit(lambda: forget_sessions([session_id]))
+        tx.after_commit(lambda: forget_sessions([session_id]))
 
 
-def revoke_sessions(current: Transaction, user_id: UUID, now: datetime) -> None:
+def revoke_sessions(tx: Transaction, user_id: UUID, now: datetime) -> None:
     """End every session of the user, who is locked by the caller."""
     active = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
     ended = active.values(revoked_at=now).returning(AuthSession.id)
     ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
-    current.after_commit(lambda: forget_sessions(ids))
+    tx.after_commit(lambda: forget_sessions(ids))
 
 
 def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:

@@ -35,7 +35,7 @@ class Failure:
 
 @dataclass
 class Comparison:
-    """What came of a run. `left`: customers whose turn never came, because Stripe does not answer."""
+    """What came of a run. `left`: customers that were not reached, because Stripe does not answer."""
 
     compared: int = 0
     corrected: list[Change] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Comparison:
 
 
 def sync_due(*, now: datetime) -> list[Change]:
-    """Compare up to BATCH customers whose turn it is; what was corrected. Does nothing where there is no key.
+    """Compare up to BATCH customers that are due; what was corrected. Does nothing where there is no key.
 
     Ends early when Stripe does not answer: the next run goes on. Safe to run twice at once.
     """
@@ -65,7 +65,7 @@ def due_customers(now: datetime) -> Sequence[StripeCustomer]:
 
 
 def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
-    """The customers one by one, each marked as compared when its turn comes; without those that another run took."""
+    """The customers one by one, each marked as compared before it is; without those that another run took."""
     for customer in customers:
         unchanged = (StripeCustomer.id == customer.id, StripeCustomer.checked_at == customer.checked_at)
         claim = update(StripeCustomer).where(*unchanged).values(checked_at=now).returning(StripeCustomer.id)

@@ -85,9 +85,9 @@ def receive(body: bytes, signature: str, *, now: datetime) -> None:
         WEBHOOKS.labels("(other)", "ignored").inc()
         return
     try:
-        with transaction() as current:
+        with transaction() as tx:
             if note_event(event, now):
-                current.enqueue_after_commit(APPLY_EVENT, event.id)
+                tx.enqueue_after_commit(APPLY_EVENT, event.id)
     except Exception:
         WEBHOOKS.labels(event.type, "failed").inc()
         raise

@@ -182,7 +182,7 @@ class Message(Model):
     accepted_at: Mapped[datetime | None]  # when it was last asked for: with its prompt, or by a retry
     started_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]
-    enqueued_at: Mapped[datetime | None]  # when its task was last published
+    enqueued_at: Mapped[datetime | None]  # when its task was last queued
     lease_expires_at: Mapped[datetime | None]
     held_for: Mapped[UUID | None]  # the user whose slot it has while it is generated, or waits for while it is queued
     slot: Mapped[int | None] = mapped_column(SmallInteger)

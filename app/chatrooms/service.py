@@ -74,7 +74,7 @@ def create_chatroom(
     ModelNotInTier, IdempotencyKeyReused.
     """
     fingerprint = fingerprint_of("POST /chatroom", json.dumps([title, instruction, model]))
-    with transaction() as current:
+    with transaction() as tx:
         require_locked_user(user_id)
         known = find_record(user_id, idempotency_key, fingerprint, now) if idempotency_key else None
         if known is None and model is not None:
@@ -90,7 +90,7 @@ def create_chatroom(
         if idempotency_key:
             record = {"key": idempotency_key, "fingerprint": fingerprint, "chatroom_id": room.id}
             db.session.add(IdempotencyKey(user_id=user_id, created_at=now, **record))
-        current.after_commit(lambda: invalidate_list(user_id))
+        tx.after_commit(lambda: invalidate_list(user_id))
     return room, False
 
 
@@ -132,7 +132,7 @@ def change_chatroom(user_id: UUID, chatroom_id: UUID, changes: dict[str, Any], *
     """Write these fields of the user's chatroom. Raises NotFound, ModelNotInTier."""
     if "title" in changes:
         changes = changes | {"title_source": TitleSource.USER}
-    with transaction() as current:
+    with transaction() as tx:
         if changes.get("model") is not None:
             get_chatroom(user_id, chatroom_id)
             require_model(changes["model"], tier_of(user_id, now))
@@ -141,19 +141,19 @@ def change_chatroom(user_id: UUID, chatroom_id: UUID, changes: dict[str, Any], *
         room: Chatroom | None = db.session.scalar(updated.returning(Chatroom), execution_options=AS_STORED)
         if room is None:
             raise NotFound
-        current.after_commit(lambda: invalidate_list(user_id))
+        tx.after_commit(lambda: invalidate_list(user_id))
     return room
 
 
 def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
     """Hide the user's chatroom from everybody at once; a task deletes it with all its messages. Raises NotFound."""
-    with transaction() as current:
+    with transaction() as tx:
         disowned = update(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
         disowned = disowned.values(user_id=None, updated_at=now)
         if db.session.scalar(disowned.returning(Chatroom.id)) is None:
             raise NotFound
-        current.after_commit(lambda: forget_list(user_id))
-        current.enqueue_after_commit(PURGE)
+        tx.after_commit(lambda: forget_list(user_id))
+        tx.enqueue_after_commit(PURGE)
 
 
 def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID, *, locked: bool = False) -> Message:

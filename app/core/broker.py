@@ -35,7 +35,7 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
             "interval_start": 0,
         },
         "broker_use_ssl": {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else None,
-        # A worker takes from both by turns: a thousand replies ahead of them delay neither a login code nor a sweep.
+        # A worker takes from both alternately: a thousand replies ahead of them delay neither a login code nor a sweep.
         # Neither is declared: a list in Redis needs no declaration, which a full Redis would refuse.
         "task_queues": [Queue(name, no_declare=True) for name in (CHORES, GENERATIONS)],  # type: ignore[no-untyped-call]
         "task_default_queue": CHORES,

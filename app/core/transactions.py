@@ -69,24 +69,24 @@ def transaction() -> Iterator[Transaction]:
     if session.info.get(IN_TRANSACTION):  # flask-sqlalchemy: one session a request or task
         raise RuntimeError("transaction() does not nest")
     session.info[IN_TRANSACTION] = True
-    current = Transaction()
+    tx = Transaction()
     try:
         if session.in_transaction():  # something was read before, without one of PostgreSQL's
             open_transaction(session, None, session.connection())
-        yield current
+        yield tx
         session.commit()
     except BaseException:
         session.rollback()
         raise
     finally:
         session.info[IN_TRANSACTION] = False
-    current.run_actions()
+    tx.run_actions()
 
 
 def delete_in_batches(*batches: ReturningDelete[Any]) -> list[int]:
-    """Delete rows of several kinds, by turns; how many of each.
+    """Delete rows of several kinds, a batch of each in rotation; how many of each.
 
-    It ends when none are left, or when AT_ONCE_SECONDS are over and each had its turn: the next sweep goes on.
+    It ends when none are left, or when AT_ONCE_SECONDS are over and each kind has had a batch: the next sweep goes on.
     batches: each deletes and returns as many rows as a transaction should have.
     """
     until, counts, left = time.monotonic() + AT_ONCE_SECONDS, [0] * len(batches), dict(enumerate(batches))

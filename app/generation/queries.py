@@ -1,4 +1,4 @@
-"""Whose turn it is: the claim, and the conditions and look-ups that the state machine and the sweeper share.
+"""Which reply is next: the claim, and the conditions and look-ups that the state machine and the sweeper share.
 
 A room's replies are generated one at a time, in their order; a user has `GENERATIONS_PER_USER` slots. Statements are
 built once: building them anew for each reply costs more CPU than the database does. Conditions that belong to one
@@ -56,7 +56,7 @@ SUPERSEDED_BEFORE = (
     .scalar_subquery()
 )
 # A retried reply may be earlier in its room than the one that is generated: it waits, and is not waited for.
-WAITS_ITS_TURN = or_(
+WAITS_FOR_ROOM = or_(
     exists().where(in_same_room, others.c.id != messages.c.id, others.c.status == Status.GENERATING),
     and_(messages.c.lease_expires_at.is_(None), messages.c.position > FIRST_QUEUED),
 )
@@ -90,7 +90,7 @@ CLAIMABLE = and_(
         ),
         messages.c.lease_expires_at < func.now(),
     ),
-    ~WAITS_ITS_TURN,
+    ~WAITS_FOR_ROOM,
     chatrooms.c.id == messages.c.chatroom_id,
     users.c.id == chatrooms.c.user_id,
     users.c.mobile.is_not(None),  # neither the chatroom nor the account is deleted
@@ -197,7 +197,7 @@ def take_next_replies(chatroom_id: UUID, user_id: UUID, now: datetime) -> list[U
 
 
 def lost_replies(*, behind: UUID, lost_before: datetime) -> tuple[list[UUID], UUID | None]:
-    """Replies whose turn it is and whose task was queued before that, in the ROOMS rooms behind the id `behind`.
+    """Replies that are next, and whose task was queued before `lost_before`, in the ROOMS rooms behind the id `behind`.
 
     Also the last of these rooms, None when there are no more.
     """

@@ -32,7 +32,7 @@ ROWS = {  # what is written of an accepted prompt
 }
 
 ENQUEUED = update(chatrooms).where(chatrooms.c.id == bindparam("room"), chatrooms.c.user_id == bindparam("user"))
-NEW_TURN = (
+TAKE_POSITIONS = (
     ENQUEUED.values(turns=chatrooms.c.turns + 2, updated_at=bindparam("now"), last_prompt_at=bindparam("now"))
     .returning(chatrooms.c.turns)
     .cte("room")
@@ -44,7 +44,7 @@ def enqueue_statement(*kinds: str) -> Select[Any]:
 
     Without the room nothing is inserted.
     """
-    turns = NEW_TURN.c.turns
+    turns = TAKE_POSITIONS.c.turns
     zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both messages
     inserts = []
     for kind in kinds:
@@ -52,7 +52,7 @@ def enqueue_statement(*kinds: str) -> Select[Any]:
         values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=table.c[name].type) for name in names}
         if table is messages:
             values |= {"attempt": zero, "failures": zero, "position": turns - (2 if kind == "prompt" else 1)}
-        selected = select(*values.values()).select_from(NEW_TURN)
+        selected = select(*values.values()).select_from(TAKE_POSITIONS)
         inserts.append(insert(table).from_select([*values], selected, include_defaults=False).cte(f"new_{kind}"))
     return select(turns).add_cte(*inserts)
 
@@ -61,7 +61,7 @@ ENQUEUE = enqueue_statement("prompt", "reply", "charge")
 ENQUEUE_WITH_KEY = enqueue_statement("prompt", "reply", "charge", "key")
 
 
-def new_turn(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
+def new_exchange(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
     """A prompt and its queued reply, not stored yet."""
     prompt = Message(id=uuid7(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
     prompt.chatroom_id, prompt.created_at, prompt.superseded = chatroom_id, now, False
@@ -77,20 +77,20 @@ def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: dateti
     return reply
 
 
-def publish_task(current: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:
-    """Queue the reply's task once `current` is committed: it carries the id, and the row says the rest."""
-    current.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
+def enqueue_generation(tx: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:
+    """Queue the reply's task once `tx` is committed: it carries the id, and the row says the rest."""
+    tx.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
 
 
-def hand_over(
-    current: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None
+def enqueue_next_replies(
+    tx: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None
 ) -> None:
     """Queue the tasks of the replies that waited for one of this room, or of this user, to end."""
     chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id, now) if reply_id != exclude}
     if chosen:
         mark_enqueued(messages.c.id.in_(chosen), now)
     for reply_id in chosen:
-        publish_task(current, reply_id)
+        enqueue_generation(tx, reply_id)
 
 
 ONE_MORE = (

@@ -132,7 +132,7 @@ class Runner:
         except Exception:  # it would be the same the next time
             log.exception("A defect ended the attempt at reply %s", held.reply_id)
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
-        stored = store(held, lambda current: state.complete(current, held, answer))
+        stored = store(held, lambda tx: state.complete(tx, held, answer))
         return Status.COMPLETED if stored else SUPERSEDED, asdict(answer.usage)
 
     def ask(self, held: Claim, turns: Sequence[Turn], call: BoundedCall) -> Answer:
@@ -152,11 +152,11 @@ class Runner:
             )
 
     def fail(self, held: Claim, code: ErrorCode) -> Outcome:
-        return code if store(held, lambda current: state.fail(current, held, code)) else SUPERSEDED, {}
+        return code if store(held, lambda tx: state.fail(tx, held, code)) else SUPERSEDED, {}
 
     def requeue(self, held: Claim, seconds: float, *, failures: int, outcome: str) -> Outcome:
-        with transaction() as current:
-            requeued = state.requeue(current, held, timedelta(seconds=seconds), failures=failures)
+        with transaction() as tx:
+            requeued = state.requeue(tx, held, timedelta(seconds=seconds), failures=failures)
         return outcome if requeued else SUPERSEDED, {}
 
     def retry_or_fail(self, held: Claim, error: ModelUnavailable) -> Outcome:
@@ -175,8 +175,8 @@ class Runner:
 
     def release(self, held: Claim) -> Outcome:
         """The call was aborted from outside: if the claim still holds, another worker may have it at once."""
-        with transaction() as current:
-            released = state.release(current, held)
+        with transaction() as tx:
+            released = state.release(tx, held)
         if released:
             return "released", {}
         with suppress(RedisError):  # its followers look at once whether it is canceled or deleted
@@ -242,8 +242,8 @@ def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:
 
 
 def store_once(write: Callable[[Transaction], bool]) -> bool:
-    with transaction() as current:
-        return write(current)
+    with transaction() as tx:
+        return write(tx)
 
 
 def backoff_seconds(failures: int) -> float:

@@ -60,9 +60,9 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
     reply = get_message(user_id, chatroom_id, reply_id)
     while reply.role is Role.MODEL and not reply.status.is_final:
         part = written_part(reply) if reply.status is Status.GENERATING else ""
-        with transaction() as current:
+        with transaction() as tx:
             lock_user(user_id)
-            canceled = state.cancel(current, reply, user_id, part, now)
+            canceled = state.cancel(tx, reply, user_id, part, now)
         reply = get_message(user_id, chatroom_id, reply_id)
         if canceled:
             return reply
@@ -90,7 +90,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     changed.
     """
     require_redis()
-    with transaction() as current:
+    with transaction() as tx:
         user = require_locked_user(user_id)
         reply = get_message(user_id, chatroom_id, reply_id, locked=True)  # an operator may retry it as well
         if reply.role is not Role.MODEL or not reply.status.is_final or reply.superseded:
@@ -101,9 +101,9 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         require_model(get_chatroom(user_id, chatroom_id).model, usage.tier)
         usage = spend_prompt(key, usage)
         if reply.status is Status.COMPLETED:
-            reply = state.regenerate(current, reply, now)
+            reply = state.regenerate(tx, reply, now)
         else:
-            state.retry(current, reply, now)
+            state.retry(tx, reply, now)
         db.session.flush()  # the charge refers to a reply that may be new
         db.session.add(new_charge(user_id, key, reply.id, usage.tier, now))
     return Retried(reply, usage)
@@ -111,8 +111,8 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
 
 def retry_failed(reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
     """Generate a reply again that failed up to `until`, or some of all, at no charge; the ids of those."""
-    with transaction() as current:
-        return state.retry_failed(current, reply_id, until=until, now=now)
+    with transaction() as tx:
+        return state.retry_failed(tx, reply_id, until=until, now=now)
 
 
 def failed_replies(*, limit: int) -> list[dict[str, Any]]:

@@ -51,9 +51,9 @@ from app.generation.queueing import (
     ENQUEUE_WITH_KEY,
     NAME_CHATROOM,
     ROWS,
-    hand_over,
+    enqueue_generation,
+    enqueue_next_replies,
     new_reply,
-    publish_task,
     take_position,
 )
 from app.integrations.gemini.client import Answer
@@ -107,9 +107,7 @@ class ClaimedElsewhere(Exception):
     """Another reply of the room, or of the user in the same slot, is claimed at this very moment."""
 
 
-def enqueue(
-    current: Transaction, prompt: Message, reply: Message, charge: PromptCharge, key: IdempotencyKey | None
-) -> bool:
+def enqueue(tx: Transaction, prompt: Message, reply: Message, charge: PromptCharge, key: IdempotencyKey | None) -> bool:
     """Store a prompt, its reply and the charge; the task follows the commit. False when the room is not the user's.
 
     key: what it came under. None of these is in the session; prompt and reply get their positions here.
@@ -122,14 +120,14 @@ def enqueue(
     if turns is None:
         return False
     prompt.position, reply.position = turns - 2, turns - 1
-    publish_task(current, reply.id)
+    enqueue_generation(tx, reply.id)
     return True
 
 
 def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
-    """Claim a reply whose turn it is, or whose holder is gone; None when it cannot be claimed now.
+    """Claim a reply that is next to be generated, or whose holder is gone; None when it cannot be claimed now.
 
-    Its turn comes when no other reply of its room is generated and no earlier one is queued. An attempt whose holder
+    It is next when no other reply of its room is being generated and no earlier one is queued. An attempt whose holder
     is gone has failed, and is repeated before any other reply of the room. A unique index lets one reply into each of
     the user's slots; a reply that finds none stays queued, marked for the next one that frees one.
     Raises ClaimedElsewhere when another reply is claimed at this very moment: the transaction has failed, and the next
@@ -164,7 +162,7 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[UUID]:
     return set(db.session.scalars(still_held.add_cte(renewed)))
 
 
-def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
+def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
     """Store the answer; False when somebody else has taken the reply over."""
     now = held.now()
     stored = write(
@@ -178,9 +176,9 @@ def complete(current: Transaction, held: Claim, answer: Answer) -> bool:
         **asdict(answer.usage),
     )
     if stored:
-        announce_end(current, held, Status.COMPLETED, now)
+        announce_end(tx, held, Status.COMPLETED, now)
         if held.is_untitled:
-            current.enqueue_after_commit(NAME_CHATROOM, str(held.chatroom_id))
+            tx.enqueue_after_commit(NAME_CHATROOM, str(held.chatroom_id))
     return stored
 
 
@@ -194,7 +192,7 @@ def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
     return code not in NON_REFUNDABLE and not passed_on
 
 
-def fail(current: Transaction, held: Claim, code: ErrorCode) -> bool:
+def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
     """Give the reply up; False when somebody else has taken it over."""
     now = held.now()
     lock_user(held.user_id)  # before the reply: the order in which everybody locks
@@ -203,11 +201,11 @@ def fail(current: Transaction, held: Claim, code: ErrorCode) -> bool:
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
         refund_prompt(held.reply_id, now)
-    announce_end(current, held, Status.FAILED, now)
+    announce_end(tx, held, Status.FAILED, now)
     return True
 
 
-def requeue(current: Transaction, held: Claim, delay: timedelta, *, failures: int) -> bool:
+def requeue(tx: Transaction, held: Claim, delay: timedelta, *, failures: int) -> bool:
     """Back into the queue, to be claimed after `delay`; False when somebody else has taken the reply over.
 
     failures: how many attempts count as failed by now.
@@ -215,18 +213,18 @@ def requeue(current: Transaction, held: Claim, delay: timedelta, *, failures: in
     due = held.now() + delay
     if not write(held, status=Status.QUEUED, not_before=due, enqueued_at=due, failures=failures):
         return False
-    publish_task(current, held.reply_id, delay_seconds=delay.total_seconds())
+    enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())
     # An earlier reply that was retried meanwhile has waited for this one.
-    hand_over(current, held.chatroom_id, held.user_id, now=held.now(), exclude=held.reply_id)
+    enqueue_next_replies(tx, held.chatroom_id, held.user_id, now=held.now(), exclude=held.reply_id)
     return True
 
 
-def release(current: Transaction, held: Claim) -> bool:
+def release(tx: Transaction, held: Claim) -> bool:
     """Let another worker have the reply at once, with no attempt counted; False when it has it already."""
-    return requeue(current, held, timedelta(0), failures=held.failures)
+    return requeue(tx, held, timedelta(0), failures=held.failures)
 
 
-def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: datetime) -> bool:
+def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datetime) -> bool:
     """Cancel a reply that is still as it was read, and keep the part that was written; False when it is not.
 
     The caller has locked the user.
@@ -242,26 +240,26 @@ def cancel(current: Transaction, reply: Message, user_id: UUID, part: str, now: 
     started_at, charged_since = canceled  # an operator's retry is not charged
     if started_at is None:
         refund_prompt(reply.id, now, charged_since=charged_since)
-    hand_over(current, reply.chatroom_id, user_id, now=now)
-    current.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
-    current.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
+    enqueue_next_replies(tx, reply.chatroom_id, user_id, now=now)
+    tx.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
+    tx.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
     return True
 
 
-def retry(current: Transaction, reply: Message, now: datetime) -> None:
+def retry(tx: Transaction, reply: Message, now: datetime) -> None:
     """Queue a failed or canceled reply again. The caller has locked the user and the reply, and charged a prompt."""
     asked = {"passed_on": False, "request_id": request_id(), "traceparent": traceparent()}
     for name, value in (queued_again(now) | asked).items():
         setattr(reply, name, value)
-    publish_task(current, reply.id)
+    enqueue_generation(tx, reply.id)
 
 
-def regenerate(current: Transaction, old: Message, now: datetime) -> Message:
+def regenerate(tx: Transaction, old: Message, now: datetime) -> Message:
     """Queue another reply to the prompt of a superseded one, at the end of the room. As `retry` for the caller."""
     reply = new_reply(old.chatroom_id, cast(UUID, old.in_reply_to), streamed=old.streamed, now=now)
     reply.position = take_position(old.chatroom_id)
     db.session.add(reply)
-    publish_task(current, reply.id)
+    enqueue_generation(tx, reply.id)
     return reply
 
 
@@ -272,7 +270,7 @@ def queued_again(now: datetime) -> dict[str, Any]:
     return fresh | unknown | {"accepted_at": now, "not_before": now, "enqueued_at": now}
 
 
-def retry_failed(current: Transaction, reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
+def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
     """Queue a reply again that failed up to `until`, or BATCH of all, the earliest first; the ids of those.
 
     Each sees only the turns before it.
@@ -285,7 +283,7 @@ def retry_failed(current: Transaction, reply_id: UUID | None, *, until: datetime
     statement = update(messages).where(messages.c.id.in_(chosen)).values(queued_again(now)).returning(messages.c.id)
     queued = list(db.session.scalars(statement))
     for queued_id in queued:
-        publish_task(current, queued_id)
+        enqueue_generation(tx, queued_id)
     return queued
 
 
@@ -324,7 +322,7 @@ def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
     return select(ended.c.id).add_cte(note_cost(select(ended.c.id).scalar_subquery()).cte("cost"))
 
 
-def announce_end(current: Transaction, held: Claim, status: Status, now: datetime) -> None:
+def announce_end(tx: Transaction, held: Claim, status: Status, now: datetime) -> None:
     """Let the next replies begin, and tell those who follow this one."""
-    hand_over(current, held.chatroom_id, held.user_id, now=now)
-    current.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))
+    enqueue_next_replies(tx, held.chatroom_id, held.user_id, now=now)
+    tx.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))

@@ -31,9 +31,9 @@ def name_chatroom(chatroom_id: str) -> None:
 @shared_task(name="chatrooms.sweep_untitled")
 def sweep_untitled() -> None:
     """Queue the naming of chatrooms again whose task was lost."""
-    with transaction() as current:
+    with transaction() as tx:
         for chatroom_id in untitled_chatrooms(utc_now()):
-            current.enqueue_after_commit(NAME_CHATROOM, str(chatroom_id))
+            tx.enqueue_after_commit(NAME_CHATROOM, str(chatroom_id))
 
 
 @shared_task(name="messages.sweep")

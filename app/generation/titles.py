@@ -37,7 +37,7 @@ LOST_AFTER, GIVEN_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
 
 asked = messages.alias("asked")
 IS_CURRENT_REPLY = (messages.c.role == Role.MODEL, messages.c.status == Status.COMPLETED, ~messages.c.superseded)
-FIRST_TURN = (
+FIRST_EXCHANGE = (
     select(asked.c.text.label("asked"), messages.c.text.label("replied"))
     .join(asked, asked.c.id == messages.c.in_reply_to)
     .join(Chatroom, Chatroom.id == messages.c.chatroom_id)
@@ -65,19 +65,19 @@ UNTITLED = (
 
 
 def title_chatroom(chatroom_id: UUID, *, now: datetime) -> None:
-    """Name a chatroom by its first turn; does nothing when it has a name, or no turn yet."""
-    turn: Any = db.session.execute(FIRST_TURN, {"room": chatroom_id}).one_or_none()
+    """Name a chatroom by its first exchange; does nothing when it has a name, or no exchange is complete yet."""
+    exchange: Any = db.session.execute(FIRST_EXCHANGE, {"room": chatroom_id}).one_or_none()
     release_connection()
-    if turn is None:
+    if exchange is None:
         return
-    title = asked_title(turn.asked, turn.replied) or first_words(turn.asked)
+    title = asked_title(exchange.asked, exchange.replied) or first_words(exchange.asked)
     unnamed = (Chatroom.title.is_(None), Chatroom.title_source.is_(None), Chatroom.user_id.is_not(None))
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
     named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=now)
-    with transaction() as current:
+    with transaction() as tx:
         owner = db.session.scalar(named.returning(Chatroom.user_id))
         if owner is not None:
-            current.after_commit(lambda: invalidate_list(owner))
+            tx.after_commit(lambda: invalidate_list(owner))
 
 
 def untitled_chatrooms(now: datetime) -> list[UUID]:

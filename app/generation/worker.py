@@ -23,7 +23,7 @@ from app.core.logging import first_line
 from app.core.redis import redis_client
 from app.core.transactions import transaction
 from app.generation.queries import lost_replies, waits_for_slot
-from app.generation.queueing import mark_enqueued, publish_task
+from app.generation.queueing import enqueue_generation, mark_enqueued
 from app.generation.state import Claim, renew
 from app.integrations.bounded_calls import BoundedCall
 from app.streaming.events import cancellations
@@ -145,7 +145,7 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
         messages.c.enqueued_at < now - requeue_after,
     )
     behind = sweep_cursor()
-    with transaction() as current:
+    with transaction() as tx:
         lost, last_room = lost_replies(behind=behind, lost_before=lost_before)
         task_lost = and_(
             messages.c.id.in_(lost),
@@ -155,7 +155,7 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
         )
         queued = [reply_id for condition in (worker_gone, task_lost) for reply_id in mark_enqueued(condition, now)]
         for reply_id in queued:
-            publish_task(current, reply_id)
+            enqueue_generation(tx, reply_id)
     set_sweep_cursor(last_room or FIRST_ROOM)
     if queued:
         log.warning("The sweeper queued %d replies again", len(queued))

@@ -26,7 +26,7 @@ from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.conversation import supersede
-from app.generation.queueing import new_turn
+from app.generation.queueing import new_exchange
 from app.integrations.gemini.client import FinishReason
 from app.quota.ledger import new_charge
 from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
@@ -104,7 +104,7 @@ def accept_prompt(
     """
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
-    with transaction() as current:
+    with transaction() as tx:
         user = require_locked_user(user_id)
         key = mobile_key(user.mobile)
         asked_with = usage_values(user, key, now) | {"room": chatroom_id, "idempotency_key": idempotency_key}
@@ -114,7 +114,7 @@ def accept_prompt(
         if not found.is_owned:
             raise NotFound
         if known is not None:
-            prompt, reply = first_turn(known, chatroom_id, text, streamed=streamed)
+            prompt, reply = first_exchange(known, chatroom_id, text, streamed=streamed)
             first_waits_until = None if known.answered_with_reply else known.waits_until
             waits_until = min(waits_until, first_waits_until) if waits_until and first_waits_until else None
             return Accepted(prompt, reply, usage, waits_until, idempotency_key, replayed=True)
@@ -122,18 +122,18 @@ def accept_prompt(
         if edited_id is not None:
             supersede_prompt(user_id, chatroom_id, edited_id)
         usage = spend_prompt(key, usage)
-        prompt, reply = new_turn(chatroom_id, text, streamed=streamed, now=now)
+        prompt, reply = new_exchange(chatroom_id, text, streamed=streamed, now=now)
         charge, record = new_charge(user_id, key, reply.id, usage.tier, now), None
         if idempotency_key:
             record = IdempotencyKey(user_id=user_id, key=idempotency_key, fingerprint=fingerprint, created_at=now)
             record.prompt_id, record.waits_until, record.answered_with_reply = prompt.id, waits_until, False
-        if not state.enqueue(current, prompt, reply, charge, record):
+        if not state.enqueue(tx, prompt, reply, charge, record):
             raise NotFound  # deleted in this very moment
-        current.after_commit(lambda: invalidate_list(user_id))
+        tx.after_commit(lambda: invalidate_list(user_id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
 
-def first_turn(known: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed: bool) -> tuple[Message, Message]:
+def first_exchange(known: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed: bool) -> tuple[Message, Message]:
     """The prompt and the reply as they were answered with, whatever became of them: made again from the same request.
 
     Raises NotFound when the chatroom has just been deleted.
@@ -142,7 +142,7 @@ def first_turn(known: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed:
     stored = db.session.execute(replies.where(Message.in_reply_to == known.prompt_id).limit(1)).first()
     if stored is None:
         raise NotFound
-    prompt, reply = new_turn(chatroom_id, text, streamed=streamed, now=stored.created_at)
+    prompt, reply = new_exchange(chatroom_id, text, streamed=streamed, now=stored.created_at)
     prompt.id, reply.id, reply.in_reply_to = stored.in_reply_to, stored.id, stored.in_reply_to
     for name, value in (known.reply or {}).items():
         setattr(reply, name, TYPES[name](value) if name in TYPES and value is not None else value)

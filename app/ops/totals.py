@@ -49,13 +49,13 @@ def queue(now: datetime) -> Queue:
         .limit(COUNTED_ROWS)
         .subquery()
     )
-    turn = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
+    place = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
     under_way = func.count().filter(oldest.c.status == Status.GENERATING).over(partition_by=oldest.c.chatroom_id)
-    unfinished = select(oldest, turn.label("turn"), under_way.label("under_way")).subquery()
+    unfinished = select(oldest, place.label("place"), under_way.label("under_way")).subquery()
     is_queued = and_(unfinished.c.status == Status.QUEUED, unfinished.c.held_for.is_(None))
-    its_turn = and_(is_queued, unfinished.c.turn == 1, unfinished.c.under_way == 0)
+    is_next = and_(is_queued, unfinished.c.place == 1, unfinished.c.under_way == 0)
     due_since = case(
-        (its_turn, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
+        (is_next, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
     )
     statement = select(unfinished.c.status, func.count(), func.min(due_since)).group_by(unfinished.c.status)

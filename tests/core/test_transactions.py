@@ -134,9 +134,9 @@ def test_an_action_that_fails_after_the_commit_is_told_and_undoes_nothing(contex
     def fail() -> None:
         raise error
 
-    with transaction() as current:
-        current.after_commit(fail)
-        current.after_commit(lambda: ran.append(heartbeats()))
+    with transaction() as tx:
+        tx.after_commit(fail)
+        tx.after_commit(lambda: ran.append(heartbeats()))
         db.session.add(Heartbeat(name="one", at=utc_now()))
     assert ran == [1]
     [record] = caplog.records

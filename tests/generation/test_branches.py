@@ -33,7 +33,7 @@ def listed(room, query=""):
 
 @pytest.fixture
 def talk(room, runner):
-    """The replies of three turns."""
+    """The replies of three exchanges."""
     return [room.answer(runner, say(text)) for text in ("One.", "Two.", "Three.")]
 
 

@@ -220,19 +220,19 @@ def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(room, run
 
 
 FILL = """
-WITH room AS (SELECT id FROM chatrooms LIMIT 1), turns AS (
+WITH room AS (SELECT id FROM chatrooms LIMIT 1), exchanges AS (
     SELECT gen_random_uuid() AS prompt_id, gen_random_uuid() AS reply_id, 2 * n AS position
     FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n
 ), prompts AS (
     INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, completed_at, streamed, attempt,
         failures)
-    SELECT prompt_id, room.id, position, 'user', 'Hello', 'completed', now(), now(), false, 0, 0 FROM turns, room
+    SELECT prompt_id, room.id, position, 'user', 'Hello', 'completed', now(), now(), false, 0, 0 FROM exchanges, room
 )
 INSERT INTO messages
     (id, chatroom_id, position, role, in_reply_to, status, text, created_at, completed_at, streamed,
     attempt, failures)
 SELECT reply_id, room.id, position + 1, 'model', prompt_id, CAST(:status AS text), 'Hi', now(),
-    CASE WHEN CAST(:status AS text) = 'completed' THEN now() END, false, 0, 0 FROM turns, room
+    CASE WHEN CAST(:status AS text) = 'completed' THEN now() END, false, 0, 0 FROM exchanges, room
 """
 
 
@@ -305,7 +305,7 @@ def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_ro
             held = state.claim(db.session.scalar(queued), lease=LEASE)
         for action in (
             lambda: state.renew([held], lease=LEASE),
-            lambda: state.hand_over(Transaction(), held.chatroom_id, held.user_id, now=held.now()),
+            lambda: state.enqueue_next_replies(Transaction(), held.chatroom_id, held.user_id, now=held.now()),
             lambda: state.write(held, status=Status.COMPLETED, text="Hi", completed_at=held.now()),
         ):
             assert_few_rows_are_read(plan_of(crowded_room, action))

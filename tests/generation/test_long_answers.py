@@ -56,7 +56,7 @@ def test_a_reply_tells_how_much_of_the_room_was_sent(room, runner):
 
 
 def test_the_beginning_of_a_long_room_is_left_out(room, runner):
-    for letter in "abcd":  # 16,000 characters a turn, of which 48,000 may be sent
+    for letter in "abcd":  # 16,000 characters an exchange, of which 48,000 may be sent
         room.answer(runner, f"[[sandbox: say={json.dumps(letter * 7_950)}]]")
     assert room.answer(runner, "And now?").context == {"messages_sent": 7, "messages_omitted": 2}
 

@@ -76,8 +76,8 @@ def test_what_fails_again_meanwhile_is_queued_once(room, runner, gemini):
 def test_a_users_retry_at_the_moment_of_an_operators_is_refused_and_costs_nothing(room, runner, is_claimed):
     reply_id = uuid.UUID(room.answer(runner, "[[sandbox: block]]").id)
     with ThreadPoolExecutor(1) as threads:
-        with room.app.app_context(), transaction() as current:
-            assert state.retry_failed(current, reply_id, until=utc_now(), now=utc_now()) == [reply_id]
+        with room.app.app_context(), transaction() as tx:
+            assert state.retry_failed(tx, reply_id, until=utc_now(), now=utc_now()) == [reply_id]
             if is_claimed:  # by a worker, before the user's retry comes to write
                 assert state.claim(reply_id, lease=timedelta(seconds=60))
             retried = threads.submit(room.person.post, f"{room.path}/messages/{reply_id}/retry")
