@@ -119,7 +119,7 @@ def apply_event(event_id: str, *, now: datetime) -> None:
 
     Safe to run twice, and at once. Raises PaymentProviderError, ServiceUnavailable: the sweep comes back to it.
     """
-    event = defer(event_id, now)
+    event = claim_event(event_id, now)
     if event is None:
         return
     with stripe_calls() as payments:
@@ -128,7 +128,7 @@ def apply_event(event_id: str, *, now: datetime) -> None:
         db.session.execute(update(StripeEvent).where(StripeEvent.id == event_id).values(due_at=None))
 
 
-def defer(event_id: str, now: datetime) -> StripeEvent | None:
+def claim_event(event_id: str, now: datetime) -> StripeEvent | None:
     """The event, due again later should this attempt fail: the older it is, the later. None when it was applied."""
     unapplied = (StripeEvent.id == event_id, StripeEvent.due_at.is_not(None))
     with transaction():

@@ -27,7 +27,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from app.core import settings
 from app.core.errors import RateLimited
 from app.core.logging import first_line
-from app.core.redis import RedisRests, asking_redis, rate_limits, redis_client
+from app.core.redis import RedisCircuitOpen, asking_redis, rate_limits, redis_client
 
 # RFC 6177: one customer has a /64, a /56 or a /48, and all of its addresses. A carrier gives each phone a /64, so the
 # wider networks may be many customers: each may do four times as much as the one before.
@@ -76,7 +76,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
             if count > (settings().rate_limit_per_minute or count):
                 raise_rate_limited(REQUESTS.item(1), f"user:{user_id}")
     except redis.RedisError as error:
-        if not isinstance(error, RedisRests):
+        if not isinstance(error, RedisCircuitOpen):
             log.warning("Redis knows no sessions and counts no requests: %s", first_line(error))
         return validate(session_id, user_id, now)
     if entry is None:
@@ -141,7 +141,7 @@ def enforce(limit: Limit, key: str, times: int = 1) -> None:
             if rate_limits().hit(item, key):
                 return
             raise_rate_limited(item, key)
-    except RedisRests:
+    except RedisCircuitOpen:
         return
     except redis.RedisError as error:
         log.warning("Redis does not count, and abuse limits are open: %s", first_line(error))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
-REST_SECONDS = 5.0  # how long Redis is not asked after a time-out
+OPEN_SECONDS = 5.0  # how long Redis is not asked after a time-out
 CACHE_PREFIX = "cache:"  # of the keys that flask-caching writes
 MAX_BLOCK_SECONDS = 5  # a blocking read asks again this often, so a silent Redis is noticed
 
@@ -48,38 +48,38 @@ cache = Cache()
 limiter = Limiter(key_func=get_remote_address, strategy="fixed-window")
 
 
-class RedisRests(redis.ConnectionError):
+class RedisCircuitOpen(redis.ConnectionError):
     """Redis was silent a moment ago, and is not asked now."""
 
 
 class RedisBreaker:
     """Keeps one process from waiting again and again for a silent Redis.
 
-    For REST_SECONDS only one caller at a time may probe it, and the first answer lets everybody in again. A refused
-    connection costs no wait, so it changes nothing.
+    A time-out opens it for OPEN_SECONDS: only one caller at a time may probe Redis, and the first answer closes it. A
+    refused connection costs no wait, so it changes nothing.
     """
 
     def __init__(self) -> None:
-        self._rests_until = 0.0
+        self._open_until = 0.0
         self._probe = threading.Lock()
 
     @property
-    def rests(self) -> bool:
+    def is_open(self) -> bool:
         """Whether Redis was silent a moment ago."""
-        return time.monotonic() < self._rests_until
+        return time.monotonic() < self._open_until
 
     @contextmanager
     def asking(self, *, probing: bool) -> Iterator[None]:
-        """Ask Redis within the block. Raises RedisRests, and what the block raises."""
-        is_probe = self.rests
+        """Ask Redis within the block. Raises RedisCircuitOpen, and what the block raises."""
+        is_probe = self.is_open
         if is_probe and not (probing and self._probe.acquire(blocking=False)):
-            raise RedisRests("Redis did not answer a moment ago")
+            raise RedisCircuitOpen("Redis did not answer a moment ago")
         try:
             yield
-            self._rests_until = 0.0
+            self._open_until = 0.0
         except redis.TimeoutError:
-            self._rests_until = time.monotonic() + REST_SECONDS
-            log.warning("Redis is silent: nobody waits for it for %.0f s", REST_SECONDS)
+            self._open_until = time.monotonic() + OPEN_SECONDS
+            log.warning("Redis is silent: nobody waits for it for %.0f s", OPEN_SECONDS)
             raise
         finally:
             if is_probe:
@@ -148,9 +148,9 @@ def require_redis() -> None:
     """Refuse work that needs Redis while it is silent; the caller holds no database connection.
 
     A request has just asked Redis about its session, so it is pinged again only if it did not answer: one caller at a
-    time, and the first answer lets everybody in again. Raises redis.RedisError.
+    time, and the first answer closes the breaker. Raises redis.RedisError.
     """
-    if cast(RedisBreaker, current_app.extensions["redis_breaker"]).rests:
+    if cast(RedisBreaker, current_app.extensions["redis_breaker"]).is_open:
         ping_redis()
 
 

@@ -102,7 +102,7 @@ def if_slot(value: Any, otherwise: Any) -> ColumnElement[Any]:
     return case((FREE_SLOT.c.slot.is_not(None), value), else_=otherwise)
 
 
-def status_of(status: Status) -> ColumnElement[Any]:
+def status_literal(status: Status) -> ColumnElement[Any]:
     return literal(status, messages.c.status.type)
 
 
@@ -111,7 +111,7 @@ CLAIM = (
     update(messages)
     .where(CLAIMABLE)
     .values(
-        status=if_slot(status_of(Status.GENERATING), status_of(Status.QUEUED)),
+        status=if_slot(status_literal(Status.GENERATING), status_literal(Status.QUEUED)),
         held_for=chatrooms.c.user_id,
         slot=FREE_SLOT.c.slot,
         attempt=messages.c.attempt + if_slot(1, 0),

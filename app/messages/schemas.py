@@ -192,7 +192,7 @@ class MessageOut(Schema):
             code = obj.error_code
             return None if code is None else {"code": code, "message": error_sentence(obj, code)}
         if attr == "usage":
-            return usage_of(obj)
+            return token_usage(obj)
         if attr == "context":
             return obj.context and vars(obj.context)
         return super().get_attribute(obj, attr, default)
@@ -211,7 +211,7 @@ EXAMPLE_PROMPT = EXAMPLE_REPLY | {
 }
 
 
-def usage_of(reply: Message) -> dict[str, int] | None:
+def token_usage(reply: Message) -> dict[str, int] | None:
     """What a reply took; None until it is known. Earlier versions kept the first two numbers alone."""
     if reply.prompt_tokens is None or reply.output_tokens is None:
         return None

@@ -117,7 +117,7 @@ def unapplied_events(now: datetime) -> Metric:
 
 def ended_replies() -> Iterator[Metric]:
     """Totals of what has ended; half a minute behind, so that they never shrink."""
-    known = totals.totals()
+    known = totals.read_totals()
     for name, help_text, label, values in COUNTERS:
         family = CounterMetricFamily(name, help_text, labels=[label])
         for value in values:

@@ -81,7 +81,7 @@ def last_heartbeat(name: str) -> datetime | None:
     return at
 
 
-def totals() -> dict[tuple[str, str], float]:
+def read_totals() -> dict[tuple[str, str], float]:
     """All totals, by name and label."""
     rows = db.session.execute(select(Total.name, Total.label, Total.value))
     return {(name, label): value for name, label, value in rows}
@@ -135,23 +135,23 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
         )
         .group_by(messages.c.status, messages.c.error_code, messages.c.model, bucket)
     )
-    totals: Counter[tuple[str, str]] = Counter()
+    amounts: Counter[tuple[str, str]] = Counter()
     for row in db.session.execute(statement):
         status, code, model, bound, count, its_seconds, failures, *tokens = row
         gemini_failed, gemini_refused = code in GEMINI_FAILED, code is ErrorCode.MODEL_REJECTED
-        totals["replies", str(code or status)] += count
-        totals["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
-        totals["gemini_calls", "refused"] += count if gemini_refused else 0
+        amounts["replies", str(code or status)] += count
+        amounts["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
+        amounts["gemini_calls", "refused"] += count if gemini_refused else 0
         answered = not gemini_failed and not gemini_refused and status is not Status.CANCELED
-        totals["gemini_calls", "answered"] += count if answered else 0
+        amounts["gemini_calls", "answered"] += count if answered else 0
         for kind, amount in zip(TOKEN_KINDS, tokens, strict=True):
-            totals["gemini_tokens", kind] += amount
+            amounts["gemini_tokens", kind] += amount
             if model:
-                totals["gemini_model_tokens", f"{kind}:{model}"] += amount
+                amounts["gemini_model_tokens", f"{kind}:{model}"] += amount
         if status is Status.COMPLETED:
-            totals["reply_seconds_bucket", bound] += count
-            totals["reply_seconds_sum", ""] += float(its_seconds)  # type: ignore[assignment]
-    return totals
+            amounts["reply_seconds_bucket", bound] += count
+            amounts["reply_seconds_sum", ""] += float(its_seconds)  # type: ignore[assignment]
+    return amounts
 
 
 def add_to_total(name: str, label: str, amount: float) -> None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from app.integrations.gemini.client import USERS_INSTRUCTION, Answer, FinishReason, OutputLimit, Turn, Usage
+from app.integrations.gemini.client import USERS_INSTRUCTION, Answer, FinishReason, OutputLimit, TokenUsage, Turn
 
 CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))
 
@@ -86,7 +86,7 @@ def test_an_answer_has_text_model_and_tokens(model, streamed):
     outcome = model.ask(*CONVERSATION[:2], "[[sandbox: say=abcdefghi]]", streamed=streamed)
 
     sent = len("What is DNS?" + "A phone book." + "[[sandbox: say=abcdefghi]]" + "Be brief.")
-    usage = Usage(prompt_tokens=-(-sent // 4), output_tokens=3, total_tokens=-(-sent // 4) + 3)
+    usage = TokenUsage(prompt_tokens=-(-sent // 4), output_tokens=3, total_tokens=-(-sent // 4) + 3)
     assert outcome.answer == Answer("abcdefghi", "gemini-3.5-flash", FinishReason.STOP, usage)
 
 
@@ -140,7 +140,7 @@ def test_thinking_and_cached_tokens_are_told_and_the_model_that_answered(model, 
     answer = model.ask(prompt, streamed=streamed).answer
 
     sent = -(-len(prompt + "Be brief.") // 4)
-    usage = Usage(sent, output_tokens=1, thinking_tokens=25, cached_tokens=8, total_tokens=sent + 26)
+    usage = TokenUsage(sent, output_tokens=1, thinking_tokens=25, cached_tokens=8, total_tokens=sent + 26)
     assert answer == Answer("Here", "gemini-3.5-flash-002", FinishReason.STOP, usage)
 
 

@@ -40,7 +40,7 @@ class FinishReason(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Usage:
+class TokenUsage:
     """What an answer took, in the model's tokens. Thinking is billed as output and counted apart from it."""
 
     prompt_tokens: int = 0
@@ -57,7 +57,7 @@ class Answer:
     text: str
     model: str
     finish_reason: FinishReason
-    usage: Usage
+    usage: TokenUsage
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Chunk:
     finish: str
     blocked: str
     model: str
-    usage: Usage
+    usage: TokenUsage
 
 
 class ModelError(Exception):
@@ -202,7 +202,7 @@ def read_answer(
     Raises ModelTimeout, CallAborted, ModelUnavailable, ReplyBlocked, ReplyEmpty, OutputLimit.
     """
     pieces: list[str] = []
-    finish, model, usage = "", asked_model, Usage()
+    finish, model, usage = "", asked_model, TokenUsage()
     try:
         for chunk in checked(chunks):
             finish, usage = chunk.finish or finish, latest(usage, chunk.usage)
@@ -238,9 +238,9 @@ def checked(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         raise ModelUnavailable("the answer broke off, or never began")
 
 
-def latest(known: Usage, told: Usage) -> Usage:
+def latest(known: TokenUsage, told: TokenUsage) -> TokenUsage:
     """What is known once a chunk has told its part: each counts from the beginning of the answer."""
-    return Usage(*(new or old for new, old in zip(astuple(told), astuple(known), strict=True)))
+    return TokenUsage(*(new or old for new, old in zip(astuple(told), astuple(known), strict=True)))
 
 
 def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> ModelError:

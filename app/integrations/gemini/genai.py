@@ -22,7 +22,7 @@ from app.integrations.gemini.client import (
     ModelRequest,
     ModelTimeout,
     ModelUnavailable,
-    Usage,
+    TokenUsage,
     error_for,
 )
 
@@ -84,7 +84,7 @@ class GenAI(ModelClient):
             finish=candidate.finish_reason.name if candidate.finish_reason else "",
             blocked=feedback.block_reason.name if feedback and feedback.block_reason else "",
             model=response.model_version or "",
-            usage=Usage(
+            usage=TokenUsage(
                 prompt_tokens=usage.prompt_token_count or 0,
                 output_tokens=usage.candidates_token_count or 0,
                 thinking_tokens=usage.thoughts_token_count or 0,

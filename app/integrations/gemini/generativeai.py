@@ -26,7 +26,7 @@ from app.integrations.gemini.client import (
     ModelRequest,
     ModelTimeout,
     ModelUnavailable,
-    Usage,
+    TokenUsage,
     error_for,
 )
 
@@ -88,7 +88,7 @@ class Gemini(ModelClient):
             finish=candidate.finish_reason.name if candidate.finish_reason else "",
             blocked=feedback.block_reason.name if feedback.block_reason else "",
             model=response.model_version,
-            usage=Usage(
+            usage=TokenUsage(
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,
                 thinking_tokens=max(0, usage.total_token_count - prompt_tokens - output_tokens),
