@@ -131,4 +131,4 @@ def post_worker_init(worker: Any) -> None:
     """End open streams when their worker is about to end, on SIGTERM as on recycling."""
     from app.core import http  # noqa: PLC0415 - only in the worker
 
-    http.watch(lambda: not worker.alive)
+    http.add_drain_signal(lambda: not worker.alive)

@@ -49,7 +49,7 @@ class OneTimeCode(Model):
 class NumberThrottle(Model):
     """Attempts against a number, known or not, within a window that begins with the first attempt.
 
-    Locking its row makes requests about the number's codes run one by one. The table keeps its first name.
+    Locking its row makes requests about the number's codes run one by one. Table and columns keep their first names.
     """
 
     __tablename__ = "number_guards"
@@ -57,8 +57,8 @@ class NumberThrottle(Model):
     mobile_key: Mapped[str] = mapped_column(String(64), primary_key=True)
     wrong_codes: Mapped[int] = mapped_column(default=0)
     wrong_codes_since: Mapped[datetime]
-    password_tries: Mapped[int] = mapped_column(default=0)
-    password_tries_since: Mapped[datetime]
+    password_attempts: Mapped[int] = mapped_column("password_tries", default=0)
+    password_attempts_since: Mapped[datetime] = mapped_column("password_tries_since")
     touched_at: Mapped[datetime] = mapped_column(index=True)
 
 

@@ -131,16 +131,18 @@ def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
 
     The caller commits. Raises RateLimited.
     """
-    over = or_(NumberThrottle.password_tries == 0, NumberThrottle.password_tries_since <= now - PASSWORD_WINDOW)
+    over = or_(NumberThrottle.password_attempts == 0, NumberThrottle.password_attempts_since <= now - PASSWORD_WINDOW)
     throttle = touch(
         mobile_key,
         now,
-        password_tries=case((over, 1), else_=func.least(NumberThrottle.password_tries, MAX_PASSWORD_ATTEMPTS) + 1),
-        password_tries_since=case((over, now), else_=NumberThrottle.password_tries_since),
+        password_attempts=case(
+            (over, 1), else_=func.least(NumberThrottle.password_attempts, MAX_PASSWORD_ATTEMPTS) + 1
+        ),
+        password_attempts_since=case((over, now), else_=NumberThrottle.password_attempts_since),
     )
-    if throttle.password_tries > MAX_PASSWORD_ATTEMPTS:
-        raise RateLimited(retry_after=seconds_until(throttle.password_tries_since + PASSWORD_WINDOW, now))
-    return throttle.password_tries_since
+    if throttle.password_attempts > MAX_PASSWORD_ATTEMPTS:
+        raise RateLimited(retry_after=seconds_until(throttle.password_attempts_since + PASSWORD_WINDOW, now))
+    return throttle.password_attempts_since
 
 
 def refund_password_attempt(mobile_key: str, window_start: datetime) -> None:
@@ -148,10 +150,10 @@ def refund_password_attempt(mobile_key: str, window_start: datetime) -> None:
 
     window_start: what `record_password_attempt` returned; a later window is left alone.
     """
-    same_window = (NumberThrottle.mobile_key == mobile_key, NumberThrottle.password_tries_since == window_start)
-    fewer = func.greatest(NumberThrottle.password_tries - 1, 0)
+    same_window = (NumberThrottle.mobile_key == mobile_key, NumberThrottle.password_attempts_since == window_start)
+    fewer = func.greatest(NumberThrottle.password_attempts - 1, 0)
     db.session.execute(
-        update(NumberThrottle).where(*same_window).values(password_tries=fewer),
+        update(NumberThrottle).where(*same_window).values(password_attempts=fewer),
         execution_options={"synchronize_session": False},
     )
 
@@ -162,14 +164,17 @@ def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberThrottle:
         "mobile_key": mobile_key,
         "wrong_codes": 0,
         "wrong_codes_since": now,
-        "password_tries": 1 if "password_tries" in changes else 0,
-        "password_tries_since": now,
+        "password_attempts": 1 if "password_attempts" in changes else 0,
+        "password_attempts_since": now,
         "touched_at": now,
     }
+    by_column = {getattr(NumberThrottle, name): value for name, value in changes.items()}  # `set_` knows columns alone
     statement = (
         insert(NumberThrottle)
         .values(first)
-        .on_conflict_do_update(index_elements=[NumberThrottle.mobile_key], set_=changes | {"touched_at": now})
+        .on_conflict_do_update(
+            index_elements=[NumberThrottle.mobile_key], set_=by_column | {NumberThrottle.touched_at: now}
+        )
         .returning(NumberThrottle)
     )
     return db.session.scalars(statement, execution_options={"populate_existing": True}).one()

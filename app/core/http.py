@@ -263,11 +263,11 @@ def hang_up_after(environ: Mapping[str, Any], seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def watch(is_leaving: Callable[[], bool]) -> None:
+def add_drain_signal(signal: Callable[[], bool]) -> None:
     """Add a sign that this process is about to end; the server's hooks know one."""
-    _drain_signals.append(is_leaving)
+    _drain_signals.append(signal)
 
 
 def is_draining() -> bool:
     """Whether this process is about to end, so that streams and waits should end now."""
-    return any(is_leaving() for is_leaving in _drain_signals)
+    return any(signal() for signal in _drain_signals)

@@ -188,7 +188,7 @@ def mark_passed_on(held: Claim) -> bool:
 
 
 def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
-    """Whether a reply that fails so gives its prompt back. passed_on: whether some of its text was published."""
+    """Whether a reply that fails so refunds its prompt. passed_on: whether some of its text was published."""
     return code not in NON_REFUNDABLE and not passed_on
 
 

@@ -24,7 +24,7 @@ SUMS: tuple[ColumnElement[Any], ...] = (
     *(func.coalesce(func.sum(column), 0).label(column.key) for column in TOKENS),
 )
 COUNTED = ("prompts", *(column.key for column in TOKENS))
-SPENT = (PromptCharge.given_back_at.is_(None), PromptCharge.carried_from.is_(None))
+SPENT = (PromptCharge.refunded_at.is_(None), PromptCharge.carried_from.is_(None))
 
 
 @dataclass(frozen=True)

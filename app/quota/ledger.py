@@ -56,8 +56,8 @@ def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EV
     """
     charge = newest_charge(reply_id)
     charged_to = or_(PromptCharge.id == charge, PromptCharge.carried_from == charge)
-    spent = (charged_to, PromptCharge.given_back_at.is_(None), PromptCharge.created_at >= charged_since)
-    refunded = update(PromptCharge).where(*spent).values(given_back_at=now)
+    spent = (charged_to, PromptCharge.refunded_at.is_(None), PromptCharge.created_at >= charged_since)
+    refunded = update(PromptCharge).where(*spent).values(refunded_at=now)
     db.session.execute(refunded, execution_options=NO_SYNC)
 
 
@@ -78,7 +78,7 @@ def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:
     for key, since, owner in ((old_key, user.created_at, user.id), (new_key, EVER, NOBODY)):
         unnamed = (
             PromptCharge.mobile_key == key,
-            PromptCharge.given_back_at.is_(None),
+            PromptCharge.refunded_at.is_(None),
             PromptCharge.user_id.is_(None),
             PromptCharge.carried_from.is_(None),
             PromptCharge.created_at >= since,
@@ -97,7 +97,7 @@ def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:
     ).where(
         PromptCharge.mobile_key == old_key,
         PromptCharge.day == day,
-        PromptCharge.given_back_at.is_(None),
+        PromptCharge.refunded_at.is_(None),
         ORIGINAL.not_in(
             select(func.coalesce(there.carried_from, there.id)).where(there.mobile_key == new_key, there.day == day)
         ),

@@ -36,7 +36,7 @@ class PromptCharge(Model):
     day: Mapped[date]
     reply_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]
-    given_back_at: Mapped[datetime | None]
+    refunded_at: Mapped[datetime | None] = mapped_column("given_back_at")
     carried_from: Mapped[UUID | None]
     tier: Mapped[Tier | None] = mapped_column(text_enum(Tier, "tier_is_known"))  # null: charged by an earlier version
     model: Mapped[str | None] = mapped_column(String(100))

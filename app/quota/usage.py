@@ -32,7 +32,7 @@ DAY_SECONDS = 86_400
 UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
 
 OF_DAY = (PromptCharge.mobile_key == bindparam("key"), PromptCharge.day == bindparam("day"))
-CHARGED = select(func.count()).where(*OF_DAY, PromptCharge.given_back_at.is_(None)).scalar_subquery()
+CHARGED = select(func.count()).where(*OF_DAY, PromptCharge.refunded_at.is_(None)).scalar_subquery()
 USAGE = select(IS_PRO.label("is_pro"), CHARGED.label("charged"))  # with the values of `usage_values`
 
 

@@ -156,20 +156,20 @@ class Publisher:
         self.attempt = attempt
         self.may_begin = may_begin
         self.offset = 0
-        self.lost = False
+        self.muted = False
         self._publish(Entry(attempt, status=Status.GENERATING, context=context))
 
     def pass_on(self, piece: str) -> None:
-        if self.offset == 0 and not self.lost:
-            self.lost = not self.may_begin()
+        if self.offset == 0 and not self.muted:
+            self.muted = not self.may_begin()
         self.offset += len(piece)
         self._publish(Entry(self.attempt, piece=piece, offset=self.offset))
 
     def _publish(self, entry: Entry) -> None:
-        if self.lost:
+        if self.muted:
             return
         try:
             publish(self.reply_id, entry)
         except redis.RedisError:
             log.warning("Redis became unavailable in the middle of a streamed reply; it goes on without")
-            self.lost = True
+            self.muted = True

@@ -71,7 +71,7 @@ class Follower:
 
     load: reads the reply anew and holds no connection afterwards; raises NotFound when it is gone.
     client: a blocking one, for the reply's stream. Nothing here needs an application context.
-    leaving: whether this process is about to end. hung_up: whether the client is gone. wait: lets time pass while
+    is_draining: whether this process is about to end. hung_up: whether the client is gone. wait: lets time pass while
     Redis is unavailable.
     """
 
@@ -79,7 +79,7 @@ class Follower:
     cursor: Cursor | None
     _: KW_ONLY
     client: redis.Redis
-    leaving: Callable[[], bool]
+    is_draining: Callable[[], bool]
     hung_up: Callable[[], bool] = lambda: False
     wait: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -96,7 +96,7 @@ class Follower:
         last_word = looked = self.monotonic()
         yield from self.status_event(message.status)
         while not message.status.is_final:
-            if self.leaving():
+            if self.is_draining():
                 yield Event("reconnect", self.cursor)
                 return
             if self.hung_up():
@@ -197,7 +197,7 @@ def follow_reply(
                     raise TokenRevoked
                 return get_message(user_id, chatroom_id, reply_id)
 
-        follower = Follower(load, cursor, client=redis_client(blocking=True), leaving=is_draining, hung_up=hung_up)
+        follower = Follower(load, cursor, client=redis_client(blocking=True), is_draining=is_draining, hung_up=hung_up)
         yield until_gone(follower)
 
 

@@ -83,7 +83,7 @@ def test_right_password_is_refunded(app, member):
     who, _ = member
     assert [who.login(GOOD).status_code for _ in range(12)] == [200] * 12
     with app.app_context():
-        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
+        assert db.session.scalars(db.select(NumberThrottle.password_attempts)).all() == [0]
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def test_login_without_a_hash_slot_is_refunded(app, member, short_wait):
         for refused in all_at_once([lambda: who.login(GOOD)] * 10, retry=False):
             assert_problem(refused, 503, "service_unavailable")
     with app.app_context():
-        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
+        assert db.session.scalars(db.select(NumberThrottle.password_attempts)).all() == [0]
     assert [who.login(BETTER).status_code for _ in range(10)] == [401] * 10
     assert who.login(GOOD).status_code == 429, "guesses cost as much as ever"
 
@@ -126,7 +126,7 @@ def test_an_attempt_that_a_defect_keeps_from_being_compared_is_refunded(app, mem
     monkeypatch.setattr(type(hasher), "verify", fail)
     assert_problem(member[0].login(GOOD), 500, "internal_error")
     with app.app_context():
-        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
+        assert db.session.scalars(db.select(NumberThrottle.password_attempts)).all() == [0]
 
 
 def test_change_without_a_hash_slot_is_refunded(app, member, short_wait):
@@ -135,7 +135,7 @@ def test_change_without_a_hash_slot_is_refunded(app, member, short_wait):
     with hashing_by_others():
         assert_problem(who.post("/auth/change-password", **change), 503, "service_unavailable")
     with app.app_context():
-        assert db.session.scalars(db.select(NumberThrottle.password_tries)).all() == [0]
+        assert db.session.scalars(db.select(NumberThrottle.password_attempts)).all() == [0]
     assert who.post("/auth/change-password", **change).status_code == 200
 
 
@@ -171,9 +171,9 @@ def test_attempt_of_an_earlier_window_is_not_refunded_to_a_later_one(app, visito
         earlier = record_password_attempt(key, began)
         later = record_password_attempt(key, began + timedelta(minutes=16))
         refund_password_attempt(key, earlier)
-        assert db.session.scalar(db.select(NumberThrottle.password_tries)) == 1
+        assert db.session.scalar(db.select(NumberThrottle.password_attempts)) == 1
         refund_password_attempt(key, later)
-        assert db.session.scalar(db.select(NumberThrottle.password_tries)) == 0
+        assert db.session.scalar(db.select(NumberThrottle.password_attempts)) == 0
 
 
 def test_change_needs_the_current_password(member):

@@ -114,7 +114,7 @@ def test_canceling_twice_gives_back_once(room):
     reply_id = room.send("Hello")
     assert [cancel(room, reply_id).status_code for _ in range(2)] == [200, 409]
     assert room.used() == 0
-    assert len([charge for charge in room.charges() if charge.given_back_at]) == 1
+    assert len([charge for charge in room.charges() if charge.refunded_at]) == 1
 
 
 def test_a_retry_that_no_worker_took_gives_its_own_prompt_back(room, runner):

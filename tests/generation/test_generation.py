@@ -75,7 +75,7 @@ def test_a_reply_fails_when_its_attempts_are_used_up_and_its_prompt_comes_back_o
     assert room.used() == 0
     room.generate(runner, reply_id)
     assert room.used() == 0
-    assert [charge.given_back_at is not None for charge in room.charges()] == [True]
+    assert [charge.refunded_at is not None for charge in room.charges()] == [True]
 
 
 def test_a_reply_waits_as_long_as_google_asks(room, runner):

@@ -54,9 +54,9 @@ class Round:
         return self.read()
 
     def row(self) -> Any:
-        """The reply's attempts, and how many prompts it cost and got back."""
+        """The reply's attempts, and how many prompts it cost, and how many were refunded."""
         query = """SELECT attempt, (SELECT count(*) FROM prompt_charges WHERE reply_id = messages.id) AS charged,
-            (SELECT count(given_back_at) FROM prompt_charges WHERE reply_id = messages.id) AS given_back
+            (SELECT count(given_back_at) FROM prompt_charges WHERE reply_id = messages.id) AS refunded
             FROM messages WHERE id = :id"""
         with self.app.app_context():
             return db.session.execute(text(query), {"id": self.path.rsplit("/", 1)[1]}).one()
@@ -123,8 +123,8 @@ def test_of_two_cancels_one_wins_and_the_prompt_comes_back_once(start_rounds, ge
     for race, pair in zip(rounds, zip(statuses[::2], statuses[1::2], strict=True), strict=True):
         assert sorted(pair) == [200, 409]
         assert race.wait_for_end().status == "canceled"
-        attempt, charged, given_back = race.row()
-        assert (charged, given_back) == (1, 1 if attempt == 0 else 0)
+        attempt, charged, refunded = race.row()
+        assert (charged, refunded) == (1, 1 if attempt == 0 else 0)
     assert_nothing_changes(rounds)
 
 
@@ -182,8 +182,8 @@ def test_of_a_cancel_and_a_retry_each_does_what_it_says(start_rounds, gemini):
         reply = race.wait_for_end()
         assert canceled == 200
         won = {202: ("completed", "Done.", 2), 409: ("canceled", None, 1)}[retried]
-        attempt, charged, given_back = race.row()
-        assert (reply.status, reply.text, attempt, charged, given_back) == (*won, won[2], 0)
+        attempt, charged, refunded = race.row()
+        assert (reply.status, reply.text, attempt, charged, refunded) == (*won, won[2], 0)
     assert_nothing_changes(rounds)
 
 

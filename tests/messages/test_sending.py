@@ -98,12 +98,12 @@ def test_a_wait_that_loses_postgresql_answers_202_for_what_was_accepted(room):
 
 def test_a_wait_ends_when_the_process_is_about_to_end(room):
     begun = time.monotonic()
-    leaving = [True]
-    http.watch(lambda: leaving[0])
+    draining = [True]
+    http.add_drain_signal(lambda: draining[0])
     try:
         response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=20"})
     finally:
-        leaving[0] = False
+        draining[0] = False
     assert response.status_code == 202
     assert time.monotonic() - begun < 10
 

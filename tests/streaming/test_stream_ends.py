@@ -31,12 +31,12 @@ def test_a_drain_sends_followers_to_another_process(room):
     reply_id = room.send(PROMPT, stream=True)
     stream = follow(room, reply_id)
     next(stream)
-    leaving = [True]
-    http.watch(lambda: leaving[0])
+    draining = [True]
+    http.add_drain_signal(lambda: draining[0])
     try:
         assert names(list(stream)) == ["reconnect"]
     finally:
-        leaving[0] = False
+        draining[0] = False
 
 
 @pytest.mark.parametrize("what", ["room", "account"])
@@ -65,7 +65,9 @@ class Clock:
 def silent_follower(load, **options):
     """A follower of a reply of which nothing comes, on a clock of its own."""
     client = redis.Redis.from_url("redis://127.0.0.1:1")  # nobody there: every read ends at once
-    return Follower(load, None, client=client, leaving=lambda: False, wait=lambda _: None, monotonic=Clock(), **options)
+    return Follower(
+        load, None, client=client, is_draining=lambda: False, wait=lambda _: None, monotonic=Clock(), **options
+    )
 
 
 def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
