@@ -41,19 +41,19 @@ MESSAGES_AT_ONCE = 200
 Row = TypeVar("Row")
 
 
-def chatrooms_behind(user_id: UUID, after: UUID, *, at_most: int) -> list[Chatroom]:
-    """The user's chatrooms behind the id `after`, in the order of their ids; none once the account is deleted."""
+def chatrooms_after(user_id: UUID, after: UUID, *, at_most: int) -> list[Chatroom]:
+    """The user's chatrooms after the id `after`, in the order of their ids; none once the account is deleted."""
     statement = select(Chatroom).join(User, User.id == Chatroom.user_id)
     statement = statement.where(Chatroom.user_id == user_id, User.mobile.is_not(None), Chatroom.id > after)
     return list(db.session.scalars(statement.order_by(Chatroom.id).limit(at_most)))
 
 
-def messages_behind(chatroom_id: UUID, position: int, *, at_most: int) -> list[Message]:
-    """The chatroom's messages behind a position, oldest first; none once the chatroom or the account is deleted."""
+def messages_after(chatroom_id: UUID, position: int, *, at_most: int) -> list[Message]:
+    """The chatroom's messages after a position, oldest first; none once the chatroom or the account is deleted."""
     owned = select(Chatroom.id).join(User, User.id == Chatroom.user_id)
     owned = owned.where(Chatroom.id == chatroom_id, User.mobile.is_not(None))
-    behind = (Message.chatroom_id == chatroom_id, Message.position > position, owned.exists())
-    return list(db.session.scalars(select(Message).where(*behind).order_by(Message.position).limit(at_most)))
+    later = (Message.chatroom_id == chatroom_id, Message.position > position, owned.exists())
+    return list(db.session.scalars(select(Message).where(*later).order_by(Message.position).limit(at_most)))
 
 
 @contextmanager
@@ -96,11 +96,11 @@ def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str
     yield f'{compact(head)[:-1]},"security_events":['
     yield from array(SecurityEventOut(), pieces(read_events, None, attrgetter("id")))
     yield '],"chatrooms":['
-    read_rooms = partial(chatrooms_behind, user_id, at_most=ROOMS_AT_ONCE)
+    read_rooms = partial(chatrooms_after, user_id, at_most=ROOMS_AT_ONCE)
     rooms = chain.from_iterable(pieces(read_rooms, UUID(int=0), attrgetter("id")))
     for number, room in enumerate(rooms):
         yield f'{"," if number else ""}{compact(ChatroomOut().dump(room))[:-1]},"messages":['
-        read_messages = partial(messages_behind, room.id, at_most=MESSAGES_AT_ONCE)
+        read_messages = partial(messages_after, room.id, at_most=MESSAGES_AT_ONCE)
         yield from array(MessageOut(), pieces(read_messages, -1, attrgetter("position")))
         yield "]}"
     yield "]}"

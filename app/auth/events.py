@@ -63,7 +63,7 @@ def list_events(user_id: UUID, *, limit: int, cursor: str | None, now: datetime)
 
 
 def events_before(user_id: UUID, before: UUID | None, *, at_most: int, now: datetime) -> list[SecurityEvent]:
-    """The user's events in front of an id, newest first."""
+    """The user's events before an id, newest first."""
     kept = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - SHOWN_FOR)
     statement = select(SecurityEvent).where(*kept).order_by(SecurityEvent.id.desc()).limit(at_most)
     if before is not None:

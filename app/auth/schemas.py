@@ -69,7 +69,7 @@ NEW_PASSWORD = Password(
     validate=refuse_common,
 )
 CODE = fields.Text("The code, six digits.", required=True, max_chars=MAX_CODE_CHARS, example="294817")
-END_API_KEYS = fields.StrictBoolean("Whether your API keys stop working too.", load_default=False)
+END_API_KEYS = fields.JsonBoolean("Whether your API keys stop working too.", load_default=False)
 
 
 class SignupIn(Schema):

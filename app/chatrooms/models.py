@@ -126,7 +126,7 @@ CURRENT_OR_NUMBERED: ColumnElement[int] = literal_column("(superseded::integer *
 class Message(Model):
     """One turn of a chatroom: a user's prompt or the model's reply to one.
 
-    `position` orders a room's turns; a reply stands behind its prompt. What an edit or a new reply replaces stays,
+    `position` orders a room's turns; a reply comes after its prompt. What an edit or a new reply replaces stays,
     `superseded`, with all turns after it, and what replaces it goes to the end. Only the holder of the current
     `attempt`, whose lease has not been taken over, may finish a reply. A room has one at a time that is generated,
     and a user no more than there are slots.

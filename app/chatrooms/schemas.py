@@ -65,8 +65,8 @@ class ChatroomChangesIn(ChatroomIn):
     """What changes; at least one field."""
 
     title = fields.Text("1–255 characters after trimming.", max_chars=MAX_TITLE_CHARS, example="How the internet works")
-    pinned = fields.StrictBoolean("Whether it comes first in the list.", example=True)
-    archived = fields.StrictBoolean("Whether it is listed among the archived ones.", example=False)
+    pinned = fields.JsonBoolean("Whether it comes first in the list.", example=True)
+    archived = fields.JsonBoolean("Whether it is listed among the archived ones.", example=False)
 
     @ma.validates_schema
     def check_for_a_change(self, data: dict[str, Any], **_: Any) -> None:
@@ -77,7 +77,7 @@ class ChatroomChangesIn(ChatroomIn):
 class ListQuery(PageQuery):
     """Which part of which list."""
 
-    archived = fields.TrueOrFalse("List the archived ones instead.", load_default=False)
+    archived = fields.QueryBoolean("List the archived ones instead.", load_default=False)
 
 
 class ModelOut(Schema):

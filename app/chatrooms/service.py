@@ -105,10 +105,10 @@ def list_chatrooms(user_id: UUID, *, limit: int, cursor: str | None, archived: b
         flag, moment, room_id = decode_cursor(cursor, FLAGS.index, parse_moment, UUID)
         listed = listed.where(tuple_(*order) < (bool(flag), moment, room_id))
     latest_first = listed.order_by(*(column.desc() for column in order))
-    return cut_page(db.session.scalars(latest_first.limit(limit + 1)).all(), limit, cursor_behind)
+    return cut_page(db.session.scalars(latest_first.limit(limit + 1)).all(), limit, cursor_after)
 
 
-def cursor_behind(room: Chatroom) -> str:
+def cursor_after(room: Chatroom) -> str:
     return encode_cursor(FLAGS[room.pinned], room.last_prompt_at.isoformat(), room.id)
 
 

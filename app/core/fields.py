@@ -55,7 +55,7 @@ class Choice(Described, ma.fields.Enum[Any]):
         super().__init__(description, enum, by_value=True, **kwargs)
 
 
-class Ready(Described, ma.fields.Nested):
+class Preserialized(Described, ma.fields.Nested):
     """A nested document that its schema describes, and that is given in the form in which it is sent."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -85,7 +85,7 @@ class Text(String):
         return text
 
 
-class StrictBoolean(Boolean):
+class JsonBoolean(Boolean):
     """`true` or `false`, and none of the other spellings."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
@@ -94,14 +94,14 @@ class StrictBoolean(Boolean):
         return value
 
 
-class TrueOrFalse(Boolean):
+class QueryBoolean(Boolean):
     """`true` or `false` in a query string, and none of the other spellings."""
 
     truthy = {"true"}  # noqa: RUF012 - as marshmallow has it
     falsy = {"false"}  # noqa: RUF012
 
 
-class WholeNumber(Integer):
+class QueryInteger(Integer):
     """A whole number in plain digits, as a query string has it: `1_0` is none, nor are digits of other scripts."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:

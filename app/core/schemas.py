@@ -87,7 +87,7 @@ class Problem(Schema):
 class PageQuery(Schema):
     """Which part of a list."""
 
-    limit = fields.WholeNumber(
+    limit = fields.QueryInteger(
         f"Rows on a page, 1–{MAX_LIMIT}.", load_default=20, validate=validate.Range(1, MAX_LIMIT), example=20
     )
     cursor = fields.String(

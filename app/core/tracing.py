@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 REQUEST_ID_HEADER = "X-Request-ID"
 SANE = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACE_HEADER = "traceparent"
-# Version, trace, parent and flags; what a later version may add behind is not passed on.
+# Version, trace, parent and flags; what a later version may add after them is not passed on.
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 TRACER = "tracer"  # its key in app.extensions
 SERVICE_NAME = "gemini-backend"  # unless OTEL_SERVICE_NAME says another

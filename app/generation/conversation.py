@@ -88,7 +88,7 @@ def supersede(chatroom_id: UUID, first: int) -> bool:
 def conversation(
     chatroom_id: UUID, position: int, prompt: str, *, max_chars: int, max_tokens: int | None = None
 ) -> list[Turn]:
-    """The turns to send, oldest first, user and model by turns, ending with the prompt.
+    """The turns to send, oldest first, user and model alternating, ending with the prompt.
 
     position: the reply's, in its room. Only pairs with an answer count: failed ones are left out with their
     prompts. The newest pairs are sent that, together with the prompt, have no more than `max_chars` characters and

@@ -165,14 +165,14 @@ NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
 
 # The earliest unfinished reply of one room after the other, each found by one look into ix_messages_open_by_room: what
 # waits behind it costs nothing.
-ROOMS = 2_000  # looked at by one sweep; the next one goes on behind them
+ROOMS = 2_000  # looked at by one sweep; the next one goes on after them
 UNFINISHED_REPLY = (
     select(messages.c.chatroom_id, messages.c.id, messages.c.status, messages.c.enqueued_at)
     .where(IS_OPEN)
     .order_by(messages.c.chatroom_id, messages.c.position)
     .limit(1)
 )
-HEADS = UNFINISHED_REPLY.where(messages.c.chatroom_id > bindparam("behind")).cte("heads", recursive=True)
+HEADS = UNFINISHED_REPLY.where(messages.c.chatroom_id > bindparam("after")).cte("heads", recursive=True)
 NEXT_HEAD = UNFINISHED_REPLY.where(messages.c.chatroom_id > HEADS.c.chatroom_id).lateral("next")
 HEADS = HEADS.union_all(select(NEXT_HEAD).select_from(HEADS.join(NEXT_HEAD, true())))
 IS_GENERATED = exists().where(others.c.chatroom_id == HEADS.c.chatroom_id, others.c.status == Status.GENERATING)
@@ -196,11 +196,11 @@ def take_next_replies(chatroom_id: UUID, user_id: UUID, now: datetime) -> list[U
     return [row.id for row in rows if row.status is Status.QUEUED]
 
 
-def lost_replies(*, behind: UUID, lost_before: datetime) -> tuple[list[UUID], UUID | None]:
-    """Replies that are next, and whose task was queued before `lost_before`, in the ROOMS rooms behind the id `behind`.
+def lost_replies(*, after: UUID, lost_before: datetime) -> tuple[list[UUID], UUID | None]:
+    """Replies that are next, and whose task was queued before `lost_before`, in the ROOMS rooms after the id `after`.
 
     Also the last of these rooms, None when there are no more.
     """
-    rows = db.session.execute(LOOKED_AT, {"behind": behind, "lost_before": lost_before}).all()
+    rows = db.session.execute(LOOKED_AT, {"after": after, "lost_before": lost_before}).all()
     lost = [row.lost for row in rows if row.lost is not None]
     return lost, rows[-1].chatroom_id if len(rows) == ROOMS else None

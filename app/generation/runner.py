@@ -105,7 +105,7 @@ class Runner:
     def attempt(self, held: Claim) -> Outcome:  # noqa: PLR0911 - one for each way in which it ends
         """Read the conversation, ask the model, and store what came of it.
 
-        Should PostgreSQL be gone behind the claim, the reply waits a moment; gone for longer, its lease runs out, as if
+        If PostgreSQL is lost after the claim, the reply waits a moment; if it stays lost, its lease runs out, as if
         this worker had died.
         """
         try:

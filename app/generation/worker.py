@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is released
 LISTEN_AGAIN_SECONDS = 1.0
-SWEEP_CURSOR = "sweeper:goes_on_at"  # in Redis: the chatroom behind which the next sweep goes on
+SWEEP_CURSOR = "sweeper:goes_on_at"  # in Redis: the chatroom after which the next sweep goes on
 FIRST_ROOM = UUID(int=0)
 
 
@@ -144,9 +144,9 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
         messages.c.lease_expires_at < func.now(),
         messages.c.enqueued_at < now - requeue_after,
     )
-    behind = sweep_cursor()
+    after = sweep_cursor()
     with transaction() as tx:
-        lost, last_room = lost_replies(behind=behind, lost_before=lost_before)
+        lost, last_room = lost_replies(after=after, lost_before=lost_before)
         task_lost = and_(
             messages.c.id.in_(lost),
             messages.c.status == Status.QUEUED,
@@ -163,7 +163,7 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
 
 
 def sweep_cursor() -> UUID:
-    """The chatroom behind which this sweep goes on: the first one's, when Redis does not know."""
+    """The chatroom after which this sweep goes on: the first one's, when Redis does not know."""
     with suppress(RedisError):
         known: Any = redis_client().get(SWEEP_CURSOR)
         return UUID(known.decode()) if known else FIRST_ROOM

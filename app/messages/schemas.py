@@ -92,7 +92,7 @@ class PromptIn(Schema):
         max_chars=MAX_PROMPT_CHARS,
         example="Explain DNS to a child",
     )
-    stream = fields.StrictBoolean("Whether the reply comes piece by piece.", load_default=False, example=False)
+    stream = fields.JsonBoolean("Whether the reply comes piece by piece.", load_default=False, example=False)
 
 
 class PromptHeaders(KeyHeaders):
@@ -174,10 +174,10 @@ class MessageOut(Schema):
         allow_none=True,
         example="stop",
     )
-    error = fields.Ready("Why a reply failed, else null.", ErrorOut, allow_none=True, example=None)
+    error = fields.Preserialized("Why a reply failed, else null.", ErrorOut, allow_none=True, example=None)
     model = fields.String("The model that replied.", allow_none=True, example="gemini-3.5-flash")
-    usage = fields.Ready("Of a reply; null until it is known.", TokensUsedOut, allow_none=True)
-    context = fields.Ready("Of a reply; null until Gemini was asked.", ContextOut, allow_none=True)
+    usage = fields.Preserialized("Of a reply; null until it is known.", TokensUsedOut, allow_none=True)
+    context = fields.Preserialized("Of a reply; null until Gemini was asked.", ContextOut, allow_none=True)
     superseded = fields.Boolean("Whether an edit or a new reply has replaced it, or a turn before it.", example=False)
     in_reply_to = fields.UUID(
         "Of a reply: the prompt's id.", allow_none=True, example="0192d3a4-7100-7d11-b0c1-1123456789ab"

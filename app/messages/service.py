@@ -220,7 +220,7 @@ def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]
 def messages_before(
     chatroom_id: UUID, limit: int, before: int | None = None, with_superseded: bool = False
 ) -> Page[Message]:
-    """Up to `limit` messages of a chatroom, newest first: those in front of the position `before`, or the latest."""
+    """Up to `limit` messages of a chatroom, newest first: those before the position `before`, or the latest."""
     listed = select(Message).where(Message.chatroom_id == chatroom_id)
     if not with_superseded:
         listed = listed.where(~Message.superseded)

@@ -2,7 +2,7 @@
 
 GIN knows no order, so a word that is in most messages would be looked up in all of them. Therefore the user's latest
 messages are compared first, one by one; only a query that few of them match asks the index. What either finds is one
-block: it is ranked as a whole, and the pages behind its last one begin the next block, of older messages.
+block: it is ranked as a whole, and the pages after its last one begin the next block, of older messages.
 """
 
 from collections.abc import Sequence
@@ -87,8 +87,8 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     block = union_all(select(among_recent), select(older)).cte("block")
     score = cast(func.ts_rank(block.c.words, query, BY_LENGTH) * MILLIONTHS, Integer)
     scored = select(block.c.message_id, score.label("score")).subquery("scored")
-    behind = tuple_(bindparam("score"), bindparam("behind", type_=Uuid))
-    in_order = select(scored).where(tuple_(scored.c.score, scored.c.message_id) < behind)
+    after = tuple_(bindparam("score"), bindparam("after", type_=Uuid))
+    in_order = select(scored).where(tuple_(scored.c.score, scored.c.message_id) < after)
     ranked = best_first(in_order, scored).offset(0).subquery("ranked")  # before the joins: only a page's rows get them
     page = (
         select(ranked.c.score, Message.id, Message.chatroom_id, Message.role, Message.created_at, Message.text)
@@ -97,7 +97,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
         .where(Chatroom.user_id == bindparam("user"), ~Message.superseded)
     )
     page_of_block = best_first(page, ranked).limit(bindparam("limit")).subquery("page")
-    # Of the block: its newest message, and the oldest that was compared when there are more behind it.
+    # Of the block: its newest message, and the oldest that was compared when there are older ones.
     oldest = case(
         (are_all, null()),
         (are_enough, edge_of(recent)),
@@ -122,14 +122,14 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
 
     It may have fewer than `limit` and yet a next one. Raises NotFound for a chatroom that is not his, InvalidCursor.
     """
-    newest, score, behind = decode_cursor(cursor, UUID, int, UUID) if cursor is not None else FIRST
+    newest, score, after = decode_cursor(cursor, UUID, int, UUID) if cursor is not None else FIRST
     if chatroom_id is not None:
         get_chatroom(user_id, chatroom_id)
     asked = query_words(query)
     if not asked:
         return Page([], None)
     values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, asked)}
-    values |= {"newest": newest, "score": min(score, FIRST[1]), "behind": behind, "limit": limit + 1}
+    values |= {"newest": newest, "score": min(score, FIRST[1]), "after": after, "limit": limit + 1}
     rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
     pattern = pattern_of(asked)
     items = [
@@ -141,7 +141,7 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
 
 
 def next_cursor(rows: Sequence[Any], limit: int) -> str | None:
-    """Behind the last row of a page: within its block, or at the next block's beginning."""
+    """After the last row of a page: within its block, or at the next block's beginning."""
     if len(rows) > limit:
         last = rows[limit - 1]
         return encode_cursor(last.newest, last.score, last.id)

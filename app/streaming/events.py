@@ -63,7 +63,7 @@ def publish(reply_id: UUID, entry: Entry) -> str:
 
 
 def read(client: redis.Redis, reply_id: UUID, after: str, *, seconds: float) -> tuple[str, list[Entry]]:
-    """Entries behind the id `after`, waiting up to `seconds` for the first; and the last one's id.
+    """Entries after the id `after`, waiting up to `seconds` for the first; and the last one's id.
 
     client: a blocking one. Raises redis.RedisError.
     """

@@ -290,7 +290,7 @@ class Processes:
                 self._print(name, line.decode(errors="replace"), colour)
 
     def _print(self, name: str, text: str, colour: str = "") -> None:
-        """Print lines behind the time and a name, which is in colour on a terminal."""
+        """Print lines after the time and a name, which is in colour on a terminal."""
         prefix = f"{datetime.now().astimezone():%H:%M:%S} {name:<{_NAME_WIDTH}} | "
         with self._printing:
             self._last_line = time.monotonic()

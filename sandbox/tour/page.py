@@ -86,7 +86,7 @@ class Page:
             self.say(json.dumps(shortened(body), indent=2, ensure_ascii=False))
 
     def write(self, text: str) -> None:
-        """A piece of text, behind the one before."""
+        """A piece of text, after the one before."""
         print(text, end="", flush=True)
 
     def _in(self, style: str, text: str) -> str:

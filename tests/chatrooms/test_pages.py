@@ -57,7 +57,7 @@ def test_rooms_opened_between_pages_move_nothing(user, ten_rooms):
 
 
 def test_rooms_deleted_between_pages_hide_no_other(user, ten_rooms):
-    """The very row that a cursor points behind goes away."""
+    """The very row that a cursor points at goes away."""
 
     def delete_last_shown():
         newest = user.get("/chatroom?limit=100").json["items"]

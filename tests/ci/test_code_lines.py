@@ -15,7 +15,7 @@ NAME = """not a docstring,
 but two lines"""
 
 
-def name() -> str:  # a comment behind code
+def name() -> str:  # a comment after code
     """Its docstring."""
     return NAME
 '''

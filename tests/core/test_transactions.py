@@ -1,4 +1,4 @@
-"""Reads are statements of their own; a use case that writes is one transaction, also behind a read."""
+"""Reads are statements of their own; a use case that writes is one transaction, also after a read."""
 
 from itertools import count
 from types import SimpleNamespace

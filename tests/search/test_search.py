@@ -157,7 +157,7 @@ def test_pages_have_all_of_it_once(mine, limit):
         [("word N", 500), ("other", 700), ("word 1N", 400), ("other", 500)],  # first the one, then the other
     ],
 )
-def test_a_search_goes_on_behind_what_is_ranked_at_once(mine, groups):
+def test_a_search_goes_on_after_what_is_ranked_at_once(mine, groups):
     for words, count in groups:
         mine.say(words, count=count)
     found = chain(*mine.pages("word", limit=100))
