@@ -17,7 +17,7 @@ PAGE = 100  # the most that a page may have
 
 @dataclass(frozen=True)
 class Request:
-    """A request that is ready to be sent, as the visitor himself unless `token` is given."""
+    """A request that is ready to be sent, as the visitor unless `token` is given."""
 
     method: str
     path: str

@@ -11,7 +11,7 @@ from app.users.profile import UserOut
 
 
 class ProfileIn(Schema):
-    """What a user may change about himself."""
+    """What users may change about themselves."""
 
     name = Name(required=True)
 

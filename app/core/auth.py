@@ -31,7 +31,8 @@ SESSION_VALIDATOR = "is_session_active"
 KEY_VALIDATOR = "is_api_key_active"
 API_KEY_PREFIX = "gbk_"
 KNOWN_TOKENS = 10_000  # of which a process remembers that they are ours; about a kilobyte each
-REFRESH_JTI_CLAIM = "rid"  # `jti` has been flask-jwt-extended's own random id; tokens in use live for a month
+# `jti` is taken by flask-jwt-extended; renaming this claim would invalidate live refresh tokens.
+REFRESH_JTI_CLAIM = "rid"
 
 
 class TokenError(AppError):

@@ -68,12 +68,13 @@ REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minu
 def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValidator) -> bool:
     """Whether the session is active; a request of one counts against its user's limit. Raises RateLimited.
 
-    validate: whether it is by PostgreSQL. Holds no database connection afterwards.
+    validate: asks PostgreSQL whether the session is active. Holds no database connection afterwards.
     """
     try:
         with asking_redis():
             entry, count = ask(session_id, user_id)
-            if count > (settings().rate_limit_per_minute or count):
+            limit = settings().rate_limit_per_minute
+            if limit and count > limit:
                 raise_rate_limited(REQUESTS.item(1), f"user:{user_id}")
     except redis.RedisError as error:
         if not isinstance(error, RedisCircuitOpen):

@@ -107,8 +107,7 @@ def register_redis(app: Flask, settings: "Settings") -> None:
         RATELIMIT_STORAGE_OPTIONS={"connection_pool": pool},
     )
     cache.init_app(app)
-    # Once it stands here it adds no hooks, which would look for limits of a route at each request: none has any, since
-    # a use case asks the strategy where it counts.
+    # Registering it first keeps init_app from installing request hooks: no route has a limit of its own.
     app.extensions["limiter"] = {limiter}
     limiter.init_app(app)
     app.extensions["rate_limits"] = limiter.limiter

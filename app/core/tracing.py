@@ -53,7 +53,7 @@ def trace_id() -> str | None:
     return value.split("-")[1] if value else None
 
 
-def accepted(header: str) -> str | None:
+def parse_traceparent(header: str) -> str | None:
     """A `traceparent` header in version 00; None when it is none."""
     match = TRACEPARENT.fullmatch(header)
     if match is None or (match[1] == "00" and match[5]):
@@ -104,7 +104,7 @@ def span(name: str, kind: str) -> Iterator[None]:
         yield
         return
     before = traceparent()
-    set_traceparent(place_of(begun))
+    set_traceparent(traceparent_of(begun))
     try:
         yield
     except BaseException as error:
@@ -126,7 +126,7 @@ def begin_span(name: str, kind: str) -> Any:
     return tracer.start_span(name, context=context, kind=api.SpanKind[kind])
 
 
-def place_of(begun: Any) -> str:
+def traceparent_of(begun: Any) -> str:
     """A span as a `traceparent`."""
     context = begun.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
@@ -135,10 +135,10 @@ def place_of(begun: Any) -> str:
 def begin_request() -> None:
     offered = request.headers.get(REQUEST_ID_HEADER, "")
     set_request_id(offered if SANE.fullmatch(offered) else str(uuid7()))
-    set_traceparent(accepted(request.headers.get(TRACE_HEADER, "")))
+    set_traceparent(parse_traceparent(request.headers.get(TRACE_HEADER, "")))
     g.span = begin_span(request.method, "SERVER")
     if g.span is not None:
-        set_traceparent(place_of(g.span))
+        set_traceparent(traceparent_of(g.span))
 
 
 def finish_request(response: Response) -> Response:

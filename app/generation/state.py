@@ -298,7 +298,7 @@ def write(held: Claim, *, with_cost: bool = False, **values: object) -> bool:
 def write_while_held(held: Claim, values: Mapping[str, object], *, with_cost: bool = False) -> bool:
     """Write to the reply as long as its lease is held; False when it is not any more.
 
-    How much of the room Gemini was sent goes along, once it is asked.
+    Also stores how many messages Gemini was sent, and how many were left out, once it is asked.
     """
     values = dict(values) | (asdict(held.context) if held.context else {})
     bound = {f"new_{name}": value for name, value in values.items()}

@@ -41,7 +41,7 @@ class DayOfUsage:
 def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[DayOfUsage]:
     """What the user's prompts took, a row a day, both ends included; by default of the last DAYS_SHOWN.
 
-    Who had the number before is somebody else.
+    Excludes charges of the number's previous owner.
     Raises ValidationFailed, TokenRevoked when the account is gone.
     """
     today = quota_day(now)

@@ -120,7 +120,7 @@ IN_ALL, IN_CHATROOM = search_statement("user_id", "user"), search_statement("cha
 def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, cursor: str | None) -> Page[Found]:
     """A page of the user's messages that have all words of the query, the last one as the beginning of a word.
 
-    It may have fewer than `limit` and yet a next one. Raises NotFound for a chatroom that is not his, InvalidCursor.
+    It may have fewer than `limit` and yet a next one. Raises NotFound for a room that is not the user's, InvalidCursor.
     """
     newest, score, after = decode_cursor(cursor, UUID, int, UUID) if cursor is not None else FIRST
     if chatroom_id is not None:

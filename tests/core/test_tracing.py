@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from app.core.logging import configure_logging
-from app.core.tracing import accepted, set_request_id, set_traceparent, traceparent
+from app.core.tracing import parse_traceparent, set_request_id, set_traceparent, traceparent
 from sandbox.stack.processes import wait_until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -41,7 +41,7 @@ def outside_of_a_trace():
     ],
 )
 def test_only_a_valid_header_is_taken(header, taken):
-    assert accepted(header) == taken
+    assert parse_traceparent(header) == taken
 
 
 def test_it_goes_along_to_gemini_and_into_the_row(room, runner, gemini):
