@@ -136,13 +136,26 @@ def own_environment(environment: dict[str, str], make_redis_url: Callable[[], st
     return environment | {"REDIS_URL": make_redis_url()}
 
 
+class PatientClient(FlaskClient):
+    """A client whose calls return when the answer is over, and with it what follows an answer; of a stream at once."""
+
+    def open(self, *args: Any, buffered: bool | None = None, **kwargs: Any) -> TestResponse:
+        answer = super().open(*args, buffered=bool(buffered), **kwargs)
+        if buffered is None and answer.mimetype != "text/event-stream":
+            answer.make_sequence()
+            answer.close()
+        return answer
+
+
 @pytest.fixture(scope="session")
 def make_app(environment: dict[str, str]) -> Callable[..., Flask]:
     """Make an application with settings of one's own."""
 
     def make(**overrides: Any) -> Flask:
         values = {name.lower(): value for name, value in environment.items()} | overrides
-        return create_app(load_settings(**values))
+        app = create_app(load_settings(**values))
+        app.test_client_class = PatientClient
+        return app
 
     return make
 

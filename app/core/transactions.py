@@ -4,8 +4,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
+from flask import Response, after_this_request, has_request_context
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 from sqlalchemy.sql.dml import ReturningDelete
@@ -22,7 +25,8 @@ log = logging.getLogger(__name__)
 class Transaction:
     """The current transaction; collects what must follow its commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, respond_first: bool = True) -> None:
+        self._respond_first = respond_first
         self._after_commit: list[Callable[[], object]] = []
         self._tasks: list[Callable[[], None]] = []
 
@@ -31,11 +35,11 @@ class Transaction:
         self._after_commit.append(action)
 
     def enqueue_after_commit(self, task_name: str, *args: str, delay_seconds: float = 0) -> None:
-        """Queue a task once the commit has succeeded; if that fails, a sweep queues it later."""
+        """Queue a task after the commit and, in a request, its response; if that fails, a sweep queues it later."""
         self._tasks.append(lambda: enqueue(task_name, *args, delay_seconds=delay_seconds))
 
     def run_actions(self) -> None:
-        """Run the actions, then queue the tasks; whatever fails is logged."""
+        """Run the actions, then queue the tasks or let the response do so; whatever fails is logged."""
         for action in self._after_commit:
             try:
                 action()
@@ -43,7 +47,15 @@ class Transaction:
                 log.warning("An action after a commit failed, Redis is unavailable: %s", first_line(error))
             except Exception:
                 log.exception("An action after a commit failed")
-        self._enqueue_tasks()
+        if self._tasks and self._respond_first and has_request_context():
+            after_this_request(self._enqueue_behind)
+        else:
+            self._enqueue_tasks()
+
+    def _enqueue_behind(self, response: Response) -> Response:
+        """Let the client have the response first: queueing takes a millisecond, and workers that wake take the CPU."""
+        response.call_on_close(partial(copy_context().run, self._enqueue_tasks))  # under the request's id and trace
+        return response
 
     def _enqueue_tasks(self) -> None:
         """Queue the tasks, up to the first failure: hundreds of a sweep would each wait and be logged."""
@@ -59,9 +71,11 @@ class Transaction:
 
 
 @contextmanager
-def transaction() -> Iterator[Transaction]:
+def transaction(*, respond_first: bool = True) -> Iterator[Transaction]:
     """Commit what the block wrote, or roll all of it back when it raises.
 
+    respond_first: whether the tasks of a request are queued once its response is sent: not for one that waits for them.
+    Outside of a request they are queued right after the commit.
     Afterwards no connection is held; loaded rows stay readable.
     Raises RuntimeError inside another one: a use case is one transaction.
     """
@@ -69,7 +83,7 @@ def transaction() -> Iterator[Transaction]:
     if session.info.get(IN_TRANSACTION):  # flask-sqlalchemy: one session a request or task
         raise RuntimeError("transaction() does not nest")
     session.info[IN_TRANSACTION] = True
-    tx = Transaction()
+    tx = Transaction(respond_first=respond_first)
     try:
         if session.in_transaction():  # something was read before, without one of PostgreSQL's
             open_transaction(session, None, session.connection())

@@ -104,7 +104,7 @@ def accept_prompt(
     """
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
-    with transaction() as tx:
+    with transaction(respond_first=not wait_seconds) as tx:
         user = require_locked_user(user_id)
         key = mobile_key(user.mobile)
         asked_with = usage_values(user, key, now) | {"room": chatroom_id, "idempotency_key": idempotency_key}

@@ -31,6 +31,7 @@ def let_workers_take_all(room):
 def test_a_lost_task_is_queued_again_and_said(room, caplog):
     reply_id = room.send("Hello")
     let_workers_take_all(room)
+    caplog.clear()
     assert sweep(room, timedelta(seconds=1)) == []
     assert caplog.messages == []
     assert sweep(room) == [reply_id]

@@ -8,8 +8,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from app.core import http
+from app.core.broker import GENERATIONS
 from app.core.db import db
+from app.messages import views
 from app.messages.views import preferred_wait
+from tests.queues import waiting_tasks
 
 
 def test_a_prompt_is_accepted_at_once_and_its_location_leads_to_the_reply(user, worker):
@@ -25,6 +28,28 @@ def test_a_prompt_is_accepted_at_once_and_its_location_leads_to_the_reply(user, 
     while (read := user.get(response.headers["Location"]).json)["status"] != "completed":
         assert time.monotonic() < deadline
     assert "Hello" in read["text"]
+
+
+def test_a_client_has_its_answer_before_the_task_is_queued(user, redis_db):
+    path = user.make_chatroom()
+    answer = user.post(f"{path}/message", json={"text": "Hello"}, buffered=False)
+    assert answer.status_code == 202
+    assert waiting_tasks(redis_db, GENERATIONS) == []
+    answer.close()
+    assert waiting_tasks(redis_db, GENERATIONS) == [("messages.generate_reply", (answer.json["reply"]["id"],))]
+
+
+def test_a_defect_behind_the_commit_leaves_the_reply_to_the_workers_all_the_same(app, user, redis_db, monkeypatch):
+    path = user.make_chatroom()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(views.service, "wait_for_reply", lambda *_, **__: 1 / 0)
+            assert user.post(f"{path}/message", json={"text": "Hello"}).status_code == 500
+    finally:
+        app.config["PROPAGATE_EXCEPTIONS"] = None
+    reply_id = user.get(f"{path}/messages").json["items"][0]["id"]
+    assert waiting_tasks(redis_db, GENERATIONS) == [("messages.generate_reply", (reply_id,))]
 
 
 def test_a_wait_brings_the_reply_in_the_same_answer(user, worker):

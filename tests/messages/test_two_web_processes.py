@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -14,6 +16,7 @@ import redis
 import requests
 from flask import Flask
 
+from app.core.broker import GENERATIONS
 from sandbox.stack.processes import alive, wait_until
 from tests.event_streams import events_of
 from tests.web_process import WebProcess, serving
@@ -74,6 +77,19 @@ def test_the_streams_of_a_user_on_two_processes_are_counted_together(webs, clien
 
     assert wait_until(may_follow, seconds=10)
     opened[1].close()
+
+
+def test_a_prompt_whose_client_is_gone_before_its_answer_is_queued(app, webs, client, own_redis):
+    """The task follows the answer, whether anybody is there to take it or not."""
+    address, body = urlsplit(webs[0].url), b'{"text": "Hello"}'
+    head = f"POST {client.room}/message HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {client.token}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with redis.Redis.from_url(own_redis) as broker:
+        before = broker.llen(GENERATIONS)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
+            connection.sendall(head.encode() + body)
+        assert wait_until(lambda: broker.llen(GENERATIONS) == before + 1, seconds=5)
 
 
 def test_a_process_that_is_told_to_end_sends_streams_and_waits_on(webs, client, own_redis):

@@ -35,9 +35,9 @@ def scrape(client) -> dict[tuple[str, ...], float]:
 
 def test_requests_are_counted_by_route_and_status(client):
     before = scrape(client)
-    client.get("/healthz").close()
-    client.get("/chatroom").close()
-    client.get("/no/such/address").close()
+    client.get("/healthz")
+    client.get("/chatroom")
+    client.get("/no/such/address")
     after = scrape(client)
     for labels in (("GET", "/healthz", "200"), ("GET", "/chatroom", "401"), ("GET", "(none)", "404")):
         assert after["http_requests_total", *labels] == before.get(("http_requests_total", *labels), 0) + 1
