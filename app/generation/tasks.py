@@ -12,7 +12,7 @@ from app.core.transactions import release_connection, transaction
 from app.generation.breaker import Breaker
 from app.generation.queueing import GENERATE_REPLY, NAME_CHATROOM
 from app.generation.runner import Runner, configured_client
-from app.generation.titles import title_chatroom, untitled_chatrooms
+from app.generation.titles import configured_titler, title_chatroom, untitled_chatrooms
 from app.generation.worker import LeaseKeeper, sweep_replies
 
 
@@ -25,7 +25,7 @@ def generate_reply(reply_id: str) -> None:
 @shared_task(name=NAME_CHATROOM)
 def name_chatroom(chatroom_id: str) -> None:
     """Name a chatroom that nobody has named."""
-    title_chatroom(UUID(chatroom_id), now=utc_now())
+    title_chatroom(UUID(chatroom_id), current_app.extensions["titler"], now=utc_now())
 
 
 @shared_task(name="chatrooms.sweep_untitled")
@@ -45,7 +45,8 @@ def sweep() -> None:
 
 
 def start_runner(app: Flask) -> None:
-    """Make the worker's runner, one for all its threads. Raises SdkMissing."""
+    """Make what asks Gemini for replies and for titles, one of each for all the worker's threads. Raises SdkMissing."""
     with app.app_context():
         keeper = LeaseKeeper(app, lease=timedelta(seconds=settings().reply_lease_seconds))
         app.extensions["runner"] = Runner(configured_client(), keeper, Breaker())
+        app.extensions["titler"] = configured_titler()

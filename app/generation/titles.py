@@ -7,7 +7,6 @@ import logging
 import re
 import textwrap
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -64,13 +63,16 @@ UNTITLED = (
 )
 
 
-def title_chatroom(chatroom_id: UUID, *, now: datetime) -> None:
-    """Name a chatroom by its first exchange; does nothing when it has a name, or no exchange is complete yet."""
+def title_chatroom(chatroom_id: UUID, titler: ModelClient, *, now: datetime) -> None:
+    """Name a chatroom by its first exchange; does nothing when it has a name, or no exchange is complete yet.
+
+    titler: as `configured_titler` makes it.
+    """
     exchange: Any = db.session.execute(FIRST_EXCHANGE, {"room": chatroom_id}).one_or_none()
     release_connection()
     if exchange is None:
         return
-    title = asked_title(exchange.asked, exchange.replied) or first_words(exchange.asked)
+    title = asked_title(titler, exchange.asked, exchange.replied) or first_words(exchange.asked)
     unnamed = (Chatroom.title.is_(None), Chatroom.title_source.is_(None), Chatroom.user_id.is_not(None))
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
     named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=now)
@@ -86,7 +88,7 @@ def untitled_chatrooms(now: datetime) -> list[UUID]:
     return list(db.session.scalars(UNTITLED, between))
 
 
-def asked_title(prompt: str, reply: str) -> str:
+def asked_title(titler: ModelClient, prompt: str, reply: str) -> str:
     """What Gemini calls a conversation; nothing when it gives no answer, or AUTO_TITLE is off."""
     if not settings().auto_title:
         return ""
@@ -94,7 +96,7 @@ def asked_title(prompt: str, reply: str) -> str:
     try:
         with BoundedCall(CALL_SECONDS) as call, span("generate_content", "CLIENT"):
             headers = outgoing_headers()
-            answer = titler().generate([Turn("user", excerpt)], call, read_seconds=CALL_SECONDS, headers=headers)
+            answer = titler.generate([Turn("user", excerpt)], call, read_seconds=CALL_SECONDS, headers=headers)
     except ModelError as error:
         log.info("A chatroom is named by its first words: %s", error)
         return ""
@@ -104,9 +106,8 @@ def asked_title(prompt: str, reply: str) -> str:
     return cleaned(answer.text)
 
 
-@cache
-def titler() -> ModelClient:
-    """The client that asks for titles, one for all threads of the process."""
+def configured_titler() -> ModelClient:
+    """A client that asks for titles, for all threads of a process."""
     model = settings().gemini_title_model or None
     return configured_client(model, system_instruction=INSTRUCTION, max_output_tokens=MAX_OUTPUT_TOKENS)
 

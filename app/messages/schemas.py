@@ -7,7 +7,7 @@ import marshmallow as ma
 from app.chatrooms.models import ErrorCode, Message, Role, Status
 from app.chatrooms.schemas import ChatroomOut, KeyHeaders
 from app.core import fields
-from app.core.api import example_of, header
+from app.core.api import example_of
 from app.core.schemas import NEXT_CURSOR, PageQuery, Schema
 from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
@@ -67,10 +67,6 @@ id: 1:22
 """
 
 
-STRUCTURED_HEADERS = {
-    "RateLimit": header('Prompts left today, and seconds until midnight UTC: `"daily";r=3;t=41000`. Basic only.'),
-    "RateLimit-Policy": header('Prompts in a day of so many seconds: `"daily";q=5;w=86400`. Basic only.'),
-}
 MAX_PROMPT_CHARS = 8_000
 
 ERROR_SENTENCES = {

@@ -28,7 +28,6 @@ from app.messages.schemas import (
     EXAMPLE_QUEUED,
     EXAMPLE_REPLY,
     STREAM,
-    STRUCTURED_HEADERS,
     AcceptedOut,
     ChatroomWithMessagesOut,
     HistoryQuery,
@@ -39,7 +38,8 @@ from app.messages.schemas import (
     StreamHeaders,
 )
 from app.messages.service import MessageNotEditable
-from app.quota.usage import QuotaExceeded, quota_headers
+from app.quota.headers import QUOTA_HEADERS, quota_headers
+from app.quota.usage import QuotaExceeded
 from app.streaming.following import Cursor, Event, follow_reply
 from app.streaming.slots import TooManyStreams
 
@@ -55,12 +55,6 @@ blp = Blueprint(
     description="Send and edit prompts; read, follow, cancel and retry replies.",
 )
 
-
-QUOTA_HEADERS = STRUCTURED_HEADERS | {
-    "RateLimit-Limit": header("Prompts a day; Basic only.", "integer"),
-    "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
-    "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
-}
 
 ACCEPTED_HEADERS = {
     **QUOTA_HEADERS,

@@ -22,13 +22,13 @@ from app.core.clock import next_midnight, seconds_until
 from app.core.db import db
 from app.core.errors import AppError
 from app.core.redis import asking_redis, rate_limits
+from app.quota.headers import DAY_SECONDS, quota_headers, seconds_left
 from app.quota.ledger import quota_day
 from app.quota.models import PromptCharge
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_user
 
-DAY_SECONDS = 86_400
 UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
 
 OF_DAY = (PromptCharge.mobile_key == bindparam("key"), PromptCharge.day == bindparam("day"))
@@ -130,28 +130,3 @@ def usage_of(user: User, now: datetime) -> Usage:
 def usage_today(user_id: UUID, *, now: datetime) -> Usage:
     """What the user has spent of the day. Raises TokenRevoked when the account is gone."""
     return usage_of(require_user(user_id), now)
-
-
-def quota_headers(usage: Usage) -> dict[str, str]:
-    """`RateLimit-*` of an answer, for a tier with a limit; nothing for one without."""
-    if usage.limit is None:
-        return {}
-    return structured_headers(usage) | {
-        "RateLimit-Limit": str(usage.limit),
-        "RateLimit-Remaining": str(usage.remaining),
-        "RateLimit-Reset": seconds_left(usage),
-    }
-
-
-def structured_headers(usage: Usage) -> dict[str, str]:
-    """The same in the form of draft-ietf-httpapi-ratelimit-headers-11."""
-    if usage.limit is None:
-        return {}
-    return {
-        "RateLimit": f'"daily";r={usage.remaining};t={seconds_left(usage)}',
-        "RateLimit-Policy": f'"daily";q={usage.limit};w={DAY_SECONDS}',
-    }
-
-
-def seconds_left(usage: Usage) -> str:
-    return str(seconds_until(usage.resets_at, usage.now))

@@ -7,15 +7,8 @@ import pytest
 
 from app.core.clock import utc_now
 from app.generation import titles
-from app.generation.titles import cleaned, first_words, title_chatroom, untitled_chatrooms
+from app.generation.titles import cleaned, configured_titler, first_words, title_chatroom, untitled_chatrooms
 from tests.queues import waiting_tasks
-
-
-@pytest.fixture(autouse=True)
-def own_client():
-    titles.titler.cache_clear()
-    yield
-    titles.titler.cache_clear()
 
 
 @pytest.fixture
@@ -33,7 +26,7 @@ def id_of(room):
 
 def name(room):
     with room.app.app_context():
-        title_chatroom(id_of(room), now=utc_now())
+        title_chatroom(id_of(room), configured_titler(), now=utc_now())
     found = room.person.get(room.path).json
     return found["title"], found["title_source"]
 
@@ -98,7 +91,7 @@ def test_a_room_is_named_once_and_a_deleted_one_never(untitled, runner, gemini):
     assert len(gemini.requests()) == calls
     assert untitled.person.delete(untitled.path).status_code == 204
     with untitled.app.app_context():
-        title_chatroom(id_of(untitled), now=utc_now())
+        title_chatroom(id_of(untitled), configured_titler(), now=utc_now())
 
 
 def test_only_a_completed_reply_of_an_untitled_room_queues_the_task(untitled, room, runner):
