@@ -18,7 +18,7 @@ from app.core.redis import MAX_BLOCK_SECONDS, redis_client
 
 log = logging.getLogger(__name__)
 
-STREAM_TTL_SECONDS = 600  # longer than any reply takes; later readers are served from PostgreSQL
+STREAM_TTL_SECONDS = 900  # from an attempt's beginning, of 600 seconds at most, or its end; later PostgreSQL serves
 MAX_ENTRIES = 10_000  # an answer of as many tokens as one may have, each a piece of its own
 READ_AT_ONCE = 200
 STOP_CHANNEL = "replies:stop"
@@ -54,12 +54,14 @@ def publish(reply_id: UUID, entry: Entry) -> str:
     fields |= {"piece": entry.piece, "offset": entry.offset} if entry.piece else {}
     fields |= {"status": entry.status.value} if entry.status else {}
     fields |= {"context": json.dumps(asdict(entry.context))} if entry.context else {}
-    pipeline = redis_client().pipeline(transaction=False)
-    # A piece makes no stream: one that was purged with its reply meanwhile does not come back.
-    never_new = bool(entry.piece)
-    pipeline.xadd(stream_key(reply_id), fields, maxlen=MAX_ENTRIES, approximate=True, nomkstream=never_new)
-    pipeline.expire(stream_key(reply_id), STREAM_TTL_SECONDS)
-    return (pipeline.execute()[0] or b"").decode()
+    key, client = stream_key(reply_id), redis_client()
+    if entry.piece:  # makes no stream: one that was purged with its reply meanwhile does not come back
+        made: Any = client.xadd(key, fields, maxlen=MAX_ENTRIES, approximate=True, nomkstream=True)
+        return (made or b"").decode()
+    pipeline = client.pipeline(transaction=False)
+    pipeline.xadd(key, fields, maxlen=MAX_ENTRIES, approximate=True)
+    pipeline.expire(key, STREAM_TTL_SECONDS)
+    return str(pipeline.execute()[0].decode())
 
 
 def read(client: redis.Redis, reply_id: UUID, after: str, *, seconds: float) -> tuple[str, list[Entry]]:

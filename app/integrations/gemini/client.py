@@ -8,7 +8,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import import_module
 from typing import Any, Literal
@@ -240,7 +240,7 @@ def checked(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
 
 def latest(known: TokenUsage, told: TokenUsage) -> TokenUsage:
     """What is known once a chunk has told its part: each counts from the beginning of the answer."""
-    return TokenUsage(*(new or old for new, old in zip(astuple(told), astuple(known), strict=True)))
+    return TokenUsage(*(new or old for new, old in zip(vars(told).values(), vars(known).values(), strict=True)))
 
 
 def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> ModelError:
