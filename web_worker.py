@@ -1,4 +1,4 @@
-"""gunicorn's worker: it waits for no silent client, and rejects broken requests as the application would.
+"""gunicorn's worker: no silent client keeps others waiting, and broken requests are rejected as the application would.
 
 gunicorn has no setting for either answer that is replaced here: its HTML error pages, and its `Server` header.
 """
@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
 from gunicorn import util
@@ -30,7 +31,7 @@ gunicorn_headers = Response.default_headers
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
-    """gthread with problem documents, request ids, and an end to each wait for a client."""
+    """gthread with problem documents, request ids, and an end to each wait for a client, which holds up no other."""
 
     def init_process(self) -> None:
         util.write_error = write_problem
@@ -43,7 +44,19 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         limit = struct.pack("ll", SILENT_SECONDS, 0)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             conn.sock.setsockopt(socket.SOL_SOCKET, option, limit)
-        return super().handle(conn)
+        keep = super().handle(conn)
+        if not keep:
+            with suppress(OSError, NotImplementedError):  # a client that is gone; TLS of gunicorn's own
+                self.wait_until_closed(conn.sock)
+        return keep
+
+    def wait_until_closed(self, connection: socket.socket) -> None:
+        """Give the client the time to read its answer before the connection goes, in the request's own thread.
+
+        gunicorn does it in the one that accepts connections. That one finds nothing to wait for any more.
+        """
+        util.close_graceful(connection.dup())
+        connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Reject a request without quoting it in the log: it may hold a password or a token."""

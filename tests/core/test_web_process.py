@@ -208,6 +208,27 @@ def test_silent_clients_hold_no_thread(web):
     assert "Traceback" not in web.log_file.read_text()
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        b"GET /healthz HTTP/1.0\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_clients_that_leave_a_finished_connection_open_keep_nobody_waiting(web, raw):
+    """The server has closed its half: a thread waits for whoever does not close the other, not the whole process."""
+    address, began = urlsplit(web.url), time.monotonic()
+    with ExitStack() as opened:
+        for _ in range(5):  # gunicorn waits for two seconds each
+            connection = opened.enter_context(socket.create_connection((address.hostname, address.port), timeout=10))
+            connection.sendall(raw)
+            while connection.recv(65_536):
+                pass
+        assert web.call("GET", "/healthz").ok
+    assert time.monotonic() - began < 5
+
+
 def test_two_refusals_have_two_ids_and_the_log_knows_them(web):
     ids = {read_answer(talk(web, b"nonsense\r\n\r\n")).headers["X-Request-ID"] for _ in range(2)}
     assert len(ids) == 2
