@@ -22,9 +22,8 @@ from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.http import current_client, hang_up_after
 from app.core.schemas import InvalidCursor, PageQuery
-from app.quota.headers import STRUCTURED_HEADERS, structured_headers
 from app.quota.history import usage_history
-from app.quota.usage import usage_today
+from app.quota.usage import STRUCTURED_HEADERS, structured_headers, usage_today
 from app.users.profile import UserOut
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from http import HTTPStatus
 from ipaddress import ip_network
 from typing import Any
 
@@ -69,6 +70,7 @@ CORS_RESPONSE_HEADERS = [
     "X-Cache",
     "X-Request-ID",
 ]
+ACTIONS_AFTER_RESPONSE = "actions_after_response"
 NO_ROUTE = "(none)"  # every unknown address counts as one
 KNOWN_METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"}
 REQUEST_COUNT = Counter("http_requests", "Requests by route and status.", ["method", "route", "status"])
@@ -110,7 +112,8 @@ def drain_unread(response: Response) -> Response:
     gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails.
     """
     is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
-    if is_large and request.environ.get("wsgi.input_terminated"):
+    has_waited = response.status_code == HTTPStatus.REQUEST_TIMEOUT  # for this body, which did not come
+    if is_large and not has_waited and request.environ.get("wsgi.input_terminated"):
         body, left = request.environ["wsgi.input"], MAX_DRAIN_BYTES
         with suppress(Exception):  # a client that falls silent or goes away
             while left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, left))):
@@ -177,12 +180,22 @@ def register_request_log(app: Flask) -> None:
             "user_id": g.get("token_claims", {}).get("sub", "-"),
             "network": network(request.remote_addr),
         }
-        began = getattr(g, "began", time.monotonic())
-        response.call_on_close(partial(copy_context().run, log_request, fields, began))  # under its id and trace
+        began, actions = getattr(g, "began", time.monotonic()), g.setdefault(ACTIONS_AFTER_RESPONSE, [])
+        response.call_on_close(partial(copy_context().run, end, fields, began, actions))  # under its id and trace
         return response
+
+    def end(fields: dict[str, Any], began: float, actions: list[Callable[[], None]]) -> None:
+        log_request(fields, began)
+        while actions:  # once, however often the response is closed
+            actions.pop(0)()
 
     app.before_request(begin)
     app.after_request(finish)
+
+
+def after_response(action: Callable[[], None]) -> None:
+    """Run `action` once the client has its response, under the request's id and trace. It handles its own errors."""
+    g.setdefault(ACTIONS_AFTER_RESPONSE, []).append(action)
 
 
 def log_request(fields: dict[str, Any], began: float) -> None:

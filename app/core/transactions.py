@@ -4,17 +4,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
-from functools import partial
 from typing import Any
 
-from flask import Response, after_this_request, has_request_context
+from flask import has_request_context
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
 from sqlalchemy.sql.dml import ReturningDelete
 
 from app.core.celery import enqueue
 from app.core.db import IN_TRANSACTION, db, open_transaction
+from app.core.http import after_response
 from app.core.logging import first_line
 
 AT_ONCE_SECONDS = 2.0  # of a worker's thread for deletions: whatever else waits comes in between two sweeps
@@ -35,11 +34,11 @@ class Transaction:
         self._after_commit.append(action)
 
     def enqueue_after_commit(self, task_name: str, *args: str, delay_seconds: float = 0) -> None:
-        """Queue a task after the commit and, in a request, its response; if that fails, a sweep queues it later."""
+        """Queue a task after the commit and, in a request, after its response; if that fails, a sweep queues it."""
         self._tasks.append(lambda: enqueue(task_name, *args, delay_seconds=delay_seconds))
 
     def run_actions(self) -> None:
-        """Run the actions, then queue the tasks or let the response do so; whatever fails is logged."""
+        """Run the actions, then queue the tasks, or do so after the response; whatever fails is logged."""
         for action in self._after_commit:
             try:
                 action()
@@ -48,14 +47,9 @@ class Transaction:
             except Exception:
                 log.exception("An action after a commit failed")
         if self._tasks and self._respond_first and has_request_context():
-            after_this_request(self._enqueue_behind)
+            after_response(self._enqueue_tasks)  # it takes a millisecond, and workers that wake take the CPU
         else:
             self._enqueue_tasks()
-
-    def _enqueue_behind(self, response: Response) -> Response:
-        """Let the client have the response first: queueing takes a millisecond, and workers that wake take the CPU."""
-        response.call_on_close(partial(copy_context().run, self._enqueue_tasks))  # under the request's id and trace
-        return response
 
     def _enqueue_tasks(self) -> None:
         """Queue the tasks, up to the first failure: hundreds of a sweep would each wait and be logged."""

@@ -1,10 +1,10 @@
 """A circuit breaker: when Gemini is down for everybody, one call at a time asks whether it is back.
 
 Each worker process has one. It opens after `threshold` failures in a row, which no single reply's retries reach, and
-stays open for `pause_seconds`, doubled at each failed probe up to `max_pause_seconds`. While it is open, replies are
-deferred without counting as tried. A prompt may be the reason why its call fails. So of one user's time-outs in a row
-the first alone counts, and a user whose calls failed lets others probe first. pybreaker refuses calls but knows neither
-a single probe nor how long to wait.
+stays open for `pause_seconds`, doubled at each probe that fails or takes long, up to `max_pause_seconds`. While it is
+open, replies are deferred without counting as tried. A prompt may be the reason why its call fails. So of one user's
+time-outs in a row the first alone counts, and a user whose calls failed lets others probe first. pybreaker refuses
+calls but knows neither a single probe nor how long to wait.
 """
 
 import logging
@@ -58,7 +58,9 @@ class Breaker:
             if user_id in self._failed:
                 left += 2 * self.first_pause
             if left <= 0 and (self._prober is None or self._next_probe <= now):
-                self._prober, self._next_probe = threading.get_ident(), now + PROBE_SECONDS
+                if self._prober is not None:
+                    self._double_pause()
+                self._prober, self._next_probe = threading.get_ident(), now + max(PROBE_SECONDS, self._pause)
                 return 0
             return max(left, 0) + random.uniform(0.5, 1.5) * self.first_pause  # noqa: S311 - a spread
 
@@ -109,10 +111,13 @@ class Breaker:
 
     def _open(self, *, longer: bool) -> None:
         if longer:
-            self._pause = min(self._pause * 2, self.max_pause)
+            self._double_pause()
         self._open_until = self.monotonic() + self._pause
         log.error(
             "Gemini has failed %d times in a row: the breaker is open for %.0f s",
             self._failures_in_a_row,
             self._pause,
         )
+
+    def _double_pause(self) -> None:
+        self._pause = min(self._pause * 2, self.max_pause)

@@ -38,8 +38,7 @@ from app.messages.schemas import (
     StreamHeaders,
 )
 from app.messages.service import MessageNotEditable
-from app.quota.headers import QUOTA_HEADERS, quota_headers
-from app.quota.usage import QuotaExceeded
+from app.quota.usage import QUOTA_HEADERS, QuotaExceeded, quota_headers
 from app.streaming.following import Cursor, Event, follow_reply
 from app.streaming.slots import TooManyStreams
 

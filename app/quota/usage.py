@@ -1,4 +1,4 @@
-"""Spending prompts, and how much of a day is used up.
+"""Spending prompts, how much of a day is used up, and the headers that tell it.
 
 The ledger decides whether one more prompt of the day is allowed; flask-limiter counts it in Redis. When the counter
 disagrees (it was lost, a refund or a crash left it too high, or Redis came back from an old snapshot), it is reset from
@@ -18,17 +18,28 @@ from sqlalchemy import bindparam, func, select
 from app.billing.models import Tier
 from app.billing.tier import IS_PRO, pro_values, tier_named
 from app.core import settings
+from app.core.api import header
 from app.core.clock import next_midnight, seconds_until
 from app.core.db import db
 from app.core.errors import AppError
 from app.core.redis import asking_redis, rate_limits
-from app.quota.headers import DAY_SECONDS, quota_headers, seconds_left
 from app.quota.ledger import quota_day
 from app.quota.models import PromptCharge
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_user
 
+DAY_SECONDS = 86_400
+
+STRUCTURED_HEADERS = {
+    "RateLimit": header('Prompts left today, and seconds until midnight UTC: `"daily";r=3;t=41000`. Basic only.'),
+    "RateLimit-Policy": header('Prompts in a day of so many seconds: `"daily";q=5;w=86400`. Basic only.'),
+}
+QUOTA_HEADERS = STRUCTURED_HEADERS | {
+    "RateLimit-Limit": header("Prompts a day; Basic only.", "integer"),
+    "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
+    "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
+}
 UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
 
 OF_DAY = (PromptCharge.mobile_key == bindparam("key"), PromptCharge.day == bindparam("day"))
@@ -52,6 +63,35 @@ class Usage:
     @property
     def resets_at(self) -> datetime:
         return next_midnight(self.now)
+
+
+def structured_headers(usage: Usage) -> dict[str, str]:
+    """STRUCTURED_HEADERS of an answer, in the form of draft-ietf-httpapi-ratelimit-headers-11.
+
+    Nothing for a tier without a limit.
+    """
+    if usage.limit is None:
+        return {}
+    return {
+        "RateLimit": f'"daily";r={usage.remaining};t={seconds_left(usage)}',
+        "RateLimit-Policy": f'"daily";q={usage.limit};w={DAY_SECONDS}',
+    }
+
+
+def quota_headers(usage: Usage) -> dict[str, str]:
+    """QUOTA_HEADERS of an answer; nothing for a tier without a limit."""
+    if usage.limit is None:
+        return {}
+    return structured_headers(usage) | {
+        "RateLimit-Limit": str(usage.limit),
+        "RateLimit-Remaining": str(usage.remaining),
+        "RateLimit-Reset": seconds_left(usage),
+    }
+
+
+def seconds_left(usage: Usage) -> str:
+    """Until the day ends."""
+    return str(seconds_until(usage.resets_at, usage.now))
 
 
 class QuotaExceeded(AppError):

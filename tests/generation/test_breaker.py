@@ -2,6 +2,7 @@
 
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from uuid_utils.compat import uuid7
@@ -88,6 +89,18 @@ def test_a_probe_that_takes_long_makes_room_for_another(breaker, clock):
     assert breaker.wait_seconds(uuid7()) > 0
     clock.now += 0.2
     assert [breaker.wait_seconds(uuid7()) == 0 for _ in range(3)] == [True, False, False]
+
+
+def test_probes_that_take_long_are_made_ever_more_seldom(clock):
+    """Each holds a thread of the worker until its call times out."""
+    breaker = Breaker(threshold=1, pause_seconds=2, max_pause_seconds=20, monotonic=clock)
+    fail(breaker)
+    began, probes = clock.now, []
+    while clock.now < began + 100:
+        clock.now += 0.5
+        if breaker.wait_seconds(uuid7()) == 0:
+            probes.append(clock.now)
+    assert [later - sooner for sooner, later in pairwise(probes)] == [3, 4, 8, 16, 20, 20, 20]
 
 
 def in_another_thread(call):

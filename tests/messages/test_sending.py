@@ -1,5 +1,6 @@
 """Sending a prompt and reading a room, end to end: a real worker answers."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,6 +38,17 @@ def test_a_client_has_its_answer_before_the_task_is_queued(user, redis_db):
     assert waiting_tasks(redis_db, GENERATIONS) == []
     answer.close()
     assert waiting_tasks(redis_db, GENERATIONS) == [("messages.generate_reply", (answer.json["reply"]["id"],))]
+
+
+def test_the_task_behind_an_answer_is_queued_once_under_the_requests_id_and_trace(user, redis_db):
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    headers = {"X-Request-ID": "this-request", "traceparent": trace}
+    answer = user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"}, headers=headers, buffered=False)
+    user.get("/user/me")  # another request on the same thread
+    for _ in range(2):
+        answer.close()
+    (task,) = [json.loads(message) for message in redis_db.lrange(GENERATIONS, 0, -1)]
+    assert (task["headers"]["request_id"], task["headers"]["traceparent"]) == ("this-request", trace)
 
 
 def test_a_defect_behind_the_commit_leaves_the_reply_to_the_workers_all_the_same(app, user, redis_db, monkeypatch):
