@@ -52,7 +52,8 @@ class Visitor:
         token = request.token or self.token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= {"Idempotency-Key": request.key} if request.key else {}
-        answer = self.client.open(request.path, method=request.method, json=request.body, headers=headers)
+        sent: dict[str, Any] = {"method": request.method, "json": request.body, "headers": headers}
+        answer = self.client.open(request.path, buffered=True, **sent)  # to its end: its task is queued there
         content = answer.get_data()
         if answer.status_code >= 300:
             raise RuntimeError(f"{request.method} {request.path} answered {answer.status_code}: {content[:300]!r}")

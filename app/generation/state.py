@@ -3,7 +3,7 @@
 | function | from | to | precondition | fence | prompt |
 |---|---|---|---|---|---|
 | `enqueue` | - | queued | the user's row is locked | - | charged beside it |
-| `claim` | queued, generating | generating | its turn, due, a free slot; or its lease ran out | unique indexes | - |
+| `claim` | queued, generating | generating | next, due, a free slot; or its lease ran out | unique indexes | - |
 | `renew` | generating | generating | the lease is held | attempt | - |
 | `complete` | generating | completed | the lease is held | attempt | kept |
 | `mark_passed_on` | generating | generating | the lease is held | attempt | not refunded from here on |

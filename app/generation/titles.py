@@ -35,14 +35,14 @@ PROMPT_CHARS, TITLE_CHARS = 60, 80
 LOST_AFTER, GIVEN_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
 
 asked = messages.alias("asked")
-IS_CURRENT_REPLY = (messages.c.role == Role.MODEL, messages.c.status == Status.COMPLETED, ~messages.c.superseded)
+IS_COMPLETED_REPLY = (messages.c.role == Role.MODEL, messages.c.status == Status.COMPLETED, ~messages.c.superseded)
 FIRST_EXCHANGE = (
     select(asked.c.text.label("asked"), messages.c.text.label("replied"))
     .join(asked, asked.c.id == messages.c.in_reply_to)
     .join(Chatroom, Chatroom.id == messages.c.chatroom_id)
     .where(
         messages.c.chatroom_id == bindparam("room"),
-        *IS_CURRENT_REPLY,
+        *IS_COMPLETED_REPLY,
         Chatroom.title.is_(None),
         Chatroom.user_id.is_not(None),
     )
@@ -56,14 +56,14 @@ UNTITLED = (
         Chatroom.turns > 0,
         Chatroom.last_prompt_at.between(bindparam("after"), bindparam("before")),
         Chatroom.user_id.is_not(None),
-        exists().where(messages.c.chatroom_id == Chatroom.id, *IS_CURRENT_REPLY),
+        exists().where(messages.c.chatroom_id == Chatroom.id, *IS_COMPLETED_REPLY),
     )
     .order_by(Chatroom.last_prompt_at)
     .limit(100)
 )
 
 
-def title_chatroom(chatroom_id: UUID, titler: ModelClient, *, now: datetime) -> None:
+def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: datetime) -> None:
     """Name a chatroom by its first exchange; does nothing when it has a name, or no exchange is complete yet.
 
     titler: as `configured_titler` makes it.
@@ -72,7 +72,8 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient, *, now: datetime) -> 
     release_connection()
     if exchange is None:
         return
-    title = asked_title(titler, exchange.asked, exchange.replied) or first_words(exchange.asked)
+    asked = asked_title(titler, exchange.asked, exchange.replied) if titler else ""
+    title = asked or first_words(exchange.asked)
     unnamed = (Chatroom.title.is_(None), Chatroom.title_source.is_(None), Chatroom.user_id.is_not(None))
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
     named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=now)
@@ -89,9 +90,7 @@ def untitled_chatrooms(now: datetime) -> list[UUID]:
 
 
 def asked_title(titler: ModelClient, prompt: str, reply: str) -> str:
-    """What Gemini calls a conversation; nothing when it gives no answer, or AUTO_TITLE is off."""
-    if not settings().auto_title:
-        return ""
+    """What Gemini calls a conversation; nothing when it gives no answer."""
     excerpt = f"User: {prompt[:EXCERPT_CHARS]}\n\nAssistant: {reply[:EXCERPT_CHARS]}"
     try:
         with BoundedCall(CALL_SECONDS) as call, span("generate_content", "CLIENT"):
@@ -106,8 +105,10 @@ def asked_title(titler: ModelClient, prompt: str, reply: str) -> str:
     return cleaned(answer.text)
 
 
-def configured_titler() -> ModelClient:
-    """A client that asks for titles, for all threads of a process."""
+def configured_titler() -> ModelClient | None:
+    """A client that asks for titles, for all threads of a process; None when AUTO_TITLE is off."""
+    if not settings().auto_title:
+        return None
     model = settings().gemini_title_model or None
     return configured_client(model, system_instruction=INSTRUCTION, max_output_tokens=MAX_OUTPUT_TOKENS)
 

@@ -1,6 +1,6 @@
 """Buys Pro in a browser, through the checkout page of the Stripe stand-in, from a stack that is running.
 
-    BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python ci/browser/buy_pro.py
+    BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python -m ci.browser.buy_pro
 
 CHROMIUM is the browser's path (`chromium` on PATH when it is not given). The pages are used as a person does:
 on a large screen and a phone, by buttons and by keyboard alone. Pictures of them are left in SCREENSHOTS.

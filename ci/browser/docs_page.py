@@ -2,7 +2,7 @@
 
 No request may leave the service's own origin, and the console may show no error.
 
-    BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python ci/browser/docs_page.py
+    BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python -m ci.browser.docs_page
 
 CHROMIUM is the browser's path (`chromium` on PATH when it is not given). A picture is left in SCREENSHOTS.
 """

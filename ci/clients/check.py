@@ -1,6 +1,6 @@
 """Generates a client in Python and one in TypeScript from the API's description, checks their types, and uses them.
 
-    python -m ci.with_stack var/ci/tools/bin/python ci/clients/check.py FOLDER
+    python -m ci.with_stack var/ci/tools/bin/python -m ci.clients.check FOLDER
 
 FOLDER is where they are put. Called with the Python of ci/install.sh, which has the generator; mypy is .venv's.
 """

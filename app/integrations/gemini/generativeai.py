@@ -41,7 +41,7 @@ MODELS_ERRORS = (
     ValueError,
 )
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
-FinishReason, BlockReason = protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason
+GoogleFinish, GoogleBlock = protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason
 
 
 class Gemini(ModelClient):
@@ -91,8 +91,8 @@ class Gemini(ModelClient):
         prompt_tokens, output_tokens = usage.prompt_token_count, usage.candidates_token_count
         return Chunk(
             text="".join(part.text for part in candidate.content.parts),
-            finish=FinishReason(candidate.finish_reason).name if candidate.finish_reason else "",
-            blocked=BlockReason(block_reason).name if block_reason else "",
+            finish=GoogleFinish(candidate.finish_reason).name if candidate.finish_reason else "",
+            blocked=GoogleBlock(block_reason).name if block_reason else "",
             model=told.model_version,
             usage=TokenUsage(
                 prompt_tokens=prompt_tokens,
