@@ -86,6 +86,22 @@ def test_a_resume_in_mid_reply_goes_on_where_it_was(room, runner, gemini, redis_
     assert text_of(list(again), text_of(received)) == room.read(reply_id).text == SAID
 
 
+def test_redis_forgets_a_stream_that_nobody_ends(room, runner, gemini):
+    """Its end counts from the attempt's beginning, and again from its end."""
+    reply_id = room.send(f"[[sandbox: hang_after=3]] {PROMPT}", stream=True)
+    client, key = room.app.extensions["redis"], reply_events.stream_key(reply_id)
+    stream = follow(room, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
+    while next(stream).name != "delta":
+        pass
+    stream.close()
+    assert 800 < client.ttl(key) <= 900
+    client.expire(key, 300)
+    gemini.reset()
+    thread.join()
+    assert 800 < client.ttl(key) <= 900
+
+
 def test_another_attempt_announces_itself_by_reset(room, runner):
     reply_id = room.send(f"[[sandbox: drop_after=3 times=1]] {PROMPT}", stream=True)
     stream = follow(room, reply_id)
