@@ -1,6 +1,7 @@
 """gunicorn's configuration. The master reads it before the application is loaded, and again on SIGHUP."""
 
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -57,8 +58,9 @@ accesslog = None  # the application logs each request, with more fields
 limit_request_line = 8190  # the most that gunicorn bounds
 
 # ── Metrics ──────────────────────────────────────────────────────────────────
-# Each process writes its numbers into a file of its own, and any of them can serve the sum. prometheus_client looks for
-# the variable when the application is imported, which is after the first reading of this file and before a reload's.
+# Each process writes its numbers into files of its own, and any of them can serve the sum. prometheus_client looks for
+# the folder when it is imported, at the first reading of this file. Left to itself it names files by process id, and
+# keeps those of all processes that ever were. Here a process goes on with those of the one whose place it takes.
 OWN_FOLDER = f"metrics-{os.getpid()}-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=OWN_FOLDER)
@@ -67,6 +69,10 @@ elif "prometheus_client" not in sys.modules and "GUNICORN_PID" not in os.environ
     given.mkdir(parents=True, exist_ok=True)
     for file in given.glob("*.db"):  # of an earlier run
         file.unlink()
+if "prometheus_client" not in sys.modules:
+    from prometheus_client import values
+
+    values.ValueClass = values.MultiProcessValue(lambda: os.environ.get("METRICS_FILES", "master"))
 
 
 def on_exit(_server: Any) -> None:
@@ -76,11 +82,10 @@ def on_exit(_server: Any) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def child_exit(_server: Any, worker: Any) -> None:
-    """Keep what a process counted, but not its gauges."""
-    from prometheus_client import multiprocess  # noqa: PLC0415 - once the variable is set
-
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give a new process the lowest place that is free."""
+    taken = {other.place for other in server.WORKERS.values()}
+    worker.place = next(place for place in itertools.count() if place not in taken)
 
 
 # ── Logs ─────────────────────────────────────────────────────────────────────
@@ -111,6 +116,7 @@ def post_fork(_server: Any, worker: Any) -> None:
     """Drop database connections of the master, which two processes must not share; leave threads for requests."""
     from app.core.db import db  # noqa: PLC0415 - only in the worker
 
+    os.environ["METRICS_FILES"] = f"{worker.ppid}-{worker.place}"  # two masters run during an upgrade by SIGUSR2
     app = worker.app.wsgi()
     with app.app_context():
         db.engine.dispose(close=False)

@@ -218,6 +218,21 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
         assert wait_until(lambda: counted() == 11, seconds=5), counted()
 
 
+@pytest.mark.processes
+def test_a_process_goes_on_with_the_numbers_of_the_one_whose_place_it_takes(app, environment, tmp_path):
+    """Otherwise each process that ever was would leave files behind, and a scrape would read all of them."""
+    folder = tmp_path / "numbers"
+    own = {"PROMETHEUS_MULTIPROC_DIR": str(folder), "GUNICORN_CMD_ARGS": "--max-requests 10 --max-requests-jitter 0"}
+    with serving(environment | own, tmp_path / "web.log", processes=2) as web:
+        requests_before = web.log_file.read_text().count("GET /readyz 200")
+        for _ in range(100):
+            assert web.call("GET", "/readyz").ok
+        assert web.log_file.read_text().count("Booting worker") > 6
+        assert len(list(folder.glob("counter_*.db"))) <= 3, "the master has one as well"
+        counted = samples(web.call("GET", "/metrics").text)
+        assert counted["http_requests_total", "GET", "/readyz", "200"] == requests_before + 100
+
+
 def test_a_process_that_has_just_begun_disturbs_no_scrape(client, tmp_path, monkeypatch):
     """Its file is there, and has no size until it is read for the second time."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
