@@ -72,7 +72,9 @@ elif "prometheus_client" not in sys.modules and "GUNICORN_PID" not in os.environ
 if "prometheus_client" not in sys.modules:
     from prometheus_client import values
 
-    values.ValueClass = values.MultiProcessValue(lambda: os.environ.get("METRICS_FILES", "master"))
+    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
+        lambda: os.environ.get("METRICS_FILES", "master")
+    )
 
 
 def on_exit(_server: Any) -> None:

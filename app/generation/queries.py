@@ -6,7 +6,7 @@ row, or to the first of a room, leave `status` out where they can: it leads the 
 unfinished replies, which it takes for short until the next ANALYZE, when a backlog grows.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +36,7 @@ from app.users.models import User
 
 chatrooms, users = Chatroom.__table__, User.__table__
 prompts, others = messages.alias("prompts"), messages.alias("others")
+A_MOMENT = timedelta(seconds=1)  # that a worker's clock may be ahead: a task that it takes too early would be lost
 
 IS_OPEN = and_(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
 in_same_room = others.c.chatroom_id == messages.c.chatroom_id
@@ -86,7 +87,7 @@ CLAIMABLE = and_(
         and_(
             messages.c.completed_at.is_(None),
             messages.c.lease_expires_at.is_(None),
-            or_(messages.c.not_before.is_(None), messages.c.not_before <= func.now()),
+            or_(messages.c.not_before.is_(None), messages.c.not_before <= func.now() + A_MOMENT),
         ),
         messages.c.lease_expires_at < func.now(),
     ),

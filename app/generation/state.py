@@ -144,13 +144,14 @@ def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
     return None if row is None or row["slot"] is None else Claim(**row)
 
 
-def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[UUID]:
-    """Extend the leases that are still held; the ids of their replies.
+def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
+    """Extend the leases that are still held; which these are.
 
     A row that is locked is passed over: its lease stays as it is until the next time, and counts as held.
     """
-    held = tuple_(messages.c.id, messages.c.attempt).in_([(one.reply_id, one.attempt) for one in claims])
-    still_held = select(messages.c.id).where(held, messages.c.lease_expires_at.is_not(None))
+    attempts = {(one.reply_id, one.attempt): one for one in claims}
+    held = tuple_(messages.c.id, messages.c.attempt).in_(list(attempts))
+    still_held = select(messages.c.id, messages.c.attempt).where(held, messages.c.lease_expires_at.is_not(None))
     free = still_held.order_by(messages.c.id).with_for_update(skip_locked=True, key_share=True).cte("free")
     renewed = (
         update(messages)
@@ -159,7 +160,7 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[UUID]:
         .returning(messages.c.id)
         .cte("renewed")
     )
-    return set(db.session.scalars(still_held.add_cte(renewed)))
+    return {attempts[reply_id, attempt] for reply_id, attempt in db.session.execute(still_held.add_cte(renewed))}
 
 
 def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
@@ -267,7 +268,7 @@ def queued_again(now: datetime) -> dict[str, Any]:
     """The values of a final reply that goes back into the queue; it waits from now on, for those who look at ages."""
     fresh = {"status": Status.QUEUED, "error_code": None, "failures": 0, "started_at": None, "completed_at": None}
     unknown = {"messages_sent": None, "messages_omitted": None}
-    return fresh | unknown | {"accepted_at": now, "not_before": now, "enqueued_at": now}
+    return fresh | unknown | {"accepted_at": now, "not_before": None, "enqueued_at": now}
 
 
 def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:

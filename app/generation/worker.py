@@ -13,7 +13,7 @@ from uuid import UUID
 
 from flask import Flask
 from redis.exceptions import RedisError
-from sqlalchemy import and_, func
+from sqlalchemy import and_, func, or_
 
 from app.chatrooms.models import Status, messages
 from app.core.broker import GENERATIONS
@@ -105,7 +105,7 @@ class LeaseKeeper:
                 log.exception("A defect kept leases from being renewed; trying again")
                 continue
             for claim, call in held.items():
-                if claim.reply_id not in still_held:
+                if claim not in still_held:
                     call.abort()
 
     def _listen(self) -> None:
@@ -142,7 +142,7 @@ def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
     worker_gone = and_(
         messages.c.status == Status.GENERATING,
         messages.c.lease_expires_at < func.now(),
-        messages.c.enqueued_at < now - requeue_after,
+        or_(messages.c.enqueued_at <= messages.c.lease_expires_at, messages.c.enqueued_at < lost_before),
     )
     after = sweep_cursor()
     with transaction() as tx:

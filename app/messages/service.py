@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, exists, select
+from sqlalchemy import bindparam, exists, select, update
 
 from app.chatrooms.idempotency import find_record
 from app.chatrooms.list_cache import invalidate_list
@@ -191,12 +191,11 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
 
 def note_ended(user_id: UUID, key: str, reply: Message) -> None:
     """The first answer brought the reply itself, so later ones bring it as it was then."""
+    kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
+    kept["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
+    record = update(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     with transaction():
-        record = db.session.get(IdempotencyKey, (user_id, key))
-        if record is not None:
-            record.answered_with_reply = True
-            kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
-            record.reply = kept | {"completed_at": reply.completed_at and reply.completed_at.isoformat()}
+        db.session.execute(record.values(answered_with_reply=True, reply=kept))
 
 
 def list_messages(

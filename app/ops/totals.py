@@ -55,7 +55,7 @@ def queue(now: datetime) -> Queue:
     is_queued = and_(unfinished.c.status == Status.QUEUED, unfinished.c.held_for.is_(None))
     is_next = and_(is_queued, unfinished.c.place == 1, unfinished.c.under_way == 0)
     due_since = case(
-        (is_next, func.coalesce(unfinished.c.not_before, unfinished.c.created_at)),
+        (is_next, func.coalesce(unfinished.c.not_before, unfinished.c.accepted_at, unfinished.c.created_at)),
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
     )
     statement = select(unfinished.c.status, func.count(), func.min(due_since)).group_by(unfinished.c.status)

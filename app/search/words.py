@@ -20,6 +20,7 @@ LETTER = rf"(?![_{SINGLE}])[\w{MARKS}]"  # of a script with spaces
 WORD = re.compile(rf"[{SINGLE}]+|(?:{LETTER})+")
 AS_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # what begins with a digit might be read as a number
 SPACE = re.compile(r"\s")
+UNASSIGNED = {"Cn", "Co"}  # categories of a million characters, private ones among them
 SNIPPET_CHARS, LEAD_CHARS = 200, 60
 CUT = "…"
 
@@ -34,8 +35,11 @@ class FoldedCharacters(dict[int, str]):
     """For `str.translate`: each character folded, where that is one character again."""
 
     def __missing__(self, code: int) -> str:
-        folded = fold(chr(code))
-        self[code] = folded if len(folded) == 1 else chr(code)
+        character = chr(code)
+        if unicodedata.category(character) in UNASSIGNED:  # remembered for good, they would fill the memory
+            return character
+        folded = fold(character)
+        self[code] = folded if len(folded) == 1 else character
         return self[code]
 
 

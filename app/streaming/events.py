@@ -107,15 +107,21 @@ def cancel_generation(reply_id: UUID, attempt: int) -> None:
 def cancellations() -> Iterator[tuple[UUID, int] | None]:
     """What `cancel_generation` tells, as it happens; None once it listens, and from time to time.
 
-    Raises redis.RedisError.
+    Raises redis.RedisError, also when Redis answers no PING for MAX_BLOCK_SECONDS.
     """
     client: Any = redis_client(blocking=True)
     with client.pubsub(ignore_subscribe_messages=True) as subscription:
         subscription.subscribe(STOP_CHANNEL)
         yield None
+        is_asked = False
         while True:
             message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
-            yield parse_cancellation(message["data"]) if message else None
+            if message is None and is_asked:
+                raise redis.ConnectionError("Redis says nothing on the channel of cancellations")
+            if message is None:
+                subscription.ping()
+            is_asked = message is None
+            yield parse_cancellation(message["data"]) if message and message["type"] == "message" else None
 
 
 def cancellation(reply_id: UUID, attempt: int) -> str:

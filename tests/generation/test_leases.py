@@ -45,7 +45,7 @@ def test_a_locked_row_does_not_cost_the_others_their_leases(room, postgres):
     with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
         cursor.execute("SELECT FROM messages WHERE id = %s FOR UPDATE", (str(locked.reply_id),))
         with room.app.app_context(), transaction():
-            assert state.renew([locked, free], lease=LEASE) == {locked.reply_id, free.reply_id}
+            assert state.renew([locked, free], lease=LEASE) == {locked, free}
     holder.close()
     assert room.row(free.reply_id).lease_expires_at > database_time(room) + LEASE / 2
     assert room.row(locked.reply_id).lease_expires_at < database_time(room) + LEASE / 2
@@ -67,7 +67,7 @@ def test_a_lease_that_was_lost_is_told_from_one_that_is_locked(room, loss):
     lost, held = claim(room), claim(another_room(room))
     room.sql(f"UPDATE messages SET {loss} WHERE id = :id", id=lost.reply_id)
     with room.app.app_context(), transaction():
-        assert state.renew([lost, held], lease=LEASE) == {held.reply_id}
+        assert state.renew([lost, held], lease=LEASE) == {held}
 
 
 # The clock
@@ -101,6 +101,24 @@ def test_a_worker_with_a_wrong_clock_lets_a_reply_wait_no_longer(room, runner, m
     assert abs(row.started_at - database_time(room)) < timedelta(minutes=1)
 
 
+def test_a_retry_by_a_machine_with_a_wrong_clock_is_claimed_by_its_task(room, runner, monkeypatch):
+    reply_id = room.send("Hello")
+    assert room.person.post(f"{room.path}/messages/{reply_id}/cancel").status_code == 200
+    with monkeypatch.context() as wrong:
+        wrong.setattr("app.core.clock.datetime", AnHourAhead)
+        assert room.person.post(f"{room.path}/messages/{reply_id}/retry").status_code == 202
+    room.generate(runner, reply_id)
+    assert room.row(reply_id).status is Status.COMPLETED
+
+
+def test_a_task_that_a_worker_takes_a_moment_early_is_not_lost(room, runner):
+    reply_id = room.send("[[sandbox: status=503 times=1]]")
+    room.generate(runner, reply_id)
+    room.sql("UPDATE messages SET not_before = now() + interval '0.9 seconds' WHERE id = :id", id=reply_id)
+    room.generate(runner, reply_id)
+    assert room.row(reply_id).status is Status.COMPLETED
+
+
 def test_a_sweep_with_a_wrong_clock_queues_nothing_too_early(room, monkeypatch):
     queued, held = room.send("Hello"), claim(another_room(room))
     room.app.extensions["redis"].flushdb()
@@ -112,6 +130,23 @@ def test_a_sweep_with_a_wrong_clock_queues_nothing_too_early(room, monkeypatch):
 
 
 # Cancellations
+
+
+def test_an_attempt_ends_whose_reply_the_same_process_has_claimed_again(room, make_runner, gemini):
+    """As when PostgreSQL was away for longer than a lease: nobody needs the first answer any more."""
+    runner = make_runner(lease_seconds=1.5)
+    reply_id = room.send("[[sandbox: hang]]")
+    first = room.generate_meanwhile(runner, reply_id)
+    gemini.wait_for(in_flight_at_least=1)
+    room.let_leases_run_out()
+    second = room.generate_meanwhile(runner, reply_id)
+    first.join(5)
+    assert not first.is_alive()
+    assert room.row(reply_id).attempt == 2
+    with room.app.app_context():
+        cancel_generation(reply_id, 2)
+    second.join(5)
+    assert not second.is_alive()
 
 
 def test_a_cancellation_is_heard_after_a_message_that_is_none(room, make_runner, gemini):

@@ -61,7 +61,9 @@ def test_a_dead_workers_reply_is_queued_again_whatever_waits(room):
     other = Room(room.app, room.person, room.person.make_chatroom())
     waiting_since = other.row(other.send("Hello")).enqueued_at
     room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE id = :id", id=dead)
-    room.sql("UPDATE messages SET enqueued_at = :at WHERE id = :id", at=waiting_since + timedelta(seconds=1), id=dead)
+    room.sql(
+        "UPDATE messages SET enqueued_at = :at WHERE id = :id", at=waiting_since + timedelta(milliseconds=1), id=dead
+    )
     assert sweep(room, timedelta(seconds=20)) == [dead]
 
 
@@ -106,6 +108,15 @@ def test_a_dead_workers_reply_is_queued_again(room):
     let_workers_take_all(room)
     room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE role = 'model'")
     assert sweep(room) == [reply_id]
+
+
+def test_a_dead_workers_reply_is_queued_once_while_its_task_waits_behind_others(room):
+    reply_id = room.send("Hello")
+    room.sql("UPDATE messages SET status = 'generating', lease_expires_at = now() WHERE role = 'model'")
+    assert sweep(room) == [reply_id]
+    assert sweep(room, timedelta(minutes=1)) == []
+    let_workers_take_all(room)
+    assert sweep(room, timedelta(minutes=1)) == [reply_id]
 
 
 def test_a_reply_that_is_held_is_left_alone(room):

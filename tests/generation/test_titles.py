@@ -43,9 +43,15 @@ def test_a_room_gets_a_title_after_its_first_completed_reply(untitled, runner, g
     title, source = name(untitled)
     assert source == "generated"
     assert title == "About **kings"
-    assert gemini.requests()[calls]["generation_config"] == {"maxOutputTokens": 20}
+    assert gemini.requests()[calls]["generation_config"] == {"maxOutputTokens": titles.MAX_OUTPUT_TOKENS}
     assert untitled.person.get("/chatroom").json["items"][0]["title"] == title
     assert untitled.used() == 2
+
+
+def test_a_model_that_thinks_first_has_tokens_left_for_the_title(untitled, runner, gemini):
+    untitled.answer(runner, "Tell me of kings")
+    gemini.behave(say="About kings", thinking_tokens=500)
+    assert name(untitled) == ("About kings", "generated")
 
 
 @pytest.mark.parametrize("behaviour", ["status=503", "block", "status=400", "hang"])

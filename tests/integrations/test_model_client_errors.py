@@ -10,6 +10,7 @@ from app.integrations.gemini.client import (
     ReplyBlocked,
     ReplyEmpty,
     Turn,
+    error_for,
 )
 from sandbox.stack.processes import free_port
 from tests.integrations.scripted import JSON, says, serving
@@ -94,6 +95,14 @@ def test_the_time_that_google_asks_for_is_told(model, streamed, status, seconds)
     outcome = model.ask(f"[[sandbox: status={status} retry_after={seconds}]]", streamed=streamed)
 
     assert outcome.error.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("inf", 86_400), ("1e300", 86_400), ("nan", 0), ("-1", 0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
+)
+def test_an_odd_time_to_wait_is_told_within_bounds(said, seconds):
+    assert error_for(503, [], {"Retry-After": said}).retry_after == seconds
 
 
 @both_ways

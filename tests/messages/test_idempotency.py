@@ -1,13 +1,17 @@
 """The same request sent again counts as sent once."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from uuid import UUID
 
 import psycopg2
 import pytest
 from sqlalchemy import event
 
+from app.core.broker import GENERATIONS
 from app.core.db import db
+from tests.queues import waiting_tasks
 
 KEY = {"Idempotency-Key": "5f0c9e9a-7d3b"}
 
@@ -134,6 +138,35 @@ def test_a_prompt_that_comes_while_its_room_is_deleted_finds_no_room_and_spends_
         answer = post(room, headers=headers)
     assert (answer.status_code, answer.json["code"]) == (404, "not_found")
     assert room.used() == 0
+
+
+def test_a_key_that_goes_with_its_room_while_its_reply_is_waited_for_leaves_the_answer(room, runner, postgres):
+    room.runner = runner
+    with room.app.app_context():
+        engine = db.engine
+    with psycopg2.connect(postgres.url) as purge, purge.cursor() as cursor, ThreadPoolExecutor(2) as threads:
+
+        def purge_first(_connection, _cursor, statement, *_):
+            if statement.startswith("UPDATE idempotency_keys"):
+                cursor.execute("DELETE FROM idempotency_keys")
+                threads.submit(purge.commit)
+
+        event.listen(engine, "before_cursor_execute", purge_first)
+        try:
+            waiting = threads.submit(post, room, headers=KEY | {"Prefer": "wait=10"})
+            threads.submit(generate_next, room).result()
+            answer = waiting.result()
+        finally:
+            event.remove(engine, "before_cursor_execute", purge_first)
+        assert cursor.rowcount == 1
+    purge.close()
+    assert (answer.status_code, answer.json["reply"]["status"]) == (200, "completed")
+
+
+def generate_next(room):
+    while not (queued := waiting_tasks(room.app.extensions["redis"], GENERATIONS)):
+        time.sleep(0.02)
+    room.generate(room.runner, UUID(queued[0][1][0]))
 
 
 def test_another_body_or_room_under_the_same_key_is_refused(room):

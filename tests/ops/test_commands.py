@@ -112,7 +112,7 @@ def test_health_fails_when_replies_wait_for_no_worker(user, app, flask):
     with app.app_context():
         for seconds, code in ((40, 0), (30, 2)):
             rollup.tick(utc_now())
-            db.session.execute(text(f"UPDATE messages SET created_at = created_at - interval '{seconds} seconds'"))
+            db.session.execute(text(f"UPDATE messages SET accepted_at = accepted_at - interval '{seconds} seconds'"))
             db.session.commit()
             assert flask("health").exit_code == code
     result = flask("health", "--json")

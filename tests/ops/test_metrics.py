@@ -58,7 +58,7 @@ def test_the_queue_is_exported(user, app):
     user.post(f"{room}/message", json={"text": "Hello"})
     user.post(f"{room}/message", json={"text": "Again"})
     with app.app_context():
-        db.session.execute(text("UPDATE messages SET created_at = created_at - interval '90 seconds'"))
+        db.session.execute(text("UPDATE messages SET accepted_at = accepted_at - interval '90 seconds'"))
         db.session.commit()
     scraped = scrape(user.client)
     assert scraped["replies_unfinished", "queued"] == 2

@@ -264,7 +264,7 @@ def retry_after_of(details: list[Any], headers: Mapping[str, str]) -> float | No
     delay = str(detail_of(details, "google.rpc.RetryInfo").get("retryDelay", "")).removesuffix("s")
     for seconds in (delay, headers.get("Retry-After", "")):
         try:
-            return max(0.0, float(seconds))
+            return min(DAY_SECONDS, max(0.0, float(seconds)))
         except ValueError:
             continue
     return None
