@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,7 @@ elif "prometheus_client" not in sys.modules and "GUNICORN_PID" not in os.environ
 if "prometheus_client" not in sys.modules:
     from prometheus_client import values
 
-    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
-        lambda: os.environ.get("METRICS_FILES", "master")
-    )
+    values.ValueClass = values.MultiProcessValue(lambda: current_process().name)  # type: ignore[no-untyped-call]
 
 
 def on_exit(_server: Any) -> None:
@@ -118,7 +117,7 @@ def post_fork(_server: Any, worker: Any) -> None:
     """Drop database connections of the master, which two processes must not share; leave threads for requests."""
     from app.core.db import db  # noqa: PLC0415 - only in the worker
 
-    os.environ["METRICS_FILES"] = f"{worker.ppid}-{worker.place}"  # two masters run during an upgrade by SIGUSR2
+    current_process().name = f"web-{worker.ppid}-{worker.place}"  # two masters run during an upgrade by SIGUSR2
     app = worker.app.wsgi()
     with app.app_context():
         db.engine.dispose(close=False)

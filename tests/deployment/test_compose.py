@@ -4,7 +4,10 @@ Fields: https://github.com/compose-spec/compose-spec/blob/main/spec.md, read in 
 what we rely on.
 """
 
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -72,6 +75,43 @@ def test_every_variable_is_a_setting(services):
     for name in APP:
         unknown = set(services[name]["environment"]) - setting_names() - process_names()
         assert not unknown, f"{name} is given {unknown}, which nothing reads"
+
+
+def given(variables: dict[str, str | None], shell: dict[str, str]) -> dict[str, str]:
+    """The variables of a container, as Compose fills them in: one without a value is the shell's, if there is one."""
+
+    def fill(found: re.Match[str]) -> str:
+        assert shell.get(found[1]) or found[2] != ":?", found[1]
+        return shell.get(found[1]) or (found[3] if found[2] == ":-" else "")
+
+    passed_on = {name: shell[name] for name, value in variables.items() if value is None and name in shell}
+    said = {name: value for name, value in variables.items() if value is not None}
+    return passed_on | {name: re.sub(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}", fill, value) for name, value in said.items()}
+
+
+SHELL = {  # the head of compose.yaml asks for these
+    "JWT_SECRET": "q7" * 24,
+    "GEMINI_API_KEY": "a-key",
+    "STRIPE_SECRET_KEY": "sk_live_of_the_test",
+    "STRIPE_WEBHOOK_SECRET": "whsec_of_the_test",
+    "STRIPE_PRO_PRICE_ID": "price_of_the_test",
+}
+TWILIO = {
+    "OTP_DELIVERY": "twilio",
+    "TWILIO_ACCOUNT_SID": "AC1",
+    "TWILIO_AUTH_TOKEN": "t",
+    "TWILIO_FROM": "+14155550100",
+}
+IN_RESPONSE = {"OTP_DELIVERY": "response", "OTP_RESPONSE_IN_PRODUCTION": "true"}
+
+
+@pytest.mark.parametrize("more", [{}, {"WEB_CONCURRENCY": "3", "WEB_THREADS": "8"}, TWILIO, IN_RESPONSE])
+def test_gunicorn_takes_what_compose_tells_it(services, more):
+    command = [sys.executable, "-m", "gunicorn", "--check-config", "-c", "gunicorn.conf.py", "wsgi:app"]
+    own = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"}
+    told = given(services["web"]["environment"], SHELL | more)
+    outcome = subprocess.run(command, cwd=ROOT, env=own | told, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 def test_every_variable_of_the_shell_is_explained(services):
