@@ -314,11 +314,11 @@ def make_user(app: Flask, mobile_numbers: Iterator[str]) -> Callable[..., Person
 
     def make(*, mobile: str | None = None, name: str | None = None) -> Person:
         mobile, now = mobile or next(mobile_numbers), utc_now()
-        with app.app_context(), transaction():
+        with app.app_context(), transaction() as tx:
             user = replace_unverified(mobile, name=name, now=now)
             assert user is not None, "the number is somebody's"
             user.verified_at = now
-            tokens = open_session(user, Client(ip="127.0.0.1", user_agent=None), now)
+            tokens = open_session(tx, user, Client(ip="127.0.0.1", user_agent=None), now)
             return Person(app.test_client(), str(user.id), mobile, tokens.access_token, tokens.refresh_token)
 
     return make

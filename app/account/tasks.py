@@ -6,13 +6,13 @@ from uuid import UUID
 from celery import shared_task
 from sqlalchemy import ColumnElement, delete, select, tuple_, update
 
-from app.auth.models import AuthSession, RefreshToken
+from app.auth.models import ApiKey, AuthSession, RefreshToken, SecurityEvent
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
 from app.chatrooms.service import PURGE
 from app.core.celery import enqueue
 from app.core.clock import utc_now
-from app.core.db import db
+from app.core.db import Model, db
 from app.core.transactions import AT_ONCE_SECONDS, transaction
 from app.generation.queries import IS_OPEN
 from app.quota.ledger import disown_charges
@@ -78,6 +78,8 @@ def purge_account() -> bool:
             delete_some(IdempotencyKey, IdempotencyKey.user_id == user.id),
             disown_charges(user.id, at_most=BATCH),
             delete_some(RefreshToken, RefreshToken.session_id.in_(sessions)),
+            delete_some(SecurityEvent, SecurityEvent.user_id == user.id),
+            delete_some(ApiKey, ApiKey.user_id == user.id),
         ]
         if max(counts) < BATCH and delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH:
             user_id = user.id
@@ -93,7 +95,7 @@ def disown_chatrooms(user_id: UUID) -> int:
     return len(db.session.scalars(disowned.returning(Chatroom.id)).all())
 
 
-def delete_some(model: type[IdempotencyKey | RefreshToken | AuthSession], condition: ColumnElement[bool]) -> int:
+def delete_some(model: type[Model], condition: ColumnElement[bool]) -> int:
     """Delete up to BATCH rows; how many."""
     key = model.__mapper__.primary_key
     some = select(*key).where(condition).limit(BATCH)

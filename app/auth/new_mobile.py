@@ -118,7 +118,7 @@ def carry_out(tx: Transaction, move: Move, client: Client, now: datetime) -> Tok
     if not users.give_number(user, move.new, now):
         raise AccountExists
     tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=move.user_id))
-    return open_session(user, client, now)
+    return open_session(tx, user, client, now)
 
 
 def begin(user_id: UUID, new_mobile: str) -> Move:

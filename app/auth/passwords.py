@@ -107,7 +107,7 @@ def change_password(
         if user.password_hash != known_hash:
             raise WrongPassword
         set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
-        return open_session(user, client, now)
+        return open_session(tx, user, client, now)
 
 
 def require_password(

@@ -57,13 +57,13 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
     Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
     with WRONG_CODES_BUDGET.spend():
-        with transaction():
+        with transaction() as tx:
             is_right = use_code(mobile, Purpose.LOGIN, code, client, now)
             user = users.lock_user_by_mobile(mobile)
             if is_right and user is not None:
                 user.verified_at = user.verified_at or now
                 events.record_login(user.id, client, now)
-                return open_session(user, client, now)
+                return open_session(tx, user, client, now)
         raise AccountNotFound if is_right else OtpInvalid
 
 
@@ -76,9 +76,9 @@ def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Toke
     release_connection()  # a hash may have to wait for its slot
     known_hash = user.password_hash if user is not None else None
     require_password(mobile, known_hash, password, now, when_wrong=InvalidCredentials)
-    with transaction():
+    with transaction() as tx:
         user = users.lock_user_by_mobile(mobile)
         if user is None or user.password_hash != known_hash:  # changed or deleted while it was compared
             raise InvalidCredentials
         events.record_login(user.id, client, now)
-        return open_session(user, client, now)
+        return open_session(tx, user, client, now)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
 from app.auth import events
 from app.auth.models import ApiKey, AuthSession, EventType, RefreshToken
@@ -25,6 +25,7 @@ from app.users.profile import Profile
 from app.users.service import require_user
 
 REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
+MAX_SESSIONS = 100  # of a user: so many can be shown at once, and ended by one statement
 TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,15 @@ class Tokens:
     token_type: str = "Bearer"  # noqa: S105 - a scheme, not a password
 
 
-def open_session(user: User, client: Client, now: datetime) -> Tokens:
-    """Begin a session and issue its first tokens; the caller commits."""
+def open_session(tx: Transaction, user: User, client: Client, now: datetime) -> Tokens:
+    """Begin a session of a user whom the caller has locked, and issue its first tokens.
+
+    One too many ends those that were used longest ago.
+    """
+    of_user = (AuthSession.user_id == user.id, AuthSession.revoked_at.is_(None))
+    latest_first = select(AuthSession.id).where(*of_user).order_by(AuthSession.last_used_at.desc())
+    too_many = latest_first.offset(MAX_SESSIONS - 1).limit(MAX_SESSIONS)
+    revoke(tx, AuthSession.id.in_(too_many), now)
     session = AuthSession(
         user_id=user.id,
         ip=client.ip,
@@ -114,10 +122,14 @@ def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = 
 
 def revoke_sessions(tx: Transaction, user_id: UUID, now: datetime) -> None:
     """End every session of the user, who is locked by the caller."""
-    active = update(AuthSession).where(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None))
-    ended = active.values(revoked_at=now).returning(AuthSession.id)
+    revoke(tx, and_(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None)), now)
+
+
+def revoke(tx: Transaction, which: ColumnElement[bool], now: datetime) -> None:
+    ended = update(AuthSession).where(which).values(revoked_at=now).returning(AuthSession.id)
     ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
-    tx.after_commit(lambda: forget_sessions(ids))
+    if ids:
+        tx.after_commit(lambda: forget_sessions(ids))
 
 
 def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:

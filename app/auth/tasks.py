@@ -5,8 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from celery import shared_task
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.dml import ReturningDelete
 
 from app.auth import events, otp
 from app.auth.models import ApiKey, AuthSession, NumberThrottle, OneTimeCode, RefreshToken, SecurityEvent
@@ -16,7 +17,7 @@ from app.core.clock import utc_now
 from app.core.transactions import delete_in_batches
 from app.users.models import User
 
-BATCH = 500
+BATCH, TOKEN_BATCH = 500, 5_000
 REVOKED_KEPT = timedelta(days=1)
 UNVERIFIED_KEPT = timedelta(days=1)  # a signup whose number nobody has verified
 
@@ -41,7 +42,7 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         ("codes", OneTimeCode.expires_at, now - otp.COUNT_WINDOW),
         ("throttles", NumberThrottle.touched_at, now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
         ("revoked sessions", AuthSession.revoked_at, now - REVOKED_KEPT),
-        ("sessions", AuthSession.last_used_at, now - session_lifetime()),
+        ("expired sessions", AuthSession.last_used_at, now - session_lifetime()),
         ("revoked API keys", ApiKey.revoked_at, now - REVOKED_KEPT),
         ("expired API keys", ApiKey.expires_at, now - REVOKED_KEPT),
         ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
@@ -55,6 +56,16 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         old = select(key).where(column < before)
         if model is User:
             old = old.where(User.verified_at.is_(None))
-        some = old.order_by(column).limit(BATCH).with_for_update(skip_locked=True)
-        batches[name] = delete(model).where(key.in_(some)).returning(key)
+        old = old.order_by(column).limit(BATCH)
+        if model is AuthSession:  # all tokens of 500 may be millions, too many for the time of one statement
+            tokens = select(RefreshToken.id).where(RefreshToken.session_id.in_(old)).limit(TOKEN_BATCH)
+            batches[f"refresh tokens of {name}"] = deletion(RefreshToken, tokens)
+            old = select(key).where(key.in_(old), ~exists().where(RefreshToken.session_id == AuthSession.id))
+        batches[name] = deletion(model, old.with_for_update(skip_locked=True))
     return dict(zip(batches, delete_in_batches(*batches.values()), strict=True))
+
+
+def deletion(model: Any, keys: Select[Any]) -> ReturningDelete[Any]:
+    """What deletes the rows with these keys, and returns the keys."""
+    key = model.__mapper__.primary_key[0]
+    return delete(model).where(key.in_(keys)).returning(key)

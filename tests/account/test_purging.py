@@ -85,6 +85,30 @@ def test_an_account_is_deleted_in_batches_and_its_charges_stay(quiet_app, quiet,
     assert other.get(kept[0]).status_code == 200
 
 
+def test_what_an_account_has_most_of_goes_in_batches_too(quiet_app, quiet, small_batches):
+    """One statement would not delete millions of security events in its time, nor ever come to the next account."""
+    person, other = quiet(), quiet()
+    eight = "FROM generate_series(1, 8)"
+    event = "gen_random_uuid(), CAST(:user AS uuid), 'api_key_created', now()"
+    key = "gen_random_uuid(), CAST(:user AS uuid), 'A key', 'chat:read', 'gbk_', gen_random_uuid(), now()"
+    with quiet_app.app_context():
+        for statement in (
+            f"INSERT INTO security_events (id, user_id, type, created_at) SELECT {event} {eight}",
+            f"INSERT INTO api_keys (id, user_id, name, scope, prefix, key_hash, created_at) SELECT {key} {eight}",
+        ):
+            db.session.execute(text(statement), {"user": person.id})
+        db.session.commit()
+    for somebody in (person, other):
+        assert somebody.delete("/user/me").status_code == 204
+    lost = []
+    while sum(rows(quiet_app, "users").values()):
+        before = rows(quiet_app, "security_events", "api_keys")
+        with quiet_app.app_context():
+            assert purge_account()
+        lost.append(max(before[table] - left for table, left in rows(quiet_app, *before).items()))
+    assert max(lost) == 3
+
+
 def test_a_deleted_account_loses_number_name_and_password_before_its_row(quiet_app, quiet):
     person = quiet()
     person.patch("/user/me", json={"name": "Ada"})

@@ -236,8 +236,10 @@ def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
         assert sweeping.delete_ended(now=utc_now() + timedelta(minutes=30)) == {
             "codes": 1,  # the member's, two hours old
             "throttles": 1,
+            "refresh tokens of revoked sessions": 0,
             "revoked sessions": 0,
-            "sessions": 0,
+            "refresh tokens of expired sessions": 0,
+            "expired sessions": 0,
             "revoked API keys": 0,
             "expired API keys": 0,
             "refresh tokens": 0,
@@ -247,4 +249,4 @@ def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
         sweeping.delete_ended(now=utc_now() + timedelta(minutes=66))
         assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == 0
         assert db.session.scalar(select(func.count()).select_from(NumberThrottle)) == 0
-        assert sweeping.delete_ended(now=utc_now() + timedelta(days=31))["sessions"] == 1
+        assert sweeping.delete_ended(now=utc_now() + timedelta(days=31))["expired sessions"] == 1

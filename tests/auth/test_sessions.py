@@ -7,12 +7,12 @@ import pytest
 from flask_jwt_extended import create_refresh_token
 from sqlalchemy import event, text
 
-from app.auth import tasks
+from app.auth import sessions, tasks
 from app.auth.sessions import is_session_active
 from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
-from tests.auth.conftest import Visitor, all_at_once
+from tests.auth.conftest import PASSWORD, Visitor, all_at_once
 from tests.problems import assert_problem
 
 
@@ -212,6 +212,40 @@ def test_session_unused_for_too_long_is_not_listed(app, member):
         db.session.commit()
     headers = {"Authorization": f"Bearer {tokens['access_token']}"}
     assert len(who.client.get("/auth/sessions", headers=headers).json["items"]) == 1
+
+
+def test_a_login_too_many_ends_the_session_that_was_used_longest_ago(app, make_member, monkeypatch):
+    """Without a bound, whoever knows the password could open so many that they cannot be ended any more."""
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
+    who, tokens = make_member(password=PASSWORD)
+    opened = [tokens] + [who.login(PASSWORD).json for _ in range(2)]
+    assert refresh(who, opened[0]).status_code == 200  # the one that was opened first is now the latest used
+    newest = who.login(PASSWORD).json
+    statuses = [who.me(one["access_token"]).status_code for one in [*opened, newest]]
+    assert statuses == [200, 401, 200, 200]
+
+
+def test_sessions_with_thousands_of_refresh_tokens_are_swept_in_batches(app, member, monkeypatch):
+    monkeypatch.setattr(tasks, "TOKEN_BATCH", 2)
+    who, tokens = member
+    for _ in range(5):
+        tokens = refresh(who, tokens).json
+    assert who.post("/auth/logout", token=tokens["access_token"]).status_code == 204
+    deleted = []
+
+    def note(_connection, cursor, statement, *_):
+        if statement.startswith("DELETE FROM refresh_rotations"):
+            deleted.append(cursor.rowcount)
+
+    with app.app_context():
+        event.listen(db.engine, "after_cursor_execute", note)
+        try:
+            swept = [delete_ended(now=utc_now() + timedelta(hours=25)) for _ in range(2)]
+        finally:
+            event.remove(db.engine, "after_cursor_execute", note)
+    assert [one["refresh tokens of revoked sessions"] for one in swept] == [6, 0]
+    assert [one["revoked sessions"] for one in swept] == [0, 1], "once its tokens are gone"
+    assert max(deleted) == 2
 
 
 def test_an_ended_session_is_swept_after_a_day(app, member):
