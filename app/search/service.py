@@ -32,8 +32,9 @@ from app.chatrooms.models import Chatroom, Message, Role
 from app.chatrooms.service import get_chatroom
 from app.core.db import db
 from app.core.schemas import Page, decode_cursor, encode_cursor
+from app.core.transactions import release_connection
 from app.search.models import searchable
-from app.search.words import excerpt, pattern_of, query_words, tsquery
+from app.search.words import Matcher, excerpt, query_words, tsquery
 
 RECENT = 1_000  # messages that are compared one by one
 ENOUGH = 25  # matches among them, for a block
@@ -131,9 +132,10 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
     values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, asked)}
     values |= {"newest": newest, "score": min(score, FIRST[1]), "after": after, "limit": limit + 1}
     rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
-    pattern = pattern_of(asked)
+    release_connection()  # to cut excerpts out of long texts takes a moment
+    matcher = Matcher(asked)
     items = [
-        Found(row.id, row.chatroom_id, row.role, row.created_at, *excerpt(row.text, pattern))
+        Found(row.id, row.chatroom_id, row.role, row.created_at, *excerpt(row.text, matcher))
         for row in rows[:limit]
         if row.id is not None
     ]

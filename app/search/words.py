@@ -11,6 +11,8 @@ PostgreSQL's function `search_words` (migration 0014) does the same to what is s
 
 import re
 import unicodedata
+from collections.abc import Iterator, Sequence
+from itertools import chain, takewhile
 from uuid import UUID
 
 ACCENTS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670"
@@ -18,6 +20,11 @@ SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf90
 MARKS = "\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
 LETTER = rf"(?![_{SINGLE}])[\w{MARKS}]"  # of a script with spaces
 WORD = re.compile(rf"[{SINGLE}]+|(?:{LETTER})+")
+TOKEN = re.compile(rf"[{SINGLE}]+|(?:{LETTER}[{ACCENTS}]*)+")  # a word in a text, with its accents
+MARKED = re.compile(f"[{ACCENTS}]")
+IS_SINGLE = re.compile(f"[{SINGLE}]").match
+NOTHING = r"(?!)"  # matches nowhere
+SEARCHED_CHARS = 60_000  # of a text, as in `search_words`
 AS_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # what begins with a digit might be read as a number
 SPACE = re.compile(r"\s")
 UNASSIGNED = {"Cn", "Co"}  # categories of a million characters, private ones among them
@@ -27,7 +34,7 @@ CUT = "…"
 
 def fold(text: str) -> str:
     """The text without what makes no difference."""
-    plain = re.sub(f"[{ACCENTS}]", "", unicodedata.normalize("NFKD", text))
+    plain = MARKED.sub("", unicodedata.normalize("NFKD", text))
     return "".join(map(str.lower, unicodedata.normalize("NFKC", plain)))
 
 
@@ -47,8 +54,9 @@ FOLDED_CHARACTERS = FoldedCharacters()
 
 
 def query_words(query: str) -> list[str]:
-    """The words of a query, folded. The last one is meant as the beginning of a word."""
-    return WORD.findall(fold(query))
+    """The words of a query, folded, each once. The last one is meant as the beginning of a word."""
+    words = WORD.findall(fold(query))
+    return [*dict.fromkeys(words[:-1]), *words[-1:]]
 
 
 def tsquery(user_id: UUID, words: list[str]) -> str:
@@ -56,35 +64,48 @@ def tsquery(user_id: UUID, words: list[str]) -> str:
     owner = user_id.hex[-6:].translate(AS_LETTERS)
     terms = []
     for number, word in enumerate(words, start=1):
-        if not re.match(f"[{SINGLE}]", word):
+        if not IS_SINGLE(word):
             terms.append(f"'{owner}{word}'" + (":*" if number == len(words) else ""))
         elif len(word) == 1:
             terms.append(f"'{owner}{word}':*")
         else:
             terms += [f"'{owner}{word[at : at + 2]}'" for at in range(len(word) - 1)]
-    return " & ".join(terms)
+    return " & ".join(dict.fromkeys(terms))
 
 
-def pattern_of(words: list[str]) -> re.Pattern[str]:
-    """What stands for one of these words in a text whose characters are folded. words: one or more."""
-    patterns = []
-    for number, word in enumerate(words, start=1):
-        letters = "".join(f"{re.escape(letter)}[{ACCENTS}]*" for letter in word)
-        if not re.match(f"[{SINGLE}]", word):
-            letters = f"(?<!{LETTER}){letters}" + ("" if number == len(words) else f"(?!{LETTER})")
-        patterns.append(letters)
-    return re.compile("|".join(sorted(patterns, key=len, reverse=True)))
+class Matcher:
+    """Finds the words of a query in texts. Its cost follows the texts' length alone: anybody may ask for anything."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """words: one or more, of `query_words`."""
+        self.words, self.beginning = set(words), words[-1]
+        self.begins = re.compile(rf"(?s:.[{ACCENTS}]*){{{len(self.beginning)}}}")
+        runs = sorted(filter(IS_SINGLE, words), key=len, reverse=True)
+        self.runs = re.compile("|".join(map(re.escape, runs)) or NOTHING)
+
+    def spans(self, folded: str) -> Iterator[tuple[int, int]]:
+        """Where they stand in a text whose characters are folded; of the last one, where a word begins with it."""
+        for found in TOKEN.finditer(folded):
+            token, begin = found[0], found.start()
+            if IS_SINGLE(token):
+                yield from (run.span() for run in self.runs.finditer(folded, begin, found.end()))
+                continue
+            word = token if token.isalnum() else MARKED.sub("", token)
+            if word in self.words:
+                yield found.span()
+            elif word.startswith(self.beginning) and (beginning := self.begins.match(token)):
+                yield begin, begin + beginning.end()
 
 
-def excerpt(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
+def excerpt(text: str, matcher: Matcher) -> tuple[str, list[tuple[int, int]]]:
     """The part of a text around its first match, and where the matches stand in it, counted in characters."""
-    folded = text.translate(FOLDED_CHARACTERS)
-    first = pattern.search(folded)
-    begin, end = window(text, first.start() if first else 0)
+    matches = matcher.spans(text[:SEARCHED_CHARS].translate(FOLDED_CHARACTERS))
+    first = next(matches, None)
+    begin, end = window(text, first[0] if first else 0)
     head, tail = CUT if begin else "", CUT if end < len(text) else ""
     shift = len(head) - begin
-    spans = [(match.start() + shift, match.end() + shift) for match in pattern.finditer(folded, begin, end)]
-    return head + text[begin:end] + tail, spans
+    within = takewhile(lambda span: span[1] <= end, chain([first] if first else [], matches))
+    return head + text[begin:end] + tail, [(span[0] + shift, span[1] + shift) for span in within]
 
 
 def window(text: str, first: int) -> tuple[int, int]:
