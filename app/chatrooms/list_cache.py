@@ -1,4 +1,4 @@
-"""The first page of a user's chatrooms, and that of the archived ones, cached in Redis.
+"""The first page of a user's chatrooms, and that of the archived ones, cached in Redis: of the last `limit` asked for.
 
 Each user has a version, a random word that every change replaces. A reader takes the version before it
 queries and stores it with the page, so a slow reader that races a change stores a page nobody will read.
@@ -8,38 +8,37 @@ Without Redis nothing is cached.
 import logging
 import secrets
 from collections.abc import Callable
-from itertools import product
 from uuid import UUID
 
 import redis
 
 from app.core.redis import CACHE_PREFIX, asking_redis, cache, redis_client
-from app.core.schemas import MAX_LIMIT
 from app.core.transactions import release_connection
 
 log = logging.getLogger(__name__)
 
 VERSION_TTL_SECONDS = 86_400
+MAX_PAGE_CHARS = 200_000  # with long instructions a page may be megabytes, and memory is everybody's
 
 
 def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str], *, archived: bool) -> tuple[str, bool]:
     """The user's first page as JSON, of `limit` chatrooms, and whether it was cached."""
-    key = page_key(user_id, limit, archived=archived)
-    version, cached = read_page(user_id, key)
+    key = page_key(user_id, archived=archived)
+    version, cached = read_page(user_id, key, limit)
     if cached is not None:
         return cached, True
     page = query_page()
-    if version is not None:
+    if version is not None and len(page) <= MAX_PAGE_CHARS:
         release_connection()
         try:
-            cache.set(key, f"{version}\n{page}")
+            cache.set(key, f"{version} {limit}\n{page}")
         except redis.RedisError:
             log.warning("The list of chatrooms could not be cached")
     return page, False
 
 
-def read_page(user_id: UUID, key: str) -> tuple[str | None, str | None]:
-    """The version under which to store a page, None without Redis, and the page's JSON if that is current.
+def read_page(user_id: UUID, key: str, limit: int) -> tuple[str | None, str | None]:
+    """The version under which to store a page, None without Redis, and the JSON of a page of `limit` if it is current.
 
     Gives the database connection back first: while Redis is silent, waits for it must not use them all up.
     """
@@ -53,15 +52,15 @@ def read_page(user_id: UUID, key: str) -> tuple[str | None, str | None]:
     except redis.RedisError:
         return None, None
     stored_under, _, page = (stored or "").partition("\n")
-    return version, page if stored_under == version else None
+    return version, page if stored_under == f"{version} {limit}" else None
 
 
 def version_key(user_id: UUID) -> str:
     return f"chatrooms:{user_id}:version"
 
 
-def page_key(user_id: UUID, limit: int, *, archived: bool) -> str:
-    return f"chatrooms:{user_id}:{limit}{':archived' if archived else ''}"
+def page_key(user_id: UUID, *, archived: bool) -> str:
+    return f"chatrooms:{user_id}:{'archived' if archived else 'page'}"
 
 
 def invalidate_list(user_id: UUID) -> None:
@@ -76,8 +75,7 @@ def forget_list(user_id: UUID) -> None:
     """As `invalidate_list`, and throw the pages away: they hold titles of what was deleted."""
     invalidate_list(user_id)
     try:
-        pages = product(range(1, MAX_LIMIT + 1), (False, True))
-        keys = (f"{CACHE_PREFIX}{page_key(user_id, limit, archived=archived)}" for limit, archived in pages)
+        keys = (f"{CACHE_PREFIX}{page_key(user_id, archived=archived)}" for archived in (False, True))
         redis_client().unlink(*keys)  # the cache's own delete_many asks twice for each
     except redis.RedisError:
         log.warning("The cached list of chatrooms could not be thrown away; Redis keeps it until it expires")

@@ -74,15 +74,25 @@ def test_what_is_no_text_is_a_miss(user, redis_db, planted):
     assert listed(user) == ("HIT", [])
 
 
-def test_every_page_size_has_its_own_page(user):
+def test_a_page_of_another_size_takes_the_place_of_the_one_before(user, redis_db):
+    """Of every size there may be, one user's pages would take hundreds of megabytes."""
     for title in ("first", "second", "third"):
         user.make_chatroom(title)
     assert listed(user, "?limit=1") == ("MISS", ["third"])
     assert listed(user, "?limit=2") == ("MISS", ["third", "second"])
-    assert listed(user, "?limit=1") == ("HIT", ["third"])
+    assert listed(user, "?limit=2") == ("HIT", ["third", "second"])
+    assert listed(user, "?limit=1") == ("MISS", ["third"])
+    assert len(redis_db.keys("cache:chatrooms:*")) == 2  # the version and the page
     user.make_chatroom("fourth")
     assert listed(user, "?limit=1") == ("MISS", ["fourth"])
     assert listed(user, "?limit=2") == ("MISS", ["fourth", "third"])
+
+
+def test_a_page_of_long_instructions_is_not_cached(user):
+    for _ in range(6):
+        assert user.post("/chatroom", json={"title": "A room", "instruction": "\U0001f389" * 4_000}).status_code == 201
+    assert [listed(user)[0] for _ in range(2)] == ["MISS", "MISS"]
+    assert [listed(user, "?limit=1")[0] for _ in range(2)] == ["MISS", "HIT"]
 
 
 def test_later_pages_are_not_cached(user):
