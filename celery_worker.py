@@ -18,18 +18,12 @@ FEATURES_WITH_TASKS = ("generation", "chatrooms", "billing", "auth", "account", 
 log = logging.getLogger(__name__)
 
 
-def connect_signals() -> None:
-    """Hook into the life of Celery's processes."""
-    signals.setup_logging.connect(keep_logging)
-    signals.worker_init.connect(import_tasks)
-    signals.worker_shutdown.connect(sign_off)
-    signals.worker_process_shutdown.connect(sign_off)
-
-
+@signals.setup_logging.connect
 def keep_logging(**_: Any) -> None:
     """Keep the logging that the factory has set up: without a receiver, Celery installs its own."""
 
 
+@signals.worker_init.connect
 def import_tasks(**_: Any) -> None:
     """Import tasks and the Gemini SDK in the worker alone, and make its runner. Raises SystemExit."""
     settings = flask_app.extensions["settings"]
@@ -56,6 +50,8 @@ def release_in_time(**_: Any) -> None:
     flask_app.extensions["runner"].keeper.abort_calls_after(FINISH_WITHIN_SECONDS)
 
 
+@signals.worker_shutdown.connect
+@signals.worker_process_shutdown.connect
 def sign_off(**_: Any) -> None:
     """Take this process off the list that `flask health` watches."""
     with flask_app.app_context():
@@ -64,4 +60,3 @@ def sign_off(**_: Any) -> None:
 
 flask_app = create_app(commands=False)
 celery_app = flask_app.extensions["celery"]
-connect_signals()

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
-from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
@@ -40,28 +39,6 @@ class ConfigError(SystemExit):
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
         self.code = f"Configuration: {problem}"
-
-
-class AppEnv(StrEnum):
-    """Where the service runs."""
-
-    DEVELOPMENT = "development"
-    PRODUCTION = "production"
-
-
-class OtpDelivery(StrEnum):
-    """How one-time codes reach their owner."""
-
-    RESPONSE = "response"
-    LOG = "log"
-    TWILIO = "twilio"
-
-
-class GeminiSdk(StrEnum):
-    """Which of Google's libraries the worker calls Gemini with."""
-
-    GOOGLE_GENERATIVEAI = "google-generativeai"
-    GOOGLE_GENAI = "google-genai"
 
 
 @dataclass(frozen=True)
@@ -145,7 +122,7 @@ class Settings(BaseSettings):
     )
 
     # Where it runs, and what production refuses unless it is said here: first, since other settings are judged by it
-    app_env: AppEnv
+    app_env: Literal["development", "production"]
     otp_response_in_production: bool = Field(False, description="Tell codes in responses, for a demonstration")
     otp_log_in_production: bool = Field(False, description="Tell codes in the log")
     stripe_test_key_in_production: bool = Field(False, description="Sell Pro for no money")
@@ -173,7 +150,7 @@ class Settings(BaseSettings):
     hash_secret: str = Field("", description="Keys the hashes of numbers and codes; JWT_SECRET when empty")
     jwt_expires_in: Duration = timedelta(days=1)
     refresh_expires_in: Duration = timedelta(days=30)
-    otp_delivery: OtpDelivery = OtpDelivery.RESPONSE
+    otp_delivery: Literal["response", "log", "twilio"] = "response"
     allowed_country_codes: CountryList = []
     twilio_account_sid: str = ""
     twilio_auth_token: str = ""
@@ -182,7 +159,7 @@ class Settings(BaseSettings):
 
     # Gemini
     gemini_api_key: str = ""
-    gemini_sdk: GeminiSdk = GeminiSdk.GOOGLE_GENERATIVEAI
+    gemini_sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     gemini_model: str = Field("gemini-3.5-flash", pattern=f"^{MODEL_NAME}$")
     gemini_models: GeminiModels = Field((), description="name:tier by commas")
     model_prices: ModelPrices = Field((), description="Of a million tokens: model:day:prompt:output by commas")
@@ -255,7 +232,7 @@ class Settings(BaseSettings):
     @field_validator("twilio_account_sid", "twilio_auth_token", "twilio_from")
     @classmethod
     def with_credentials(cls, value: str, info: ValidationInfo) -> str:
-        needed = info.data.get("otp_delivery") is OtpDelivery.TWILIO
+        needed = info.data.get("otp_delivery") == "twilio"
         variable = str(info.field_name).upper()
         return must(value, bool(value) or not needed, f"{variable} must be set when OTP_DELIVERY is `twilio`.")
 
@@ -281,7 +258,7 @@ class Settings(BaseSettings):
 
     @property
     def is_production(self) -> bool:
-        return self.app_env is AppEnv.PRODUCTION
+        return self.app_env == "production"
 
     @property
     def logs_json(self) -> bool:
@@ -289,13 +266,13 @@ class Settings(BaseSettings):
 
 
 def in_production(info: ValidationInfo) -> bool:
-    return info.data.get("app_env") is AppEnv.PRODUCTION
+    return info.data.get("app_env") == "production"
 
 
-def must(value: Value, condition: bool, refusal: str) -> Value:
+def must(value: Value, condition: bool, sentence: str) -> Value:
     """The value, or a refusal to start: a whole sentence that names the variable."""
     if not condition:
-        raise PydanticCustomError(REFUSED, "{refusal}", {"refusal": refusal})
+        raise PydanticCustomError(REFUSED, "{sentence}", {"sentence": sentence})
     return value
 
 
@@ -311,7 +288,7 @@ def load_settings(**overrides: Any) -> Settings:
     Raises ConfigError with one sentence for each variable that is missing or wrong; without APP_ENV with that alone,
     since the others are judged by it.
     """
-    is_production = os.environ.get("APP_ENV", "").strip().lower() == AppEnv.PRODUCTION
+    is_production = os.environ.get("APP_ENV", "").strip().lower() == "production"
     try:
         settings = Settings(_env_file=None if is_production else env_file(), **overrides)
     except ValidationError as error:

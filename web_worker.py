@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from app.core.errors import REFUSALS, AppError, code_of, problem
 from app.core.http import network
-from app.core.tracing import REQUEST_ID_HEADER, request_id, set_request_id
+from app.core.tracing import REQUEST_ID_HEADER, request_id
 
 SILENT_SECONDS = 10  # of a client in the middle of a request or of an answer; a thread is held meanwhile
 DETAILS = {
@@ -60,7 +60,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Reject a request without quoting it in the log: it may hold a password or a token."""
-        set_request_id(str(uuid7()))  # for the log's line and the answer
+        request_id.set(str(uuid7()))  # for the log's line and the answer
         error = scrub_exception(exc) if type(exc).__module__.startswith("gunicorn.") else exc
         super().handle_error(req, client, (network(addr[0]) if addr else "-", -1), error)
 
@@ -95,6 +95,6 @@ def write_problem(connection: socket.socket, status: int, _reason: str, _message
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
         "X-Content-Type-Options: nosniff\r\n"
-        f"{REQUEST_ID_HEADER}: {request_id()}\r\n\r\n"
+        f"{REQUEST_ID_HEADER}: {request_id.get()}\r\n\r\n"
     )
     util.write_nonblock(connection, head.encode() + body)

@@ -65,12 +65,7 @@ def create_app(settings: Settings | None = None, *, commands: bool = True) -> Fl
         app.register_blueprint(blueprint)
     register_description(app, BLUEPRINTS)
     if commands:
-        register_commands(app)
+        import_module("flask_migrate").Migrate(app, db, render_as_batch=False, compare_type=True)  # `flask db`
+        for command in COMMANDS:
+            app.cli.add_command(import_string(command))
     return app
-
-
-def register_commands(app: Flask) -> None:
-    """Add the commands of COMMANDS, and `flask db`."""
-    import_module("flask_migrate").Migrate(app, db, render_as_batch=False, compare_type=True)
-    for command in COMMANDS:
-        app.cli.add_command(import_string(command))

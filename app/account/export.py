@@ -30,7 +30,7 @@ from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
 from app.core.schemas import Schema
 from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
-from app.streaming.slots import Slot, held_request
+from app.streaming.slots import held_request, user_slot
 from app.users.models import User
 from app.users.profile import UserOut
 
@@ -63,16 +63,14 @@ def export_slot(user_id: UUID) -> Iterator[None]:
     Raises RateLimited, ServiceUnavailable.
     """
     release_connection()  # while Redis is silent, waits for it must not use them all up
-    with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
-        if not has_slot:
-            raise ServiceUnavailable("Too many exports are under way on this server. Try again in a few seconds.")
-        slot = Slot(f"exports:{user_id}", at_most=1, lasts_seconds=settings().export_max_seconds)
-        if not slot.take():
+    # The user's own first: who asks for many at once takes no place from others meanwhile.
+    with user_slot(f"exports:{user_id}", at_most=1, lasts_seconds=settings().export_max_seconds) as slot:
+        if slot is None:
             raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
-        try:
+        with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_place:
+            if not has_place:
+                raise ServiceUnavailable("Too many exports are under way on this server. Try again in a few seconds.")
             yield
-        finally:
-            slot.give_up()
 
 
 def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:

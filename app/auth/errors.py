@@ -1,5 +1,6 @@
 """The errors of signing up and logging in."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from app.core.errors import AppError, RateLimited
@@ -24,9 +25,7 @@ class OtpInvalid(AppError):
 
     status, code = HTTPStatus.UNAUTHORIZED, "otp_invalid"
     detail = "The code is wrong or has expired. Ask for a new one."
-
-    def __init__(self) -> None:
-        super().__init__(headers={"WWW-Authenticate": 'OTP realm="api"'})
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'OTP realm="api"'}
 
 
 class InvalidCredentials(AppError):
@@ -34,9 +33,7 @@ class InvalidCredentials(AppError):
 
     status, code = HTTPStatus.UNAUTHORIZED, "invalid_credentials"
     detail = "The number or the password is wrong."
-
-    def __init__(self) -> None:
-        super().__init__(headers={"WWW-Authenticate": 'Password realm="api"'})
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Password realm="api"'}
 
 
 class WrongPassword(AppError):

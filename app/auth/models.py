@@ -4,7 +4,7 @@ import enum
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
@@ -31,7 +31,7 @@ class OneTimeCode(Model):
     __tablename__ = "one_time_codes"
     __table_args__ = (
         Index(None, "mobile_key", "purpose", "created_at"),
-        Index("ix_one_time_codes_unsent", "created_at", postgresql_where=text("sealed IS NOT NULL")),
+        Index("ix_one_time_codes_unsent", "created_at", postgresql_where="sealed IS NOT NULL"),
         CheckConstraint("guesses BETWEEN 0 AND 5", name="guesses_are_bounded"),
     )
 
@@ -66,9 +66,7 @@ class AuthSession(Model):
     """One login. Its tokens work as long as it is there and not revoked."""
 
     __tablename__ = "auth_sessions"
-    __table_args__ = (
-        Index("ix_auth_sessions_revoked_at", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
-    )
+    __table_args__ = (Index("ix_auth_sessions_revoked_at", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
@@ -84,8 +82,8 @@ class ApiKey(Model):
 
     __tablename__ = "api_keys"
     __table_args__ = (
-        Index("ix_api_keys_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
-        Index("ix_api_keys_revoked_at", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
+        Index("ix_api_keys_expires_at", "expires_at", postgresql_where="expires_at IS NOT NULL"),
+        Index("ix_api_keys_revoked_at", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
@@ -141,12 +139,7 @@ class RefreshToken(Model):
 
     __tablename__ = "refresh_rotations"
     __table_args__ = (
-        Index(
-            "uq_refresh_rotations_current",
-            "session_id",
-            unique=True,
-            postgresql_where=text("used_at IS NULL"),
-        ),
+        Index("uq_refresh_rotations_current", "session_id", unique=True, postgresql_where="used_at IS NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)

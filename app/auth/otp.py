@@ -24,7 +24,7 @@ from app.core.db import db
 from app.core.http import Client
 from app.core.logging import log_event
 from app.core.transactions import Transaction, transaction
-from app.integrations.twilio import SmsRejected, SmsUnavailable, Twilio
+from app.integrations.twilio import SmsRejected, SmsUnavailable, send_sms
 from app.users.numbers import mobile_key
 
 DIGITS = 6  # NIST SP 800-63B-4: at least six decimal digits
@@ -141,7 +141,7 @@ def hash_code(mobile: str, purpose: Purpose, code: str, bound_to: str = "") -> s
 
 def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
     """Send the code by OTP_DELIVERY once `tx` is committed; the code itself where that is the response."""
-    match str(settings().otp_delivery):
+    match settings().otp_delivery:
         case "response":
             return code
         case "log":
@@ -163,14 +163,15 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
         return
     mobile, _, code = message.partition(" ")
     chosen = settings()
-    twilio = Twilio(
-        account_sid=chosen.twilio_account_sid,
-        auth_token=chosen.twilio_auth_token,
-        sender=chosen.twilio_from,
-        api_base=chosen.twilio_api_base,
-    )
     try:
-        sid = twilio.send(mobile, SMS_TEXT.format(code=code, minutes=int(LIFETIME.total_seconds() // 60)))
+        sid = send_sms(
+            mobile,
+            SMS_TEXT.format(code=code, minutes=int(LIFETIME.total_seconds() // 60)),
+            account_sid=chosen.twilio_account_sid,
+            auth_token=chosen.twilio_auth_token,
+            sender=chosen.twilio_from,
+            api_base=chosen.twilio_api_base,
+        )
     except SmsRejected as error:
         log.error("Twilio refuses to send a code: %s", error)  # noqa: TRY400 - the traceback adds nothing
     except SmsUnavailable as error:

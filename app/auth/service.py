@@ -10,7 +10,7 @@ from app.auth.otp import COOLDOWN, LIFETIME, issue_code, use_code
 from app.auth.passwords import require_password
 from app.auth.sessions import Tokens, open_session
 from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
-from app.billing.tier import tier_of
+from app.billing.models import Tier
 from app.core.http import Client
 from app.core.transactions import release_connection, transaction
 from app.users import service as users
@@ -38,7 +38,7 @@ def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
         user = users.replace_unverified(mobile, name=name, now=now)
         if user is None:
             raise AccountExists
-        return Profile.of(user, tier_of(user.id, now))
+        return Profile.of(user, Tier.BASIC)  # who has no token yet has bought nothing
 
 
 def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:

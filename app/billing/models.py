@@ -4,7 +4,7 @@ import enum
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Sequence, String, text
+from sqlalchemy import BigInteger, ForeignKey, Index, Sequence, String
 from sqlalchemy.orm import Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
@@ -44,7 +44,7 @@ class StripeCustomer(Model):
             "uq_stripe_customers_user_id",
             "user_id",
             unique=True,
-            postgresql_where=text("user_id IS NOT NULL AND deleted_at IS NULL"),
+            postgresql_where="user_id IS NOT NULL AND deleted_at IS NULL",
         ),
         Index("ix_stripe_customers_user_id", "user_id"),
         Index("ix_stripe_customers_checked_at", "checked_at"),
@@ -92,7 +92,7 @@ class StripeEvent(Model):
     """
 
     __tablename__ = "stripe_events"
-    __table_args__ = (Index("ix_stripe_events_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),)
+    __table_args__ = (Index("ix_stripe_events_due_at", "due_at", postgresql_where="due_at IS NOT NULL"),)
 
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
     type: Mapped[str] = mapped_column(String(100))

@@ -56,8 +56,6 @@ class Portal(MethodView):
 
 @blp.route("/webhook/stripe")
 class Webhook(MethodView):
-    max_body_bytes = MAX_EVENT_BYTES
-
     @blp.public()
     @blp.doc(
         parameters=[
@@ -81,5 +79,6 @@ class Webhook(MethodView):
         """Take an event from Stripe
 
         For Stripe alone. The event is noted, and takes effect a moment later. Any 5xx makes Stripe send it again."""
+        request.max_content_length = MAX_EVENT_BYTES
         webhook.receive(request.get_data(), request.headers.get("Stripe-Signature", ""), now=utc_now())
         return {"received": True}

@@ -17,7 +17,6 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     literal_column,
-    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
@@ -48,8 +47,8 @@ class Chatroom(Model):
     __table_args__ = (
         CheckConstraint("title <> ''", name="title_is_not_empty"),
         Index("ix_chatrooms_listed", "user_id", "archived", "pinned", "last_prompt_at", "id"),
-        Index("ix_chatrooms_untitled", "last_prompt_at", postgresql_where=text("title IS NULL AND turns > 0")),
-        Index("ix_chatrooms_deleted", "updated_at", postgresql_where=text("user_id IS NULL")),
+        Index("ix_chatrooms_untitled", "last_prompt_at", postgresql_where="title IS NULL AND turns > 0"),
+        Index("ix_chatrooms_deleted", "updated_at", postgresql_where="user_id IS NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
@@ -111,14 +110,8 @@ class Context:
     messages_omitted: int
 
 
-FINISHED = text("role = 'model' AND completed_at IS NOT NULL")
-UNFINISHED = text("status IN ('queued', 'generating')")
-OPEN = text("role = 'model' AND completed_at IS NULL")
-GENERATING = text("status = 'generating'")
-WAITS_FOR_SLOT = text("held_for IS NOT NULL AND slot IS NULL")
+GENERATING = "status = 'generating'"
 ONE_OF_A_ROOM, ONE_IN_A_SLOT = "ix_messages_generating_by_room", "ix_messages_generating_by_slot"
-FAILED = text("status = 'failed'")
-SUPERSEDED = text("superseded")
 # One current reply a prompt, and any number of superseded ones, in one index that also serves the foreign key.
 CURRENT_OR_NUMBERED: ColumnElement[int] = literal_column("(superseded::integer * position)")
 
@@ -141,14 +134,24 @@ class Message(Model):
         CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_has_code"),
         CheckConstraint("(status = 'generating') = (lease_expires_at IS NOT NULL)", name="generating_has_lease"),
         Index("ix_messages_reply_of_prompt", "in_reply_to", CURRENT_OR_NUMBERED, unique=True),
-        Index("ix_messages_superseded_by_room", "chatroom_id", "position", postgresql_where=SUPERSEDED),
-        Index("ix_messages_finished", "completed_at", postgresql_where=FINISHED),
-        Index("ix_messages_failed", "completed_at", postgresql_where=FAILED),
-        Index("ix_messages_unfinished", "created_at", postgresql_where=UNFINISHED),
-        Index("ix_messages_open_by_room", "chatroom_id", "position", postgresql_where=OPEN),
+        Index("ix_messages_superseded_by_room", "chatroom_id", "position", postgresql_where="superseded"),
+        Index("ix_messages_finished", "completed_at", postgresql_where="role = 'model' AND completed_at IS NOT NULL"),
+        Index("ix_messages_failed", "completed_at", postgresql_where="status = 'failed'"),
+        Index("ix_messages_unfinished", "created_at", postgresql_where="status IN ('queued', 'generating')"),
+        Index(
+            "ix_messages_open_by_room",
+            "chatroom_id",
+            "position",
+            postgresql_where="role = 'model' AND completed_at IS NULL",
+        ),
         Index(ONE_OF_A_ROOM, "chatroom_id", unique=True, postgresql_where=GENERATING),
         Index(ONE_IN_A_SLOT, "held_for", "slot", unique=True, postgresql_where=GENERATING),
-        Index("ix_messages_waiting_for_slot", "held_for", "created_at", postgresql_where=WAITS_FOR_SLOT),
+        Index(
+            "ix_messages_waiting_for_slot",
+            "held_for",
+            "created_at",
+            postgresql_where="held_for IS NOT NULL AND slot IS NULL",
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)

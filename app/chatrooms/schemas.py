@@ -77,7 +77,7 @@ class ChatroomChangesIn(ChatroomIn):
 class ListQuery(PageQuery):
     """Which part of which list."""
 
-    archived = fields.QueryBoolean("List the archived ones instead.", load_default=False)
+    archived = fields.Boolean("List the archived ones instead.", truthy={"true"}, falsy={"false"}, load_default=False)
 
 
 class ModelOut(Schema):

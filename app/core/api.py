@@ -225,31 +225,24 @@ def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
 def unless_known(view: View, shape: str) -> View:
     """The view as a conditional GET (RFC 9110, 13): 304 for a client that has what is stored, and then no body is made.
 
-    shape: of the schema that makes the bodies. Answers stay `no-store`: a program that keeps one knows what it does,
-    and a cache on the way is not to have it.
+    The ETag is a strong one: of all values that are stored, and of the shape of the schema that shows them, since
+    another release may show them another way. A response that is made already is known by its bytes. Answers stay
+    `no-store`: a program that keeps one knows what it does, and a cache on the way is not to have it.
     """
 
     @wraps(view)
     def answer(*args: Any, **kwargs: Any) -> Any:
-        return answer_unless_known(shape, view(*args, **kwargs))
+        stored = view(*args, **kwargs)
+        if isinstance(stored, Response):
+            stored.set_etag(hash_of(stored.get_data()))
+            return make_conditional(stored)
+        etag = hash_of(repr((shape, plain(stored))).encode())
+        headers = {"ETag": quote_etag(etag)}
+        if request.if_none_match.contains_weak(etag):  # which is the comparison that RFC 9110 has for it
+            return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return stored, HTTPStatus.OK, headers
 
     return cast(View, answer)
-
-
-def answer_unless_known(shape: str, stored: Any) -> Any:
-    """What a view has read, with its ETag; 304 when `If-None-Match` names it, and then no body is made of it.
-
-    The ETag is a strong one: of all values that are stored, and of the shape of their schema, since another release
-    may show them another way. A response that is made already is known by its bytes.
-    """
-    if isinstance(stored, Response):
-        stored.set_etag(hash_of(stored.get_data()))
-        return make_conditional(stored)
-    etag = hash_of(repr((shape, plain(stored))).encode())
-    headers = {"ETag": quote_etag(etag)}
-    if request.if_none_match.contains_weak(etag):  # which is the comparison that RFC 9110 has for it
-        return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return stored, HTTPStatus.OK, headers
 
 
 def make_conditional(response: Response) -> Response:

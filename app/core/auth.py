@@ -39,10 +39,7 @@ class TokenError(AppError):
     """A 401 with the challenge of RFC 6750, section 3."""
 
     status = HTTPStatus.UNAUTHORIZED
-    challenge = 'Bearer realm="api", error="invalid_token"'
-
-    def __init__(self) -> None:
-        super().__init__(headers={"WWW-Authenticate": self.challenge})
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer realm="api", error="invalid_token"'}
 
 
 class TokenMissing(TokenError):
@@ -50,7 +47,7 @@ class TokenMissing(TokenError):
 
     code = "token_missing"
     detail = "Send a token: `Authorization: Bearer <token>`; `/auth/refresh` takes the refresh token."
-    challenge = 'Bearer realm="api"'
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer realm="api"'}
 
 
 class TokenInvalid(TokenError):
@@ -167,9 +164,7 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
     A process verifies a signature once, and looks a key up once: what was found to be ours stays so. Its time is looked
     at again.
     """
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")  # in any case: RFC 9110, 11.1
-    if scheme.lower() != "bearer" or not token:
-        raise TokenMissing
+    token = bearer_token()
     try:
         known = KNOWN_KEYS if token.startswith(API_KEY_PREFIX) else VERIFIED_CLAIMS
         claims: dict[str, Any] = current_app.extensions[known](token)
@@ -182,6 +177,14 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
     if "scopes" not in claims and (claims["type"] == "refresh") is not refresh:
         raise TokenInvalid
     return claims
+
+
+def bearer_token() -> str:
+    """What the request's `Authorization` carries. Raises TokenMissing."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:  # in any case: RFC 9110, 11.1
+        raise TokenMissing
+    return token
 
 
 def current_user_id() -> UUID:

@@ -18,7 +18,7 @@ from app.core.broker import broker_settings
 from app.core.clock import utc_now
 from app.core.db import DATABASE_UNAVAILABLE, log_database_error
 from app.core.redis import redis_client
-from app.core.tracing import TRACE_HEADER, request_id, set_request_id, set_traceparent, span, traceparent
+from app.core.tracing import TRACE_HEADER, request_id, span, traceparent
 
 TASK_REQUEST_ID = "request_id"
 PUBLISHED_HEADER = "published_at"
@@ -40,8 +40,8 @@ class AppTask(Task):  # type: ignore[misc]
     noted_at = float("-inf")  # this process's, on time.monotonic()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        set_request_id(self.request.get(TASK_REQUEST_ID))
-        set_traceparent(self.request.get(TRACE_HEADER))
+        request_id.set(self.request.get(TASK_REQUEST_ID))
+        traceparent.set(self.request.get(TRACE_HEADER))
         began, outcome = time.monotonic(), "failure"
         try:
             with self.flask_app.app_context(), span(self.name, "CONSUMER"):
@@ -111,8 +111,8 @@ def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
 
 def add_headers(headers: dict[str, Any], **_: Any) -> None:
     """Send the id of the request that a task serves along, its trace, and when it was queued."""
-    headers[TASK_REQUEST_ID] = request_id()
-    headers[TRACE_HEADER] = traceparent()
+    headers[TASK_REQUEST_ID] = request_id.get()
+    headers[TRACE_HEADER] = traceparent.get()
     headers[PUBLISHED_HEADER] = utc_now().isoformat()
 
 

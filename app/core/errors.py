@@ -52,11 +52,12 @@ class AppError(Exception):
     code = "internal_error"
     detail = "Something went wrong here; it has been logged."
     errors: Mapping[str, Any] | None = None  # messages by field, where fields are at fault
+    headers: Mapping[str, str] = {}
 
     def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.detail)
         self.detail = detail or self.detail
-        self.headers = dict(headers or {})
+        self.headers = {**self.headers, **(headers or {})}
 
     @classmethod
     def example(cls) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def problem(status: int, code: str, detail: str) -> dict[str, Any]:
         "status": int(status),
         "detail": detail,
         "code": code,
-        "request_id": request_id(),
+        "request_id": request_id.get(),
     }
 
 

@@ -94,13 +94,6 @@ class JsonBoolean(Boolean):
         return value
 
 
-class QueryBoolean(Boolean):
-    """`true` or `false` in a query string, and none of the other spellings."""
-
-    truthy = {"true"}  # noqa: RUF012 - as marshmallow has it
-    falsy = {"false"}  # noqa: RUF012
-
-
 class QueryInteger(Integer):
     """A whole number in plain digits, as a query string has it: `1_0` is none, nor are digits of other scripts."""
 

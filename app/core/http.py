@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import flask
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, g, request
 from flask_cors import CORS
 from prometheus_client import Counter, Histogram
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
@@ -133,7 +133,6 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
     app.url_map.merge_slashes = False  # `//chatroom` is an unknown address, not a redirect
     if trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)  # type: ignore[method-assign]
-    app.before_request(choose_body_limit)
     app.after_request(add_headers)
     app.after_request(drain_unread)
     if cors_origins:
@@ -145,14 +144,6 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
             expose_headers=CORS_RESPONSE_HEADERS,
             max_age=CORS_SECONDS,
         )
-
-
-def choose_body_limit() -> None:
-    """Let a view class that declares `max_body_bytes` take larger bodies than the others."""
-    view = current_app.view_functions.get(request.endpoint or "")
-    own_limit: int | None = getattr(getattr(view, "view_class", None), "max_body_bytes", None)
-    if own_limit is not None:
-        request.max_content_length = own_limit
 
 
 def add_headers(response: Response) -> Response:

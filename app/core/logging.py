@@ -79,7 +79,7 @@ def first_line(error: BaseException) -> str:
 
 def add_request_id(record: logging.LogRecord) -> bool:
     """A handler's filter: which request, and which trace if it is part of one."""
-    record.request_id = request_id() or "-"
+    record.request_id = request_id.get() or "-"
     if trace := trace_id():
         record.trace_id = trace
     return True

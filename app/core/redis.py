@@ -45,7 +45,6 @@ class TextSerializer(BaseSerializer):
 
 
 cache = Cache()
-limiter = Limiter(key_func=get_remote_address, strategy="fixed-window")
 
 
 class RedisCircuitOpen(redis.ConnectionError):
@@ -107,6 +106,7 @@ def register_redis(app: Flask, settings: "Settings") -> None:
         RATELIMIT_STORAGE_OPTIONS={"connection_pool": pool},
     )
     cache.init_app(app)
+    limiter = Limiter(key_func=get_remote_address, strategy="fixed-window")
     # Registering it first keeps init_app from installing request hooks: no route has a limit of its own.
     app.extensions["limiter"] = {limiter}
     limiter.init_app(app)

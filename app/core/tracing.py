@@ -23,33 +23,15 @@ TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})
 TRACER = "tracer"  # its key in app.extensions
 SERVICE_NAME = "gemini-backend"  # unless OTEL_SERVICE_NAME says another
 
-_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-_traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
-
-
-def request_id() -> str | None:
-    """The id of the current request or, in the worker, of the request that queued the task."""
-    return _request_id.get()
-
-
-def set_request_id(value: str | None) -> None:
-    """Make what this thread does from now on part of request `value`."""
-    _request_id.set(value)
-
-
-def traceparent() -> str | None:
-    """The place in a trace of what this thread does; None outside of one."""
-    return _traceparent.get()
-
-
-def set_traceparent(value: str | None) -> None:
-    """Make what this thread does from now on part of a trace."""
-    _traceparent.set(value)
+# The id of the current request or, in the worker, of the request that queued the task.
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+# The place in a trace of what this thread does; None outside of one.
+traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
 def trace_id() -> str | None:
     """The trace of what this thread does."""
-    value = traceparent()
+    value = traceparent.get()
     return value.split("-")[1] if value else None
 
 
@@ -63,7 +45,7 @@ def parse_traceparent(header: str) -> str | None:
 
 def outgoing_headers() -> dict[str, str]:
     """What a call on behalf of the current request carries, so that it can be found in two logs."""
-    found = {"x-request-id": request_id(), TRACE_HEADER: traceparent()}
+    found = {"x-request-id": request_id.get(), TRACE_HEADER: traceparent.get()}
     return {name: value for name, value in found.items() if value}
 
 
@@ -103,26 +85,26 @@ def span(name: str, kind: str) -> Iterator[None]:
     if begun is None:
         yield
         return
-    before = traceparent()
-    set_traceparent(traceparent_of(begun))
+    before = traceparent.get()
+    traceparent.set(traceparent_of(begun))
     try:
         yield
     except BaseException as error:
         begun.set_attribute("error.type", type(error).__qualname__)  # its text may hold a row of the database
         raise
     finally:
-        set_traceparent(before)
+        traceparent.set(before)
         begun.end()
 
 
 def begin_span(name: str, kind: str) -> Any:
-    """A span below `traceparent()`, which the caller ends; None where none is exported."""
+    """A span below `traceparent`, which the caller ends; None where none is exported."""
     tracer = current_app.extensions[TRACER]
     if tracer is None:
         return None
     api = import_module("opentelemetry.trace")
     parent = import_module("opentelemetry.trace.propagation.tracecontext").TraceContextTextMapPropagator()
-    context = parent.extract({TRACE_HEADER: traceparent() or ""})
+    context = parent.extract({TRACE_HEADER: traceparent.get() or ""})
     return tracer.start_span(name, context=context, kind=api.SpanKind[kind])
 
 
@@ -134,16 +116,16 @@ def traceparent_of(begun: Any) -> str:
 
 def begin_request() -> None:
     offered = request.headers.get(REQUEST_ID_HEADER, "")
-    set_request_id(offered if SANE.fullmatch(offered) else str(uuid7()))
-    set_traceparent(parse_traceparent(request.headers.get(TRACE_HEADER, "")))
+    request_id.set(offered if SANE.fullmatch(offered) else str(uuid7()))
+    traceparent.set(parse_traceparent(request.headers.get(TRACE_HEADER, "")))
     g.span = begin_span(request.method, "SERVER")
     if g.span is not None:
-        set_traceparent(traceparent_of(g.span))
+        traceparent.set(traceparent_of(g.span))
 
 
 def finish_request(response: Response) -> Response:
     """Tell the request's id, and end its span with the response; that of a stream with its last event."""
-    response.headers[REQUEST_ID_HEADER] = request_id() or str(uuid7())
+    response.headers[REQUEST_ID_HEADER] = request_id.get() or str(uuid7())
     if begun := g.get("span"):
         route = request.url_rule.rule if request.url_rule else ""
         begun.update_name(f"{request.method} {route}".strip())

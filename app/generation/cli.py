@@ -79,7 +79,8 @@ def check(model: str | None, streamed: bool) -> None:
         "answer": " ".join(answer.text.split()),
         "model": answer.model,
         "finish_reason": answer.finish_reason,
+        "seconds_to_first_piece": round(pieces[0] if pieces else seconds, 3),
+        "seconds": round(seconds, 3),
     }
-    facts |= {"seconds_to_first_piece": round(pieces[0] if pieces else seconds, 3), "seconds": round(seconds, 3)}
     for name, value in (facts | asdict(answer.usage)).items():
         click.echo(f"{name}: {value}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -39,10 +40,11 @@ TAKE_POSITIONS = (
 )
 
 
+@cache
 def enqueue_statement(*kinds: str) -> Select[Any]:
     """One statement that takes two positions of a room and inserts a row of each kind, the prompt and its reply first.
 
-    Without the room nothing is inserted.
+    Without the room nothing is inserted. Built once for the same kinds.
     """
     turns = TAKE_POSITIONS.c.turns
     zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both messages
@@ -57,10 +59,6 @@ def enqueue_statement(*kinds: str) -> Select[Any]:
     return select(turns).add_cte(*inserts)
 
 
-ENQUEUE = enqueue_statement("prompt", "reply", "charge")
-ENQUEUE_WITH_KEY = enqueue_statement("prompt", "reply", "charge", "key")
-
-
 def new_exchange(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:
     """A prompt and its queued reply, not stored yet."""
     prompt = Message(id=uuid7(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
@@ -72,7 +70,7 @@ def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: dateti
     """A queued reply, not stored yet."""
     reply = Message(id=uuid7(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt_id, streamed=streamed)
     reply.chatroom_id, reply.superseded = chatroom_id, False
-    reply.request_id, reply.traceparent = request_id(), traceparent()
+    reply.request_id, reply.traceparent = request_id.get(), traceparent.get()
     reply.created_at = reply.accepted_at = reply.enqueued_at = now
     return reply
 

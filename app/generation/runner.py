@@ -22,7 +22,7 @@ from app.chatrooms.service import chosen_model
 from app.core import settings
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
 from app.core.logging import log_event
-from app.core.tracing import outgoing_headers, set_request_id, set_traceparent, span
+from app.core.tracing import outgoing_headers, request_id, span, traceparent
 from app.core.transactions import Transaction, release_connection, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
@@ -81,8 +81,8 @@ class Runner:
         held = self.claim(reply_id)
         if held is None:
             return
-        set_request_id(held.request_id)
-        set_traceparent(held.traceparent)
+        request_id.set(held.request_id)
+        traceparent.set(held.traceparent)
         began = time.monotonic()
         outcome, tokens = self.skip(held) or self.attempt(held)
         seconds = round(time.monotonic() - began, 3)
@@ -175,13 +175,11 @@ class Runner:
 
     def release(self, held: Claim) -> Outcome:
         """The call was aborted from outside: if the claim still holds, another worker may have it at once."""
-        with transaction() as tx:
-            released = state.release(tx, held)
-        if released:
-            return "released", {}
-        with suppress(RedisError):  # its followers look at once whether it is canceled or deleted
-            publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
-        return SUPERSEDED, {}
+        outcome, tokens = self.requeue(held, 0, failures=held.failures, outcome="released")
+        if outcome == SUPERSEDED:
+            with suppress(RedisError):  # its followers look at once whether it is canceled or deleted
+                publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
+        return outcome, tokens
 
 
 def read_conversation(held: Claim) -> Sequence[Turn]:

@@ -1,7 +1,6 @@
 """Use cases of a client and an operator on a reply: cancel it, or generate it again."""
 
 import logging
-from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -44,14 +43,6 @@ class ReplyNotRetryable(AppError):
     )
 
 
-@dataclass(frozen=True)
-class Retried:
-    """A reply that is queued again, and what is left of the day."""
-
-    reply: Message
-    usage: Usage
-
-
 def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Message:
     """Stop a reply that is queued or generating, and keep what was written of it.
 
@@ -81,11 +72,12 @@ def written_part(reply: Message) -> str:
         return ""
 
 
-def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Retried:
-    """Generate a reply again, for one prompt of the day. It sees only the turns before it.
+def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> tuple[Message, Usage]:
+    """Generate a reply again, for one prompt of the day; the reply, and what is left of the day.
 
-    One that failed or was canceled in place, and a part that was kept stays until the new text is there. Of a completed
-    one there is a new reply, and the old one is superseded with all turns after it.
+    It sees only the turns before it. One that failed or was canceled is generated again in place, and a part that was
+    kept stays until the new text is there. Of a completed one there is a new reply, and the old one is superseded with
+    all turns after it.
     Raises TokenRevoked, NotFound, ReplyNotRetryable, ModelNotInTier, QuotaExceeded, redis.RedisError; then nothing
     changed.
     """
@@ -106,7 +98,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
             state.retry(tx, reply, now)
         db.session.flush()  # the charge refers to a reply that may be new
         db.session.add(new_charge(user_id, key, reply.id, usage.tier, now))
-    return Retried(reply, usage)
+    return reply, usage
 
 
 def retry_failed(reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:

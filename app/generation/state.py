@@ -9,7 +9,6 @@
 | `mark_passed_on` | generating | generating | the lease is held | attempt | not refunded from here on |
 | `fail` | generating | failed | the lease is held | attempt | refunded, unless text was passed on or it is its fault |
 | `requeue` | generating | queued | the lease is held | attempt | - |
-| `release` | generating | queued | the lease is held | attempt | - |
 | `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded, unless claimed since charged |
 | `retry` | failed, canceled | queued | the user's row is locked | row lock | charged by the caller |
 | `regenerate` | - | queued | the user's row is locked, the old reply superseded | - | charged by the caller |
@@ -21,7 +20,7 @@ PostgreSQL's clock: a machine whose own is wrong does no harm.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -47,12 +46,11 @@ from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import CLAIM
 from app.generation.queueing import (
-    ENQUEUE,
-    ENQUEUE_WITH_KEY,
     NAME_CHATROOM,
     ROWS,
     enqueue_generation,
     enqueue_next_replies,
+    enqueue_statement,
     new_reply,
     take_position,
 )
@@ -116,7 +114,7 @@ def enqueue(tx: Transaction, prompt: Message, reply: Message, charge: PromptChar
     values = {"room": prompt.chatroom_id, "user": charge.user_id, "now": prompt.created_at}
     for kind, row in rows.items():
         values |= {f"new_{kind}_{name}": getattr(row, name) for name in ROWS[kind][1]}
-    turns = db.session.scalar(ENQUEUE_WITH_KEY if key else ENQUEUE, values)
+    turns = db.session.scalar(enqueue_statement(*rows), values)
     if turns is None:
         return False
     prompt.position, reply.position = turns - 2, turns - 1
@@ -166,16 +164,9 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
 def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
     """Store the answer; False when somebody else has taken the reply over."""
     now = held.now()
-    stored = write(
-        held,
-        with_cost=True,
-        status=Status.COMPLETED,
-        text=answer.text,
-        finish_reason=answer.finish_reason,
-        model=answer.model,
-        completed_at=now,
-        **asdict(answer.usage),
-    )
+    ended = {"status": Status.COMPLETED, "completed_at": now}
+    said = {"text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model}
+    stored = write(held, LET_GO | ended | said | asdict(answer.usage), with_cost=True)
     if stored:
         announce_end(tx, held, Status.COMPLETED, now)
         if held.is_untitled:
@@ -185,7 +176,7 @@ def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
 
 def mark_passed_on(held: Claim) -> bool:
     """Note, before the first piece is published, that there is no refund any more; False when the lease is lost."""
-    return write_while_held(held, {"passed_on": True})
+    return write(held, {"passed_on": True})
 
 
 def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
@@ -197,7 +188,7 @@ def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
     """Give the reply up; False when somebody else has taken it over."""
     now = held.now()
     lock_user(held.user_id)  # before the reply: the order in which everybody locks
-    if not write(held, status=Status.FAILED, error_code=code, completed_at=now):
+    if not write(held, LET_GO | {"status": Status.FAILED, "error_code": code, "completed_at": now}):
         return False
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
@@ -212,17 +203,13 @@ def requeue(tx: Transaction, held: Claim, delay: timedelta, *, failures: int) ->
     failures: how many attempts count as failed by now.
     """
     due = held.now() + delay
-    if not write(held, status=Status.QUEUED, not_before=due, enqueued_at=due, failures=failures):
+    queued = {"status": Status.QUEUED, "not_before": due, "enqueued_at": due, "failures": failures}
+    if not write(held, LET_GO | queued):
         return False
     enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())
     # An earlier reply that was retried meanwhile has waited for this one.
     enqueue_next_replies(tx, held.chatroom_id, held.user_id, now=held.now(), exclude=held.reply_id)
     return True
-
-
-def release(tx: Transaction, held: Claim) -> bool:
-    """Let another worker have the reply at once, with no attempt counted; False when it has it already."""
-    return requeue(tx, held, timedelta(0), failures=held.failures)
 
 
 def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datetime) -> bool:
@@ -249,7 +236,7 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
 
 def retry(tx: Transaction, reply: Message, now: datetime) -> None:
     """Queue a failed or canceled reply again. The caller has locked the user and the reply, and charged a prompt."""
-    asked = {"passed_on": False, "request_id": request_id(), "traceparent": traceparent()}
+    asked = {"passed_on": False, "request_id": request_id.get(), "traceparent": traceparent.get()}
     for name, value in (queued_again(now) | asked).items():
         setattr(reply, name, value)
     enqueue_generation(tx, reply.id)
@@ -288,20 +275,13 @@ def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now
     return queued
 
 
-def write(held: Claim, *, with_cost: bool = False, **values: object) -> bool:
-    """Write to the claimed reply and let the claim go; False when somebody else has taken it over.
+def write(held: Claim, values: dict[str, object], *, with_cost: bool = False) -> bool:
+    """Write to the reply as long as its lease is held; False when somebody else has taken it over.
 
-    with_cost: note in the ledger what the reply took.
+    Also stores how many messages Gemini was sent, and how many were left out, once it is asked. with_cost: note in the
+    ledger what the reply took.
     """
-    return write_while_held(held, LET_GO | values, with_cost=with_cost)
-
-
-def write_while_held(held: Claim, values: Mapping[str, object], *, with_cost: bool = False) -> bool:
-    """Write to the reply as long as its lease is held; False when it is not any more.
-
-    Also stores how many messages Gemini was sent, and how many were left out, once it is asked.
-    """
-    values = dict(values) | (asdict(held.context) if held.context else {})
+    values = values | (asdict(held.context) if held.context else {})
     bound = {f"new_{name}": value for name, value in values.items()}
     statement = statement_while_held(tuple(values), with_cost)
     return db.session.scalar(statement, bound | {"reply": held.reply_id, "held_attempt": held.attempt}) is not None

@@ -72,8 +72,7 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
     release_connection()
     if exchange is None:
         return
-    asked = asked_title(titler, exchange.asked, exchange.replied) if titler else ""
-    title = asked or first_words(exchange.asked)
+    title = (asked_title(titler, exchange.asked, exchange.replied) if titler else "") or first_words(exchange.asked)
     unnamed = (Chatroom.title.is_(None), Chatroom.title_source.is_(None), Chatroom.user_id.is_not(None))
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
     named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=now)

@@ -245,9 +245,9 @@ class MessageRetry(MethodView):
         Costs a prompt, and sees only the turns before it. One that failed or was canceled is generated again in
         place; a part that was kept stays until the new text is there. Of a completed one there is a new reply, and
         the old one is superseded with all turns after it."""
-        retried = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
-        location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=retried.reply.id)
-        return retried.reply, 202, quota_headers(retried.usage) | {"Location": location}
+        reply, usage = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
+        location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=reply.id)
+        return reply, 202, quota_headers(usage) | {"Location": location}
 
 
 def event_lines(event: Event | None) -> str:

@@ -70,7 +70,7 @@ def queue_check(now: datetime, max_seconds: float) -> Check:
 
 def beat_check(now: datetime, max_seconds: float) -> Check:
     """Whether beat's last tick is recent."""
-    last = totals.last_heartbeat(totals.BEAT)
+    last = totals.last_tick()
     age = (now - last).total_seconds() if last else None
     measured = "no tick so far" if age is None else f"last tick {age:.0f} s ago"
     return Check("beat", age is not None and age <= max_seconds, measured, BEAT)

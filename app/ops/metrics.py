@@ -99,7 +99,7 @@ def queue(now: datetime) -> Iterator[Metric]:
 
 def heartbeat(now: datetime) -> Iterator[Metric]:
     """How long ago a worker ran a tick that beat had queued."""
-    last = totals.last_heartbeat(totals.BEAT)
+    last = totals.last_tick()
     if last is not None:
         age = max(0.0, (now - last).total_seconds())
         yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)

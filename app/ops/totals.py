@@ -75,10 +75,9 @@ def tick(now: datetime) -> None:
     count_replies(now)
 
 
-def last_heartbeat(name: str) -> datetime | None:
-    """The last heartbeat under that name; None when there was none."""
-    at: datetime | None = db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == name))
-    return at
+def last_tick() -> datetime | None:
+    """When a worker last ran a tick of beat's; None when none has."""
+    return db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == BEAT))
 
 
 def read_totals() -> dict[tuple[str, str], float]:

@@ -4,13 +4,13 @@ import hmac
 from pathlib import Path
 
 import flask_swagger_ui
-from flask import Response, redirect, render_template, request, send_from_directory
+from flask import Response, redirect, render_template, send_from_directory
 from flask.views import MethodView
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.core import fields, settings
 from app.core.api import Blueprint
-from app.core.auth import TokenInvalid, TokenMissing
+from app.core.auth import TokenInvalid, TokenMissing, bearer_token
 from app.core.errors import NotFound, ServiceUnavailable
 from app.core.schemas import Schema
 from app.ops import metrics
@@ -75,10 +75,7 @@ def check_metrics_token() -> None:
         if settings().is_production:
             raise NotFound
         return
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given:
-        raise TokenMissing
-    if not hmac.compare_digest(given.strip().encode(), expected.encode()):
+    if not hmac.compare_digest(bearer_token().strip().encode(), expected.encode()):
         raise TokenInvalid
 
 

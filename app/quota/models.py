@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, String, text
+from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
@@ -24,9 +24,9 @@ class PromptCharge(Model):
 
     __tablename__ = "prompt_charges"
     __table_args__ = (
-        Index("ix_prompt_charges_spent", "mobile_key", "day", postgresql_where=text("given_back_at IS NULL")),
+        Index("ix_prompt_charges_spent", "mobile_key", "day", postgresql_where="given_back_at IS NULL"),
         Index("ix_prompt_charges_of_user", "user_id", "day"),
-        Index("ix_prompt_charges_carried", "carried_from", postgresql_where=text("carried_from IS NOT NULL")),
+        Index("ix_prompt_charges_carried", "carried_from", postgresql_where="carried_from IS NOT NULL"),
         Index("ix_prompt_charges_by_day", "day", postgresql_using="brin"),  # small: rows are stored in that order
     )
 

@@ -146,11 +146,6 @@ def set_counter(item: PromptsOfDay, key: str, charged: int) -> None:
         storage.incr(item.key_for(key), item.get_expiry(), amount=charged)
 
 
-def daily_limit(tier: Tier) -> int | None:
-    """Prompts a day; None: as many as one likes."""
-    return None if tier is Tier.PRO else settings().basic_daily_prompts
-
-
 def usage_values(user: User, key: str, now: datetime) -> dict[str, Any]:
     """What USAGE is asked with. key: the number's keyed hash."""
     return pro_values(user.id, now) | {"key": key, "day": quota_day(now)}
@@ -159,7 +154,8 @@ def usage_values(user: User, key: str, now: datetime) -> dict[str, Any]:
 def read_usage(row: Any, now: datetime) -> Usage:
     """What a row of USAGE says."""
     tier = tier_named(row.is_pro)
-    return Usage(tier, daily_limit(tier), row.charged, now)
+    limit = None if tier is Tier.PRO else settings().basic_daily_prompts
+    return Usage(tier, limit, row.charged, now)
 
 
 def usage_of(user: User, now: datetime) -> Usage:

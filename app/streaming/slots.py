@@ -10,12 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 from uuid import UUID
 
 import redis
 
-from app.core.errors import AppError, ServiceUnavailable
+from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
 from app.core.redis import redis_client
 
 log = logging.getLogger(__name__)
@@ -25,14 +24,10 @@ _held: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
-class TooManyStreams(AppError):
+class TooManyStreams(RateLimited):
     """The user follows enough replies at once."""
 
-    status, code = HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams"
-    detail = "Too many streams are open. Close one, or poll the reply."
-
-    def __init__(self) -> None:
-        super().__init__(headers={"Retry-After": "5"})
+    code, detail = "too_many_streams", "Too many streams are open. Close one, or poll the reply."
 
 
 @contextmanager
@@ -54,20 +49,12 @@ class Slot:
     key: what they are, a colon, and the user's id. lasts_seconds: without being renewed.
     """
 
-    def __init__(self, key: str, *, at_most: int, lasts_seconds: int = SLOT_SECONDS) -> None:
+    def __init__(self, key: str, *, lasts_seconds: int) -> None:
         self.key = key
         self.kind = key.partition(":")[0]
         self.name = secrets.token_hex(8)
-        self.at_most = at_most
         self.lasts_seconds = lasts_seconds
         self.client = redis_client()  # a slot is given up when its request is over, and its context with it
-
-    def take(self) -> bool:
-        """Whether it is one of `at_most`. Redis gone: nobody counts."""
-        if self.keep() <= self.at_most:
-            return True
-        self.give_up()
-        return False
 
     def keep(self) -> int:
         """Say that the request is still open; how many the user has open, 0 without Redis."""
@@ -91,15 +78,22 @@ class Slot:
 
 
 @contextmanager
+def user_slot(key: str, *, at_most: int, lasts_seconds: int = SLOT_SECONDS) -> Iterator[Slot | None]:
+    """Hold one of a user's slots during the block; None when `at_most` are held. Without Redis nobody counts them."""
+    slot = Slot(key, lasts_seconds=lasts_seconds)
+    try:
+        yield slot if slot.keep() <= at_most else None
+    finally:
+        slot.give_up()
+
+
+@contextmanager
 def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
     """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
     with held_request(at_most=per_process) as has_slot:
         if not has_slot:
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
-        slot = Slot(f"streams:{user_id}", at_most=per_user)
-        if not slot.take():
-            raise TooManyStreams
-        try:
+        with user_slot(f"streams:{user_id}", at_most=per_user) as slot:
+            if slot is None:
+                raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
             yield slot
-        finally:
-            slot.give_up()

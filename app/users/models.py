@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Index, String, text
+from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
@@ -18,8 +18,8 @@ class User(Model):
     __tablename__ = "users"
     __table_args__ = (
         CheckConstraint(f"mobile ~ '^{E164}$'", name="mobile_is_e164"),
-        Index("ix_users_unverified", "created_at", postgresql_where=text("verified_at IS NULL")),
-        Index("ix_users_deleted", "id", postgresql_where=text("mobile IS NULL")),
+        Index("ix_users_unverified", "created_at", postgresql_where="verified_at IS NULL"),
+        Index("ix_users_deleted", "id", postgresql_where="mobile IS NULL"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)

@@ -17,7 +17,7 @@ from app.auth.models import OneTimeCode
 from app.core.broker import CHORES
 from app.core.clock import utc_now
 from app.core.db import db
-from app.integrations.twilio import SmsRejected, SmsUnavailable, Twilio
+from app.integrations.twilio import SmsRejected, SmsUnavailable, send_sms
 from sandbox.stack.processes import free_port, wait_until
 from tests.auth.conftest import Visitor
 from tests.celery_process import celery_process
@@ -180,18 +180,18 @@ def test_lost_task_is_queued_again(make_app, texting, twilio, twilio_settings):
 
 
 def test_messaging_service_sends_instead_of_a_number(twilio):
-    client = Twilio(account_sid=SID, auth_token=TOKEN, sender="MG123", api_base=twilio.url + "/")
-    assert client.send("+14155552671", "Hello").startswith("SM")
+    account = {"account_sid": SID, "auth_token": TOKEN, "api_base": twilio.url + "/"}
+    assert send_sms("+14155552671", "Hello", sender="MG123", **account).startswith("SM")
     assert twilio.requests[0]["MessagingServiceSid"] == "MG123"
     assert "From" not in twilio.requests[0]
 
 
 def test_unreachable_provider_is_unavailable(twilio):
     with pytest.raises(SmsUnavailable):
-        Twilio(account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base="http://127.0.0.1:9").send("+1", "x")
+        send_sms("+1", "x", account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base="http://127.0.0.1:9")
     twilio.answer = (301, {})
     with pytest.raises(SmsRejected):
-        Twilio(account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base=twilio.url).send("+1", "x")
+        send_sms("+1", "x", account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base=twilio.url)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from app.core.logging import configure_logging
-from app.core.tracing import parse_traceparent, set_request_id, set_traceparent, traceparent
+from app.core.tracing import parse_traceparent, request_id, traceparent
 from sandbox.stack.processes import wait_until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -16,9 +16,9 @@ SENT = f"00-{TRACE}-{PARENT}-01"
 
 @pytest.fixture(autouse=True)
 def outside_of_a_trace():
-    set_traceparent(None)
+    traceparent.set(None)
     yield
-    set_traceparent(None)
+    traceparent.set(None)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_only_a_valid_header_is_taken(header, taken):
 def test_it_goes_along_to_gemini_and_into_the_row(room, runner, gemini):
     answer = room.person.post(f"{room.path}/message", json={"text": "Hello"}, headers={"traceparent": SENT})
     reply_id = answer.json["reply"]["id"]
-    set_traceparent(None)
+    traceparent.set(None)
     room.generate(runner, reply_id)
     assert SENT in [asked["headers"].get("traceparent") for asked in gemini.requests()]
     assert room.row(reply_id).traceparent == SENT
@@ -56,7 +56,7 @@ def test_it_goes_along_to_gemini_and_into_the_row(room, runner, gemini):
 def test_a_call_to_gemini_has_the_id_of_its_request(room, runner, gemini):
     headers = {"X-Request-ID": "a-request-to-follow"}
     answer = room.person.post(f"{room.path}/message", json={"text": "Hello"}, headers=headers)
-    set_request_id(None)
+    request_id.set(None)
     room.generate(runner, answer.json["reply"]["id"])
     assert gemini.requests()[-1]["headers"]["x-request-id"] == answer.headers["X-Request-ID"] == headers["X-Request-ID"]
 
@@ -69,7 +69,7 @@ def test_without_one_nothing_is_sent(room, runner, gemini):
 def test_one_request_leaves_nothing_to_the_next(user):
     assert user.get("/models", headers={"traceparent": SENT}).status_code == 200
     assert user.get("/models").status_code == 200
-    assert traceparent() is None
+    assert traceparent.get() is None
 
 
 def test_a_retry_goes_under_its_own_trace(room, runner, gemini):
@@ -99,9 +99,9 @@ def test_the_task_has_the_trace(worker_process, served_app, user, worker):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_log_says_it(capsys, as_json):
     configure_logging(level="INFO", as_json=as_json)
-    set_traceparent(SENT)
+    traceparent.set(SENT)
     logging.getLogger("app").info("inside")
-    set_traceparent(None)
+    traceparent.set(None)
     logging.getLogger("app").info("outside")
     inside, outside = capsys.readouterr().err.strip().splitlines()
     if as_json:

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from app.integrations.gemini.client import CLIENTS
-from config import ConfigError, GeminiSdk, load_settings
+from config import ConfigError, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"google-generativeai": "google.generativeai", "google-genai": "google.genai"}
@@ -31,7 +32,7 @@ def run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_choice_of_the_setting_has_a_client():
-    assert set(CLIENTS) == set(GeminiSdk)
+    assert set(CLIENTS) == set(get_args(Settings.model_fields["gemini_sdk"].annotation))
 
 
 @pytest.mark.parametrize("sdk", sorted(CLIENTS))
