@@ -9,7 +9,7 @@ from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from uuid_utils.compat import uuid7
 
@@ -86,7 +86,7 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
             try:
                 return payments.portal_url(customer.stripe_id, return_url=frontend_url(PORTAL_RETURN_PATH))
             except MissingAtStripe as error:
-                forget_missing_customer(customer, error, now)
+                forget_missing_customer(customer, error, now, unless_paying=True)
     raise ServiceUnavailable
 
 
@@ -127,13 +127,20 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
     One that was deleted at Stripe does not count. Raises AlreadySubscribed, TokenRevoked.
     """
     row = {"id": uuid7(), "user_id": user_id, "attempt": 1, "created_at": now, "checked_at": now}
-    own = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
+    is_own = and_(StripeCustomer.user_id.is_not(None), StripeCustomer.deleted_at.is_(None))
+    own = (
+        insert(StripeCustomer)
+        .values(row)
+        .on_conflict_do_update(  # changes nothing, and returns the one there is
+            index_elements=[StripeCustomer.user_id], index_where=is_own, set_={"user_id": user_id}
+        )
+    )
     with transaction():
         require_locked_user(user_id)
         if refuse_subscribed and has_live_subscription(user_id):
             raise AlreadySubscribed
-        db.session.execute(insert(StripeCustomer).values(row).on_conflict_do_nothing())
-        return db.session.scalars(own, execution_options={"populate_existing": True}).one()
+        made = db.session.scalars(own.returning(StripeCustomer), execution_options={"populate_existing": True})
+        return made.one()
 
 
 def create_customer(payments: Payments, customer: StripeCustomer) -> None:

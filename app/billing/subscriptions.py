@@ -21,6 +21,7 @@ from app.integrations.stripe import ENDED, MissingAtStripe, Payments, RemoteSubs
 PRO_STATUSES = ("active", "trialing")
 LIVE_STATUSES = (*PRO_STATUSES, "past_due")
 DORMANT_STATUSES = ("incomplete", "unpaid", "paused")  # give nothing, yet a payment makes them active
+NO_ITEM: dict[str, Any] = dict.fromkeys(("price_id", "current_period_start", "current_period_end"))
 COMPARED = ("status", "price_id", "current_period_start", "current_period_end", "cancel_at_period_end")
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ def copy_subscriptions(
     if customer.user_id is None:
         fetched = [cancel_ownerless(payments, one) for one in fetched]
     with transaction():
-        changes = [write_copy(customer_id, one, ticket, now) for one in fetched]
+        in_order = sorted(fetched, key=lambda one: one.id)  # in which others write them at the same time
+        changes = [write_copy(customer_id, one, ticket, now) for one in in_order]
         if customer_deleted:
             end_customer(customer_id, ticket, now)
     return [change for change in changes if change is not None]
@@ -101,15 +103,13 @@ def write_copy(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: 
 def values_of(customer_id: UUID, remote: RemoteSubscription) -> dict[str, Any]:
     """The columns of a copy. What is owed is owed from the start of its period on.
 
-    Of several prices the one that makes it Pro is kept.
+    Of several items the one that makes it Pro is kept.
     """
-    values = asdict(remote)
-    prices, accepted = values.pop("price_ids"), settings().stripe_pro_price_id
-    return values | {
-        "customer_id": customer_id,
-        "price_id": next((price for price in prices if price in accepted), next(iter(prices), None)),
-        "past_due_since": remote.current_period_start if remote.status == "past_due" else None,
-    }
+    values, accepted = asdict(remote), settings().stripe_pro_price_id
+    items = values.pop("items")
+    kept = next((one for one in items if one["price_id"] in accepted), next(iter(items), NO_ITEM))
+    owed_since = kept["current_period_start"] if remote.status == "past_due" else None
+    return values | kept | {"customer_id": customer_id, "past_due_since": owed_since}
 
 
 def upsert(values: dict[str, Any]) -> bool:

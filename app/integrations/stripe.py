@@ -26,14 +26,21 @@ ENDED = frozenset({"canceled", "incomplete_expired"})  # nothing follows on thes
 
 
 @dataclass(frozen=True)
+class RemoteItem:
+    """What is sold in a subscription: each item has a price and a billing period of its own."""
+
+    price_id: str
+    current_period_start: datetime | None
+    current_period_end: datetime | None
+
+
+@dataclass(frozen=True)
 class RemoteSubscription:
     """A subscription as Stripe said it is; times aware, in UTC."""
 
     id: str
     status: str
-    price_ids: tuple[str, ...]
-    current_period_start: datetime | None
-    current_period_end: datetime | None
+    items: tuple[RemoteItem, ...]
     cancel_at_period_end: bool
     created_at: datetime
     ended_at: datetime | None
@@ -69,21 +76,22 @@ class RemoteEvent:
 
 
 def parse_subscription(source: Any) -> RemoteSubscription:
-    """From the SDK's object. The billing period sits on the items.
+    """From the SDK's object.
 
     In flexible billing mode a cancellation asked for in the portal shows in `cancel_at` alone
     (https://docs.stripe.com/billing/subscriptions/billing-mode/compare).
     """
     data = source.to_dict()
     items = (data.get("items") or {}).get("data") or []
-    starts = [item["current_period_start"] for item in items]
-    ends = [item["current_period_end"] for item in items]
     return RemoteSubscription(
         id=data["id"],
         status=data["status"],
-        price_ids=tuple(item["price"]["id"] for item in items),
-        current_period_start=utc_time(min(starts, default=None)),
-        current_period_end=utc_time(max(ends, default=None)),
+        items=tuple(
+            RemoteItem(
+                item["price"]["id"], utc_time(item["current_period_start"]), utc_time(item["current_period_end"])
+            )
+            for item in items
+        ),
         cancel_at_period_end=bool(data.get("cancel_at_period_end") or data.get("cancel_at")),
         created_at=datetime.fromtimestamp(data["created"], UTC),
         ended_at=utc_time(data.get("ended_at")),

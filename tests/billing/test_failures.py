@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import event, text
 
-from app.integrations.stripe import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS
+from app.core.db import db
+from app.integrations.stripe import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS, MissingAtStripe, Payments
 from config import Settings
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import KEY, Shop
@@ -210,3 +213,45 @@ def test_an_event_while_stripe_hangs_is_left_in_time_and_applied_when_it_comes_a
     assert shop.deliver(event_id).status_code == 200
     assert shop.pending() == []
     assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_a_key_of_another_stripe_account_makes_nobody_forget_who_pays(
+    user: Any, shop: Shop, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.subscribe(user)
+
+    def knows_nobody(*_: Any, **__: Any) -> str:
+        raise MissingAtStripe("InvalidRequestError HTTP 400 resource_missing - customer", "customer")
+
+    with monkeypatch.context() as wrong_key:
+        wrong_key.setattr(Payments, "portal_url", knows_nobody)
+        assert user.post("/subscription/portal").status_code == 502
+    assert user.post("/subscription/portal").status_code == 200
+    (customer,) = shop.rows("stripe_customers")
+    assert stripe.requests("/v1/billing_portal/sessions", "POST")[-1]["params"]["customer"] == customer["stripe_id"]
+
+
+def test_a_customer_that_is_deleted_while_it_is_asked_for_is_replaced(user: Any, shop: Shop) -> None:
+    assert user.post("/subscription/portal").status_code == 200
+    with shop.app.app_context():
+        engine = db.engine
+    deletions: list[threading.Thread] = []
+
+    def delete() -> None:
+        with engine.begin() as another:
+            another.execute(text("UPDATE stripe_customers SET deleted_at = now()"))
+
+    def delete_meanwhile(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO stripe_customers") and not deletions:
+            deletions.append(threading.Thread(target=delete))
+            deletions[0].start()
+            deletions[0].join(0.5)  # it waits for the row as long as this transaction lasts
+
+    event.listen(engine, "after_cursor_execute", delete_meanwhile)
+    try:
+        assert user.post("/subscription/portal").status_code == 200
+    finally:
+        event.remove(engine, "after_cursor_execute", delete_meanwhile)
+    deletions[0].join(5)
+    assert user.post("/subscription/portal").status_code == 200
+    assert len(shop.rows("stripe_customers")) == 2

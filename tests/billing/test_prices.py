@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from app.billing.subscriptions import values_of
 from app.core.clock import utc_now
-from app.integrations.stripe import RemoteSubscription
+from app.integrations.stripe import RemoteItem, RemoteSubscription
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
@@ -89,6 +90,18 @@ def test_every_price_of_the_list_counts_and_the_first_is_sold(
 )
 def test_of_several_prices_the_one_that_counts_is_kept(prices: tuple[str, ...], kept: str | None, shop: Shop) -> None:
     now = utc_now()
-    remote = RemoteSubscription("sub_1", "active", prices, now, now, False, now, None)
+    items = tuple(RemoteItem(price, now, now) for price in prices)
+    remote = RemoteSubscription("sub_1", "active", items, False, now, None)
     customer: UUID = uuid7()
     assert shop.run(lambda: values_of(customer, remote))["price_id"] == kept
+
+
+def test_the_period_is_that_of_the_price_that_counts(shop: Shop) -> None:
+    """A yearly item beside monthly Pro: what is owed is owed since the month began."""
+    now = utc_now()
+    yearly = RemoteItem("price_a", now - timedelta(days=200), now + timedelta(days=165))
+    monthly = RemoteItem("price_pro", now, now + timedelta(days=30))
+    remote = RemoteSubscription("sub_1", "past_due", (yearly, monthly), False, now, None)
+    values = shop.run(lambda: values_of(uuid7(), remote))
+    assert values["current_period_end"] == now + timedelta(days=30)
+    assert values["past_due_since"] == values["current_period_start"] == now

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.core.db import db
+from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
@@ -211,10 +212,10 @@ def test_webhooks_over_the_wire_doubled_and_shuffled(
         stripe.webhooks(url=f"{live_url}/webhook/stripe", mode=mode)
         subscription_id = shop.buy(user)
         stripe.wait_delivered()
-        shop.work()
+        assert wait_until(lambda: shop.work() is not None and not shop.pending(), seconds=5)  # tasks follow the answers
         assert user.get("/user/me").json["tier"] == "pro"
         stripe.act(subscription_id, "cancel")
         stripe.wait_delivered()
-        shop.work()
+        assert wait_until(lambda: shop.work() is not None and not shop.pending(), seconds=5)  # tasks follow the answers
         assert user.get("/user/me").json["tier"] == "basic"
     assert {event["delivery"] for event in stripe.events()} == {"delivered"}
