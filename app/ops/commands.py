@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -171,11 +171,13 @@ def grant(who: str, reason: str, until: datetime | None, days: int | None) -> No
     if until and days:
         raise click.UsageError("Say --until or --days, not both.")
     ends_at = now + timedelta(days=days) if days else None
+    if until and until.date() == date.max:
+        raise click.BadParameter("Leave it out for Pro without an end.", param_hint="--until")
     if until:
         ends_at = datetime.combine(until.date() + timedelta(days=1), time.min, UTC)
     if ends_at is not None and ends_at <= now:
         raise click.BadParameter("That day is in the past.", param_hint="--until")
-    if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS:
+    if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS or not reason.isprintable():
         raise click.BadParameter(f"Give a reason of 1 to {MAX_REASON_CHARS} characters.", param_hint="--reason")
     if user.verified_at is None:  # the next signup replaces the user, id and all
         raise click.ClickException(f"{user.id} has not verified the number yet; grant Pro after that.")

@@ -38,9 +38,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"], if_not_exists=True)
     for column in ("expires_at", "revoked_at"):
-        op.create_index(
-            f"ix_api_keys_{column}", "api_keys", [column], postgresql_where=sa.text(f"{column} IS NOT NULL")
-        )
+        where = sa.text(f"{column} IS NOT NULL")
+        op.create_index(f"ix_api_keys_{column}", "api_keys", [column], postgresql_where=where, if_not_exists=True)
     allow((*TYPES, "api_key_created", "api_key_revoked"))
     with op.get_context().autocommit_block():
         op.execute(VALIDATE)

@@ -35,11 +35,14 @@ WEAKER = {  # than the rules that they took the place of
 }
 REVISIONS = [revision.revision for revision in reversed(list(script().walk_revisions()))]
 LATER_STEPS = list(pairwise(REVISIONS))  # those that meet rows, and code that runs
-CONCURRENT_STEPS = [
-    (before, after)
-    for before, after in LATER_STEPS
-    if "postgresql_concurrently" in next(FOLDER.glob(f"versions/{after}_*.py")).read_text()
-]
+
+
+def steps_with(words: str) -> list[tuple[str, str]]:
+    texts = {after: next(FOLDER.glob(f"versions/{after}_*.py")).read_text() for _, after in LATER_STEPS}
+    return [(before, after) for before, after in LATER_STEPS if words in texts[after]]
+
+
+CONCURRENT_STEPS, VALIDATING_STEPS = steps_with("postgresql_concurrently"), steps_with("VALIDATE CONSTRAINT")
 
 
 @dataclass
@@ -158,6 +161,26 @@ def test_full_tables_can_be_taken_back_to_nothing(migrator):
         insert_rows(connection, tables_of(connection))
     migrator.back_to("base")
     assert not migrator.tables()
+
+
+@pytest.mark.parametrize(("before", "after"), VALIDATING_STEPS)
+def test_a_migration_whose_validation_was_cut_short_can_be_run_again(migrator, before, after):
+    """What was written before it is committed; a vacuum is enough to keep it from its lock."""
+    migrator.start_at(before)
+
+    def fail(_connection, _cursor, statement, *_):
+        if "VALIDATE CONSTRAINT" in statement:
+            raise InterruptedError
+
+    with migrator.app.app_context():
+        engine = db.engine
+    sa.event.listen(engine, "before_cursor_execute", fail)
+    try:
+        with pytest.raises(InterruptedError):
+            migrator.to(after)
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", fail)
+    migrator.to("head")
 
 
 @pytest.mark.parametrize(("before", "after"), CONCURRENT_STEPS)

@@ -73,6 +73,8 @@ def test_pro_is_not_granted_to_an_unverified_number(client, flask, mobile_number
         ["grant-pro", "MOBILE", "--reason", "  "],
         ["grant-pro", "MOBILE", "--reason", "x", "--until", "2020-01-01"],
         ["grant-pro", "MOBILE", "--reason", "x", "--until", "2999-01-01", "--days", "3"],
+        ["grant-pro", "MOBILE", "--reason", "x", "--until", "9999-12-31"],
+        ["grant-pro", "MOBILE", "--reason", "caf\udce9"],  # as a terminal that does not speak UTF-8 sends it
         ["find", "+15005550000"],
         ["find", "nonsense"],
     ],
