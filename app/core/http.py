@@ -94,15 +94,18 @@ class Request(flask.Request):
         try:
             data = super().get_data(*args, **kwargs)
             # werkzeug cuts a chunked body off at the limit, and raises nothing
-            if self.content_length is not None or not self.environ.get("wsgi.input_terminated") or not body.read(1):
-                return data
+            is_cut = self.content_length is None and self.environ.get("wsgi.input_terminated") and body.read(1)
         except RequestEntityTooLarge:
-            pass
+            raise BodyTooLarge from None
         except BadRequest as error:
             raise (BodyTooSlow if isinstance(error.__context__, BlockingIOError) else MalformedJson) from None
         except Exception:  # each server has its own exceptions for broken chunks
             raise MalformedJson from None
-        raise BodyTooLarge
+        if is_cut:
+            raise BodyTooLarge
+        if len(data) < (self.content_length or 0):  # the client has left, and werkzeug takes what there is
+            raise MalformedJson
+        return data
 
 
 def drain_unread(response: Response) -> Response:

@@ -234,11 +234,12 @@ def test_two_refusals_have_two_ids_and_the_log_knows_them(web):
     assert wait_until(lambda: all(one in web.log_file.read_text() for one in ids), seconds=5)
 
 
-def test_body_that_ends_too_early_is_400(web):
+@pytest.mark.parametrize("body", [b'{"mobile": "+1', b'{"mobile": "+14155550199"}'], ids=["broken", "whole so far"])
+def test_body_that_ends_too_early_is_400(web, body):
     answer = talk(
         web,
         b"POST /auth/signup HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
-        b'{"mobile": "+1',
+        + body,
     )
     assert b" 400 " in answer.split(b"\r\n")[0]
     assert json.loads(answer.rsplit(b"\r\n\r\n", 1)[1])["code"] == "malformed_json"
