@@ -23,7 +23,7 @@ from production_rules import DEVELOPMENT_JWT_SECRET, refusal
 Value = TypeVar("Value")
 
 REFUSED = "refused"
-UNTOLD = "APP_ENV is not set: say `production`, or `development` on a machine that nobody else reaches."
+APP_ENV_MISSING = "APP_ENV is not set: say `production`, or `development` on a machine that nobody else reaches."
 WHEN_UNSET = {  # in production, and in development, where all of a team's tests come from one address
     "rate_limit_per_minute": (120, 6_000),
     "codes_per_hour": (2_000, 0),
@@ -294,7 +294,7 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         problems = error.errors()
         if any(problem["loc"] == ("app_env",) and problem["type"] == "missing" for problem in problems):
-            raise ConfigError(UNTOLD) from None
+            raise ConfigError(APP_ENV_MISSING) from None
         raise ConfigError(" ".join(sentence(problem) for problem in problems)) from None
     if settings.is_production and not is_production and "app_env" not in overrides:
         raise ConfigError("APP_ENV is `production` in a file that is read in development only: set it outside.")

@@ -24,7 +24,7 @@ forwarded_allow_ips = ""
 
 # ── How many ─────────────────────────────────────────────────────────────────
 # Threads, because `Prefer: wait` and streams hold a request open without using the CPU. `sync` would need a
-# process for each of them, ignores keep-alive, and takes a long wait for a hang.
+# process for each of them, ignores keep-alive, and mistakes a long wait for a hang.
 worker_class = "web_worker.WebWorker"  # gunicorn's gthread, with the application's error answers
 # A process for each core at hand, two at least: one Python process computes on one core at a time, and with two a
 # process that ends is not missed. More than the cores would only share them. Eight at most, since a container may see

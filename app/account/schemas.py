@@ -81,7 +81,7 @@ class ExportOut(Schema):
     subscriptions = fields.List(
         "All that made the user Pro.", ma.fields.Dict(keys=ma.fields.String()), example=[EXAMPLE_GRANT]
     )
-    sessions = fields.List("The logins that go on.", ma.fields.Nested(SessionOut))
-    api_keys = fields.List("Those that work.", ma.fields.Nested(ApiKeyOut))
+    sessions = fields.List("Active sessions.", ma.fields.Nested(SessionOut))
+    api_keys = fields.List("Active keys.", ma.fields.Nested(ApiKeyOut))
     security_events = fields.List("Those of the last 90 days, newest first.", ma.fields.Nested(SecurityEventOut))
     chatrooms = fields.List("Oldest first.", ma.fields.Nested(ExportedChatroomOut))

@@ -78,7 +78,7 @@ class AuthSession(Model):
 
 
 class ApiKey(Model):
-    """A key of a user's for programs; it works until it expires or is revoked. `scope`: names, a space between two."""
+    """A user's key for programs; it works until it expires or is revoked. `scope`: names, a space between two."""
 
     __tablename__ = "api_keys"
     __table_args__ = (

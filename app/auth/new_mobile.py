@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Move:
+class NumberChange:
     """Who moves from where to where, as of the beginning of the request. Both numbers: E.164."""
 
     user_id: UUID
@@ -39,7 +39,8 @@ class Move:
     new: str
     password_hash: str | None
 
-    def __str__(self) -> str:
+    @property
+    def binding(self) -> str:
         """What the codes are bound to."""
         return f"{self.user_id} {self.current} {self.new}"
 
@@ -50,13 +51,13 @@ def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
     new_mobile: E.164. Raises TokenRevoked, ValidationFailed, OtpLocked, OtpCooldown, ServiceUnavailable; then no code
     was sent.
     """
-    move = begin(user_id, new_mobile)
-    purposes = {move.new: Purpose.NEW_MOBILE, move.current: Purpose.CURRENT_MOBILE}
+    change = load_change(user_id, new_mobile)
+    purposes = {change.new: Purpose.NEW_MOBILE, change.current: Purpose.CURRENT_MOBILE}
     shown = {}
     with CODES_BUDGET.spend(), CODES_BUDGET.spend(), transaction() as tx:
         for mobile in in_lock_order(purposes):
-            shown[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=str(move))
-    return SentCode(move.new, otp=shown[move.new], current_otp=shown[move.current])
+            shown[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=change.binding)
+    return SentCode(change.new, otp=shown[change.new], current_otp=shown[change.current])
 
 
 def change_mobile(
@@ -75,53 +76,53 @@ def change_mobile(
     proofs are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked, TokenRevoked,
     ServiceUnavailable, AccountExists (the proofs were right, and the codes are used up).
     """
-    move = begin(user_id, new_mobile)
-    codes = {move.new: (Purpose.NEW_MOBILE, otp)}
+    change = load_change(user_id, new_mobile)
+    codes = {change.new: (Purpose.NEW_MOBILE, otp)}
     if current_otp is not None:
-        codes[move.current] = (Purpose.CURRENT_MOBILE, current_otp)
+        codes[change.current] = (Purpose.CURRENT_MOBILE, current_otp)
     else:
-        require_password(move.current, move.password_hash, current_password or "", now)
+        require_password(change.current, change.password_hash, current_password or "", now)
     with WRONG_CODES_BUDGET.spend():
         with transaction() as tx:
-            right = match_codes(codes, move, client, now)
+            right = match_codes(codes, change, client, now)
             if right:
                 for row in right:
                     mark_used(row, now)
-                if not users.is_verified(move.new):
-                    return carry_out(tx, move, client, now)
+                if not users.is_verified(change.new):
+                    return apply_change(tx, change, client, now)
         raise AccountExists if right else OtpInvalid
 
 
 def match_codes(
-    codes: dict[str, tuple[Purpose, str]], move: Move, client: Client, now: datetime
+    codes: dict[str, tuple[Purpose, str]], change: NumberChange, client: Client, now: datetime
 ) -> list[OneTimeCode] | None:
     """The rows of all the codes; None when one is wrong. Locks the numbers' throttles. Raises OtpLocked."""
     rows: list[OneTimeCode | None] = []
     for mobile in in_lock_order(codes):
         purpose, code = codes[mobile]
-        rows.append(match_code(mobile, purpose, code, client, now, bound_to=str(move)))
+        rows.append(match_code(mobile, purpose, code, client, now, bound_to=change.binding))
     right = [row for row in rows if row is not None]
     return right if len(right) == len(rows) else None
 
 
-def carry_out(tx: Transaction, move: Move, client: Client, now: datetime) -> Tokens:
+def apply_change(tx: Transaction, change: NumberChange, client: Client, now: datetime) -> Tokens:
     """Give the user the new number and the day's spent prompts; what else the user has goes by the user's id.
 
     The new number's throttle is locked, so that nobody verifies it meanwhile. Raises TokenRevoked, AccountExists.
     """
-    user = users.require_locked_user(move.user_id)
-    if (user.mobile, user.password_hash) != (move.current, move.password_hash):
+    user = users.require_locked_user(change.user_id)
+    if (user.mobile, user.password_hash) != (change.current, change.password_hash):
         raise TokenRevoked  # sessions end with such a change
     revoke_sessions(tx, user.id, now)
     events.record(user.id, EventType.MOBILE_CHANGED, client, now)
-    move_charges(user, mobile_key(move.current), mobile_key(move.new), now)
-    if not users.give_number(user, move.new, now):
+    move_charges(user, mobile_key(change.current), mobile_key(change.new), now)
+    if not users.give_number(user, change.new, now):
         raise AccountExists
-    tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=move.user_id))
+    tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=change.user_id))
     return open_session(tx, user, client, now)
 
 
-def begin(user_id: UUID, new_mobile: str) -> Move:
+def load_change(user_id: UUID, new_mobile: str) -> NumberChange:
     """What the user, who may have another number by the end, wants. Raises TokenRevoked, ValidationFailed.
 
     Holds no connection afterwards: what follows may wait for Redis.
@@ -130,7 +131,7 @@ def begin(user_id: UUID, new_mobile: str) -> Move:
     release_connection()
     if user.mobile == new_mobile:
         raise ValidationFailed({"new_mobile": ["This is your number already."]})
-    return Move(user_id, user.mobile, new_mobile, user.password_hash)
+    return NumberChange(user_id, user.mobile, new_mobile, user.password_hash)
 
 
 def in_lock_order(mobiles: Iterable[str]) -> list[str]:

@@ -42,7 +42,7 @@ class KeyHeaders(ma.Schema):
 
 
 class ChatroomIn(Schema):
-    """A new chatroom. Nothing has to be said."""
+    """A new chatroom. Every field is optional."""
 
     title = fields.Text(
         "1–255 characters after trimming. Without one it gets one after its first completed reply.",
@@ -51,7 +51,7 @@ class ChatroomIn(Schema):
         example="How the internet works",
     )
     instruction = fields.Text(
-        "How Gemini should reply in this chatroom, 1–4000 characters after trimming; null: no word.",
+        "How Gemini should reply in this chatroom, 1–4000 characters after trimming; null: none.",
         allow_none=True,
         max_chars=MAX_INSTRUCTION_CHARS,
         example="Answer briefly, for a child of ten.",

@@ -69,7 +69,7 @@ class TokenExpired(TokenError):
 class TokenRevoked(TokenError):
     """The session has ended, or the user is gone."""
 
-    code, detail = "token_revoked", "The token no longer counts. Log in again."
+    code, detail = "token_revoked", "The token has been revoked. Log in again."
 
 
 class InsufficientScope(AppError):

@@ -99,7 +99,7 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
         worker_hijack_root_logger=False,
     )
     celery.set_default()
-    before_task_publish.connect(add_headers)
+    before_task_publish.connect(add_task_headers)
     app.extensions["celery"] = celery
 
 
@@ -109,7 +109,7 @@ def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
     celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
 
 
-def add_headers(headers: dict[str, Any], **_: Any) -> None:
+def add_task_headers(headers: dict[str, Any], **_: Any) -> None:
     """Send the id of the request that a task serves along, its trace, and when it was queued."""
     headers[TASK_REQUEST_ID] = request_id.get()
     headers[TRACE_HEADER] = traceparent.get()

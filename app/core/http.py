@@ -136,7 +136,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
     app.url_map.merge_slashes = False  # `//chatroom` is an unknown address, not a redirect
     if trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)  # type: ignore[method-assign]
-    app.after_request(add_headers)
+    app.after_request(add_security_headers)
     app.after_request(drain_unread)
     if cors_origins:
         CORS(
@@ -149,7 +149,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
         )
 
 
-def add_headers(response: Response) -> Response:
+def add_security_headers(response: Response) -> Response:
     """Forbid caching, sniffing, framing and the like, unless the view says otherwise."""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"

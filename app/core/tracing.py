@@ -16,7 +16,7 @@ from flask import Flask, Response, current_app, g, request
 from uuid_utils.compat import uuid7
 
 REQUEST_ID_HEADER = "X-Request-ID"
-SANE = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACE_HEADER = "traceparent"
 # Version, trace, parent and flags; what a later version may add after them is not passed on.
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -116,7 +116,7 @@ def traceparent_of(begun: Any) -> str:
 
 def begin_request() -> None:
     offered = request.headers.get(REQUEST_ID_HEADER, "")
-    request_id.set(offered if SANE.fullmatch(offered) else str(uuid7()))
+    request_id.set(offered if REQUEST_ID.fullmatch(offered) else str(uuid7()))
     traceparent.set(parse_traceparent(request.headers.get(TRACE_HEADER, "")))
     g.span = begin_span(request.method, "SERVER")
     if g.span is not None:
@@ -129,7 +129,7 @@ def finish_request(response: Response) -> Response:
     if begun := g.get("span"):
         route = request.url_rule.rule if request.url_rule else ""
         begun.update_name(f"{request.method} {route}".strip())
-        told = {"http.request.method": request.method, "http.route": route}
-        begun.set_attributes(told | {"http.response.status_code": response.status_code})
+        attributes = {"http.request.method": request.method, "http.route": route}
+        begun.set_attributes(attributes | {"http.response.status_code": response.status_code})
         response.call_on_close(begun.end)
     return response

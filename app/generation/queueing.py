@@ -91,7 +91,7 @@ def enqueue_next_replies(
         enqueue_generation(tx, reply_id)
 
 
-ONE_MORE = (
+TAKE_POSITION = (
     update(chatrooms)
     .where(chatrooms.c.id == bindparam("room"))
     .values(turns=chatrooms.c.turns + 1)
@@ -101,7 +101,7 @@ ONE_MORE = (
 
 def take_position(chatroom_id: UUID) -> int:
     """The next position of a room."""
-    return int(db.session.execute(ONE_MORE, {"room": chatroom_id}).scalar_one())
+    return int(db.session.execute(TAKE_POSITION, {"room": chatroom_id}).scalar_one())
 
 
 def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:

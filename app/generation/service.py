@@ -110,8 +110,8 @@ def retry_failed(reply_id: UUID | None, *, until: datetime, now: datetime) -> li
 def failed_replies(*, limit: int) -> list[dict[str, Any]]:
     """The replies that failed last, newest first, without anything of the conversation."""
     columns = messages.c
-    told = (columns.id, columns.chatroom_id, columns.error_code, columns.attempt.label("attempts"))
+    shown = (columns.id, columns.chatroom_id, columns.error_code, columns.attempt.label("attempts"))
     times = (columns.created_at, columns.completed_at.label("failed_at"), columns.request_id)
-    failed = select(*told, *times).where(columns.status == Status.FAILED)
+    failed = select(*shown, *times).where(columns.status == Status.FAILED)
     rows = db.session.execute(failed.order_by(columns.completed_at.desc()).limit(limit))
     return [dict(row) for row in rows.mappings()]

@@ -61,7 +61,7 @@ from app.streaming.events import Entry, cancel_generation, publish
 from app.users.service import lock_user
 
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
-LET_GO: dict[str, Any] = {"lease_expires_at": None, "held_for": None, "slot": None}
+CLEAR_LEASE: dict[str, Any] = {"lease_expires_at": None, "held_for": None, "slot": None}
 BATCH = 500
 
 
@@ -166,7 +166,7 @@ def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
     now = held.now()
     ended = {"status": Status.COMPLETED, "completed_at": now}
     said = {"text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model}
-    stored = write(held, LET_GO | ended | said | asdict(answer.usage), with_cost=True)
+    stored = write(held, CLEAR_LEASE | ended | said | asdict(answer.usage), with_cost=True)
     if stored:
         announce_end(tx, held, Status.COMPLETED, now)
         if held.is_untitled:
@@ -188,7 +188,7 @@ def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
     """Give the reply up; False when somebody else has taken it over."""
     now = held.now()
     lock_user(held.user_id)  # before the reply: the order in which everybody locks
-    if not write(held, LET_GO | {"status": Status.FAILED, "error_code": code, "completed_at": now}):
+    if not write(held, CLEAR_LEASE | {"status": Status.FAILED, "error_code": code, "completed_at": now}):
         return False
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
@@ -204,7 +204,7 @@ def requeue(tx: Transaction, held: Claim, delay: timedelta, *, failures: int) ->
     """
     due = held.now() + delay
     queued = {"status": Status.QUEUED, "not_before": due, "enqueued_at": due, "failures": failures}
-    if not write(held, LET_GO | queued):
+    if not write(held, CLEAR_LEASE | queued):
         return False
     enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())
     # An earlier reply that was retried meanwhile has waited for this one.
@@ -219,7 +219,7 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
     """
     unchanged = (messages.c.id == reply.id, messages.c.status == reply.status, messages.c.attempt == reply.attempt)
     kept = func.coalesce(func.nullif(part, ""), messages.c.text)
-    values = LET_GO | {"status": Status.CANCELED, "text": kept, "completed_at": now, "not_before": None}
+    values = CLEAR_LEASE | {"status": Status.CANCELED, "text": kept, "completed_at": now, "not_before": None}
     asked_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
     statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, asked_at)
     canceled = db.session.execute(statement).one_or_none()

@@ -342,7 +342,7 @@ def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_ro
             lambda: state.renew([held], lease=LEASE),
             lambda: state.enqueue_next_replies(Transaction(), held.chatroom_id, held.user_id, now=held.now()),
             lambda: state.write(
-                held, state.LET_GO | {"status": Status.COMPLETED, "text": "Hi", "completed_at": held.now()}
+                held, state.CLEAR_LEASE | {"status": Status.COMPLETED, "text": "Hi", "completed_at": held.now()}
             ),
         ):
             assert_few_rows_are_read(plan_of(crowded_room, action))

@@ -238,9 +238,9 @@ def checked(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         raise ModelUnavailable("the answer broke off, or never began")
 
 
-def latest(known: TokenUsage, told: TokenUsage) -> TokenUsage:
+def latest(known: TokenUsage, update: TokenUsage) -> TokenUsage:
     """What is known once a chunk has told its part: each counts from the beginning of the answer."""
-    return TokenUsage(*(new or old for new, old in zip(vars(told).values(), vars(known).values(), strict=True)))
+    return TokenUsage(*(new or old for new, old in zip(vars(update).values(), vars(known).values(), strict=True)))
 
 
 def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> ModelError:

@@ -29,7 +29,7 @@ from app.integrations.gemini.client import (
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
 # What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
-MODELS_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError)
+SDK_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError)
 
 
 class GenAI(ModelClient):
@@ -70,7 +70,7 @@ class GenAI(ModelClient):
                 yield from self.client.models.generate_content_stream(**request)
             else:
                 yield self.client.models.generate_content(**request)
-        except MODELS_ERRORS as error:
+        except SDK_ERRORS as error:
             raise classify(error) from error
 
     def read_chunk(self, response: types.GenerateContentResponse) -> Chunk:
@@ -95,7 +95,7 @@ class GenAI(ModelClient):
 
 
 def classify(error: Exception) -> ModelError:
-    """What one of MODELS_ERRORS means for the reply."""
+    """What one of SDK_ERRORS means for the reply."""
     if isinstance(error, httpx2.TimeoutException):
         return ModelTimeout(type(error).__name__)
     if isinstance(error, errors.APIError):

@@ -31,7 +31,7 @@ from app.integrations.gemini.client import (
 )
 
 # What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
-MODELS_ERRORS = (
+SDK_ERRORS = (
     GoogleAPIError,
     GoogleAuthError,
     requests.RequestException,
@@ -77,7 +77,7 @@ class Gemini(ModelClient):
                 yield from self.client.stream_generate_content(request, **options)
             else:
                 yield self.client.generate_content(request, **options)
-        except MODELS_ERRORS as error:
+        except SDK_ERRORS as error:
             raise classify(error) from error
 
     def read_chunk(self, response: Any) -> Chunk:
@@ -85,15 +85,15 @@ class Gemini(ModelClient):
 
         Read from the protobuf message that proto-plus wraps, whose fields cost a tenth of the wrapper's.
         """
-        told = type(response).pb(response)
-        candidate = told.candidates[0] if told.candidates else NO_CANDIDATE
-        usage, block_reason = told.usage_metadata, told.prompt_feedback.block_reason
+        message = type(response).pb(response)
+        candidate = message.candidates[0] if message.candidates else NO_CANDIDATE
+        usage, block_reason = message.usage_metadata, message.prompt_feedback.block_reason
         prompt_tokens, output_tokens = usage.prompt_token_count, usage.candidates_token_count
         return Chunk(
             text="".join(part.text for part in candidate.content.parts),
             finish=GoogleFinish(candidate.finish_reason).name if candidate.finish_reason else "",
             blocked=GoogleBlock(block_reason).name if block_reason else "",
-            model=told.model_version,
+            model=message.model_version,
             usage=TokenUsage(
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,
@@ -105,7 +105,7 @@ class Gemini(ModelClient):
 
 
 def classify(error: Exception) -> ModelError:
-    """What one of MODELS_ERRORS means for the reply."""
+    """What one of SDK_ERRORS means for the reply."""
     cause = error.args[0] if error.args else None  # requests says so of a stream that falls silent
     if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
         return ModelTimeout(type(error).__name__)
