@@ -194,7 +194,8 @@ class Sessions(MethodView):
     def get(self) -> object:
         """List your sessions
 
-        Where each login came from, when it began, and when it was last used."""
+        Where each login came from, when it began, and when it was last used. At most 100 are active: one more login
+        ends the one that was used longest ago."""
         return {"items": sessions.list_sessions(current_user_id(), current_session_id(), now=utc_now())}
 
 
