@@ -1,13 +1,10 @@
 """One use case, one transaction: services commit here and nowhere else."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
-from weakref import WeakValueDictionary
 
 from flask import has_request_context
 from kombu.exceptions import OperationalError as BrokerError
@@ -16,17 +13,12 @@ from sqlalchemy.sql.dml import ReturningDelete
 
 from app.core.celery import enqueue
 from app.core.db import IN_TRANSACTION, db, open_transaction
-from app.core.errors import ServiceUnavailable
 from app.core.http import after_response
 from app.core.logging import first_line
 
 AT_ONCE_SECONDS = 2.0  # of a worker's thread for deletions: whatever else waits comes in between two sweeps
 
-TURN_SECONDS = 2.0  # as long as a statement waits for a lock
-
 log = logging.getLogger(__name__)
-_turns: WeakValueDictionary[UUID, threading.Lock] = WeakValueDictionary()  # of users who have a request under way
-_turns_lock = threading.Lock()
 
 
 class Transaction:
@@ -97,23 +89,6 @@ def transaction(*, respond_first: bool = True) -> Iterator[Transaction]:
     finally:
         session.info[IN_TRANSACTION] = False
     tx.run_actions()
-
-
-@contextmanager
-def turn_of(user_id: UUID) -> Iterator[None]:
-    """Let only one of a user's blocks run at a time in this process; the others wait, with no connection in hand.
-
-    Around a transaction that locks the user's row: each that waits for the row would hold one, and others find none.
-    Raises ServiceUnavailable after TURN_SECONDS.
-    """
-    with _turns_lock:
-        turn = _turns.setdefault(user_id, threading.Lock())
-    if not turn.acquire(timeout=TURN_SECONDS):
-        raise ServiceUnavailable
-    try:
-        yield
-    finally:
-        turn.release()
 
 
 def delete_in_batches(*batches: ReturningDelete[Any]) -> list[int]:

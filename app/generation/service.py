@@ -14,7 +14,7 @@ from app.chatrooms.service import get_chatroom, get_message, require_model
 from app.core.db import db
 from app.core.errors import AppError
 from app.core.redis import require_redis
-from app.core.transactions import release_connection, transaction, turn_of
+from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.conversation import supersede
 from app.quota.ledger import new_charge
@@ -82,7 +82,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     changed.
     """
     require_redis()
-    with turn_of(user_id), transaction() as tx:
+    with transaction() as tx:
         user = require_locked_user(user_id)
         reply = get_message(user_id, chatroom_id, reply_id, locked=True)  # an operator may retry it as well
         if reply.role is not Role.MODEL or not reply.status.is_final or reply.superseded:

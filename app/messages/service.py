@@ -23,7 +23,7 @@ from app.core.db import DATABASE_GAVE_UP, db, log_database_error
 from app.core.errors import AppError, NotFound
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
-from app.core.transactions import release_connection, transaction, turn_of
+from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.conversation import supersede
 from app.generation.queueing import new_exchange
@@ -104,7 +104,7 @@ def accept_prompt(
     """
     require_redis()
     waits_until = now + timedelta(seconds=wait_seconds) if wait_seconds else None
-    with turn_of(user_id), transaction(respond_first=not wait_seconds) as tx:
+    with transaction(respond_first=not wait_seconds) as tx:
         user = require_locked_user(user_id)
         key = mobile_key(user.mobile)
         asked_with = usage_values(user, key, now) | {"room": chatroom_id, "idempotency_key": idempotency_key}

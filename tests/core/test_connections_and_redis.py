@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import psycopg2
 import pytest
 from sqlalchemy import Engine, text
 
@@ -157,21 +156,6 @@ def test_a_request_that_waits_for_its_reply_holds_no_connection(make_app, make_r
         assert waiting.result().status_code == 202
     assert set(tap.connections_at(b"XREAD")) == {0}
     assert len(tap.connections_at(b"XREAD")) >= 2, "it waited on"
-
-
-def test_one_users_many_prompts_leave_connections_for_others(make_app, make_user, make_redis_url, postgres):
-    app = make_app(redis_url=make_redis_url(), database_pool_size=POOL_SIZE, basic_daily_prompts=MANY)
-    busy, other = make_user(), make_user()
-    room = f"/chatroom/{call(app, busy, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
-    with ThreadPoolExecutor(MANY) as threads, psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
-        cursor.execute("SELECT FROM users WHERE id = %s FOR UPDATE", (busy.id,))
-        sent = [threads.submit(call, app, busy, "POST", f"{room}/message", json={"text": "Hello"}) for _ in range(MANY)]
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        assert wait_until(lambda: cursor.execute(waiting) or cursor.fetchone() != (0,), seconds=5)
-        assert call(app, other, "GET", "/user/me").status_code == 200
-        holder.rollback()
-        assert {answer.result().status_code for answer in sent} == {202}
-    holder.close()
 
 
 @pytest.mark.processes
