@@ -5,6 +5,7 @@ gunicorn has no setting for either answer that is replaced here: its HTML error 
 
 import json
 import logging
+import os
 import socket
 import struct
 from contextlib import suppress
@@ -46,7 +47,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
             conn.sock.setsockopt(socket.SOL_SOCKET, option, limit)
         keep = super().handle(conn)
         if not keep:
-            with suppress(OSError, NotImplementedError):  # a client that is gone; TLS of gunicorn's own
+            with suppress(OSError):  # the client is gone already
                 self.wait_until_closed(conn.sock)
         return keep
 
@@ -55,7 +56,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
 
         gunicorn does it in the one that accepts connections. That one finds nothing to wait for any more.
         """
-        util.close_graceful(connection.dup())
+        util.close_graceful(socket.socket(fileno=os.dup(connection.fileno())))  # TLS sockets have no dup()
         connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:

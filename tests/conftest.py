@@ -7,7 +7,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,15 @@ from flask.testing import FlaskClient
 from psycopg2.errors import DeadlockDetected
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
-from werkzeug.test import TestResponse
 
 from app.account.tasks import purge_account, purge_chatroom
-from app.auth.sessions import open_session
-from app.core.clock import utc_now
 from app.core.db import db
-from app.core.http import Client
-from app.core.transactions import transaction
 from app.factory import create_app
-from app.users.numbers import mobile_key
-from app.users.service import replace_unverified
 from config import Settings, load_settings
 from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 from tests.celery_process import celery_process
+from tests.people import PatientClient
 from tests.servers import (
     DATABASES_EACH,
     Database,
@@ -45,7 +38,7 @@ from tests.servers import (
 )
 from tests.transactions import watch_writes
 
-pytest_plugins = ["tests.rooms", "tests.running"]
+pytest_plugins = ["tests.people", "tests.rooms", "tests.running"]
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the product's processes, the sandbox's and their libraries read beside the settings.
@@ -134,17 +127,6 @@ def make_redis_url(valkey: Database) -> Callable[[], str]:
 def own_environment(environment: dict[str, str], make_redis_url: Callable[[], str]) -> dict[str, str]:
     """The variables of processes whose tasks no other worker of the tests takes."""
     return environment | {"REDIS_URL": make_redis_url()}
-
-
-class PatientClient(FlaskClient):
-    """A client whose calls return when the answer is over, and with it what follows an answer; of a stream at once."""
-
-    def open(self, *args: Any, buffered: bool | None = None, **kwargs: Any) -> TestResponse:
-        answer = super().open(*args, buffered=bool(buffered), **kwargs)
-        if buffered is None and answer.mimetype != "text/event-stream":
-            answer.make_sequence()
-            answer.close()
-        return answer
 
 
 @pytest.fixture(scope="session")
@@ -242,91 +224,6 @@ def statements(app: Flask) -> Iterator[list[str]]:
 def client(app: Flask) -> FlaskClient:
     """Somebody without a token."""
     return app.test_client()
-
-
-@dataclass
-class Person:
-    """A user with a token, and the requests made with it."""
-
-    client: FlaskClient
-    id: str
-    mobile: str
-    access_token: str
-    refresh_token: str
-
-    def call(self, method: str, path: str, **kwargs: Any) -> TestResponse:
-        headers = {"Authorization": f"Bearer {self.access_token}"} | kwargs.pop("headers", {})
-        return self.client.open(path, method=method, headers=headers, **kwargs)
-
-    def get(self, path: str, **kwargs: Any) -> TestResponse:
-        return self.call("GET", path, **kwargs)
-
-    def post(self, path: str, **kwargs: Any) -> TestResponse:
-        return self.call("POST", path, **kwargs)
-
-    def patch(self, path: str, **kwargs: Any) -> TestResponse:
-        return self.call("PATCH", path, **kwargs)
-
-    def delete(self, path: str, **kwargs: Any) -> TestResponse:
-        return self.call("DELETE", path, **kwargs)
-
-    def make_chatroom(self, title: str = "A room") -> str:
-        """Open a chatroom; its path."""
-        response = self.post("/chatroom", json={"title": title})
-        assert response.status_code == 201, response.text
-        return f"/chatroom/{response.json['id']}"
-
-
-@pytest.fixture(scope="session")
-def mobile_numbers() -> Iterator[str]:
-    """Valid numbers, each given out once."""
-    return (f"+1415555{number:04}" for number in itertools.count(1000))
-
-
-def age_codes(app: Flask, mobile: str, *, seconds: float) -> None:
-    """Let time pass for all that concerns the number's codes, so that the next one can be asked for."""
-    clocks = {
-        "one_time_codes": ("created_at", "expires_at"),
-        "number_guards": ("wrong_codes_since", "password_tries_since", "touched_at"),
-    }
-    with app.app_context():
-        for table, columns in clocks.items():
-            turned = ", ".join(f"{column} = {column} - make_interval(secs => :seconds)" for column in columns)
-            statement = text(f"UPDATE {table} SET {turned} WHERE mobile_key = :key")
-            db.session.execute(statement, {"seconds": seconds, "key": mobile_key(mobile)})
-        db.session.commit()
-
-
-def log_in(client: FlaskClient, mobile: str) -> TestResponse:
-    """Ask for a code, long after the last one, and trade it for tokens."""
-    age_codes(client.application, mobile, seconds=3_601)
-    sent = client.post("/auth/send-otp", json={"mobile": mobile})
-    assert sent.status_code == 202, sent.text
-    return client.post("/auth/verify-otp", json={"mobile": mobile, "otp": sent.json["otp"]})
-
-
-@pytest.fixture
-def make_user(app: Flask, mobile_numbers: Iterator[str]) -> Callable[..., Person]:
-    """A person who has signed up and logged in.
-
-    Straight in the database, which is what most tests begin with; through the API it costs four times as much.
-    """
-
-    def make(*, mobile: str | None = None, name: str | None = None) -> Person:
-        mobile, now = mobile or next(mobile_numbers), utc_now()
-        with app.app_context(), transaction() as tx:
-            user = replace_unverified(mobile, name=name, now=now)
-            assert user is not None, "the number is somebody's"
-            user.verified_at = now
-            tokens = open_session(tx, user, Client(ip="127.0.0.1", user_agent=None), now)
-            return Person(app.test_client(), str(user.id), mobile, tokens.access_token, tokens.refresh_token)
-
-    return make
-
-
-@pytest.fixture
-def user(make_user: Callable[..., Person]) -> Person:
-    return make_user()
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def revoke_sessions(tx: Transaction, user_id: UUID, now: datetime) -> None:
 
 
 def revoke(tx: Transaction, which: ColumnElement[bool], now: datetime) -> None:
+    """End these sessions: in PostgreSQL, and after the commit where Redis knows them."""
     ended = update(AuthSession).where(which).values(revoked_at=now).returning(AuthSession.id)
     ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
     if ids:

@@ -36,7 +36,7 @@ from app.users.models import User
 
 chatrooms, users = Chatroom.__table__, User.__table__
 prompts, others = messages.alias("prompts"), messages.alias("others")
-A_MOMENT = timedelta(seconds=1)  # that a worker's clock may be ahead: a task that it takes too early would be lost
+CLOCK_SKEW = timedelta(seconds=1)  # of a worker ahead of PostgreSQL: a task that it takes too early would be lost
 
 IS_OPEN = and_(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
 in_same_room = others.c.chatroom_id == messages.c.chatroom_id
@@ -87,7 +87,7 @@ CLAIMABLE = and_(
         and_(
             messages.c.completed_at.is_(None),
             messages.c.lease_expires_at.is_(None),
-            or_(messages.c.not_before.is_(None), messages.c.not_before <= func.now() + A_MOMENT),
+            or_(messages.c.not_before.is_(None), messages.c.not_before <= func.now() + CLOCK_SKEW),
         ),
         messages.c.lease_expires_at < func.now(),
     ),

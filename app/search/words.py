@@ -21,7 +21,7 @@ MARKS = "\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90
 LETTER = rf"(?![_{SINGLE}])[\w{MARKS}]"  # of a script with spaces
 WORD = re.compile(rf"[{SINGLE}]+|(?:{LETTER})+")
 TOKEN = re.compile(rf"[{SINGLE}]+|(?:{LETTER}[{ACCENTS}]*)+")  # a word in a text, with its accents
-MARKED = re.compile(f"[{ACCENTS}]")
+ACCENT = re.compile(f"[{ACCENTS}]")
 IS_SINGLE = re.compile(f"[{SINGLE}]").match
 NOTHING = r"(?!)"  # matches nowhere
 SEARCHED_CHARS = 60_000  # of a text, as in `search_words`
@@ -34,7 +34,7 @@ CUT = "…"
 
 def fold(text: str) -> str:
     """The text without what makes no difference."""
-    plain = MARKED.sub("", unicodedata.normalize("NFKD", text))
+    plain = ACCENT.sub("", unicodedata.normalize("NFKD", text))
     return "".join(map(str.lower, unicodedata.normalize("NFKC", plain)))
 
 
@@ -78,8 +78,8 @@ class Matcher:
 
     def __init__(self, words: Sequence[str]) -> None:
         """words: one or more, of `query_words`."""
-        self.words, self.beginning = set(words), words[-1]
-        self.begins = re.compile(rf"(?s:.[{ACCENTS}]*){{{len(self.beginning)}}}")
+        self.words, self.prefix = set(words), words[-1]
+        self.accented_prefix = re.compile(rf"(?s:.[{ACCENTS}]*){{{len(self.prefix)}}}")
         runs = sorted(filter(IS_SINGLE, words), key=len, reverse=True)
         self.runs = re.compile("|".join(map(re.escape, runs)) or NOTHING)
 
@@ -90,11 +90,11 @@ class Matcher:
             if IS_SINGLE(token):
                 yield from (run.span() for run in self.runs.finditer(folded, begin, found.end()))
                 continue
-            word = token if token.isalnum() else MARKED.sub("", token)
+            word = token if token.isalnum() else ACCENT.sub("", token)
             if word in self.words:
                 yield found.span()
-            elif word.startswith(self.beginning) and (beginning := self.begins.match(token)):
-                yield begin, begin + beginning.end()
+            elif word.startswith(self.prefix) and (head := self.accented_prefix.match(token)):
+                yield begin, begin + head.end()
 
 
 def excerpt(text: str, matcher: Matcher) -> tuple[str, list[tuple[int, int]]]:

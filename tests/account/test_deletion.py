@@ -12,7 +12,8 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.messages.service import accept_prompt
 from app.quota.usage import usage_today
-from tests.conftest import log_in, purge_all
+from tests.conftest import purge_all
+from tests.people import log_in
 from tests.problems import assert_problem
 
 

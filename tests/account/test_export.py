@@ -107,6 +107,15 @@ def test_a_process_has_few_exports_under_way(user, make_user, monkeypatch):
     assert user.get("/user/me/export").status_code == 200
 
 
+def test_who_exports_already_is_told_so_though_the_process_has_no_place_left(user, make_user, monkeypatch):
+    """Many requests of one user's must not take, for a moment each, the places of others."""
+    monkeypatch.setattr(export, "EXPORTS_PER_PROCESS", 1)
+    held = open_export(user)
+    assert_problem(user.get("/user/me/export"), 429, "rate_limited")
+    held.close()
+    assert make_user().get("/user/me/export").status_code == 200
+
+
 def test_an_export_that_was_never_read_gives_its_slot_back(user):
     assert user.call("HEAD", "/user/me/export").status_code == 200
     user.get("/user/me/export", buffered=False).close()

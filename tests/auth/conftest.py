@@ -68,7 +68,7 @@ def make_member(app: Flask, other_numbers: Iterator[str]) -> Callable[..., tuple
     """Somebody who has verified his number, and set the password if one is given, long ago; and his tokens."""
 
     def make(*, password: str | None = None, **signup: Any) -> tuple[Visitor, dict[str, Any]]:
-        from tests.conftest import age_codes
+        from tests.people import age_codes
 
         visitor = Visitor(app, next(other_numbers))
         assert visitor.sign_up(**signup).status_code == 201

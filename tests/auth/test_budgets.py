@@ -11,7 +11,7 @@ from app.auth.models import NumberThrottle, OneTimeCode
 from app.core.db import db
 from sandbox.stack.processes import free_port
 from tests.auth.conftest import PASSWORD, Visitor, all_at_once, wrong
-from tests.conftest import age_codes
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 BUDGET = 3

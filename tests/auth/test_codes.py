@@ -12,7 +12,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.users.models import User
 from tests.auth.conftest import all_at_once, wrong
-from tests.conftest import age_codes
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 

@@ -7,7 +7,7 @@ from app.auth.models import AuthSession
 from app.core.db import db
 from app.users.models import User
 from tests.auth.conftest import Visitor, wrong
-from tests.conftest import age_codes, log_in
+from tests.people import age_codes, log_in
 from tests.problems import assert_problem
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.auth.conftest import PASSWORD, Mover, Visitor, sql, wrong
-from tests.conftest import age_codes
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 

@@ -1,7 +1,7 @@
 """What goes along to another number: rooms, Pro, and the day's spent prompts, which stay spent on both sides."""
 
 from tests.auth.conftest import PASSWORD, Visitor, sql
-from tests.conftest import age_codes
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 

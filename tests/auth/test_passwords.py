@@ -15,7 +15,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.users.numbers import mobile_key
 from tests.auth.conftest import all_at_once, wrong
-from tests.conftest import age_codes
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 GOOD, BETTER = "a-good-long-password", "an-even-better-one"

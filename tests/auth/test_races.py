@@ -3,7 +3,7 @@
 from collections import Counter
 
 from tests.auth.conftest import Visitor, all_at_once
-from tests.conftest import age_codes
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 ROUNDS = 8  # so that now the one is faster, now the other

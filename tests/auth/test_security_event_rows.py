@@ -8,7 +8,7 @@ from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from tests.auth.conftest import PASSWORD, sql, wrong
 from tests.auth.test_sessions import let_pass, refresh
-from tests.conftest import age_codes
+from tests.people import age_codes
 
 
 def log_in_with_a_code(mover):

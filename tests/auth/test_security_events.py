@@ -12,7 +12,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from tests.auth.conftest import all_at_once, wrong
 from tests.auth.test_sessions import let_pass, refresh
-from tests.conftest import age_codes
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 PASSWORD = "correct horse battery"

@@ -5,7 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
+from app.billing.stripe_connection import stripe_calls
+from app.billing.subscriptions import copy_subscriptions
+from app.core.clock import utc_now
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
@@ -84,3 +88,27 @@ def test_a_failure_beside_a_session_that_was_handed_out_opens_no_second_one(
         stripe.behave(**path, status=500)  # the SDK's second try fails as well
         assert (opened.status_code, failing.result(10).status_code) == (200, 503)
     assert user.post("/subscribe/pro").json == opened.json
+
+
+def test_copies_are_written_in_one_order_whatever_stripes_is(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """Two who write the copies of one customer in two orders would wait for each other."""
+    for _ in range(4):
+        stripe.act(shop.subscribe(user), "cancel")
+        shop.deliver_all()
+    customer_id, written = shop.rows("stripe_customers")[0]["id"], []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("INSERT INTO subscriptions"):
+            written.append(parameters["id"])
+
+    def copy_all() -> None:
+        with stripe_calls() as payments:
+            copy_subscriptions(payments, customer_id, now=utc_now())
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        shop.run(copy_all)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert len(written) == 4
+    assert written == sorted(written)

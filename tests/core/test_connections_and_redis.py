@@ -20,9 +20,9 @@ from app.core.db import db
 from app.streaming.events import Entry, publish
 from sandbox.stack.processes import wait_until
 from sandbox.stack.servers import ValkeyServer
-from tests.conftest import age_codes
 from tests.core.test_dependencies_gone import frozen
 from tests.event_streams import Stream, names
+from tests.people import age_codes
 from tests.problems import assert_problem
 
 LEASED = """UPDATE messages SET status = 'generating', attempt = 1, lease_expires_at = now() + interval '1 minute'

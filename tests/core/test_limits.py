@@ -11,7 +11,7 @@ from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core import limits
 from app.core.limits import REQUESTS
 from sandbox.stack.servers import ValkeyServer
-from tests.conftest import log_in
+from tests.people import log_in
 from tests.problems import assert_problem
 
 PER_MINUTE = 12

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conftest import Person
+from tests.people import Person
 from tests.problems import assert_problem
 
 AN_ID = "0192d3a4-5b6c-7d8e-9f01-23456789abcd"

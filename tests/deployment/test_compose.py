@@ -106,9 +106,9 @@ IN_RESPONSE = {"OTP_DELIVERY": "response", "OTP_RESPONSE_IN_PRODUCTION": "true"}
 
 
 @pytest.mark.parametrize("more", [{}, {"WEB_CONCURRENCY": "3", "WEB_THREADS": "8"}, TWILIO, IN_RESPONSE])
-def test_gunicorn_takes_what_compose_tells_it(services, more):
+def test_gunicorn_takes_what_compose_tells_it(services, more, tmp_path):
     command = [sys.executable, "-m", "gunicorn", "--check-config", "-c", "gunicorn.conf.py", "wsgi:app"]
-    own = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"}
+    own = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1", "TMPDIR": str(tmp_path)}
     told = given(services["web"]["environment"], SHELL | more)
     outcome = subprocess.run(command, cwd=ROOT, env=own | told, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr

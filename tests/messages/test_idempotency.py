@@ -1,6 +1,5 @@
 """The same request sent again counts as sent once."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import UUID
@@ -11,6 +10,7 @@ from sqlalchemy import event
 
 from app.core.broker import GENERATIONS
 from app.core.db import db
+from sandbox.stack.processes import wait_until
 from tests.queues import waiting_tasks
 
 KEY = {"Idempotency-Key": "5f0c9e9a-7d3b"}
@@ -164,9 +164,10 @@ def test_a_key_that_goes_with_its_room_while_its_reply_is_waited_for_leaves_the_
 
 
 def generate_next(room):
-    while not (queued := waiting_tasks(room.app.extensions["redis"], GENERATIONS)):
-        time.sleep(0.02)
-    room.generate(room.runner, UUID(queued[0][1][0]))
+    queue = room.app.extensions["redis"]
+    assert wait_until(lambda: bool(waiting_tasks(queue, GENERATIONS)), seconds=10)
+    ((_, (reply_id,)),) = waiting_tasks(queue, GENERATIONS)
+    room.generate(room.runner, UUID(reply_id))
 
 
 def test_another_body_or_room_under_the_same_key_is_refused(room):
