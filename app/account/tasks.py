@@ -15,7 +15,7 @@ from app.core.clock import utc_now
 from app.core.db import Model, db
 from app.core.transactions import AT_ONCE_SECONDS, transaction
 from app.generation.queries import IS_OPEN
-from app.quota.ledger import disown_charges
+from app.quota.ledger import disown_charges, owns_charges
 from app.streaming import events
 from app.users.models import User
 
@@ -81,7 +81,10 @@ def purge_account() -> bool:
             delete_some(SecurityEvent, SecurityEvent.user_id == user.id),
             delete_some(ApiKey, ApiKey.user_id == user.id),
         ]
-        if max(counts) < BATCH and delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH:
+        if any(counts):
+            return True
+        # What the purge of a chatroom holds is waited for here alone, with nothing in hand that it may want.
+        if delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH and not owns_charges(user.id):
             user_id = user.id
             db.session.execute(delete(User).where(User.id == user_id))
             tx.after_commit(lambda: forget_list(user_id))  # a page may have been stored after the first time
@@ -96,7 +99,7 @@ def disown_chatrooms(user_id: UUID) -> int:
 
 
 def delete_some(model: type[Model], condition: ColumnElement[bool]) -> int:
-    """Delete up to BATCH rows; how many."""
+    """Delete up to BATCH rows that nobody else holds; how many."""
     key = model.__mapper__.primary_key
-    some = select(*key).where(condition).limit(BATCH)
+    some = select(*key).where(condition).limit(BATCH).with_for_update(skip_locked=True)
     return int(db.session.execute(delete(model).where(tuple_(*key).in_(some))).rowcount)  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ScalarSelect, Update, bindparam, func, insert, literal, or_, select, update
+from sqlalchemy import ScalarSelect, Update, bindparam, exists, func, insert, literal, or_, select, update
 from sqlalchemy.orm import aliased
 from uuid_utils.compat import uuid7
 
@@ -62,10 +62,19 @@ def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EV
 
 
 def disown_charges(user_id: UUID, *, at_most: int) -> int:
-    """Let charges of a deleted account be nobody's, so that they count for its numbers alone; how many were."""
+    """Let charges of a deleted account be nobody's, so that they count for its numbers alone; how many were.
+
+    Those that the purge of a chatroom holds are left for the next time: to wait for each other would be a deadlock.
+    """
     some = select(PromptCharge.id).where(PromptCharge.user_id == user_id).limit(at_most)
-    disowned = update(PromptCharge).where(PromptCharge.id.in_(some)).values(user_id=NOBODY).returning(PromptCharge.id)
+    free = some.with_for_update(skip_locked=True)
+    disowned = update(PromptCharge).where(PromptCharge.id.in_(free)).values(user_id=NOBODY).returning(PromptCharge.id)
     return len(db.session.scalars(disowned, execution_options=NO_SYNC).all())
+
+
+def owns_charges(user_id: UUID) -> bool:
+    """Whether any charge is still the user's."""
+    return bool(db.session.scalar(select(exists().where(PromptCharge.user_id == user_id))))
 
 
 def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:

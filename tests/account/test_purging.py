@@ -5,6 +5,7 @@ import re
 import threading
 from itertools import count as numbers
 
+import psycopg2
 import pytest
 from sqlalchemy import text
 
@@ -176,6 +177,24 @@ def test_a_deletion_looks_at_no_more_rows_however_many_messages_there_are(quiet_
         assert sum(plan.buffers for plan in plans) < 150
     purge_all(quiet_app)
     assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
+
+
+def test_an_account_waits_for_no_charge_that_the_purge_of_its_chatroom_holds(quiet_app, quiet, postgres):
+    """Two who wait for each other's charges are a deadlock."""
+    person = quiet()
+    fill(person, rooms=1, prompts=4)
+    assert person.delete("/user/me").status_code == 204
+    owned = text("SELECT count(*) FROM prompt_charges WHERE user_id = :user")
+    with psycopg2.connect(postgres.url) as other, other.cursor() as cursor:
+        cursor.execute("SELECT FROM prompt_charges LIMIT 1 FOR UPDATE")
+        with quiet_app.app_context():
+            assert [purge_account() for _ in range(3)] == [True] * 3
+            assert db.session.scalar(owned, {"user": person.id}) == 1
+    other.close()
+    purge_all(quiet_app)
+    assert rows(quiet_app, "users", "prompt_charges") == {"users": 0, "prompt_charges": 4}
+    with quiet_app.app_context():
+        assert db.session.scalar(owned, {"user": person.id}) == 0
 
 
 def test_two_that_purge_at_once_are_not_in_each_others_way(quiet_app, quiet, small_batches):
