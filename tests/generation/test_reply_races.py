@@ -31,7 +31,7 @@ class Round:
     path: str
 
     def post(self, verb: str) -> int:
-        """Ask for something on a connection of its own, until a busy machine has one to spare; the status."""
+        """Ask for something; the status."""
         return self.ask(verb).status_code
 
     def is_retried(self) -> bool:
@@ -40,10 +40,7 @@ class Round:
         return answer.status_code == 202 and answer.headers["Location"] == self.path
 
     def ask(self, verb: str) -> Any:
-        headers = {"Authorization": f"Bearer {self.person.access_token}"}
-        while (answer := self.app.test_client().post(f"{self.path}/{verb}", headers=headers)).status_code == BUSY:
-            pass
-        return answer
+        return post(self.app, self.person, f"{self.path}/{verb}")
 
     def read(self) -> SimpleNamespace:
         return SimpleNamespace(**self.person.get(self.path).json)
@@ -62,6 +59,14 @@ class Round:
             return db.session.execute(text(query), {"id": self.path.rsplit("/", 1)[1]}).one()
 
 
+def post(app: Flask, person: Any, path: str, **body: Any) -> Any:
+    """Post on a connection of its own, until a busy machine has one to spare."""
+    headers = {"Authorization": f"Bearer {person.access_token}"}
+    while (answer := app.test_client().post(path, headers=headers, **body)).status_code == BUSY:
+        pass
+    return answer
+
+
 @pytest.fixture
 def start_rounds(
     app: Flask,
@@ -70,18 +75,22 @@ def start_rounds(
     served_environment: dict[str, str],
     worker: Path,
 ) -> Iterator[Callable[[str], list[Round]]]:
-    """Send a prompt in many rooms, of several people."""
+    """Send a prompt in many rooms, of several people, all at once: the first is still asked when the last one is."""
     service = make_app(redis_url=served_environment["REDIS_URL"], basic_daily_prompts=1_000)
 
     def start(prompt: str) -> list[Round]:
         people = [make_user() for _ in range(USERS)]
-        rounds = []
-        for number in range(ROUNDS):
-            person = people[number % USERS]
+        for person in people:
             person.client = service.test_client()
-            answer = person.post(f"{person.make_chatroom()}/message", json={"text": f"{prompt} {number}"})
-            rounds.append(Round(service, person, answer.headers["Location"]))
-        return rounds
+        rooms = [(people[number % USERS], people[number % USERS].make_chatroom()) for number in range(ROUNDS)]
+
+        def send(number: int) -> Round:
+            person, room = rooms[number]
+            answer = post(service, person, f"{room}/message", json={"text": f"{prompt} {number}"})
+            return Round(service, person, answer.headers["Location"])
+
+        with ThreadPoolExecutor(ROUNDS) as threads:
+            return list(threads.map(send, range(ROUNDS)))
 
     yield start
     app.extensions["celery"].set_default()

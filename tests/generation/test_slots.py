@@ -66,7 +66,8 @@ def test_a_reply_over_the_bound_waits_without_a_thread_and_follows_when_one_ends
     two_slots, rooms, make_runner, gemini, forget_tasks
 ):
     runner = make_runner()
-    held = [room.send("[[sandbox: delay=1]]") for room in rooms[:SLOTS]]
+    gemini.behave(hang=True)
+    held = [room.send("Hello") for room in rooms[:SLOTS]]
     threads = [room.generate_meanwhile(runner, reply) for room, reply in zip(rooms, held, strict=False)]
     gemini.wait_for(in_flight_at_least=SLOTS)
     refused = [room.send("Hello") for room in rooms[SLOTS:]]
@@ -75,6 +76,7 @@ def test_a_reply_over_the_bound_waits_without_a_thread_and_follows_when_one_ends
     assert states(rooms, refused) == [Status.QUEUED] * len(refused)
     assert {rooms[0].row(reply_id).attempt for reply_id in refused} == {0}
     forget_tasks()
+    gemini.reset()
     for thread in threads:
         thread.join()
     assert sorted(tasks_of(two_slots)) == sorted(map(str, refused[:SLOTS])), "one for each slot, the oldest first"
