@@ -39,7 +39,7 @@ from app.search.words import Matcher, excerpt, query_words, tsquery
 RECENT = 1_000  # messages that are compared one by one
 ENOUGH = 25  # matches among them, for a block
 BLOCK = 200  # matches at most that the index gives for a block
-BY_LENGTH = 1  # ts_rank: a word counts less in a long text
+RANKING = 1 | 32  # ts_rank: a word counts less in a long text; at most 1, where many words begin with the query
 MILLIONTHS = 1_000_000
 FIRST = (UUID(int=2**128 - 1), MILLIONTHS + 1, UUID(int=2**128 - 1))
 
@@ -86,7 +86,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
         .cte("older")
     )
     block = union_all(select(among_recent), select(older)).cte("block")
-    score = cast(func.ts_rank(block.c.words, query, BY_LENGTH) * MILLIONTHS, Integer)
+    score = cast(func.ts_rank(block.c.words, query, RANKING) * MILLIONTHS, Integer)
     scored = select(block.c.message_id, score.label("score")).subquery("scored")
     after = tuple_(bindparam("score"), bindparam("after", type_=Uuid))
     in_order = select(scored).where(tuple_(scored.c.score, scored.c.message_id) < after)

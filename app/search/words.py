@@ -11,6 +11,7 @@ PostgreSQL's function `search_words` (migration 0014) does the same to what is s
 
 import re
 import unicodedata
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from itertools import chain, takewhile
 from uuid import UUID
@@ -20,37 +21,26 @@ SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf90
 MARKS = "\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
 LETTER = rf"(?![_{SINGLE}])[\w{MARKS}]"  # of a script with spaces
 WORD = re.compile(rf"[{SINGLE}]+|(?:{LETTER})+")
-TOKEN = re.compile(rf"[{SINGLE}]+|(?:{LETTER}[{ACCENTS}]*)+")  # a word in a text, with its accents
 ACCENT = re.compile(f"[{ACCENTS}]")
 IS_SINGLE = re.compile(f"[{SINGLE}]").match
 NOTHING = r"(?!)"  # matches nowhere
 SEARCHED_CHARS = 60_000  # of a text, as in `search_words`
 AS_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # what begins with a digit might be read as a number
+LAST_SIGMA, SIGMA = "\u03c2", "\u03c3"  # of a word, and any other: both are one letter in upper case
 SPACE = re.compile(r"\s")
-UNASSIGNED = {"Cn", "Co"}  # categories of a million characters, private ones among them
+# Marks join the letter before them, and so do the later parts of Korean syllables and half-width voiced marks.
+JOINING = re.compile(r"[\u1160-\u11ff\u3133-\u313f\u314f-\u318e\ud7b0-\ud7fb\uff9e-\uffdc]")
+PART = re.compile(rf"(?s).{{1,100}}(?:[^\w\s\x20-\x7e]|{JOINING.pattern}){{0,200}}")  # ends before what joins nothing
 SNIPPET_CHARS, LEAD_CHARS = 200, 60
 CUT = "…"
 
 
 def fold(text: str) -> str:
     """The text without what makes no difference."""
+    if text.isascii():
+        return text.lower()
     plain = ACCENT.sub("", unicodedata.normalize("NFKD", text))
     return "".join(map(str.lower, unicodedata.normalize("NFKC", plain)))
-
-
-class FoldedCharacters(dict[int, str]):
-    """For `str.translate`: each character folded, where that is one character again."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        if unicodedata.category(character) in UNASSIGNED:  # remembered for good, they would fill the memory
-            return character
-        folded = fold(character)
-        self[code] = folded if len(folded) == 1 else character
-        return self[code]
-
-
-FOLDED_CHARACTERS = FoldedCharacters()
 
 
 def query_words(query: str) -> list[str]:
@@ -65,12 +55,63 @@ def tsquery(user_id: UUID, words: list[str]) -> str:
     terms = []
     for number, word in enumerate(words, start=1):
         if not IS_SINGLE(word):
-            terms.append(f"'{owner}{word}'" + (":*" if number == len(words) else ""))
+            endings = LAST_SIGMA + SIGMA if word[-1] in LAST_SIGMA + SIGMA else word[-1]
+            suffix = ":*" if number == len(words) else ""
+            terms.append(" | ".join(f"'{owner}{word[:-1]}{ending}'{suffix}" for ending in endings))
         elif len(word) == 1:
             terms.append(f"'{owner}{word}':*")
         else:
             terms += [f"'{owner}{word[at : at + 2]}'" for at in range(len(word) - 1)]
-    return " & ".join(dict.fromkeys(terms))
+    return " & ".join(f"({term})" for term in dict.fromkeys(terms))
+
+
+class FoldedText:
+    """A text's first SEARCHED_CHARS, folded, and where its letters stood.
+
+    It is folded in parts, of which only a few are looked into.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.parts: list[str] = []
+        folded: list[str] = []
+        self.begins, self.ends = [0], [0]  # of the parts: in the text, and folded
+        for part in PART.finditer(text):
+            self.parts.append(part[0])
+            folded.append(fold(part[0]))
+            self.begins.append(part.end())
+            self.ends.append(self.ends[-1] + len(folded[-1]))
+            if self.ends[-1] >= SEARCHED_CHARS:  # one letter may become eighteen
+                break
+        self.text = "".join(folded).replace(LAST_SIGMA, SIGMA)
+        self.places: dict[int, list[tuple[int, int]]] = {}  # of the letters of a part, as far as asked for
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Where the letter stood that the folded character `index` is a part of, with its marks."""
+        number = bisect(self.ends, index) - 1
+        if number not in self.places:
+            begin, self.places[number] = self.begins[number], []
+            for letter in letters_of(self.parts[number]):
+                self.places[number] += [(begin, begin + len(letter))] * len(fold(letter))
+                begin += len(letter)
+        return self.places[number][index - self.ends[number]]
+
+    def origin(self, span: tuple[int, int]) -> tuple[int, int]:
+        """Where a part of the folded text stood."""
+        return self.place(span[0])[0], self.place(span[1] - 1)[1]
+
+
+def letters_of(text: str) -> Iterator[str]:
+    """The letters of a text, each with what joins it."""
+    begin = 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or text[end].isascii() or not joins(text[end]):
+            yield text[begin:end]
+            begin = end
+
+
+def joins(character: str) -> bool:
+    """Whether it is a part of the letter before it."""
+    return unicodedata.category(character).startswith("M") or JOINING.match(character) is not None
 
 
 class Matcher:
@@ -78,28 +119,30 @@ class Matcher:
 
     def __init__(self, words: Sequence[str]) -> None:
         """words: one or more, of `query_words`."""
-        self.words, self.prefix = set(words), words[-1]
-        self.accented_prefix = re.compile(rf"(?s:.[{ACCENTS}]*){{{len(self.prefix)}}}")
-        runs = sorted(filter(IS_SINGLE, words), key=len, reverse=True)
+        plain = [word.replace(LAST_SIGMA, SIGMA) for word in words]
+        self.words, self.prefix = set(plain), plain[-1]
+        runs = sorted(filter(IS_SINGLE, plain), key=len, reverse=True)
         self.runs = re.compile("|".join(map(re.escape, runs)) or NOTHING)
 
-    def spans(self, folded: str) -> Iterator[tuple[int, int]]:
-        """Where they stand in a text whose characters are folded; of the last one, where a word begins with it."""
-        for found in TOKEN.finditer(folded):
-            token, begin = found[0], found.start()
-            if IS_SINGLE(token):
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where they stand in a text; of the last one, where a word begins with it."""
+        folded = FoldedText(text)
+        return map(folded.origin, self.folded_spans(folded.text))
+
+    def folded_spans(self, folded: str) -> Iterator[tuple[int, int]]:
+        for found in WORD.finditer(folded):
+            word, begin = found[0], found.start()
+            if IS_SINGLE(word):
                 yield from (run.span() for run in self.runs.finditer(folded, begin, found.end()))
-                continue
-            word = token if token.isalnum() else ACCENT.sub("", token)
-            if word in self.words:
+            elif word in self.words:
                 yield found.span()
-            elif word.startswith(self.prefix) and (head := self.accented_prefix.match(token)):
-                yield begin, begin + head.end()
+            elif word.startswith(self.prefix):
+                yield begin, begin + len(self.prefix)
 
 
 def excerpt(text: str, matcher: Matcher) -> tuple[str, list[tuple[int, int]]]:
     """The part of a text around its first match, and where the matches stand in it, counted in characters."""
-    matches = matcher.spans(text[:SEARCHED_CHARS].translate(FOLDED_CHARACTERS))
+    matches = matcher.spans(text)
     first = next(matches, None)
     begin, end = window(text, first[0] if first else 0)
     head, tail = CUT if begin else "", CUT if end < len(text) else ""

@@ -139,6 +139,13 @@ def test_the_best_come_first_then_the_newest(mine):
     assert [snippet[:11] for snippet in mine.find("apple")] == ["apple apple", "apple tart", "apple pie", "apple and a"]
 
 
+def test_a_message_with_many_words_that_begin_so_is_found(mine):
+    mine.say(" ".join(f"sku{number}" for number in range(450)))
+    mine.say("one sku1 and more")
+    assert len(mine.find("sku")) == 2
+    assert len(mine.pages("sku", limit=1)) == 2
+
+
 @pytest.mark.parametrize("limit", [1, 7, 100])
 def test_pages_have_all_of_it_once(mine, limit):
     mine.say("word N", count=60)
