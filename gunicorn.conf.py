@@ -83,6 +83,12 @@ def on_exit(_server: Any) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def pre_exec(server: Any) -> None:
+    """Let the next master of an upgrade (SIGUSR2) make a folder of its own: a reload has passed this one's on."""
+    if Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).name.startswith(OWN_FOLDER):
+        server.cfg.env_orig.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+
 def pre_fork(server: Any, worker: Any) -> None:
     """Give a new process the lowest place that is free."""
     taken = {other.place for other in server.WORKERS.values()}

@@ -44,7 +44,7 @@ class WebProcess:
 def serving(environment: Mapping[str, str], log_file: Path, *, processes: int = 1) -> Iterator[WebProcess]:
     """gunicorn with the environment, until the block ends."""
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+    command = [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "wsgi:app"]
     own = {"PORT": str(port), "WEB_CONCURRENCY": str(processes)}
     variables = {**os.environ, "WEB_THREADS": "32", **environment, **own}
     web = WebProcess(f"http://127.0.0.1:{port}", log_file)

@@ -14,7 +14,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.ops import metrics
 from app.ops import totals as rollup
-from sandbox.stack.processes import descendants, wait_until
+from sandbox.stack.processes import alive, descendants, wait_until
 from tests.web_process import serving
 
 
@@ -231,6 +231,26 @@ def test_a_process_goes_on_with_the_numbers_of_the_one_whose_place_it_takes(app,
         assert len(list(folder.glob("counter_*.db"))) <= 3, "the master has one as well"
         counted = samples(web.call("GET", "/metrics").text)
         assert counted["http_requests_total", "GET", "/readyz", "200"] == requests_before + 100
+
+
+@pytest.mark.processes
+def test_an_upgrade_after_a_reload_leaves_the_next_master_its_numbers(app, environment, tmp_path):
+    with serving(environment, tmp_path / "web.log") as web:
+        os.kill(web.pid, signal.SIGHUP)
+        assert wait_until(lambda: web.log_file.read_text().count("Worker exiting") == 1, seconds=40)
+        of_before = descendants(web.pid)
+        os.kill(web.pid, signal.SIGUSR2)
+        assert wait_until(lambda: web.log_file.read_text().count("Listening at") == 2, seconds=40)
+        upgraded = [pid for pid in descendants(web.pid) if pid not in of_before]
+        try:
+            os.kill(web.pid, signal.SIGTERM)
+            assert wait_until(lambda: not alive(web.pid), seconds=40)
+            assert wait_until(lambda: web.call("GET", "/no/such/address").status_code == 404, seconds=20)
+            assert samples(web.call("GET", "/metrics").text)["http_errors_total", "not_found"] >= 1
+        finally:
+            for pid in filter(alive, upgraded):
+                os.kill(pid, signal.SIGTERM)
+            assert wait_until(lambda: not any(map(alive, upgraded)), seconds=40)
 
 
 def test_a_process_that_has_just_begun_disturbs_no_scrape(client, tmp_path, monkeypatch):
