@@ -10,7 +10,6 @@ from threading import Lock
 from typing import Any
 
 import flask_smorest
-from apispec import BasePlugin
 from flask import Flask, Response, request
 from werkzeug.routing import UUIDConverter
 
@@ -26,62 +25,6 @@ INTRODUCTION = Path(__file__).with_name("introduction.md").read_text(encoding="u
 MAY_BE_MISSING = {
     ("SentCodeOut", "otp"), ("SentCodesOut", "otp"), ("SentCodesOut", "current_otp"), ("Problem", "errors"),
 }  # fmt: skip
-OPERATION_IDS = {  # what generated clients call them: a name that is out is never changed
-    "POST /auth/signup": "signUp",
-    "POST /auth/send-otp": "sendOtp",
-    "POST /auth/verify-otp": "verifyOtp",
-    "POST /auth/login": "logIn",
-    "POST /auth/forgot-password": "forgotPassword",
-    "POST /auth/reset-password": "resetPassword",
-    "POST /auth/change-password": "changePassword",
-    "POST /auth/change-mobile": "sendChangeCodes",
-    "POST /auth/change-mobile/verify": "changeMobile",
-    "POST /auth/refresh": "refreshTokens",
-    "POST /auth/logout": "logOut",
-    "GET /auth/sessions": "listSessions",
-    "DELETE /auth/sessions/{session_id}": "endSession",
-    "GET /user/me": "getProfile",
-    "PATCH /user/me": "updateProfile",
-    "DELETE /user/me": "deleteAccount",
-    "GET /user/me/export": "exportAccount",
-    "GET /user/security-events": "listSecurityEvents",
-    "POST /user/api-keys": "createApiKey",
-    "GET /user/api-keys": "listApiKeys",
-    "DELETE /user/api-keys/{key_id}": "deleteApiKey",
-    "GET /user/usage": "getUsage",
-    "GET /user/usage/history": "getUsageHistory",
-    "GET /chatroom": "listChatrooms",
-    "POST /chatroom": "createChatroom",
-    "GET /chatroom/{chatroom_id}": "getChatroom",
-    "PATCH /chatroom/{chatroom_id}": "updateChatroom",
-    "DELETE /chatroom/{chatroom_id}": "deleteChatroom",
-    "GET /models": "listModels",
-    "POST /chatroom/{chatroom_id}/message": "sendMessage",
-    "GET /chatroom/{chatroom_id}/messages": "listMessages",
-    "GET /chatroom/{chatroom_id}/messages/{message_id}": "getMessage",
-    "POST /chatroom/{chatroom_id}/messages/{message_id}/edit": "editPrompt",
-    "GET /chatroom/{chatroom_id}/messages/{message_id}/stream": "followReply",
-    "POST /chatroom/{chatroom_id}/messages/{message_id}/cancel": "cancelReply",
-    "POST /chatroom/{chatroom_id}/messages/{message_id}/retry": "retryReply",
-    "GET /search": "searchMessages",
-    "POST /subscribe/pro": "subscribeToPro",
-    "GET /subscription/status": "getSubscription",
-    "POST /subscription/portal": "openPortal",
-    "POST /webhook/stripe": "receiveStripeEvent",
-    "GET /healthz": "getHealth",
-    "GET /readyz": "getReadiness",
-    "GET /metrics": "getMetrics",
-}
-
-
-class OperationIds(BasePlugin):
-    """Gives each operation its name. Raises KeyError for one that has none."""
-
-    def operation_helper(
-        self, path: str | None = None, operations: dict[str, dict[str, Any]] | None = None, **_: Any
-    ) -> None:
-        for method, operation in (operations or {}).items():
-            operation["operationId"] = OPERATION_IDS[f"{method.upper()} {path}"]
 
 
 class Api(flask_smorest.Api):  # type: ignore[misc]
@@ -102,7 +45,6 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
     api.init_app(
         app,
         spec_kwargs={
-            "extra_plugins": [OperationIds()],
             "info": {"description": INTRODUCTION, "license": {"name": "MIT", "identifier": "MIT"}},
             "servers": [{"url": "/"}],
             "components": {

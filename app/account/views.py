@@ -34,7 +34,7 @@ EXPORT_HEADERS = {"Content-Disposition": header("Suggests a file name.")}
 
 @blp.route("/me")
 class Me(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("getProfile")
     @blp.response(200, UserOut, conditional=True)
     def get(self) -> object:
         """Read your profile
@@ -42,7 +42,7 @@ class Me(MethodView):
         `tier` is as of this request."""
         return service.profile(current_user_id(), now=utc_now())
 
-    @blp.authenticated()
+    @blp.authenticated("updateProfile")
     @blp.arguments(ProfileIn)
     @blp.response(200, UserOut)
     def patch(self, body: dict[str, Any]) -> object:
@@ -51,7 +51,7 @@ class Me(MethodView):
         `null` removes it."""
         return service.rename(current_user_id(), body["name"], now=utc_now())
 
-    @blp.authenticated()
+    @blp.authenticated("deleteAccount")
     @blp.response(204)
     @blp.errors(PaymentProviderError)
     def delete(self) -> None:
@@ -64,7 +64,7 @@ class Me(MethodView):
 
 @blp.route("/me/export")
 class Export(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("exportAccount")
     @blp.response(200, ExportOut, headers=EXPORT_HEADERS)
     def get(self) -> object:
         """Export your data
@@ -82,7 +82,7 @@ class Export(MethodView):
 
 @blp.route("/security-events")
 class SecurityEvents(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("listSecurityEvents")
     @blp.arguments(PageQuery, location="query")
     @blp.response(200, SecurityEventsOut)
     @blp.errors(InvalidCursor)
@@ -95,7 +95,7 @@ class SecurityEvents(MethodView):
 
 @blp.route("/api-keys")
 class ApiKeys(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("createApiKey")
     @blp.arguments(ApiKeyIn)
     @blp.response(201, NewApiKeyOut)
     @blp.errors(TooManyApiKeys)
@@ -106,7 +106,7 @@ class ApiKeys(MethodView):
         most. The answer is the only one with the key itself."""
         return keys.create_key(current_user_id(), **body, client=current_client(), now=utc_now())
 
-    @blp.authenticated()
+    @blp.authenticated("listApiKeys")
     @blp.response(200, ApiKeysOut)
     def get(self) -> object:
         """List your API keys
@@ -117,7 +117,7 @@ class ApiKeys(MethodView):
 
 @blp.route("/api-keys/<id:key_id>")
 class ApiKeyItem(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("deleteApiKey")
     @blp.response(204)
     @blp.errors(NotFound)
     def delete(self, key_id: UUID) -> None:
@@ -129,7 +129,7 @@ class ApiKeyItem(MethodView):
 
 @blp.route("/usage")
 class DailyUsage(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_READ)
+    @blp.authenticated("getUsage", scope=Scope.CHAT_READ)
     @blp.response(200, UsageOut, headers=STRUCTURED_HEADERS)
     def get(self) -> object:
         """See today's prompts
@@ -141,7 +141,7 @@ class DailyUsage(MethodView):
 
 @blp.route("/usage/history")
 class UsageHistory(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("getUsageHistory")
     @blp.arguments(UsageQuery, location="query")
     @blp.response(200, UsageHistoryOut)
     def get(self, query: dict[str, Any]) -> object:

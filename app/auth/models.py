@@ -75,6 +75,7 @@ class AuthSession(Model):
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime] = mapped_column(index=True)
     revoked_at: Mapped[datetime | None]
+    current = False  # whether it is the request's own; only in the objects of a list, for it is stored nowhere
 
 
 class ApiKey(Model):

@@ -115,7 +115,7 @@ def apply_change(tx: Transaction, change: NumberChange, client: Client, now: dat
         raise TokenRevoked  # sessions end with such a change
     revoke_sessions(tx, user.id, now)
     events.record(user.id, EventType.MOBILE_CHANGED, client, now)
-    move_charges(user, mobile_key(change.current), mobile_key(change.new), now)
+    move_charges(mobile_key(change.current), mobile_key(change.new), now)
     if not users.give_number(user, change.new, now):
         raise AccountExists
     tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=change.user_id))

@@ -72,17 +72,16 @@ CODE = fields.Text("The code, six digits.", required=True, max_chars=MAX_CODE_CH
 END_API_KEYS = fields.JsonBoolean("Whether your API keys stop working too.", load_default=False)
 
 
-class SignupIn(Schema):
-    """A number to sign up, without a password, because it is not verified yet."""
-
-    mobile = MobileNumber(required=True, validate=check_served)
-    name = Name(load_default=None)
-
-
 class MobileIn(Schema):
     """A number."""
 
     mobile = MobileNumber(required=True, validate=check_served)
+
+
+class SignupIn(MobileIn):
+    """A number to sign up, without a password, because it is not verified yet."""
+
+    name = Name(load_default=None)
 
 
 class VerifyIn(Schema):
@@ -109,11 +108,9 @@ class ChangePasswordIn(Schema):
     end_api_keys = END_API_KEYS
 
 
-class ResetPasswordIn(Schema):
+class ResetPasswordIn(VerifyIn):
     """A number, the code that was sent to it for this, and a new password."""
 
-    mobile = MobileNumber(required=True)
-    otp = CODE
     new_password = NEW_PASSWORD
     end_api_keys = END_API_KEYS
 

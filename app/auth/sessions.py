@@ -4,10 +4,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 
 from app.auth import events
 from app.auth.models import ApiKey, AuthSession, EventType, RefreshToken
@@ -82,26 +81,21 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: 
     raise TokenRevoked
 
 
-def list_sessions(user_id: UUID, current_id: UUID | None, *, now: datetime) -> Sequence[Row[*tuple[Any, ...]]]:
+def list_sessions(user_id: UUID, current_id: UUID, *, now: datetime) -> Sequence[AuthSession]:
     """The user's active sessions, the latest used first, without those whose refresh token has expired.
 
-    Rows of `id`, `current` (it is the session `current_id`), `created_at`, `last_used_at`, `ip` and `user_agent`.
+    `current` is set in the session `current_id`.
     """
-    columns = (
-        AuthSession.id,
-        (AuthSession.id == current_id).label("current"),
-        AuthSession.created_at,
-        AuthSession.last_used_at,
-        AuthSession.ip,
-        AuthSession.user_agent,
-    )
     active = (
         AuthSession.user_id == user_id,
         AuthSession.revoked_at.is_(None),
         AuthSession.last_used_at > now - session_lifetime(),
     )
-    statement = select(*columns).where(*active)
-    return db.session.execute(statement.order_by(AuthSession.last_used_at.desc(), AuthSession.id.desc())).all()
+    statement = select(AuthSession).where(*active)
+    sessions = db.session.scalars(statement.order_by(AuthSession.last_used_at.desc(), AuthSession.id.desc())).all()
+    for session in sessions:
+        session.current = session.id == current_id
+    return sessions
 
 
 def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = None, now: datetime) -> None:

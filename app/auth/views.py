@@ -5,31 +5,8 @@ from uuid import UUID
 
 from flask.views import MethodView
 
-from app.auth import new_mobile, passwords, service, sessions
-from app.auth.errors import (
-    AccountExists,
-    AccountNotFound,
-    InvalidCredentials,
-    OtpCooldown,
-    OtpInvalid,
-    OtpLocked,
-    WrongPassword,
-)
+from app.auth import errors, new_mobile, passwords, schemas, service, sessions
 from app.auth.models import Purpose
-from app.auth.schemas import (
-    ChangeMobileIn,
-    ChangePasswordIn,
-    LoginIn,
-    MobileIn,
-    NewMobileIn,
-    ResetPasswordIn,
-    SentCodeOut,
-    SentCodesOut,
-    SessionsOut,
-    SignupIn,
-    TokensOut,
-    VerifyIn,
-)
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core.api import Blueprint
 from app.core.auth import current_refresh_jti, current_session_id, current_user_id
@@ -44,10 +21,10 @@ sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="
 
 @blp.route("/signup")
 class Signup(MethodView):
-    @blp.public(AUTH_REQUESTS)
-    @blp.arguments(SignupIn)
+    @blp.public("signUp", AUTH_REQUESTS)
+    @blp.arguments(schemas.SignupIn)
     @blp.response(201, UserOut)
-    @blp.errors(AccountExists)
+    @blp.errors(errors.AccountExists)
     def post(self, body: dict[str, Any]) -> object:
         """Sign up with a mobile number
 
@@ -59,10 +36,10 @@ class Signup(MethodView):
 
 @blp.route("/send-otp")
 class SendOtp(MethodView):
-    @blp.public(AUTH_REQUESTS, CODES_SENT)
-    @blp.arguments(MobileIn)
-    @blp.response(202, SentCodeOut)
-    @blp.errors(OtpCooldown, OtpLocked)
+    @blp.public("sendOtp", AUTH_REQUESTS, CODES_SENT)
+    @blp.arguments(schemas.MobileIn)
+    @blp.response(202, schemas.SentCodeOut)
+    @blp.errors(errors.OtpCooldown, errors.OtpLocked)
     def post(self, body: dict[str, Any]) -> object:
         """Send a one-time code
 
@@ -72,10 +49,10 @@ class SendOtp(MethodView):
 
 @blp.route("/verify-otp")
 class VerifyOtp(MethodView):
-    @blp.public(AUTH_REQUESTS)
-    @blp.arguments(VerifyIn)
-    @blp.response(200, TokensOut)
-    @blp.errors(OtpInvalid, OtpLocked, AccountNotFound)
+    @blp.public("verifyOtp", AUTH_REQUESTS)
+    @blp.arguments(schemas.VerifyIn)
+    @blp.response(200, schemas.TokensOut)
+    @blp.errors(errors.OtpInvalid, errors.OtpLocked, errors.AccountNotFound)
     def post(self, body: dict[str, Any]) -> object:
         """Exchange a code for tokens
 
@@ -85,10 +62,10 @@ class VerifyOtp(MethodView):
 
 @blp.route("/login")
 class Login(MethodView):
-    @blp.public(AUTH_REQUESTS)
-    @blp.arguments(LoginIn)
-    @blp.response(200, TokensOut)
-    @blp.errors(InvalidCredentials)
+    @blp.public("logIn", AUTH_REQUESTS)
+    @blp.arguments(schemas.LoginIn)
+    @blp.response(200, schemas.TokensOut)
+    @blp.errors(errors.InvalidCredentials)
     def post(self, body: dict[str, Any]) -> object:
         """Log in with a password
 
@@ -98,10 +75,10 @@ class Login(MethodView):
 
 @blp.route("/forgot-password")
 class ForgotPassword(MethodView):
-    @blp.public(AUTH_REQUESTS, CODES_SENT)
-    @blp.arguments(MobileIn)
-    @blp.response(202, SentCodeOut)
-    @blp.errors(OtpCooldown, OtpLocked)
+    @blp.public("forgotPassword", AUTH_REQUESTS, CODES_SENT)
+    @blp.arguments(schemas.MobileIn)
+    @blp.response(202, schemas.SentCodeOut)
+    @blp.errors(errors.OtpCooldown, errors.OtpLocked)
     def post(self, body: dict[str, Any]) -> object:
         """Send a code for a new password
 
@@ -111,10 +88,10 @@ class ForgotPassword(MethodView):
 
 @blp.route("/reset-password")
 class ResetPassword(MethodView):
-    @blp.public(AUTH_REQUESTS)
-    @blp.arguments(ResetPasswordIn)
+    @blp.public("resetPassword", AUTH_REQUESTS)
+    @blp.arguments(schemas.ResetPasswordIn)
     @blp.response(204)
-    @blp.errors(OtpInvalid, OtpLocked, AccountNotFound)
+    @blp.errors(errors.OtpInvalid, errors.OtpLocked, errors.AccountNotFound)
     def post(self, body: dict[str, Any]) -> None:
         """Set a password with a code
 
@@ -124,10 +101,10 @@ class ResetPassword(MethodView):
 
 @blp.route("/change-password")
 class ChangePassword(MethodView):
-    @blp.authenticated()
-    @blp.arguments(ChangePasswordIn)
-    @blp.response(200, TokensOut)
-    @blp.errors(WrongPassword)
+    @blp.authenticated("changePassword")
+    @blp.arguments(schemas.ChangePasswordIn)
+    @blp.response(200, schemas.TokensOut)
+    @blp.errors(errors.WrongPassword)
     def post(self, body: dict[str, Any]) -> object:
         """Set or change your password
 
@@ -137,10 +114,10 @@ class ChangePassword(MethodView):
 
 @blp.route("/change-mobile")
 class ChangeMobile(MethodView):
-    @blp.authenticated(CODES_SENT)
-    @blp.arguments(NewMobileIn)
-    @blp.response(202, SentCodesOut)
-    @blp.errors(OtpCooldown, OtpLocked)
+    @blp.authenticated("sendChangeCodes", CODES_SENT)
+    @blp.arguments(schemas.NewMobileIn)
+    @blp.response(202, schemas.SentCodesOut)
+    @blp.errors(errors.OtpCooldown, errors.OtpLocked)
     def post(self, body: dict[str, Any]) -> object:
         """Send codes for a new number
 
@@ -150,10 +127,10 @@ class ChangeMobile(MethodView):
 
 @blp.route("/change-mobile/verify")
 class ChangeMobileVerify(MethodView):
-    @blp.authenticated(AUTH_REQUESTS)
-    @blp.arguments(ChangeMobileIn)
-    @blp.response(200, TokensOut)
-    @blp.errors(OtpInvalid, OtpLocked, WrongPassword, AccountExists)
+    @blp.authenticated("changeMobile", AUTH_REQUESTS)
+    @blp.arguments(schemas.ChangeMobileIn)
+    @blp.response(200, schemas.TokensOut)
+    @blp.errors(errors.OtpInvalid, errors.OtpLocked, errors.WrongPassword, errors.AccountExists)
     def post(self, body: dict[str, Any]) -> object:
         """Change your number
 
@@ -164,8 +141,8 @@ class ChangeMobileVerify(MethodView):
 
 @sessions_blp.route("/refresh")
 class Refresh(MethodView):
-    @sessions_blp.authenticated(refresh=True)
-    @sessions_blp.response(200, TokensOut)
+    @sessions_blp.authenticated("refreshTokens", refresh=True)
+    @sessions_blp.response(200, schemas.TokensOut)
     def post(self) -> object:
         """Exchange a refresh token for new tokens
 
@@ -178,7 +155,7 @@ class Refresh(MethodView):
 
 @sessions_blp.route("/logout")
 class Logout(MethodView):
-    @sessions_blp.authenticated()
+    @sessions_blp.authenticated("logOut")
     @sessions_blp.response(204)
     def post(self) -> None:
         """Log out
@@ -189,8 +166,8 @@ class Logout(MethodView):
 
 @sessions_blp.route("/sessions")
 class Sessions(MethodView):
-    @sessions_blp.authenticated()
-    @sessions_blp.response(200, SessionsOut)
+    @sessions_blp.authenticated("listSessions")
+    @sessions_blp.response(200, schemas.SessionsOut)
     def get(self) -> object:
         """List your sessions
 
@@ -201,7 +178,7 @@ class Sessions(MethodView):
 
 @sessions_blp.route("/sessions/<id:session_id>")
 class SessionItem(MethodView):
-    @sessions_blp.authenticated()
+    @sessions_blp.authenticated("endSession")
     @sessions_blp.response(204)
     @sessions_blp.errors(NotFound)
     def delete(self, session_id: UUID) -> None:

@@ -19,7 +19,7 @@ blp = Blueprint("billing", __name__, description="Pro: buy it, see it, manage it
 
 @blp.route("/subscribe/pro")
 class ProCheckout(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("subscribeToPro")
     @blp.response(200, CheckoutOut)
     @blp.errors(checkout.AlreadySubscribed, PaymentProviderError)
     def post(self) -> object:
@@ -33,7 +33,7 @@ class ProCheckout(MethodView):
 
 @blp.route("/subscription/status")
 class Status(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("getSubscription")
     @blp.response(200, SubscriptionStatusOut)
     def get(self) -> object:
         """See your subscription
@@ -44,7 +44,7 @@ class Status(MethodView):
 
 @blp.route("/subscription/portal")
 class Portal(MethodView):
-    @blp.authenticated()
+    @blp.authenticated("openPortal")
     @blp.response(200, PortalOut)
     @blp.errors(PaymentProviderError)
     def post(self) -> object:
@@ -56,7 +56,7 @@ class Portal(MethodView):
 
 @blp.route("/webhook/stripe")
 class Webhook(MethodView):
-    @blp.public()
+    @blp.public("receiveStripeEvent")
     @blp.doc(
         parameters=[
             {

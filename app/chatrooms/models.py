@@ -64,11 +64,6 @@ class Chatroom(Model):
     updated_at: Mapped[datetime]
     last_prompt_at: Mapped[datetime]
 
-    @property
-    def named_by(self) -> TitleSource | None:
-        """Who named it; earlier versions did not note that it was a person."""
-        return self.title_source or (TitleSource.USER if self.title else None)
-
 
 class Role(enum.StrEnum):
     """Who speaks."""

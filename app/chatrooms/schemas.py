@@ -99,9 +99,7 @@ class ChatroomOut(Schema):
 
     id = fields.UUID("The chatroom's id.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
     title = fields.String("Its title; null: not there yet.", allow_none=True, example="How the internet works")
-    title_source = fields.Choice(
-        "Who named it; null without a title.", TitleSource, allow_none=True, attribute="named_by", example="user"
-    )
+    title_source = fields.Choice("Who named it; null without a title.", TitleSource, allow_none=True, example="user")
     instruction = fields.String("How Gemini should reply, if said.", allow_none=True, example=None)
     model = fields.String("Its model; null: the default.", allow_none=True, example=None)
     pinned = fields.Boolean("Whether it comes first in the list.", example=False)

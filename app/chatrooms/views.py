@@ -6,19 +6,9 @@ from uuid import UUID
 from flask import Response, url_for
 from flask.views import MethodView
 
-from app.chatrooms import service
+from app.chatrooms import schemas, service
 from app.chatrooms.idempotency import IdempotencyKeyReused
 from app.chatrooms.list_cache import through_cache
-from app.chatrooms.schemas import (
-    REPLAYED,
-    ChatroomChangesIn,
-    ChatroomIn,
-    ChatroomOut,
-    ChatroomPageOut,
-    KeyHeaders,
-    ListQuery,
-    ModelsOut,
-)
 from app.chatrooms.service import ModelNotInTier, offered_models
 from app.core import settings
 from app.core.api import Blueprint, header
@@ -31,15 +21,15 @@ blp = Blueprint("chatroom", __name__, url_prefix="/chatroom", description="Open,
 models_blp = Blueprint("models", __name__, url_prefix="/models", description="The models that chatrooms may be given.")
 
 CACHE_HEADERS = {"X-Cache": header("`HIT` or `MISS`.")}
-OPENED_HEADERS = REPLAYED | {"Location": header("Where the chatroom is.")}
+OPENED_HEADERS = schemas.REPLAYED | {"Location": header("Where the chatroom is.")}
 
 
 @blp.route("")
 class ChatroomCollection(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_WRITE)
-    @blp.arguments(ChatroomIn, required=False)
-    @blp.arguments(KeyHeaders, location="headers")
-    @blp.response(201, ChatroomOut, headers=OPENED_HEADERS)
+    @blp.authenticated("createChatroom", scope=Scope.CHAT_WRITE)
+    @blp.arguments(schemas.ChatroomIn, required=False)
+    @blp.arguments(schemas.KeyHeaders, location="headers")
+    @blp.response(201, schemas.ChatroomOut, headers=OPENED_HEADERS)
     @blp.errors(ModelNotInTier, IdempotencyKeyReused)
     def post(self, body: dict[str, Any], headers: dict[str, Any]) -> object:
         """Open a chatroom
@@ -50,9 +40,9 @@ class ChatroomCollection(MethodView):
         location = {"Location": url_for("messages.ChatroomPage", chatroom_id=room.id)}
         return room, location | ({"Idempotent-Replayed": "true"} if replayed else {})
 
-    @blp.authenticated(scope=Scope.CHAT_READ)
-    @blp.arguments(ListQuery, location="query")
-    @blp.response(200, ChatroomPageOut, conditional=True, headers=CACHE_HEADERS)
+    @blp.authenticated("listChatrooms", scope=Scope.CHAT_READ)
+    @blp.arguments(schemas.ListQuery, location="query")
+    @blp.response(200, schemas.ChatroomPageOut, conditional=True, headers=CACHE_HEADERS)
     @blp.errors(InvalidCursor)
     def get(self, query: dict[str, Any]) -> object:
         """List chatrooms
@@ -62,7 +52,7 @@ class ChatroomCollection(MethodView):
         user_id, limit, archived = current_user_id(), query["limit"], query["archived"]
 
         def query_page() -> str:
-            return str(ChatroomPageOut().dumps(service.list_chatrooms(user_id, **query)))
+            return str(schemas.ChatroomPageOut().dumps(service.list_chatrooms(user_id, **query)))
 
         is_first = query["cursor"] is None
         body, hit = through_cache(user_id, limit, query_page, archived=archived) if is_first else (query_page(), False)
@@ -71,9 +61,9 @@ class ChatroomCollection(MethodView):
 
 @blp.route("/<id:chatroom_id>")
 class ChatroomItem(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_WRITE)
-    @blp.arguments(ChatroomChangesIn)
-    @blp.response(200, ChatroomOut)
+    @blp.authenticated("updateChatroom", scope=Scope.CHAT_WRITE)
+    @blp.arguments(schemas.ChatroomChangesIn)
+    @blp.response(200, schemas.ChatroomOut)
     @blp.errors(NotFound, ModelNotInTier)
     def patch(self, body: dict[str, Any], chatroom_id: UUID) -> object:
         """Change a chatroom
@@ -81,7 +71,7 @@ class ChatroomItem(MethodView):
         Its title, instruction or model, or whether it is pinned or archived; what is not said stays."""
         return service.change_chatroom(current_user_id(), chatroom_id, body, now=utc_now())
 
-    @blp.authenticated(scope=Scope.CHAT_WRITE)
+    @blp.authenticated("deleteChatroom", scope=Scope.CHAT_WRITE)
     @blp.response(204)
     @blp.errors(NotFound)
     def delete(self, chatroom_id: UUID) -> None:
@@ -93,8 +83,8 @@ class ChatroomItem(MethodView):
 
 @models_blp.route("")
 class Models(MethodView):
-    @models_blp.authenticated(scope=Scope.CHAT_READ)
-    @models_blp.response(200, ModelsOut, conditional=True)
+    @models_blp.authenticated("listModels", scope=Scope.CHAT_READ)
+    @models_blp.response(200, schemas.ModelsOut, conditional=True)
     def get(self) -> object:
         """List the models
 

@@ -126,23 +126,24 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return lambda view: note(described(unless_known(view, shape)), is_conditional=True)
 
     def authenticated(
-        self, *limits: Limit, refresh: bool = False, scope: Scope | None = None
+        self, name: str, *limits: Limit, refresh: bool = False, scope: Scope | None = None
     ) -> Callable[[View], View]:
         """Require a valid access token (or refresh token). The outermost decorator.
 
+        name: what generated clients call the operation; one that is out is never changed.
         limits: those of one address, besides that of the user. scope: that of API keys which are good here too.
         """
-
         check = partial(require_token, *limits, refresh=refresh, scope=scope)
-        return lambda view: note(preceded(view, check), auth="refreshToken" if refresh else "accessToken", scope=scope)
+        auth = "refreshToken" if refresh else "accessToken"
+        return lambda view: note(preceded(view, check), name=name, auth=auth, scope=scope)
 
-    def public(self, *limits: Limit) -> Callable[[View], View]:
+    def public(self, name: str, *limits: Limit) -> Callable[[View], View]:
         """Require no token, explicitly, so that no route is open by an oversight. The outermost decorator.
 
-        limits: those of one address; none for health checks, webhooks and the like.
+        name: as `authenticated` has it. limits: those of one address; none for health checks, webhooks and the like.
         """
-
-        return lambda view: note(preceded(view, partial(limit_address, *limits)), auth="public", limits=limits)
+        check = partial(limit_address, *limits)
+        return lambda view: note(preceded(view, check), name=name, auth="public", limits=limits)
 
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
         """The errors of this route, besides those of every route of its kind."""
@@ -187,9 +188,10 @@ def example_of(schema: ma.Schema) -> dict[str, Any]:
 
 
 def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-    """Add every error of a route to its OpenAPI description, with an example of each."""
+    """Add the name of a route and every error of it to its OpenAPI description, with an example of each."""
     contract = doc_info.get("contract", {})
     arguments = doc_info.get("arguments", {})
+    doc["operationId"] = contract["name"]
     kinds: list[type[AppError]] = [*contract.get("errors", ()), RateLimited, ServiceUnavailable, AppError]
     if contract.get("auth") != "public":
         doc["security"] = [{contract.get("auth"): []}]

@@ -136,10 +136,8 @@ def register_error_handlers(app: Flask) -> None:
     """Turn every exception that leaves a view into a problem document."""
     app.register_error_handler(AppError, handle_app_error)
     app.register_error_handler(HTTPException, handle_http_exception)
-    for given_up in DATABASE_GAVE_UP:
-        app.register_error_handler(given_up, handle_statement_given_up)
-    for unavailable in (*DATABASE_UNAVAILABLE, redis.RedisError):
-        app.register_error_handler(unavailable, handle_dependency_error)
+    for failure in (*DATABASE_GAVE_UP, redis.RedisError):
+        app.register_error_handler(failure, handle_dependency_error)
     app.register_error_handler(Exception, handle_unexpected)
 
 
@@ -181,14 +179,11 @@ def handle_http_exception(error: HTTPException) -> Response:
 
 
 def handle_dependency_error(error: Exception) -> Response:
-    """PostgreSQL or Redis does not answer, or not in time."""
-    log.error("A dependency does not answer: %s", first_line(error))
-    return handle_app_error(ServiceUnavailable())
-
-
-def handle_statement_given_up(error: Exception) -> Response:
-    """A deadlock, or a lock or a statement that took too long: nothing was stored, and the next try may succeed."""
-    log.error("PostgreSQL has given a statement up", exc_info=error)
+    """PostgreSQL or Redis does not answer in time, or PostgreSQL ended a statement: the next try may succeed."""
+    if isinstance(error, (*DATABASE_UNAVAILABLE, redis.RedisError)):
+        log.error("A dependency does not answer: %s", first_line(error))
+    else:
+        log.error("PostgreSQL has given a statement up", exc_info=error)
     return handle_app_error(ServiceUnavailable())
 
 

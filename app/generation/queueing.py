@@ -6,31 +6,17 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, insert, literal_column, select, update
 from uuid_utils.compat import uuid7
 
-from app.chatrooms.models import IdempotencyKey, Message, Role, Status, messages
-from app.core.db import db
+from app.chatrooms.models import Message, Role, Status, messages
+from app.core.db import Model, db
 from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import chatrooms, take_next_replies
-from app.quota.models import PromptCharge
 
 GENERATE_REPLY = "messages.generate_reply"
 NAME_CHATROOM = "chatrooms.name"  # a chore
-NEW_PROMPT = ("id", "chatroom_id", "role", "text", "status", "streamed", "created_at", "completed_at")
-NEW_REPLY = (
-    *("id", "chatroom_id", "role", "status", "in_reply_to"),
-    *("created_at", "streamed", "accepted_at", "enqueued_at", "request_id", "traceparent"),
-)
-NEW_CHARGE = ("id", "mobile_key", "user_id", "day", "reply_id", "created_at", "tier")
-NEW_KEY = ("user_id", "key", "fingerprint", "prompt_id", "answered_with_reply", "waits_until", "created_at")
-ROWS = {  # what is written of an accepted prompt
-    "prompt": (messages, NEW_PROMPT),
-    "reply": (messages, NEW_REPLY),
-    "charge": (PromptCharge.__table__, NEW_CHARGE),
-    "key": (IdempotencyKey.__table__, NEW_KEY),
-}
 
 ENQUEUED = update(chatrooms).where(chatrooms.c.id == bindparam("room"), chatrooms.c.user_id == bindparam("user"))
 TAKE_POSITIONS = (
@@ -41,22 +27,27 @@ TAKE_POSITIONS = (
 
 
 @cache
-def enqueue_statement(*kinds: str) -> Select[Any]:
-    """One statement that takes two positions of a room and inserts a row of each kind, the prompt and its reply first.
+def enqueue_statement(*rows: tuple[str, Table, tuple[str, ...]]) -> Select[Any]:
+    """One statement that takes two positions of a room and inserts rows, the prompt and its reply first.
 
-    Without the room nothing is inserted. Built once for the same kinds.
+    rows: what each is called, its table, and the columns that it is given. Without the room nothing is inserted. Built
+    once for the same rows.
     """
     turns = TAKE_POSITIONS.c.turns
     zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both messages
     inserts = []
-    for kind in kinds:
-        table, names = ROWS[kind]
+    for kind, table, names in rows:
         values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=table.c[name].type) for name in names}
         if table is messages:
             values |= {"attempt": zero, "failures": zero, "position": turns - (2 if kind == "prompt" else 1)}
         selected = select(*values.values()).select_from(TAKE_POSITIONS)
         inserts.append(insert(table).from_select([*values], selected, include_defaults=False).cte(f"new_{kind}"))
     return select(turns).add_cte(*inserts)
+
+
+def given_values(row: Model) -> dict[str, Any]:
+    """What a row that is not stored yet was given, by column."""
+    return {name: value for name, value in vars(row).items() if name != "_sa_instance_state"}
 
 
 def new_exchange(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime) -> tuple[Message, Message]:

@@ -47,10 +47,10 @@ from app.core.transactions import Transaction
 from app.generation.queries import CLAIM
 from app.generation.queueing import (
     NAME_CHATROOM,
-    ROWS,
     enqueue_generation,
     enqueue_next_replies,
     enqueue_statement,
+    given_values,
     new_reply,
     take_position,
 )
@@ -113,8 +113,9 @@ def enqueue(tx: Transaction, prompt: Message, reply: Message, charge: PromptChar
     rows = {"prompt": prompt, "reply": reply, "charge": charge} | ({"key": key} if key else {})
     values = {"room": prompt.chatroom_id, "user": charge.user_id, "now": prompt.created_at}
     for kind, row in rows.items():
-        values |= {f"new_{kind}_{name}": getattr(row, name) for name in ROWS[kind][1]}
-    turns = db.session.scalar(enqueue_statement(*rows), values)
+        values |= {f"new_{kind}_{name}": value for name, value in given_values(row).items()}
+    columns = [(kind, row.__table__, tuple(given_values(row))) for kind, row in rows.items()]
+    turns = db.session.scalar(enqueue_statement(*columns), values)
     if turns is None:
         return False
     prompt.position, reply.position = turns - 2, turns - 1

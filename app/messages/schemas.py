@@ -207,18 +207,12 @@ EXAMPLE_PROMPT = EXAMPLE_REPLY | {
 }
 
 
+TOKEN_COUNTS = tuple(TokensUsedOut().fields)
+
+
 def token_usage(reply: Message) -> dict[str, int] | None:
-    """What a reply took; None until it is known. Earlier versions kept the first two numbers alone."""
-    if reply.prompt_tokens is None or reply.output_tokens is None:
-        return None
-    prompt, output, thinking = reply.prompt_tokens, reply.output_tokens, reply.thinking_tokens or 0
-    return {
-        "prompt_tokens": prompt,
-        "output_tokens": output,
-        "thinking_tokens": thinking,
-        "cached_tokens": reply.cached_tokens or 0,
-        "total_tokens": reply.total_tokens or prompt + output + thinking,
-    }
+    """What a reply took; None until it is known."""
+    return None if reply.total_tokens is None else {name: getattr(reply, name) for name in TOKEN_COUNTS}
 
 
 def error_sentence(reply: Message, code: ErrorCode) -> str:

@@ -63,7 +63,7 @@ ACCEPTED_HEADERS = {
 }
 
 
-ROOM_FIELDS = tuple(ChatroomOut().fields.items())
+ROOM_FIELDS = tuple(ChatroomOut().fields)
 
 
 def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +84,7 @@ def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
 
 @blp.route("")
 class ChatroomPage(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_READ)
+    @blp.authenticated("getChatroom", scope=Scope.CHAT_READ)
     @blp.response(200, ChatroomWithMessagesOut, conditional=True)
     @blp.errors(NotFound)
     def get(self, chatroom_id: UUID) -> object:
@@ -93,7 +93,7 @@ class ChatroomPage(MethodView):
         The chatroom with the latest 50 messages of its current conversation, oldest first."""
         room, page = service.open_room(current_user_id(), chatroom_id)
         return {
-            **{field.attribute or name: getattr(room, field.attribute or name) for name, field in ROOM_FIELDS},
+            **{name: getattr(room, name) for name in ROOM_FIELDS},
             "messages": page.items[::-1],
             "next_cursor": page.next_cursor,
         }
@@ -101,7 +101,7 @@ class ChatroomPage(MethodView):
 
 @blp.route("/message")
 class MessageCollection(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_WRITE)
+    @blp.authenticated("sendMessage", scope=Scope.CHAT_WRITE)
     @takes_prompt
     @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused)
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID) -> object:
@@ -141,7 +141,7 @@ def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edite
 
 @blp.route("/messages")
 class MessageHistory(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_READ)
+    @blp.authenticated("listMessages", scope=Scope.CHAT_READ)
     @blp.arguments(HistoryQuery, location="query")
     @blp.response(200, MessagePageOut, example={"items": [EXAMPLE_REPLY, EXAMPLE_PROMPT], "next_cursor": None})
     @blp.errors(NotFound, InvalidCursor)
@@ -164,7 +164,7 @@ def preferred_wait(prefer: str) -> int:
 
 @blp.route("/messages/<id:message_id>")
 class MessageItem(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_READ)
+    @blp.authenticated("getMessage", scope=Scope.CHAT_READ)
     @blp.response(200, MessageOut, conditional=True)
     @blp.errors(NotFound)
     def get(self, chatroom_id: UUID, message_id: UUID) -> object:
@@ -177,7 +177,7 @@ class MessageItem(MethodView):
 
 @blp.route("/messages/<id:message_id>/edit")
 class MessageEdit(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_WRITE)
+    @blp.authenticated("editPrompt", scope=Scope.CHAT_WRITE)
     @takes_prompt
     @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused, MessageNotEditable)
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> object:
@@ -191,7 +191,7 @@ class MessageEdit(MethodView):
 
 @blp.route("/messages/<id:message_id>/stream")
 class MessageStream(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_READ)
+    @blp.authenticated("followReply", scope=Scope.CHAT_READ)
     @blp.arguments(StreamHeaders, location="headers")
     @blp.response(200, STREAM, content_type="text/event-stream", example=EXAMPLE_EVENTS)
     @blp.errors(NotFound, TooManyStreams)
@@ -218,7 +218,7 @@ class MessageStream(MethodView):
 
 @blp.route("/messages/<id:message_id>/cancel")
 class MessageCancel(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_WRITE)
+    @blp.authenticated("cancelReply", scope=Scope.CHAT_WRITE)
     @blp.response(200, MessageOut, example=EXAMPLE_REPLY | {"status": "canceled", "text": "DNS is the"})
     @blp.errors(NotFound, replies.ReplyNotCancelable)
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
@@ -231,7 +231,7 @@ class MessageCancel(MethodView):
 
 @blp.route("/messages/<id:message_id>/retry")
 class MessageRetry(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_WRITE)
+    @blp.authenticated("retryReply", scope=Scope.CHAT_WRITE)
     @blp.response(
         202,
         MessageOut,

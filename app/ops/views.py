@@ -31,7 +31,7 @@ class HealthOut(Schema):
 
 @blp.route("/healthz")
 class Health(MethodView):
-    @blp.public()
+    @blp.public("getHealth")
     @blp.response(200, HealthOut)
     def get(self) -> object:
         """Is the process alive?
@@ -42,7 +42,7 @@ class Health(MethodView):
 
 @blp.route("/readyz")
 class Readiness(MethodView):
-    @blp.public()
+    @blp.public("getReadiness")
     @blp.response(200, HealthOut)
     def get(self) -> object:
         """Can it serve?
@@ -56,7 +56,7 @@ class Readiness(MethodView):
 
 @blp.route("/metrics")
 class Metrics(MethodView):
-    @blp.public()
+    @blp.public("getMetrics")
     @blp.response(200, {"type": "string"}, content_type="text/plain", example="http_requests_total{…} 1.0")
     @blp.errors(NotFound, TokenMissing, TokenInvalid)
     def get(self) -> Response:

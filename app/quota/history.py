@@ -6,14 +6,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, func, select
 
 from app.core import settings
 from app.core.db import db
 from app.core.errors import QUERY_IS_NOT_VALID, ValidationFailed
 from app.quota.ledger import quota_day
 from app.quota.models import PromptCharge
-from app.users.numbers import mobile_key
 from app.users.service import require_user
 
 DAYS_AT_ONCE, DAYS_SHOWN = 92, 30  # of a user's history
@@ -41,7 +40,6 @@ class DayOfUsage:
 def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[DayOfUsage]:
     """What the user's prompts took, a row a day, both ends included; by default of the last DAYS_SHOWN.
 
-    Excludes charges of the number's previous owner.
     Raises ValidationFailed, TokenRevoked when the account is gone.
     """
     today = quota_day(now)
@@ -56,11 +54,10 @@ def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: 
         problem = "from", f"No more than {DAYS_AT_ONCE} days at once."
     if problem:
         raise ValidationFailed({problem[0]: [problem[1]]}, QUERY_IS_NOT_VALID)
-    user = require_user(user_id)
-    unnamed = (PromptCharge.mobile_key == mobile_key(user.mobile), PromptCharge.user_id.is_(None))
-    of_user = or_(PromptCharge.user_id == user_id, and_(*unnamed, PromptCharge.created_at >= user.created_at))
-    statement = select(PromptCharge.day, *SUMS).where(of_user, *SPENT, PromptCharge.day.between(first, last))
-    spent = {row[0]: DayOfUsage(*row) for row in db.session.execute(statement.group_by(PromptCharge.day))}
+    require_user(user_id)
+    of_user = (PromptCharge.user_id == user_id, PromptCharge.day.between(first, last))
+    statement = select(PromptCharge.day, *SUMS).where(*of_user, *SPENT).group_by(PromptCharge.day)
+    spent = {row[0]: DayOfUsage(*row) for row in db.session.execute(statement)}
     days = (first + timedelta(days=number) for number in range((last - first).days + 1))
     return [spent.get(day, DayOfUsage(day)) for day in days]
 

@@ -14,10 +14,8 @@ from uuid_utils.compat import uuid7
 from app.billing.models import Tier
 from app.core.db import db
 from app.quota.models import NOBODY, PromptCharge
-from app.users.models import User
 
 NO_SYNC = {"synchronize_session": False}
-NAMED_AT_MOST = 20_000
 EVER = datetime.min.replace(tzinfo=UTC)
 ORIGINAL = func.coalesce(PromptCharge.carried_from, PromptCharge.id)
 COST = ("model", "prompt_tokens", "output_tokens", "thinking_tokens")
@@ -77,24 +75,8 @@ def owns_charges(user_id: UUID) -> bool:
     return bool(db.session.scalar(select(exists().where(PromptCharge.user_id == user_id))))
 
 
-def move_charges(user: User, old_key: str, new_key: str, now: datetime) -> None:
-    """Let what was spent today with one number be spent with another too, each prompt once; it stays spent on both.
-
-    user: locked by the caller. Charges of an earlier version, which do not name their user, get one: those of the
-    old number are this user's, those of the new number were somebody else's.
-    """
-    # A heavy account's oldest ones stay unnamed: the request has seconds.
-    for key, since, owner in ((old_key, user.created_at, user.id), (new_key, EVER, NOBODY)):
-        unnamed = (
-            PromptCharge.mobile_key == key,
-            PromptCharge.refunded_at.is_(None),
-            PromptCharge.user_id.is_(None),
-            PromptCharge.carried_from.is_(None),
-            PromptCharge.created_at >= since,
-        )
-        newest = select(PromptCharge.id).where(*unnamed).order_by(PromptCharge.day.desc()).limit(NAMED_AT_MOST)
-        named = update(PromptCharge).where(PromptCharge.id.in_(newest)).values(user_id=owner)
-        db.session.execute(named, execution_options=NO_SYNC)
+def move_charges(old_key: str, new_key: str, now: datetime) -> None:
+    """Let what was spent today with one number be spent with another too, each prompt once; it stays spent on both."""
     there, day = aliased(PromptCharge), quota_day(now)
     spent = select(
         func.gen_random_uuid(),

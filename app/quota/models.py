@@ -32,7 +32,7 @@ class PromptCharge(Model):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     mobile_key: Mapped[str] = mapped_column(String(64))
-    user_id: Mapped[UUID | None]  # NOBODY once the account is gone; null: a carried copy, or charged before 0016
+    user_id: Mapped[UUID | None]  # NOBODY once the account is gone; null: a carried copy
     day: Mapped[date]
     reply_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]

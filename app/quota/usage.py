@@ -11,8 +11,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
-from limits import RateLimitItem
-from limits.limits import Granularity
+from limits import RateLimitItemPerDay
 from sqlalchemy import bindparam, func, select
 
 from app.billing.models import Tier
@@ -104,30 +103,14 @@ class QuotaExceeded(AppError):
         super().__init__(headers=quota_headers(usage) | {"Retry-After": seconds_left(usage)})
 
 
-class PromptsOfDay(RateLimitItem):
-    """A limit on one calendar day: its key names the day, and it expires at the next midnight UTC."""
-
-    GRANULARITY = Granularity(DAY_SECONDS, "utcday")
-    __slots__ = ("now",)
-
-    def __init__(self, amount: int, now: datetime) -> None:
-        super().__init__(amount, namespace="prompts")
-        self.now = now
-
-    def get_expiry(self) -> int:
-        return seconds_until(next_midnight(self.now), self.now)
-
-    def key_for(self, *identifiers: bytes | str | int | float) -> str:
-        return "/".join([self.namespace, quota_day(self.now).isoformat(), *map(str, identifiers)])
-
-
 def spend_prompt(key: str, usage: Usage) -> Usage:
     """Count one more prompt of a number's day; the caller writes the charge, in the same transaction.
 
     key: the number's keyed hash. usage: what was spent, read while the user's row is locked, which makes the count
     exact. Raises QuotaExceeded, redis.RedisError; then nothing was spent.
     """
-    item = PromptsOfDay(UNLIMITED if usage.limit is None else usage.limit, usage.now)
+    limit, day = UNLIMITED if usage.limit is None else usage.limit, quota_day(usage.now)
+    item = RateLimitItemPerDay(limit, namespace=f"prompts/{day}")  # each day has a counter of its own
     with asking_redis():
         allowed = rate_limits().hit(item, key)
         if usage.limit is not None and allowed is not (usage.used < usage.limit):
@@ -138,7 +121,7 @@ def spend_prompt(key: str, usage: Usage) -> Usage:
     return replace(usage, used=usage.used + 1)
 
 
-def set_counter(item: PromptsOfDay, key: str, charged: int) -> None:
+def set_counter(item: RateLimitItemPerDay, key: str, charged: int) -> None:
     """Let the counter say what the ledger says."""
     storage = rate_limits().storage
     storage.clear(item.key_for(key))

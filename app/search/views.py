@@ -57,7 +57,7 @@ class FoundPageOut(Schema):
 
 @blp.route("")
 class Search(MethodView):
-    @blp.authenticated(scope=Scope.CHAT_READ)
+    @blp.authenticated("searchMessages", scope=Scope.CHAT_READ)
     @blp.arguments(SearchQuery, location="query")
     @blp.response(200, FoundPageOut)
     @blp.errors(NotFound, InvalidCursor)

@@ -1,6 +1,6 @@
 """What goes along to another number: rooms, Pro, and the day's spent prompts, which stay spent on both sides."""
 
-from tests.auth.conftest import PASSWORD, Visitor, sql
+from tests.auth.conftest import PASSWORD, Visitor
 from tests.people import age_codes
 from tests.problems import assert_problem
 
@@ -98,22 +98,3 @@ def test_operators_count_a_carried_prompt_once(app, mover):
         args=["usage", "report", "--from", "2026-01-01", "--to", "2999-01-01", "--by", "tier", "--csv"]
     )
     assert result.output.splitlines()[1].startswith("basic,2,")
-
-
-def test_charges_of_an_earlier_version_go_along(app, mover):
-    spend(mover, mover.token, 2)
-    sql(app, "UPDATE prompt_charges SET user_id = NULL, day = day - 1")
-    changed = mover.change(mover.codes()[0], current_password=PASSWORD).json["access_token"]
-    days = mover.client.get("/user/usage/history", headers={"Authorization": f"Bearer {changed}"}).json["items"]
-    assert [day["prompts"] for day in days[-2:]] == [2, 0]
-
-
-def test_charges_that_an_earlier_version_made_for_the_new_number_stay_somebody_elses(app, mover):
-    visitor, tokens = newcomer(app, mover.new)
-    spend(visitor, tokens["access_token"], 2)
-    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
-    assert visitor.client.delete("/user/me", headers=headers).status_code == 204
-    sql(app, "UPDATE prompt_charges SET user_id = NULL, day = day - 1")
-    changed = mover.change(mover.codes()[0], current_password=PASSWORD).json["access_token"]
-    days = mover.client.get("/user/usage/history", headers={"Authorization": f"Bearer {changed}"}).json["items"]
-    assert {day["prompts"] for day in days} == {0}
