@@ -27,6 +27,7 @@ FLAGS = ("other", "pinned")  # in a cursor of the list: what False and True are 
 # Built once, since most requests ask them.
 IS_OWN = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
 OWN_CHATROOM = select(Chatroom).where(*IS_OWN)
+LOCK_CHATROOM = OWN_CHATROOM.with_for_update(key_share=True)
 OWN_MESSAGE = (
     select(Message)
     .join(Chatroom, Chatroom.id == Message.chatroom_id)
@@ -120,9 +121,13 @@ def parse_moment(text: str) -> datetime:
     return moment.astimezone(UTC)  # PostgreSQL knows fewer offsets than Python
 
 
-def get_chatroom(user_id: UUID, chatroom_id: UUID) -> Chatroom:
-    """The user's chatroom. Raises NotFound, for somebody else's too."""
-    room = db.session.scalar(OWN_CHATROOM, {"room": chatroom_id, "user": user_id})
+def get_chatroom(user_id: UUID, chatroom_id: UUID, *, locked: bool = False) -> Chatroom:
+    """The user's chatroom. Raises NotFound, for somebody else's too.
+
+    locked: nobody else writes to it until the transaction ends; before any of its messages is, as a purge does it.
+    """
+    statement = LOCK_CHATROOM if locked else OWN_CHATROOM
+    room = db.session.scalar(statement, {"room": chatroom_id, "user": user_id})
     if room is None:
         raise NotFound
     return room

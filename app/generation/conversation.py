@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, exists, func, select, update
 
 from app.chatrooms.models import Role, Status, messages
 from app.core.db import db
-from app.generation.queries import IS_OPEN
+from app.generation.queries import IS_OPEN, chatrooms
 from app.integrations.gemini.client import Turn
 
 FIRST_WITH_HISTORY = 3  # the position of a room's second reply
@@ -61,7 +61,11 @@ FITTING_PAIRS = (
     .order_by(PAIRS.c.length_so_far)
 )
 
-UNDER_WAY = select(exists().where(messages.c.chatroom_id == bindparam("room"), IS_OPEN))
+UNDER_WAY = (  # locks the room before its messages, as a purge does
+    select(exists().where(messages.c.chatroom_id == chatrooms.c.id, IS_OPEN).correlate(chatrooms))
+    .where(chatrooms.c.id == bindparam("room"))
+    .with_for_update(key_share=True, of=chatrooms)
+)
 SUPERSEDE = (
     update(messages)
     .where(

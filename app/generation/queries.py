@@ -153,14 +153,19 @@ WAITING_FOR_SLOT = (
     .where(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
     .order_by(messages.c.created_at)
     .limit(1)
-    .with_for_update(skip_locked=True, key_share=True)
 )
 NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
     update(messages)
-    .where(messages.c.id == WAITING_FOR_SLOT.scalar_subquery())
+    .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(skip_locked=True, key_share=True).scalar_subquery())
     .values(enqueued_at=bindparam("at"), held_for=None)
     .returning(messages.c.id, messages.c.status)
     .cte("next_of_user")
+)
+SOMEBODY_WAITS = select(
+    or_(
+        select(NEXT_IN_ROOM.subquery().c.status == Status.QUEUED).scalar_subquery().is_(true()),
+        exists(WAITING_FOR_SLOT),
+    )
 )
 NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
 
@@ -186,6 +191,11 @@ def waits_for_slot() -> ColumnElement[bool]:
     taken = select(func.count()).where(others.c.held_for == messages.c.held_for, others.c.status == Status.GENERATING)
     bound = settings().generations_per_user
     return and_(messages.c.held_for.is_not(None), taken.correlate(messages).scalar_subquery() >= bound)
+
+
+def somebody_waits(chatroom_id: UUID, user_id: UUID) -> bool:
+    """Whether there is anything for `take_next_replies`."""
+    return bool(db.session.scalar(SOMEBODY_WAITS, {"room": chatroom_id, "user": user_id}))
 
 
 def take_next_replies(chatroom_id: UUID, user_id: UUID, now: datetime) -> list[UUID]:

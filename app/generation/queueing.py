@@ -1,5 +1,6 @@
 """Queueing replies: the statement that stores an accepted prompt, and a reply's task, which carries its id alone."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -10,10 +11,12 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, insert, literal_
 from uuid_utils.compat import uuid7
 
 from app.chatrooms.models import Message, Role, Status, messages
-from app.core.db import Model, db
+from app.core.db import DATABASE_GAVE_UP, Model, db, log_database_error
 from app.core.tracing import request_id, traceparent
-from app.core.transactions import Transaction
-from app.generation.queries import chatrooms, take_next_replies
+from app.core.transactions import Transaction, release_connection, transaction
+from app.generation.queries import chatrooms, somebody_waits, take_next_replies
+
+log = logging.getLogger(__name__)
 
 GENERATE_REPLY = "messages.generate_reply"
 NAME_CHATROOM = "chatrooms.name"  # a chore
@@ -71,15 +74,25 @@ def enqueue_generation(tx: Transaction, reply_id: UUID, *, delay_seconds: float 
     tx.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
 
 
-def enqueue_next_replies(
-    tx: Transaction, chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None
-) -> None:
-    """Queue the tasks of the replies that waited for one of this room, or of this user, to end."""
-    chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id, now) if reply_id != exclude}
-    if chosen:
-        mark_enqueued(messages.c.id.in_(chosen), now)
-    for reply_id in chosen:
-        enqueue_generation(tx, reply_id)
+def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None) -> None:
+    """Queue the tasks of the replies that waited for one of this room, or of this user, to end.
+
+    For after the commit of its end: until then a claim is refused that nobody would hear of. Without PostgreSQL a sweep
+    queues them.
+    """
+    try:
+        has_next = somebody_waits(chatroom_id, user_id)
+        release_connection()
+        if not has_next:
+            return
+        with transaction() as tx:
+            chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id, now) if reply_id != exclude}
+            if chosen:
+                mark_enqueued(messages.c.id.in_(chosen), now)
+            for reply_id in chosen:
+                enqueue_generation(tx, reply_id)
+    except DATABASE_GAVE_UP as error:
+        log_database_error(log, "a sweep queues what waited for a reply", error)
 
 
 TAKE_POSITION = (

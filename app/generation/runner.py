@@ -27,6 +27,7 @@ from app.core.transactions import Transaction, release_connection, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
 from app.generation.conversation import conversation
+from app.generation.queueing import enqueue_next_replies
 from app.generation.state import Claim, ClaimedElsewhere
 from app.generation.worker import LeaseKeeper
 from app.integrations.bounded_calls import BoundedCall
@@ -90,7 +91,13 @@ class Runner:
         log_event(log, "generation", outcome=outcome, **facts, **tokens)
 
     def claim(self, reply_id: UUID) -> Claim | None:
-        """Claim a reply; None when it cannot be claimed now."""
+        """Claim a reply; None when it cannot be claimed now.
+
+        A refused one looks again, once its mark is committed: a slot that came free before nobody has told it of.
+        """
+        return self.try_to_claim(reply_id) or self.try_to_claim(reply_id)
+
+    def try_to_claim(self, reply_id: UUID) -> Claim | None:
         while True:  # each time another reply of the room or the user was claimed, so this comes to an end
             with suppress(ClaimedElsewhere), transaction():
                 return state.claim(reply_id, lease=self.keeper.lease)
@@ -174,11 +181,15 @@ class Runner:
         return self.requeue(held, seconds, failures=held.failures, outcome="deferred")
 
     def release(self, held: Claim) -> Outcome:
-        """The call was aborted from outside: if the claim still holds, another worker may have it at once."""
+        """The call was aborted from outside: if the claim still holds, another worker may have it at once.
+
+        If not, its followers look at once whether it is canceled or deleted; where it is deleted, its slot is free.
+        """
         outcome, tokens = self.requeue(held, 0, failures=held.failures, outcome="released")
         if outcome == SUPERSEDED:
-            with suppress(RedisError):  # its followers look at once whether it is canceled or deleted
+            with suppress(RedisError):
                 publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
+            enqueue_next_replies(held.chatroom_id, held.user_id, now=held.now())
         return outcome, tokens
 
 

@@ -84,13 +84,14 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
     require_redis()
     with transaction() as tx:
         user = require_locked_user(user_id)
+        room = get_chatroom(user_id, chatroom_id, locked=True)
         reply = get_message(user_id, chatroom_id, reply_id, locked=True)  # an operator may retry it as well
         if reply.role is not Role.MODEL or not reply.status.is_final or reply.superseded:
             raise ReplyNotRetryable
         if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):
             raise ReplyNotRetryable
         key, usage = mobile_key(user.mobile), usage_of(user, now)
-        require_model(get_chatroom(user_id, chatroom_id).model, usage.tier)
+        require_model(room.model, usage.tier)
         usage = spend_prompt(key, usage)
         if reply.status is Status.COMPLETED:
             reply = state.regenerate(tx, reply, now)

@@ -209,7 +209,7 @@ def requeue(tx: Transaction, held: Claim, delay: timedelta, *, failures: int) ->
         return False
     enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())
     # An earlier reply that was retried meanwhile has waited for this one.
-    enqueue_next_replies(tx, held.chatroom_id, held.user_id, now=held.now(), exclude=held.reply_id)
+    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id, now=held.now(), exclude=held.reply_id))
     return True
 
 
@@ -219,8 +219,11 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
     The caller has locked the user.
     """
     unchanged = (messages.c.id == reply.id, messages.c.status == reply.status, messages.c.attempt == reply.attempt)
-    kept = func.coalesce(func.nullif(part, ""), messages.c.text)
-    values = CLEAR_LEASE | {"status": Status.CANCELED, "text": kept, "completed_at": now, "not_before": None}
+    values = CLEAR_LEASE | {"status": Status.CANCELED, "completed_at": now, "not_before": None}
+    if part:
+        values |= {"text": part}
+    elif reply.text and reply.status is Status.GENERATING:  # of an earlier attempt: no cursor of this one is for it
+        values |= {"attempt": messages.c.attempt + 1}
     asked_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
     statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, asked_at)
     canceled = db.session.execute(statement).one_or_none()
@@ -229,9 +232,9 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
     started_at, charged_since = canceled  # an operator's retry is not charged
     if started_at is None:
         refund_prompt(reply.id, now, charged_since=charged_since)
-    enqueue_next_replies(tx, reply.chatroom_id, user_id, now=now)
     tx.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
     tx.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
+    tx.after_commit(lambda: enqueue_next_replies(reply.chatroom_id, user_id, now=now))
     return True
 
 
@@ -305,6 +308,6 @@ def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
 
 
 def announce_end(tx: Transaction, held: Claim, status: Status, now: datetime) -> None:
-    """Let the next replies begin, and tell those who follow this one."""
-    enqueue_next_replies(tx, held.chatroom_id, held.user_id, now=now)
+    """Tell those who follow this reply, and let the next ones begin."""
     tx.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))
+    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id, now=now))

@@ -3,14 +3,19 @@
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from importlib import import_module
+from threading import Thread
 from uuid import UUID
 
 import pytest
 
+from app.account.tasks import purge_chatroom
 from app.core.clock import utc_now
 from app.generation.service import retry_failed
+from sandbox.stack.processes import wait_until
 from tests.generation.test_conversation import sent_to
 from tests.problems import assert_problem
+from tests.rooms import somebody_waits_for_a_lock
 
 
 def say(text):
@@ -204,3 +209,26 @@ def test_an_edit_that_waits_is_answered_with_the_reply(user, worker):
     assert (answer.status_code, answer.json["reply"]["text"]) == (200, "Two.")
     export = user.get("/user/me/export").json["chatrooms"][0]["messages"]
     assert [message["superseded"] for message in export] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("feature", ["messages", "generation"])
+def test_a_change_and_the_purge_of_its_room_wait_for_each_other_in_one_order(room, talk, monkeypatch, feature):
+    """The purge locks the room and then its messages."""
+    module = import_module(f"app.{feature}.service")
+    spend, ended = module.spend_prompt, []
+
+    def purge():
+        with room.app.app_context():
+            ended.append(purge_chatroom())
+
+    def spend_meanwhile(*args):
+        deletion.start()
+        assert wait_until(somebody_waits_for_a_lock, seconds=10)
+        return spend(*args)
+
+    deletion = Thread(target=lambda: (room.person.delete(room.path), purge()))
+    monkeypatch.setattr(module, "spend_prompt", spend_meanwhile)
+    changed = edit(room, talk[0].in_reply_to) if feature == "messages" else retry(room, talk[0].id)
+    deletion.join(10)
+    assert changed.status_code == 202
+    assert ended == [True]

@@ -10,8 +10,11 @@ from sqlalchemy import event, text
 from app.core.broker import GENERATIONS
 from app.core.db import db
 from app.core.transactions import transaction
+from app.generation import state
+from app.generation.queueing import GENERATE_REPLY
+from app.integrations.gemini.client import Answer, FinishReason, TokenUsage
 from sandbox.stack.processes import wait_until
-from tests.event_streams import events_of, text_of
+from tests.event_streams import events_of, follow, text_of
 from tests.queues import waiting_tasks
 from tests.rooms import somebody_waits_for_a_lock
 
@@ -215,6 +218,32 @@ def test_a_kept_part_stays_until_the_new_text_is_there(room, runner, gemini):
     assert room.read(reply_id).text == SAID
 
 
+def test_a_retry_that_is_canceled_before_its_part_is_known_begins_the_kept_text_anew(room, runner, gemini):
+    """Its followers have some of a text that is not kept."""
+    gemini.behave(hang_after=3, say=SAID)
+    reply_id = room.send("Hello", stream=True)
+    thread = room.generate_meanwhile(runner, reply_id)
+    client, key = room.app.extensions["redis"], f"reply:{reply_id}:events"
+    assert wait_until(lambda: client.xlen(key) >= 4, seconds=10)
+    kept = cancel(room, reply_id).json["text"]
+    thread.join()
+    gemini.reset()
+    gemini.behave(hang_after=3, say="Uno dos tres cuatro cinco.")
+    retry(room, reply_id)
+    stream = follow(room, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
+    events = [next(stream)]
+    while text_of(events) != "Uno dos tres":
+        events.append(next(stream))
+    client.delete(key)
+    assert cancel(room, reply_id).json["text"] == kept
+    thread.join()
+    gemini.reset()
+    events += list(stream)
+    assert text_of(events) == kept
+    assert text_of(list(follow(room, reply_id, events[-1].id)), kept) == kept
+
+
 def test_a_retried_reply_sees_only_the_turns_before_it(room, runner, gemini):
     room.answer(runner, "First")
     second = room.answer(runner, "[[sandbox: block]]")
@@ -262,7 +291,8 @@ def test_a_retried_reply_goes_on_when_the_later_one_is_put_back(room, runner, ge
     room.generate(runner, first)
     assert room.read(first).status == "queued"
     thread.join()
-    assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (str(first),))
+    queued_then = waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-2:]  # it, and the one that was put back
+    assert ("messages.generate_reply", (str(first),)) in queued_then
 
 
 def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, runner, gemini):
@@ -279,6 +309,27 @@ def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, runner, gem
     thread.join()
     assert room.read(first).status == "queued"
     assert gemini.stats()["calls"] == calls
+
+
+def test_a_prompt_that_is_sent_while_the_reply_before_it_ends_is_answered_next(room, runner):
+    """Its task is taken when the end is written and not committed, and finds the room busy."""
+    first = room.send("First")
+    with room.app.app_context():
+        held = runner.claim(first)
+    client = room.app.extensions["redis"]
+    answer = Answer("Done.", "gemini-3.5-flash", FinishReason.STOP, TokenUsage())
+
+    def send_and_generate():
+        second = room.send("Second")
+        client.flushdb()
+        room.generate(runner, second)
+        return second
+
+    with ThreadPoolExecutor(1) as other, room.app.app_context(), transaction() as tx:
+        assert state.complete(tx, held, answer)
+        second = other.submit(send_and_generate).result()
+    assert room.read(second).status == "queued"
+    assert (GENERATE_REPLY, (str(second),)) in waiting_tasks(client, GENERATIONS)
 
 
 def test_a_retry_goes_under_its_own_request_id(room, runner, gemini):

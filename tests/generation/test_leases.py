@@ -9,8 +9,9 @@ from sqlalchemy import event, text
 
 from app.chatrooms.models import Status
 from app.core.db import db
-from app.core.transactions import Transaction, transaction
+from app.core.transactions import transaction
 from app.generation import state
+from app.generation.queries import somebody_waits, take_next_replies
 from app.generation.tasks import sweep
 from app.streaming.events import STOP_CHANNEL, cancel_generation
 from tests.rooms import Room
@@ -340,7 +341,8 @@ def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_ro
             held = state.claim(db.session.scalar(queued), lease=LEASE)
         for action in (
             lambda: state.renew([held], lease=LEASE),
-            lambda: state.enqueue_next_replies(Transaction(), held.chatroom_id, held.user_id, now=held.now()),
+            lambda: somebody_waits(held.chatroom_id, held.user_id),
+            lambda: take_next_replies(held.chatroom_id, held.user_id, held.now()),
             lambda: state.write(
                 held, state.CLEAR_LEASE | {"status": Status.COMPLETED, "text": "Hi", "completed_at": held.now()}
             ),

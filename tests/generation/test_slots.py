@@ -6,12 +6,14 @@ from datetime import timedelta
 
 import pytest
 
+from app.account.tasks import purge_chatroom
 from app.chatrooms.models import Status
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.transactions import transaction
 from app.generation import state
 from app.generation.worker import sweep_replies
+from app.integrations.gemini.client import Answer, FinishReason, TokenUsage
 from app.ops.totals import queue
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
@@ -21,6 +23,7 @@ from tests.rooms import Room
 SLOTS = 2
 LEASE = timedelta(seconds=60)
 REQUEUE_AFTER = timedelta(seconds=8)
+ANSWER = Answer("Done.", "gemini-3.5-flash", FinishReason.STOP, TokenUsage())
 
 
 @pytest.fixture
@@ -83,6 +86,46 @@ def test_a_reply_over_the_bound_waits_without_a_thread_and_follows_when_one_ends
     rooms[SLOTS].generate(runner, refused[0])
     assert rooms[SLOTS].read(refused[0]).status == "completed"
     assert str(refused[SLOTS]) in tasks_of(two_slots)
+
+
+def complete(room, held):
+    with room.app.app_context(), transaction() as tx:
+        assert state.complete(tx, held, ANSWER)
+
+
+def test_a_slot_that_comes_free_while_a_reply_is_refused_is_taken(rooms, make_runner, monkeypatch):
+    held = [take(room, room.send("Hello")) for room in rooms[:SLOTS]]
+    refused = rooms[SLOTS].send("Hello")
+    runner, claim = make_runner(), state.claim
+
+    def claim_meanwhile(reply_id, **kwargs):
+        found = claim(reply_id, **kwargs)
+        monkeypatch.undo()
+        with ThreadPoolExecutor(1) as other:  # which sees no mark yet
+            other.submit(complete, rooms[0], held[0]).result()
+        return found
+
+    monkeypatch.setattr(state, "claim", claim_meanwhile)
+    rooms[SLOTS].generate(runner, refused)
+    assert rooms[SLOTS].read(refused).status == "completed"
+
+
+def test_a_deleted_chatroom_frees_its_slot(two_slots, rooms, make_runner, gemini, forget_tasks):
+    runner = make_runner()
+    gemini.behave(hang=True)
+    held = [room.send("Hello") for room in rooms[:SLOTS]]
+    threads = [room.generate_meanwhile(runner, reply) for room, reply in zip(rooms, held, strict=False)]
+    gemini.wait_for(in_flight_at_least=SLOTS)
+    refused = rooms[SLOTS].send("Hello")
+    rooms[SLOTS].generate(runner, refused)
+    forget_tasks()
+    rooms[0].person.delete(rooms[0].path)
+    with two_slots.app_context():
+        assert purge_chatroom()
+    threads[0].join(10)
+    assert tasks_of(two_slots) == [str(refused)]
+    gemini.reset()
+    threads[1].join()
 
 
 def test_another_user_is_not_bound_by_it(two_slots, rooms, make_user):
