@@ -79,7 +79,12 @@ def is_no_silent_client(record: logging.LogRecord) -> bool:
 
 
 def headers_without_server(response: Response) -> list[str]:
-    """gunicorn's default headers, without the one that names the server and its version."""
+    """gunicorn's default headers, without the one that names the server and its version.
+
+    They announce the end of a connection on which a part of a body is left (`drain_unread`).
+    """
+    if getattr(response.req.body, "is_left_unread", False):
+        response.force_close()
     return [header for header in gunicorn_headers(response) if not header.startswith("Server:")]
 
 

@@ -109,18 +109,22 @@ class Request(flask.Request):
 
 
 def drain_unread(response: Response) -> Response:
-    """Read away what is left of a large body, up to MAX_DRAIN_BYTES.
+    """Read away what is left of a large body, up to MAX_DRAIN_BYTES; mark the body when there is more.
 
     A server that closes while its client still sends breaks the connection, and the client never sees the answer. And
-    gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails.
+    gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails. Of
+    a marked body the server's worker announces the close.
     """
     is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
-    has_waited = response.status_code == HTTPStatus.REQUEST_TIMEOUT  # for this body, which did not come
-    if is_large and not has_waited and request.environ.get("wsgi.input_terminated"):
+    if is_large and request.environ.get("wsgi.input_terminated"):
         body, left = request.environ["wsgi.input"], MAX_DRAIN_BYTES
+        body.is_left_unread = True
+        if response.status_code == HTTPStatus.REQUEST_TIMEOUT:  # it was waited for already
+            return response
         with suppress(Exception):  # a client that falls silent or goes away
             while left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, left))):
                 left -= len(chunk)
+            body.is_left_unread = left <= 0
     return response
 
 

@@ -99,6 +99,16 @@ def test_a_connection_serves_on_after_a_body_that_nobody_read(web, method, path,
             assert connection.sock is own  # http.client opens another one when the server has closed it
 
 
+def test_a_connection_that_ends_after_a_huge_body_says_so(web):
+    address = urlsplit(web.url)
+    with closing(HTTPConnection(address.hostname, address.port, timeout=10)) as connection:
+        for size, announced in ((MEBIBYTE, "keep-alive"), (9 * MEBIBYTE, "close")):
+            connection.request("POST", "/auth/signup", b" " * size, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            assert (answer.status, answer.headers["Connection"]) == (413, announced)
+
+
 def test_small_chunked_body_is_read(web, token):
     response = web.call(
         "POST", "/chatroom", token=token, data=pieces(16_384), headers={"Content-Type": "application/json"}
