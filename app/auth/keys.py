@@ -60,7 +60,7 @@ def create_key(
 
 def list_keys(user_id: UUID, *, now: datetime) -> list[ApiKey]:
     """The user's active keys, the newest first."""
-    statement = select(ApiKey).where(ApiKey.user_id == user_id, *is_active(now))
+    statement = select(ApiKey).where(ApiKey.user_id == user_id, *active_key(now))
     return list(db.session.scalars(statement.order_by(ApiKey.id.desc())))
 
 
@@ -75,7 +75,7 @@ def revoke_keys(
     tx: Transaction, user_id: UUID, now: datetime, *, revoked_by: Client | None = None, only: UUID | None = None
 ) -> int:
     """End the user's keys; how many were active. revoked_by: who does it, to be noted as a security event of each."""
-    active = [ApiKey.user_id == user_id, *is_active(now)]
+    active = [ApiKey.user_id == user_id, *active_key(now)]
     if only is not None:
         active.append(ApiKey.id == only)
     ended = update(ApiKey).where(*active).values(revoked_at=now).returning(ApiKey.id)
@@ -102,10 +102,10 @@ def find_key(key: str) -> dict[str, Any] | None:
 
 def is_key_active(key_id: UUID, user_id: UUID, now: datetime) -> bool:
     """Whether the key has not ended; as `note_use`."""
-    return note_use(ApiKey, ApiKey.id == key_id, ApiKey.user_id == user_id, *is_active(now), now=now)
+    return note_use(ApiKey, ApiKey.id == key_id, ApiKey.user_id == user_id, *active_key(now), now=now)
 
 
-def is_active(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def active_key(now: datetime) -> tuple[ColumnElement[bool], ...]:
     """The conditions of a key that has not ended."""
     return (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now))
 
