@@ -20,7 +20,7 @@ import psycopg2
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2 import extensions
-from sqlalchemy import Connection, DateTime, Enum, MetaData, Table, event
+from sqlalchemy import Connection, DateTime, Enum, MetaData, Select, Table, event, select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -222,6 +222,15 @@ def log_database_error(log: logging.Logger, consequence: str, error: Exception) 
         log.warning("PostgreSQL is unavailable (%s): %s", first_line(error), consequence)
     else:
         log.error("PostgreSQL has given a statement up: %s", consequence, exc_info=error)
+
+
+def unlocked(rows: Select[Any]) -> Select[Any]:
+    """The keys of rows that nobody else holds, locked, for the `IN` of an UPDATE or a DELETE.
+
+    PostgreSQL looks for them once: without the common table expression it may do so for each row of the table, and each
+    time come upon others than those it has locked, so that LIMIT bounds nothing.
+    """
+    return select(rows.with_for_update(skip_locked=True).cte())
 
 
 def text_enum(kind: type[enum.StrEnum], name: str) -> Enum:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, insert, literal_
 from uuid_utils.compat import uuid7
 
 from app.chatrooms.models import Message, Role, Status, messages
-from app.core.db import DATABASE_GAVE_UP, Model, db, log_database_error
+from app.core.db import DATABASE_GAVE_UP, Model, db, log_database_error, unlocked
 from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction, release_connection, transaction
 from app.generation.queries import chatrooms, somebody_waits, take_next_replies
@@ -110,6 +110,6 @@ def take_position(chatroom_id: UUID) -> int:
 
 def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
     """Note that the replies' tasks are queued at `now`, except those of locked rows; their ids."""
-    unlocked = select(messages.c.id).where(condition).with_for_update(skip_locked=True)
-    statement = update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=now)
+    free = unlocked(select(messages.c.id).where(condition))
+    statement = update(messages).where(messages.c.id.in_(free)).values(enqueued_at=now)
     return db.session.scalars(statement.returning(messages.c.id)).all()

@@ -41,7 +41,7 @@ from app.chatrooms.models import (
     messages,
 )
 from app.core import settings
-from app.core.db import db
+from app.core.db import db, unlocked
 from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import CLAIM
@@ -271,7 +271,7 @@ def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now
     chosen = select(messages.c.id).where(*failed)
     if reply_id is not None:
         chosen = chosen.where(messages.c.id == reply_id)
-    chosen = chosen.order_by(messages.c.completed_at).limit(BATCH).with_for_update(skip_locked=True)
+    chosen = unlocked(chosen.order_by(messages.c.completed_at).limit(BATCH))
     statement = update(messages).where(messages.c.id.in_(chosen)).values(queued_again(now)).returning(messages.c.id)
     queued = list(db.session.scalars(statement))
     for queued_id in queued:

@@ -1,5 +1,7 @@
 """What a request may cost once its session is known. A change that costs more or less edits this table."""
 
+from threading import get_ident
+
 import pytest
 from redis.connection import AbstractConnection
 from sqlalchemy import event
@@ -24,12 +26,13 @@ COSTS = {  # SQL statements, and round trips to Redis, the list's version and th
 
 @pytest.fixture
 def round_trips(monkeypatch):
-    """Every packet that is sent to Redis."""
-    sent = []
+    """Every packet that this thread sends to Redis: others may still listen for the cancellations of an earlier test."""
+    sent, own = [], get_ident()
     send = AbstractConnection.send_packed_command
 
     def note(self, command, **kwargs):
-        sent.append(command)
+        if get_ident() == own:
+            sent.append(command)
         return send(self, command, **kwargs)
 
     monkeypatch.setattr(AbstractConnection, "send_packed_command", note)
