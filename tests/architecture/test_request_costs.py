@@ -26,7 +26,7 @@ COSTS = {  # SQL statements, and round trips to Redis, the list's version and th
 
 @pytest.fixture
 def round_trips(monkeypatch):
-    """Every packet that this thread sends to Redis: others may still listen for the cancellations of an earlier test."""
+    """Every packet that this thread sends to Redis; others may still listen for an earlier test's cancellations."""
     sent, own = [], get_ident()
     send = AbstractConnection.send_packed_command
 
