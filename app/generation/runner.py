@@ -86,6 +86,8 @@ class Runner:
         traceparent.set(held.traceparent)
         began = time.monotonic()
         outcome, tokens = self.skip(held) or self.attempt(held)
+        if outcome == SUPERSEDED:
+            tell_others(held)
         seconds = round(time.monotonic() - began, 3)
         facts = {"reply_id": held.reply_id, "attempt": held.attempt, "seconds": seconds}
         log_event(log, "generation", outcome=outcome, **facts, **tokens)
@@ -124,7 +126,7 @@ class Runner:
                 held = replace(held, messages_sent=len(turns))
                 answer = self.ask(held, turns, call)
         except CallAborted:
-            return self.release(held)
+            return self.requeue(held, 0, failures=held.failures, outcome="released")  # another worker may have it
         except DATABASE_UNAVAILABLE:
             return self.defer(held, backoff_seconds(1))
         except ConversationUnreadable:
@@ -180,17 +182,16 @@ class Runner:
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         return self.requeue(held, seconds, failures=held.failures, outcome="deferred")
 
-    def release(self, held: Claim) -> Outcome:
-        """The call was aborted from outside: if the claim still holds, another worker may have it at once.
 
-        If not, its followers look at once whether it is canceled or deleted; where it is deleted, its slot is free.
-        """
-        outcome, tokens = self.requeue(held, 0, failures=held.failures, outcome="released")
-        if outcome == SUPERSEDED:
-            with suppress(RedisError):
-                publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
-            enqueue_next_replies(held.chatroom_id, held.user_id, now=held.now())
-        return outcome, tokens
+def tell_others(held: Claim) -> None:
+    """Let followers of a reply look at once, and what waited for it begin.
+
+    For one that somebody else has now, or nobody, since it is canceled or deleted; or that is stored, by a commit whose
+    acknowledgement was lost.
+    """
+    with suppress(RedisError):
+        publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
+    enqueue_next_replies(held.chatroom_id, held.user_id, now=held.now())
 
 
 def read_conversation(held: Claim) -> Sequence[Turn]:

@@ -7,11 +7,15 @@ import psycopg2
 import pytest
 from uuid_utils.compat import uuid7
 
+from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
-from app.core.transactions import transaction
+from app.core.db import DatabaseUnavailable
+from app.core.transactions import Transaction, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
+from app.generation.queueing import GENERATE_REPLY
 from sandbox.stack.processes import wait_until
+from tests.queues import waiting_tasks
 
 LEASE = timedelta(seconds=5)
 
@@ -143,6 +147,24 @@ def test_twenty_tasks_at_once_ask_gemini_once(room, runner, gemini):
         thread.join()
     assert gemini.stats()["calls"] == 1
     assert room.read(reply_id).status == "completed"
+
+
+def test_a_reply_whose_commit_nobody_acknowledged_lets_the_next_begin(room, runner, monkeypatch):
+    """It is stored; the worker tries again, and finds that the reply is not its own any more."""
+    first, second = room.send("First"), room.send("Second")
+    client, run_actions = room.app.extensions["redis"], Transaction.run_actions
+
+    def lose_the_acknowledgement(tx):
+        if tx._after_commit:  # the reply's end
+            monkeypatch.undo()
+            client.flushdb()
+            raise DatabaseUnavailable("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+        run_actions(tx)
+
+    monkeypatch.setattr(Transaction, "run_actions", lose_the_acknowledgement)
+    room.generate(runner, first)
+    assert room.read(first).status == "completed"
+    assert waiting_tasks(client, GENERATIONS) == [(GENERATE_REPLY, (str(second),))]
 
 
 def test_only_the_current_attempt_may_write(room, make_runner, gemini):
