@@ -12,7 +12,7 @@ from app.chatrooms.models import Chatroom, IdempotencyKey, messages
 from app.chatrooms.service import PURGE
 from app.core.celery import enqueue
 from app.core.clock import utc_now
-from app.core.db import Model, db, unlocked
+from app.core.db import Model, db, locked_keys
 from app.core.transactions import AT_ONCE_SECONDS, transaction
 from app.generation.queries import IS_OPEN
 from app.quota.ledger import disown_charges, owns_charges
@@ -101,5 +101,5 @@ def disown_chatrooms(user_id: UUID) -> int:
 def delete_some(model: type[Model], condition: ColumnElement[bool]) -> int:
     """Delete up to BATCH rows that nobody else holds; how many."""
     key = model.__mapper__.primary_key
-    some = unlocked(select(*key).where(condition).limit(BATCH))
+    some = locked_keys(select(*key).where(condition).limit(BATCH))
     return int(db.session.execute(delete(model).where(tuple_(*key).in_(some))).rowcount)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from app.auth.models import ApiKey, AuthSession, NumberThrottle, OneTimeCode, Re
 from app.auth.sessions import session_lifetime
 from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.core.clock import utc_now
-from app.core.db import unlocked
+from app.core.db import locked_keys
 from app.core.transactions import delete_in_batches
 from app.users.models import User
 
@@ -62,7 +62,7 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
             tokens = select(RefreshToken.id).where(RefreshToken.session_id.in_(old)).limit(TOKEN_BATCH)
             batches[f"refresh tokens of {name}"] = deletion(RefreshToken, tokens)
             old = select(key).where(key.in_(old), ~exists().where(RefreshToken.session_id == AuthSession.id))
-        batches[name] = deletion(model, unlocked(old))
+        batches[name] = deletion(model, locked_keys(old))
     return dict(zip(batches, delete_in_batches(*batches.values()), strict=True))
 
 

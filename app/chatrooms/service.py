@@ -127,7 +127,7 @@ def get_chatroom(user_id: UUID, chatroom_id: UUID, *, locked: bool = False) -> C
     locked: nobody else writes to it until the transaction ends; before any of its messages is, as a purge does it.
     """
     statement = LOCK_CHATROOM if locked else OWN_CHATROOM
-    room = db.session.scalar(statement, {"room": chatroom_id, "user": user_id})
+    room = db.session.scalar(statement, {"room": chatroom_id, "user": user_id}, execution_options=AS_STORED)
     if room is None:
         raise NotFound
     return room

@@ -102,7 +102,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._prepare_doc_cbks.append(describe_errors)
+        self._prepare_doc_cbks.append(describe_contract)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
         """What a route takes; the example of a body is made from its fields' examples."""
@@ -187,8 +187,8 @@ def example_of(schema: ma.Schema) -> dict[str, Any]:
     return body
 
 
-def describe_errors(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-    """Add the name of a route and every error of it to its OpenAPI description, with an example of each."""
+def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+    """Add a route's name, its auth and every error of it, with an example of each, to its OpenAPI description."""
     contract = doc_info.get("contract", {})
     arguments = doc_info.get("arguments", {})
     doc["operationId"] = contract["name"]

@@ -224,8 +224,8 @@ def log_database_error(log: logging.Logger, consequence: str, error: Exception) 
         log.error("PostgreSQL has given a statement up: %s", consequence, exc_info=error)
 
 
-def unlocked(rows: Select[Any]) -> Select[Any]:
-    """The keys of rows that nobody else holds, locked, for the `IN` of an UPDATE or a DELETE.
+def locked_keys(rows: Select[Any]) -> Select[Any]:
+    """The keys of rows that nobody else holds, and that are locked now; for the `IN` of an UPDATE or a DELETE.
 
     PostgreSQL looks for them once: without the common table expression it may do so for each row of the table, and each
     time come upon others than those it has locked, so that LIMIT bounds nothing.

@@ -118,10 +118,10 @@ def drain_unread(response: Response) -> Response:
     is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
     if is_large and request.environ.get("wsgi.input_terminated"):
         body, left = request.environ["wsgi.input"], MAX_DRAIN_BYTES
-        body.is_left_unread = True
-        if response.status_code == HTTPStatus.REQUEST_TIMEOUT:  # it was waited for already
-            return response
-        with suppress(Exception):  # a client that falls silent or goes away
+        with suppress(Exception):  # a client that falls silent or goes away; a server whose bodies take no mark
+            body.is_left_unread = True
+            if response.status_code == HTTPStatus.REQUEST_TIMEOUT:  # it was waited for already
+                return response
             while left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, left))):
                 left -= len(chunk)
             body.is_left_unread = left <= 0

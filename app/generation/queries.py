@@ -156,7 +156,7 @@ WAITING_FOR_SLOT = (
 )
 NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
     update(messages)
-    .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(skip_locked=True, key_share=True).scalar_subquery())
+    .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(key_share=True).scalar_subquery())
     .values(enqueued_at=bindparam("at"), held_for=None)
     .returning(messages.c.id, messages.c.status)
     .cte("next_of_user")

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, insert, literal_
 from uuid_utils.compat import uuid7
 
 from app.chatrooms.models import Message, Role, Status, messages
-from app.core.db import DATABASE_GAVE_UP, Model, db, log_database_error, unlocked
+from app.core.db import DATABASE_GAVE_UP, Model, db, locked_keys, log_database_error
 from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction, release_connection, transaction
 from app.generation.queries import chatrooms, somebody_waits, take_next_replies
@@ -81,9 +81,7 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, now: datetime, exc
     queues them.
     """
     try:
-        has_next = somebody_waits(chatroom_id, user_id)
-        release_connection()
-        if not has_next:
+        if not somebody_waits(chatroom_id, user_id):
             return
         with transaction() as tx:
             chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id, now) if reply_id != exclude}
@@ -93,6 +91,8 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, now: datetime, exc
                 enqueue_generation(tx, reply_id)
     except DATABASE_GAVE_UP as error:
         log_database_error(log, "a sweep queues what waited for a reply", error)
+    finally:
+        release_connection()
 
 
 TAKE_POSITION = (
@@ -110,6 +110,6 @@ def take_position(chatroom_id: UUID) -> int:
 
 def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
     """Note that the replies' tasks are queued at `now`, except those of locked rows; their ids."""
-    free = unlocked(select(messages.c.id).where(condition))
+    free = locked_keys(select(messages.c.id).where(condition))
     statement = update(messages).where(messages.c.id.in_(free)).values(enqueued_at=now)
     return db.session.scalars(statement.returning(messages.c.id)).all()

@@ -41,7 +41,7 @@ from app.chatrooms.models import (
     messages,
 )
 from app.core import settings
-from app.core.db import db, unlocked
+from app.core.db import db, locked_keys
 from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction
 from app.generation.queries import CLAIM
@@ -222,7 +222,7 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
     values = CLEAR_LEASE | {"status": Status.CANCELED, "completed_at": now, "not_before": None}
     if part:
         values |= {"text": part}
-    elif reply.text and reply.status is Status.GENERATING:  # of an earlier attempt: no cursor of this one is for it
+    elif reply.text:  # of an earlier attempt than those since: no cursor of theirs is for it
         values |= {"attempt": messages.c.attempt + 1}
     asked_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
     statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, asked_at)
@@ -271,7 +271,7 @@ def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now
     chosen = select(messages.c.id).where(*failed)
     if reply_id is not None:
         chosen = chosen.where(messages.c.id == reply_id)
-    chosen = unlocked(chosen.order_by(messages.c.completed_at).limit(BATCH))
+    chosen = locked_keys(chosen.order_by(messages.c.completed_at).limit(BATCH))
     statement = update(messages).where(messages.c.id.in_(chosen)).values(queued_again(now)).returning(messages.c.id)
     queued = list(db.session.scalars(statement))
     for queued_id in queued:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 from uuid_utils.compat import uuid7
 
 from app.billing.models import Tier
-from app.core.db import db, unlocked
+from app.core.db import db, locked_keys
 from app.quota.models import NOBODY, PromptCharge
 
 NO_SYNC = {"synchronize_session": False}
@@ -65,7 +65,7 @@ def disown_charges(user_id: UUID, *, at_most: int) -> int:
     Those that the purge of a chatroom holds are left for the next time: to wait for each other would be a deadlock.
     """
     some = select(PromptCharge.id).where(PromptCharge.user_id == user_id).limit(at_most)
-    free = PromptCharge.id.in_(unlocked(some))
+    free = PromptCharge.id.in_(locked_keys(some))
     disowned = update(PromptCharge).where(free).values(user_id=NOBODY).returning(PromptCharge.id)
     return len(db.session.scalars(disowned, execution_options=NO_SYNC).all())
 

@@ -32,7 +32,8 @@ class PromptCharge(Model):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     mobile_key: Mapped[str] = mapped_column(String(64))
-    user_id: Mapped[UUID | None]  # NOBODY once the account is gone; null: a carried copy
+    # NOBODY once the account is gone; null: a carried copy, or a charge of before 0016 whose reply is gone
+    user_id: Mapped[UUID | None]
     day: Mapped[date]
     reply_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[datetime]

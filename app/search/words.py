@@ -2,7 +2,8 @@
 
 PostgreSQL's function `search_words` (migration 0014) does the same to what is stored; a test compares the two.
 
-- Case, accents, vowel points and the width of a letter make no difference: `cafe` finds `CAFÉ`.
+- Case, accents, vowel points and the width of a letter make no difference: `cafe` finds `CAFÉ`. A sigma at the end of a
+  word is kept as it is written, and a query asks for both.
 - Chinese, Japanese, Thai, Lao, Burmese and Khmer have no spaces between words. There each two neighbours are a word,
   and the first and the last alone: 日本語 is 日, 日本, 本語 and 語. A query asks for its pairs, and one letter alone
   for what begins with it.
@@ -104,14 +105,16 @@ def letters_of(text: str) -> Iterator[str]:
     """The letters of a text, each with what joins it."""
     begin = 0
     for end in range(1, len(text) + 1):
-        if end == len(text) or text[end].isascii() or not joins(text[end]):
+        if end == len(text) or text[end].isascii() or not joins(text[begin:end], text[end]):
             yield text[begin:end]
             begin = end
 
 
-def joins(character: str) -> bool:
-    """Whether it is a part of the letter before it."""
-    return unicodedata.category(character).startswith("M") or JOINING.match(character) is not None
+def joins(letter: str, character: str) -> bool:
+    """Whether the character is a part of the letter before it. One of JOINING is, if the two make one."""
+    if unicodedata.category(character).startswith("M"):
+        return True
+    return bool(JOINING.match(character)) and len(fold(letter + character)) < len(fold(letter)) + len(fold(character))
 
 
 class Matcher:
@@ -125,9 +128,12 @@ class Matcher:
         self.runs = re.compile("|".join(map(re.escape, runs)) or NOTHING)
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they stand in a text; of the last one, where a word begins with it."""
-        folded = FoldedText(text)
-        return map(folded.origin, self.folded_spans(folded.text))
+        """Where they stand in a text, each letter once; of the last one, where a word begins with it."""
+        folded, end = FoldedText(text), 0
+        for span in map(folded.origin, self.folded_spans(folded.text)):
+            if span[0] >= end:  # one character may be several words, as a fraction is
+                yield span
+                end = span[1]
 
     def folded_spans(self, folded: str) -> Iterator[tuple[int, int]]:
         for found in WORD.finditer(folded):

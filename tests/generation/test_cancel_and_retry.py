@@ -10,7 +10,7 @@ from sqlalchemy import event, text
 from app.core.broker import GENERATIONS
 from app.core.db import db
 from app.core.transactions import transaction
-from app.generation import state
+from app.generation import queueing, state
 from app.generation.queueing import GENERATE_REPLY
 from app.integrations.gemini.client import Answer, FinishReason, TokenUsage
 from sandbox.stack.processes import wait_until
@@ -242,6 +242,36 @@ def test_a_retry_that_is_canceled_before_its_part_is_known_begins_the_kept_text_
     events += list(stream)
     assert text_of(events) == kept
     assert text_of(list(follow(room, reply_id, events[-1].id)), kept) == kept
+
+
+def test_a_retry_that_broke_off_and_is_canceled_while_it_waits_begins_the_kept_text_anew(room, runner, gemini):
+    gemini.behave(hang_after=3, say=SAID)
+    reply_id = room.send("Hello", stream=True)
+    thread = room.generate_meanwhile(runner, reply_id)
+    client, key = room.app.extensions["redis"], f"reply:{reply_id}:events"
+    assert wait_until(lambda: client.xlen(key) >= 4, seconds=10)
+    kept = cancel(room, reply_id).json["text"]
+    thread.join()
+    gemini.reset()
+    gemini.behave(drop_after=3, say="Uno dos tres cuatro cinco.")
+    retry(room, reply_id)
+    stream = follow(room, reply_id)
+    room.generate(runner, reply_id)
+    events = [next(stream)]
+    while text_of(events) != "Uno dos tres":
+        events.append(next(stream))
+    assert room.read(reply_id).status == "queued"
+    assert cancel(room, reply_id).json["text"] == kept
+    assert text_of(events + list(stream)) == kept
+
+
+def test_a_cancellation_is_answered_although_its_connection_is_lost_at_that_moment(room, monkeypatch):
+    def lose_the_connection(*_):
+        db.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    reply_id = room.send("Hello")
+    monkeypatch.setattr(queueing, "somebody_waits", lose_the_connection)
+    assert cancel(room, reply_id).json["status"] == "canceled"
 
 
 def test_a_retried_reply_sees_only_the_turns_before_it(room, runner, gemini):

@@ -7,11 +7,12 @@ import psycopg2
 import pytest
 from sqlalchemy import event, text
 
-from app.chatrooms.models import Status
+from app.chatrooms.models import Status, messages
 from app.core.db import db
 from app.core.transactions import transaction
 from app.generation import state
 from app.generation.queries import somebody_waits, take_next_replies
+from app.generation.queueing import mark_enqueued
 from app.generation.tasks import sweep
 from app.streaming.events import STOP_CHANNEL, cancel_generation
 from tests.rooms import Room
@@ -343,6 +344,7 @@ def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_ro
             lambda: state.renew([held], lease=LEASE),
             lambda: somebody_waits(held.chatroom_id, held.user_id),
             lambda: take_next_replies(held.chatroom_id, held.user_id, held.now()),
+            lambda: mark_enqueued(messages.c.id.in_([held.reply_id]), held.now()),
             lambda: state.write(
                 held, state.CLEAR_LEASE | {"status": Status.COMPLETED, "text": "Hi", "completed_at": held.now()}
             ),

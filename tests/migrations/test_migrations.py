@@ -300,12 +300,17 @@ def test_rows_of_before_get_what_they_lack(migrator):
                 reply_id = (SELECT id FROM messages WHERE role = 'model')""",
         ):
             connection.execute(sa.text(older))
+        connection.execute(
+            sa.text(
+                """INSERT INTO prompt_charges (id, mobile_key, day, created_at, carried_from)
+                SELECT gen_random_uuid(), 'another', day, created_at, id FROM prompt_charges LIMIT 1"""
+            )
+        )
     migrator.to("0021")
     with migrator.engine.connect() as connection:
         tokens = connection.execute(sa.text("SELECT thinking_tokens, cached_tokens, total_tokens FROM messages")).all()
         assert {tuple(row) for row in tokens} == {(0, 0, 60)}
         assert connection.scalar(sa.text("SELECT title_source FROM chatrooms")) == "user"
         owned = "SELECT count(*) FROM prompt_charges JOIN chatrooms USING (user_id)"
-        assert (
-            connection.scalar(sa.text(owned)) == connection.scalar(sa.text("SELECT count(*) FROM prompt_charges")) > 0
-        )
+        original = "SELECT count(*) FROM prompt_charges WHERE carried_from IS NULL"
+        assert connection.scalar(sa.text(owned)) == connection.scalar(sa.text(original)) > 0

@@ -79,17 +79,19 @@ class GenAI(ModelClient):
         usage = response.usage_metadata or types.GenerateContentResponseUsageMetadata()
         candidate = response.candidates[0] if response.candidates else types.Candidate()
         parts = (candidate.content and candidate.content.parts) or []
+        prompt_tokens, output_tokens = usage.prompt_token_count or 0, usage.candidates_token_count or 0
+        thinking_tokens = usage.thoughts_token_count or 0
         return Chunk(
             text="".join(part.text or "" for part in parts if not part.thought),
             finish=candidate.finish_reason.name if candidate.finish_reason else "",
             blocked=feedback.block_reason.name if feedback and feedback.block_reason else "",
             model=response.model_version or "",
             usage=TokenUsage(
-                prompt_tokens=usage.prompt_token_count or 0,
-                output_tokens=usage.candidates_token_count or 0,
-                thinking_tokens=usage.thoughts_token_count or 0,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                thinking_tokens=thinking_tokens,
                 cached_tokens=usage.cached_content_token_count or 0,
-                total_tokens=usage.total_token_count or 0,
+                total_tokens=usage.total_token_count or prompt_tokens + output_tokens + thinking_tokens,
             ),
         )
 

@@ -99,7 +99,7 @@ class Gemini(ModelClient):
                 output_tokens=output_tokens,
                 thinking_tokens=max(0, usage.total_token_count - prompt_tokens - output_tokens),
                 cached_tokens=usage.cached_content_token_count,
-                total_tokens=usage.total_token_count,
+                total_tokens=usage.total_token_count or prompt_tokens + output_tokens,
             ),
         )
 
