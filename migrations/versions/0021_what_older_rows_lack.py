@@ -33,7 +33,7 @@ def upgrade() -> None:
                 f"""WITH seen AS (SELECT id FROM {table} WHERE id > :behind ORDER BY id LIMIT {BATCH}),
                 batch AS (SELECT id FROM {table} WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
                 filled AS (UPDATE {table} SET {change})
-                SELECT id FROM seen ORDER BY id DESC LIMIT 1"""  # noqa: S608 - of constants
+                SELECT id FROM seen ORDER BY id DESC LIMIT 1"""  # noqa: S608  # nosec B608
             )
             behind = "00000000-0000-0000-0000-000000000000"
             while behind:
