@@ -15,29 +15,42 @@ branch_labels = None
 depends_on = None
 
 BATCH = 1_000
-TOKENS = """thinking_tokens = coalesce(thinking_tokens, 0), cached_tokens = coalesce(cached_tokens, 0),
-    total_tokens = prompt_tokens + output_tokens + coalesce(thinking_tokens, 0)
-FROM batch WHERE messages.id = batch.id AND coalesce(total_tokens, 0) = 0
-    AND prompt_tokens IS NOT NULL AND output_tokens IS NOT NULL"""
-TITLE = "title_source = 'user' FROM batch WHERE chatrooms.id = batch.id AND title IS NOT NULL AND title_source IS NULL"
-OWNER = """user_id = chatrooms.user_id
-FROM batch, messages JOIN chatrooms ON chatrooms.id = chatroom_id
-WHERE prompt_charges.id = batch.id AND messages.id = reply_id AND chatrooms.user_id IS NOT NULL
-    AND prompt_charges.user_id IS NULL AND carried_from IS NULL"""
+TOKENS = """
+WITH seen AS (SELECT id FROM messages WHERE id > :behind ORDER BY id LIMIT :batch),
+free AS (SELECT id FROM messages WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
+filled AS (
+    UPDATE messages SET thinking_tokens = coalesce(thinking_tokens, 0), cached_tokens = coalesce(cached_tokens, 0),
+        total_tokens = prompt_tokens + output_tokens + coalesce(thinking_tokens, 0)
+    FROM free WHERE messages.id = free.id AND coalesce(total_tokens, 0) = 0
+        AND prompt_tokens IS NOT NULL AND output_tokens IS NOT NULL
+)
+SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
+TITLES = """
+WITH seen AS (SELECT id FROM chatrooms WHERE id > :behind ORDER BY id LIMIT :batch),
+free AS (SELECT id FROM chatrooms WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
+filled AS (
+    UPDATE chatrooms SET title_source = 'user'
+    FROM free WHERE chatrooms.id = free.id AND title IS NOT NULL AND title_source IS NULL
+)
+SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
+OWNERS = """
+WITH seen AS (SELECT id FROM prompt_charges WHERE id > :behind ORDER BY id LIMIT :batch),
+free AS (SELECT id FROM prompt_charges WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
+filled AS (
+    UPDATE prompt_charges SET user_id = chatrooms.user_id
+    FROM free, messages JOIN chatrooms ON chatrooms.id = chatroom_id
+    WHERE prompt_charges.id = free.id AND messages.id = reply_id AND chatrooms.user_id IS NOT NULL
+        AND prompt_charges.user_id IS NULL AND carried_from IS NULL
+)
+SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 
 
 def upgrade() -> None:
     with op.get_context().autocommit_block():
-        for table, change in (("messages", TOKENS), ("chatrooms", TITLE), ("prompt_charges", OWNER)):
-            fill = sa.text(
-                f"""WITH seen AS (SELECT id FROM {table} WHERE id > :behind ORDER BY id LIMIT {BATCH}),
-                batch AS (SELECT id FROM {table} WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
-                filled AS (UPDATE {table} SET {change})
-                SELECT id FROM seen ORDER BY id DESC LIMIT 1"""  # noqa: S608  # nosec B608
-            )
+        for statement in (TOKENS, TITLES, OWNERS):
             behind = "00000000-0000-0000-0000-000000000000"
             while behind:
-                behind = op.get_bind().scalar(fill, {"behind": behind})
+                behind = op.get_bind().scalar(sa.text(statement), {"behind": behind, "batch": BATCH})
 
 
 def downgrade() -> None:
