@@ -157,3 +157,11 @@ def make_runner_for(gemini: GeminiStandIn) -> Iterator[Callable[[Flask, Any], Ro
     yield make
     for keeper in keepers:
         keeper.close()
+
+
+def cancel(room: Room, reply_id: UUID | str) -> Any:
+    return room.person.post(f"{room.path}/messages/{reply_id}/cancel")
+
+
+def retry(room: Room, reply_id: UUID | str) -> Any:
+    return room.person.post(f"{room.path}/messages/{reply_id}/retry")

@@ -15,7 +15,7 @@ from app.generation.service import retry_failed
 from sandbox.stack.processes import wait_until
 from tests.generation.test_conversation import sent_to
 from tests.problems import assert_problem
-from tests.rooms import somebody_waits_for_a_lock
+from tests.rooms import retry, somebody_waits_for_a_lock
 
 
 def say(text):
@@ -24,10 +24,6 @@ def say(text):
 
 def edit(room, message_id, text="Edited", **headers):
     return room.person.post(f"{room.path}/messages/{message_id}/edit", json={"text": text}, headers=headers)
-
-
-def retry(room, message_id):
-    return room.person.post(f"{room.path}/messages/{message_id}/retry")
 
 
 def listed(room, query=""):

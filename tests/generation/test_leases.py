@@ -1,4 +1,4 @@
-"""Leases: whose clock counts, what a locked row costs, and how much of a long queue a claim reads."""
+"""Leases: whose clock counts, and what a locked row costs."""
 
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -7,20 +7,15 @@ import psycopg2
 import pytest
 from sqlalchemy import event, text
 
-from app.chatrooms.models import Status, messages
+from app.chatrooms.models import Status
 from app.core.db import db
 from app.core.transactions import transaction
 from app.generation import state
-from app.generation.queries import somebody_waits, take_next_replies
-from app.generation.queueing import mark_enqueued
 from app.generation.tasks import sweep
 from app.streaming.events import STOP_CHANNEL, cancel_generation
 from tests.rooms import Room
-from tests.transactions import undone
 
 LEASE = timedelta(seconds=5)
-BLOCKS_AT_MOST = 150  # it writes to each index
-READ_AT_MOST = 40  # rows: the reply, its prompt, and a few for each condition
 
 
 def claim(room, prompt="Hello"):
@@ -251,102 +246,3 @@ def test_a_reply_whose_history_cannot_be_read_fails_after_its_attempts(room, run
     assert gemini.stats()["calls"] == 0
     told = [(record.levelname, record.getMessage()) for record in caplog.records if record.exc_info]
     assert told == [("ERROR", f"The conversation before reply {reply_id} could not be read")] * 3
-
-
-# How much a claim reads
-
-
-FILL = """
-WITH room AS (SELECT id FROM chatrooms LIMIT 1), exchanges AS (
-    SELECT gen_random_uuid() AS prompt_id, gen_random_uuid() AS reply_id, 2 * n AS position
-    FROM generate_series(CAST(:first AS int), CAST(:last AS int)) AS n
-), prompts AS (
-    INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, completed_at, streamed, attempt,
-        failures)
-    SELECT prompt_id, room.id, position, 'user', 'Hello', 'completed', now(), now(), false, 0, 0 FROM exchanges, room
-)
-INSERT INTO messages
-    (id, chatroom_id, position, role, in_reply_to, status, text, created_at, completed_at, streamed,
-    attempt, failures)
-SELECT reply_id, room.id, position + 1, 'model', prompt_id, CAST(:status AS text), 'Hi', now(),
-    CASE WHEN CAST(:status AS text) = 'completed' THEN now() END, false, 0, 0 FROM exchanges, room
-"""
-
-
-def nodes(plan):
-    yield plan
-    for below in plan.get("Plans", []):
-        yield from nodes(below)
-
-
-def plan_of(room, action):
-    """How PostgreSQL carries out the one statement that the product sends; nothing is changed."""
-    sent = []
-
-    def note(_connection, cursor, statement, parameters, *_):
-        sent.append(cursor.mogrify(statement, parameters).decode())
-
-    with room.app.app_context():
-        event.listen(db.engine, "before_cursor_execute", note)
-        with undone():
-            action()
-        event.remove(db.engine, "before_cursor_execute", note)
-        [statement] = sent
-        with undone():
-            explained = db.session.connection().exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
-            [[[plan]]] = explained
-    return list(nodes(plan["Plan"]))
-
-
-def assert_few_rows_are_read(plan):
-    scans = [
-        (node["Node Type"], node.get("Index Name"), node["Actual Loops"] * rows_read(node))
-        for node in plan
-        if node.get("Relation Name") == "messages" and "Scan" in node["Node Type"]
-    ]
-    assert scans
-    assert "Seq Scan" not in {kind for kind, _, _ in scans}, scans
-    assert sum(rows for _, _, rows in scans) < READ_AT_MOST, scans
-    assert plan[0]["Shared Hit Blocks"] + plan[0]["Shared Read Blocks"] < BLOCKS_AT_MOST, scans
-
-
-def rows_read(node):
-    return node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
-
-
-@pytest.fixture(params=["fresh", "from before the burst"])
-def crowded_room(room, request):
-    """A room with a long history and 10,000 replies that wait; what the planner knows of it is the parameter."""
-    room.sql(FILL, first=1, last=10_000, status="completed")
-    room.sql("ANALYZE messages, chatrooms")
-    room.sql(FILL, first=10_001, last=20_000, status="queued")
-    if request.param == "fresh":
-        room.sql("ANALYZE messages, chatrooms")
-    yield room
-    room.sql("TRUNCATE messages CASCADE")  # row by row it takes seconds
-
-
-@pytest.mark.parametrize("place", ["first", "last"])
-def test_a_claim_in_a_room_with_ten_thousand_queued_replies_reads_few_rows(crowded_room, place):
-    order = "" if place == "first" else "DESC"
-    with crowded_room.app.app_context():
-        queued = text(f"SELECT id FROM messages WHERE status = 'queued' ORDER BY position {order} LIMIT 1")
-        reply_id = db.session.scalar(queued)
-    assert_few_rows_are_read(plan_of(crowded_room, lambda: state.claim(reply_id, lease=LEASE)))
-
-
-def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_rows(crowded_room):
-    with crowded_room.app.app_context():
-        queued = text("SELECT id FROM messages WHERE status = 'queued' ORDER BY position LIMIT 1")
-        with transaction():
-            held = state.claim(db.session.scalar(queued), lease=LEASE)
-        for action in (
-            lambda: state.renew([held], lease=LEASE),
-            lambda: somebody_waits(held.chatroom_id, held.user_id),
-            lambda: take_next_replies(held.chatroom_id, held.user_id, held.now()),
-            lambda: mark_enqueued(messages.c.id.in_([held.reply_id]), held.now()),
-            lambda: state.write(
-                held, state.CLEAR_LEASE | {"status": Status.COMPLETED, "text": "Hi", "completed_at": held.now()}
-            ),
-        ):
-            assert_few_rows_are_read(plan_of(crowded_room, action))
