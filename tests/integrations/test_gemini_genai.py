@@ -136,18 +136,6 @@ def test_a_handshake_is_bounded_as_a_whole(make_asker):
     assert outcome.seconds < 3
 
 
-def test_a_proxy_of_the_environment_is_used_and_bounded(make_asker, monkeypatch):
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
-    with serving(lambda connection: connection.recv(1)) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy)
-        monkeypatch.setenv("http_proxy", proxy)
-        outcome = make_asker(endpoint="http://gemini.invalid").ask("Hello", seconds=0.5)
-
-    assert str(outcome.error) in {"RemoteProtocolError", "ReadTimeout"}  # whichever bound is met first
-    assert outcome.seconds < 3
-
-
 def test_a_first_call_may_be_made_by_many_threads_at_once(make_asker):
     fresh = make_asker()
     with ThreadPoolExecutor(32) as threads:

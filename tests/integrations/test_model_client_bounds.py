@@ -1,11 +1,13 @@
 """No call to a model is endless: bounded as a whole, ended from outside, many at once."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import CallAborted, FinishReason, ModelTimeout
+from tests.integrations.scripted import serving
 from tests.integrations.test_model_client_contract import both_ways
 
 GRACE_SECONDS = 5.0  # of a machine that is busy with others; without a bound it would be 30 and more
@@ -105,3 +107,21 @@ def test_only_the_calls_whose_time_is_over_end(model):
 
     assert [isinstance(outcome.error, ModelTimeout) for outcome in outcomes] == [True, False] * 4
     assert [outcome.answer and outcome.answer.text for outcome in outcomes] == [None, "here"] * 4
+
+
+@pytest.mark.parametrize("excepted", [False, True], ids=["used", "excepted"])
+def test_a_proxy_of_the_environment_is_used_and_bounded(make_asker, monkeypatch, excepted):
+    asked = []
+
+    def silent(connection: socket.socket) -> None:
+        asked.append(connection)
+        connection.recv(1)
+
+    with serving(silent) as proxy:
+        for name, value in (("HTTP_PROXY", proxy), ("NO_PROXY", "127.0.0.1" if excepted else "")):
+            monkeypatch.setenv(name, value)
+            monkeypatch.setenv(name.lower(), value)
+        outcome = make_asker().ask("Hello", seconds=0.5)
+
+    assert (bool(outcome.answer), len(asked)) == (excepted, not excepted)
+    assert outcome.seconds < 0.5 + GRACE_SECONDS

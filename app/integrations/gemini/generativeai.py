@@ -40,6 +40,8 @@ SDK_ERRORS = (
     OSError,
     ValueError,
 )
+# Messages of protobuf: the fields of proto-plus, which wraps them, cost ten times as much.
+REQUEST = type(protos.GenerateContentRequest.pb(protos.GenerateContentRequest()))
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
 GoogleFinish, GoogleBlock = protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason
 
@@ -57,20 +59,22 @@ class Gemini(ModelClient):
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         session.hooks["response"] += [unwrap_error, read_as_it_comes]
+        # Which proxy and which certificates: the environment is read once, and not for each call.
+        found = session.merge_environment_settings(endpoint, {}, None, None, None)
+        session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
         return client
 
     def responses(self, asked: ModelRequest) -> Generator[Any, None, None]:
         """See `ModelClient.responses`."""
-        request = protos.GenerateContentRequest(
+        message = REQUEST(
             model=f"models/{asked.model}",
-            contents=[protos.Content(role=turn.role, parts=[protos.Part(text=turn.text)]) for turn in asked.turns],
-            system_instruction=protos.Content(parts=[protos.Part(text=part) for part in asked.system_parts])
+            contents=[{"role": turn.role, "parts": [{"text": turn.text}]} for turn in asked.turns],
+            system_instruction={"parts": [{"text": part} for part in asked.system_parts]}
             if asked.system_parts
             else None,
-            generation_config=protos.GenerationConfig(max_output_tokens=self.max_output_tokens)
-            if self.max_output_tokens
-            else None,
+            generation_config={"max_output_tokens": self.max_output_tokens} if self.max_output_tokens else None,
         )
+        request = protos.GenerateContentRequest.wrap(message)
         options = {"timeout": asked.read_seconds, "retry": None, "metadata": list(asked.headers.items())}
         try:
             if asked.streamed:
@@ -81,10 +85,7 @@ class Gemini(ModelClient):
             raise classify(error) from error
 
     def read_chunk(self, response: Any) -> Chunk:
-        """What a response tells. Its messages know no thinking tokens: they are what is left of the total.
-
-        Read from the protobuf message that proto-plus wraps, whose fields cost a tenth of the wrapper's.
-        """
+        """What a response tells. Its messages know no thinking tokens: they are what is left of the total."""
         message = type(response).pb(response)
         candidate = message.candidates[0] if message.candidates else NO_CANDIDATE
         usage, block_reason = message.usage_metadata, message.prompt_feedback.block_reason
