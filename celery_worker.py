@@ -11,7 +11,7 @@ from celery import signals
 from app.core.celery import note_worker_ended
 from app.factory import create_app
 from app.generation.worker import FINISH_WITHIN_SECONDS
-from app.integrations.gemini.client import SdkMissing
+from app.integrations.gemini.client import ClientNotConfigured
 
 FEATURES_WITH_TASKS = ("generation", "chatrooms", "billing", "auth", "account", "ops")
 
@@ -26,16 +26,13 @@ def keep_logging(**_: Any) -> None:
 @signals.worker_init.connect
 def import_tasks(**_: Any) -> None:
     """Import tasks and the Gemini SDK in the worker alone, and make its runner. Raises SystemExit."""
-    settings = flask_app.extensions["settings"]
-    if not settings.gemini_api_key:
-        raise SystemExit("Configuration: GEMINI_API_KEY is not set; the worker cannot ask Gemini without it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005
             for feature in FEATURES_WITH_TASKS:
                 import_module(f"app.{feature}.tasks")
             import_module("app.generation.tasks").start_runner(flask_app)
-    except SdkMissing as error:
+    except ClientNotConfigured as error:
         raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker that knows no task
         log.exception("The worker's tasks cannot be imported, or its runner not be made")

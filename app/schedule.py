@@ -12,11 +12,15 @@ from app.core.broker import GENERATIONS
 from app.core.logging import secrets_of
 from config import Settings, load_settings
 
+CLOCK_SKEW_SECONDS = 60.0  # between beat and a worker, at most
 ROUTES = {"messages.generate_reply": {"queue": GENERATIONS}}  # all other tasks are chores
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The tasks that beat queues, by name. A run that no worker took before the next one is due is dropped."""
+    """The tasks that beat queues, by name. A run that no worker takes in time is dropped, as others have come since.
+
+    In time is by the worker's clock, of an expiry by beat's.
+    """
     every_seconds = {
         "messages.sweep": settings.reply_sweep_seconds,
         "messages.sweep_keys": 60.0,
@@ -28,7 +32,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
         "account.purge": 60.0,  # a deletion whose task was lost resumes soon
     }
     return {
-        task: {"task": task, "schedule": seconds, "options": {"expires": seconds}}
+        task: {"task": task, "schedule": seconds, "options": {"expires": max(seconds, CLOCK_SKEW_SECONDS)}}
         for task, seconds in every_seconds.items()
     }
 

@@ -219,6 +219,12 @@ def test_origins_are_named_one_by_one(origins):
         load(cors_origins=origins)
 
 
+@pytest.mark.parametrize("duration", ["0", "-1d", "99999999d", "1 week"])
+def test_a_token_lasts_for_some_time_that_a_date_can_tell(duration):
+    with pytest.raises(ConfigError, match="JWT_EXPIRES_IN is wrong"):
+        load(jwt_expires_in=duration)
+
+
 @pytest.mark.parametrize("codes", ["Germany", "+", "0", "4915"])
 def test_country_codes_are_calling_codes_or_regions(codes):
     with pytest.raises(ConfigError, match="ALLOWED_COUNTRY_CODES is wrong"):

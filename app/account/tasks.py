@@ -10,7 +10,6 @@ from app.auth.models import ApiKey, AuthSession, RefreshToken, SecurityEvent
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
 from app.chatrooms.service import PURGE
-from app.core.celery import enqueue
 from app.core.clock import utc_now
 from app.core.db import Model, db, locked_keys
 from app.core.transactions import AT_ONCE_SECONDS, transaction
@@ -31,7 +30,8 @@ def purge() -> None:
     until = time.monotonic() + AT_ONCE_SECONDS
     while purge_account() or purge_chatroom():
         if time.monotonic() > until:
-            enqueue(PURGE)
+            with transaction() as tx:
+                tx.enqueue_after_commit(PURGE)
             return
 
 

@@ -31,6 +31,7 @@ SESSION_VALIDATOR = "is_session_active"
 KEY_VALIDATOR = "is_api_key_active"
 API_KEY_PREFIX = "gbk_"
 KNOWN_TOKENS = 10_000  # of which a process remembers that they are ours; about a kilobyte each
+CLOCK_SKEW_SECONDS = 30  # between two web machines, at most
 # `jti` is taken by flask-jwt-extended; renaming this claim would invalidate live refresh tokens.
 REFRESH_JTI_CLAIM = "rid"
 
@@ -111,6 +112,7 @@ def register_auth(
         JWT_SECRET_KEY=settings.jwt_secret,
         JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
         JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
+        JWT_DECODE_LEEWAY=CLOCK_SKEW_SECONDS,  # for `iat` and `nbf`; `read_token` looks at `exp` itself
     )
     current, previous = settings.jwt_secret, settings.jwt_secret_previous
     current_id, secrets = key_id(current), {key_id(previous): previous} if previous else {}

@@ -82,6 +82,8 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
         return validate(session_id, user_id, now)
     if entry is None:
         if not validate(session_id, user_id, now):
+            with suppress(redis.RedisError), asking_redis():
+                forget_sessions([session_id])  # for good: its next requests ask Redis alone
             return False
         remember_active(session_id, user_id)
         enforce(REQUESTS, f"user:{user_id}")
@@ -107,7 +109,7 @@ def remember_active(session_id: UUID, user_id: UUID) -> None:
 
 
 def forget_sessions(session_ids: Iterable[UUID]) -> None:
-    """Put a tombstone on each session, after the commit that ended it. Raises redis.RedisError."""
+    """Put a tombstone on each session that has ended, after the commit. Raises redis.RedisError."""
     pipeline = redis_client().pipeline(transaction=False)
     for session_id in session_ids:
         pipeline.set(session_key(session_id), TOMBSTONE, ex=TOMBSTONE_SECONDS)

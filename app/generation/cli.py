@@ -13,7 +13,7 @@ from app.core.clock import utc_now
 from app.generation.runner import configured_client, read_seconds
 from app.generation.service import failed_replies, retry_failed
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.gemini.client import ModelError, ModelUnavailable, SdkMissing, Turn
+from app.integrations.gemini.client import ClientNotConfigured, ModelError, ModelUnavailable, Turn
 
 COLUMNS = ("id", "error_code", "attempts", "failed_at", "request_id")
 
@@ -71,7 +71,7 @@ def check(model: str | None, streamed: bool) -> None:
                 read_seconds=read_seconds(streamed=streamed),
                 on_piece=(lambda _: pieces.append(time.monotonic() - began)) if streamed else None,
             )
-    except (ModelError, SdkMissing) as error:
+    except (ModelError, ClientNotConfigured) as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         raise SystemExit(NO_ANSWER if isinstance(error, ModelUnavailable) else REFUSED) from None
     seconds = time.monotonic() - began

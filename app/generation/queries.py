@@ -157,7 +157,7 @@ WAITING_FOR_SLOT = (
 NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
     update(messages)
     .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(key_share=True).scalar_subquery())
-    .values(enqueued_at=bindparam("at"), held_for=None)
+    .values(enqueued_at=func.now(), held_for=None)
     .returning(messages.c.id, messages.c.status)
     .cte("next_of_user")
 )
@@ -198,12 +198,12 @@ def somebody_waits(chatroom_id: UUID, user_id: UUID) -> bool:
     return bool(db.session.scalar(SOMEBODY_WAITS, {"room": chatroom_id, "user": user_id}))
 
 
-def take_next_replies(chatroom_id: UUID, user_id: UUID, now: datetime) -> list[UUID]:
+def take_next_replies(chatroom_id: UUID, user_id: UUID) -> list[UUID]:
     """The queued replies that may begin when one of this room and user ends: of the room, and of the user's slot.
 
-    Writes: the one that waited for a slot waits no longer, and is queued `now`.
+    Writes: the one that waited for a slot waits no longer.
     """
-    rows: Any = db.session.execute(NEXT, {"room": chatroom_id, "user": user_id, "at": now})
+    rows: Any = db.session.execute(NEXT, {"room": chatroom_id, "user": user_id})
     return [row.id for row in rows if row.status is Status.QUEUED]
 
 

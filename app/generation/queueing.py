@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Table, bindparam, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, func, insert, literal_column, select, update
 from uuid_utils.compat import uuid7
 
 from app.chatrooms.models import Message, Role, Status, messages
@@ -21,9 +21,10 @@ log = logging.getLogger(__name__)
 GENERATE_REPLY = "messages.generate_reply"
 NAME_CHATROOM = "chatrooms.name"  # a chore
 
-ENQUEUED = update(chatrooms).where(chatrooms.c.id == bindparam("room"), chatrooms.c.user_id == bindparam("user"))
 TAKE_POSITIONS = (
-    ENQUEUED.values(turns=chatrooms.c.turns + 2, updated_at=bindparam("now"), last_prompt_at=bindparam("now"))
+    update(chatrooms)
+    .where(chatrooms.c.id == bindparam("room"), chatrooms.c.user_id == bindparam("user"))
+    .values(turns=chatrooms.c.turns + 2, updated_at=bindparam("now"), last_prompt_at=bindparam("now"))
     .returning(chatrooms.c.turns)
     .cte("room")
 )
@@ -43,6 +44,8 @@ def enqueue_statement(*rows: tuple[str, Table, tuple[str, ...]]) -> Select[Any]:
         values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=table.c[name].type) for name in names}
         if table is messages:
             values |= {"attempt": zero, "failures": zero, "position": turns - (2 if kind == "prompt" else 1)}
+        if kind == "reply":
+            values["enqueued_at"] = func.now()
         selected = select(*values.values()).select_from(TAKE_POSITIONS)
         inserts.append(insert(table).from_select([*values], selected, include_defaults=False).cte(f"new_{kind}"))
     return select(turns).add_cte(*inserts)
@@ -65,7 +68,7 @@ def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: dateti
     reply = Message(id=uuid7(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt_id, streamed=streamed)
     reply.chatroom_id, reply.superseded = chatroom_id, False
     reply.request_id, reply.traceparent = request_id.get(), traceparent.get()
-    reply.created_at = reply.accepted_at = reply.enqueued_at = now
+    reply.created_at = reply.accepted_at = now
     return reply
 
 
@@ -74,7 +77,7 @@ def enqueue_generation(tx: Transaction, reply_id: UUID, *, delay_seconds: float 
     tx.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
 
 
-def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, now: datetime, exclude: UUID | None = None) -> None:
+def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | None = None) -> None:
     """Queue the tasks of the replies that waited for one of this room, or of this user, to end.
 
     For after the commit of its end: until then a claim is refused that nobody would hear of. Without PostgreSQL a sweep
@@ -84,9 +87,9 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, now: datetime, exc
         if not somebody_waits(chatroom_id, user_id):
             return
         with transaction() as tx:
-            chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id, now) if reply_id != exclude}
+            chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id) if reply_id != exclude}
             if chosen:
-                mark_enqueued(messages.c.id.in_(chosen), now)
+                mark_enqueued(messages.c.id.in_(chosen), func.now())
             for reply_id in chosen:
                 enqueue_generation(tx, reply_id)
     except DATABASE_GAVE_UP as error:
@@ -108,8 +111,8 @@ def take_position(chatroom_id: UUID) -> int:
     return int(db.session.execute(TAKE_POSITION, {"room": chatroom_id}).scalar_one())
 
 
-def mark_enqueued(condition: ColumnElement[bool], now: datetime) -> Sequence[UUID]:
-    """Note that the replies' tasks are queued at `now`, except those of locked rows; their ids."""
+def mark_enqueued(condition: ColumnElement[bool], at: datetime | ColumnElement[datetime]) -> Sequence[UUID]:
+    """Note when the replies' tasks are queued, by PostgreSQL's clock, except those of locked rows; their ids."""
     free = locked_keys(select(messages.c.id).where(condition))
-    statement = update(messages).where(messages.c.id.in_(free)).values(enqueued_at=now)
+    statement = update(messages).where(messages.c.id.in_(free)).values(enqueued_at=at)
     return db.session.scalars(statement.returning(messages.c.id)).all()

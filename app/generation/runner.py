@@ -34,6 +34,7 @@ from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import (
     Answer,
     CallAborted,
+    ClientNotConfigured,
     ModelClient,
     ModelError,
     ModelRejected,
@@ -191,7 +192,7 @@ def tell_others(held: Claim) -> None:
     """
     with suppress(RedisError):
         publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
-    enqueue_next_replies(held.chatroom_id, held.user_id, now=held.now())
+    enqueue_next_replies(held.chatroom_id, held.user_id)
 
 
 def read_conversation(held: Claim) -> Sequence[Turn]:
@@ -210,8 +211,13 @@ def read_conversation(held: Claim) -> Sequence[Turn]:
 
 
 def configured_client(model: str | None = None, **others: Any) -> ModelClient:
-    """The client of Gemini that the settings describe. model, others: in place of theirs. Raises SdkMissing."""
+    """The client of Gemini that the settings describe. Raises ClientNotConfigured.
+
+    model, others: in place of theirs.
+    """
     chosen = settings()
+    if not chosen.gemini_api_key:  # the SDK would look for the machine's own credentials
+        raise ClientNotConfigured("GEMINI_API_KEY is not set; Gemini cannot be asked without it.")
     own = {"system_instruction": chosen.gemini_system_instruction, "max_output_tokens": chosen.gemini_max_output_tokens}
     return model_client_class(chosen.gemini_sdk)(
         api_key=chosen.gemini_api_key,

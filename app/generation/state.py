@@ -15,8 +15,8 @@
 | `retry_failed` | failed | queued | an operator asks | row lock | - |
 
 A claim is one conditional UPDATE that sets a lease and counts the attempt. Every later write names that attempt, so a
-task that runs twice, a second worker, and a sweep that races a slow worker together store one reply. Times are told by
-PostgreSQL's clock: a machine whose own is wrong does no harm.
+task that runs twice, a second worker, and a sweep that races a slow worker together store one reply. Leases, and when a
+task was queued, go by PostgreSQL's clock: a machine whose own is wrong does no harm.
 """
 
 import time
@@ -164,12 +164,11 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
 
 def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
     """Store the answer; False when somebody else has taken the reply over."""
-    now = held.now()
-    ended = {"status": Status.COMPLETED, "completed_at": now}
+    ended = {"status": Status.COMPLETED, "completed_at": held.now()}
     said = {"text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model}
     stored = write(held, CLEAR_LEASE | ended | said | asdict(answer.usage), with_cost=True)
     if stored:
-        announce_end(tx, held, Status.COMPLETED, now)
+        announce_end(tx, held, Status.COMPLETED)
         if held.is_untitled:
             tx.enqueue_after_commit(NAME_CHATROOM, str(held.chatroom_id))
     return stored
@@ -194,7 +193,7 @@ def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
         refund_prompt(held.reply_id, now)
-    announce_end(tx, held, Status.FAILED, now)
+    announce_end(tx, held, Status.FAILED)
     return True
 
 
@@ -209,7 +208,7 @@ def requeue(tx: Transaction, held: Claim, delay: timedelta, *, failures: int) ->
         return False
     enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())
     # An earlier reply that was retried meanwhile has waited for this one.
-    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id, now=held.now(), exclude=held.reply_id))
+    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id, exclude=held.reply_id))
     return True
 
 
@@ -234,7 +233,7 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
         refund_prompt(reply.id, now, charged_since=charged_since)
     tx.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
     tx.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
-    tx.after_commit(lambda: enqueue_next_replies(reply.chatroom_id, user_id, now=now))
+    tx.after_commit(lambda: enqueue_next_replies(reply.chatroom_id, user_id))
     return True
 
 
@@ -249,7 +248,7 @@ def retry(tx: Transaction, reply: Message, now: datetime) -> None:
 def regenerate(tx: Transaction, old: Message, now: datetime) -> Message:
     """Queue another reply to the prompt of a superseded one, at the end of the room. As `retry` for the caller."""
     reply = new_reply(old.chatroom_id, cast(UUID, old.in_reply_to), streamed=old.streamed, now=now)
-    reply.position = take_position(old.chatroom_id)
+    reply.position, reply.enqueued_at = take_position(old.chatroom_id), func.now()
     db.session.add(reply)
     enqueue_generation(tx, reply.id)
     return reply
@@ -259,7 +258,7 @@ def queued_again(now: datetime) -> dict[str, Any]:
     """The values of a final reply that goes back into the queue; it waits from now on, for those who look at ages."""
     fresh = {"status": Status.QUEUED, "error_code": None, "failures": 0, "started_at": None, "completed_at": None}
     unknown = {"messages_sent": None, "messages_omitted": None}
-    return fresh | unknown | {"accepted_at": now, "not_before": None, "enqueued_at": now}
+    return fresh | unknown | {"accepted_at": now, "not_before": None, "enqueued_at": func.now()}
 
 
 def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
@@ -307,7 +306,7 @@ def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
     return select(ended.c.id).add_cte(note_cost(select(ended.c.id).scalar_subquery()).cte("cost"))
 
 
-def announce_end(tx: Transaction, held: Claim, status: Status, now: datetime) -> None:
+def announce_end(tx: Transaction, held: Claim, status: Status) -> None:
     """Tell those who follow this reply, and let the next ones begin."""
     tx.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))
-    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id, now=now))
+    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id))

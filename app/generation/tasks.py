@@ -45,7 +45,10 @@ def sweep() -> None:
 
 
 def start_runner(app: Flask) -> None:
-    """Make what asks Gemini for replies and for titles, one of each for all the worker's threads. Raises SdkMissing."""
+    """Make what asks Gemini for replies and for titles, one of each for all the worker's threads.
+
+    Raises ClientNotConfigured.
+    """
     with app.app_context():
         keeper = LeaseKeeper(app, lease=timedelta(seconds=settings().reply_lease_seconds))
         app.extensions["runner"] = Runner(configured_client(), keeper, Breaker())

@@ -32,6 +32,7 @@ MAX_OUTPUT_TOKENS = 1_024  # most are for models that think before they write
 CALL_SECONDS = 8.0
 EXCERPT_CHARS = 1_000  # of the prompt and of the reply
 PROMPT_CHARS, TITLE_CHARS = 60, 80
+MARKS = " *_`\"'“”„«»"  # that models put around a name
 LOST_AFTER, GIVEN_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
 
 asked = messages.alias("asked")
@@ -73,7 +74,7 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
     if exchange is None:
         return
     title = (asked_title(titler, exchange.asked, exchange.replied) if titler else "") or first_words(exchange.asked)
-    unnamed = (Chatroom.title.is_(None), Chatroom.title_source.is_(None), Chatroom.user_id.is_not(None))
+    unnamed = (Chatroom.title.is_(None), Chatroom.user_id.is_not(None))
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
     named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=now)
     with transaction() as tx:
@@ -113,17 +114,17 @@ def configured_titler() -> ModelClient | None:
 
 
 def cleaned(text: str) -> str:
-    """The first line that says something, without the marks that models put around it."""
-    lines = (re.sub(r"[\s\x00-\x1f]+", " ", line).strip(" #*_`\"'“”„«»") for line in text.splitlines())
+    """The first line that says something, without marks around it."""
+    lines = (re.sub(r"[\s\x00-\x1f]+", " ", line).lstrip(f"#{MARKS}").rstrip(MARKS) for line in text.splitlines())
     return shortened(next(filter(None, lines), ""), TITLE_CHARS)
 
 
 def first_words(prompt: str) -> str:
     """The first words of a prompt, as many whole ones as fit."""
-    return shortened(prompt, PROMPT_CHARS) or prompt[:PROMPT_CHARS]
+    return shortened(prompt, PROMPT_CHARS)
 
 
 def shortened(text: str, chars: int) -> str:
-    """Text on one line: whole words where there are spaces, and as many characters where there are none."""
-    words = " ".join(text.split())
-    return textwrap.shorten(words, chars, placeholder="…") if " " in words[:chars] else words[:chars]
+    """Text on one line: whole words where they make up most of it, and as many characters where there are none."""
+    words = textwrap.shorten(text, chars, placeholder="…")
+    return words if len(words) > chars // 2 else " ".join(text.split())[:chars]

@@ -108,10 +108,10 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
     """The amounts to add to the totals for replies that ended within (after, until], by name and label.
 
     `reply_seconds_bucket` counts each reply once, under the smallest bound it is within. A call to Gemini that was
-    cut short by a shutdown, or whose reply was cancelled, is not counted.
+    cut short by a shutdown, or whose reply was canceled, is not counted.
     """
     accepted_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
-    seconds = func.extract("epoch", messages.c.completed_at - accepted_at)
+    seconds = func.greatest(func.extract("epoch", messages.c.completed_at - accepted_at), 0)  # by two clocks
     bucket = case(*[(seconds <= bound, str(bound)) for bound in REPLY_SECONDS], else_="+Inf")
     statement = (
         select(

@@ -7,6 +7,7 @@ from itertools import count as numbers
 
 import psycopg2
 import pytest
+from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import text
 
 from app.account import export, tasks
@@ -230,6 +231,10 @@ def test_two_that_purge_at_once_are_not_in_each_others_way(quiet_app, quiet, sma
     assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
 
 
+def lost(*_, **__):
+    raise BrokerError("Redis is gone")
+
+
 def test_a_purge_that_is_cut_short_goes_on_and_one_that_has_more_to_do_queues_itself(
     quiet_app, quiet, small_batches, monkeypatch
 ):
@@ -243,6 +248,10 @@ def test_a_purge_that_is_cut_short_goes_on_and_one_that_has_more_to_do_queues_it
         patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 0)
         purge.run()
     assert waiting_tasks(client, CHORES) == [(PURGE, ())]
+    with monkeypatch.context() as patch, quiet_app.app_context():
+        patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 0)
+        patch.setattr("app.core.transactions.enqueue", lost)
+        purge.run()  # beat asks again within a minute
     client.flushdb()
     with monkeypatch.context() as patch, quiet_app.app_context():
         patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 60)

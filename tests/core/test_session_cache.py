@@ -54,6 +54,16 @@ def test_a_look_that_began_before_the_end_brings_no_session_back(app, user):
     assert_problem(user.get("/user/me"), 401, "token_revoked")
 
 
+def test_a_token_whose_session_has_ended_is_looked_up_once_in_a_while(user, redis_db, statements):
+    session = session_of(user)
+    user.post("/auth/logout")
+    redis_db.delete(session_key(session))  # the tombstone's time is over
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+    statements.clear()
+    assert_problem(user.get("/user/me"), 401, "token_revoked")
+    assert statements == []
+
+
 def test_another_users_session_is_not_admitted(app, user, make_user, redis_db):
     other = make_user()
     redis_db.set(session_key(session_of(user)), other.id)

@@ -64,3 +64,8 @@ def test_beat_asks_for_every_task_that_is_about_nothing_in_particular(migrated_a
     tasks = [task for task in migrated_app.extensions["celery"].tasks.values() if task.__module__.startswith("app.")]
     without_arguments = {task.name for task in tasks if not inspect.signature(task.run).parameters}
     assert set(beat_schedule(migrated_app.extensions["settings"])) == without_arguments
+
+
+def test_a_worker_whose_clock_is_ahead_of_beats_drops_no_sweep(migrated_app):
+    schedule = beat_schedule(migrated_app.extensions["settings"])
+    assert [name for name, entry in schedule.items() if entry["options"]["expires"] < 60] == []

@@ -110,6 +110,14 @@ def test_token_past_its_time_is_token_expired(app, client, user):
     assert response.status_code == 401
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(5, 200), (120, 401)])
+def test_token_of_a_machine_whose_clock_is_ahead_is_good_within_a_few_seconds(client, user, app, seconds, status):
+    claims = jwt.decode(user.access_token, options={"verify_signature": False})
+    claims |= dict.fromkeys(("iat", "nbf"), int(utc_now().timestamp()) + seconds)
+    token = jwt.encode(claims, app.config["JWT_SECRET_KEY"], "HS256", jwt.get_unverified_header(user.access_token))
+    assert call_with(client, f"Bearer {token}").status_code == status
+
+
 def test_token_that_was_accepted_before_expires_all_the_same(client, user, monkeypatch):
     assert call_with(client, f"Bearer {user.access_token}").status_code == 200
     monkeypatch.setattr("app.core.auth.utc_now", lambda: utc_now() + timedelta(days=2))

@@ -13,7 +13,7 @@ from app.core.transactions import transaction
 from app.generation import state
 from app.generation.tasks import sweep
 from app.streaming.events import STOP_CHANNEL, cancel_generation
-from tests.rooms import Room
+from tests.rooms import Room, cancel, retry
 
 LEASE = timedelta(seconds=5)
 
@@ -100,12 +100,46 @@ def test_a_worker_with_a_wrong_clock_lets_a_reply_wait_no_longer(room, runner, m
 
 def test_a_retry_by_a_machine_with_a_wrong_clock_is_claimed_by_its_task(room, runner, monkeypatch):
     reply_id = room.send("Hello")
-    assert room.person.post(f"{room.path}/messages/{reply_id}/cancel").status_code == 200
+    assert cancel(room, reply_id).status_code == 200
     with monkeypatch.context() as wrong:
         wrong.setattr("app.core.clock.datetime", AnHourAhead)
-        assert room.person.post(f"{room.path}/messages/{reply_id}/retry").status_code == 202
+        assert retry(room, reply_id).status_code == 202
     room.generate(runner, reply_id)
     assert room.row(reply_id).status is Status.COMPLETED
+
+
+def send(room):
+    return room.send("Hello")
+
+
+def send_and_retry(room):
+    reply_id = room.send("Hello")
+    cancel(room, reply_id)
+    retry(room, reply_id)
+    return reply_id
+
+
+def send_two_and_cancel_the_first(room):
+    held, waiting = claim(room), room.send("And I wait")
+    cancel(room, held.reply_id)
+    return waiting
+
+
+@pytest.mark.parametrize("ask", [send, send_and_retry, send_two_and_cancel_the_first])
+def test_what_a_machine_with_a_wrong_clock_queues_is_found_like_any_other_when_its_task_is_lost(room, monkeypatch, ask):
+    with monkeypatch.context() as wrong:
+        wrong.setattr("app.core.clock.datetime", AnHourAhead)
+        reply_id = ask(room)
+    assert room.row(reply_id).enqueued_at <= database_time(room)
+
+
+def test_another_reply_that_a_machine_with_a_wrong_clock_queues_is_found_too(room, runner, monkeypatch):
+    first = room.send("Hello")
+    room.generate(runner, first)
+    with monkeypatch.context() as wrong:
+        wrong.setattr("app.core.clock.datetime", AnHourAhead)
+        again = retry(room, first).json["id"]
+    assert room.row(again).enqueued_at <= database_time(room)
 
 
 def test_a_task_that_a_worker_takes_a_moment_early_is_not_lost(room, runner):
@@ -153,7 +187,7 @@ def test_a_cancellation_is_heard_after_a_message_that_is_none(room, make_runner,
     gemini.wait_for(in_flight_at_least=1)
     for nonsense in (b"no id", b"\xff", str(reply_id).encode(), f"{reply_id} x".encode()):
         room.app.extensions["redis"].publish(STOP_CHANNEL, nonsense)
-    assert room.person.post(f"{room.path}/messages/{reply_id}/cancel").status_code == 200
+    assert cancel(room, reply_id).status_code == 200
     thread.join(5)
     assert not thread.is_alive()
 
@@ -163,9 +197,9 @@ def test_a_cancellation_that_comes_late_does_not_end_the_attempt_of_a_retry(room
     reply_id = room.send("[[sandbox: hang]]")
     first = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
-    assert room.person.post(f"{room.path}/messages/{reply_id}/cancel").status_code == 200
+    assert cancel(room, reply_id).status_code == 200
     first.join(5)
-    assert room.person.post(f"{room.path}/messages/{reply_id}/retry").status_code == 202
+    assert retry(room, reply_id).status_code == 202
     second = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
     with room.app.app_context():

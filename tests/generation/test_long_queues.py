@@ -104,7 +104,7 @@ def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_ro
         for action in (
             lambda: state.renew([held], lease=LEASE),
             lambda: somebody_waits(held.chatroom_id, held.user_id),
-            lambda: take_next_replies(held.chatroom_id, held.user_id, held.now()),
+            lambda: take_next_replies(held.chatroom_id, held.user_id),
             lambda: mark_enqueued(messages.c.id.in_([held.reply_id]), held.now()),
             lambda: state.write(
                 held, state.CLEAR_LEASE | {"status": Status.COMPLETED, "text": "Hi", "completed_at": held.now()}

@@ -118,6 +118,14 @@ def test_gemini_is_asked_one_question_of_our_own(check, gemini, words):
     assert [turn["parts"] for turn in gemini.requests()[-1]["contents"]] == [[{"text": cli.QUESTION}]]
 
 
+def test_without_a_key_nobody_is_asked(make_app, gemini):
+    gemini.clear_requests()
+    app = make_app(gemini_api_endpoint=gemini.url, gemini_api_key="")
+    done = app.test_cli_runner().invoke(args=["gemini", "check"])
+    assert (done.exit_code, "GEMINI_API_KEY is not set" in done.output) == (1, True), done.output
+    assert gemini.requests() == []
+
+
 @pytest.mark.parametrize("words", [[], ["--stream"]])
 def test_it_waits_for_a_piece_no_longer_than_for_the_whole_answer(check, monkeypatch, words):
     """As a worker does, where GEMINI_TIMEOUT is less than GEMINI_IDLE_TIMEOUT."""

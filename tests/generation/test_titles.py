@@ -134,6 +134,7 @@ def test_a_room_whose_only_answer_is_superseded_waits_for_another(untitled, runn
     [
         ("Baking bread", "Baking bread"),
         ('\n\n  ## "Baking\tbread"\nMore', "Baking bread"),
+        ("**Getting Started With C#**", "Getting Started With C#"),
         ("“”\n**", ""),
         ("面包" * 60, ("面包" * 60)[:80]),
         ("word " * 40, "word " * 15 + "word…"),
@@ -146,3 +147,8 @@ def test_a_title_is_one_clean_line(answer, title):
 @pytest.mark.parametrize("prompt", ["a" * 100, "面包怎么做" * 30, "one two", "x " * 80, "\u200b"])
 def test_first_words_are_never_empty_and_short(prompt):
     assert 1 <= len(first_words(prompt)) <= 60
+
+
+def test_first_words_of_a_language_without_spaces_are_not_one_word():
+    prompt = "Python " + "里怎么读取文件" * 20
+    assert first_words(prompt) == prompt[:60]

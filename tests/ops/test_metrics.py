@@ -109,6 +109,17 @@ def test_what_workers_did_is_counted_once(user, app, worker, gemini):
     assert scraped["reply_seconds_bucket", "+Inf"] == 1
 
 
+def test_a_reply_that_a_machine_with_a_fast_clock_accepted_takes_nothing_off_a_total(room, runner):
+    now = utc_now()
+    with room.app.app_context():
+        rollup.count_replies(now)
+    room.answer(runner, "Hello")
+    room.sql("UPDATE messages SET accepted_at = completed_at + interval '5 seconds' WHERE role = 'model'")
+    with room.app.app_context():
+        rollup.count_replies(now + rollup.SETTLING + timedelta(minutes=1))
+    assert scrape(room.person.client)["reply_seconds_sum",] == 0
+
+
 def test_each_end_of_a_reply_is_counted_with_its_calls_and_tokens(room, make_runner):
     runner, now = make_runner(), utc_now()
     with room.app.app_context():

@@ -289,15 +289,16 @@ CLIENTS = {  # by what GEMINI_SDK says: module, class, and the file that install
 }
 
 
-class SdkMissing(Exception):
-    """The chosen library is not installed; the message is a sentence for the operator."""
+class ClientNotConfigured(Exception):
+    """There is no key, or the chosen library is not installed; the message is a sentence for the operator."""
 
 
 def model_client_class(sdk: str) -> Callable[..., ModelClient]:
-    """What makes a client on the library that GEMINI_SDK names. Raises SdkMissing."""
+    """What makes a client on the library that GEMINI_SDK names. Raises ClientNotConfigured."""
     module, name, requirements = CLIENTS[sdk]
     try:
         client: Callable[..., ModelClient] = getattr(import_module(module), name)
     except ImportError as error:
-        raise SdkMissing(f"GEMINI_SDK is {sdk}, which is not installed ({error}): install {requirements}.") from error
+        missing = f"GEMINI_SDK is {sdk}, which is not installed ({error}): install {requirements}."
+        raise ClientNotConfigured(missing) from error
     return client
