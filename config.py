@@ -1,4 +1,4 @@
-"""Every environment variable, read and validated in one place.
+"""Every setting, read and validated in one place.
 
 `load_settings()` is called by the app factory and the entry points alone; everything else is handed the
 `Settings` it returns. A wrong value stops the start with one clear sentence for each variable.

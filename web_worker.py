@@ -16,7 +16,7 @@ from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import ThreadWorker
 from uuid_utils.compat import uuid7
 
-from app.core.errors import REFUSALS, AppError, code_of, problem
+from app.core.errors import PROBLEM_TYPE, REFUSALS, AppError, code_of, problem
 from app.core.http import network
 from app.core.tracing import REQUEST_ID_HEADER, request_id
 
@@ -97,7 +97,7 @@ def write_problem(connection: socket.socket, status: int, _reason: str, _message
     head = (
         f"HTTP/1.1 {status} {document['title']}\r\n"
         "Connection: close\r\n"
-        "Content-Type: application/problem+json\r\n"
+        f"Content-Type: {PROBLEM_TYPE}\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
         "X-Content-Type-Options: nosniff\r\n"

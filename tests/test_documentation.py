@@ -36,7 +36,8 @@ README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 SECURITY = (ROOT / "docs/security.md").read_text()
 DOCS = [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")]
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS]
+DECISIONS = [f"docs/decisions/{page.name}" for page in (ROOT / "docs/decisions").glob("*.md")]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS, *DECISIONS]
 
 
 def leads_somewhere(target: str, page: Path) -> bool:

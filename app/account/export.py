@@ -63,12 +63,12 @@ def export_slot(user_id: UUID) -> Iterator[None]:
     Raises RateLimited, ServiceUnavailable.
     """
     release_connection()  # while Redis is silent, waits for it must not use them all up
-    # The user's own first: who asks for many at once takes no place from others meanwhile.
+    # The user's own first: who asks for many at once takes no slot from others meanwhile.
     with user_slot(f"exports:{user_id}", at_most=1, lasts_seconds=settings().export_max_seconds) as slot:
         if slot is None:
             raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
-        with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_place:
-            if not has_place:
+        with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
+            if not has_slot:
                 raise ServiceUnavailable("Too many exports are under way on this server. Try again in a few seconds.")
             yield
 
@@ -127,4 +127,4 @@ def array(schema: Schema, rows_at_once: Iterable[list[Any]]) -> Iterator[str]:
 
 def compact(value: Any) -> str:
     """JSON without spaces; characters beyond ASCII as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -3,6 +3,7 @@
 import marshmallow as ma
 
 from app.auth.schemas import ApiKeyOut, Name, SecurityEventOut, SessionOut
+from app.billing.models import Tier
 from app.chatrooms.schemas import ChatroomOut
 from app.core import fields
 from app.core.schemas import Schema
@@ -19,7 +20,7 @@ class ProfileIn(Schema):
 class UsageOut(Schema):
     """The prompts of the day."""
 
-    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]), example="basic")
+    tier = fields.Choice("The tier as of this request.", Tier, example="basic")
     limit = fields.Integer("Prompts a day; null for Pro.", allow_none=True, example=5)
     used = fields.Integer("Prompts spent today.", example=2)
     remaining = fields.Integer("Prompts left today; null for Pro.", allow_none=True, example=3)

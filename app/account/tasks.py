@@ -83,7 +83,7 @@ def purge_account() -> bool:
         ]
         if any(counts):
             return True
-        # What the purge of a chatroom holds is waited for here alone, with nothing in hand that it may want.
+        # Only here is a purge of a chatroom waited for, and this transaction holds nothing that it needs.
         if delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH and not owns_charges(user.id):
             user_id = user.id
             db.session.execute(delete(User).where(User.id == user_id))

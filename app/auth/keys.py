@@ -12,17 +12,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, or_, select
 
 from app.auth import events
 from app.auth.errors import TooManyApiKeys
 from app.auth.models import ApiKey, EventType
-from app.auth.sessions import note_use
+from app.auth.sessions import note_use, revoke
 from app.core.auth import API_KEY_PREFIX, Scope
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.http import Client
-from app.core.limits import forget_sessions
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.service import require_locked_user
 
@@ -78,13 +77,11 @@ def revoke_keys(
     active = [ApiKey.user_id == user_id, *active_key(now)]
     if only is not None:
         active.append(ApiKey.id == only)
-    ended = update(ApiKey).where(*active).values(revoked_at=now).returning(ApiKey.id)
-    ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
+    ended = revoke(tx, ApiKey, *active, now=now)
     if revoked_by is not None:
-        for _ in ids:
+        for _ in ended:
             events.record(user_id, EventType.API_KEY_REVOKED, revoked_by, now)
-    tx.after_commit(lambda: forget_sessions(ids))
-    return len(ids)
+    return len(ended)
 
 
 def find_key(key: str) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six d
 MAX_GUESSES = 5
 COOLDOWN = timedelta(seconds=60)  # between two codes for a number and purpose
 COUNT_WINDOW = timedelta(hours=1)
-MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW: using one purpose up leaves the other
+MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW: using one purpose up leaves the others
 SEND_CODE = "auth.send_code"  # the task's name
 SEAL_PURPOSE = "one-time-code"
 SMS_TEXT = "{code} is your code. It is good for {minutes} minutes. Don't share it with anyone."
@@ -121,7 +121,7 @@ def match_code(
 
 
 def newest_hash(key: str, purpose: Purpose) -> str:
-    """What to compare a code with: the newest, also when it has ended: the right code, too late or twice, is no guess.
+    """The hash of the newest code, even if it has ended: the right code, sent late or twice, is no wrong guess.
 
     For a number without any it is the hash of no code, so that comparing takes as long.
     """

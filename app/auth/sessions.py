@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 
 from app.auth import events
 from app.auth.models import ApiKey, AuthSession, EventType, RefreshToken
@@ -49,7 +49,7 @@ def open_session(tx: Transaction, user: User, client: Client, now: datetime) -> 
     of_user = (AuthSession.user_id == user.id, AuthSession.revoked_at.is_(None))
     latest_first = select(AuthSession.id).where(*of_user).order_by(AuthSession.last_used_at.desc())
     too_many = latest_first.offset(MAX_SESSIONS - 1).limit(MAX_SESSIONS)
-    revoke(tx, AuthSession.id.in_(too_many), now)
+    revoke(tx, AuthSession, AuthSession.id.in_(too_many), now=now)
     session = AuthSession(
         user_id=user.id,
         ip=client.ip,
@@ -116,19 +116,22 @@ def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = 
 
 def revoke_sessions(tx: Transaction, user_id: UUID, now: datetime) -> None:
     """End every session of the user, who is locked by the caller."""
-    revoke(tx, and_(AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None)), now)
+    revoke(tx, AuthSession, AuthSession.user_id == user_id, AuthSession.revoked_at.is_(None), now=now)
 
 
-def revoke(tx: Transaction, which: ColumnElement[bool], now: datetime) -> None:
-    """End these sessions: in PostgreSQL, and after the commit where Redis knows them."""
-    ended = update(AuthSession).where(which).values(revoked_at=now).returning(AuthSession.id)
+def revoke(
+    tx: Transaction, model: type[AuthSession | ApiKey], *which: ColumnElement[bool], now: datetime
+) -> Sequence[UUID]:
+    """End sessions or keys: in PostgreSQL, and after the commit where Redis knows them; their ids."""
+    ended = update(model).where(*which).values(revoked_at=now).returning(model.id)
     ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
     if ids:
         tx.after_commit(lambda: forget_sessions(ids))
+    return ids
 
 
 def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:
-    """Whether the session is not revoked and its user is there; as `note_use`."""
+    """Whether the session is not revoked, as those of a deleted user are; as `note_use`."""
     return note_use(AuthSession, *active_session(session_id, user_id), now=now)
 
 

@@ -82,8 +82,7 @@ class Budget:
         """Count one; False without Redis. Raises ServiceUnavailable."""
         try:
             with asking_redis():
-                spent = rate_limits().storage.incr(item.key_for(self.name), item.get_expiry())
-                if spent <= item.amount:
+                if rate_limits().hit(item, self.name):
                     return True
                 rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
                 refused = rate_limits().storage.incr(item.key_for(self.name, "refused"), item.get_expiry())
@@ -135,9 +134,7 @@ def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
     throttle = touch(
         mobile_key,
         now,
-        password_attempts=case(
-            (over, 1), else_=func.least(NumberThrottle.password_attempts, MAX_PASSWORD_ATTEMPTS) + 1
-        ),
+        password_attempts=case((over, 1), else_=NumberThrottle.password_attempts + 1),
         password_attempts_since=case((over, now), else_=NumberThrottle.password_attempts_since),
     )
     if throttle.password_attempts > MAX_PASSWORD_ATTEMPTS:

@@ -94,7 +94,7 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
     """Expire the user's open Checkout sessions and cancel the subscriptions at Stripe, at once.
 
     Sessions first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then
-    the account must stay as it is. A payment that slips through all the same is cancelled when its event comes.
+    the account must stay as it is. A payment that slips through all the same is canceled when its event comes.
     """
     existing = (StripeCustomer.stripe_id.is_not(None), StripeCustomer.deleted_at.is_(None))
     customers = db.session.scalars(select(StripeCustomer).where(StripeCustomer.user_id == user_id, *existing)).all()
@@ -109,7 +109,7 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
 
 
 def disown_customers(user_id: UUID) -> bool:
-    """Detach the customers from their user: what is paid for from now on is cancelled.
+    """Detach the customers from their user: what is paid for from now on is canceled.
 
     False, and nothing is detached, when a Checkout session was opened since `close_account`. Call it in the transaction
     that deletes the user: until its end no session can be kept, nor afterwards.

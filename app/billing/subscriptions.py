@@ -49,7 +49,7 @@ def copy_subscriptions(
     subscription_ids: None for all of the customer's. customer_deleted: those that Stripe says nothing of have ended.
     A ticket, a number above all those handed out before, is taken before the fetch, so that of two fetches at once
     the later one wins, whichever writes last.
-    Where the user is gone, nobody may be charged any more: what is not ended is cancelled first.
+    Where the user is gone, nobody may be charged any more: what is not ended is canceled first.
     Raises a PaymentsError; then nothing was written.
     """
     with transaction():

@@ -1,4 +1,4 @@
-"""The first page of a user's chatrooms, and that of the archived ones, cached in Redis: of the last `limit` asked for.
+"""Caches each user's first page of chatrooms in Redis, and that of the archived ones, for the last `limit` asked for.
 
 Each user has a version, a random word that every change replaces. A reader takes the version before it
 queries and stores it with the page, so a slow reader that races a change stores a page nobody will read.

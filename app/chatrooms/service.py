@@ -71,8 +71,8 @@ def create_chatroom(
 ) -> tuple[Chatroom, bool]:
     """Open a chatroom of the user's; it, and whether it was opened before under the same Idempotency-Key.
 
-    Then it is as it was answered with, whatever became of it. Raises TokenRevoked when the account is gone,
-    ModelNotInTier, IdempotencyKeyReused.
+    A repeated request gets the chatroom as first answered, even if it was changed or deleted since.
+    Raises TokenRevoked when the account is gone, ModelNotInTier, IdempotencyKeyReused.
     """
     fingerprint = fingerprint_of("POST /chatroom", json.dumps([title, instruction, model]))
     with transaction() as tx:
@@ -124,7 +124,7 @@ def parse_moment(text: str) -> datetime:
 def get_chatroom(user_id: UUID, chatroom_id: UUID, *, locked: bool = False) -> Chatroom:
     """The user's chatroom. Raises NotFound, for somebody else's too.
 
-    locked: nobody else writes to it until the transaction ends; before any of its messages is, as a purge does it.
+    locked: until the transaction ends. Lock a chatroom before its messages, as the purge does.
     """
     statement = LOCK_CHATROOM if locked else OWN_CHATROOM
     room = db.session.scalar(statement, {"room": chatroom_id, "user": user_id}, execution_options=AS_STORED)

@@ -24,6 +24,7 @@ from app.core.auth import (
     require_token,
 )
 from app.core.errors import (
+    PROBLEM_TYPE,
     QUERY_IS_NOT_VALID,
     AppError,
     BodyTooLarge,
@@ -36,7 +37,6 @@ from app.core.errors import (
 from app.core.limits import Limit, limit_address
 from app.core.schemas import Problem
 
-PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
 
 IF_NONE_MATCH = {

@@ -83,7 +83,7 @@ class AppTask(Task):  # type: ignore[misc]
 
 
 def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, dict[str, str]]) -> None:
-    """Set Celery up so that no work is lost with a worker and no request waits for a broker.
+    """Set Celery up: tasks of this app, taken one a thread, that no request waits for a broker to queue.
 
     pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is no chore.
     """
@@ -91,8 +91,7 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
     celery.conf.update(
         **broker_settings(url, pool_size=pool_size),
         task_routes=routes,
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
+        task_acks_late=True,  # or a worker would reserve a second task for each of its threads
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,

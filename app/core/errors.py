@@ -18,6 +18,7 @@ REFUSALS = Counter("http_errors", "Answers that were problem documents, by their
 
 log = logging.getLogger(__name__)
 
+PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5  # for a 503: long enough for a dependency's restart, short enough for a person
 EXAMPLE_REQUEST_ID = "0192d3a4-5b6c-7d8e-9f01-23456789abcd"
 # RFC 9110's names, where Python 3.11 still has the older ones.
@@ -166,7 +167,7 @@ def handle_app_error(error: AppError) -> Response:
     if error.errors is not None:
         body["errors"] = error.errors
     content = json.dumps(body)
-    return Response(content, error.status, error.headers, content_type="application/problem+json")
+    return Response(content, error.status, error.headers, content_type=PROBLEM_TYPE)
 
 
 def handle_http_exception(error: HTTPException) -> Response:

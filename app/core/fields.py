@@ -52,7 +52,7 @@ class Choice(Described, ma.fields.Enum[Any]):
     """One of an enumeration's values."""
 
     def __init__(self, description: str, enum: type[StrEnum], **kwargs: Any) -> None:
-        super().__init__(description, enum, by_value=True, **kwargs)
+        super().__init__(description, enum, by_value=ma.fields.String, **kwargs)
 
 
 class Preserialized(Described, ma.fields.Nested):

@@ -112,8 +112,8 @@ def drain_unread(response: Response) -> Response:
     """Read away what is left of a large body, up to MAX_DRAIN_BYTES; mark the body when there is more.
 
     A server that closes while its client still sends breaks the connection, and the client never sees the answer. And
-    gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails. Of
-    a marked body the server's worker announces the close.
+    gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails. For
+    a marked body `web_worker.py` announces the close.
     """
     is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
     if is_large and request.environ.get("wsgi.input_terminated"):

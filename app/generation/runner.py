@@ -96,7 +96,7 @@ class Runner:
     def claim(self, reply_id: UUID) -> Claim | None:
         """Claim a reply; None when it cannot be claimed now.
 
-        A refused one looks again, once its mark is committed: a slot that came free before nobody has told it of.
+        A refused claim is made once more after its mark is committed: of a slot freed in between nobody would tell it.
         """
         return self.try_to_claim(reply_id) or self.try_to_claim(reply_id)
 

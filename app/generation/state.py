@@ -221,7 +221,7 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
     values = CLEAR_LEASE | {"status": Status.CANCELED, "completed_at": now, "not_before": None}
     if part:
         values |= {"text": part}
-    elif reply.text:  # of an earlier attempt than those since: no cursor of theirs is for it
+    elif reply.text:  # of an earlier attempt: no follower's cursor may seem to continue it
         values |= {"attempt": messages.c.attempt + 1}
     asked_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
     statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, asked_at)

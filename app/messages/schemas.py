@@ -126,7 +126,7 @@ class StreamHeaders(ma.Schema):
 class ErrorOut(Schema):
     """Why a reply failed."""
 
-    code = fields.String("For programs.", validate=ma.validate.OneOf([code.value for code in ErrorCode]))
+    code = fields.Choice("For programs.", ErrorCode)
     message = fields.String("For people.")
 
 

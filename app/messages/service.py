@@ -134,7 +134,7 @@ def accept_prompt(
 
 
 def first_exchange(known: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed: bool) -> tuple[Message, Message]:
-    """The prompt and the reply as they were answered with, whatever became of them: made again from the same request.
+    """The first answer's prompt and reply, rebuilt from the repeated request, whatever has become of them since.
 
     Raises NotFound when the chatroom has just been deleted.
     """
@@ -199,15 +199,12 @@ def note_ended(user_id: UUID, key: str, reply: Message) -> None:
 
 
 def list_messages(
-    user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None, superseded: str
+    user_id: UUID, chatroom_id: UUID, *, limit: int, cursor: str | None, with_superseded: bool
 ) -> Page[Message]:
-    """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor.
-
-    superseded: `include` or `exclude` those.
-    """
+    """A page of the chatroom's messages, newest first. Raises NotFound, InvalidCursor."""
     get_chatroom(user_id, chatroom_id)
     before = decode_cursor(cursor, parse_position)[0] if cursor is not None else None
-    return messages_before(chatroom_id, limit, before, with_superseded=superseded == "include")
+    return messages_before(chatroom_id, limit, before, with_superseded=with_superseded)
 
 
 def open_room(user_id: UUID, chatroom_id: UUID) -> tuple[Chatroom, Page[Message]]:

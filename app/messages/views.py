@@ -149,7 +149,8 @@ class MessageHistory(MethodView):
         """List a chatroom's messages
 
         Newest first; those of the current conversation, or all with `superseded=include`."""
-        return service.list_messages(current_user_id(), chatroom_id, **query)
+        with_superseded = query.pop("superseded") == "include"
+        return service.list_messages(current_user_id(), chatroom_id, **query, with_superseded=with_superseded)
 
 
 def preferred_wait(prefer: str) -> int:

@@ -258,7 +258,7 @@ def print_comparison(result: Comparison) -> None:
 def report(first: datetime, last: datetime, by: str, as_csv: bool) -> None:
     """What everybody's prompts took in tokens, and their cost by MODEL_PRICES.
 
-    A cost is not told where a price is missing. Prompts that were given back are not in it.
+    A cost is not told where a price is missing. Refunded prompts are not in it.
     """
     if last < first:
         raise click.UsageError("--to is before --from.")

@@ -39,7 +39,7 @@ QUOTA_HEADERS = STRUCTURED_HEADERS | {
     "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
     "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
 }
-UNLIMITED = 10**9  # what flask-limiter is told for a tier without a limit: its prompts count all the same
+UNLIMITED = 10**9  # for a tier without a limit: nobody reads that counter, but Pro needs Redis as Basic does (0002)
 
 OF_DAY = (PromptCharge.mobile_key == bindparam("key"), PromptCharge.day == bindparam("day"))
 CHARGED = select(func.count()).where(*OF_DAY, PromptCharge.refunded_at.is_(None)).scalar_subquery()

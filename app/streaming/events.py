@@ -97,9 +97,9 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
 
 
 def cancel_generation(reply_id: UUID, attempt: int) -> None:
-    """Tell every worker that the reply is canceled or deleted, and this the last attempt at it that is to stop.
+    """Tell every worker that a reply is canceled, and this the last attempt at it that is to stop.
 
-    A retry makes another one. Raises redis.RedisError.
+    `LeaseKeeper` (`app/generation/worker.py`) hears it, and aborts the call. Raises redis.RedisError.
     """
     redis_client().publish(STOP_CHANNEL, cancellation(reply_id, attempt))
 

@@ -21,7 +21,7 @@ PAGE_HEADERS = {
 OUTCOMES = {
     "cancel_at_period_end": "The subscription will end with its period.",
     "resume": "The subscription goes on.",
-    "cancel": "The subscription was cancelled at once.",
+    "cancel": "The subscription was canceled at once.",
     "renew": "The period ended.",
     "fail_payment": "The period ended and its payment failed: the subscription is past due.",
     "recover": "The open invoice was paid.",
