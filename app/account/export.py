@@ -28,9 +28,9 @@ from app.core import settings
 from app.core.db import db
 from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
 from app.core.schemas import Schema
+from app.core.slots import held_request, user_slot
 from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
-from app.streaming.slots import held_request, user_slot
 from app.users.models import User
 from app.users.profile import UserOut
 

@@ -1,7 +1,7 @@
 """API keys: how a program acts for a user, within its scopes, without a code every day.
 
 A key is 256 random bits after `gbk_`, which secret scanners can know. It is shown once and stored as a hash. While it
-is active it is remembered like a session (`app.core.limits`), so that most requests with it ask Redis alone.
+is active it is remembered like a session (`app.core.admission`), so that most requests with it ask Redis alone.
 """
 
 import hashlib

@@ -12,11 +12,11 @@ from app.auth import events
 from app.auth.models import ApiKey, AuthSession, EventType, RefreshToken
 from app.billing.tier import tier_of
 from app.core import settings
+from app.core.admission import forget_sessions
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.http import Client
-from app.core.limits import forget_sessions
 from app.core.logging import log_event
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.models import User

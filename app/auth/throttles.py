@@ -21,10 +21,10 @@ from sqlalchemy.dialects.postgresql import insert
 from app.auth.errors import OtpInvalid, OtpLocked
 from app.auth.models import NumberThrottle
 from app.core import settings
+from app.core.admission import Limit
 from app.core.clock import seconds_until
 from app.core.db import db
 from app.core.errors import RateLimited, ServiceUnavailable
-from app.core.limits import Limit
 from app.core.logging import first_line
 from app.core.redis import asking_redis, rate_limits
 

@@ -1,7 +1,8 @@
 """Stripe's webhook: an event is verified and noted, then applied by a task, and by a sweep if that fails.
 
 An event only says that something has happened. What to believe is fetched from Stripe when the event is applied, so
-events may come twice, late, in any order, and in the shape of any API version.
+events may come twice, late, in any order, and in the shape of any API version. No event sets a tier: it is computed
+from what was fetched (`app/billing/tier.py`).
 """
 
 import logging

@@ -14,6 +14,7 @@ from webargs.core import missing
 from webargs.flaskparser import FlaskParser
 from werkzeug.http import quote_etag
 
+from app.core.admission import Limit, limit_address
 from app.core.auth import (
     InsufficientScope,
     Scope,
@@ -34,7 +35,6 @@ from app.core.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from app.core.limits import Limit, limit_address
 from app.core.schemas import Problem
 
 JSON_TYPE = "application/json"

@@ -16,10 +16,10 @@ from flask_jwt_extended import JWTManager, create_access_token, create_refresh_t
 from flask_jwt_extended.exceptions import JWTExtendedException
 from jwt.exceptions import ExpiredSignatureError, PyJWTError
 
+from app.core.admission import REQUESTS, Limit, SessionValidator, admit, limit_address
 from app.core.clock import utc_now
 from app.core.crypto import derive_key
 from app.core.errors import AppError
-from app.core.limits import REQUESTS, Limit, SessionValidator, admit, limit_address
 
 if TYPE_CHECKING:
     from config import Settings

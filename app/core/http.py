@@ -21,8 +21,8 @@ from prometheus_client import Counter, Histogram
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from app.core.admission import client_address, parse_address
 from app.core.errors import BodyTooLarge, BodyTooSlow, MalformedJson
-from app.core.limits import client_address, parse_address
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024

@@ -23,6 +23,7 @@ from app.core.db import DATABASE_GAVE_UP, db, log_database_error
 from app.core.errors import AppError, NotFound
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
+from app.core.slots import held_request
 from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.conversation import supersede
@@ -31,7 +32,6 @@ from app.integrations.gemini.client import FinishReason
 from app.quota.ledger import new_charge
 from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
 from app.streaming.following import wait_until_final
-from app.streaming.slots import held_request
 from app.users.numbers import mobile_key
 from app.users.service import require_locked_user
 
@@ -160,7 +160,7 @@ def supersede_prompt(user_id: UUID, chatroom_id: UUID, prompt_id: UUID) -> None:
 def acquire_wait_slot(seconds: int) -> Iterator[int]:
     """Hold the request during the block; how long it may wait: not at all when the process holds many."""
     half = max(1, settings().streams_per_process // 2)  # so that waits alone never keep streams out
-    with held_request(at_most=half if seconds else 0) as has_slot:
+    with held_request("replies", at_most=half if seconds else 0) as has_slot:
         yield seconds if has_slot else 0
 
 

@@ -39,8 +39,7 @@ from app.messages.schemas import (
 )
 from app.messages.service import MessageNotEditable
 from app.quota.usage import QUOTA_HEADERS, QuotaExceeded, quota_headers
-from app.streaming.following import Cursor, Event, follow_reply
-from app.streaming.slots import TooManyStreams
+from app.streaming.following import Cursor, Event, TooManyStreams, follow_reply
 
 MAX_WAIT_SECONDS = 20
 RECONNECT_MS = 1_000

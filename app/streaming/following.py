@@ -22,12 +22,12 @@ from app.chatrooms.service import get_message
 from app.core import settings
 from app.core.auth import TokenRevoked, current_session_check
 from app.core.db import DATABASE_GAVE_UP, log_database_error
-from app.core.errors import NotFound
+from app.core.errors import RETRY_AFTER_SECONDS, NotFound, RateLimited, ServiceUnavailable
 from app.core.http import is_draining
 from app.core.redis import redis_client
+from app.core.slots import Slot, held_request, user_slot
 from app.core.transactions import release_connection
 from app.streaming import events
-from app.streaming.slots import open_slot
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,12 @@ LOOK_AGAIN_SECONDS = 15.0  # how long the end of a session or of a chatroom may 
 SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnoticed
 WITHOUT_REDIS_SECONDS = 1.0
 WITHOUT_DATABASE_SECONDS = 1.0
+
+
+class TooManyStreams(RateLimited):
+    """The user follows enough replies at once."""
+
+    code, detail = "too_many_streams", "Too many streams are open. Close one, or poll the reply."
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,18 @@ class Follower:
         if text[cursor.chars :]:
             yield Event("delta", Cursor(message.attempt, len(text)), {"text": text[cursor.chars :]})
         yield Event(message.status.value, Cursor(message.attempt, len(text)), message=message)
+
+
+@contextmanager
+def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
+    """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
+    with held_request("replies", at_most=per_process) as has_slot:
+        if not has_slot:
+            raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
+        with user_slot(f"streams:{user_id}", at_most=per_user) as slot:
+            if slot is None:
+                raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
+            yield slot
 
 
 @contextmanager

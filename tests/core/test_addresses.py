@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.limits import client_address, client_networks
+from app.core.admission import client_address, client_networks
 
 NO_ADDRESSES = [None, "", "unix:", "unknown", "_hidden", "198.51.100", "198.51.100.4.", "[", "[]:443", ":443"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.auth.keys import revoke_key
 from app.auth.sessions import end_session
-from app.core.limits import ACTIVE_SECONDS, TOMBSTONE_SECONDS, remember_active, session_key
+from app.core.admission import ACTIVE_SECONDS, TOMBSTONE_SECONDS, remember_active, session_key
 from tests.auth.conftest import make_key
 from tests.problems import assert_problem
 

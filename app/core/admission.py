@@ -68,11 +68,12 @@ REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minu
 def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValidator) -> bool:
     """Whether the session is active; a request of one counts against its user's limit. Raises RateLimited.
 
-    validate: asks PostgreSQL whether the session is active. Holds no database connection afterwards.
+    validate: asks PostgreSQL whether the session is active: `auth.sessions.is_session_active`, or
+    `auth.keys.is_key_active`, which the factory passes in. Holds no database connection afterwards.
     """
     try:
         with asking_redis():
-            entry, count = ask(session_id, user_id)
+            entry, count = session_and_count(session_id, user_id)
             limit = settings().rate_limit_per_minute
             if limit and count > limit:
                 raise_rate_limited(REQUESTS.item(1), f"user:{user_id}")
@@ -91,7 +92,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
     return entry == str(user_id).encode()
 
 
-def ask(session_id: UUID, user_id: UUID) -> tuple[bytes | None, int]:
+def session_and_count(session_id: UUID, user_id: UUID) -> tuple[bytes | None, int]:
     """The session's entry, and how many requests its user has made in the window; 0 without a limit."""
     key = session_key(session_id)
     if not settings().rate_limit_per_minute:

@@ -8,8 +8,8 @@ from flask import Flask
 from flask_jwt_extended import create_access_token
 
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
-from app.core import limits
-from app.core.limits import REQUESTS
+from app.core import admission
+from app.core.admission import REQUESTS
 from sandbox.stack.servers import ValkeyServer
 from tests.people import log_in
 from tests.problems import assert_problem
@@ -102,7 +102,7 @@ def test_codes_for_one_address_are_capped_by_the_hour(make_limited, user):
     allowed = CODES_SENT.share(400)
     with roomy.test_request_context(environ_overrides={"REMOTE_ADDR": "203.0.113.1"}):
         for _ in range(allowed):
-            limits.limit_address(CODES_SENT)
+            admission.limit_address(CODES_SENT)
     refused = call(roomy, "POST", "/auth/send-otp", json={"mobile": "+14155552671"})
     assert_problem(refused, 429, "rate_limited")
     assert int(refused.headers["Retry-After"]) > 3_000

@@ -10,11 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from uuid import UUID
 
 import redis
 
-from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
 from app.core.redis import redis_client
 
 log = logging.getLogger(__name__)
@@ -24,14 +22,8 @@ _held: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
-class TooManyStreams(RateLimited):
-    """The user follows enough replies at once."""
-
-    code, detail = "too_many_streams", "Too many streams are open. Close one, or poll the reply."
-
-
 @contextmanager
-def held_request(kind: str = "replies", *, at_most: int) -> Iterator[bool]:
+def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
     """Count a request among the held ones during the block; False, and not counted, when `at_most` are held."""
     with _lock:
         has_slot = _held[kind] < at_most
@@ -85,15 +77,3 @@ def user_slot(key: str, *, at_most: int, lasts_seconds: int = SLOT_SECONDS) -> I
         yield slot if slot.keep() <= at_most else None
     finally:
         slot.give_up()
-
-
-@contextmanager
-def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
-    """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
-    with held_request(at_most=per_process) as has_slot:
-        if not has_slot:
-            raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
-        with user_slot(f"streams:{user_id}", at_most=per_user) as slot:
-            if slot is None:
-                raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
-            yield slot
