@@ -61,6 +61,7 @@ def environment(outside: Mapping[str, str], folder: Path) -> dict[str, str]:
         "ENV_FILE": os.devnull,
         "FLASK_SKIP_DOTENV": "1",
         "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PYTHONUNBUFFERED": "1",
         "SCREENSHOTS": str(folder),

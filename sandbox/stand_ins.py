@@ -12,6 +12,7 @@ from typing import Any
 
 import requests
 
+from sandbox.stack import processes
 from sandbox.stack.processes import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ class _Process:
         self._session = requests.Session()
         self._session.trust_env = False
         command = [sys.executable, "-m", module, "--port", str(port), *arguments]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.process = processes.spawn(command, output=2, cwd=ROOT)
         wait_until(lambda: self.process.poll() is not None or self._is_healthy(), seconds=START_SECONDS)
         if self.process.poll() is not None or not self._is_healthy():
             self.stop()

@@ -76,6 +76,10 @@ class Deployment:
         """The environment of the product's processes."""
         own = {
             "APP_ENV": "development",
+            "ENV_FILE": os.devnull,  # the developer's own may name the real Stripe, and the real senders of codes
+            "FLASK_SKIP_DOTENV": "1",
+            "OTP_DELIVERY": "response",
+            "STRIPE_SECRET_KEY": "",
             "PORT": self.url.rsplit(":", 1)[1],
             "DATABASE_URL": self.postgres.url,
             "REDIS_URL": self.valkey.url,

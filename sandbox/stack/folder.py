@@ -58,7 +58,7 @@ class Lock:
 
 def stack_folder(root: Path) -> Path:
     """`var/` of the checkout, or the folder that SANDBOX_VAR names: nothing is shared with `make run` then."""
-    return root / os.environ.get("SANDBOX_VAR", "var")
+    return root / (os.environ.get("SANDBOX_VAR") or "var")
 
 
 @contextmanager

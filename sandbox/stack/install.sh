@@ -39,27 +39,20 @@ if ! [ -w . ] || { [ -e "$venv" ] && ! [ -w "$venv" ]; }; then
     refuse "Cannot write to $(pwd -P): the packages and the data go there."
 fi
 
-fresh=
-if ! [ -f "$stamp" ] || [ "$(cat "$stamp")" != "$(pwd -P)" ]; then
-    fresh=yes
-    if [ -L "$venv" ] || { [ -e "$venv" ] && ! [ -e "$mark" ]; }; then
-        refuse "$venv is there and was not made by make: move it away first, so that nothing in it is lost."
-    fi
+if [ -L "$venv" ] || { [ -e "$venv" ] && ! [ -e "$mark" ]; }; then
+    refuse "$venv is there and was not made by make: move it away first, so that nothing in it is lost."
 fi
 
 echo "Installing packages into $venv, about a minute the first time …"
 report=$(mktemp) || exit 1
 trap 'rm -f "$report"' EXIT
 trap 'exit 1' HUP INT TERM
-if [ -n "$fresh" ]; then
-    rm -rf "$venv"
-    mkdir "$venv" && : >"$mark" || exit 1
-    "$python" -m venv "$venv" >"$report" 2>&1 || {
-        cat "$report" >&2
-        refuse "$python could not make $venv: see above."
-    }
-fi
-rm -f "$stamp"
+rm -rf "$venv" # it may have packages that are not pinned any more
+mkdir "$venv" && : >"$mark" || exit 1
+"$python" -m venv "$venv" >"$report" 2>&1 || {
+    cat "$report" >&2
+    refuse "$python could not make $venv: see above."
+}
 # The pins are complete, so nothing is left for pip to resolve.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes \
     -r requirements-dev.txt >"$report" 2>&1 || {

@@ -134,9 +134,9 @@ class Stack:
             for name, command in commands.items():
                 self._app.append(name)
                 lock.record(name, self._processes.start(name, command, environ))
-            self._wait_until_ready(port)
             settings.write_exports(self._var / "stack.env", added)
             at_the_end.callback((self._var / "stack.env").unlink, missing_ok=True)
+            self._wait_until_ready(port)
             self._processes.say(f"Ready after {time.monotonic() - began:.1f} s")
             self._processes.wait_for_silence(unless=lambda: self._stop.requested)
             self._stop.check()

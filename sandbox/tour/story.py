@@ -3,16 +3,15 @@
 Each chapter gets the visitor and leaves in it what later ones need.
 """
 
-import secrets
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
+from sandbox.people import fresh_number
 from sandbox.tour.visitor import POLL_SECONDS, REPLY_SECONDS, TourError, Visitor
 
 # Numbers of the exchange 555, which belong to nobody that a message could reach.
-_AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
 _TRIES = 5
 _MOST_PROMPTS = 20
 _PRO_SECONDS = 20
@@ -247,11 +246,6 @@ STORY: list[Chapter] = [
     let_a_program_in,
     change_the_number,
 ]
-
-
-def fresh_number() -> str:
-    """A random valid number."""
-    return f"+1{secrets.choice(_AREA_CODES)}555{secrets.randbelow(10_000):04}"
 
 
 def tell(story: list[Chapter], visitor: Visitor) -> None:

@@ -13,9 +13,10 @@ import pytest
 from flask import Flask
 from werkzeug.serving import make_server
 
+from sandbox.people import fresh_number
 from sandbox.stack.processes import free_port, wait_until
 from sandbox.stand_ins import running_stripe_stand_in
-from sandbox.tour.story import STORY, fresh_number
+from sandbox.tour.story import STORY
 from tests.celery_process import celery_process
 
 ROOT = Path(__file__).resolve().parents[3]
