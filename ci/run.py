@@ -165,6 +165,7 @@ SCHEMATHESIS = [
 
 STEPS = [
     Step("Tests", ["make", "test", "ARGS=--junitxml='{folder}/pytest.xml'"], reports=True),
+    Step("What the other checks need", ["sh", "ci/install.sh", "var/ci/tools"], prepares=True),
     Step("Tests of whole processes", ["make", "test-processes", "ARGS=--junitxml='{folder}/pytest.xml'"], reports=True),
     Step("Tests with OpenTelemetry", ["sh", "ci/opentelemetry.sh", "{folder}"], reports=True),
     Step("Style", ["make", "lint"]),
@@ -173,12 +174,10 @@ STEPS = [
     Step("Dangerous calls", ["make", "danger"]),
     Step("Chaos, in its short form", ["make", "chaos", "ARGS=--short"]),
     Step("Demo", [*OWN_STACK, "make", "demo"]),
-    Step("What the other checks need", ["sh", "ci/install.sh", "var/ci/tools"], prepares=True),
     Step("README's commands", [*OWN_STACK, PYTHON, "-m", "ci.check_readme"]),
     Step("Checkout in a browser", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.browser.buy_pro"]),
     Step("Chat page in a browser", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.browser.chat_page"]),
     Step("Docs page in a browser", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.browser.docs_page"]),
-    Step("Postman collection is current", [PYTHON, "-m", "sandbox.postman", "--check"]),
     Step("Postman collection, assertions", [*OWN_STACK, *NEWMAN], reports=True),
     Step("Generated clients", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.clients.check", "{folder}/clients"]),
     Step("API as described, operations", [*UNLIMITED, *OWN_STACK, *SCHEMATHESIS], reports=True),

@@ -1,12 +1,10 @@
 """The Postman collection, made from the API's own description and the story in `postman_story`.
 
-`python -m sandbox.postman [--check]` writes docs/postman/, or says whether it is up to date.
+`python -m sandbox.postman` writes docs/postman/.
 """
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 from app.factory import create_app
 from config import load_settings
 from sandbox import postman_story as story
-from sandbox.postman_story import FAREWELL, FOLDERS, STORY, Step
+from sandbox.postman_story import STORY, Step
 
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -35,20 +33,12 @@ def operations_of(description: Json) -> dict[str, Json]:
 
 
 def collection_of(description: Json) -> Json:
-    """The collection: the story's steps that are served, then what is served and not in the story."""
+    """The collection: the story's steps."""
     operations = operations_of(description)
-    in_story = {step.operation for steps in STORY.values() for step in steps}
-    folders = []
-    for name in (*FOLDERS, FAREWELL):
-        steps = [step for step in STORY[name] if step.operation in operations]
-        steps += [
-            step_of(operation, operations[operation], description)
-            for operation in operations
-            if operation not in in_story and folder_of(operation) == name
-        ]
-        if steps:
-            items = [item_of(step, operations[step.operation]) for step in steps]
-            folders.append({"name": name, "item": items})
+    folders = [
+        {"name": name, "item": [item_of(step, operations[step.operation]) for step in steps]}
+        for name, steps in STORY.items()
+    ]
     return {
         "info": {
             "_postman_id": str(uuid5(NAMESPACE_URL, "gemini-backend/collection")),
@@ -59,18 +49,6 @@ def collection_of(description: Json) -> Json:
         },
         "item": folders,
     }
-
-
-def step_of(operation: str, its_description: Json, description: Json) -> Step:
-    """A step for an operation that is not in the story."""
-    return Step(operation, its_description.get("summary", operation), example_body(its_description, description))
-
-
-def folder_of(operation: str) -> str:
-    """The folder whose beginning fits best."""
-    path = operation.split()[1]
-    fits = [(len(prefix), name) for name, prefixes in FOLDERS.items() for prefix in prefixes if path.startswith(prefix)]
-    return max(fits)[1]
 
 
 def item_of(step: Step, operation: Json) -> Json:
@@ -121,18 +99,6 @@ def raw_body(body: Json | str) -> str:
     return body if isinstance(body, str) else json.dumps(body, indent=4, ensure_ascii=False)
 
 
-def example_body(operation: Json, description: Json) -> Json | None:
-    """A body made from the examples of a schema's fields."""
-    content = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if content is None:
-        return None
-    schema = content["schema"]
-    if "$ref" in schema:
-        schema = description["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
-    fields: Json = schema.get("properties", {})
-    return {name: schema["example"] for name, schema in fields.items() if "example" in schema}
-
-
 def environment() -> Json:
     """The variables that the requests share, for the stack of `make run`."""
     values = {
@@ -180,21 +146,11 @@ def spelled(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def main() -> int:
-    """0 when written, or when all is as it should be."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.postman", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when something is stale")
-    check = parser.parse_args().check
-    if not check:
-        FOLDER.mkdir(exist_ok=True)
-        for path, text in files().items():
-            path.write_text(text)
-        return 0
-    stale = [path.name for path, text in files().items() if not path.exists() or path.read_text() != text]
-    for name in stale:
-        print(f"docs/postman/{name} is not what the API's description makes it: run `make postman`.", file=sys.stderr)
-    return 1 if stale else 0
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for path, text in files().items():
+        path.write_text(text)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -87,19 +87,6 @@ def answers(statuses: tuple[int, ...]) -> str:
     )
 
 
-FOLDERS = {  # a folder, and the beginnings of the paths in it
-    "auth": ("/auth",),
-    "user": ("/user",),
-    "chatroom": ("/chatroom", "/models"),
-    "messages": ("/chatroom/{chatroom_id}/message",),
-    "search": ("/search",),
-    "subscription": ("/subscribe", "/subscription"),
-    "webhook": ("/webhook",),
-    "operations": ("/",),
-}
-FAREWELL = "farewell"
-
-
 @dataclass(frozen=True)
 class Step:
     """A request. `also`: statuses that are fine beside the documented successes."""
@@ -265,7 +252,7 @@ STORY: dict[str, list[Step]] = {
         Step("GET /readyz", "Can it serve?"),
         Step("GET /metrics", "How is it doing?", token="metrics_token"),
     ],
-    FAREWELL: [
+    "farewell": [
         Step("GET /user/me/export", "Take your data with you"),
         Step(f"DELETE {ROOM}", "Delete the chatroom"),
         Step("DELETE /user/me", "Delete your account"),

@@ -19,7 +19,7 @@ SHOWN_HEADERS = (
 WIDTH = 78
 _MAX_CHARS = 300
 _MAX_ITEMS = 2
-_SECRETS = {"access_token", "refresh_token"}
+_SECRETS = {"access_token", "refresh_token", "key"}
 _SECRET_CHARS = 12
 _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"
 
