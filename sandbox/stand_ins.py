@@ -88,7 +88,7 @@ class GeminiStandIn(_Process):
         return self.wait_for()
 
     def wait_for(self, *, timeout: float = 10.0, **conditions: int) -> dict[str, int]:
-        """Wait for `calls_at_least`, `in_flight_at_least` or `in_flight_at_most`.
+        """Wait for `in_flight_at_least` or `in_flight_at_most`.
 
         timeout: seconds. Returns the counts; raises TimeoutError when they have not come to it by then.
         """
@@ -151,7 +151,7 @@ class RunningStandIn(_Process):
         return list(self.call("GET", "/events", type=list(types))["events"])
 
     def make_event(self, kind: str, **fields: Any) -> Any:
-        """Make an event of any type: `object` or `object_id`, `previous`, `api_version`, `send`."""
+        """Make an event of any type: `object` or `object_id`, `api_version`, `send`."""
         return self.call("POST", "/events", fields | {"type": kind})
 
     def signed(self, event_id: str) -> Any:

@@ -124,7 +124,6 @@ def forget_requests() -> ResponseReturnValue:
 def stats() -> ResponseReturnValue:
     """Give the counts, at once or when they reach what the query asks for."""
     return _stand_in().counters.wait_for(
-        calls_at_least=request.args.get("calls_at_least", 0, type=int),
         in_flight_at_least=request.args.get("in_flight_at_least", 0, type=int),
         in_flight_at_most=request.args.get("in_flight_at_most", type=int),
         timeout_seconds=min(request.args.get("timeout", 10.0, type=float), LONGEST_WATCH_SECONDS),

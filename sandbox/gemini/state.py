@@ -41,7 +41,6 @@ class Counters:
     def wait_for(
         self,
         *,
-        calls_at_least: int = 0,
         in_flight_at_least: int = 0,
         in_flight_at_most: int | None = None,
         timeout_seconds: float = 10.0,
@@ -50,8 +49,7 @@ class Counters:
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    self.calls >= calls_at_least
-                    and self.in_flight >= in_flight_at_least
+                    self.in_flight >= in_flight_at_least
                     and (in_flight_at_most is None or self.in_flight <= in_flight_at_most)
                 ),
                 timeout_seconds,

@@ -6,7 +6,6 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.stripe.store import Json
 from sandbox.stripe.wire import of_status, parameter_invalid
 
 LONGEST_HANG_SECONDS = 600
@@ -52,10 +51,6 @@ class Behaviour:
             raise parameter_invalid("when", f"`when` is one of {MOMENTS}.")
         return cls(**body)
 
-    def shown(self) -> Json:
-        """As JSON."""
-        return {name: value for name, value in vars(self).items() if name not in OWN_FIELDS}
-
 
 class Behaviours:
     """The behaviours in force, the first that fits wins."""
@@ -79,11 +74,6 @@ class Behaviours:
         """Wait until a call is on hold; whether that came in time."""
         held = [behaviour.reached for behaviour in self._active if behaviour.hold]
         return bool(held) and held[0].wait(timeout_seconds)
-
-    def shown(self) -> list[Json]:
-        """As JSON, those already used up left out."""
-        with self._lock:
-            return [behaviour.shown() for behaviour in self._active if behaviour.times != 0]
 
     def apply(self, when: str, method: str, path: str) -> None:
         """Delay or fail this call as told.

@@ -172,10 +172,6 @@ class Sender:
             self.endpoint = Endpoint(**vars(self._first))
             self._wake.notify_all()
 
-    def shown(self) -> Json:
-        """The settings without the secret."""
-        return {name: value for name, value in vars(self.endpoint).items() if name != "secret"}
-
     def headers(self, payload: str) -> dict[str, str]:
         """What goes with a payload."""
         return {

@@ -9,7 +9,7 @@ import pytest
 
 from tests.deployment.files import ROOT, process_names, setting_names
 
-# Good as they are on any platform; README's table has their defaults.
+# Good as they are on any platform; .env.example has their defaults.
 LEFT_ALONE = {
     "PORT",  # Render sets it; compose publishes it
     "FLASK_DEBUG",

@@ -157,7 +157,7 @@ def test_without_redis_a_prompt_is_refused_in_time_and_nothing_is_stored(
         begun = utc_now()
         with ThreadPoolExecutor(10) as pool:
             answers = list(pool.map(lambda _: person.post(f"{path}/message", json={"text": "Hi"}), range(10)))
-        assert (utc_now() - begun).total_seconds() < 3
+        assert (utc_now() - begun).total_seconds() < 10, "one after the other they would wait for longer"
         assert {answer.status_code for answer in answers} == {503}
         assert answers[0].headers["Retry-After"]
         assert person.get(f"{path}/messages").json["items"] == []

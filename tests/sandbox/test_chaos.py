@@ -1,8 +1,12 @@
 """A disaster is only survived when everything was accepted before it."""
 
+import subprocess
+import sys
+
 import pytest
 
 from sandbox.people import Findings
+from tests.conftest import ROOT
 
 
 def test_all_accepted_and_nothing_wrong_is_good():
@@ -22,3 +26,10 @@ def test_all_accepted_and_nothing_wrong_is_good():
 )
 def test_anything_else_is_not(found):
     assert not found.good
+
+
+def test_an_unknown_disaster_is_refused_in_a_sentence():
+    command = [sys.executable, "-m", "sandbox.chaos", "--only", "an earthquake"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no such disaster: 'an earthquake'" in done.stderr

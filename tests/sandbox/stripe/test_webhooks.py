@@ -1,7 +1,6 @@
 """Webhooks: signed, in order, again after failures; doubled, shuffled; kept by a restart."""
 
 import json
-import time
 
 import pytest
 import requests
@@ -84,7 +83,6 @@ def test_the_state_survives_a_restart_and_so_do_undelivered_webhooks(tmp_path, r
         second.behave(path="/v1/customers", hang=True)
         with pytest.raises(requests.ReadTimeout):
             requests.get(f"{second.url}/v1/customers/x", headers={"Authorization": "Bearer sk_test_1"}, timeout=0.2)
-        began = time.monotonic()
         second.stop()
-        assert time.monotonic() - began < 2
+        assert second.process.returncode == 0, "it had to be killed"
     assert [path.name for path in state.parent.iterdir()] == ["stripe.json"]
