@@ -52,12 +52,18 @@ def quiet_app(app: Flask, make_quiet_app: Callable[[float], Flask], gemini_timeo
 
 @pytest.fixture
 def make_runner(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..., Runner]]:
-    """A runner as the worker has one: the real SDK against the stand-in."""
+    """A runner as the worker has one: the real SDK against the stand-in. app: the quiet one unless it is given."""
     keepers = []
 
-    def make(*, lease_seconds: float = 5, breaker: Breaker | None = None, api_key: str = "sandbox-key") -> Runner:
+    def make(
+        *,
+        app: Flask = quiet_app,
+        lease_seconds: float = 5,
+        breaker: Breaker | None = None,
+        api_key: str = "sandbox-key",
+    ) -> Runner:
         model = Gemini(api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief.")
-        keeper = LeaseKeeper(quiet_app, lease=timedelta(seconds=lease_seconds))
+        keeper = LeaseKeeper(app, lease=timedelta(seconds=lease_seconds))
         keepers.append(keeper)
         return Runner(model, keeper, breaker or Breaker())
 
@@ -142,21 +148,15 @@ def room(quiet_app: Flask, make_user: Callable[..., Any]) -> Room:
 
 
 @pytest.fixture
-def make_runner_for(gemini: GeminiStandIn) -> Iterator[Callable[[Flask, Any], Room]]:
+def make_runner_for(make_runner: Callable[..., Runner]) -> Callable[[Flask, Any], Room]:
     """A room with a runner of its own, on an application of the test's."""
-    keepers = []
 
     def make(app: Flask, person: Any) -> Room:
-        model = Gemini(api_key="sandbox-key", endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="")
-        keeper = LeaseKeeper(app, lease=timedelta(seconds=5))
-        keepers.append(keeper)
         room = Room(app, person, person.make_chatroom())
-        room.runner = Runner(model, keeper, Breaker())
+        room.runner = make_runner(app=app)
         return room
 
-    yield make
-    for keeper in keepers:
-        keeper.close()
+    return make
 
 
 def cancel(room: Room, reply_id: UUID | str) -> Any:

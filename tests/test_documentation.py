@@ -29,7 +29,7 @@ from app.generation import state
 from app.integrations.stripe import ENDED
 from app.ops import totals
 from config import WHEN_UNSET, Settings
-from tests.test_readme import VARIABLES, variables_of_processes
+from tests.deployment.files import process_names, setting_names
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -230,4 +230,4 @@ def test_every_module_that_a_document_runs_exists(page):
 def test_every_variable_that_a_document_names_is_one(page):
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)[`=]", (ROOT / page).read_text()))
     opentelemetrys = {name for name in named if name.startswith("OTEL_")}
-    assert named - VARIABLES - variables_of_processes() - opentelemetrys == set()
+    assert named - setting_names() - process_names() - opentelemetrys == set()

@@ -11,10 +11,10 @@ from pydantic_core import PydanticUndefined
 
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.run import conversation
+from tests.deployment.files import process_names, setting_names
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-VARIABLES = {field.upper() for field in Settings.model_fields}
 REQUIRED = {"app_env": "development", "database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
 # Cells that describe a default rather than spell it.
 DESCRIBED = {"required", "none", "for development", "a sentence"}
@@ -45,24 +45,17 @@ def example_variables() -> dict[str, str | None]:
     return dotenv_values(ROOT / ".env.example")
 
 
-def variables_of_processes() -> set[str]:
-    """What gunicorn.conf.py and Procfile read besides config.py."""
-    read = re.findall(r"environ(?:\.get\(|\[)\"([A-Z_]+)\"", (ROOT / "gunicorn.conf.py").read_text())
-    read += re.findall(r"\$\{?([A-Z_]+)", (ROOT / "Procfile").read_text())
-    return set(read) - VARIABLES
-
-
 def settings_with(**values: Any) -> Settings:
     return Settings(_env_file=None, **REQUIRED | values)
 
 
 def test_readme_lists_variables_that_there_are_and_all_that_must_be_set():
     required = {name.upper() for name, field in Settings.model_fields.items() if field.is_required()}
-    assert required <= set(documented_variables()) <= VARIABLES
+    assert required <= set(documented_variables()) <= setting_names()
 
 
 def test_env_example_lists_every_variable_and_no_other():
-    assert set(example_variables()) == VARIABLES
+    assert set(example_variables()) == setting_names()
 
 
 def test_env_example_names_each_variable_once():
@@ -72,7 +65,7 @@ def test_env_example_names_each_variable_once():
 
 def test_env_example_mentions_the_variables_of_the_processes():
     mentioned = re.findall(r"^# ([A-Z_]+)=$", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
-    assert set(mentioned) == variables_of_processes()
+    assert set(mentioned) == process_names()
 
 
 def test_every_variable_of_env_example_has_a_comment_above():
@@ -82,7 +75,7 @@ def test_every_variable_of_env_example_has_a_comment_above():
 
 
 def test_readme_names_the_variables_of_the_processes():
-    assert not [name for name in variables_of_processes() if f"`{name}`" not in README]
+    assert not [name for name in process_names() if f"`{name}`" not in README]
 
 
 @pytest.mark.parametrize("name", sorted(documented_variables()))
@@ -106,7 +99,7 @@ def test_env_example_changes_nothing_when_copied(clean_environment):
 
 
 def test_env_example_holds_no_secret():
-    secret_ones = [name for name in VARIABLES if re.search("SECRET|KEY|TOKEN|PASSWORD|_URL$", name)]
+    secret_ones = [name for name in setting_names() if re.search("SECRET|KEY|TOKEN|PASSWORD|_URL$", name)]
     given = {name: example_variables()[name] for name in secret_ones if example_variables()[name]}
     assert set(given) <= {
         "FRONTEND_URL",

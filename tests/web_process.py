@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import requests
 
+from sandbox.stack import processes
 from sandbox.stack.processes import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,15 +41,15 @@ class WebProcess:
 
 
 @contextmanager
-def serving(environment: Mapping[str, str], log_file: Path, *, processes: int = 1) -> Iterator[WebProcess]:
+def serving(environment: Mapping[str, str], log_file: Path, *, workers: int = 1) -> Iterator[WebProcess]:
     """gunicorn with the environment, until the block ends."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "wsgi:app"]
-    own = {"PORT": str(port), "WEB_CONCURRENCY": str(processes)}
+    own = {"PORT": str(port), "WEB_CONCURRENCY": str(workers)}
     variables = {**os.environ, "WEB_THREADS": "32", **environment, **own}
     web = WebProcess(f"http://127.0.0.1:{port}", log_file)
-    with log_file.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
+    with log_file.open("wb") as log:
+        process = processes.spawn(command, output=log, env=variables, cwd=ROOT)
         web.pid = process.pid
     try:
         assert wait_until(lambda: answers(web), seconds=30), log_file.read_text()

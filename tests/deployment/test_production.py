@@ -125,7 +125,7 @@ def production(
         }
         migrate(variables["web"])
         processes = int(variables["web"]["WEB_CONCURRENCY"])
-        web = exits.enter_context(serving(variables["web"], logs["web"], processes=processes))
+        web = exits.enter_context(serving(variables["web"], logs["web"], workers=processes))
         for name in ("worker", "beat"):
             exits.enter_context(celery_process(name, variables[name], logs[name]))
         assert wait_until(lambda: " ready." in logs["worker"].read_text(), seconds=60), logs["worker"].read_text()

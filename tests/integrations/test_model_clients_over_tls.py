@@ -13,14 +13,16 @@ import pytest
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import CallAborted, ModelTimeout, ModelUnavailable
-from tests.integrations.scripted import JSON, certify, says, serving
+from tests.integrations.scripted import JSON, says, serving
+from tests.tls import make_certificate
 
 ANSWER = b'{"candidates": [{"content": {"parts": [{"text": "safe"}]}, "finishReason": "STOP"}]}'
 
 
 @pytest.fixture(scope="session")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
-    return certify(tmp_path_factory.mktemp("tls"))
+    certificate = make_certificate(tmp_path_factory.mktemp("tls"), "127.0.0.1")
+    return certificate.context, certificate.trusted
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_without_a_token_production_has_no_metrics(make_app):
 
 @pytest.mark.processes
 def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
-    with serving(environment, tmp_path / "web.log", processes=2) as web:
+    with serving(environment, tmp_path / "web.log", workers=2) as web:
         assert wait_until(lambda: len(descendants(web.pid)) == 2, seconds=20)
         for pid in descendants(web.pid):
             os.kill(pid, signal.SIGSTOP)  # the other one answers
@@ -234,7 +234,7 @@ def test_a_process_goes_on_with_the_numbers_of_the_one_whose_place_it_takes(app,
     """Otherwise each process that ever was would leave files behind, and a scrape would read all of them."""
     folder = tmp_path / "numbers"
     own = {"PROMETHEUS_MULTIPROC_DIR": str(folder), "GUNICORN_CMD_ARGS": "--max-requests 10 --max-requests-jitter 0"}
-    with serving(environment | own, tmp_path / "web.log", processes=2) as web:
+    with serving(environment | own, tmp_path / "web.log", workers=2) as web:
         for _ in range(100):
             assert web.call("GET", "/readyz").ok
         assert web.log_file.read_text().count("Booting worker") > 6
