@@ -242,7 +242,7 @@ def test_a_process_goes_on_with_the_numbers_of_the_one_whose_place_it_takes(app,
 
         def is_complete():  # a request is counted, and then logged, after its answer
             counted = samples(web.call("GET", "/metrics").text)["http_requests_total", "GET", "/readyz", "200"]
-            return counted == web.log_file.read_text().count("GET /readyz 200") > 100
+            return counted == web.log_file.read_text().count("GET /readyz 200") == 100
 
         assert wait_until(is_complete, seconds=10)
 
