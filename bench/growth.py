@@ -13,14 +13,11 @@ from contextlib import contextmanager
 import psycopg2
 import sqlalchemy as sa
 from flask import Flask
-from flask_migrate import upgrade
 
 from app.core.db import db
-from app.factory import create_app
+from bench.application import make_app
 from bench.growth_cases import CASES, Case, Visitor
 from bench.large import Plan, Size, answered_within_an_hour, explained, fill
-from bench.otp_timing import MIGRATIONS
-from config import load_settings
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.servers import ValkeyServer
 
@@ -55,16 +52,6 @@ def visitors() -> Iterator[tuple[Visitor, Visitor]]:
         with large.app_context():
             fill(db.engine, OTHERS)
         yield settle(small, FEW_ROOMS, FEW_MESSAGES), settle(large, ROOMS, MESSAGES)
-
-
-def make_app(database_url: str, redis_url: str) -> Flask:
-    """An application with an empty database, and no limit that a load would meet."""
-    urls = {"database_url": database_url, "redis_url": redis_url}
-    limits = {"rate_limit_per_minute": 0, "basic_daily_prompts": 100_000, "log_level": "ERROR"}
-    app = create_app(load_settings(app_env="development", jwt_secret="j" * 32, **urls, **limits))
-    with app.app_context():
-        upgrade(directory=str(MIGRATIONS))
-    return app
 
 
 def settle(app: Flask, rooms: int, messages: int) -> Visitor:

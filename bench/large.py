@@ -15,7 +15,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from flask import Flask
-from flask_migrate import upgrade
 
 from app.account.service import delete_account
 from app.account.tasks import purge_account, purge_chatroom
@@ -23,15 +22,12 @@ from app.auth.tasks import delete_ended as sweep_auth
 from app.core.clock import utc_now
 from app.core.db import answers_within, db
 from app.core.transactions import transaction
-from app.factory import create_app
 from app.generation.conversation import conversation
 from app.generation.service import failed_replies, retry_failed
 from app.generation.titles import untitled_chatrooms
 from app.generation.worker import sweep_replies
 from app.ops.totals import queue
-from config import load_settings
-from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.servers import ValkeyServer
+from bench.application import application
 
 HOUR_SECONDS = 3_600
 
@@ -223,10 +219,8 @@ def measure_deletion(app: Flask) -> None:
 
 
 if __name__ == "__main__":
-    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
-        app = create_app(load_settings(database_url=postgres.url, redis_url=valkey.url, app_env="development"))
+    with application() as app:
         with app.app_context():
-            upgrade()
             fill(db.engine, Size())
         measure(app)
         measure_deletion(app)

@@ -4,21 +4,15 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
-from flask_migrate import upgrade
 from sqlalchemy import text
 
 from app.core.clock import utc_now
 from app.core.db import answers_within, db
-from app.factory import create_app
 from app.ops import metrics
 from app.ops import totals as rollup
-from config import load_settings
-from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.servers import ValkeyServer
+from bench.application import application
 
-ROOT = Path(__file__).resolve().parents[1]
 REPLIES = 500_000  # and as many prompts
 FILL = """
 WITH somebody AS (
@@ -59,18 +53,13 @@ def milliseconds(action: Callable[[], object], *, times: int = 9) -> str:
 
 
 def main() -> None:
-    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
-        app = create_app(
-            load_settings(database_url=postgres.url, redis_url=valkey.url, log_level="ERROR", app_env="development")
-        )
-        with app.app_context(), answers_within(600):
-            upgrade(directory=str(ROOT / "migrations"))
-            db.session.execute(text("SET statement_timeout = 0"))
-            db.session.execute(text(FILL), {"rooms": REPLIES // 50})
-            db.session.commit()
-            db.session.execute(text("ANALYZE"))
-            db.session.commit()
-            report()
+    with application() as app, app.app_context(), answers_within(600):
+        db.session.execute(text("SET statement_timeout = 0"))
+        db.session.execute(text(FILL), {"rooms": REPLIES // 50})
+        db.session.commit()
+        db.session.execute(text("ANALYZE"))
+        db.session.commit()
+        report()
 
 
 def report() -> None:

@@ -9,25 +9,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from flask import Flask
 from flask.testing import FlaskClient
-from flask_migrate import upgrade
 from sqlalchemy import text
 
 from app.core.db import db
-from app.factory import create_app
-from config import load_settings
-from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.servers import ValkeyServer
+from bench.application import application
 
 PAIRS = 200
 NOTICEABLE = 0.15
 NOTICEABLE_SECONDS = 0.001
 PASSWORD = "a-password-of-the-bench"
 WRONG_PASSWORD = "another-one-of-the-bench"
-MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
 Call = Callable[[FlaskClient, str], object]
 
@@ -85,17 +79,7 @@ def compare(client: FlaskClient, known: list[str], unknown: list[str]) -> bool:
 
 
 def main() -> int:
-    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
-        settings = load_settings(
-            app_env="development",
-            database_url=postgres.url,
-            redis_url=valkey.url,
-            rate_limit_per_minute=0,
-            log_level="ERROR",
-        )
-        app = create_app(settings)
-        with app.app_context():
-            upgrade(directory=str(MIGRATIONS))
+    with application() as app:
         client = app.test_client()
         known = [f"+1415555{number:04}" for number in range(PAIRS)]
         unknown = [f"+1415556{number:04}" for number in range(PAIRS)]

@@ -12,14 +12,9 @@ from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
-from flask_migrate import upgrade
 from werkzeug.test import TestResponse
 
-from app.factory import create_app
-from bench.otp_timing import MIGRATIONS
-from config import load_settings
-from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.servers import ValkeyServer
+from bench.application import application
 
 ROUNDS = 7
 Call = Callable[[int], object]
@@ -70,13 +65,7 @@ def calls(app: Flask) -> dict[str, tuple[Call, int]]:
 
 
 def main() -> None:
-    with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
-        urls = {"database_url": postgres.url, "redis_url": valkey.url}
-        limits: dict[str, Any] = {"rate_limit_per_minute": 1_000_000, "basic_daily_prompts": 100_000}
-        settings = load_settings(app_env="development", jwt_secret="j" * 32, **urls, **limits)
-        with create_app(settings).app_context():
-            upgrade(directory=str(MIGRATIONS))
-        app = create_app(settings)  # no web process migrates: alembic leaves connections that take a SET more
+    with application(rate_limit_per_minute=1_000_000) as app:
         logging.disable(logging.CRITICAL)  # where lines go is the machine's affair
         measured = calls(app)
         rows: dict[str, list[tuple[float, float]]] = {name: [] for name in measured}

@@ -21,11 +21,9 @@ from flask import Flask
 from flask_migrate import downgrade, upgrade
 
 from app.core.db import db
-from app.factory import create_app
+from bench.application import MIGRATIONS, make_app
 from bench.growth_cases import Request, Visitor
 from bench.large import answered_within_an_hour, explained
-from bench.otp_timing import MIGRATIONS
-from config import load_settings
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.servers import ValkeyServer
 
@@ -139,15 +137,6 @@ def written_meanwhile(url: str) -> Iterator[list[float]]:
     yield times
     ended.set()
     writing.join()
-
-
-def make_app(database_url: str, redis_url: str) -> Flask:
-    """An application with no limit that a load would meet, and an empty database."""
-    settings = {"database_url": database_url, "redis_url": redis_url, "jwt_secret": "j" * 32}
-    app = create_app(load_settings(app_env="development", rate_limit_per_minute=0, log_level="ERROR", **settings))
-    with app.app_context():
-        upgrade(directory=str(MIGRATIONS))
-    return app
 
 
 def migrate(app: Flask, url: str) -> None:
