@@ -8,12 +8,13 @@ report: a check for each operation, failed when it was never answered with 2xx.
 import atexit
 import itertools
 import os
-import secrets
 from typing import Any
 from xml.etree import ElementTree
 
 import requests
 import schemathesis
+
+from ci.newcomer import tokens
 
 BASE_URL = os.environ["BASE_URL"]
 ENDS_TOKENS = {"POST /auth/logout", "POST /auth/change-password", "POST /auth/refresh", "DELETE /user/me"}
@@ -35,11 +36,7 @@ class Person:
     """Somebody with tokens."""
 
     def __init__(self) -> None:
-        mobile = {"mobile": f"+1415{secrets.randbelow(8_000_000) + 2_000_000}"}
-        self.headers: dict[str, str] = {}
-        self.post("/auth/signup", mobile)
-        otp = self.post("/auth/send-otp", mobile)["otp"]
-        self.tokens = self.post("/auth/verify-otp", mobile | {"otp": otp})
+        self.tokens = tokens(BASE_URL)
         self.headers = {"Authorization": f"Bearer {self.tokens['access_token']}"}
 
     def post(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> Any:

@@ -7,13 +7,14 @@ on a large screen and a phone, by buttons and by keyboard alone. Pictures of the
 """
 
 import os
-import random
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import APIRequestContext, Browser, Page, Playwright, expect, sync_playwright
+
+from ci.browser.visit import open_browser
+from ci.newcomer import tokens
 
 WAIT_SECONDS = 60
 PHONE = {"width": 360, "height": 740}
@@ -23,6 +24,7 @@ class Client:
     """Somebody who talks to the API."""
 
     def __init__(self, playwright: Playwright, base_url: str) -> None:
+        self.base_url = base_url
         self.http: APIRequestContext = playwright.request.new_context(base_url=base_url)
         self.headers: dict[str, str] = {}
 
@@ -34,11 +36,7 @@ class Client:
 
     def sign_up(self) -> None:
         """A fresh account, and its token."""
-        mobile = f"+1415{random.randrange(2_000_000, 10_000_000)}"
-        self.call("POST", "/auth/signup", 201, {"mobile": mobile, "name": "Ada"})
-        code = self.call("POST", "/auth/send-otp", 202, {"mobile": mobile})["otp"]
-        tokens = self.call("POST", "/auth/verify-otp", 200, {"mobile": mobile, "otp": code})
-        self.headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+        self.headers = {"Authorization": f"Bearer {tokens(self.base_url)['access_token']}"}
 
     def wait_for_status(self, **wanted: Any) -> None:
         """Wait until GET /subscription/status says this."""
@@ -121,13 +119,9 @@ def main() -> None:
     base_url = os.environ.get("BASE_URL", "http://127.0.0.1:5000")
     pictures = Path(os.environ.get("SCREENSHOTS", "var/screenshots"))
     pictures.mkdir(parents=True, exist_ok=True)
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    assert chromium, "There is no Chromium: install Debian's package, or name one in CHROMIUM."
     expect.set_options(timeout=WAIT_SECONDS * 1_000)
     with sync_playwright() as playwright:
-        # Chromium refuses its own sandbox to root, which is who runs in a container.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        browser = open_browser(playwright)
         client = Client(playwright, base_url)
         client.sign_up()
         prompts = spend_the_day(client)

@@ -8,16 +8,11 @@ CHROMIUM names the browser's program (default: `chromium` on the PATH); SCREENSH
 """
 
 import json
-import os
-import shutil
 
 from playwright.sync_api import Route, expect, sync_playwright
 
-from ci.browser.visit import CHAT_URL, DESK, PHONE, TIMEOUT_MS, Visit
+from ci.browser.visit import CHAT_URL, DESK, PHONE, TIMEOUT_MS, Visit, open_browser
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-OPTIONS += ["--disable-component-update", "--disable-sync"]
 # At the stand-in's pace of 30 ms a word. Nobody waits for the end of the first, which comes after 27 seconds, so that
 # pictures and a reload fit into it on a slow machine too; the second takes 12.
 LONGEST_WORDS, LONG_WORDS = 900, 400
@@ -286,7 +281,7 @@ def log_out(visit: Visit) -> None:
 def main() -> None:
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        browser = open_browser(playwright)
         for visit, steps in (
             (
                 Visit(browser, DESK),

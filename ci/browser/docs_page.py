@@ -9,15 +9,14 @@ CHROMIUM is the browser's path (`chromium` on PATH when it is not given). A pict
 
 import json
 import os
-import random
-import shutil
 from pathlib import Path
 from typing import Any
 
-import requests
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+from ci.browser.visit import open_browser
+from ci.newcomer import tokens
+
 TAGS = [
     "auth",
     "sessions",
@@ -82,20 +81,6 @@ class Visit:
         return json.loads(shown)
 
 
-def post(url: str, body: dict[str, str]) -> Any:
-    answer = requests.post(url, json=body, timeout=30)
-    assert answer.ok, f"{url}: {answer.status_code} {answer.text}"
-    return answer.json()
-
-
-def log_in(address: str) -> str:
-    """An access token of somebody new."""
-    mobile = {"mobile": f"+1415{random.randrange(2_000_000, 10_000_000)}"}
-    post(f"{address}/auth/signup", mobile)
-    otp = post(f"{address}/auth/send-otp", mobile)["otp"]
-    return str(post(f"{address}/auth/verify-otp", mobile | {"otp": otp})["access_token"])
-
-
 def tour(visit: Visit, token: str) -> str:
     """What a newcomer does on the page; the reply's text."""
     page = visit.page
@@ -118,10 +103,10 @@ def tour(visit: Visit, token: str) -> str:
 def main() -> None:
     address = os.environ.get("BASE_URL", "http://127.0.0.1:5000")
     picture = Path(os.environ.get("SCREENSHOTS", "var/screenshots")) / "docs.png"
-    token = log_in(address)
+    token = tokens(address)["access_token"]
     expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = open_browser(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
         visit = Visit(page, address)
         reply = tour(visit, token)

@@ -1,17 +1,20 @@
 """A person's visit to the chat page, in one window of a real browser: what chat_page.py's steps have in common."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 CHAT_URL = os.environ.get("CHAT_URL", "http://127.0.0.1:8083").rstrip("/")
 SCREENSHOTS = os.environ.get("SCREENSHOTS", "")
 DESK = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 ENOUGH_STEPS = 4
+OPTIONS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+OPTIONS += ["--disable-component-update", "--disable-sync"]
 TIMEOUT_MS = 60_000
 
 READ_STORED = """async (id) => {
@@ -21,6 +24,16 @@ READ_STORED = """async (id) => {
   const answer = await fetch(`${api}/chatroom/${room}`, {headers: {Authorization: `Bearer ${token}`}});
   return (await answer.json()).messages.filter((message) => message.role === 'model').at(-1).text;
 }"""
+
+
+def open_browser(playwright: Playwright) -> Browser:
+    """Chromium: the one that CHROMIUM names, or the `chromium` on PATH."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert chromium, "There is no Chromium: install Debian's package, or name one in CHROMIUM."
+    # Chromium refuses its own sandbox to root, which is who runs in a container.
+    return playwright.chromium.launch(
+        executable_path=chromium, args=OPTIONS + (["--no-sandbox"] if os.geteuid() == 0 else [])
+    )
 
 
 class Visit:
