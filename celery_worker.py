@@ -7,10 +7,12 @@ from importlib import import_module
 from typing import Any
 
 from celery import signals
+from celery.concurrency import get_implementation
+from celery.concurrency.thread import TaskPool
 
 from app.core.celery import note_worker_ended
 from app.factory import create_app
-from app.generation.worker import FINISH_WITHIN_SECONDS
+from app.generation.worker import FINISH_WITHIN_SECONDS, FinishingPool
 from app.integrations.gemini.client import ClientNotConfigured
 
 FEATURES_WITH_TASKS = ("generation", "chatrooms", "billing", "auth", "account", "ops")
@@ -21,6 +23,13 @@ log = logging.getLogger(__name__)
 @signals.setup_logging.connect
 def keep_logging(**_: Any) -> None:
     """Keep the logging that the factory has set up: without a receiver, Celery installs its own."""
+
+
+@signals.worker_init.connect
+def choose_pool(sender: Any, **_: Any) -> None:
+    """Let threads finish what they have taken."""
+    if get_implementation(sender.pool_cls) is TaskPool:
+        sender.pool_cls = FinishingPool
 
 
 @signals.worker_init.connect

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from celery.concurrency.thread import TaskPool
 from flask import Flask
 from redis.exceptions import RedisError
 from sqlalchemy import and_, func, or_
@@ -129,6 +130,13 @@ class LeaseKeeper:
         for claim, call in self._snapshot().items():
             if claim.reply_id == reply_id and claim.attempt <= last_attempt:
                 call.abort()
+
+
+class FinishingPool(TaskPool):  # type: ignore[misc]
+    """Celery's threads, which at a shutdown also do what this process has taken and not begun: Celery drops it."""
+
+    def on_stop(self) -> None:
+        self.executor.shutdown()
 
 
 def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import signal
 from importlib import import_module
 
 import redis
@@ -43,6 +44,27 @@ def test_a_worker_of_its_own_for_chores_leaves_replies_alone(migrated_app, own_e
         assert wait_until(lambda: log_file.read_text().count("ops.tick(") == 3, seconds=30), log_file.read_text()
     with redis.Redis.from_url(own_environment["REDIS_URL"]) as client:
         assert [name for name, _ in waiting_tasks(client, GENERATIONS)] == ["messages.generate_reply"]
+
+
+def test_a_worker_that_is_told_to_end_does_what_it_takes_meanwhile_or_leaves_it(
+    migrated_app, own_environment, tmp_path
+):
+    log_file, ids = tmp_path / "worker.log", [str(uuid7()) for _ in range(400)]
+    with (
+        Celery(broker=own_environment["REDIS_URL"]) as celery,
+        celery_process("worker", own_environment, log_file) as worker,
+        redis.Redis.from_url(own_environment["REDIS_URL"]) as client,
+    ):
+        assert wait_until(lambda: " ready." in log_file.read_text(), seconds=30), log_file.read_text()
+        for number, reply_id in enumerate(ids):
+            celery.send_task("messages.generate_reply", args=[reply_id], queue=GENERATIONS)
+            if number == len(ids) // 2:
+                worker.send_signal(signal.SIGTERM)
+        worker.wait(40)
+        left = {str(arguments[0]) for _, arguments in waiting_tasks(client, GENERATIONS)}
+        done = set(re.findall(r"messages\.generate_reply\(([-0-9a-f]+)\)", log_file.read_text()))
+    assert left, "it ended before all were queued"
+    assert set(ids) - left - done == set()
 
 
 def test_the_queues_have_the_names_that_an_operator_is_told():
