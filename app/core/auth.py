@@ -167,17 +167,17 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
     at again.
     """
     token = bearer_token()
+    is_key = token.startswith(API_KEY_PREFIX)
     try:
-        known = KNOWN_KEYS if token.startswith(API_KEY_PREFIX) else VERIFIED_CLAIMS
-        claims: dict[str, Any] = current_app.extensions[known](token)
+        claims: dict[str, Any] = current_app.extensions[KNOWN_KEYS if is_key else VERIFIED_CLAIMS](token)
     except ExpiredSignatureError:
         raise TokenExpired from None
     except (JWTExtendedException, PyJWTError):
         raise TokenInvalid from None
-    if claims.get("exp", 0) <= utc_now().timestamp():
-        raise TokenExpired
-    if "scopes" not in claims and (claims["type"] == "refresh") is not refresh:
+    if not is_key and ("scopes" in claims or claims["type"] != ("refresh" if refresh else "access")):
         raise TokenInvalid
+    if float(claims.get("exp", 0)) <= utc_now().timestamp():  # PyJWT takes text that is a number
+        raise TokenExpired
     return claims
 
 

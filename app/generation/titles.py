@@ -32,7 +32,10 @@ MAX_OUTPUT_TOKENS = 1_024  # most are for models that think before they write
 CALL_SECONDS = 8.0
 EXCERPT_CHARS = 1_000  # of the prompt and of the reply
 PROMPT_CHARS, TITLE_CHARS = 60, 80
-MARKS = " *_`\"'“”„«»"  # that models put around a name
+MARKS = (  # that models put around a name
+    *(("**", "**"), ("*", "*"), ("__", "__"), ("_", "_"), ("`", "`")),
+    *(('"', '"'), ("'", "'"), ("“", "”"), ("„", "“"), ("«", "»")),
+)
 LOST_AFTER, GIVEN_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
 
 asked = messages.alias("asked")
@@ -115,8 +118,17 @@ def configured_titler() -> ModelClient | None:
 
 def cleaned(text: str) -> str:
     """The first line that says something, without marks around it."""
-    lines = (re.sub(r"[\s\x00-\x1f]+", " ", line).lstrip(f"#{MARKS}").rstrip(MARKS) for line in text.splitlines())
+    lines = (unwrapped(re.sub(r"[\s\x00-\x1f]+", " ", line).strip(" ").lstrip("# ")) for line in text.splitlines())
     return shortened(next(filter(None, lines), ""), TITLE_CHARS)
+
+
+def unwrapped(line: str) -> str:
+    """A line without the pairs of MARKS around all of it."""
+    for first, last in MARKS:
+        inner = line.removeprefix(first).removesuffix(last)
+        if len(line) - len(inner) == len(first) + len(last) and first not in inner and last not in inner:
+            return unwrapped(inner.strip(" "))
+    return line
 
 
 def first_words(prompt: str) -> str:

@@ -163,6 +163,17 @@ def test_token_of_ours_with_odd_claims_is_401(app, client, user, claims):
         assert_problem(response, 401, response.json["code"])
 
 
+@pytest.mark.parametrize(
+    "odd", [{"scopes": None}, {"scopes": 5}, {"scopes": ["chat:read"]}, {"exp": "1"}, {"exp": []}, {"type": "x"}]
+)
+def test_token_of_ours_that_is_otherwise_good_may_not_be_odd(app, client, user, odd):
+    claims = jwt.decode(user.access_token, options={"verify_signature": False}) | odd
+    token = jwt.encode(claims, app.config["JWT_SECRET_KEY"], "HS256", jwt.get_unverified_header(user.access_token))
+    for path in ("/user/me", "/models"):
+        response = call_with(client, f"Bearer {token}", path=path)
+        assert_problem(response, 401, "token_expired" if odd == {"exp": "1"} else "token_invalid")
+
+
 def test_token_is_taken_from_the_header_alone(client, user):
     assert_problem(
         client.get(f"/user/me?jwt={user.access_token}&access_token={user.access_token}"), 401, "token_missing"

@@ -42,7 +42,7 @@ def test_a_room_gets_a_title_after_its_first_completed_reply(untitled, runner, g
     calls = len(gemini.requests())
     title, source = name(untitled)
     assert source == "generated"
-    assert title == "About **kings"
+    assert title == "About **kings**"
     assert gemini.requests()[calls]["generation_config"] == {"maxOutputTokens": titles.MAX_OUTPUT_TOKENS}
     assert untitled.person.get("/chatroom").json["items"][0]["title"] == title
     assert untitled.used() == 2
@@ -135,6 +135,10 @@ def test_a_room_whose_only_answer_is_superseded_waits_for_another(untitled, runn
         ("Baking bread", "Baking bread"),
         ('\n\n  ## "Baking\tbread"\nMore', "Baking bread"),
         ("**Getting Started With C#**", "Getting Started With C#"),
+        ('What is "self"', 'What is "self"'),
+        ('"Romeo" and "Juliet"', '"Romeo" and "Juliet"'),
+        ('# **"Don\'t panic"**', "Don't panic"),
+        ("„**Brot** backen“", "**Brot** backen"),
         ("“”\n**", ""),
         ("面包" * 60, ("面包" * 60)[:80]),
         ("word " * 40, "word " * 15 + "word…"),
