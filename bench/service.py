@@ -32,9 +32,14 @@ COMMAND = "--config /dev/null --worker-class gthread --workers {workers} --threa
 COMMAND += " --no-control-socket --bind {address} bench.floor:app"
 
 
-def service(*, workers: int = 1, environ: dict[str, str] | None = None) -> Deployment:
-    """A service to be entered. environ: what it reads besides ENVIRON."""
-    return Deployment(Path(tempfile.mkdtemp(prefix="bench-")), workers=workers, environ=ENVIRON | (environ or {}))
+@contextmanager
+def service(*, workers: int = 1, environ: dict[str, str] | None = None) -> Iterator[Deployment]:
+    """A service for as long as the block lasts. environ: what it reads besides ENVIRON."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as logs,
+        Deployment(Path(logs), workers=workers, environ=ENVIRON | (environ or {})) as stack,
+    ):
+        yield stack
 
 
 def arrived(stack: Deployment, count: int) -> list[Person]:

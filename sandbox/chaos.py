@@ -7,6 +7,7 @@ more.
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import threading
@@ -180,6 +181,8 @@ def main() -> int:
             all_good &= found.good and not silent
             row = vars(found) | {"name": disaster.name, "calls": calls, "longest": f"{found.longest_wait:.1f} s"}
             print(ROW.format(**row), *(f"{worker} takes no task any more" for worker in silent), flush=True)
+    if all_good:
+        shutil.rmtree(logs)
     verdict = "Every message was accepted and has one reply." if all_good else f"Not all came through; see {logs}."
     print(f"\n{verdict} ({time.monotonic() - begun:.0f} s)")
     return 0 if all_good else 1

@@ -32,7 +32,7 @@ class _Process:
         self._session = requests.Session()
         self._session.trust_env = False
         command = [sys.executable, "-m", module, "--port", str(port), *arguments]
-        self.process = processes.spawn(command, output=2, cwd=ROOT)
+        self.process = processes.spawn(command, output=subprocess.DEVNULL, errors=None, cwd=ROOT)
         wait_until(lambda: self.process.poll() is not None or self._is_healthy(), seconds=START_SECONDS)
         if self.process.poll() is not None or not self._is_healthy():
             self.stop()

@@ -36,7 +36,8 @@ STOP_SECONDS = 60.0  # the stack's own deadlines are shorter
 class Deployment:
     """PostgreSQL, Valkey, the Gemini stand-in, and the processes of the Procfile.
 
-    logs: the folder that gets a log file for each process. workers: how many there are: `worker`, `worker-2` …
+    logs: the folder that gets a log file for each process, and what they leave. workers: how many there are: `worker`,
+    `worker-2` …
     """
 
     postgres: PostgresServer
@@ -87,6 +88,7 @@ class Deployment:
             "GEMINI_API_KEY": "sandbox-key",
             "GEMINI_API_ENDPOINT": self.gemini.url,
             "RATE_LIMIT_PER_MINUTE": "0",
+            "TMPDIR": str(self.logs),  # who is killed cleans up nothing
             **self._environ,
         }
         return process_environment(os.environ, own)

@@ -113,6 +113,7 @@ def spawn(
     command: Sequence[str],
     *,
     output: int | IO[bytes],
+    errors: int | None = subprocess.STDOUT,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     account: Account | None = None,
@@ -120,6 +121,7 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, with `output` for both of its streams.
 
+    errors: where the second one goes instead; None: where ours goes.
     account: who runs it, when that is somebody else than us (needs root).
     parent_death_signal: the signal it gets when we die without stopping it (Linux only).
     """
@@ -132,7 +134,7 @@ def spawn(
         list(command),
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=subprocess.STDOUT,
+        stderr=errors,
         env=env,
         cwd=cwd,
         start_new_session=True,
