@@ -227,7 +227,7 @@ def test_a_cursor_of_somewhere_else_is_refused(user, cursor):
 def test_numbers_in_a_cursor_may_be_any(user):
     for score in (-(10**30), -1, 0, 2**31, 10**30):
         cursor = encode_cursor(UUID(int=0), score, UUID(int=0))
-        assert user.get(f"/search?q=a&cursor={cursor}").status_code in {200, 400}
+        assert user.get(f"/search?q=a&cursor={cursor}").status_code == 200
 
 
 def test_two_hundred_words_of_one_letter(mine):
