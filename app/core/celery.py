@@ -98,6 +98,7 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
         worker_hijack_root_logger=False,
     )
     celery.set_default()
+    _ = celery.pool, celery.producer_pool  # made here, in this order: of threads that ask first each may make its own
     before_task_publish.connect(add_task_headers)
     app.extensions["celery"] = celery
 

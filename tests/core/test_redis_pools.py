@@ -1,6 +1,7 @@
 """One process opens as many connections to Redis as its settings say, however many threads it has."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def at_once(app: Flask, use: Callable[[], Any]) -> list[Any]:
 
 
 @pytest.fixture
+def threads_in_turn() -> Iterator[None]:
+    """Python changes from thread to thread all the time, so that what is not safe shows."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
 def connections(redis_url: str) -> Callable[[], int]:
     """How many were made to the database since the test began."""
     number = redis_url.rpartition("/")[2]
@@ -75,7 +85,10 @@ def test_commands_cache_and_limiter_share_the_connections_of_a_pool(
     assert connections() == POOL
 
 
-def test_queueing_tasks_has_as_many_of_its_own(small_app: Flask, connections: Callable[[], int]) -> None:
+def test_queueing_tasks_has_as_many_of_its_own(
+    small_app: Flask, connections: Callable[[], int], threads_in_turn: None
+) -> None:
+    """Also if all threads queue their first task at once."""
     at_once(small_app, lambda: enqueue("tests.nothing", "an-id"))
     assert connections() <= POOL
     with small_app.app_context():
