@@ -11,6 +11,7 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 import redis
 import requests
@@ -79,17 +80,27 @@ def test_the_streams_of_a_user_on_two_processes_are_counted_together(webs, clien
     opened[1].close()
 
 
-def test_a_prompt_whose_client_is_gone_before_its_answer_is_queued(app, webs, client, own_redis):
+def test_a_prompt_whose_client_is_gone_before_its_answer_is_queued(app, webs, client, own_redis, postgres):
     """The task follows the answer, whether anybody is there to take it or not."""
     address, body = urlsplit(webs[0].url), b'{"text": "Hello"}'
     head = f"POST {client.room}/message HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {client.token}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with redis.Redis.from_url(own_redis) as broker:
+    with redis.Redis.from_url(own_redis) as broker, closing(psycopg2.connect(postgres.url)) as holder:
         before = broker.llen(GENERATIONS)
+        cursor = holder.cursor()
+        cursor.execute("SELECT FROM users FOR UPDATE")
         with socket.create_connection((address.hostname, address.port)) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
             connection.sendall(head.encode() + body)
-        assert wait_until(lambda: broker.llen(GENERATIONS) == before + 1, seconds=5)
+            assert wait_until(lambda: holds_somebody_up(cursor), seconds=10)  # the prompt has been read
+        holder.rollback()
+        assert wait_until(lambda: broker.llen(GENERATIONS) == before + 1, seconds=10)
+
+
+def holds_somebody_up(cursor: Any) -> bool:
+    """Whether somebody waits for a lock that the cursor's transaction holds."""
+    cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+    return bool(cursor.fetchone()[0])
 
 
 def test_a_process_that_is_told_to_end_sends_streams_and_waits_on(webs, client, own_redis):
