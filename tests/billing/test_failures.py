@@ -252,6 +252,6 @@ def test_a_customer_that_is_deleted_while_it_is_asked_for_is_replaced(user: Any,
         assert user.post("/subscription/portal").status_code == 200
     finally:
         event.remove(engine, "after_cursor_execute", delete_meanwhile)
-    deletions[0].join(5)
+    deletions[0].join(20)
     assert user.post("/subscription/portal").status_code == 200
     assert len(shop.rows("stripe_customers")) == 2

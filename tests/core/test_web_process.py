@@ -241,7 +241,7 @@ def test_clients_that_leave_a_finished_connection_open_keep_nobody_waiting(web, 
 def test_two_refusals_have_two_ids_and_the_log_knows_them(web):
     ids = {read_answer(talk(web, b"nonsense\r\n\r\n")).headers["X-Request-ID"] for _ in range(2)}
     assert len(ids) == 2
-    assert wait_until(lambda: all(one in web.log_file.read_text() for one in ids), seconds=5)
+    assert wait_until(lambda: all(one in web.log_file.read_text() for one in ids), seconds=20)
 
 
 @pytest.mark.parametrize("body", [b'{"mobile": "+1', b'{"mobile": "+14155550199"}'], ids=["broken", "whole so far"])

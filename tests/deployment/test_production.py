@@ -160,7 +160,7 @@ def test_a_message_is_answered_and_pro_is_bought(production: Production) -> None
     def is_pro() -> bool:
         return bool(production.call("GET", "/subscription/status", token=token).json()["tier"] == "pro")
 
-    assert wait_until(is_pro, seconds=5), production.logs["worker"].read_text()
+    assert wait_until(is_pro, seconds=20), production.logs["worker"].read_text()
 
 
 def test_it_shows_strangers_no_numbers_and_browsers_no_plain_http(production: Production) -> None:

@@ -35,7 +35,7 @@ def test_a_running_reply_stops_at_once_and_keeps_its_part(room, make_runner, gem
     while sum(event.name == "delta" for event in received) < 3:
         received.append(next(stream))
     answer = cancel(room, reply_id)
-    thread.join(5)
+    thread.join(20)
     assert not thread.is_alive()
     assert answer.json["status"] == "canceled"
     assert answer.json["text"]
@@ -52,7 +52,7 @@ def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, m
     thread = room.generate_meanwhile(make_runner(lease_seconds=300), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     answer = cancel(room, reply_id)
-    thread.join(5)
+    thread.join(20)
     assert not thread.is_alive()
     assert (answer.json["status"], answer.json["text"]) == ("canceled", None)
     assert room.used() == 1

@@ -228,7 +228,7 @@ def test_a_lost_lease_ends_the_call(room, make_runner, gemini):
     thread = room.generate_meanwhile(make_runner(lease_seconds=0.3), reply_id)
     gemini.wait_for(in_flight_at_least=1)
     room.sql("UPDATE messages SET attempt = attempt + 1 WHERE status = 'generating'")
-    thread.join(5)
+    thread.join(20)
     assert not thread.is_alive()
 
 
@@ -276,7 +276,7 @@ def test_a_shutdown_releases_replies(room, runner, gemini):
     thread.start()
     gemini.wait_for(in_flight_at_least=1)
     runner.keeper.abort_calls_after(0)
-    thread.join(5)
+    thread.join(20)
     row = room.row(reply_id)
     assert (row.status, row.failures) == ("queued", 0)
 

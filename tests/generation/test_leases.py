@@ -171,12 +171,12 @@ def test_an_attempt_ends_whose_reply_the_same_process_has_claimed_again(room, ma
     gemini.wait_for(in_flight_at_least=1)
     room.let_leases_run_out()
     second = room.generate_meanwhile(runner, reply_id)
-    first.join(5)
+    first.join(20)
     assert not first.is_alive()
     assert room.row(reply_id).attempt == 2
     with room.app.app_context():
         cancel_generation(reply_id, 2)
-    second.join(5)
+    second.join(20)
     assert not second.is_alive()
 
 
@@ -188,7 +188,7 @@ def test_a_cancellation_is_heard_after_a_message_that_is_none(room, make_runner,
     for nonsense in (b"no id", b"\xff", str(reply_id).encode(), f"{reply_id} x".encode()):
         room.app.extensions["redis"].publish(STOP_CHANNEL, nonsense)
     assert cancel(room, reply_id).status_code == 200
-    thread.join(5)
+    thread.join(20)
     assert not thread.is_alive()
 
 
@@ -198,7 +198,7 @@ def test_a_cancellation_that_comes_late_does_not_end_the_attempt_of_a_retry(room
     first = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
     assert cancel(room, reply_id).status_code == 200
-    first.join(5)
+    first.join(20)
     assert retry(room, reply_id).status_code == 202
     second = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
@@ -207,7 +207,7 @@ def test_a_cancellation_that_comes_late_does_not_end_the_attempt_of_a_retry(room
         second.join(1)
         assert second.is_alive()
         cancel_generation(reply_id, 2)
-    second.join(5)
+    second.join(20)
     assert not second.is_alive()
 
 

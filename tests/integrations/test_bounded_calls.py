@@ -68,7 +68,7 @@ def test_a_call_that_ends_late_lets_the_connection_be_that_another_one_uses(post
         if end == "aborted":
             first.abort()
         else:
-            assert wait_until(lambda: first.timed_out, seconds=5)
+            assert wait_until(lambda: first.timed_out, seconds=20)
         server.answer_second.set()
         second.join(10)
 

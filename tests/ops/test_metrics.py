@@ -209,7 +209,7 @@ def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
             scraped = samples(web.call("GET", "/metrics").text)
             return scraped["http_requests_total", "GET", "/readyz", "200"]
 
-        assert wait_until(lambda: counted() == 40, seconds=5), counted()
+        assert wait_until(lambda: counted() == 40, seconds=20), counted()
         assert [counted() for _ in range(6)] == [40] * 6
 
 
@@ -226,7 +226,7 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
             return scraped.get(("http_requests_total", "GET", "/readyz", "200"), 0)
 
         assert web.call("GET", "/readyz").ok
-        assert wait_until(lambda: counted() == 11, seconds=5), counted()
+        assert wait_until(lambda: counted() == 11, seconds=20), counted()
 
 
 @pytest.mark.processes

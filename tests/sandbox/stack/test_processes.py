@@ -51,7 +51,7 @@ def test_each_line_names_its_process_and_the_last_words_are_heard(processes: Pro
 def test_a_process_that_ends_by_itself_is_named(processes: Processes):
     processes.start("beat", ["sh", "-c", "exit 3"], {})
 
-    assert wait_until(lambda: processes.ended() is not None, seconds=5)
+    assert wait_until(lambda: processes.ended() is not None, seconds=20)
     assert processes.ended() == "beat has stopped unexpectedly (exit code 3)"
     processes.stop(["beat"], hurried=lambda: False)
 
