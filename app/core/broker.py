@@ -1,6 +1,7 @@
 """The broker, Redis, as Celery is told of it: by web and workers to queue tasks and to take them, and by beat."""
 
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from kombu.entity import Queue
 from kombu.transport.redis import Channel
@@ -23,7 +24,7 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
     """
     Channel.do_restore = False  # no transport option sets it; with it a lost connection runs each held task twice
     return {
-        "broker_url": url,
+        "broker_url": without_options(url),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_pool_limit": pool_size // CONNECTIONS_PER_PRODUCER,
@@ -44,3 +45,10 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
         "enable_utc": True,
         "timezone": "UTC",
     }
+
+
+def without_options(url: str) -> str:
+    """The address with its options of TLS alone (`ssl_…`): kombu fails on any other, which redis-py may know."""
+    parts = urlsplit(url)
+    options = [(name, value) for name, value in parse_qsl(parts.query) if name.startswith("ssl_")]
+    return parts._replace(query=urlencode(options)).geturl()
