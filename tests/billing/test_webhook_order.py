@@ -212,10 +212,10 @@ def test_webhooks_over_the_wire_doubled_and_shuffled(
         stripe.webhooks(url=f"{live_url}/webhook/stripe", mode=mode)
         subscription_id = shop.buy(user)
         stripe.wait_delivered()
-        assert wait_until(lambda: shop.work() is not None and not shop.pending(), seconds=20)  # tasks follow the answers
+        assert wait_until(lambda: shop.work() is not None and not shop.pending(), seconds=20)  # after the answer
         assert user.get("/user/me").json["tier"] == "pro"
         stripe.act(subscription_id, "cancel")
         stripe.wait_delivered()
-        assert wait_until(lambda: shop.work() is not None and not shop.pending(), seconds=20)  # tasks follow the answers
+        assert wait_until(lambda: shop.work() is not None and not shop.pending(), seconds=20)  # after the answer
         assert user.get("/user/me").json["tier"] == "basic"
     assert {event["delivery"] for event in stripe.events()} == {"delivered"}
