@@ -122,8 +122,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         described = super().response(status_code, schema, **kwargs)
         if not conditional:
             return described
-        shape = repr(shape_of(schema))
-        return lambda view: note(described(unless_known(view, shape)), is_conditional=True)
+        return lambda view: note(described(unless_known(view, schema)), is_conditional=True)
 
     def authenticated(
         self, name: str, *limits: Limit, refresh: bool = False, scope: Scope | None = None
@@ -224,12 +223,12 @@ def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
     }
 
 
-def unless_known(view: View, shape: str) -> View:
+def unless_known(view: View, schema: ma.Schema) -> View:
     """The view as a conditional GET (RFC 9110, 13): 304 for a client that has what is stored, and then no body is made.
 
-    The ETag is a strong one: of all values that are stored, and of the shape of the schema that shows them, since
-    another release may show them another way. A response that is made already is known by its bytes. Answers stay
-    `no-store`: a program that keeps one knows what it does, and a cache on the way is not to have it.
+    The ETag is a strong one: of all values that the schema shows, and of their names, since another release may show
+    more. A response that is made already is known by its bytes. Answers stay `no-store`: a program that keeps one knows
+    what it does, and a cache on the way is not to have it.
     """
 
     @wraps(view)
@@ -238,7 +237,7 @@ def unless_known(view: View, shape: str) -> View:
         if isinstance(stored, Response):
             stored.set_etag(hash_of(stored.get_data()))
             return make_conditional(stored)
-        etag = hash_of(repr((shape, plain(stored))).encode())
+        etag = hash_of(repr(shown(schema, stored)).encode())
         headers = {"ETag": quote_etag(etag)}
         if request.if_none_match.contains_weak(etag):  # which is the comparison that RFC 9110 has for it
             return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -254,21 +253,16 @@ def make_conditional(response: Response) -> Response:
     return response
 
 
-def shape_of(schema: ma.Schema) -> dict[str, Any]:
-    """The names of a schema's fields, with those of the schemas in it."""
-    inner = {name: getattr(field, "inner", field) for name, field in schema.fields.items()}
-    return {name: shape_of(one.schema) if isinstance(one, ma.fields.Nested) else None for name, one in inner.items()}
-
-
-def plain(value: Any) -> Any:
-    """A row, or something with rows in it, as plain values in a fixed order."""
-    if isinstance(value, dict):
-        return [(name, plain(value[name])) for name in sorted(value)]
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    if hasattr(value, "_sa_instance_state"):
-        return [(name, one) for name, one in sorted(vars(value).items()) if name != "_sa_instance_state"]
-    return value
+def shown(schema: ma.Schema, value: Any) -> Any:
+    """What a schema, with those in it, shows of a value: by the names of its fields, not serialized."""
+    if isinstance(value, list):
+        return [shown(schema, one) for one in value]
+    values = {name: field.get_value(value, name, schema.get_attribute) for name, field in schema.dump_fields.items()}
+    for name, field in schema.dump_fields.items():
+        item = getattr(field, "inner", field)
+        if isinstance(item, ma.fields.Nested) and values[name] is not None:
+            values[name] = shown(item.schema, values[name])
+    return values
 
 
 def hash_of(content: bytes) -> str:

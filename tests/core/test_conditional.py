@@ -3,7 +3,7 @@
 import pytest
 from marshmallow import fields
 
-from app.core.api import shape_of
+from app.core.api import shown
 from app.core.schemas import Schema
 from app.messages.schemas import MessageOut
 
@@ -85,9 +85,9 @@ def test_nobody_elses_etag_opens_anything(room, paths, make_user):
     assert room.app.test_client().get(room.path, headers={"If-None-Match": etag}).status_code == 401
 
 
-def test_another_release_that_shows_more_has_another_etag():
+def test_another_release_that_shows_more_has_another_etag(room, paths):
     class Longer(MessageOut):
-        one_more = fields.String()
+        one_more = fields.String(dump_default=None)
 
     class Deeper(Schema):
         items = fields.List(fields.Nested(Longer))
@@ -95,5 +95,13 @@ def test_another_release_that_shows_more_has_another_etag():
     class Flat(Schema):
         items = fields.List(fields.Nested(MessageOut))
 
-    assert shape_of(Longer()) != shape_of(MessageOut())
-    assert shape_of(Deeper()) != shape_of(Flat())
+    reply = room.row(paths["{reply}"].rsplit("/", 1)[1])
+    assert shown(Longer(), reply) != shown(MessageOut(), reply)
+    assert shown(Deeper(), {"items": [reply]}) != shown(Flat(), {"items": [reply]})
+
+
+def test_what_nobody_sees_changes_no_etag(room, paths):
+    """Such as the lease of a reply that is generated, which is renewed again and again."""
+    before = {path: room.person.get(address).headers["ETag"] for path, address in paths.items()}
+    room.sql("UPDATE messages SET enqueued_at = now(), not_before = now(), failures = 1 WHERE role = 'model'")
+    assert {path: room.person.get(address).headers["ETag"] for path, address in paths.items()} == before
