@@ -15,7 +15,7 @@ from app.factory import create_app
 from app.generation.worker import FINISH_WITHIN_SECONDS, FinishingPool
 from app.integrations.gemini.client import ClientNotConfigured
 
-FEATURES_WITH_TASKS = ("generation", "chatrooms", "billing", "auth", "account", "ops")
+FEATURES_WITH_TASKS = ("generation", "billing", "auth", "account", "ops")
 
 log = logging.getLogger(__name__)
 

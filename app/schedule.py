@@ -23,12 +23,12 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     """
     every_seconds = {
         "messages.sweep": settings.reply_sweep_seconds,
-        "messages.sweep_keys": 60.0,
         "auth.sweep": 10.0,  # a code lives for minutes: one whose task was lost is queued again soon
         "chatrooms.sweep_untitled": 60.0,
         "billing.sweep_events": 60.0,  # an event of Stripe's whose task was lost is applied soon
         "billing.sync": settings.billing_sync_seconds,
         "ops.tick": 10.0,  # how fresh the heartbeat of beat and the workers is
+        "account.delete_ended": 60.0,
         "account.purge": 60.0,  # a deletion whose task was lost resumes soon
     }
     return {

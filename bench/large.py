@@ -16,9 +16,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Flask
 
+from app.account.retention import delete_ended
 from app.account.service import delete_account
 from app.account.tasks import purge_account, purge_chatroom
-from app.auth.tasks import delete_ended as sweep_auth
 from app.core.clock import utc_now
 from app.core.db import answers_within, db
 from app.core.transactions import transaction
@@ -173,7 +173,7 @@ def cases() -> dict[str, Callable[[], object]]:
     now, failed = utc_now(), timedelta(days=365)
     return {
         "sweeper, nothing lost": lambda: sweep_replies(now=now, requeue_after=timedelta(seconds=8)),
-        "auth.sweep": lambda: sweep_auth(now=now),
+        "account.delete_ended": lambda: delete_ended(now=now),
         "replies failed": lambda: failed_replies(limit=50),
         "replies retry --all": lambda: retry_failed(None, until=now - failed, now=now),
         "conversation": lambda: conversation(room_id(0), 100_001, "Hi", max_chars=48_000),

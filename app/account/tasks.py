@@ -1,4 +1,4 @@
-"""The worker's entry point: purging what belongs to deleted chatrooms and accounts, a batch at a time."""
+"""The worker's entry points: purging what belongs to deleted chatrooms and accounts, and deleting what has ended."""
 
 import time
 from uuid import UUID
@@ -6,6 +6,7 @@ from uuid import UUID
 from celery import shared_task
 from sqlalchemy import ColumnElement, delete, select, tuple_, update
 
+from app.account.retention import delete_ended
 from app.auth.models import ApiKey, AuthSession, RefreshToken, SecurityEvent
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
@@ -33,6 +34,12 @@ def purge() -> None:
             with transaction() as tx:
                 tx.enqueue_after_commit(PURGE)
             return
+
+
+@shared_task(name="account.delete_ended")
+def delete_what_has_ended() -> None:
+    """Delete rows of all features that are kept no longer. It may run twice, also at once."""
+    delete_ended(now=utc_now())
 
 
 def purge_chatroom() -> bool:

@@ -23,9 +23,8 @@ def apply_event(event_id: str) -> None:
 
 @shared_task(name="billing.sweep_events")
 def sweep_events() -> None:
-    """Apply the events that are due, and delete those that are too old to come again."""
+    """Apply the events that are due."""
     webhook.sweep_events(now=utc_now())
-    webhook.forget_old_events(now=utc_now())
 
 
 @shared_task(name="billing.sync")

@@ -20,7 +20,7 @@ from app.billing.subscriptions import copy_subscriptions, unended_subscription_i
 from app.core.db import DATABASE_UNAVAILABLE, db
 from app.core.errors import AppError, ServiceUnavailable
 from app.core.logging import log_event
-from app.core.transactions import delete_in_batches, transaction
+from app.core.transactions import transaction
 from app.integrations.stripe import EventRejected, Payments, RemoteEvent, parse_event
 
 APPLY_EVENT = "billing.apply_event"  # the task's name
@@ -170,13 +170,6 @@ def give_up_events(now: datetime) -> None:
         given_up = db.session.scalars(delete(StripeEvent).where(*too_old).returning(StripeEvent.id)).all()
     for event_id in given_up:
         log.error("Stripe's event %s could not be applied for %d days and is given up", event_id, GIVE_UP_AFTER.days)
-
-
-def forget_old_events(*, now: datetime) -> int:
-    """Delete events that Stripe will not send again, as `delete_in_batches` does; how many."""
-    old = select(StripeEvent.id).where(StripeEvent.received_at < now - EVENTS_KEPT).limit(BATCH)
-    forget = delete(StripeEvent).where(StripeEvent.id.in_(old)).returning(StripeEvent.id)
-    return sum(delete_in_batches(forget))
 
 
 def oldest_unapplied() -> datetime | None:

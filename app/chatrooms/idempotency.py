@@ -10,15 +10,11 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import delete, select, tuple_
-
 from app.chatrooms.models import IdempotencyKey
 from app.core.db import db
 from app.core.errors import AppError
-from app.core.transactions import delete_in_batches
 
 LIFETIME = timedelta(hours=24)
-BATCH = 500
 
 
 class IdempotencyKeyReused(AppError):
@@ -45,12 +41,3 @@ def find_record(user_id: UUID, key: str, fingerprint: str, now: datetime) -> Ide
 def fingerprint_of(*parts: str) -> str:
     """What makes two requests the same one."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
-
-
-def forget_old_keys(*, now: datetime) -> int:
-    """Delete keys past their lifetime, BATCH in a transaction; how many."""
-    key = tuple_(IdempotencyKey.user_id, IdempotencyKey.key)
-    old = select(IdempotencyKey.user_id, IdempotencyKey.key).where(IdempotencyKey.created_at <= now - LIFETIME)
-    oldest = old.order_by(IdempotencyKey.created_at).limit(BATCH)
-    forget = delete(IdempotencyKey).where(key.in_(oldest)).returning(IdempotencyKey.key)
-    return sum(delete_in_batches(forget))

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from app.account.retention import delete_ended
 from app.auth.keys import hash_key
-from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.service import lock_user_by_mobile

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 
-from app.auth import tasks as sweeping
+from app.account.retention import delete_ended
 from app.auth.models import AuthSession, NumberThrottle, OneTimeCode
 from app.auth.throttles import MAX_WRONG_CODES
 from app.core.clock import utc_now
@@ -233,7 +233,7 @@ def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
     visitor.send_otp()
     visitor.verify("wrong")
     with app.app_context():
-        assert sweeping.delete_ended(now=utc_now() + timedelta(minutes=30)) == {
+        assert delete_ended(now=utc_now() + timedelta(minutes=30)) == {
             "codes": 1,  # the member's, two hours old
             "throttles": 1,
             "refresh tokens of revoked sessions": 0,
@@ -245,8 +245,10 @@ def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
             "refresh tokens": 0,
             "security events": 0,
             "signups": 0,
+            "idempotency keys": 0,
+            "Stripe events": 0,
         }
-        sweeping.delete_ended(now=utc_now() + timedelta(minutes=66))
+        delete_ended(now=utc_now() + timedelta(minutes=66))
         assert db.session.scalar(select(func.count()).select_from(OneTimeCode)) == 0
         assert db.session.scalar(select(func.count()).select_from(NumberThrottle)) == 0
-        assert sweeping.delete_ended(now=utc_now() + timedelta(days=31))["expired sessions"] == 1
+        assert delete_ended(now=utc_now() + timedelta(days=31))["expired sessions"] == 1

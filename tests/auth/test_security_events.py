@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from app.account.retention import delete_ended
 from app.auth import events
-from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
 from tests.auth.conftest import all_at_once, wrong

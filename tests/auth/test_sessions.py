@@ -7,9 +7,10 @@ import pytest
 from flask_jwt_extended import create_refresh_token
 from sqlalchemy import event, text
 
-from app.auth import sessions, tasks
+from app.account import retention
+from app.account.retention import delete_ended
+from app.auth import sessions
 from app.auth.sessions import is_session_active
-from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
 from tests.auth.conftest import PASSWORD, Visitor, all_at_once
@@ -226,7 +227,7 @@ def test_a_login_too_many_ends_the_session_that_was_used_longest_ago(app, make_m
 
 
 def test_sessions_with_thousands_of_refresh_tokens_are_swept_in_batches(app, member, monkeypatch):
-    monkeypatch.setattr(tasks, "TOKEN_BATCH", 2)
+    monkeypatch.setattr(retention, "TOKEN_BATCH", 2)
     who, tokens = member
     for _ in range(5):
         tokens = refresh(who, tokens).json
@@ -257,7 +258,7 @@ def test_an_ended_session_is_swept_after_a_day(app, member):
 
 
 def test_one_sweep_deletes_more_than_a_batch(app, member, monkeypatch):
-    monkeypatch.setattr(tasks, "BATCH", 2)
+    monkeypatch.setattr(retention, "BATCH", 2)
     who, tokens = member
     for _ in range(5):
         tokens = refresh(who, tokens).json

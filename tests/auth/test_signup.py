@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 
+from app.account.retention import delete_ended
 from app.auth.models import AuthSession
-from app.auth.tasks import delete_ended
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.models import User

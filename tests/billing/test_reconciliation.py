@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from app.account.retention import delete_ended
 from app.billing import tasks
 from app.billing.reconciliation import sync_due
-from app.billing.webhook import forget_old_events
 from app.schedule import beat_schedule
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
@@ -135,14 +135,14 @@ def test_old_event_ids_are_thrown_away(user: Any, shop: Shop) -> None:
     shop.subscribe(user)
     kept = len(shop.rows("stripe_events"))
     now = datetime.now(UTC)
-    assert shop.run(lambda: forget_old_events(now=now + timedelta(days=29))) == 0
-    assert shop.run(lambda: forget_old_events(now=now + timedelta(days=31))) == kept
+    assert shop.run(lambda: delete_ended(now=now + timedelta(days=29))["Stripe events"]) == 0
+    assert shop.run(lambda: delete_ended(now=now + timedelta(days=31))["Stripe events"]) == kept
 
 
 def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_it_has(
     user: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.billing.webhook.BATCH", 2)
+    monkeypatch.setattr("app.account.retention.BATCH", 2)
     shop.subscribe(user)
     kept = shop.rows("stripe_events")
     shop.execute(
@@ -151,8 +151,8 @@ def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_
     )
     with monkeypatch.context() as patch:
         patch.setattr("app.core.transactions.AT_ONCE_SECONDS", 0)
-        assert shop.run(lambda: forget_old_events(now=datetime.now(UTC))) == 2
-    assert shop.run(lambda: forget_old_events(now=datetime.now(UTC))) == 5
+        assert shop.run(lambda: delete_ended(now=datetime.now(UTC))["Stripe events"]) == 2
+    assert shop.run(lambda: delete_ended(now=datetime.now(UTC))["Stripe events"]) == 5
     assert shop.rows("stripe_events") == kept
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.chatrooms.idempotency import forget_old_keys
+from app.account.retention import delete_ended
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.generation import queries
@@ -167,16 +167,16 @@ def test_what_has_ended_is_left_alone(room, status):
 def test_old_idempotency_keys_are_thrown_away(room):
     room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Idempotency-Key": "k"})
     with room.app.app_context():
-        assert forget_old_keys(now=utc_now() + timedelta(hours=23)) == 0
-        assert forget_old_keys(now=utc_now() + timedelta(hours=24)) == 1
+        assert delete_ended(now=utc_now() + timedelta(hours=23))["idempotency keys"] == 0
+        assert delete_ended(now=utc_now() + timedelta(hours=24))["idempotency keys"] == 1
 
 
 def test_more_old_idempotency_keys_than_a_batch_are_thrown_away_by_one_sweep(room, monkeypatch):
-    monkeypatch.setattr("app.chatrooms.idempotency.BATCH", 2)
+    monkeypatch.setattr("app.account.retention.BATCH", 2)
     room.sql(
         "INSERT INTO idempotency_keys (user_id, key, fingerprint, chatroom_id, answered_with_reply, created_at)"
         " SELECT :id, 'key-' || number, '', gen_random_uuid(), false, now() FROM generate_series(1, 5) AS number",
         id=room.person.id,
     )
     with room.app.app_context():
-        assert forget_old_keys(now=utc_now() + timedelta(hours=24)) == 5
+        assert delete_ended(now=utc_now() + timedelta(hours=24))["idempotency keys"] == 5
