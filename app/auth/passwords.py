@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.exceptions import Argon2Error, InvalidHashError, VerifyMismatchError
 
 from app.auth import events
 from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
@@ -36,6 +36,8 @@ hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 # A hash takes 19 MiB and a core for some 20 ms: a flood of logins must not take all of either.
 hash_slots = threading.BoundedSemaphore(4)
 HASH_SLOT_SECONDS = 3.0  # how long a request waits for a slot
+# Compared with where the user has none. Of a random password, and of the same cost.
+NOBODYS_HASH = "$argon2id$v=19$m=19456,t=2,p=1$bczIcG7li4T/X0gj6HUPNQ$vHljfI+YNw0jcCvRvj5vBhoeOvrRpADPYXVugpyRLp0"
 
 
 @cache
@@ -46,35 +48,32 @@ def common_passwords() -> frozenset[str]:
 
 
 def hash_password(password: str) -> str:
-    """An argon2id hash with its parameters and salt. Raises ServiceUnavailable when too many requests hash."""
+    """An argon2id hash with its parameters and salt. Raises what `with_hash_slot` does."""
     return str(with_hash_slot(hasher.hash, password))
 
 
 def password_matches(password_hash: str | None, password: str) -> bool:
-    """Whether the password has this hash; takes as long when there is no hash.
-
-    Raises ServiceUnavailable when too many requests hash.
-    """
-    dummy = dummy_hash()
+    """Whether the password has this hash; takes as long when there is no hash. Raises what `with_hash_slot` does."""
     try:
-        with_hash_slot(hasher.verify, password_hash or dummy, password)
-    except (VerificationError, InvalidHashError):
+        with_hash_slot(hasher.verify, password_hash or NOBODYS_HASH, password)
+    except (VerifyMismatchError, InvalidHashError):
         return False
     return password_hash is not None
 
 
-@cache
-def dummy_hash() -> str:
-    """A hash to compare with where the user has none."""
-    return hasher.hash("the password of an account that does not exist")
-
-
 def with_hash_slot(work: Any, *args: str) -> Any:
-    """Do memory-hungry work in one of the few slots. Raises ServiceUnavailable."""
+    """Do memory-hungry work in one of the few slots.
+
+    Raises ServiceUnavailable when too many requests hash, or there is no memory for it.
+    """
     if not hash_slots.acquire(timeout=HASH_SLOT_SECONDS):
         raise ServiceUnavailable
     try:
         return work(*args)
+    except VerifyMismatchError:
+        raise
+    except Argon2Error as error:
+        raise ServiceUnavailable from error
     finally:
         hash_slots.release()
 

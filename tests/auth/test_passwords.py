@@ -1,8 +1,11 @@
 """Passwords: which ones will do, and the ways to use, change and reset one."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,7 @@ from tests.auth.conftest import all_at_once, wrong
 from tests.people import age_codes
 from tests.problems import assert_problem
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD, BETTER = "a-good-long-password", "an-even-better-one"
 
 
@@ -45,7 +49,30 @@ def test_hash_is_argon2id_with_the_recommended_cost():
 
 
 def test_no_password_matches_a_missing_hash():
-    assert password_matches(None, "the password of an account that does not exist") is False
+    """There is one to compare with: the first logins of a process, all at once, need not make it outside the slots."""
+    assert not hasher.check_needs_rehash(passwords.NOBODYS_HASH)
+    assert password_matches(None, GOOD) is False
+
+
+WITHOUT_MEMORY = """
+import resource, sys
+from app.auth.passwords import hash_password, password_matches
+from app.core.errors import ServiceUnavailable
+known = hash_password("right")
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 3 * 2**20, -1))
+for work in (lambda: password_matches(known, "right"), lambda: hash_password("right")):
+    try:
+        sys.exit(f"It says {work()}.")
+    except ServiceUnavailable:
+        pass
+"""
+
+
+def test_a_password_that_there_is_no_memory_to_hash_is_not_called_wrong():
+    command = [sys.executable, "-c", WITHOUT_MEMORY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_login_of_an_unknown_number_does_the_same_work(monkeypatch, visitor, member):
