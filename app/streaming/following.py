@@ -75,12 +75,13 @@ class Event:
 class Follower:
     """Follows one reply for one client.
 
-    load: reads the reply anew and holds no connection afterwards; raises NotFound when it is gone.
-    client: a blocking one, for the reply's stream. Nothing here needs an application context.
+    message: the reply as it is now. load: reads it anew and holds no connection afterwards; raises NotFound when it is
+    gone. client: a blocking one, for the reply's stream. Nothing here needs an application context.
     is_draining: whether this process is about to end. hung_up: whether the client is gone. wait: lets time pass while
     Redis is unavailable.
     """
 
+    message: Message
     load: Callable[[], Message]
     cursor: Cursor | None
     _: KW_ONLY
@@ -98,7 +99,7 @@ class Follower:
 
         They end without one when the client has hung up.
         """
-        message = self.load()
+        message = self.message
         last_word = looked = self.monotonic()
         yield from self.status_event(message.status)
         while not message.status.is_final:
@@ -202,7 +203,7 @@ def follow_reply(
     They just end when the reply is deleted, when the user's session ends, and when the client has hung up. Held
     without a database connection. Raises NotFound, TooManyStreams, ServiceUnavailable.
     """
-    get_message(user_id, chatroom_id, reply_id)
+    message = get_message(user_id, chatroom_id, reply_id)
     release_connection()
     chosen = settings()
     with open_slot(user_id, per_user=chosen.streams_per_user, per_process=chosen.streams_per_process) as slot:
@@ -215,7 +216,8 @@ def follow_reply(
                     raise TokenRevoked
                 return get_message(user_id, chatroom_id, reply_id)
 
-        follower = Follower(load, cursor, client=redis_client(blocking=True), is_draining=is_draining, hung_up=hung_up)
+        client = redis_client(blocking=True)
+        follower = Follower(message, load, cursor, client=client, is_draining=is_draining, hung_up=hung_up)
         yield until_gone(follower)
 
 

@@ -12,7 +12,7 @@ from app.core import http
 from app.streaming import following
 from app.streaming.following import Follower
 from tests.conftest import purge_all
-from tests.event_streams import follow, names
+from tests.event_streams import events_of, follow, names
 
 SAID = "One two three 😀 vier fünf."
 PROMPT = f'[[sandbox: say="{SAID}"]]'
@@ -62,17 +62,16 @@ class Clock:
         return self.now
 
 
-def silent_follower(load, **options):
+def silent_follower(reply, load, **options):
     """A follower of a reply of which nothing comes, on a clock of its own."""
     client = redis.Redis.from_url("redis://127.0.0.1:1")  # nobody there: every read ends at once
-    return Follower(
-        load, None, client=client, is_draining=lambda: False, wait=lambda _: None, monotonic=Clock(), **options
-    )
+    own = {"is_draining": lambda: False, "wait": lambda _: None, "monotonic": Clock()}
+    return Follower(reply, load, None, client=client, **own, **options)
 
 
 def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
     reply = room.row(room.send(PROMPT))
-    follower = silent_follower(lambda: reply)
+    follower = silent_follower(reply, lambda: reply)
     events, clock = follower.follow(), follower.monotonic
     assert next(events).name == "status"
     said = []
@@ -85,14 +84,14 @@ def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
 def test_the_events_end_when_the_client_has_hung_up(room):
     reply = room.row(room.send(PROMPT))
     hung_up = iter([False, True])
-    events = list(silent_follower(lambda: reply, hung_up=lambda: next(hung_up)).follow())
+    events = list(silent_follower(reply, lambda: reply, hung_up=lambda: next(hung_up)).follow())
     assert [event.name for event in events if event] == ["status"]
 
 
 def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
     reply = room.row(room.send(PROMPT))
     done = SimpleNamespace(id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED, context=Context(1, 0))
-    looks = iter([reply, OperationalError("SELECT", {}, Exception("gone")), done])
+    looks = iter([OperationalError("SELECT", {}, Exception("gone")), done])
 
     def load():
         look = next(looks)
@@ -100,8 +99,18 @@ def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
             raise look
         return look
 
-    events = list(silent_follower(load).follow())
+    events = list(silent_follower(reply, load).follow())
     assert [event.name for event in events if event] == ["status", "context", "delta", "completed"]
+
+
+def test_a_stream_begins_with_one_look_at_the_reply(user, statements):
+    """A second one could fail, for want of a connection, when the answer has already begun."""
+    room = user.make_chatroom()
+    reply = user.post(f"{room}/message", json={"text": "Hello"}).json["reply"]
+    statements.clear()
+    with user.get(f"{room}/messages/{reply['id']}/stream") as response:
+        assert next(events_of(response.response)).name == "status"
+    assert len(statements) == 1, statements
 
 
 def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):
