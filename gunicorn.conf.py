@@ -123,6 +123,7 @@ def post_fork(_server: Any, worker: Any) -> None:
     """Drop database connections of the master, which two processes must not share; leave threads for requests."""
     from app.core.db import db  # noqa: PLC0415 - only in the worker
 
+    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # old files are cleaned up on many machines
     current_process().name = f"web-{worker.ppid}-{worker.place}"  # two masters run during an upgrade by SIGUSR2
     app = worker.app.wsgi()
     with app.app_context():

@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 
 from app.core.errors import PROBLEM_TYPE, REFUSALS, AppError, code_of, problem
 from app.core.http import network
-from app.core.tracing import REQUEST_ID_HEADER, request_id
+from app.core.tracing import REQUEST_ID_HEADER, request_id, traceparent
 
 SILENT_SECONDS = 10  # of a client in the middle of a request or of an answer; a thread is held meanwhile
 DETAILS = {
@@ -62,6 +62,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Reject a request without quoting it in the log: it may hold a password or a token."""
         request_id.set(str(uuid7()))  # for the log's line and the answer
+        traceparent.set(None)  # that of the thread's last request
         error = scrub_exception(exc) if type(exc).__module__.startswith("gunicorn.") else exc
         super().handle_error(req, client, (network(addr[0]) if addr else "-", -1), error)
 

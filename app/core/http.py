@@ -179,13 +179,16 @@ def register_request_log(app: Flask) -> None:
             "network": network(request.remote_addr),
         }
         began, actions = getattr(g, "began", time.monotonic()), g.setdefault(ACTIONS_AFTER_RESPONSE, [])
+        response.direct_passthrough = False  # of a file, which nobody would close
         response.call_on_close(partial(copy_context().run, end, fields, began, actions))  # under its id and trace
         return response
 
     def end(fields: dict[str, Any], began: float, actions: list[Callable[[], None]]) -> None:
-        log_request(fields, began)
-        while actions:  # once, however often the response is closed
-            actions.pop(0)()
+        try:
+            log_request(fields, began)
+        finally:  # also where the numbers cannot be written
+            while actions:  # once, however often the response is closed
+                actions.pop(0)()
 
     app.before_request(begin)
     app.after_request(finish)

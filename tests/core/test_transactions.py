@@ -1,5 +1,6 @@
 """Reads are statements of their own; a use case that writes is one transaction, also after a read."""
 
+from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
 
@@ -9,8 +10,11 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTR
 from redis.exceptions import ResponseError
 from sqlalchemy import delete, func, select, update
 
+from app.core import http
+from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.db import db
+from app.core.redis import redis_client
 from app.core.transactions import delete_in_batches, transaction
 from app.ops.models import Heartbeat, Total
 from tests.transactions import APP
@@ -165,3 +169,14 @@ def test_all_kinds_of_a_sweep_have_their_turns_within_one_allowance_of_time(cont
     assert delete_in_batches(*batches) == [3, 3, 1]
     assert next(seconds) == 4, "two seconds from the first look, and the look that ended it"
     assert delete_in_batches(*batches) == [3, 3, 0]
+
+
+def test_a_request_that_cannot_be_counted_queues_its_task_all_the_same(app, user, monkeypatch):
+    """As where the files of the numbers cannot be written."""
+    room = user.make_chatroom()
+    with app.app_context():
+        waiting = redis_client().llen(GENERATIONS)
+        monkeypatch.setattr(http.REQUEST_COUNT, "labels", lambda *_: {}["no such file"])
+        with suppress(KeyError):
+            user.post(f"{room}/message", json={"text": "Hello"})
+        assert redis_client().llen(GENERATIONS) == waiting + 1

@@ -238,6 +238,16 @@ def test_clients_that_leave_a_finished_connection_open_keep_nobody_waiting(web, 
     assert time.monotonic() - began < 5
 
 
+def test_a_refusal_is_not_logged_under_the_trace_of_the_threads_last_request(web):
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    assert web.call("GET", "/healthz", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"}).ok
+    assert wait_until(lambda: trace in web.log_file.read_text(), seconds=20)
+    refused = read_answer(talk(web, b"nonsense\r\n\r\n")).headers["X-Request-ID"]
+    assert wait_until(lambda: refused in web.log_file.read_text(), seconds=20)
+    [line] = [line for line in web.log_file.read_text().splitlines() if refused in line]
+    assert trace not in line
+
+
 def test_two_refusals_have_two_ids_and_the_log_knows_them(web):
     ids = {read_answer(talk(web, b"nonsense\r\n\r\n")).headers["X-Request-ID"] for _ in range(2)}
     assert len(ids) == 2

@@ -100,3 +100,10 @@ def test_openapi_is_json_that_browsers_may_read(client):
     response = client.get("/openapi.json")
     assert response.mimetype == "application/json"
     assert response.json["openapi"].startswith("3.1")
+
+
+def test_a_file_of_the_page_is_a_request_like_others_in_the_log(client, caplog):
+    caplog.set_level("INFO")
+    assert client.get("/docs/assets/swagger-ui.css", buffered=True).status_code == 200
+    [line] = [record for record in caplog.records if getattr(record, "event", "") == "request"]
+    assert (line.route, line.status) == ("/docs/assets/<path:name>", 200)

@@ -1,6 +1,7 @@
 """What /metrics exports, and to whom."""
 
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -227,6 +228,17 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
 
         assert web.call("GET", "/readyz").ok
         assert wait_until(lambda: counted() == 11, seconds=20), counted()
+
+
+@pytest.mark.processes
+def test_a_new_process_counts_although_the_folder_of_the_numbers_has_been_cleaned_up(app, environment, tmp_path):
+    folder = tmp_path / "numbers"
+    own = {"PROMETHEUS_MULTIPROC_DIR": str(folder), "GUNICORN_CMD_ARGS": "--max-requests 5 --max-requests-jitter 0"}
+    with serving(environment | own, tmp_path / "web.log") as web:
+        shutil.rmtree(folder)
+        for _ in range(12):
+            assert web.call("GET", "/readyz").ok
+        assert samples(web.call("GET", "/metrics").text)["http_requests_total", "GET", "/readyz", "200"] > 0
 
 
 @pytest.mark.processes
