@@ -5,6 +5,7 @@ client reads. Pieces come in an order that does not change meanwhile; what is wr
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,11 +25,10 @@ from app.auth.sessions import list_sessions
 from app.billing.tier import export_subscriptions
 from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.schemas import ChatroomOut
-from app.core import settings
 from app.core.db import db
 from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
 from app.core.schemas import Schema
-from app.core.slots import held_request, user_slot
+from app.core.slots import SLOT_SECONDS, Slot, held_request, user_slot
 from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
 from app.users.models import User
@@ -57,23 +57,23 @@ def messages_after(chatroom_id: UUID, position: int, *, at_most: int) -> list[Me
 
 
 @contextmanager
-def export_slot(user_id: UUID) -> Iterator[None]:
+def export_slot(user_id: UUID) -> Iterator[Slot]:
     """Hold the user's only export, one of a few of this process, during the block.
 
     Raises RateLimited, ServiceUnavailable.
     """
     release_connection()  # while Redis is silent, waits for it must not use them all up
     # The user's own first: who asks for many at once takes no slot from others meanwhile.
-    with user_slot(f"exports:{user_id}", at_most=1, lasts_seconds=settings().export_max_seconds) as slot:
+    with user_slot(f"exports:{user_id}", at_most=1) as slot:
         if slot is None:
             raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
         with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
             if not has_slot:
                 raise ServiceUnavailable("Too many exports are under way on this server. Try again in a few seconds.")
-            yield
+            yield slot
 
 
-def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:
+def export(user_id: UUID, session_id: UUID, slot: Slot, *, now: datetime) -> Iterator[str]:
     """The document in pieces; the first is ready when this returns, so what fails at once is an error answer.
 
     Raises TokenRevoked when the user is gone.
@@ -85,7 +85,17 @@ def export(user_id: UUID, session_id: UUID, *, now: datetime) -> Iterator[str]:
         "api_keys": ApiKeyOut(many=True).dump(list_keys(user_id, now=now)),
     }
     release_connection()
-    return document(head, user_id, now)
+    return keeping(slot, document(head, user_id, now))
+
+
+def keeping(slot: Slot, document: Iterator[str]) -> Iterator[str]:
+    """The pieces of a document, whose slot is kept while they are read."""
+    kept_at = time.monotonic()
+    for piece in document:
+        yield piece
+        if time.monotonic() - kept_at > SLOT_SECONDS / 2:
+            slot.keep()
+            kept_at = time.monotonic()
 
 
 def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str]:

@@ -72,9 +72,9 @@ class Export(MethodView):
         Everything there is about you, as one JSON document, streamed. One at a time; the connection is closed on an
         export that takes too long."""
         with ExitStack() as until_closed:
-            until_closed.enter_context(export_slot(current_user_id()))
+            slot = until_closed.enter_context(export_slot(current_user_id()))
             until_closed.enter_context(hang_up_after(request.environ, settings().export_max_seconds))
-            pieces = export(current_user_id(), current_session_id(), now=utc_now())
+            pieces = export(current_user_id(), current_session_id(), slot, now=utc_now())
             response = Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
             response.call_on_close(until_closed.pop_all().close)
         return response

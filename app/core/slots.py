@@ -17,7 +17,7 @@ from app.core.redis import redis_client
 
 log = logging.getLogger(__name__)
 
-SLOT_SECONDS = 60  # without a renewal: of a process that died. Open streams renew theirs with each look
+SLOT_SECONDS = 60  # without a renewal: of a process that died
 _held: Counter[str] = Counter()
 _lock = threading.Lock()
 
@@ -38,24 +38,23 @@ def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
 class Slot:
     """One of the few requests that a user may hold open at once, of those under the same key.
 
-    key: what they are, a colon, and the user's id. lasts_seconds: without being renewed.
+    key: what they are, a colon, and the user's id.
     """
 
-    def __init__(self, key: str, *, lasts_seconds: int) -> None:
+    def __init__(self, key: str) -> None:
         self.key = key
         self.kind = key.partition(":")[0]
         self.name = secrets.token_hex(8)
-        self.lasts_seconds = lasts_seconds
         self.client = redis_client()  # a slot is given up when its request is over, and its context with it
 
     def keep(self) -> int:
-        """Say that the request is still open; how many the user has open, 0 without Redis."""
+        """Say within SLOT_SECONDS that the request is still open; how many the user has open, 0 without Redis."""
         now = time.time()
         pipeline = self.client.pipeline(transaction=True)
         pipeline.zremrangebyscore(self.key, "-inf", now)
-        pipeline.zadd(self.key, {self.name: now + self.lasts_seconds})
+        pipeline.zadd(self.key, {self.name: now + SLOT_SECONDS})
         pipeline.zcard(self.key)
-        pipeline.expire(self.key, self.lasts_seconds)
+        pipeline.expire(self.key, SLOT_SECONDS)
         try:
             return int(pipeline.execute()[2])
         except redis.RedisError:
@@ -66,13 +65,13 @@ class Slot:
         try:
             self.client.zrem(self.key, self.name)
         except redis.RedisError:
-            log.warning("Redis is unavailable; a slot for %s is released in %d s", self.kind, self.lasts_seconds)
+            log.warning("Redis is unavailable; a slot for %s is released in %d s", self.kind, SLOT_SECONDS)
 
 
 @contextmanager
-def user_slot(key: str, *, at_most: int, lasts_seconds: int = SLOT_SECONDS) -> Iterator[Slot | None]:
+def user_slot(key: str, *, at_most: int) -> Iterator[Slot | None]:
     """Hold one of a user's slots during the block; None when `at_most` are held. Without Redis nobody counts them."""
-    slot = Slot(key, lasts_seconds=lasts_seconds)
+    slot = Slot(key)
     try:
         yield slot if slot.keep() <= at_most else None
     finally:

@@ -116,6 +116,20 @@ def test_who_exports_already_is_told_so_though_the_process_has_no_place_left(use
     assert make_user().get("/user/me/export").status_code == 200
 
 
+def test_the_slot_of_a_process_that_died_is_free_in_a_minute_and_is_kept_by_one_that_lives(app, user, monkeypatch):
+    monkeypatch.setattr(export, "SLOT_SECONDS", 0)  # so that each piece keeps it
+    key, valkey = f"exports:{user.id}", app.extensions["redis"]
+    answer = user.get("/user/me/export", buffered=False)
+    pieces = iter(answer.response)
+    next(pieces)
+    assert 0 < valkey.ttl(key) <= 60
+    valkey.expire(key, 5)
+    next(pieces)
+    next(pieces)
+    assert valkey.ttl(key) > 5
+    answer.close()
+
+
 def test_an_export_that_was_never_read_gives_its_slot_back(user):
     assert user.call("HEAD", "/user/me/export").status_code == 200
     user.get("/user/me/export", buffered=False).close()
