@@ -11,6 +11,7 @@ from celery.concurrency import get_implementation
 from celery.concurrency.thread import TaskPool
 
 from app.core.celery import note_worker_ended
+from app.core.http import add_drain_signal
 from app.factory import create_app
 from app.generation.worker import FINISH_WITHIN_SECONDS, FinishingPool
 from app.integrations.gemini.client import ClientNotConfigured
@@ -52,7 +53,8 @@ def import_tasks(**_: Any) -> None:
 
 
 def release_in_time(**_: Any) -> None:
-    """Give calls under way FINISH_WITHIN_SECONDS, then release their replies."""
+    """Give calls under way FINISH_WITHIN_SECONDS, then release their replies; let long chores end."""
+    add_drain_signal(lambda: True)
     flask_app.extensions["runner"].keeper.abort_calls_after(FINISH_WITHIN_SECONDS)
 
 

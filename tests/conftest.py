@@ -20,6 +20,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from app.account.tasks import purge_account, purge_chatroom
+from app.core import http
 from app.core.db import db
 from app.factory import create_app
 from config import Settings, load_settings
@@ -203,6 +204,15 @@ def purge_all(app: Flask) -> None:
     with app.app_context():
         while purge_account() or purge_chatroom():
             pass
+
+
+@pytest.fixture
+def drain() -> Iterator[Callable[[], None]]:
+    """Lets this process be about to end, until the test is over."""
+    draining: list[bool] = []
+    http.add_drain_signal(lambda: bool(draining))
+    yield lambda: draining.append(True)
+    draining.clear()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from app.billing.subscriptions import Change, copy_subscriptions
 from app.core import settings
 from app.core.db import db
 from app.core.errors import ServiceUnavailable
+from app.core.http import is_draining
 from app.core.transactions import transaction
 from app.integrations.stripe import ENDED, MissingAtStripe
 
@@ -65,8 +66,13 @@ def due_customers(now: datetime) -> Sequence[StripeCustomer]:
 
 
 def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
-    """The customers one by one, each marked as compared before it is; without those that another run took."""
+    """The customers one by one, each marked as compared before it is; without those that another run took.
+
+    They end when this process is about to: the next run goes on.
+    """
     for customer in customers:
+        if is_draining():
+            return
         unchanged = (StripeCustomer.id == customer.id, StripeCustomer.checked_at == customer.checked_at)
         claim = update(StripeCustomer).where(*unchanged).values(checked_at=now).returning(StripeCustomer.id)
         with transaction():

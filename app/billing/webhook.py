@@ -19,6 +19,7 @@ from app.billing.stripe_connection import PaymentProviderError, required, stripe
 from app.billing.subscriptions import copy_subscriptions, unended_subscription_ids
 from app.core.db import DATABASE_UNAVAILABLE, db
 from app.core.errors import AppError, ServiceUnavailable
+from app.core.http import is_draining
 from app.core.logging import log_event
 from app.core.transactions import transaction
 from app.integrations.stripe import EventRejected, Payments, RemoteEvent, parse_event
@@ -142,12 +143,14 @@ def claim_event(event_id: str, now: datetime) -> StripeEvent | None:
 def sweep_events(*, now: datetime) -> None:
     """Apply up to BATCH events that are due: their task was lost, or Stripe failed it. Give up those too old.
 
-    Ends after MAX_UNANSWERED that Stripe does not answer: the next sweep goes on.
+    Ends with this process, and after MAX_UNANSWERED that Stripe does not answer: the next sweep goes on.
     """
     give_up_events(now)
     due = select(StripeEvent.id).where(StripeEvent.due_at <= now).order_by(StripeEvent.due_at).limit(BATCH)
     unanswered = 0
     for event_id in db.session.scalars(due).all():
+        if is_draining():
+            return
         try:
             apply_event(event_id, now=now)
         except PaymentProviderError:

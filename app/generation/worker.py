@@ -55,11 +55,11 @@ class LeaseKeeper:
         """Keep the claim's lease alive during the block; the call in it is bounded by `seconds`."""
         with BoundedCall(seconds) as call:
             with self._lock:
-                self._held[held] = call
                 if not self._started:
                     for work in (self._renew, self._listen):
                         threading.Thread(target=work, name=f"lease-keeper{work.__name__}", daemon=True).start()
                     self._started = True
+                self._held[held] = call
             self._listening.wait(LISTEN_AGAIN_SECONDS)  # the process's first replies: no cancellation goes unheard
             if self._stopping:
                 call.abort()

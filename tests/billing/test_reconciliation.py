@@ -1,5 +1,6 @@
 """What lost events left wrong is corrected by comparing with Stripe."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -76,6 +77,18 @@ def test_a_stripe_that_does_not_answer_ends_the_run_and_the_next_one_goes_on(
     stripe.behave()
     assert len(due(shop)) == 5
     assert shop.compared()[-5:-3] == [customer_of(shop, user) for user in reversed(buyers)][3:]
+
+
+def test_a_worker_that_is_about_to_end_leaves_the_rest_to_the_next_run(
+    buyers: list[Any], shop: Shop, stripe: RunningStandIn, drain: Callable[[], None]
+) -> None:
+    shop.note(shop.event("invoice.paid"))
+    pending, compared, asked = shop.pending(), shop.compared(), len(stripe.requests())
+    drain()
+    assert due(shop) == []
+    shop.sweep()
+    assert pending
+    assert (shop.pending(), shop.compared(), len(stripe.requests())) == (pending, compared, asked)
 
 
 @pytest.mark.parametrize("status", [400, 503])

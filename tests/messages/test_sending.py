@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from app.core import http
 from app.core.broker import GENERATIONS
 from app.core.db import db
 from app.messages import views
@@ -133,14 +132,10 @@ def test_a_wait_that_loses_postgresql_answers_202_for_what_was_accepted(room):
     assert (response.status_code, response.json["reply"]["status"]) == (202, "queued")
 
 
-def test_a_wait_ends_when_the_process_is_about_to_end(room):
+def test_a_wait_ends_when_the_process_is_about_to_end(room, drain):
     begun = time.monotonic()
-    draining = [True]
-    http.add_drain_signal(lambda: draining[0])
-    try:
-        response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=20"})
-    finally:
-        draining[0] = False
+    drain()
+    response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=20"})
     assert response.status_code == 202
     assert time.monotonic() - begun < 10
 

@@ -8,7 +8,6 @@ import redis
 from sqlalchemy.exc import OperationalError
 
 from app.chatrooms.models import Context, Status
-from app.core import http
 from app.streaming import following
 from app.streaming.following import Follower
 from tests.conftest import purge_all
@@ -27,16 +26,12 @@ def test_a_follower_that_goes_away_stops_nothing(room, runner):
     assert room.read(reply_id).text == SAID
 
 
-def test_a_drain_sends_followers_to_another_process(room):
+def test_a_drain_sends_followers_to_another_process(room, drain):
     reply_id = room.send(PROMPT, stream=True)
     stream = follow(room, reply_id)
     next(stream)
-    draining = [True]
-    http.add_drain_signal(lambda: draining[0])
-    try:
-        assert names(list(stream)) == ["reconnect"]
-    finally:
-        draining[0] = False
+    drain()
+    assert names(list(stream)) == ["reconnect"]
 
 
 @pytest.mark.parametrize("what", ["room", "account"])
