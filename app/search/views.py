@@ -64,7 +64,7 @@ class Search(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """Search your messages
 
-        Prompts and replies of all your chatrooms, archived ones too, without what was superseded; best first. Case,
-        accents and signs make no difference. A page may be short and yet have a next one: go on until `next_cursor`
-        is null."""
+        Prompts and replies of all your chatrooms, archived ones too, without what was superseded. Best first; in
+        many messages, those among the latest before those among earlier ones. Case, accents and signs make no
+        difference. A page may be short and yet have a next one: go on until `next_cursor` is null."""
         return service.search(current_user_id(), **query)
