@@ -12,13 +12,11 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
-from production_rules import DEVELOPMENT_JWT_SECRET, refusal
+from production_rules import DEVELOPMENT_JWT_SECRET, check_database_address, read_alike, refusal, with_host
 
 Value = TypeVar("Value")
 
@@ -99,7 +97,11 @@ def calling_codes_and_regions(value: Any) -> Any:
     return [part.lstrip("+").upper() for part in split_on_commas(value)]
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta(0), le=timedelta(days=3_660))]
+Duration = Annotated[
+    timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(seconds=1), le=timedelta(days=3_660))
+]
+Limit = Annotated[int, Field(ge=0, le=1_000_000)]
+Address = Annotated[str, AfterValidator(with_host)]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d{1,5})?$")]
 CountryCode = Annotated[str, Field(pattern=r"^([1-9]\d{0,2}|[A-Z]{2})$")]
 OriginList = Annotated[list[Origin], NoDecode, BeforeValidator(split_on_commas)]
@@ -135,13 +137,15 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many proxies in front add to X-Forwarded-For")
     log_format: Literal["", "json", "readable"] = Field("", description="Empty: json in production, else readable")
-    otel_exporter_otlp_endpoint: str = Field("", pattern="^(https?://.+)?$", description="Empty: no spans are exported")
+    otel_exporter_otlp_endpoint: Address = Field(
+        "", pattern="^(https?://.+)?$", description="Empty: no spans are exported"
+    )
     metrics_token: str = Field("", description="Bearer token of /metrics; without it there is none in production")
 
     # Where data lives
     database_url: str
     database_pool_size: int = Field(20, ge=1, le=200, description="Connections of one process")
-    redis_url: str = Field(pattern="^rediss?://")
+    redis_url: Annotated[Address, AfterValidator(read_alike)] = Field(pattern="^rediss?://")
     redis_pool_size: int = Field(50, ge=2, le=1_000, description="Connections of one process for each purpose")
 
     # Accounts
@@ -155,7 +159,7 @@ class Settings(BaseSettings):
     twilio_account_sid: str = ""
     twilio_auth_token: str = ""
     twilio_from: str = Field("", description="A number of the account's, or a messaging service (MG…)")
-    twilio_api_base: str = Field("https://api.twilio.com", pattern="^https?://")
+    twilio_api_base: Address = Field("https://api.twilio.com", pattern="^https?://")
 
     # Gemini
     gemini_api_key: str = ""
@@ -165,23 +169,24 @@ class Settings(BaseSettings):
     model_prices: ModelPrices = Field((), description="Of a million tokens: model:day:prompt:output by commas")
     gemini_title_model: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Empty: as GEMINI_MODEL")
     auto_title: bool = Field(True, description="Whether Gemini names chatrooms; else their first words do")
-    gemini_api_endpoint: str = Field("https://generativelanguage.googleapis.com", pattern="^https?://")
-    gemini_timeout: float = Field(120, gt=0, le=600, description="Seconds for one attempt as a whole")
-    gemini_idle_timeout: float = Field(60, gt=0, le=600, description="Seconds without a piece of a streamed reply")
+    gemini_api_endpoint: Address = Field("https://generativelanguage.googleapis.com", pattern="^https?://")
+    gemini_timeout: float = Field(120, ge=0.1, le=600, description="Seconds for one attempt as a whole")
+    gemini_idle_timeout: float = Field(60, ge=0.1, le=600, description="Seconds without a piece of a streamed reply")
     gemini_max_output_tokens: int = Field(8_192, ge=0, le=1_000_000, description="With thinking; 0: the model's own")
     gemini_system_instruction: str = (
         "You are a helpful assistant in a chat. Answer in the language of the question, clearly and to the point."
     )
+    # No model reads more than two million tokens, of about four characters each
     gemini_history_max_chars: int = Field(
-        48_000, ge=8_000, description="Characters of a conversation that are sent, the prompt included"
+        48_000, ge=8_000, le=8_000_000, description="Characters of a conversation that are sent, the prompt included"
     )
     gemini_history_max_tokens: int = Field(
-        12_000, ge=0, description="The same in tokens, as far as they are known; 0: characters alone"
+        12_000, ge=0, le=2_000_000, description="The same in tokens, as far as they are known; 0: characters alone"
     )
 
-    # Replies
+    # Replies. After a day nobody waits for one
     reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")
-    reply_max_seconds: float = Field(300, gt=0, description="Seconds from the first attempt to the last")
+    reply_max_seconds: float = Field(300, ge=0.1, le=86_400, description="Seconds from the first attempt to the last")
     generations_per_user: int = Field(8, ge=1, le=1_000, description="Replies of one user generated at a time")
     reply_lease_seconds: float = Field(12, ge=1, le=300, description="How long a dead worker keeps a reply")
     reply_requeue_after_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's task is lost")
@@ -191,23 +196,27 @@ class Settings(BaseSettings):
     stripe_secret_key: str = ""
     stripe_pro_price_id: PriceList = Field([], description="The first is sold; a subscription for any of them is Pro")
     stripe_webhook_secret: str = ""
-    stripe_api_base: str = Field("https://api.stripe.com", pattern="^https?://")
-    stripe_timeout: float = Field(10, gt=0, le=12, description="Seconds for all of a request's calls together")
+    stripe_api_base: Address = Field("https://api.stripe.com", pattern="^https?://")
+    stripe_timeout: float = Field(10, ge=0.1, le=12, description="Seconds for all of a request's calls together")
     stripe_grace_days: float = Field(3, ge=0, le=60, description="How long an unpaid subscription stays Pro")
-    billing_sync_seconds: float = Field(900, ge=1, description="How often our copies are compared with Stripe's")
+    billing_sync_seconds: float = Field(
+        900, ge=1, le=86_400, description="How often our copies are compared with Stripe's"
+    )
 
     # Limits
     basic_daily_prompts: int = Field(5, ge=0, le=100_000)
-    rate_limit_per_minute: int | None = Field(None, ge=0, description="Per user or IP; 0 lifts every such limit")
-    codes_per_hour: int | None = Field(None, ge=0, description="Codes sent by the whole service; 0 for no such limit")
-    wrong_codes_per_hour: int | None = Field(None, ge=0, description="Wrong codes, of all numbers together; as above")
-    streams_per_user: int = Field(10, ge=1, description="Replies that one user may follow at once")
-    streams_per_process: int = Field(200, ge=1, description="Replies that are followed in one web process at once")
-    export_max_seconds: int = Field(300, ge=1, description="How long one export of a user's data may take")
-    chatroom_list_ttl_seconds: int = Field(300, ge=1)
+    rate_limit_per_minute: Limit | None = Field(None, description="Per user or IP; 0 lifts every such limit")
+    codes_per_hour: Limit | None = Field(None, description="Codes sent by the whole service; 0 for no such limit")
+    wrong_codes_per_hour: Limit | None = Field(None, description="Wrong codes, of all numbers together; as above")
+    streams_per_user: int = Field(10, ge=1, le=1_000, description="Replies that one user may follow at once")
+    streams_per_process: int = Field(  # a pool has a slot for each from the start
+        200, ge=1, le=10_000, description="Replies that are followed in one web process at once"
+    )
+    export_max_seconds: int = Field(300, ge=1, le=3_600, description="How long one export of a user's data may take")
+    chatroom_list_ttl_seconds: int = Field(300, ge=1, le=86_400)
 
     # Clients
-    frontend_url: str = Field("http://localhost:3000", pattern="^https?://")
+    frontend_url: Address = Field("http://localhost:3000", pattern="^https?://")
     cors_origins: OriginList = []
 
     @field_validator("database_url")
@@ -217,11 +226,9 @@ class Settings(BaseSettings):
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
             raise ValueError("must start with postgres:// or postgresql://")
-        try:
-            make_url(f"postgresql+psycopg2://{rest}")
-        except (ArgumentError, ValueError):
-            raise ValueError("cannot be read as an address") from None
-        return f"postgresql+psycopg2://{rest}"
+        address = f"postgresql+psycopg2://{rest}"
+        check_database_address(address)
+        return address
 
     @field_validator("rate_limit_per_minute", "codes_per_hour", "wrong_codes_per_hour")
     @classmethod

@@ -12,10 +12,20 @@ from typing import Any
 
 from gunicorn import glogging
 
-from config import load_settings
+from config import ConfigError, load_settings
 
 # A process that cannot load the application would leave a master without workers.
 settings = load_settings()
+
+
+def number_from(variable: str, default: int, at_most: int) -> int:
+    """A variable as a number of 1 or more; empty, it is the default. Raises ConfigError."""
+    given = os.environ.get(variable, "").strip() or str(default)
+    number = int(given) if given.isdecimal() else 0
+    if not 1 <= number <= at_most:  # with 0 processes nobody would answer
+        raise ConfigError(f"{variable} is wrong: must be a whole number from 1 to {at_most}.")
+    return number
+
 
 # ── Where ────────────────────────────────────────────────────────────────────
 bind = f"0.0.0.0:{settings.port}"
@@ -30,10 +40,10 @@ worker_class = "web_worker.WebWorker"  # gunicorn's gthread, with the applicatio
 # process that ends is not missed. More than the cores would only share them. Eight at most, since a container may see
 # the cores of the whole machine.
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
+workers = number_from("WEB_CONCURRENCY", max(2, min(cores, 8)), at_most=256)
 # As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. More
 # threads do not make a service faster: one of them computes at a time.
-threads = int(os.environ.get("WEB_THREADS") or "256")
+threads = number_from("WEB_THREADS", 256, at_most=10_000)
 SPARE_THREADS = 16  # for all other requests, when as many streams are open as allowed
 
 # The application is loaded once and shared by the processes until they write to it; nothing connects before the fork.

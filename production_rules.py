@@ -1,24 +1,35 @@
-"""What production refuses to start with, as one table.
+"""What no process starts with: addresses that its clients cannot use, and what production refuses, as one table.
 
 `config.py` asks `refusal` about each setting once its value is known. Whatever somebody may want all the same has a
-setting that says so; the sentence names it.
+setting that says so; the sentence names it. No sentence repeats a part of an address: it may be one of a password.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
+import psycopg2
+from psycopg2.extensions import make_dsn
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 DEVELOPMENT_JWT_SECRET = "development-only-secret-change-it-before-production"  # noqa: S105 - refused in production
 MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: a key for HS256 is at least as long as the hash
 EXAMPLE_MARKS = ("change-me", "changeme", "change-it", "change_me", "example")
 SANDBOX_MARK = "sandbox"  # in every key that the stand-ins of the sandbox take
 STRIPE_TEST_KEYS = ("sk_test_", "rk_test_")  # https://docs.stripe.com/keys#test-live-modes
+PLAIN_MODES = {"disable", "allow", "prefer"}
 ENCRYPTED_MODES = {"require", "verify-ca", "verify-full"}  # https://www.postgresql.org/docs/current/libpq-ssl.html
+
+# redis-py and kombu read those of TLS alike; kombu is not told of the time-outs, which tests set.
+REDIS_TIMEOUT = "(socket_timeout|socket_connect_timeout|health_check_interval)=[1-9][0-9]{0,2}"
+REDIS_TLS_OPTION = (
+    "ssl_(ca_certs|certfile|keyfile)=.+|ssl_cert_reqs=(none|optional|required)|ssl_check_hostname=(true|false)"
+)
 
 SECRETS = ("jwt_secret", "jwt_secret_previous", "hash_secret")  # the last two may be left out
 API_KEYS = ("gemini_api_key", "stripe_secret_key", "stripe_webhook_secret")
@@ -35,6 +46,50 @@ class Rule:
     unless: str | None = None
 
 
+def with_host(address: str) -> str:
+    """The address, or none. Raises ValueError for one without a host, or with a port that does not exist."""
+    try:
+        parts = urlsplit(address)
+        is_complete = re.fullmatch(r"[\w.:-]+", parts.hostname or "") and parts.port != 0
+    except ValueError:
+        is_complete = None
+    if address and not is_complete:
+        raise ValueError("must be like scheme://host or scheme://host:port")
+    return address
+
+
+def read_alike(redis_url: str) -> str:
+    """The address. Raises ValueError if redis-py and kombu read two in it: tasks would be queued elsewhere, or nowhere.
+
+    redis-py takes any option, also a database, a user and a password; kombu fails on all but those of TLS.
+    """
+    parts = urlsplit(redis_url)
+    if not re.fullmatch("/?[0-9]{0,5}", parts.path) or parts.fragment:
+        raise ValueError("may have the number of a database after its host, as in redis://host/3, and no other path")
+    known = f"{REDIS_TIMEOUT}|{REDIS_TLS_OPTION}" if parts.scheme == "rediss" else REDIS_TIMEOUT
+    if parts.query and not all(re.fullmatch(known, option) for option in parts.query.split("&")):
+        raise ValueError("may have options of TLS (ssl_…, with rediss://) and time-outs in whole seconds alone")
+    return redis_url
+
+
+def check_database_address(address: str) -> None:
+    """Raises ValueError for what psycopg2 would refuse at each connection, as far as that shows without one."""
+    try:
+        url = make_url(address)
+        options = url.get_dialect()().create_connect_args(url)[1]
+        ports = [int(port) for port in str(options.get("port", "")).split(",") if port]
+    except (ArgumentError, ValueError):
+        raise ValueError("cannot be read as an address") from None
+    if not all(port in range(1, 65_536) for port in ports):
+        raise ValueError("must have a port from 1 to 65535")
+    try:
+        make_dsn(**options)
+    except (psycopg2.ProgrammingError, TypeError):
+        raise ValueError("has an option that PostgreSQL's libpq does not know, as Prisma's `schema`") from None
+    if options.get("sslmode", "prefer") not in PLAIN_MODES | ENCRYPTED_MODES:
+        raise ValueError("must have a mode of libpq as its sslmode, as `require` or `verify-full`")
+
+
 def is_on_this_machine(address: str) -> bool:
     return is_loopback(urlsplit(address).hostname or "")
 
@@ -48,10 +103,7 @@ def is_loopback(host: str) -> bool:
 
 def checks_no_certificate(redis_url: str) -> bool:
     """Whether a URL of TLS says that anybody's certificate will do."""
-    options = parse_qs(urlsplit(redis_url).query.lower())
-    unchecked = {"none", "optional", "cert_none", "cert_optional"} & {*options.get("ssl_cert_reqs", [])}
-    unchecked |= {"false", "0", "no"} & {*options.get("ssl_check_hostname", [])}
-    return redis_url.startswith("rediss://") and bool(unchecked)
+    return bool(re.search("ssl_cert_reqs=(none|optional)|ssl_check_hostname=false", redis_url))
 
 
 def is_readable_on_the_way(database_url: str) -> bool:

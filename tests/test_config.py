@@ -1,9 +1,11 @@
 """Settings: what production refuses to start with, each in one clear sentence, all told together."""
 
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
+from typing import get_args
 
 import pytest
 
@@ -91,7 +93,7 @@ def test_production_starts_with_settings_of_its_own():
         ({"database_url": "postgresql://localhost/app?hostaddr=10.0.0.7"}, PLAIN),
         ({"flask_debug": "1"}, "FLASK_DEBUG must be off in production."),
         ({"redis_url": "rediss://redis.example.org?ssl_cert_reqs=none"}, "REDIS_URL must check the certificate"),
-        ({"redis_url": "rediss://redis.example.org?ssl_cert_reqs=CERT_NONE"}, "REDIS_URL must check the certificate"),
+        ({"redis_url": "rediss://redis.example.org?ssl_cert_reqs=optional"}, "REDIS_URL must check the certificate"),
         ({"redis_url": "rediss://redis.example.org?ssl_check_hostname=false"}, "REDIS_URL must check the certificate"),
         ({**TWILIO, "twilio_auth_token": None}, "TWILIO_AUTH_TOKEN must be set when OTP_DELIVERY is `twilio`."),
     ],
@@ -174,10 +176,117 @@ def test_what_the_url_leaves_open_libpq_takes_from_its_own_variables(monkeypatch
         load(database_url="postgresql:///app?sslmode=disable")
 
 
-@pytest.mark.parametrize("url", ["mysql://x/y", "postgresql://x:port/y", "nothing"])
-def test_what_is_no_address_of_a_database_is_refused_everywhere(url):
-    with pytest.raises(ConfigError, match=r"^DATABASE_URL is wrong: [^.]+\.$"):
-        load(app_env="development", database_url=url)
+NO_DATABASES = [
+    "mysql://x/y",
+    "nothing",
+    "postgresql://x:port/y",
+    "postgresql://x:99999/y",
+    "postgresql:///y?host=a:1&host=b:port",
+    "postgresql://me:hush@x/y?schema=public",
+    "postgresql://x/y?pgbouncer=true",
+    "postgresql://x/y?sslmode=require&connection_limit=5",
+    "postgresql://x/y?cursor_factory=dict",
+    "postgresql://x/y?database=z",
+    "postgresql://x/y?sslmode=bogus",
+    "postgresql://x/y?sslmode=require&sslmode=disable",
+    "postgresql://me:hush@hush?hush=1@x/y",  # a password with what a URL would have as %40 and %3F
+]
+NO_REDIS = [
+    "valkey://x",
+    "nothing",
+    "redis://",
+    "redis:///3",
+    "redis://:6379",
+    "redis://x:hush",
+    "redis://x:99999",
+    "redis://[::1",
+    "redis://x/main",
+    "redis://x/0/1",
+    "redis://x/0#1",
+    "redis://:hush/hush@x",
+    "redis://x?db=3",
+    "redis://x?password=hush",
+    "redis://x?username=me",
+    "redis://x/0?decode_responses=true",
+    "redis://x?protocol=3",
+    "redis://x?socket_timeout=soon",
+    "redis://x?socket_timeout=inf",
+    "redis://x?socket_timeout=0",
+    "redis://x?ssl_cert_reqs=required",
+    "rediss://x?ssl_cert_reqs=CERT_REQUIRED",
+    "rediss://x?ssl_check_hostname=0",
+    "rediss://x?ssl_min_version=TLSv1_2",
+    "rediss://x?ssl_ca_certs",
+]
+NO_WEB = [
+    "https://",
+    "http://:80",
+    "https:///v1",
+    "https://?x",
+    "https://x:0",
+    "https://x:99999",
+    "https://x:y",
+    "http://[::1",
+]
+WEB_ADDRESSES = [
+    "gemini_api_endpoint",
+    "stripe_api_base",
+    "twilio_api_base",
+    "frontend_url",
+    "otel_exporter_otlp_endpoint",
+]
+
+
+@pytest.mark.parametrize(
+    ("setting", "address"),
+    [("database_url", address) for address in NO_DATABASES]
+    + [("redis_url", address) for address in NO_REDIS]
+    + [("gemini_api_endpoint", address) for address in ("ftp://x", " ", *NO_WEB)]
+    + [(setting, "https://") for setting in WEB_ADDRESSES],
+)
+def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence_without_a_part_of_it(setting, address):
+    with pytest.raises(ConfigError) as refusal:
+        load(app_env="development", **{setting: address})
+    told = str(refusal.value)
+    assert told.startswith(f"{setting.upper()} is wrong: ")
+    assert told.endswith(".")
+    assert told.count(". ") == 0
+    assert "hush" not in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "address"),
+    [
+        ("database_url", "postgresql://u:p%40ss@[::1]:5432/app?connect_timeout=10&application_name=x"),
+        ("database_url", "postgresql://u:p@a,b/app?target_session_attrs=read-write"),
+        ("database_url", "postgresql:///app?host=a:1&host=b:2&sslmode=verify-full&channel_binding=require"),
+        ("database_url", "postgresql://"),
+        ("redis_url", "redis://:hush%2F@x:6380/15"),
+        ("redis_url", "redis://redis_1/"),
+        ("redis_url", "redis://[::1]:6379/0?socket_timeout=20&socket_connect_timeout=20&health_check_interval=9"),
+        ("redis_url", "rediss://x?ssl_ca_certs=/etc/ca.pem&ssl_certfile=a&ssl_keyfile=b&ssl_check_hostname=false"),
+        ("gemini_api_endpoint", "http://[::1]:8081/prefix"),
+        ("frontend_url", "https://app.example.com:8443/#"),
+        ("otel_exporter_otlp_endpoint", "http://collector:4318"),
+        ("otel_exporter_otlp_endpoint", ""),
+    ],
+)
+def test_an_address_that_clients_can_use_is_taken(setting, address):
+    assert getattr(load(app_env="development", **{setting: address}), setting).endswith(address.partition(":")[2])
+
+
+NUMBERS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("setting", NUMBERS)
+def test_every_number_has_bounds(setting):
+    for number in ("-1", "inf", "-inf", "nan", "1e12", "9" * 30, "x"):
+        with pytest.raises(ConfigError, match=rf"^{setting.upper()} is wrong: "):
+            load(app_env="development", **{setting: number})
 
 
 @pytest.mark.parametrize("variable", [None, ""])
@@ -219,7 +328,7 @@ def test_origins_are_named_one_by_one(origins):
         load(cors_origins=origins)
 
 
-@pytest.mark.parametrize("duration", ["0", "-1d", "99999999d", "1 week"])
+@pytest.mark.parametrize("duration", ["0", "-1d", "99999999d", "1 week", "inf", "nan", "PT0.001S"])
 def test_a_token_lasts_for_some_time_that_a_date_can_tell(duration):
     with pytest.raises(ConfigError, match="JWT_EXPIRES_IN is wrong"):
         load(jwt_expires_in=duration)
@@ -300,6 +409,32 @@ def test_a_process_that_is_not_told_where_it_runs_says_so_in_one_sentence_and_en
     said = last_words(command)
     assert said.startswith("Configuration: APP_ENV is not set: ")
     assert (said.count("\n"), said.count(".")) == (1, 1)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("variable", "given"),
+    [("WEB_CONCURRENCY", "0"), ("WEB_CONCURRENCY", "9999"), ("WEB_THREADS", "x"), ("WEB_THREADS", "0")],
+)
+def test_web_without_processes_or_threads_does_not_start(variable, given):
+    said = last_words(COMMANDS[0], APP_ENV="development", **{variable: given})
+    assert said.startswith(f"Configuration: {variable} is wrong: must be a whole number from 1 to ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("given", "threads"), [("", 256), (" 8 ", 8)])
+def test_web_without_a_number_of_threads_has_the_default(given, threads, clean_environment):
+    environ = os.environ | {"APP_ENV": "development", "DATABASE_URL": "postgres://x", "REDIS_URL": "redis://x"}
+    done = subprocess.run(
+        [sys.executable, "-m", *COMMANDS[0], "--print-config"],
+        cwd=ROOT,
+        env=environ | {"WEB_THREADS": given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(rf"^threads += {threads}$", done.stdout, re.M)
 
 
 @pytest.mark.processes

@@ -1,7 +1,7 @@
 """The broker, Redis, as Celery is told of it: by web and workers to queue tasks and to take them, and by beat."""
 
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from kombu.entity import Queue
 from kombu.transport.redis import Channel
@@ -48,7 +48,7 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
 
 
 def without_options(url: str) -> str:
-    """The address with its options of TLS alone (`ssl_…`): kombu fails on any other, which redis-py may know."""
+    """The address with its options of TLS alone (`ssl_…`): kombu fails on a time-out, which redis-py knows."""
     parts = urlsplit(url)
-    options = [(name, value) for name, value in parse_qsl(parts.query) if name.startswith("ssl_")]
-    return parts._replace(query=urlencode(options)).geturl()
+    options = [option for option in parts.query.split("&") if option.startswith("ssl_")]
+    return parts._replace(query="&".join(options)).geturl()
