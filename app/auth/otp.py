@@ -158,8 +158,11 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
     The message leaves the row first: a worker that dies while sending sends once, not twice.
     """
     sealed = take_message(code_id, now)
-    message = unseal(SEAL_PURPOSE, sealed, max_age=LIFETIME, now=now) if sealed else None
-    if sealed is None or message is None:
+    if sealed is None:
+        return
+    message = unseal(SEAL_PURPOSE, sealed, max_age=LIFETIME, now=now)
+    if message is None:
+        log.error("The message of a code cannot be read: does this worker have web's HASH_SECRET, and its time?")
         return
     mobile, _, code = message.partition(" ")
     chosen = settings()

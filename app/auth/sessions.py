@@ -14,6 +14,7 @@ from app.billing.tier import tier_of
 from app.core import settings
 from app.core.admission import forget_sessions
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
+from app.core.clock import database_now
 from app.core.db import db
 from app.core.errors import NotFound
 from app.core.http import Client
@@ -70,7 +71,7 @@ def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: 
     with transaction() as tx:
         session = lock_session(session_id, user_id)
         user = require_user(user_id)
-        successor = next_refresh_token(session, jti, now)
+        successor = next_refresh_token(session, jti, database_now())  # parallel clients may come to two machines
         if successor is not None:
             session.last_used_at = now
             return issue_tokens(user, session.id, successor, now)

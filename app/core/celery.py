@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from app.core.broker import broker_settings
 from app.core.clock import utc_now
 from app.core.db import DATABASE_UNAVAILABLE, log_database_error
+from app.core.logging import first_line
 from app.core.redis import asking_redis, redis_client
 from app.core.tracing import TRACE_HEADER, request_id, span, traceparent
 
@@ -99,9 +100,21 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
         worker_hijack_root_logger=False,
     )
     celery.set_default()
+    logging.getLogger("celery.app.trace").addFilter(without_data)
     _ = celery.pool, celery.producer_pool  # made here, in this order: of threads that ask first each may make its own
     before_task_publish.connect(add_task_headers)
     app.extensions["celery"] = celery
+
+
+def without_data(record: logging.LogRecord) -> bool:
+    """A filter: of a task's error Celery logs all text, in which PostgreSQL puts the whole row."""
+    context = record.__dict__.pop("data", None)
+    if context and record.exc_info and record.exc_info[1]:
+        record.msg, record.args = (
+            "Task %s[%s] failed: %s",
+            (context["name"], context["id"], first_line(record.exc_info[1])),
+        )
+    return True
 
 
 def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:

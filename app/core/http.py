@@ -139,7 +139,8 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.merge_slashes = False  # `//chatroom` is an unknown address, not a redirect
     if trusted_proxies:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)  # type: ignore[method-assign]
+        behind_proxies = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)
+        app.wsgi_app = partial(without_quotes, behind_proxies)  # type: ignore[method-assign]
     app.after_request(add_security_headers)
     app.after_request(drain_unread)
     if cors_origins:
@@ -151,6 +152,13 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
             expose_headers=CORS_RESPONSE_HEADERS,
             max_age=CORS_SECONDS,
         )
+
+
+def without_quotes(application: Callable[..., Any], environ: dict[str, Any], start_response: Any) -> Any:
+    """Serve a request whose addresses have no quotation marks: after an open one Werkzeug reads no proxy's word."""
+    if '"' in (forwarded := environ.get("HTTP_X_FORWARDED_FOR", "")):
+        environ["HTTP_X_FORWARDED_FOR"] = forwarded.replace('"', "")
+    return application(environ, start_response)
 
 
 def add_security_headers(response: Response) -> Response:

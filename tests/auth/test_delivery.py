@@ -132,13 +132,14 @@ def test_code_that_has_ended_is_not_sent(texting, twilio):
     assert twilio.requests == []
 
 
-def test_a_message_sealed_before_a_new_hash_secret_is_dropped_and_not_queued_again(
-    make_app, texting, twilio, twilio_settings
+def test_a_message_sealed_before_a_new_hash_secret_is_dropped_with_a_word_and_not_queued_again(
+    make_app, texting, twilio, twilio_settings, capsys
 ):
     texting.send_otp()
     texting.app = make_app(**twilio_settings, hash_secret="another-secret-of-hashes-than-there-was")
     work(texting)
     assert twilio.requests == []
+    assert "does this worker have web's HASH_SECRET" in capsys.readouterr().err
     with texting.app.app_context():
         assert delivery.enqueue_unsent(utc_now() + timedelta(seconds=20)) == []
 

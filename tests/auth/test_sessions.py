@@ -1,6 +1,7 @@
 """Sessions: refresh tokens that rotate, and logins that can be seen and ended."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import jwt
 import pytest
@@ -13,6 +14,7 @@ from app.auth import sessions
 from app.auth.sessions import is_session_active
 from app.core.clock import utc_now
 from app.core.db import db
+from app.core.http import Client
 from tests.auth.conftest import PASSWORD, Visitor, all_at_once
 from tests.problems import assert_problem
 
@@ -51,6 +53,15 @@ def test_refresh_token_answers_again_within_ten_seconds_for_parallel_clients(app
     assert second.status_code == 200
     assert rotation(second.json) == rotation(first), "both hold the token that is current"
     assert refresh(who, second.json).status_code == 200
+
+
+def test_parallel_clients_may_come_to_machines_whose_clocks_differ(app, member):
+    _, tokens = member
+    claims = jwt.decode(tokens["refresh_token"], options={"verify_signature": False})
+    ids = [UUID(claims[name]) for name in ("sub", "sid", "rid")]
+    with app.app_context():
+        for ahead in (0, 29):
+            sessions.refresh(*ids, Client(None, None), now=utc_now() + timedelta(seconds=ahead))
 
 
 def rotation(tokens):

@@ -163,6 +163,8 @@ def test_forwarded_address_counts_only_behind_trusted_proxies(make_limited):
     assert flood(behind, "192.0.2.{n}, 198.51.100.200") == 429, "what the client wrote before it does not"
     assert flood(behind, "198.51.100.201:{n}") == 429, "another port is the same address"
     assert flood(behind, "no address {n}") == 429, "what is no address is all one"
+    quoted = call(behind, headers={"X-Forwarded-For": '", 198.51.100.200'}, ip="203.0.113.2")
+    assert quoted.status_code == 429, "an open quotation mark does not hide the proxy's word"
 
 
 def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, user, capsys):

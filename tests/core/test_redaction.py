@@ -64,3 +64,16 @@ def test_a_traceback_shows_no_row():
     assert "ValueError: violates a check" in shown
     assert "RuntimeError: could not store" in shown
     assert "in fail" in shown
+
+
+def test_what_celery_says_of_a_failed_task_shows_no_row(app, caplog):
+    @app.extensions["celery"].task(name="tests.fails")
+    def fail() -> None:
+        raise RuntimeError(OF_POSTGRESQL)
+
+    fail.apply()
+    [record] = [record for record in caplog.records if record.name == "celery.app.trace"]
+    line = JsonLineFormatter("%(message)s").format(record)
+    assert PROMPT not in line
+    assert "tests.fails" in line
+    assert "RuntimeError: violates a check" in line
