@@ -110,10 +110,8 @@ def without_data(record: logging.LogRecord) -> bool:
     """A filter: of a task's error Celery logs all text, in which PostgreSQL puts the whole row."""
     context = record.__dict__.pop("data", None)
     if context and record.exc_info and record.exc_info[1]:
-        record.msg, record.args = (
-            "Task %s[%s] failed: %s",
-            (context["name"], context["id"], first_line(record.exc_info[1])),
-        )
+        record.msg = "Task %s[%s] failed: %s"
+        record.args = context["name"], context["id"], first_line(record.exc_info[1])
     return True
 
 
