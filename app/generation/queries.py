@@ -148,15 +148,17 @@ NEXT_IN_ROOM = (
     .order_by(messages.c.position)
     .limit(1)
 )
-WAITING_FOR_SLOT = (
+WAITING_FOR_SLOT = (  # and for nothing else: what also waits for its room is told when that is free
     select(messages.c.id)
+    .join(chatrooms, chatrooms.c.id == messages.c.chatroom_id)
     .where(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
+    .where(chatrooms.c.user_id == messages.c.held_for, ~WAITS_FOR_ROOM)
     .order_by(messages.c.created_at)
     .limit(1)
 )
 NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
     update(messages)
-    .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(key_share=True).scalar_subquery())
+    .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(key_share=True, of=messages).scalar_subquery())
     .values(enqueued_at=func.now(), held_for=None)
     .returning(messages.c.id, messages.c.status)
     .cte("next_of_user")

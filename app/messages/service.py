@@ -194,6 +194,7 @@ def note_ended(user_id: UUID, key: str, reply: Message) -> None:
     kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
     kept["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
     record = update(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+    record = record.where(~IdempotencyKey.answered_with_reply)
     with transaction():
         db.session.execute(record.values(answered_with_reply=True, reply=kept))
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 
 from app.core import settings
 from app.core.db import db
@@ -19,11 +19,15 @@ DAYS_AT_ONCE, DAYS_SHOWN = 92, 30  # of a user's history
 PER_TOKENS = 1_000_000  # what prices are for
 TOKENS = (PromptCharge.prompt_tokens, PromptCharge.output_tokens, PromptCharge.thinking_tokens)
 SUMS: tuple[ColumnElement[Any], ...] = (
-    func.count().label("prompts"),
+    func.count().filter(PromptCharge.refunded_at.is_(None)).label("prompts"),
     *(func.coalesce(func.sum(column), 0).label(column.key) for column in TOKENS),
 )
 COUNTED = ("prompts", *(column.key for column in TOKENS))
-SPENT = (PromptCharge.refunded_at.is_(None), PromptCharge.carried_from.is_(None))
+# A refunded charge has tokens when an operator had its reply generated after all.
+SPENT = (
+    PromptCharge.carried_from.is_(None),
+    or_(PromptCharge.refunded_at.is_(None), PromptCharge.output_tokens.is_not(None)),
+)
 
 
 @dataclass(frozen=True)

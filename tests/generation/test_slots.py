@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from app.account.tasks import purge_chatroom
-from app.chatrooms.models import Status
+from app.chatrooms.models import ErrorCode, Status
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.transactions import transaction
@@ -108,6 +108,30 @@ def test_a_slot_that_comes_free_while_a_reply_is_refused_is_taken(rooms, make_ru
     monkeypatch.setattr(state, "claim", claim_meanwhile)
     rooms[SLOTS].generate(runner, refused)
     assert rooms[SLOTS].read(refused).status == "completed"
+
+
+@pytest.mark.parametrize("hindrance", ["its room is busy again", "its room is deleted"])
+def test_a_slot_is_offered_to_nobody_who_cannot_take_it(two_slots, rooms, forget_tasks, hindrance):
+    zero, one, two, three, *_ = rooms
+    failed = two.send("Hello")
+    held = take(two, failed)
+    with two_slots.app_context(), transaction() as tx:
+        assert state.fail(tx, held, ErrorCode.MODEL_TIMEOUT)
+    in_slots = [take(room, room.send("Hello")) for room in (zero, one)]
+    hindered, free = two.send("Hello"), three.send("Hello")
+    assert take(two, hindered) is None
+    if hindrance == "its room is deleted":
+        assert two.person.delete(two.path).status_code == 204
+    else:
+        assert two.person.post(f"{two.path}/messages/{failed}/retry").status_code == 202
+        assert take(two, failed) is None
+        complete(zero, in_slots.pop())
+        assert take(two, failed)
+    assert take(three, free) is None
+    forget_tasks()
+    complete(zero, in_slots.pop())
+    assert tasks_of(two_slots) == [str(free)]
+    assert take(three, free)
 
 
 def test_a_deleted_chatroom_frees_its_slot(two_slots, rooms, make_runner, gemini, forget_tasks):

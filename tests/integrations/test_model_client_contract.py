@@ -5,7 +5,17 @@ import threading
 
 import pytest
 
-from app.integrations.gemini.client import USERS_INSTRUCTION, Answer, FinishReason, OutputLimit, TokenUsage, Turn
+from app.integrations.bounded_calls import BoundedCall
+from app.integrations.gemini.client import (
+    USERS_INSTRUCTION,
+    Answer,
+    Chunk,
+    FinishReason,
+    OutputLimit,
+    TokenUsage,
+    Turn,
+    read_answer,
+)
 
 CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))
 
@@ -108,6 +118,12 @@ def test_nul_which_postgresql_cannot_store_is_left_out(model, streamed):
 
     assert outcome.answer.text == "nothing  here"
     assert "\x00" not in "".join(outcome.pieces)
+
+
+def test_half_of_a_surrogate_pair_which_nothing_can_encode_is_replaced():
+    with BoundedCall(30) as call:
+        answer = read_answer(iter([Chunk("Hello \ud83d", "STOP", "", "", TokenUsage())]), call, "a-model", None)
+    assert answer.text == "Hello ?"
 
 
 def test_whole_and_streamed_are_the_same(model):

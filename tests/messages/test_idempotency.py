@@ -9,9 +9,12 @@ import pytest
 from sqlalchemy import event
 
 from app.core.broker import GENERATIONS
+from app.core.clock import utc_now
 from app.core.db import db
+from app.messages.service import accept_prompt, wait_for_reply
 from sandbox.stack.processes import wait_until
 from tests.queues import waiting_tasks
+from tests.rooms import retry
 
 KEY = {"Idempotency-Key": "5f0c9e9a-7d3b"}
 
@@ -95,6 +98,25 @@ def test_copies_that_come_while_the_first_waits_are_answered_as_the_first(user, 
     assert len({answer.text for answer in answers}) == 1
     assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 4
     assert user.get("/user/usage").json["used"] == 1
+
+
+def test_a_copy_that_waits_on_changes_nothing_of_the_first_answer(room, runner):
+    """The first answer brought a failed reply, which was retried before the copy looked."""
+    user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
+    key = {"wait_seconds": 20, "idempotency_key": "a-key", "fingerprint": "the same"}
+
+    def within(use_case, *args, **kwargs):
+        with room.app.app_context():
+            return use_case(user_id, *args, **kwargs, now=utc_now())
+
+    first, copy = (within(accept_prompt, room_id, "[[sandbox: status=404]]", **key) for _ in range(2))
+    room.generate(runner, first.reply.id)
+    assert within(wait_for_reply, first).reply.status == "failed"
+    room.sql("UPDATE messages SET text = 'Hello' WHERE role = 'user'")
+    assert retry(room, first.reply.id).status_code == 202
+    room.generate(runner, first.reply.id)
+    within(wait_for_reply, copy)
+    assert within(accept_prompt, room_id, "[[sandbox: status=404]]", **key).reply.status == "failed"
 
 
 def test_a_copy_waits_no_longer_than_the_first_request(room):

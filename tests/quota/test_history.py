@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from app.core.clock import utc_now
+from app.generation.service import retry_failed
 from app.quota.history import cost_of
 from app.quota.ledger import quota_day
 from tests.conftest import purge_all
@@ -47,6 +48,18 @@ def test_the_cost_outlives_the_room_and_a_refund_is_none(room, runner):
         while purge_chatroom():
             pass
     assert tokens(history(room)[-1])[:2] == (1, usage["prompt_tokens"])
+
+
+def test_what_an_operator_has_answered_after_a_refund_has_its_tokens_and_costs_no_prompt(room, runner):
+    reply_id = room.send("[[sandbox: status=404]]")
+    room.generate(runner, reply_id)
+    room.sql("UPDATE messages SET text = 'Hello' WHERE role = 'user'")
+    with room.app.app_context():
+        assert retry_failed(reply_id, until=utc_now(), now=utc_now()) == [reply_id]
+    room.generate(runner, reply_id)
+    usage = room.read(reply_id).usage
+    assert usage["output_tokens"] > 0
+    assert tokens(history(room)[-1])[:3] == (0, usage["prompt_tokens"], usage["output_tokens"])
 
 
 def test_a_retry_costs_what_both_replies_took(room, runner):

@@ -207,7 +207,8 @@ def read_answer(
         for chunk in checked(chunks):
             finish, usage = chunk.finish or finish, latest(usage, chunk.usage)
             model = chunk.model[:MAX_MODEL_CHARS] or model
-            piece = chunk.text.replace("\x00", "")  # which PostgreSQL cannot store
+            # PostgreSQL stores no NUL, and nothing can encode half of a surrogate pair.
+            piece = chunk.text.replace("\x00", "").encode(errors="replace").decode()
             if piece:
                 pieces.append(piece)
                 if on_piece:
