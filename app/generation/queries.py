@@ -148,11 +148,11 @@ NEXT_IN_ROOM = (
     .order_by(messages.c.position)
     .limit(1)
 )
+IS_MARKED = and_(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
 WAITING_FOR_SLOT = (  # and for nothing else: what also waits for its room is told when that is free
     select(messages.c.id)
     .join(chatrooms, chatrooms.c.id == messages.c.chatroom_id)
-    .where(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
-    .where(chatrooms.c.user_id == messages.c.held_for, ~WAITS_FOR_ROOM)
+    .where(IS_MARKED, chatrooms.c.user_id == messages.c.held_for, ~WAITS_FOR_ROOM)
     .order_by(messages.c.created_at)
     .limit(1)
 )
@@ -166,7 +166,7 @@ NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
 SOMEBODY_WAITS = select(
     or_(
         select(NEXT_IN_ROOM.subquery().c.status == Status.QUEUED).scalar_subquery().is_(true()),
-        exists(WAITING_FOR_SLOT),
+        exists().where(IS_MARKED),
     )
 )
 NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
