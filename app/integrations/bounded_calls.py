@@ -1,22 +1,33 @@
 """A bound on a whole HTTP call, which no time-out of a socket gives: those start anew with each byte.
 
-A `BoundedCall` knows the socket that its thread's request goes through, from the request to the end of its answer;
-when its time is over, or another thread aborts it, the socket is shut down, and whatever the thread was waiting for
-there ends at once with an error. Before the connection goes back into its pool, the call forgets it: from then on
-it may be another call's.
+A `BoundedCall` knows the socket that its thread's request goes through, from before it connects to the end of the
+answer; when its time is over, or another thread aborts it, the socket is shut down, and whatever the thread was
+waiting for there ends at once with an error. Before the connection goes back into its pool, the call forgets it: from
+then on it may be another call's. Only the look-up of a host's addresses is bounded by the resolver alone.
 """
 
 import contextlib
 import socket
 import threading
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family
+
+CONNECT_SECONDS = 5.0  # to one address, before the host's next one is tried: enough for two lost SYNs (RFC 6298)
 
 _of_thread = threading.local()
+
+
+class HasDescriptor(Protocol):
+    """A socket, or what encrypts one."""
+
+    def fileno(self) -> int: ...
 
 
 class BoundedCall:
@@ -28,7 +39,7 @@ class BoundedCall:
     def __init__(self, seconds: float) -> None:
         self.timed_out = False
         self.aborted = False
-        self._socket: socket.socket | None = None
+        self._handle: socket.socket | None = None
         self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._time_out)
         self._timer.daemon = True
@@ -54,28 +65,80 @@ class BoundedCall:
         self.timed_out = True
         self._shut_down()
 
-    def bind_socket(self, connection: socket.socket) -> None:
+    @property
+    def is_over(self) -> bool:
+        return self.timed_out or self.aborted
+
+    def bind_socket(self, connection: HasDescriptor) -> None:
         """The call waits at this socket from now on."""
-        with self._lock:
-            self._socket = connection
-        if self.timed_out or self.aborted:
+        # A handle of the call's own: TLS takes the socket out of its object, and another may get a closed one's number.
+        self._hold(socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM))
+        if self.is_over:
             self._shut_down()
 
     def release_socket(self) -> None:
         """The answer is read: from now on the connection is not this call's to shut down."""
+        self._hold(None)
+
+    def _hold(self, handle: socket.socket | None) -> None:
         with self._lock:
-            self._socket = None
+            if self._handle is not None:
+                self._handle.close()
+            self._handle = handle
 
     def _shut_down(self) -> None:
         with self._lock, contextlib.suppress(OSError):
-            if self._socket is not None:
-                # An SSLSocket's own shutdown() drops its TLS first: another thread could then send in the clear.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            if self._handle is not None:
+                self._handle.shutdown(socket.SHUT_RDWR)
 
 
 def current_call() -> BoundedCall | None:
     """The call that this thread makes, if it makes one."""
     return getattr(_of_thread, "call", None)
+
+
+def bind_socket(connection: HasDescriptor) -> None:
+    """Let this thread's call, if it makes one, bound what it waits for at the socket."""
+    call = current_call()
+    if call is not None:
+        call.bind_socket(connection)
+
+
+def raise_if_over() -> None:
+    """Raises ConnectionAbortedError when this thread's call is over."""
+    call = current_call()
+    if call is not None and call.is_over:
+        raise ConnectionAbortedError("the call is over")
+
+
+def open_socket(
+    host: str, port: int, timeout_seconds: float | None, options: Iterable[tuple[Any, ...]]
+) -> socket.socket:
+    """A socket connected to the first of the host's addresses that answers, bounded by this thread's call.
+
+    timeout_seconds: for each read and write, and for each address, which gets CONNECT_SECONDS at most.
+    options: arguments of `setsockopt`.
+    Raises OSError: that of the last address, or ConnectionAbortedError when the call is over.
+    """
+    raise_if_over()
+    failure = OSError("the host has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM):
+        connection = socket.socket(family, kind, protocol)
+        try:
+            for option in options:
+                connection.setsockopt(*option)
+            connection.settimeout(min(CONNECT_SECONDS, timeout_seconds or CONNECT_SECONDS))
+            bind_socket(connection)
+            connection.connect(address)
+            raise_if_over()  # Linux calls a socket connected that was shut down just before
+            connection.settimeout(timeout_seconds)
+        except OSError as error:
+            connection.close()
+            raise_if_over()
+            failure = error
+        else:
+            return connection
+    raise failure
 
 
 class _Bound:
@@ -84,18 +147,19 @@ class _Bound:
     sock: Any
     call: BoundedCall | None = None
 
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        self._bind()
+    def _new_conn(self: Any) -> socket.socket:
+        try:
+            return open_socket(self._dns_host, self.port, self.timeout, self.socket_options or ())
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "no address answers") from error
+        except OSError as error:
+            raise NewConnectionError(self, str(error)) from error
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        self._bind()
-        super().request(*args, **kwargs)  # type: ignore[misc]
-
-    def _bind(self) -> None:
         self.call = current_call()
-        if self.call is not None and self.sock is not None:
-            self.call.bind_socket(self.sock)
+        if self.sock is not None:
+            bind_socket(self.sock)
+        super().request(*args, **kwargs)  # type: ignore[misc]
 
     def release(self) -> None:
         if self.call is not None:
@@ -128,9 +192,18 @@ class _HTTPSPool(_Releasing, HTTPSConnectionPool):
     ConnectionCls = _HTTPS
 
 
+BOUND_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
 class BoundedAdapter(HTTPAdapter):
-    """Mount it on a `requests` session to make its calls obey `BoundedCall`."""
+    """Mount it on a `requests` session to make its calls obey `BoundedCall`, those through an HTTP proxy too."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = BOUND_POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        if isinstance(manager, ProxyManager):  # a SOCKS proxy's connections are of another kind
+            manager.pool_classes_by_scheme = BOUND_POOLS
+        return manager

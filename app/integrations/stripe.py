@@ -182,7 +182,7 @@ class Payments:
         )
 
     def bounded(self) -> BoundedCall:
-        """Let all calls in the block end within `timeout_seconds` together (and a last connection attempt)."""
+        """Let all calls in the block end within `timeout_seconds` together (and the SDK's pause before its retry)."""
         return BoundedCall(self._timeout_seconds)
 
     def create_customer(self, *, user_id: str, key: str) -> str:

@@ -1,10 +1,11 @@
 """A server that says what a test tells it to, byte by byte, over http or https."""
 
+import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 Script = Callable[[socket.socket], None]
 
@@ -47,13 +48,20 @@ def read_request(connection: socket.socket) -> None:
     """Up to the end of its body."""
     request = b""
     while b"\r\n\r\n" not in request:
-        request += connection.recv(65_536)
+        request += receive(connection)
     head, _, body = request.partition(b"\r\n\r\n")
-    length = next(
-        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
-    )
+    lines = head.lower().split(b"\r\n")
+    length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), 0)
     while len(body) < length:
-        body += connection.recv(65_536)
+        body += receive(connection)
+
+
+def receive(connection: socket.socket) -> bytes:
+    """What came. Raises ConnectionResetError at the end."""
+    piece = connection.recv(65_536)
+    if not piece:
+        raise ConnectionResetError
+    return piece
 
 
 def says(*parts: bytes) -> Script:
@@ -64,3 +72,34 @@ def says(*parts: bytes) -> Script:
             connection.sendall(part)
 
     return script
+
+
+def tunnel_to(url: str) -> Script:
+    """Be a proxy that was asked for a tunnel to this server: pass on what either side says."""
+    port = int(url.rpartition(":")[2])
+
+    def script(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", port)) as behind:
+            other = {connection: behind, behind: connection}
+            while True:
+                for source in select.select(list(other), [], [])[0]:
+                    piece = source.recv(65_536)
+                    if not piece:
+                        return
+                    other[source].sendall(piece)
+
+    return script
+
+
+@contextmanager
+def silent_address() -> Iterator[tuple[str, int]]:
+    """An address that neither takes nor refuses connections, like one behind a firewall: its queue is full."""
+    with ExitStack() as ends:
+        server = ends.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        ends.enter_context(socket.create_connection(server.getsockname()))
+        for _ in range(2):
+            waiting = ends.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield server.getsockname()

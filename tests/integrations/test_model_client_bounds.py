@@ -121,7 +121,7 @@ def test_a_proxy_of_the_environment_is_used_and_bounded(make_asker, monkeypatch,
         for name, value in (("HTTP_PROXY", proxy), ("NO_PROXY", "127.0.0.1" if excepted else "")):
             monkeypatch.setenv(name, value)
             monkeypatch.setenv(name.lower(), value)
-        outcome = make_asker().ask("Hello", seconds=0.5)
+        outcome = make_asker().ask("Hello", seconds=30, call=BoundedCall(0.5))
 
     assert (bool(outcome.answer), len(asked)) == (excepted, not excepted)
     assert outcome.seconds < 0.5 + GRACE_SECONDS

@@ -4,8 +4,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import CallAborted, ModelTimeout, ModelUnavailable
-from tests.integrations.scripted import JSON, says, serving
+from tests.integrations.scripted import JSON, says, serving, tunnel_to
 from tests.tls import make_certificate
 
 ANSWER = b'{"candidates": [{"content": {"parts": [{"text": "safe"}]}, "finishReason": "STOP"}]}'
@@ -82,7 +83,48 @@ def test_another_thread_can_end_a_call(make_asker, context, script):
 
 def test_a_handshake_that_never_ends_is_bounded(make_asker):
     with serving(hang) as url:  # waits for a request in the clear
-        outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=0.6)
+        outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=20, call=BoundedCall(0.6))
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 3
+    assert outcome.seconds < 5
+
+
+# Through a proxy
+
+
+@pytest.fixture(params=["http", "https"])
+def through_proxy(
+    request: pytest.FixtureRequest, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], AbstractContextManager[str]]:
+    """Reach a server through a proxy of the environment, itself spoken to in the clear or over TLS."""
+
+    @contextmanager
+    def reach(url: str) -> Iterator[str]:
+        with serving(tunnel_to(url), context if request.param == "https" else None) as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy)
+            yield url
+
+    return reach
+
+
+def test_it_answers_through_a_proxy(make_asker, context, through_proxy):
+    head = JSON.replace(b"Connection: close", b"Content-Length: %d" % len(ANSWER))
+    with serving(says(head, ANSWER), context) as url, through_proxy(url):
+        assert make_asker(endpoint=url).ask("Hello").answer.text == "safe"
+
+
+@pytest.mark.parametrize("script", [hang, trickle])
+def test_a_call_through_a_proxy_is_bounded_as_a_whole(make_asker, context, through_proxy, script):
+    with serving(script, context) as url, through_proxy(url):
+        outcome = make_asker(endpoint=url).ask("Hello", seconds=20, call=BoundedCall(1))
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 5
+
+
+def test_a_handshake_through_a_proxy_is_bounded(make_asker, through_proxy):
+    with serving(hang) as url, through_proxy(url):
+        outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=20, call=BoundedCall(1))
+
+    assert isinstance(outcome.error, ModelTimeout)
+    assert outcome.seconds < 5

@@ -12,8 +12,9 @@ import httpcore2
 import httpx2
 from google import genai
 from google.genai import errors, types
+from httpcore2._backends.sync import SyncStream
 
-from app.integrations.bounded_calls import current_call
+from app.integrations.bounded_calls import bind_socket, current_call, open_socket
 from app.integrations.gemini.client import (
     CONNECTIONS,
     Chunk,
@@ -28,6 +29,7 @@ from app.integrations.gemini.client import (
 
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
+OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]  # as httpcore2 sets it
 # What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
 SDK_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError)
 
@@ -132,17 +134,18 @@ def release_after_answer(request: httpx2.Request) -> None:
     request.extensions = {**request.extensions, "trace": trace}
 
 
-def bind_socket(connection: socket.socket) -> None:
-    call = current_call()
-    if call is not None:
-        call.bind_socket(connection)
-
-
 class BoundedBackend(httpcore2.SyncBackend):
-    """Opens connections that tell the thread's call about themselves."""
+    """Opens connections that the thread's call bounds. What else httpx2 may ask for, our client does not."""
 
-    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
-        return BoundedStream(super().connect_tcp(*args, **kwargs))
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any
+    ) -> httpcore2.NetworkStream:
+        try:
+            return BoundedStream(SyncStream(open_socket(host, port, timeout, OPTIONS)))
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout("no address answers") from error
+        except OSError as error:
+            raise httpcore2.ConnectError(str(error)) from error
 
 
 class BoundedStream(httpcore2.NetworkStream):
@@ -160,9 +163,7 @@ class BoundedStream(httpcore2.NetworkStream):
         return self._stream.read(max_bytes, timeout)
 
     def start_tls(self, *args: Any, **kwargs: Any) -> httpcore2.NetworkStream:
-        with self._socket.dup() as handle:  # the socket itself is emptied before the handshake
-            bind_socket(handle)
-            return BoundedStream(self._stream.start_tls(*args, **kwargs))
+        return BoundedStream(self._stream.start_tls(*args, **kwargs))
 
     def close(self) -> None:
         self._stream.close()
