@@ -66,5 +66,5 @@ def sign_off(**_: Any) -> None:
         note_worker_ended()
 
 
-flask_app = create_app(commands=False)
+flask_app = create_app(routes=False, commands=False)
 celery_app = flask_app.extensions["celery"]

@@ -7,14 +7,8 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.routing import UUIDConverter
 from werkzeug.utils import import_string
 
-from app.account.views import blp as account_blp
 from app.auth.keys import find_key, is_key_active
 from app.auth.sessions import is_session_active
-from app.auth.views import blp as auth_blp
-from app.auth.views import sessions_blp
-from app.billing.views import blp as billing_blp
-from app.chatrooms.views import blp as chatrooms_blp
-from app.chatrooms.views import models_blp
 from app.core.auth import register_auth
 from app.core.celery import register_celery
 from app.core.db import db, register_database
@@ -23,17 +17,14 @@ from app.core.http import register_http, register_request_log
 from app.core.logging import configure_logging, secrets_of
 from app.core.redis import register_redis
 from app.core.tracing import register_tracing
-from app.messages.views import blp as messages_blp
-from app.openapi import register_description
-from app.ops.views import blp as operations_blp
-from app.ops.views import docs
 from app.schedule import ROUTES
-from app.search.views import blp as search_blp
 from config import Settings, load_settings
 
+# Imported where they are needed alone.
 BLUEPRINTS = (
-    *(auth_blp, sessions_blp, account_blp, chatrooms_blp, models_blp),
-    *(messages_blp, search_blp, billing_blp, operations_blp),
+    *("app.auth.views:blp", "app.auth.views:sessions_blp", "app.account.views:blp"),
+    *("app.chatrooms.views:blp", "app.chatrooms.views:models_blp", "app.messages.views:blp"),
+    *("app.search.views:blp", "app.billing.views:blp", "app.ops.views:blp"),
 )
 COMMANDS = (
     *("app.generation.cli:replies", "app.generation.cli:gemini", "app.ops.commands:usage"),
@@ -41,10 +32,11 @@ COMMANDS = (
 )
 
 
-def create_app(settings: Settings | None = None, *, commands: bool = True) -> Flask:
+def create_app(settings: Settings | None = None, *, routes: bool = True, commands: bool = True) -> Flask:
     """A new application. settings: read from the environment when None. Raises config.ConfigError.
 
-    commands: with what `flask` runs. What only serves is lighter without: alembic alone takes 12 MB.
+    routes: with what answers requests: a worker needs none of it. commands: with what `flask` runs. What only serves is
+    lighter without: alembic alone takes 12 MB.
     """
     settings = settings or load_settings()
     configure_logging(level=settings.log_level, as_json=settings.logs_json, secrets=secrets_of(settings.model_dump()))
@@ -61,9 +53,11 @@ def create_app(settings: Settings | None = None, *, commands: bool = True) -> Fl
     register_database(app, settings.database_url, pool_size=settings.database_pool_size)
     register_redis(app, settings)
     register_celery(app, settings.redis_url, pool_size=settings.redis_pool_size, routes=ROUTES)
-    for blueprint in (*BLUEPRINTS, docs):
-        app.register_blueprint(blueprint)
-    register_description(app, BLUEPRINTS)
+    if routes:
+        blueprints = [import_string(name) for name in BLUEPRINTS]
+        for blueprint in (*blueprints, import_string("app.ops.views:docs")):
+            app.register_blueprint(blueprint)
+        import_module("app.openapi").register_description(app, blueprints)
     if commands:
         import_module("flask_migrate").Migrate(app, db, render_as_batch=False, compare_type=True)  # `flask db`
         for command in COMMANDS:

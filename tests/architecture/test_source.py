@@ -156,6 +156,16 @@ def test_the_web_process_imports_only_what_it_needs(environment):
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_a_worker_imports_no_route(environment):
+    program = (
+        "import sys, celery_worker; celery_worker.import_tasks();"
+        "print([name for name in sys.modules if name.endswith('.views') or name.startswith('flask_smorest')])"
+    )
+    command, variables = [sys.executable, "-c", program], os.environ | environment | {"GEMINI_API_KEY": "a-key"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=variables)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 def test_beat_imports_neither_the_application_nor_what_it_stands_on():
     program = (
         "import sys, celery_beat; heavy = ('app.factory', 'config', 'pydantic', 'sqlalchemy', 'flask_', 'stripe');"
