@@ -12,14 +12,13 @@ from typing import Any
 from celery import Celery, Task
 from celery.signals import before_task_publish
 from flask import Flask, current_app
-from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from app.core.broker import broker_settings
 from app.core.clock import utc_now
 from app.core.db import DATABASE_UNAVAILABLE, log_database_error
 from app.core.logging import first_line
-from app.core.redis import asking_redis, redis_client
+from app.core.redis import redis_client
 from app.core.tracing import TRACE_HEADER, request_id, span, traceparent
 
 TASK_REQUEST_ID = "request_id"
@@ -116,16 +115,9 @@ def without_data(record: logging.LogRecord) -> bool:
 
 
 def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
-    """Queue a task by its name; its arguments are ids.
-
-    Raises redis.RedisError, or kombu's OperationalError, when the broker does not answer in time.
-    """
+    """Queue a task by its name; its arguments are ids. Raises when the broker does not answer in time."""
     celery: Celery = current_app.extensions["celery"]
-    with asking_redis(probing=True):
-        try:
-            celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
-        except OperationalError as error:
-            raise error.__cause__ or error  # noqa: B904 - a time-out of Redis counts as one
+    celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
 
 
 def add_task_headers(headers: dict[str, Any], **_: Any) -> None:

@@ -12,12 +12,10 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-from redis.exceptions import TimeoutError as RedisTimeout
 from sqlalchemy import Engine, text
 
 from app.chatrooms.models import Status
 from app.core import redis as redis_clients
-from app.core.celery import enqueue
 from app.core.db import db
 from app.streaming.events import Entry, publish
 from sandbox.stack.processes import wait_until
@@ -232,21 +230,6 @@ def test_of_those_who_cannot_do_without_silent_redis_one_asks_and_the_others_wai
         *others, last = sorted(threads.map(send, range(MANY)))
     assert len(tap.connections_at(b"PING")) == 1
     assert max(others) < 3 <= last, "one alone waits for an answer"
-
-
-def test_a_task_that_a_silent_redis_does_not_take_keeps_others_from_waiting_too(make_app, make_redis_url, user):
-    with tapped(make_redis_url()) as tap:
-        app = make_app(redis_url=tap.url)
-        call(app, user, "GET", "/chatroom")
-        with app.app_context():
-            tap.engine = db.engine
-            tap.is_silent = True
-            with pytest.raises(RedisTimeout):
-                enqueue("tests.nothing")
-        tap.is_silent = False
-        tap.asked.clear()
-        assert call(app, user, "GET", "/user/me").status_code == 200
-        assert tap.asked == []
 
 
 def test_silent_redis_is_asked_again_after_five_seconds(make_app, make_redis_url, user, monkeypatch):

@@ -96,14 +96,15 @@ class Migrator:
 
 
 @pytest.fixture(scope="module")
-def migrator(postgres: Database, make_app: Callable[..., Flask]) -> Migrator:
+def migrator(postgres: Database, make_app: Callable[..., Flask]) -> Iterator[Migrator]:
     server = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
     url = server.set(database=f"{server.database}_migrations")
     admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with admin.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {url.database} TEMPLATE template0"))
-    app = make_app(database_url=url.render_as_string(hide_password=False))
-    return Migrator(app, sa.create_engine(url, poolclass=sa.NullPool))
+        app = make_app(database_url=url.render_as_string(hide_password=False))
+        yield Migrator(app, sa.create_engine(url, poolclass=sa.NullPool))
+        connection.execute(sa.text(f"DROP DATABASE {url.database} WITH (FORCE)"))  # it may be asked for again
 
 
 def test_there_is_one_head():
