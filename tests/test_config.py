@@ -226,6 +226,7 @@ NO_WEB = [
     "https://x:0",
     "https://x:99999",
     "https://x:y",
+    "https://x..y",
     "http://[::1",
 ]
 WEB_ADDRESSES = [
@@ -265,6 +266,7 @@ def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence
         ("redis_url", "redis://redis_1/"),
         ("redis_url", "redis://[::1]:6379/0?socket_timeout=20&socket_connect_timeout=20&health_check_interval=9"),
         ("redis_url", "rediss://x?ssl_ca_certs=/etc/ca.pem&ssl_certfile=a&ssl_keyfile=b&ssl_check_hostname=false"),
+        ("redis_url", "rediss://x?ssl_ca_path=/etc/certificates&ssl_password=word"),
         ("gemini_api_endpoint", "http://[::1]:8081/prefix"),
         ("frontend_url", "https://app.example.com:8443/#"),
         ("otel_exporter_otlp_endpoint", "http://collector:4318"),

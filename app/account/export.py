@@ -64,8 +64,9 @@ def export_slot(user_id: UUID) -> Iterator[Slot]:
     """
     release_connection()  # while Redis is silent, waits for it must not use them all up
     # The user's own first: who asks for many at once takes no slot from others meanwhile.
-    with user_slot(f"exports:{user_id}", at_most=1) as slot:
-        if slot is None:
+    own = f"exports:{user_id}"
+    with user_slot(own, at_most=1) as slot, held_request(own, at_most=1) as is_only_one:
+        if slot is None or not is_only_one:  # a client that reads slowly outlasts the slot in Redis
             raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
         with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
             if not has_slot:

@@ -16,7 +16,7 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from limits.strategies import RateLimiter
 
-from app.core.broker import TIMEOUT_SECONDS, TIMEOUTS
+from app.core.broker import TIMEOUT_SECONDS, TIMEOUTS, without_options
 
 if TYPE_CHECKING:
     from config import Settings
@@ -93,7 +93,8 @@ def register_redis(app: Flask, settings: "Settings") -> None:
     """
     pool = make_pool(settings.redis_url, settings.redis_pool_size)
     held = settings.streams_per_process + 1  # one listens
-    blocking = make_pool(settings.redis_url, held, socket_timeout=MAX_BLOCK_SECONDS + TIMEOUT_SECONDS)
+    patient = {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}  # whatever time-out the address has
+    blocking = make_pool(without_options(settings.redis_url), held, **patient)
     app.extensions["redis"] = redis.Redis(connection_pool=pool)
     app.extensions["redis_blocking"] = redis.Redis(connection_pool=blocking)
     app.config.update(

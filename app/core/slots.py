@@ -33,6 +33,8 @@ def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
     finally:
         with _lock:
             _held[kind] -= has_slot
+            if not _held[kind]:
+                del _held[kind]
 
 
 class Slot:

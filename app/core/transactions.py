@@ -9,10 +9,11 @@ from typing import Any
 from flask import has_request_context
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.sql.dml import ReturningDelete
 
 from app.core.celery import enqueue
-from app.core.db import IN_TRANSACTION, db, open_transaction
+from app.core.db import DATABASE_UNAVAILABLE, IN_TRANSACTION, db, log_database_error, open_transaction
 from app.core.http import after_response
 from app.core.logging import first_line
 
@@ -100,8 +101,14 @@ def delete_in_batches(*batches: ReturningDelete[Any]) -> list[int]:
     until, counts, left = time.monotonic() + AT_ONCE_SECONDS, [0] * len(batches), dict(enumerate(batches))
     while True:
         for kind, batch in list(left.items()):
-            with transaction():
-                deleted = len(db.session.scalars(batch).all())
+            try:
+                with transaction():
+                    deleted = len(db.session.scalars(batch).all())
+            except DATABASE_UNAVAILABLE:
+                raise
+            except OperationalError as error:  # a lock, or time: the other kinds need not wait for this one
+                log_database_error(log, "the next sweep goes on with these rows", error)
+                deleted = 0
             counts[kind] += deleted
             if not deleted:
                 del left[kind]

@@ -97,6 +97,16 @@ def test_a_user_exports_once_at_a_time(user, make_user):
     assert user.get("/user/me/export").status_code == 200
 
 
+def test_a_user_exports_once_at_a_time_though_the_slot_in_redis_is_gone(app, user, make_user):
+    """As that of a client that reads slowly for a minute: it must not take other users' exports away."""
+    first = open_export(user)
+    app.extensions["redis"].delete(f"exports:{user.id}")
+    assert_problem(user.get("/user/me/export"), 429, "rate_limited")
+    assert make_user().get("/user/me/export").status_code == 200
+    first.close()
+    assert user.get("/user/me/export").status_code == 200
+
+
 def test_a_process_has_few_exports_under_way(user, make_user, monkeypatch):
     monkeypatch.setattr(export, "EXPORTS_PER_PROCESS", 1)
     held = open_export(make_user())

@@ -14,9 +14,9 @@ from flask import Flask
 from kombu import pools
 from limits import RateLimitItemPerMinute
 
-from app.core.broker import CHORES
+from app.core.broker import CHORES, TIMEOUT_SECONDS
 from app.core.celery import enqueue
-from app.core.redis import cache, rate_limits, redis_client
+from app.core.redis import MAX_BLOCK_SECONDS, cache, rate_limits, redis_client
 from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import GeminiStandIn
 from tests.celery_process import celery_process
@@ -102,6 +102,8 @@ def test_options_of_the_address_are_for_redis_and_no_obstacle_to_queueing(
         enqueue("tests.nothing", "an-id")
         assert redis_client().llen(CHORES) == 1
         assert redis_client().connection_pool.connection_kwargs["health_check_interval"] == 9
+        held = redis_client(blocking=True).connection_pool.connection_kwargs
+        assert held["socket_timeout"] == MAX_BLOCK_SECONDS + TIMEOUT_SECONDS, "a blocking read takes that long"
 
 
 def test_each_held_request_has_a_connection_of_its_own(small_app: Flask, connections: Callable[[], int]) -> None:

@@ -1,9 +1,10 @@
 """Reads are statements of their own; a use case that writes is one transaction, also after a read."""
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count
 from types import SimpleNamespace
 
+import psycopg2
 import pytest
 from kombu.exceptions import OperationalError as BrokerError
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
@@ -169,6 +170,17 @@ def test_all_kinds_of_a_sweep_have_their_turns_within_one_allowance_of_time(cont
     assert delete_in_batches(*batches) == [3, 3, 1]
     assert next(seconds) == 4, "two seconds from the first look, and the look that ended it"
     assert delete_in_batches(*batches) == [3, 3, 0]
+
+
+def test_a_kind_of_row_that_cannot_be_deleted_keeps_no_other_kind(context, postgres):
+    with transaction():
+        db.session.add_all([Heartbeat(name="locked", at=utc_now()), Total(name="free", label="", value=1)])
+    locked, free = delete(Heartbeat).where(Heartbeat.name == "locked"), delete(Total).where(Total.name == "free")
+    batches = [locked.returning(Heartbeat.name), free.returning(Total.name)]
+    with closing(psycopg2.connect(postgres.url)) as other, other.cursor() as cursor:
+        cursor.execute("LOCK heartbeats")
+        assert delete_in_batches(*batches) == [0, 1]
+    assert delete_in_batches(*batches) == [1, 0]
 
 
 def test_a_request_that_cannot_be_counted_queues_its_task_all_the_same(app, user, monkeypatch):
