@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     stripe_timeout: float = Field(10, ge=0.1, le=12, description="Seconds for all of a request's calls together")
     stripe_grace_days: float = Field(3, ge=0, le=60, description="How long an unpaid subscription stays Pro")
     billing_sync_seconds: float = Field(
-        900, ge=1, le=86_400, description="How often our copies are compared with Stripe's"
+        900, ge=1, le=3_600, description="How often our copies are compared with Stripe's"
     )
 
     # Limits

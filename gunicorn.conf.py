@@ -73,8 +73,11 @@ limit_request_line = 8190  # the most that gunicorn bounds
 # the folder when it is imported, at the first reading of this file. Left to itself it names files by process id, and
 # keeps those of all processes that ever were. Here a process goes on with those of the one whose place it takes.
 OWN_FOLDER = f"metrics-{os.getpid()}-"
-if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=OWN_FOLDER)
+for left in Path(worker_tmp_dir or tempfile.gettempdir()).glob("metrics-*-*"):  # by masters that were killed
+    if Path("/proc/self").exists() and not Path("/proc", left.name.split("-")[1]).exists():
+        shutil.rmtree(left, ignore_errors=True)
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # in memory too: a process ends that writes to it on a full disk
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=OWN_FOLDER, dir=worker_tmp_dir)
 elif "prometheus_client" not in sys.modules and "GUNICORN_PID" not in os.environ:  # no reload, no SIGUSR2
     given = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     given.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,10 @@ ENCRYPTED_MODES = {"require", "verify-ca", "verify-full"}  # https://www.postgre
 
 # redis-py and kombu read those of TLS alike; kombu is not told of the time-outs, which tests set.
 REDIS_TIMEOUT = "(socket_timeout|socket_connect_timeout|health_check_interval)=[1-9][0-9]{0,2}"
-REDIS_TLS_OPTION = "ssl_(ca_certs|ca_path|ca_data|certfile|keyfile|password)=.+|ssl_cert_reqs=(none|optional|required)|ssl_check_hostname=(true|false)"
+REDIS_TLS_OPTION = (
+    "ssl_(ca_certs|ca_path|ca_data|certfile|keyfile|password)=.+"
+    "|ssl_cert_reqs=(none|optional|required)|ssl_check_hostname=(true|false)"
+)
 
 SECRETS = ("jwt_secret", "jwt_secret_previous", "hash_secret")  # the last two may be left out
 API_KEYS = ("gemini_api_key", "stripe_secret_key", "stripe_webhook_secret")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import celery.beat
+import celery.worker.consumer.consumer
 import click
 import pytest
 from flask import Flask
@@ -66,7 +67,7 @@ def drawn_tables() -> dict[str, set[str]]:
     return {table: set(re.findall(r"^ +\w+ (\w+)", columns, flags=re.MULTILINE)) for table, columns in drawn}
 
 
-def test_architecture_draws_every_table_and_no_column_that_is_not_there():
+def test_architecture_draws_every_table_and_no_column_that_is_not_there(app):
     tables = {name: set(table.columns.keys()) for name, table in db.metadata.tables.items()}
     drawn = drawn_tables()
     assert set(drawn) == set(tables)
@@ -119,10 +120,11 @@ def table_of(page: str, title: str) -> str:
 
 
 def texts_of_code() -> set[str]:
-    """Every text in the code of the product and of Celery's beat, with `…` for what is filled in."""
+    """Every text in the code of the product, of Celery's beat and of its workers, with `…` for what is filled in."""
     sources = [path.read_text() for path in (*(ROOT / "app").rglob("*.py"), ROOT / "gunicorn.conf.py")]
+    sources += [inspect.getsource(celery.beat), inspect.getsource(celery.worker.consumer.consumer)]
     found = set()
-    for node in (node for source in (*sources, inspect.getsource(celery.beat)) for node in ast.walk(ast.parse(source))):
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
         if isinstance(node, ast.JoinedStr):
             found.add("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

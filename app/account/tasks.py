@@ -11,7 +11,7 @@ from app.auth.models import ApiKey, AuthSession, RefreshToken, SecurityEvent
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
 from app.chatrooms.service import PURGE
-from app.core.clock import utc_now
+from app.core.clock import database_now, utc_now
 from app.core.db import Model, db, locked_keys
 from app.core.transactions import AT_ONCE_SECONDS, transaction
 from app.generation.queries import IS_OPEN
@@ -39,7 +39,7 @@ def purge() -> None:
 @shared_task(name="account.delete_ended")
 def delete_what_has_ended() -> None:
     """Delete rows of all features that are kept no longer. It may run twice, also at once."""
-    delete_ended(now=utc_now())
+    delete_ended(now=database_now())  # by a clock that is wrong, everybody would be logged out
 
 
 def purge_chatroom() -> bool:

@@ -27,6 +27,7 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
         "broker_url": without_options(url),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # Redis may answer with errors for a while: as a replica, or on a full disk
         "broker_pool_limit": pool_size // CONNECTIONS_PER_PRODUCER,
         "broker_transport_options": {
             **TIMEOUTS,

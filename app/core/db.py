@@ -38,7 +38,9 @@ LOCK_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_MS = 15_000
 # SQLSTATEs of a server that takes no statement now, besides class 08, connection exceptions:
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
+READ_ONLY = "25006"  # read_only_sql_transaction: a former primary, or one whose disk is full
 ABSENT_STATES = {
+    READ_ONLY,
     "53300",  # too_many_connections
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
@@ -207,6 +209,8 @@ def distinguish_absence(context: ExceptionContext) -> BaseException | None:
     is_absent = state.startswith("08") or state in ABSENT_STATES if state else context.is_disconnect or is_connecting
     if not is_absent:
         return None
+    if state == READ_ONLY:
+        context.is_disconnect = True  # the pool forgets its connections: new ones may lead to another server
     return DatabaseUnavailable(
         error.statement,
         error.params,

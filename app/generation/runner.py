@@ -135,13 +135,14 @@ class Runner:
         except ModelUnavailable as error:
             return self.retry_or_fail(held, error)
         except ModelError as error:
-            if isinstance(error, ModelRejected) and str(error) not in self.refusals:  # said once, not for each prompt
+            if isinstance(error, ModelRejected) and str(error) not in self.refusals:  # said once, until one is answered
                 self.refusals.add(str(error))
                 log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
             return self.fail(held, error_code_of(error))
         except Exception:  # it would be the same the next time
             log.exception("A defect ended the attempt at reply %s", held.reply_id)
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
+        self.refusals.clear()
         stored = store(held, lambda tx: state.complete(tx, held, answer))
         return Status.COMPLETED if stored else SUPERSEDED, asdict(answer.usage)
 

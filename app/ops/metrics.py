@@ -7,6 +7,7 @@ Every web process and machine serves the same of PostgreSQL: take `max`, not `su
 """
 
 import logging
+import math
 import os
 import struct
 import time
@@ -95,14 +96,18 @@ def queue(now: datetime) -> Iterator[Metric]:
         "How long the oldest reply that a worker could take at once has waited for one; 0 when there is none.",
         value=current.oldest_due_seconds,
     )
+    yield GaugeMetricFamily(
+        "oldest_unfinished_reply_seconds",
+        "How long ago the oldest reply that is not finished was asked for; 0 when there is none.",
+        value=current.oldest_seconds,
+    )
 
 
 def heartbeat(now: datetime) -> Iterator[Metric]:
     """How long ago a worker ran a tick that beat had queued."""
     last = totals.last_tick()
-    if last is not None:
-        age = max(0.0, (now - last).total_seconds())
-        yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
+    age = max(0.0, (now - last).total_seconds()) if last else math.inf  # so that an alarm finds a beat that never ran
+    yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
 
 
 def unapplied_events(now: datetime) -> Metric:

@@ -30,10 +30,11 @@ MAX_CATCH_UP = timedelta(hours=1)  # of replies in one go; the next ticks take u
 
 @dataclass(frozen=True)
 class Queue:
-    """Replies that are not finished, and how long the oldest due one has waited for a worker."""
+    """Replies that are not finished, how long the oldest due one has waited for a worker, and the oldest to be done."""
 
     by_status: dict[str, int]
     oldest_due_seconds: float
+    oldest_seconds: float
 
 
 def queue(now: datetime) -> Queue:
@@ -58,12 +59,13 @@ def queue(now: datetime) -> Queue:
         (is_next, func.coalesce(unfinished.c.not_before, unfinished.c.accepted_at, unfinished.c.created_at)),
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
     )
-    statement = select(unfinished.c.status, func.count(), func.min(due_since)).group_by(unfinished.c.status)
-    by_status, due_since_first = {str(status): 0 for status in UNFINISHED}, now
-    for status, count, due in db.session.execute(statement):
+    asked_at = func.min(func.coalesce(unfinished.c.accepted_at, unfinished.c.created_at))
+    statement = select(unfinished.c.status, func.count(), func.min(due_since), asked_at).group_by(unfinished.c.status)
+    by_status, first_due, first_asked = {str(status): 0 for status in UNFINISHED}, now, now
+    for status, count, due, asked in db.session.execute(statement):
         by_status[str(status)] = count
-        due_since_first = min(due_since_first, due or now)
-    return Queue(by_status, (now - due_since_first).total_seconds())
+        first_due, first_asked = min(first_due, due or now), min(first_asked, asked)
+    return Queue(by_status, (now - first_due).total_seconds(), (now - first_asked).total_seconds())
 
 
 def tick(now: datetime) -> None:

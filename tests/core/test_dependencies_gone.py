@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
@@ -17,7 +17,7 @@ from flask_migrate import upgrade
 
 from app.core.db import db
 from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.processes import descendants
+from sandbox.stack.processes import descendants, wait_until
 from sandbox.stack.servers import Server, ValkeyServer
 from tests.problems import assert_problem
 from tests.web_process import ROOT, WebProcess, serving
@@ -171,6 +171,23 @@ def test_every_route_is_503_within_five_seconds_without_postgres(web, own_postgr
         assert web.call("GET", "/healthz").status_code == 200
     assert person.call("GET", "/user/me").status_code == 200
     assert web.call("GET", "/readyz").status_code == 200
+
+
+def test_a_postgres_that_is_read_only_is_503_until_it_is_not(own_postgres, person):
+    """As a former primary, whose place another server has taken."""
+    with closing(psycopg2.connect(own_postgres.url)) as admin:
+        admin.autocommit = True
+        cursor = admin.cursor()
+        cursor.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        cursor.execute("SELECT pg_reload_conf()")
+        try:
+            assert wait_until(lambda: person.send().status_code == 503, seconds=10)
+            assert_problem(person.send(), 503, "service_unavailable")
+        finally:
+            cursor.execute("SET default_transaction_read_only = off")
+            cursor.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            cursor.execute("SELECT pg_reload_conf()")
+        assert wait_until(lambda: person.send().status_code == 202, seconds=10)
 
 
 def test_running_query_is_given_up_when_postgres_freezes(own_postgres, person):

@@ -158,6 +158,18 @@ def test_workers_empty_the_queue_of_a_full_redis_and_nobody_sends(two_workers, p
     assert [worker.lines("Traceback") for worker in two_workers] == tracebacks
 
 
+def test_a_worker_outlives_a_redis_that_answers_with_errors(start_worker, person, broker):
+    """As that of a failover, or one whose disk is full: it takes no write."""
+    with start_worker() as worker:
+        assert each_takes_tasks(person.client.application, [worker])
+        broker.config_set("min-replicas-to-write", 1)
+        try:
+            assert wait_until(lambda: worker.lines("server:ResponseError") > 1, seconds=PATIENCE_SECONDS)
+        finally:
+            broker.config_set("min-replicas-to-write", 0)
+        assert each_takes_tasks(person.client.application, [worker])
+
+
 def test_a_worker_that_starts_on_a_full_redis_takes_what_is_queued(start_worker, person, broker):
     queue_ticks(person.client.application, 3)
     broker.config_set("maxmemory", 1)

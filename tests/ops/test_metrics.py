@@ -1,5 +1,6 @@
 """What /metrics exports, and to whom."""
 
+import math
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
@@ -64,6 +66,7 @@ def test_the_queue_is_exported(user, app):
     scraped = scrape(user.client)
     assert scraped["replies_unfinished", "queued"] == 2
     assert 90 <= scraped["oldest_due_reply_seconds",] < 120
+    assert scraped["oldest_unfinished_reply_seconds",] >= scraped["oldest_due_reply_seconds",]
 
 
 def test_stripes_events_that_wait_are_exported(client, app):
@@ -82,7 +85,8 @@ def test_a_reply_in_its_pause_is_not_due(user, app):
     with app.app_context():
         db.session.execute(text("UPDATE messages SET not_before = now() + interval '1 minute' WHERE role = 'model'"))
         db.session.commit()
-    assert scrape(user.client)["oldest_due_reply_seconds",] == 0
+    scraped = scrape(user.client)
+    assert (scraped["oldest_due_reply_seconds",], scraped["oldest_unfinished_reply_seconds",] > 0) == (0, True)
 
 
 @pytest.mark.processes
@@ -159,6 +163,7 @@ def test_a_failed_reply_is_counted_by_its_reason(user, app, worker, gemini):
 
 
 def test_the_age_of_the_last_tick_is_exported(client, app):
+    assert scrape(client)["beat_last_tick_seconds",] == math.inf, "there was none"
     now = utc_now()
     with app.app_context():
         rollup.tick(now - timedelta(seconds=40))
@@ -228,6 +233,17 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
 
         assert web.call("GET", "/readyz").ok
         assert wait_until(lambda: counted() == 11, seconds=20), counted()
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no memory to write files to")
+def test_the_numbers_are_in_memory_where_no_full_disk_ends_a_process(app, environment, tmp_path):
+    with serving(environment, tmp_path / "web.log") as web:
+        assert web.call("GET", "/readyz").ok
+        [child] = descendants(web.pid)
+        files = [one.path for one in psutil.Process(child).memory_maps() if one.path.endswith(".db")]
+    assert files
+    assert {path.split("/metrics-")[0] for path in files} == {"/dev/shm"}
 
 
 @pytest.mark.processes
