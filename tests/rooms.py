@@ -1,6 +1,7 @@
 """A runner inside the test's own process, and rooms to use it on."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cache
@@ -65,7 +66,8 @@ def make_runner(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..
         model = Gemini(api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief.")
         keeper = LeaseKeeper(app, lease=timedelta(seconds=lease_seconds))
         keepers.append(keeper)
-        return Runner(model, keeper, breaker or Breaker())
+        of_all = breaker or Breaker()
+        return Runner(model, keeper, defaultdict(lambda: of_all))
 
     yield make
     for keeper in keepers:

@@ -1,10 +1,10 @@
-"""A circuit breaker: when Gemini is down for everybody, one call at a time asks whether it is back.
+"""A circuit breaker: when a model of Gemini's is down for everybody, one call at a time asks whether it is back.
 
-Each worker process has one. It opens after `threshold` failures in a row, which no single reply's retries reach, and
-stays open for `pause_seconds`, doubled at each probe that fails or takes long, up to `max_pause_seconds`. While it is
-open, replies are deferred without counting as tried. A prompt may be the reason why its call fails. So of one user's
-time-outs in a row the first alone counts, and a user whose calls failed lets others probe first. pybreaker refuses
-calls but knows neither a single probe nor how long to wait.
+Each worker process has one for each model. It opens after `threshold` failures in a row, which no single reply's
+retries reach, and stays open for `pause_seconds`, doubled at each probe that fails or takes long, up to
+`max_pause_seconds`. While it is open, replies are deferred without counting as tried. A prompt may be the reason why
+its call fails. So of one user's time-outs in a row the first alone counts, and a user whose calls failed lets others
+probe first. pybreaker refuses calls but knows neither a single probe nor how long to wait.
 """
 
 import logging
@@ -27,12 +27,14 @@ class Breaker:
 
     def __init__(
         self,
+        model: str = "Gemini",
         *,
         threshold: int = 10,
         pause_seconds: float = 2,
         max_pause_seconds: float = 20,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.model = model
         self.threshold = threshold
         self.first_pause = pause_seconds
         self.max_pause = max_pause_seconds
@@ -103,7 +105,7 @@ class Breaker:
                 self._failed.clear()
                 self._failures_in_a_row, self._pause, self._open_until = 0, self.first_pause, None
                 if was_open:
-                    log.warning("Gemini answers again: the breaker is closed")
+                    log.warning("%s answers again: the breaker is closed", self.model)
             elif answered is False:
                 self._failures_in_a_row += 1
                 if was_probe or (not was_open and self._failures_in_a_row >= self.threshold):
@@ -114,7 +116,8 @@ class Breaker:
             self._double_pause()
         self._open_until = self.monotonic() + self._pause
         log.error(
-            "Gemini has failed %d times in a row: the breaker is open for %.0f s",
+            "%s has failed %d times in a row: the breaker is open for %.0f s",
+            self.model,
             self._failures_in_a_row,
             self._pause,
         )

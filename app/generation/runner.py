@@ -7,7 +7,7 @@ The way to the model: the task `generate_reply` → `Runner.run` → `Runner.att
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -72,10 +72,10 @@ class ConversationUnreadable(Exception):
 class Runner:
     """Generates replies by one model, in many threads of one process at once."""
 
-    def __init__(self, model: ModelClient, keeper: LeaseKeeper, breaker: Breaker) -> None:
+    def __init__(self, model: ModelClient, keeper: LeaseKeeper, breakers: Mapping[str, Breaker]) -> None:
         self.model = model
         self.keeper = keeper
-        self.breaker = breaker
+        self.breakers = breakers  # by the names of the models on offer: one that is down delays no other
         self.refusals: set[str] = set()
 
     def run(self, reply_id: UUID) -> None:
@@ -106,10 +106,10 @@ class Runner:
                 return state.claim(reply_id, lease=self.keeper.lease)
 
     def skip(self, held: Claim) -> Outcome | None:
-        """Fail a reply whose attempts are used up, and defer one while the breaker is open; None: ask the model."""
+        """Fail a reply whose attempts are used up; defer one while its model's breaker is open; None: ask the model."""
         if held.failures >= settings().reply_max_attempts:  # its workers died, again and again
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
-        wait_seconds = self.breaker.wait_seconds(held.user_id)
+        wait_seconds = self.breakers[chosen_model(held.model)].wait_seconds(held.user_id)
         return self.defer(held, wait_seconds) if wait_seconds else None
 
     def attempt(self, held: Claim) -> Outcome:  # noqa: PLR0911 - one for each way in which it ends
@@ -120,7 +120,7 @@ class Runner:
         """
         try:
             with (
-                self.breaker.watch(held.user_id),
+                self.breakers[chosen_model(held.model)].watch(held.user_id),
                 self.keeper.hold(held, seconds=settings().gemini_timeout) as call,
             ):
                 turns = read_conversation(held)

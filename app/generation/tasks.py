@@ -6,6 +6,7 @@ from uuid import UUID
 from celery import shared_task
 from flask import Flask, current_app
 
+from app.chatrooms.service import offered_models
 from app.core import settings
 from app.core.clock import database_now, utc_now
 from app.core.transactions import release_connection, transaction
@@ -51,5 +52,6 @@ def start_runner(app: Flask) -> None:
     """
     with app.app_context():
         keeper = LeaseKeeper(app, lease=timedelta(seconds=settings().reply_lease_seconds))
-        app.extensions["runner"] = Runner(configured_client(), keeper, Breaker())
+        breakers = {model: Breaker(model) for model in offered_models()}
+        app.extensions["runner"] = Runner(configured_client(), keeper, breakers)
         app.extensions["titler"] = configured_titler()

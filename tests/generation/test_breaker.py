@@ -10,6 +10,7 @@ from uuid_utils.compat import uuid7
 from app.core.clock import utc_now
 from app.generation.breaker import Breaker
 from app.generation.runner import backoff_seconds
+from app.generation.tasks import start_runner
 from app.integrations.gemini.client import ModelTimeout, ModelUnavailable
 from tests.rooms import Room
 
@@ -198,6 +199,19 @@ def test_while_it_is_open_replies_are_deferred_without_counting_as_tried(room, m
     assert (row.status, row.failures) == ("queued", 0)
     assert row.not_before > utc_now()
     assert gemini.stats()["calls"] == 0
+
+
+def test_a_model_that_is_down_delays_no_other(make_app, make_redis_url, make_user, gemini):
+    offer = "gemini-3.5-flash:basic,gemini-3.5-pro:basic"
+    app = make_app(redis_url=make_redis_url(), gemini_models=offer, gemini_api_key="sandbox-key")
+    start_runner(app)
+    runner, person = app.extensions["runner"], make_user()
+    fail(runner.breakers["gemini-3.5-pro"], 10)
+    person.client = app.test_client()
+    rooms = [person.post("/chatroom", json={"model": name}).headers["Location"] for name in runner.breakers]
+    replies = [Room(app, person, path).answer(runner, "Hello") for path in rooms]
+    assert [reply.status for reply in replies] == ["completed", "queued"]
+    runner.keeper.close()
 
 
 def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, make_runner):

@@ -1,5 +1,6 @@
 """Whoever could read a part of an answer pays for it, whatever becomes of the reply: each way, twenty times over."""
 
+from collections import defaultdict
 from uuid import UUID
 
 import pytest
@@ -52,8 +53,9 @@ def wait_in_vain(room, runner, gemini, reply_id):
     """After the cut, the breaker stays open until the reply's time is over."""
     attempt(room, runner, reply_id)
     room.sql("UPDATE messages SET started_at = now() - interval '1 hour' WHERE id = :id", id=reply_id)
-    runner.breaker = Breaker(threshold=1)
-    runner.breaker.record(answered=False)
+    of_all = Breaker(threshold=1)
+    of_all.record(answered=False)
+    runner.breakers = defaultdict(lambda: of_all)
     attempt(room, runner, reply_id)
 
 
@@ -77,7 +79,7 @@ def cancel(room, runner, gemini, reply_id):
 @pytest.mark.parametrize("way", [fail_at_last, refuse, wait_in_vain, die, cancel])
 def test_a_part_that_was_read_is_paid_for(room, runner, gemini, way):
     for number in range(1, TIMES + 1):
-        runner.breaker = Breaker()
+        runner.breakers = defaultdict(Breaker)
         gemini.reset()
         reply_id = room.send(CUT, stream=True)
         way(room, runner, gemini, reply_id)
@@ -88,7 +90,7 @@ def test_a_part_that_was_read_is_paid_for(room, runner, gemini, way):
 
 def test_what_nobody_could_read_is_given_back(room, runner, gemini):
     for _ in range(TIMES):
-        runner.breaker = Breaker()
+        runner.breakers = defaultdict(Breaker)
         gemini.reset()
         reply_id = room.send(CUT.replace("drop_after=3", "drop_after=0"), stream=True)
         refuse(room, runner, gemini, reply_id)
