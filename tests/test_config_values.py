@@ -1,0 +1,134 @@
+"""Addresses and numbers: what no process starts with, in production or not, since nothing would work."""
+
+from typing import get_args
+
+import pytest
+
+from config import ConfigError, Settings, load_settings
+
+NEEDED = {"app_env": "development", "database_url": "postgres://x/y", "redis_url": "redis://x"}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(clean_environment, monkeypatch, tmp_path):
+    """Where no `.env` is."""
+    monkeypatch.chdir(tmp_path)
+
+
+def load(**changes):
+    return load_settings(**NEEDED | changes)
+
+
+NO_DATABASES = [
+    "mysql://x/y",
+    "nothing",
+    "postgresql://x:port/y",
+    "postgresql://x:99999/y",
+    "postgresql:///y?host=a:1&host=b:port",
+    "postgresql://me:hush@x/y?schema=public",
+    "postgresql://x/y?pgbouncer=true",
+    "postgresql://x/y?sslmode=require&connection_limit=5",
+    "postgresql://x/y?cursor_factory=dict",
+    "postgresql://x/y?database=z",
+    "postgresql://x/y?sslmode=bogus",
+    "postgresql://x/y?sslmode=require&sslmode=disable",
+    "postgresql://me:hush@hush?hush=1@x/y",  # a password with what a URL would have as %40 and %3F
+]
+NO_REDIS = [
+    "valkey://x",
+    "nothing",
+    "redis://",
+    "redis:///3",
+    "redis://:6379",
+    "redis://x:hush",
+    "redis://x:99999",
+    "redis://[::1",
+    "redis://x/main",
+    "redis://x/0/1",
+    "redis://x/0#1",
+    "redis://:hush/hush@x",
+    "redis://x?db=3",
+    "redis://x?password=hush",
+    "redis://x?username=me",
+    "redis://x/0?decode_responses=true",
+    "redis://x?protocol=3",
+    "redis://x?socket_timeout=soon",
+    "redis://x?socket_timeout=inf",
+    "redis://x?socket_timeout=0",
+    "redis://x?ssl_cert_reqs=required",
+    "rediss://x?ssl_cert_reqs=CERT_REQUIRED",
+    "rediss://x?ssl_check_hostname=0",
+    "rediss://x?ssl_min_version=TLSv1_2",
+    "rediss://x?ssl_ca_certs",
+]
+NO_WEB = [
+    "https://",
+    "http://:80",
+    "https:///v1",
+    "https://?x",
+    "https://x:0",
+    "https://x:99999",
+    "https://x:y",
+    "https://x..y",
+    "http://[::1",
+]
+WEB_ADDRESSES = [
+    "gemini_api_endpoint",
+    "stripe_api_base",
+    "twilio_api_base",
+    "frontend_url",
+    "otel_exporter_otlp_endpoint",
+]
+
+
+@pytest.mark.parametrize(
+    ("setting", "address"),
+    [("database_url", address) for address in NO_DATABASES]
+    + [("redis_url", address) for address in NO_REDIS]
+    + [("gemini_api_endpoint", address) for address in ("ftp://x", " ", *NO_WEB)]
+    + [(setting, "https://") for setting in WEB_ADDRESSES],
+)
+def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence_without_a_part_of_it(setting, address):
+    with pytest.raises(ConfigError) as refusal:
+        load(**{setting: address})
+    told = str(refusal.value)
+    assert told.startswith(f"{setting.upper()} is wrong: ")
+    assert told.endswith(".")
+    assert told.count(". ") == 0
+    assert "hush" not in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "address"),
+    [
+        ("database_url", "postgresql://u:p%40ss@[::1]:5432/app?connect_timeout=10&application_name=x"),
+        ("database_url", "postgresql://u:p@a,b/app?target_session_attrs=read-write"),
+        ("database_url", "postgresql:///app?host=a:1&host=b:2&sslmode=verify-full&channel_binding=require"),
+        ("database_url", "postgresql://"),
+        ("redis_url", "redis://:hush%2F@x:6380/15"),
+        ("redis_url", "redis://redis_1/"),
+        ("redis_url", "redis://[::1]:6379/0?socket_timeout=20&socket_connect_timeout=20&health_check_interval=9"),
+        ("redis_url", "rediss://x?ssl_ca_certs=/etc/ca.pem&ssl_certfile=a&ssl_keyfile=b&ssl_check_hostname=false"),
+        ("redis_url", "rediss://x?ssl_ca_path=/etc/certificates&ssl_password=word"),
+        ("gemini_api_endpoint", "http://[::1]:8081/prefix"),
+        ("frontend_url", "https://app.example.com:8443/#"),
+        ("otel_exporter_otlp_endpoint", "http://collector:4318"),
+        ("otel_exporter_otlp_endpoint", ""),
+    ],
+)
+def test_an_address_that_clients_can_use_is_taken(setting, address):
+    assert getattr(load(**{setting: address}), setting).endswith(address.partition(":")[2])
+
+
+NUMBERS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("setting", NUMBERS)
+def test_every_number_has_bounds(setting):
+    for number in ("-1", "inf", "-inf", "nan", "1e12", "9" * 30, "x"):
+        with pytest.raises(ConfigError, match=rf"^{setting.upper()} is wrong: "):
+            load(**{setting: number})
