@@ -29,8 +29,9 @@ SEARCHED_CHARS = 60_000  # of a text, as in `search_words`
 AS_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # what begins with a digit might be read as a number
 LAST_SIGMA, SIGMA = "\u03c2", "\u03c3"  # of a word, and any other: both are one letter in upper case
 SPACE = re.compile(r"\s")
-# Marks join the letter before them, and so do the later parts of Korean syllables and half-width voiced marks.
-JOINING = re.compile(r"[\u1160-\u11ff\u3133-\u313f\u314f-\u318e\ud7b0-\ud7fb\uff9e-\uffdc]")
+# Marks join the letter before them, and so do the later parts of Korean syllables, half-width voiced marks, and vowels
+# of Kirat Rai, which Python 3.14 knows.
+JOINING = re.compile(r"[\u1160-\u11ff\u3133-\u313f\u314f-\u318e\ud7b0-\ud7fb\uff9e-\uffdc\U00016d67\U00016d68]")
 PART = re.compile(rf"(?s).{{1,100}}(?:[^\w\s\x20-\x7e]|{JOINING.pattern}){{0,200}}")  # ends before what joins nothing
 SNIPPET_CHARS, LEAD_CHARS = 200, 60
 CUT = "…"
