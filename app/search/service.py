@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Integer,
     Select,
@@ -41,7 +42,13 @@ ENOUGH = 25  # matches among them, for a block
 BLOCK = 200  # matches at most that the index gives for a block
 RANKING = 1 | 32  # ts_rank: a word counts less in a long text; at most 1, where many words begin with the query
 MILLIONTHS = 1_000_000
-FIRST = (UUID(int=2**128 - 1), MILLIONTHS + 1, UUID(int=2**128 - 1))
+OLDEST, NEWEST = UUID(int=0), UUID(int=2**128 - 1)
+BEST = (MILLIONTHS + 1, NEWEST)  # before the best match
+BLOCKS = {
+    "compared": False,
+    "indexed": True,
+}  # in a cursor: whether the index was asked; any other word: not decided yet
+FIRST = (NEWEST, OLDEST, None, *BEST)
 
 
 @dataclass(frozen=True)
@@ -72,15 +79,18 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     column, parameter: those messages are searched whose column has that value, `user_id` or `chatroom_id`.
     """
     query, value = cast(bindparam("query"), TSQUERY), bindparam(parameter, type_=Uuid)
-    latest = select(searchable).where(searchable.c[column] == value, searchable.c.message_id <= bindparam("newest"))
-    recent = latest.order_by(searchable.c.message_id.desc()).limit(RECENT).cte("recent")
+    block_ids = searchable.c.message_id.between(bindparam("oldest"), bindparam("newest"))
+    latest = select(searchable).where(searchable.c[column] == value, block_ids)
+    recent = latest.order_by(searchable.c.message_id.desc()).limit(bindparam("recent")).cte("recent")
     among_recent = select(recent).where(recent.c.words.op("@@")(query)).cte("among_recent")
     are_all, are_enough = number_of(recent) < RECENT, number_of(among_recent) >= ENOUGH
+    is_indexed = func.coalesce(bindparam("is_indexed", type_=Boolean), ~are_all & ~are_enough)
     # OFFSET 0 keeps PostgreSQL from walking through all messages in the order that is wanted: the index is faster.
     indexed = select(searchable).where(searchable.c.words.op("@@")(query)).offset(0).subquery("indexed")
     older = (
         select(indexed)
-        .where(indexed.c[column] == value, indexed.c.message_id < edge_of(recent), ~are_all, ~are_enough)
+        .where(indexed.c[column] == value, indexed.c.message_id < edge_of(recent), is_indexed)
+        .where(indexed.c.message_id >= bindparam("oldest"))
         .order_by(indexed.c.message_id.desc())
         .limit(BLOCK)
         .cte("older")
@@ -105,7 +115,8 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
         (number_of(older) == BLOCK, edge_of(older)),
         else_=null(),
     )
-    edges = select(edge_of(recent, newest=True).label("newest"), oldest.label("oldest")).cte("edges")
+    newest = edge_of(recent, newest=True).label("newest")
+    edges = select(newest, oldest.label("oldest"), is_indexed.label("is_indexed")).cte("edges")
     found = page_of_block.c
     with_edges = select(edges, page_of_block).select_from(edges.outerjoin(page_of_block, true()))
     return with_edges.order_by(found.score.desc(), found.id.desc())
@@ -123,14 +134,19 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
 
     It may have fewer than `limit` and yet a next one. Raises NotFound for a room that is not the user's, InvalidCursor.
     """
-    newest, score, after = decode_cursor(cursor, UUID, int, UUID) if cursor is not None else FIRST
+    newest, oldest, is_indexed, score, after = FIRST
+    if cursor is not None:
+        newest, oldest, is_indexed, score, after = decode_cursor(cursor, UUID, UUID, BLOCKS.get, int, UUID)
     if chatroom_id is not None:
         get_chatroom(user_id, chatroom_id)
     asked = query_words(query)
     if not asked:
         return Page([], None)
     values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, asked)}
-    values |= {"newest": newest, "score": min(score, FIRST[1]), "after": after, "limit": limit + 1}
+    values |= {"newest": newest, "oldest": oldest, "is_indexed": is_indexed}
+    values |= {"score": min(score, BEST[0]), "after": after, "limit": limit + 1}
+    # Into a block that was begun, replies that have ended since may come, and push nothing out.
+    values["recent"] = RECENT if is_indexed is None else RECENT + BLOCK
     rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
     release_connection()  # to cut excerpts out of long texts takes a moment
     matcher = Matcher(asked)
@@ -139,13 +155,9 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
         for row in rows[:limit]
         if row.id is not None
     ]
-    return Page(items, next_cursor(rows, limit))
-
-
-def next_cursor(rows: Sequence[Any], limit: int) -> str | None:
-    """After the last row of a page: within its block, or at the next block's beginning."""
+    if is_indexed is None:  # what the block is from now on, whatever comes into it or goes
+        newest, oldest, is_indexed = rows[0].newest, rows[0].oldest or OLDEST, rows[0].is_indexed
     if len(rows) > limit:
-        last = rows[limit - 1]
-        return encode_cursor(last.newest, last.score, last.id)
-    oldest = rows[0].oldest
-    return None if oldest is None else encode_cursor(UUID(int=oldest.int - 1), *FIRST[1:])
+        last, block = rows[limit - 1], "indexed" if is_indexed else "compared"
+        return Page(items, encode_cursor(newest, oldest, block, last.score, last.id))
+    return Page(items, None if oldest == OLDEST else encode_cursor(UUID(int=oldest.int - 1), OLDEST, "next", *BEST))

@@ -20,7 +20,13 @@ from uuid import UUID
 ACCENTS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670"
 SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = "\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
-LETTER = rf"(?![_{SINGLE}])[\w{MARKS}]"  # of a script with spaces
+# What PostgreSQL takes for a letter and `\w` does not, and the other way round; as far as living scripts go.
+ALPHABETIC = (
+    "\u0610-\u061a\u06d6-\u06dc\u06e1-\u06e4\u06e7\u06e8\u06ed\u0711\u0730-\u073f\u07a6-\u07b0\u08d4-\u08df\u08e3-\u08e9"
+    "\u08f0-\u08ff\uaaeb-\uaaef\uaaf5\uabe3-\uabea\U0001f150-\U0001f169\U0001f170-\U0001f189"
+)
+NUMERIC = "\u07c0-\u07c9\u0f20-\u0f33\u1810-\u1819\u24eb-\u24ff\u2776-\u2793"
+LETTER = rf"(?![_{SINGLE}{NUMERIC}])[\w{MARKS}{ALPHABETIC}]"  # of a script with spaces
 WORD = re.compile(rf"[{SINGLE}]+|(?:{LETTER})+")
 ACCENT = re.compile(f"[{ACCENTS}]")
 IS_SINGLE = re.compile(f"[{SINGLE}]").match
@@ -154,8 +160,8 @@ def excerpt(text: str, matcher: Matcher) -> tuple[str, list[tuple[int, int]]]:
     begin, end = window(text, first[0] if first else 0)
     head, tail = CUT if begin else "", CUT if end < len(text) else ""
     shift = len(head) - begin
-    within = takewhile(lambda span: span[1] <= end, chain([first] if first else [], matches))
-    return head + text[begin:end] + tail, [(span[0] + shift, span[1] + shift) for span in within]
+    within = takewhile(lambda span: span[0] < end, chain([first] if first else [], matches))
+    return head + text[begin:end] + tail, [(span[0] + shift, min(span[1], end) + shift) for span in within]
 
 
 def window(text: str, first: int) -> tuple[int, int]:

@@ -59,6 +59,14 @@ class Searcher:
                 return pages
             cursor = {"cursor": answer["next_cursor"]}
 
+    def after(self, first, query, limit):
+        """The ids of a page's messages and of all pages after it."""
+        found, cursor = [item["message_id"] for item in first["items"]], first["next_cursor"]
+        while cursor:
+            page = self.get(query, limit=limit, cursor=cursor).json
+            found, cursor = found + [item["message_id"] for item in page["items"]], page["next_cursor"]
+        return found
+
 
 @pytest.fixture
 def mine(user):
@@ -176,13 +184,43 @@ def test_what_is_written_meanwhile_repeats_nothing(mine):
     mine.say("word N", count=service.RECENT + 50)
     first = mine.get("word", limit=100).json
     mine.say("word of later N", count=60)
-    found, cursor = [item["message_id"] for item in first["items"]], first["next_cursor"]
-    while cursor:
-        page = mine.get("word", limit=100, cursor=cursor).json
-        found, cursor = found + [item["message_id"] for item in page["items"]], page["next_cursor"]
+    found = mine.after(first, "word", limit=100)
     old = [one for one in found if UUID(one).int - mine.ids <= service.RECENT + 50]
     assert len(found) == len(set(found))
     assert len(old) == service.RECENT + 50
+
+
+def test_a_reply_that_ends_between_two_pages_repeats_nothing(mine, app):
+    """With its text as many of the latest match as make a block by themselves, and the index is asked for no other."""
+    mine.say("word N", count=40)
+    mine.say("other", count=service.RECENT + 100)
+    mine.say("word late", count=service.ENOUGH - 1)
+    mine.say("pending")
+    pending = UUID(int=mine.ids + mine.stored)
+    mine.say("other")
+    first = mine.get("word", limit=50).json
+    with app.app_context():
+        db.session.execute(text("UPDATE messages SET text = 'word at last' WHERE id = :id"), {"id": pending})
+        db.session.commit()
+    found = mine.after(first, "word", limit=50)
+    assert len(found) == len(set(found))
+    assert len(set(found) - {str(pending)}) == 40 + service.ENOUGH - 1
+
+
+def test_a_room_that_is_deleted_between_two_pages_hides_no_other(mine, app):
+    """Better matches come in where it was, and stand before what the first page has shown."""
+    mine.say("word word word word N", count=20)
+    mine.say("other", count=service.RECENT - 100)
+    second = mine.person.make_chatroom("Second")
+    mine.say("gone", count=60, room=second)
+    mine.say("word N and some more text", count=60)
+    first = mine.get("word", limit=30).json
+    assert mine.person.delete(second).status_code == 204
+    with app.app_context():
+        while purge_chatroom():
+            pass
+    found = mine.after(first, "word", limit=30)
+    assert len(found) == len(set(found)) == 80
 
 
 @pytest.mark.parametrize("query", ["!!", "🎉", "'; -- \\", "& | ! <-> :*", "()", "..."])
@@ -225,9 +263,10 @@ def test_a_cursor_of_somewhere_else_is_refused(user, cursor):
 
 
 def test_numbers_in_a_cursor_may_be_any(user):
-    for score in (-(10**30), -1, 0, 2**31, 10**30):
-        cursor = encode_cursor(UUID(int=0), score, UUID(int=0))
-        assert user.get(f"/search?q=a&cursor={cursor}").status_code == 200
+    for score in (-(10**19), -1, 0, 2**31, 10**19):
+        for block in ("compared", "indexed", "next", "other"):
+            cursor = encode_cursor(UUID(int=0), UUID(int=0), block, score, UUID(int=0))
+            assert user.get(f"/search?q=a&cursor={cursor}").status_code == 200
 
 
 def test_two_hundred_words_of_one_letter(mine):

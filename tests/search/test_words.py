@@ -110,6 +110,11 @@ def test_python_and_postgresql_agree_on_every_letter(app):
         ("οδος", "ΟΔΟΣ"),
         ("ΟΔΟΣ", "μια οδός"),
         ("ὀδυσσεύς", "ΟΔΥΣΣΕΥΣ"),
+        ("ދިވެހި ބަސް", "ދިވެހި ބަސް"),
+        ("ٱلۡحَمۡدُ لِلَّهِ", "ٱلۡحَمۡدُ لِلَّهِ رَبِّ"),
+        ("ꯃꯤꯇꯩ ꯂꯣꯟ", "ꯃꯤꯇꯩ ꯂꯣꯟ"),
+        ("🅱eta version", "A 🅱eta version"),
+        ("❶ install it", "❶ Install it"),
         ("οδος μια", "μια ΟΔΟΣ"),
     ],
 )
@@ -185,6 +190,18 @@ def test_highlights_are_where_the_words_stand(content, query, marked):
     snippet, spans = excerpt(content, Matcher(query_words(query)))
     assert snippet == content
     assert [snippet[start:end] for start, end in spans] == marked
+
+
+@pytest.mark.parametrize(
+    ("query", "content"),
+    [
+        ("天地玄黄宇宙洪荒日月盈昃辰宿列张" * 9, "前文。" * 25 + "天地玄黄宇宙洪荒日月盈昃辰宿列张" * 10),
+        ("w" * 180, "see " * 30 + "w" * 300),
+    ],
+)
+def test_of_a_match_that_is_longer_than_the_excerpt_its_beginning_is_marked(query, content):
+    snippet, spans = excerpt(content, Matcher(query_words(query)))
+    assert [snippet[start:end] for start, end in spans] == [query[: len(snippet) - 1 - spans[0][0]]]
 
 
 @pytest.mark.parametrize("filler", ["some words ", "日本語", "x" * 1_000, "\n"])
