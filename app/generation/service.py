@@ -1,7 +1,7 @@
 """Use cases of a client and an operator on a reply: cancel it, or generate it again."""
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -90,6 +90,8 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
             raise ReplyNotRetryable
         if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):
             raise ReplyNotRetryable
+        # After the charge before, though that was made by a machine whose clock is ahead.
+        now = max(now, (reply.accepted_at or reply.created_at) + timedelta(microseconds=1))
         key, usage = mobile_key(user.mobile), usage_of(user, now)
         require_model(room.model, usage.tier)
         usage = spend_prompt(key, usage)

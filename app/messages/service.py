@@ -178,8 +178,9 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
         if reply.status.is_final and accepted.idempotency_key:
             note_ended(user_id, accepted.idempotency_key, reply)
+        usage = replace(usage, now=utc_now())
         if reply.status in {Status.FAILED, Status.CANCELED}:  # perhaps with its prompt refunded
-            usage = usage_today(user_id, now=utc_now())
+            usage = usage_today(user_id, now=usage.now)
     except (NotFound, TokenRevoked):
         return accepted
     except DATABASE_GAVE_UP as error:

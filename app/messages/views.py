@@ -122,7 +122,7 @@ def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edite
             streamed=body["stream"],
             wait_seconds=wait_seconds,
             idempotency_key=headers["idempotency_key"],
-            fingerprint=fingerprint_of(request.path, body["text"], str(body["stream"])),
+            fingerprint=fingerprint_of(request.path.lower(), body["text"], str(body["stream"])),
             edited_id=edited_id,
             now=utc_now(),
         )

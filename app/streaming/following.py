@@ -139,7 +139,9 @@ class Follower:
         except redis.RedisError:
             self.wait(WITHOUT_REDIS_SECONDS)
             return None
-        return [entry for entry in entries if entry.attempt >= message.attempt]
+        # What a queued reply's last attempt has written is over; its end may be the reply's.
+        current = message.attempt + (message.status is Status.QUEUED)
+        return [entry for entry in entries if entry.attempt >= (message.attempt if entry.is_end else current)]
 
     def status_event(self, status: Status) -> Iterator[Event]:
         if status is not self.status and not status.is_final:

@@ -1,7 +1,12 @@
 """Having a reply made again after each kind of end."""
 
+from datetime import timedelta
+from uuid import UUID
+
 import pytest
 
+from app.core.clock import utc_now
+from app.messages.service import accept_prompt
 from sandbox.stack.processes import wait_until
 from tests.event_streams import events_of, follow, text_of
 from tests.rooms import cancel, retry
@@ -127,6 +132,17 @@ def test_a_retry_that_fails_gives_its_own_prompt_back(room, runner, gemini):
     room.generate(runner, reply.id)
     assert room.read(reply.id).error["code"] == "model_rejected"
     assert room.used() == 1
+
+
+def test_a_retry_by_a_machine_whose_clock_is_behind_is_the_one_that_is_refunded(room):
+    with room.app.app_context():
+        ids = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
+        reply_id = str(accept_prompt(*ids, "Hello", now=utc_now() + timedelta(seconds=10)).reply.id)
+    for spent in (lambda: None, lambda: retry(room, reply_id)):
+        spent()
+        assert room.used() == 1
+        assert cancel(room, reply_id).status_code == 200
+        assert room.used() == 0
 
 
 def test_a_follower_of_a_retried_reply_gets_the_new_text(room, runner, gemini):

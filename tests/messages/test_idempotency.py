@@ -33,6 +33,12 @@ def test_the_same_key_and_body_give_the_first_answer_again(room):
     assert room.used() == 1
 
 
+def test_an_address_in_capitals_is_the_same_one(room):
+    first = post(room)
+    again = post(room, path=f"/chatroom/{room.path.rsplit('/', 1)[1].upper()}")
+    assert (again.json, again.headers["Idempotent-Replayed"]) == (first.json, "true")
+
+
 def test_a_text_that_was_trimmed_is_answered_so_again(room):
     first, again = post(room, "  Hello\n"), post(room, "  Hello\n")
     assert first.json["message"]["text"] == "Hello"

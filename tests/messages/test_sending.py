@@ -9,6 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from app.core.broker import GENERATIONS
+from app.core.clock import next_midnight, seconds_until, utc_now
 from app.core.db import db
 from app.messages import views
 from app.messages.views import preferred_wait
@@ -91,6 +92,15 @@ def test_a_wait_that_is_not_long_enough_answers_202(user, worker, gemini):
     assert gemini.stats() == {"calls": 1, "in_flight": 1, "max_in_flight": 1}  # the first attempt still goes on
     assert (response.status_code, response.json["reply"]["status"]) == (202, "generating")
     assert "Preference-Applied" not in response.headers
+
+
+def test_a_wait_tells_the_time_that_is_left_at_its_end(user, worker, gemini):
+    gemini.behave(delay=2)
+    path = user.make_chatroom()
+    before = seconds_until(next_midnight(utc_now()), utc_now())
+    response = user.post(f"{path}/message", json={"text": "Hello"}, headers={"Prefer": "wait=10"})
+    assert response.status_code == 200
+    assert before - int(response.headers["RateLimit-Reset"]) >= 2
 
 
 def test_a_wait_for_a_reply_that_fails_tells_what_is_left_of_the_day(user, worker):

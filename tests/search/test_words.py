@@ -73,7 +73,11 @@ def test_python_and_postgresql_agree_on_every_letter(app):
         for letter in map(chr, range(0x20, sys.maxunicode))
         if unicodedata.category(letter) in {"Lu", "Ll", "Lt", "Lo"} or letter.isascii() or letter in "٠٩۰۹०९"
     ]
-    query = text("SELECT letter, tsvector_to_array(search_words(:owner, letter)) FROM unnest(:letters) letter")
+    # Python may know a later Unicode than PostgreSQL does.
+    query = text(
+        "SELECT letter, tsvector_to_array(search_words(:owner, letter)) FROM unnest(:letters) letter"
+        " WHERE unicode_assigned(letter)"
+    )
     parts = [letters[first : first + 5_000] for first in range(0, len(letters), 5_000)]  # each within its time
     with app.app_context():
         rows = [row for part in parts for row in db.session.execute(query, {"owner": OWNER, "letters": part})]

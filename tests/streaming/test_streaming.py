@@ -11,9 +11,11 @@ from flask import Flask
 
 from app.chatrooms.models import Context, Status
 from app.streaming import events as reply_events
+from app.streaming.following import LOOK_AGAIN_SECONDS
 from sandbox.stack.servers import ValkeyServer
 from tests.core.test_dependencies_gone import frozen
 from tests.event_streams import follow, names, text_of
+from tests.rooms import cancel, retry
 
 SAID = "One two three 😀 vier fünf."
 PROMPT = f'[[sandbox: say="{SAID}"]]'
@@ -117,6 +119,38 @@ def test_another_attempt_announces_itself_by_reset(room, runner):
     received += list(stream)
     assert "reset" in names(received)
     assert text_of(received) == room.read(reply_id).text == SAID
+
+
+@pytest.mark.parametrize("is_asked_for_again", [False, True])
+def test_who_comes_while_a_reply_waits_for_its_next_attempt_gets_nothing_of_the_last_one(
+    room, runner, is_asked_for_again
+):
+    reply_id = room.send(f"[[sandbox: drop_after=3 times=1]] {PROMPT}", stream=True)
+    room.sql(f"UPDATE messages SET failures = {2 if is_asked_for_again else 0}")
+    room.generate(runner, reply_id)
+    if is_asked_for_again:
+        assert retry(room, reply_id).status_code == 202
+    stream = follow(room, reply_id)
+    received = [next(stream)]
+    room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
+    thread = room.generate_meanwhile(runner, reply_id)
+    received += list(stream)
+    thread.join()
+    assert names(received)[:2] == ["status", "status"]
+    assert not {"reset", "queued"} & set(names(received))
+    assert {event.id.split(":")[0] for event in received if event.name == "delta"} == {"2"}
+    assert text_of(received) == room.read(reply_id).text == SAID
+
+
+def test_a_cancel_of_a_reply_that_waits_for_its_next_attempt_is_heard_at_once(room, runner):
+    reply_id = room.send(f"[[sandbox: drop_after=3 times=1]] {PROMPT}", stream=True)
+    room.generate(runner, reply_id)
+    stream = follow(room, reply_id)
+    assert next(stream).data == {"status": "queued"}
+    cancel(room, reply_id)
+    began = time.monotonic()
+    assert names(list(stream))[-1] == "canceled"
+    assert time.monotonic() - began < LOOK_AGAIN_SECONDS / 2
 
 
 def test_a_reply_blocked_after_some_pieces_takes_them_back(room, runner):
