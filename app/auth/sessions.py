@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -15,7 +16,7 @@ from app.core import settings
 from app.core.admission import forget_sessions
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
 from app.core.clock import database_now
-from app.core.db import db
+from app.core.db import DATABASE_UNAVAILABLE, db
 from app.core.errors import NotFound
 from app.core.http import Client
 from app.core.logging import log_event
@@ -147,7 +148,7 @@ def note_use(model: type[AuthSession | ApiKey], *active: ColumnElement[bool], no
         return False
     if row.last_used_at is None or now - row.last_used_at > TOUCH_EVERY:
         is_stale = or_(model.last_used_at.is_(None), model.last_used_at < now - TOUCH_EVERY)
-        with transaction():
+        with suppress(*DATABASE_UNAVAILABLE), transaction():  # read-only, it answers reads all the same
             db.session.execute(update(model).where(*active, is_stale).values(last_used_at=now))
     return True
 

@@ -1,7 +1,7 @@
 """A circuit breaker: when a model of Gemini's is down for everybody, one call at a time asks whether it is back.
 
-Each worker process has one for each model. It opens after `threshold` failures in a row, which no single reply's
-retries reach, and stays open for `pause_seconds`, doubled at each probe that fails or takes long, up to
+Each worker process has one for each model. It opens after `threshold` failures in a row, more than the attempts that a
+reply has by default, and stays open for `pause_seconds`, doubled at each probe that fails or takes long, up to
 `max_pause_seconds`. While it is open, replies are deferred without counting as tried. A prompt may be the reason why
 its call fails. So of one user's time-outs in a row the first alone counts, and a user whose calls failed lets others
 probe first. pybreaker refuses calls but knows neither a single probe nor how long to wait.

@@ -76,7 +76,7 @@ class Runner:
         self.model = model
         self.keeper = keeper
         self.breakers = breakers  # by the names of the models on offer: one that is down delays no other
-        self.refusals: set[str] = set()
+        self.refusals: dict[str, str] = {}  # what was said of a model, until it answers
 
     def run(self, reply_id: UUID) -> None:
         """Make one attempt at a reply; does nothing when it is done, held, or has to wait for others."""
@@ -118,9 +118,10 @@ class Runner:
         If PostgreSQL is lost after the claim, the reply waits a moment; if it stays lost, its lease runs out, as if
         this worker had died.
         """
+        model = chosen_model(held.model)
         try:
             with (
-                self.breakers[chosen_model(held.model)].watch(held.user_id),
+                self.breakers[model].watch(held.user_id),
                 self.keeper.hold(held, seconds=settings().gemini_timeout) as call,
             ):
                 turns = read_conversation(held)
@@ -135,14 +136,14 @@ class Runner:
         except ModelUnavailable as error:
             return self.retry_or_fail(held, error)
         except ModelError as error:
-            if isinstance(error, ModelRejected) and str(error) not in self.refusals:  # said once, until one is answered
-                self.refusals.add(str(error))
+            if isinstance(error, ModelRejected) and self.refusals.get(model) != str(error):
+                self.refusals[model] = str(error)
                 log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
             return self.fail(held, error_code_of(error))
         except Exception:  # it would be the same the next time
             log.exception("A defect ended the attempt at reply %s", held.reply_id)
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
-        self.refusals.clear()
+        self.refusals.pop(model, None)
         stored = store(held, lambda tx: state.complete(tx, held, answer))
         return Status.COMPLETED if stored else SUPERSEDED, asdict(answer.usage)
 

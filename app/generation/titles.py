@@ -64,6 +64,7 @@ UNTITLED = (
     )
     .order_by(Chatroom.last_prompt_at)
     .limit(100)
+    .with_for_update(skip_locked=True, key_share=True)  # refused while PostgreSQL is read-only, and could keep no name
 )
 
 

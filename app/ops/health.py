@@ -8,6 +8,7 @@ import sqlalchemy.exc
 from sqlalchemy import text
 
 from app.core.celery import last_tasks
+from app.core.clock import database_now
 from app.core.db import answers_within, db
 from app.core.redis import ping_redis
 from app.core.transactions import release_connection
@@ -37,7 +38,8 @@ def checks(
         for name in ("postgres", "redis")
     ]
     if "postgres" not in failing:
-        found += [queue_check(now, max_queued_seconds), beat_check(now, max_tick_seconds)]
+        by_postgres = database_now()
+        found += [queue_check(by_postgres, max_queued_seconds), beat_check(by_postgres, max_tick_seconds)]
     if "redis" not in failing:
         found += worker_checks(now, max_worker_seconds)
     return found

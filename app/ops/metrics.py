@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 
 from app.billing.webhook import oldest_unapplied
 from app.chatrooms.models import ErrorCode, Status
-from app.core.clock import utc_now
+from app.core.clock import database_now
 from app.core.db import DATABASE_GAVE_UP, db, log_database_error
 from app.core.errors import REFUSALS
 from app.ops import totals
@@ -71,8 +71,9 @@ class FromPostgres:
     """A collector for prometheus_client that queries PostgreSQL once a scrape."""
 
     def collect(self) -> Iterable[Metric]:
-        now, answers = utc_now(), 1
+        answers = 1
         try:
+            now = database_now()  # by which heartbeats and replies are dated
             yield from queue(now)
             yield from heartbeat(now)
             yield unapplied_events(now)

@@ -173,21 +173,41 @@ def test_every_route_is_503_within_five_seconds_without_postgres(web, own_postgr
     assert web.call("GET", "/readyz").status_code == 200
 
 
-def test_a_postgres_that_is_read_only_is_503_until_it_is_not(own_postgres, person):
-    """As a former primary, whose place another server has taken."""
+@contextmanager
+def read_only(own_postgres: PostgresServer) -> Iterator[None]:
+    """PostgreSQL as a former primary is, whose place another server has taken."""
     with closing(psycopg2.connect(own_postgres.url)) as admin:
         admin.autocommit = True
         cursor = admin.cursor()
         cursor.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         cursor.execute("SELECT pg_reload_conf()")
         try:
-            assert wait_until(lambda: person.send().status_code == 503, seconds=10)
-            assert_problem(person.send(), 503, "service_unavailable")
+            yield
         finally:
             cursor.execute("SET default_transaction_read_only = off")
             cursor.execute("ALTER SYSTEM RESET default_transaction_read_only")
             cursor.execute("SELECT pg_reload_conf()")
-        assert wait_until(lambda: person.send().status_code == 202, seconds=10)
+
+
+def test_a_postgres_that_is_read_only_is_503_until_it_is_not(own_postgres, person):
+    with read_only(own_postgres):
+        assert wait_until(lambda: person.send().status_code == 503, seconds=10)
+        assert_problem(person.send(), 503, "service_unavailable")
+    assert wait_until(lambda: person.send().status_code == 202, seconds=10)
+
+
+def test_a_postgres_that_is_read_only_answers_reads_also_of_a_session_whose_use_is_to_be_noted(
+    own_postgres, own_valkey, person
+):
+    with closing(psycopg2.connect(own_postgres.url)) as admin, admin.cursor() as cursor:
+        cursor.execute("UPDATE auth_sessions SET last_used_at = now() - interval '6 minutes'")
+        admin.commit()
+    with read_only(own_postgres):
+        assert wait_until(lambda: person.send().status_code == 503, seconds=10)
+        for path in ("/chatroom", "/user/me", person.room, f"{person.room}/messages", "/user/usage", "/models"):
+            redis.Redis.from_url(own_valkey.url).flushdb()
+            assert person.call("GET", path).status_code == 200, path
+    assert wait_until(lambda: person.send().status_code == 202, seconds=10)
 
 
 def test_running_query_is_given_up_when_postgres_freezes(own_postgres, person):

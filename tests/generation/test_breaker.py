@@ -214,6 +214,22 @@ def test_a_model_that_is_down_delays_no_other(make_app, make_redis_url, make_use
     runner.keeper.close()
 
 
+def test_a_refusal_of_one_model_is_said_once_though_another_one_answers(
+    make_app, make_redis_url, make_user, gemini, capsys
+):
+    offer = "gemini-3.5-flash:basic,gemini-3.5-pro:basic"
+    own = {"gemini_models": offer, "gemini_api_key": "sandbox-key", "basic_daily_prompts": 10}
+    app = make_app(redis_url=make_redis_url(), **own)
+    start_runner(app)
+    runner, person = app.extensions["runner"], make_user()
+    person.client = app.test_client()
+    rooms = [person.post("/chatroom", json={"model": name}).headers["Location"] for name in runner.breakers]
+    for path, text in zip(rooms * 3, ["Hello", "[[sandbox: status=404]]"] * 3, strict=True):
+        Room(app, person, path).answer(runner, text)
+    assert capsys.readouterr().err.count("Gemini refuses") == 1
+    runner.keeper.close()
+
+
 def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, make_runner):
     breaker = Breaker(threshold=1)
     breaker.record(answered=False)

@@ -4,8 +4,11 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from app.core.clock import utc_now
+from app.core.db import DatabaseUnavailable, db
+from app.core.transactions import transaction
 from app.generation import titles
 from app.generation.titles import cleaned, configured_titler, first_words, title_chatroom, untitled_chatrooms
 from tests.queues import waiting_tasks
@@ -120,6 +123,14 @@ def test_a_task_that_was_lost_is_found_again(untitled, runner):
     name(untitled)
     with untitled.app.app_context():
         assert untitled_chatrooms(now + timedelta(seconds=61)) == []
+
+
+def test_nobody_is_asked_for_a_title_that_a_read_only_postgresql_could_not_keep(untitled, runner):
+    untitled.answer(runner, "Hello")
+    with untitled.app.app_context():
+        db.session.execute(text("SET default_transaction_read_only = on"))
+        with pytest.raises(DatabaseUnavailable), transaction():
+            untitled_chatrooms(utc_now() + timedelta(seconds=61))
 
 
 def test_a_room_whose_only_answer_is_superseded_waits_for_another(untitled, runner):
