@@ -23,6 +23,8 @@ FINISH_REASONS: Mapping[str, int] = {
     "PROHIBITED_CONTENT": 8,
     "SPII": 9,
     "MALFORMED_FUNCTION_CALL": 10,
+    "IMAGE_SAFETY": 11,
+    "UNEXPECTED_TOOL_CALL": 12,  # which google-generativeai does not know
 }
 BLOCK_REASONS: Mapping[str, int] = {
     "SAFETY": 1,

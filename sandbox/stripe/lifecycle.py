@@ -184,7 +184,7 @@ class Lifecycle:
 
     def renew(self, subscription: Json, options: Json) -> None:
         """The period ends: the next one begins and is paid, or the subscription ends if it was to."""
-        if subscription["cancel_at_period_end"]:
+        if subscription["cancel_at"]:
             self._end(subscription)
             return
         start = options.get("period_start") or subscription["items"]["data"][0]["current_period_end"]
@@ -209,23 +209,15 @@ class Lifecycle:
         self._payments.settle(subscription, "active")
 
     def cancel_at_period_end(self, subscription: Json, _: Json) -> None:
-        """End when the period does."""
+        """End when the period does, as the portal does it in flexible billing mode: by `cancel_at` alone."""
         at = max(item["current_period_end"] for item in subscription["items"]["data"])
         details = subscription["cancellation_details"] | {"reason": "cancellation_requested"}
-        self._events.update(
-            subscription,
-            {
-                "cancel_at_period_end": True,
-                "cancel_at": at,
-                "canceled_at": now(),
-                "cancellation_details": details,
-            },
-        )
+        self._events.update(subscription, {"cancel_at": at, "canceled_at": now(), "cancellation_details": details})
 
     def resume(self, subscription: Json, _: Json) -> None:
         """Go on after all: the cancellation for the end of the period is withdrawn."""
         details = subscription["cancellation_details"] | {"reason": None}
-        changes = {"cancel_at_period_end": False, "cancel_at": None, "canceled_at": None}
+        changes = {"cancel_at": None, "canceled_at": None}
         self._events.update(subscription, changes | {"cancellation_details": details})
 
     def set_fields(self, subscription: Json, options: Json) -> None:

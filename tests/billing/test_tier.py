@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from sqlalchemy import event
 from app.billing.models import Tier
 from app.billing.tier import grant_pro, subscription_status, tier_of
 from app.core.db import answers_within, db
+from app.integrations.stripe import parse_subscription
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 from tests.transactions import undone
@@ -90,6 +92,20 @@ def test_grace_does_not_begin_anew_with_the_next_unpaid_period(user: Any, shop: 
     stripe.act(subscription_id, "set", status="past_due", period_start=int(second.timestamp()))
     shop.deliver_all()
     assert parsed(user.get("/subscription/status").json["grace_until"]) == second + timedelta(days=3)
+
+
+@pytest.mark.parametrize(
+    ("told", "ends"),
+    [
+        ({"cancel_at_period_end": True, "cancel_at": 1_800_000_000}, True),  # in classic billing mode
+        ({"cancel_at_period_end": False, "cancel_at": 1_800_000_000}, True),  # in the flexible one
+        ({"cancel_at_period_end": True}, True),
+        ({"cancel_at_period_end": False, "cancel_at": None}, False),
+    ],
+)
+def test_stripe_tells_of_an_end_in_two_ways(told: dict[str, Any], ends: bool) -> None:
+    source = {"id": "sub_1", "status": "active", "created": 1_700_000_000, "items": {"data": []}} | told
+    assert parse_subscription(SimpleNamespace(to_dict=lambda: source)).cancel_at_period_end is ends
 
 
 def test_a_cancellation_for_the_end_of_the_period_stays_pro_until_then(

@@ -12,10 +12,12 @@ from app.integrations.gemini.client import (
     Chunk,
     FinishReason,
     OutputLimit,
+    ReplyBlocked,
     TokenUsage,
     Turn,
     read_answer,
 )
+from tests.integrations.scripted import JSON, says, serving
 
 CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))
 
@@ -172,6 +174,20 @@ def test_fields_that_nobody_knows_yet_are_passed_over(model, streamed):
     outcome = model.ask("[[sandbox: unknown_fields say=fine]]", streamed=streamed)
 
     assert outcome.answer.text == "fine"
+
+
+@both_ways
+def test_an_answer_that_ends_for_a_reason_of_later_is_an_answer(model, streamed):
+    outcome = model.ask('[[sandbox: finish=UNEXPECTED_TOOL_CALL say="The answer is 42."]]', streamed=streamed)
+
+    assert (outcome.answer.text, outcome.answer.finish_reason) == ("The answer is 42.", FinishReason.STOP)
+
+
+@pytest.mark.filterwarnings("ignore:.*is not a valid BlockedReason")
+def test_a_prompt_that_is_blocked_for_a_reason_of_later_is_blocked(make_asker, sdk):
+    reason = b"99" if sdk == "google-generativeai" else b'"TOMORROW"'  # as each asks Google for it
+    with serving(says(JSON, b'{"promptFeedback": {"blockReason": %b}}' % reason)) as url:
+        assert type(make_asker(endpoint=url).ask("Hello").error) is ReplyBlocked
 
 
 @both_ways

@@ -43,7 +43,9 @@ SDK_ERRORS = (
 # Messages of protobuf: the fields of proto-plus, which wraps them, cost ten times as much.
 REQUEST = type(protos.GenerateContentRequest.pb(protos.GenerateContentRequest()))
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
-GoogleFinish, GoogleBlock = protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason
+# Google has more of them by now than the library knows.
+FINISHES = {int(reason): reason.name for reason in protos.Candidate.FinishReason}
+BLOCKS = {int(reason): reason.name for reason in protos.GenerateContentResponse.PromptFeedback.BlockReason}
 
 
 class Gemini(ModelClient):
@@ -88,12 +90,16 @@ class Gemini(ModelClient):
         """What a response tells. Its messages know no thinking tokens: they are what is left of the total."""
         message = type(response).pb(response)
         candidate = message.candidates[0] if message.candidates else NO_CANDIDATE
-        usage, block_reason = message.usage_metadata, message.prompt_feedback.block_reason
+        usage, finish, block_reason = (
+            message.usage_metadata,
+            candidate.finish_reason,
+            message.prompt_feedback.block_reason,
+        )
         prompt_tokens, output_tokens = usage.prompt_token_count, usage.candidates_token_count
         return Chunk(
             text="".join(part.text for part in candidate.content.parts),
-            finish=GoogleFinish(candidate.finish_reason).name if candidate.finish_reason else "",
-            blocked=GoogleBlock(block_reason).name if block_reason else "",
+            finish=FINISHES.get(finish, str(finish)) if finish else "",
+            blocked=BLOCKS.get(block_reason, str(block_reason)) if block_reason else "",
             model=message.model_version,
             usage=TokenUsage(
                 prompt_tokens=prompt_tokens,

