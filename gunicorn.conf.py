@@ -1,11 +1,13 @@
 """gunicorn's configuration. The master reads it before the application is loaded, and again on SIGHUP."""
 
+import fcntl
 import gc
 import itertools
 import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
@@ -72,12 +74,32 @@ limit_request_line = 8190  # the most that gunicorn bounds
 # Each process writes its numbers into files of its own, and any of them can serve the sum. prometheus_client looks for
 # the folder when it is imported, at the first reading of this file. Left to itself it names files by process id, and
 # keeps those of all processes that ever were. Here a process goes on with those of the one whose place it takes.
-OWN_FOLDER = f"metrics-{os.getpid()}-"
-for left in Path(worker_tmp_dir or tempfile.gettempdir()).glob("metrics-*-*"):  # by masters that were killed
-    if Path("/proc/self").exists() and not Path("/proc", left.name.split("-")[1]).exists():
-        shutil.rmtree(left, ignore_errors=True)
+OWN_FOLDER = "gemini-backend-numbers-"
+
+
+def hold(folder: Path) -> None:
+    """Lock a folder until this process and its children have ended, for which its descriptor stays open.
+
+    Raises OSError: somebody else holds it, or it is gone.
+    """
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def make_folder() -> str:
+    """Make the master's own folder, and remove those of masters that were killed: nobody holds them."""
+    parent = Path(worker_tmp_dir or tempfile.gettempdir())
+    for left in parent.glob(f"{OWN_FOLDER}*"):
+        with suppress(OSError):
+            hold(left)
+            shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(dir=parent))  # other masters see it when it is held
+    with suppress(OSError):  # without locks there, nobody removes it either
+        hold(made)
+    return str(made.rename(parent / f"{OWN_FOLDER}{made.name}"))
+
+
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # in memory too: a process ends that writes to it on a full disk
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=OWN_FOLDER, dir=worker_tmp_dir)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_folder()
 elif "prometheus_client" not in sys.modules and "GUNICORN_PID" not in os.environ:  # no reload, no SIGUSR2
     given = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     given.mkdir(parents=True, exist_ok=True)

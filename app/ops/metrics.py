@@ -48,12 +48,13 @@ def exposition() -> bytes:
 def web_exposition() -> bytes:
     """The web processes' numbers in Prometheus' text format.
 
-    Tries again while the file of a new process is still empty: prometheus_client raises struct.error on it.
+    Tries again while the file of a new process is still empty, or one is removed meanwhile: prometheus_client raises
+    struct.error and FileNotFoundError.
     """
     for pause_seconds in READ_AGAIN_AFTER_SECONDS:
         try:
             return generate_latest(web_registry())
-        except struct.error:
+        except (struct.error, FileNotFoundError):
             time.sleep(pause_seconds)
     return generate_latest(web_registry())
 
@@ -62,6 +63,7 @@ def web_registry() -> CollectorRegistry:
     """The registry with the numbers of all web processes, or of this one."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
+    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # old files are cleaned up on many machines
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry

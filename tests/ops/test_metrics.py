@@ -243,7 +243,7 @@ def test_the_numbers_are_in_memory_where_no_full_disk_ends_a_process(app, enviro
         [child] = descendants(web.pid)
         files = [one.path for one in psutil.Process(child).memory_maps() if one.path.endswith(".db")]
     assert files
-    assert {path.split("/metrics-")[0] for path in files} == {"/dev/shm"}
+    assert {path.split("/gemini-backend-numbers-")[0] for path in files} == {"/dev/shm"}
 
 
 @pytest.mark.processes
