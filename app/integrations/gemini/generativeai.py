@@ -43,9 +43,9 @@ SDK_ERRORS = (
 # Messages of protobuf: the fields of proto-plus, which wraps them, cost ten times as much.
 REQUEST = type(protos.GenerateContentRequest.pb(protos.GenerateContentRequest()))
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
+REASONS: Any = (protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason)
 # Google has more of them by now than the library knows.
-FINISHES = {int(reason): reason.name for reason in protos.Candidate.FinishReason}
-BLOCKS = {int(reason): reason.name for reason in protos.GenerateContentResponse.PromptFeedback.BlockReason}
+FINISHES, BLOCKS = ({int(reason): reason.name for reason in reasons} for reasons in REASONS)
 
 
 class Gemini(ModelClient):
