@@ -28,7 +28,7 @@ def main() -> None:
     celery = Celery("gemini_backend")
     celery.conf.update(broker_settings(needed["redis_url"], pool_size=needed["pool_size"]))
     celery.conf.beat_schedule = needed["schedule"]
-    # A schedule in memory: nothing is lost with it, since everything is asked for again within a quarter of an hour.
+    # A schedule in memory: nothing is lost with it, since everything is asked for again within an hour.
     celery.Beat(scheduler="celery.beat.Scheduler", quiet=True, loglevel="INFO").run()
 
 

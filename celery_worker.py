@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import time
 import warnings
 from importlib import import_module
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from celery import signals
 from celery.concurrency import get_implementation
 from celery.concurrency.thread import TaskPool
+from celery.exceptions import CPendingDeprecationWarning
+from celery.worker.consumer import Consumer
 
 from app.core.celery import note_worker_ended
 from app.core.http import add_drain_signal
@@ -17,8 +20,24 @@ from app.generation.worker import FINISH_WITHIN_SECONDS, FinishingPool
 from app.integrations.gemini.client import ClientNotConfigured
 
 FEATURES_WITH_TASKS = ("generation", "billing", "auth", "account", "ops")
+CONNECT_EVERY_SECONDS = 1.0  # at most: a shutdown may wait that long, and so may tasks once Redis is well
 
 log = logging.getLogger(__name__)
+
+
+class PausingConsumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer, which connects at most once in CONNECT_EVERY_SECONDS.
+
+    A Redis that answers with errors lets it connect, then fails: that went round six times a second, with tracebacks.
+    """
+
+    connects_at = 0.0  # on time.monotonic()
+
+    def connect(self) -> Any:
+        """Connect to the broker: at once if the last connection lasted."""
+        time.sleep(max(0.0, self.connects_at - time.monotonic()))
+        self.connects_at = time.monotonic() + CONNECT_EVERY_SECONDS
+        return super().connect()
 
 
 @signals.setup_logging.connect
@@ -27,10 +46,17 @@ def keep_logging(**_: Any) -> None:
 
 
 @signals.worker_init.connect
-def choose_pool(sender: Any, **_: Any) -> None:
-    """Let threads finish what they have taken."""
+def choose_classes(sender: Any, **_: Any) -> None:
+    """Let threads finish what they have taken, and a Redis that answers with errors be asked once a second."""
+    sender.consumer_cls = PausingConsumer
     if get_implementation(sender.pool_cls) is TaskPool:
         sender.pool_cls = FinishingPool
+
+
+@signals.celeryd_after_setup.connect
+def ignore_pending_changes(**_: Any) -> None:
+    """Keep Celery, which has just asked for it, from warning at each lost connection of a default that we set."""
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
 
 @signals.worker_init.connect

@@ -25,10 +25,11 @@ STRIPE_TEST_KEYS = ("sk_test_", "rk_test_")  # https://docs.stripe.com/keys#test
 PLAIN_MODES = {"disable", "allow", "prefer"}
 ENCRYPTED_MODES = {"require", "verify-ca", "verify-full"}  # https://www.postgresql.org/docs/current/libpq-ssl.html
 
-# redis-py and kombu read those of TLS alike; kombu is not told of the time-outs, which tests set.
+# redis-py and kombu read those of TLS alike, but for a % (%25), since redis-py decodes values twice. kombu is not told
+# of the time-outs, which tests set.
 REDIS_TIMEOUT = "(socket_timeout|socket_connect_timeout|health_check_interval)=[1-9][0-9]{0,2}"
 REDIS_TLS_OPTION = (
-    "ssl_(ca_certs|ca_path|ca_data|certfile|keyfile|password)=.+"
+    "ssl_(ca_certs|ca_path|ca_data|certfile|keyfile|password)=([^%]|%(?!25)[0-9A-Fa-f]{2})+"
     "|ssl_cert_reqs=(none|optional|required)|ssl_check_hostname=(true|false)"
 )
 
@@ -70,7 +71,9 @@ def read_alike(redis_url: str) -> str:
         raise ValueError("may have the number of a database after its host, as in redis://host/3, and no other path")
     known = f"{REDIS_TIMEOUT}|{REDIS_TLS_OPTION}" if parts.scheme == "rediss" else REDIS_TIMEOUT
     if parts.query and not all(re.fullmatch(known, option) for option in parts.query.split("&")):
-        raise ValueError("may have options of TLS (ssl_…, with rediss://) and time-outs in whole seconds alone")
+        raise ValueError(
+            "may have options of TLS (ssl_…, with rediss://, without %25 in them) and time-outs in whole seconds alone"
+        )
     return redis_url
 
 

@@ -60,6 +60,8 @@ NO_REDIS = [
     "rediss://x?ssl_check_hostname=0",
     "rediss://x?ssl_min_version=TLSv1_2",
     "rediss://x?ssl_ca_certs",
+    "rediss://x?ssl_password=pa%2541ss",  # redis-py reads "paAss", and kombu "pa%41ss"
+    "rediss://x?ssl_password=pa%%341ss",
 ]
 NO_WEB = [
     "https://",
@@ -109,7 +111,7 @@ def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence
         ("redis_url", "redis://redis_1/"),
         ("redis_url", "redis://[::1]:6379/0?socket_timeout=20&socket_connect_timeout=20&health_check_interval=9"),
         ("redis_url", "rediss://x?ssl_ca_certs=/etc/ca.pem&ssl_certfile=a&ssl_keyfile=b&ssl_check_hostname=false"),
-        ("redis_url", "rediss://x?ssl_ca_path=/etc/certificates&ssl_password=word"),
+        ("redis_url", "rediss://x?ssl_ca_path=/etc/certificates&ssl_password=w%2Fo%2Brd"),
         ("gemini_api_endpoint", "http://[::1]:8081/prefix"),
         ("frontend_url", "https://app.example.com:8443/#"),
         ("otel_exporter_otlp_endpoint", "http://collector:4318"),

@@ -1,14 +1,29 @@
-"""What commands print: a table for people, or one JSON object a line for programs."""
+"""What commands print: a table for people, one JSON object a line for programs, a sentence without PostgreSQL."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import click
+from flask.cli import AppGroup
 
 from app.core.clock import as_rfc3339
+from app.core.db import DATABASE_UNAVAILABLE
+from app.core.logging import first_line
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+
+
+class CommandGroup(AppGroup):
+    """Commands that end in a sentence when PostgreSQL does not answer. They do without Redis."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises click.ClickException, whose exit code is 1."""
+        try:
+            return super().invoke(ctx)
+        except DATABASE_UNAVAILABLE as error:
+            raise click.ClickException(f"PostgreSQL does not answer: {first_line(error)}") from error
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> str:

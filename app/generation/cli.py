@@ -5,10 +5,9 @@ from dataclasses import asdict
 from uuid import UUID
 
 import click
-from flask.cli import AppGroup
 
 from app.core import settings
-from app.core.cli import json_lines, json_option, table
+from app.core.cli import CommandGroup, json_lines, json_option, table
 from app.core.clock import utc_now
 from app.generation.runner import configured_client, read_seconds
 from app.generation.service import failed_replies, retry_failed
@@ -20,8 +19,8 @@ COLUMNS = ("id", "error_code", "attempts", "failed_at", "request_id")
 REFUSED, NO_ANSWER = 1, 3  # exit codes; 2 is click's, for a wrong command line
 QUESTION = "Name the first three prime numbers."
 
-replies = AppGroup("replies", help="Look at replies that failed, and generate them again.")
-gemini = AppGroup("gemini", help="Try the connection to Gemini.")
+replies = CommandGroup("replies", help="Look at replies that failed, and generate them again.")
+gemini = CommandGroup("gemini", help="Try the connection to Gemini.")
 
 
 @replies.command("failed")

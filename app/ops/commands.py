@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import click
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import with_appcontext
 from sqlalchemy import func, select
 
 from app.account import service as account
@@ -20,7 +20,7 @@ from app.billing.models import ProGrant
 from app.billing.reconciliation import Comparison, sync_all
 from app.billing.tier import grant_pro, grants_of, revoke_pro, tier_of
 from app.chatrooms.models import Chatroom
-from app.core.cli import json_lines, json_option, table
+from app.core.cli import CommandGroup, json_lines, json_option, table
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.errors import AppError
@@ -32,13 +32,13 @@ from app.users.service import find_user, find_user_by_mobile
 
 MAX_REASON_CHARS = 255
 
-users = AppGroup(
+users = CommandGroup(
     "users",
     help="Find users and what happened to them, grant and revoke Pro, delete accounts.\n\n"
     "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
 )
-billing = AppGroup("billing", help="Compare the subscriptions with Stripe.")
-usage = AppGroup("usage", help="What prompts took, and what they cost.")
+billing = CommandGroup("billing", help="Compare the subscriptions with Stripe.")
+usage = CommandGroup("usage", help="What prompts took, and what they cost.")
 user_argument = click.argument("who", metavar="USER")
 DAY = click.DateTime(["%Y-%m-%d"])
 

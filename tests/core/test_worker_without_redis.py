@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -158,16 +159,34 @@ def test_workers_empty_the_queue_of_a_full_redis_and_nobody_sends(two_workers, p
     assert [worker.lines("Traceback") for worker in two_workers] == tracebacks
 
 
-def test_a_worker_outlives_a_redis_that_answers_with_errors(start_worker, person, broker):
-    """As that of a failover, or one whose disk is full: it takes no write."""
+@contextmanager
+def taking_no_writes(broker: redis.Redis) -> Iterator[None]:
+    """Redis, answering with errors: as that of a failover, or one whose disk is full."""
+    broker.config_set("min-replicas-to-write", 1)
+    try:
+        yield
+    finally:
+        broker.config_set("min-replicas-to-write", 0)
+
+
+def test_a_worker_asks_a_redis_that_answers_with_errors_once_a_second_and_goes_on(start_worker, person, broker):
     with start_worker() as worker:
         assert each_takes_tasks(person.client.application, [worker])
-        broker.config_set("min-replicas-to-write", 1)
-        try:
-            assert wait_until(lambda: worker.lines("server:ResponseError") > 1, seconds=PATIENCE_SECONDS)
-        finally:
-            broker.config_set("min-replicas-to-write", 0)
+        began = time.monotonic()
+        with taking_no_writes(broker):  # the first two may follow each other at once
+            assert wait_until(lambda: worker.lines("server:ResponseError") > 3, seconds=PATIENCE_SECONDS)
+            assert time.monotonic() - began > 2
         assert each_takes_tasks(person.client.application, [worker])
+        assert [worker.lines(noise) for noise in ("Traceback", "PendingDeprecationWarning")] == [0, 0]
+
+
+def test_a_worker_ends_when_told_to_while_redis_answers_with_errors(start_worker, person, broker):
+    with start_worker() as worker:
+        assert each_takes_tasks(person.client.application, [worker])
+        with taking_no_writes(broker):
+            assert wait_until(lambda: worker.lines("server:ResponseError") > 2, seconds=PATIENCE_SECONDS)
+            worker.process.terminate()
+            worker.process.wait(timeout=5)
 
 
 def test_a_worker_that_starts_on_a_full_redis_takes_what_is_queued(start_worker, person, broker):

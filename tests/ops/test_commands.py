@@ -140,6 +140,23 @@ def test_health_names_what_does_not_answer(make_app):
     assert result.output.count("FAILED") == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["users", "find", "+14155552671"],
+        ["billing", "sync", "+14155552671"],
+        ["usage", "report", "--from", "2026-11-01", "--to", "2026-11-30"],
+        ["replies", "failed"],
+    ],
+)
+def test_a_command_without_postgresql_ends_in_one_sentence(make_app, words):
+    runner = make_app(database_url="postgresql://127.0.0.1:1/nothing").test_cli_runner()
+    result = runner.invoke(args=words)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: PostgreSQL does not answer: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("words", [["users"], ["replies"], ["health"], ["users", "find"], ["users", "grant-pro"]])
 def test_every_command_has_help(flask, words):
     result = flask(*words, "--help")
