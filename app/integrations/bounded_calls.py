@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
@@ -22,12 +22,6 @@ from urllib3.util.connection import allowed_gai_family
 CONNECT_SECONDS = 5.0  # to one address, before the host's next one is tried: enough for two lost SYNs (RFC 6298)
 
 _of_thread = threading.local()
-
-
-class HasDescriptor(Protocol):
-    """A socket, or what encrypts one."""
-
-    def fileno(self) -> int: ...
 
 
 class BoundedCall:
@@ -69,10 +63,10 @@ class BoundedCall:
     def is_over(self) -> bool:
         return self.timed_out or self.aborted
 
-    def bind_socket(self, connection: HasDescriptor) -> None:
-        """The call waits at this socket from now on."""
+    def bind_socket(self, descriptor: int) -> None:
+        """The call waits at the socket of this descriptor from now on."""
         # A handle of the call's own: TLS takes the socket out of its object, and another may get a closed one's number.
-        self._hold(socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM))
+        self._hold(socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM))
         if self.is_over:
             self._shut_down()
 
@@ -97,11 +91,11 @@ def current_call() -> BoundedCall | None:
     return getattr(_of_thread, "call", None)
 
 
-def bind_socket(connection: HasDescriptor) -> None:
-    """Let this thread's call, if it makes one, bound what it waits for at the socket."""
+def bind_socket(descriptor: int) -> None:
+    """Let this thread's call, if it makes one, bound what it waits for at the socket of this descriptor."""
     call = current_call()
     if call is not None:
-        call.bind_socket(connection)
+        call.bind_socket(descriptor)
 
 
 def raise_if_over() -> None:
@@ -128,7 +122,7 @@ def open_socket(
             for option in options:
                 connection.setsockopt(*option)
             connection.settimeout(min(CONNECT_SECONDS, timeout_seconds or CONNECT_SECONDS))
-            bind_socket(connection)
+            bind_socket(connection.fileno())
             connection.connect(address)
             raise_if_over()  # Linux calls a socket connected that was shut down just before
             connection.settimeout(timeout_seconds)
@@ -158,7 +152,7 @@ class _Bound:
     def request(self, *args: Any, **kwargs: Any) -> None:
         self.call = current_call()
         if self.sock is not None:
-            bind_socket(self.sock)
+            bind_socket(self.sock.fileno())
         super().request(*args, **kwargs)  # type: ignore[misc]
 
     def release(self) -> None:

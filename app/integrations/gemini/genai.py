@@ -156,7 +156,7 @@ class BoundedStream(httpcore2.NetworkStream):
         self._socket = stream.get_extra_info("socket")
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        bind_socket(self._socket)
+        bind_socket(self._socket.fileno())
         self._stream.write(buffer, timeout)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
