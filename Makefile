@@ -8,8 +8,8 @@ m ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-# A virtual environment that was moved here from elsewhere does not work: make it again.
-ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+# A virtual environment that was moved here from elsewhere, or whose interpreter is gone, does not work: make it again.
+ifneq ($(shell $(BIN)/python -c "" 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 

@@ -64,7 +64,7 @@ def import_tasks(**_: Any) -> None:
     """Import tasks and the Gemini SDK in the worker alone, and make its runner. Raises SystemExit."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0005
+            warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0008
             for feature in FEATURES_WITH_TASKS:
                 import_module(f"app.{feature}.tasks")
             import_module("app.generation.tasks").start_runner(flask_app)

@@ -1,5 +1,6 @@
 """What is measured: the service as the Procfile has it, with databases and a Gemini of its own, and its floor."""
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import requests
 
 from bench.load import Call, call
 from sandbox.people import Person, everybody
+from sandbox.stack import processes
 from sandbox.stack.deployment import Deployment
 from sandbox.stack.processes import free_port, wait_until
 
@@ -127,12 +129,11 @@ def floor_server(stack: Deployment) -> Iterator[FloorServer]:
     address = f"127.0.0.1:{free_port()}"
     words = COMMAND.format(workers=len(stack.process_ids("web")) - 1, address=address)
     command = [sys.executable, "-m", "gunicorn", *words.split()]
-    process = subprocess.Popen(command, env=stack.environ, stderr=subprocess.DEVNULL)
+    process = processes.spawn(command, output=subprocess.DEVNULL, env=stack.environ)
     server = FloorServer(f"http://{address}", process)
     try:
         if not wait_until(server.is_up, seconds=20):
             raise TimeoutError("The floor's server did not start.")
         yield server
     finally:
-        process.terminate()
-        process.wait()
+        processes.stop(process, signal.SIGTERM, seconds=20)

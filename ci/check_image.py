@@ -139,6 +139,7 @@ def run_process(command: list[str], folder: Path, environ: Mapping[str, str], *,
 
 
 def main() -> None:
+    os.umask(0o022)  # the image's user reads what root copies
     with (
         tempfile.TemporaryDirectory() as temporary,
         PostgresServer(durable=False) as postgres,

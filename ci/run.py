@@ -4,6 +4,7 @@ A step is one check, or as many as its JUnit reports tell. Each has a folder bel
 failed, and for a stack of its own where it wants one. The standard library is enough: nothing is installed yet.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -119,6 +120,18 @@ def last_lines(path: Path) -> str:
 
 
 def main(steps: Sequence[Step], results: Path) -> int:
+    """Run everything, unless another run has the folder of the results: it is emptied first."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.with_suffix(".lock").open("w") as lock:  # the system drops the lock with the process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another run writes to {results}: wait until it is over.\n0 passed, 1 failed", flush=True)
+            return 1
+        return run_all(steps, results)
+
+
+def run_all(steps: Sequence[Step], results: Path) -> int:
     """0 when every check passed. Says a line for each step, shows what failed, and the sum at the end."""
     shutil.rmtree(results, ignore_errors=True)
     began = time.monotonic()
@@ -185,4 +198,5 @@ STEPS = [
 ]
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: no step is left behind
     sys.exit(main(STEPS, RESULTS))

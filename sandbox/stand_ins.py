@@ -138,7 +138,7 @@ class RunningStandIn(_Process):
         return self.call("POST", f"/subscriptions/{subscription_id}/{action}", options)["subscription"]
 
     def webhooks(self, **changes: Any) -> Any:
-        """Change url, secret, mode, retry_delays; the settings and what is waiting."""
+        """Change url, secret, retry_delays; the settings and what is waiting."""
         return self.call("PUT", "/webhooks", changes)
 
     def wait_delivered(self, timeout_seconds: float = 10) -> None:

@@ -11,8 +11,7 @@ import psutil
 
 from sandbox.stack import processes
 from sandbox.stack.processes import procfile_commands
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.web_process import ROOT
 
 
 @contextmanager

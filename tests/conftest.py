@@ -41,7 +41,6 @@ from tests.transactions import watch_writes
 
 pytest_plugins = ["tests.people", "tests.rooms", "tests.running"]
 
-ROOT = Path(__file__).resolve().parents[1]
 # What the product's processes, the sandbox's and their libraries read beside the settings.
 FAMILIES = ("CELERY_", "FLASK_", "GUNICORN_", "PG", "PROMETHEUS_", "WEB_", "WORKER_")
 OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "PORT", "SANDBOX_VAR"}

@@ -14,14 +14,17 @@ from flask import Flask
 from sqlalchemy import select, text
 
 from app.chatrooms.models import Message
+from app.core.clock import utc_now
 from app.core.db import answers_within, db
 from app.core.transactions import transaction
 from app.generation.breaker import Breaker
 from app.generation.runner import Runner
-from app.generation.worker import LeaseKeeper
+from app.generation.worker import LeaseKeeper, sweep_replies
 from app.integrations.gemini.generativeai import Gemini
 from app.quota.models import PromptCharge
 from sandbox.stand_ins import GeminiStandIn
+
+REQUEUE_AFTER = timedelta(seconds=8)  # the sweeper's
 
 
 @pytest.fixture
@@ -167,3 +170,9 @@ def cancel(room: Room, reply_id: UUID | str) -> Any:
 
 def retry(room: Room, reply_id: UUID | str) -> Any:
     return room.person.post(f"{room.path}/messages/{reply_id}/retry")
+
+
+def sweep(room: Room, later: timedelta = timedelta(seconds=9)) -> list[UUID]:
+    """Sweep as a worker does for beat, so much later."""
+    with room.app.app_context():
+        return sweep_replies(now=utc_now() + later, requeue_after=REQUEUE_AFTER)

@@ -17,8 +17,8 @@ from psycopg2.sql import SQL, Identifier
 
 from sandbox.stack.postgres import KEPT_CLUSTER, PostgresServer
 from sandbox.stack.servers import ValkeyServer
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 DATABASES_EACH = 256  # of Valkey's, for one process: more than its tests ask for
 MAX_PROCESSES = 64
 _MAX_CONNECTIONS = 600

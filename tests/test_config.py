@@ -10,7 +10,7 @@ import pytest
 
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from production_rules import RULES
-from tests.conftest import ROOT
+from tests.web_process import ROOT
 
 GOOD = {
     "app_env": "production",

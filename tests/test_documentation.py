@@ -31,8 +31,8 @@ from app.integrations.stripe import ENDED
 from app.ops import totals
 from config import WHEN_UNSET, Settings
 from tests.deployment.files import process_names, setting_names
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 SECURITY = (ROOT / "docs/security.md").read_text()

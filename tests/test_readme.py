@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from pydantic_core import PydanticUndefined
 from config import DEVELOPMENT_JWT_SECRET, ConfigError, Settings, load_settings
 from sandbox.stack.run import conversation
 from tests.deployment.files import process_names, setting_names
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 REQUIRED = {"app_env": "development", "database_url": "postgresql://localhost/x", "redis_url": "redis://localhost"}
 # Cells that describe a default rather than spell it.

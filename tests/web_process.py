@@ -55,8 +55,7 @@ def serving(environment: Mapping[str, str], log_file: Path, *, workers: int = 1)
         assert wait_until(lambda: answers(web), seconds=30), log_file.read_text()
         yield web
     finally:
-        process.send_signal(signal.SIGQUIT)  # nobody is left to be answered
-        process.wait(30)
+        processes.stop(process, signal.SIGQUIT, seconds=30)  # nobody is left to be answered
 
 
 def answers(web: WebProcess) -> bool:

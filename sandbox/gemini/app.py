@@ -81,12 +81,6 @@ def healthz() -> ResponseReturnValue:
     return {"status": "ok"}
 
 
-@control.get("/sandbox/behaviour")
-def show_behaviour() -> ResponseReturnValue:
-    """Show what holds for every request."""
-    return _stand_in().current_behaviour()
-
-
 @control.put("/sandbox/behaviour")
 def set_behaviour() -> ResponseReturnValue:
     """Treat every request so, until the next PUT or DELETE."""

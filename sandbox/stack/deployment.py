@@ -24,13 +24,16 @@ from sandbox.stack import processes
 from sandbox.stack.folder import stack_folder
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import StackError, free_port, procfile_commands, says_ok, wait_until
+from sandbox.stack.run import MIGRATION_SECONDS, READY_SECONDS
 from sandbox.stack.servers import ValkeyServer
 from sandbox.stack.settings import DEFAULT_PORT, MIGRATE, given_environment, process_environment
 from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90.0
-STOP_SECONDS = 60.0  # the stack's own deadlines are shorter
+# The stack's own deadlines are shorter, and what it says then tells more.
+LONGEST_START_SECONDS = START_SECONDS + MIGRATION_SECONDS + READY_SECONDS
+STOP_SECONDS = 60.0
 
 
 class Deployment:
@@ -147,7 +150,9 @@ class Deployment:
         return [leader, *leader.children(recursive=True)]
 
     def _migrate(self) -> None:
-        done = subprocess.run(MIGRATE, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            MIGRATE, cwd=ROOT, env=self.environ, capture_output=True, text=True, check=False, timeout=MIGRATION_SECONDS
+        )
         if done.returncode:
             raise StackError(f"The migrations failed:\n{done.stderr}")
 
@@ -203,7 +208,7 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
             cwd=ROOT,
         )
         try:
-            wait_until(lambda: stack.poll() is not None or says_ok(f"{address}/readyz"), seconds=START_SECONDS)
+            wait_until(lambda: stack.poll() is not None or says_ok(f"{address}/readyz"), seconds=LONGEST_START_SECONDS)
             if stack.poll() is not None or not says_ok(f"{address}/readyz"):
                 log.seek(0)
                 last_words = log.read().decode(errors="replace").strip().splitlines()[-5:]

@@ -35,6 +35,14 @@ fi
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     refuse "$python cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt install python3-venv)."
 
+# One at a time. The system drops the lock with the last process that has it, so a killed run leaves none.
+exec 9<.
+if ! "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
+    echo "Another make is at work on $venv: waiting for it …"
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null # NFS may refuse: then without
+    [ "$(cat "$stamp" 2>/dev/null)" = "$(pwd -P)" ] && ! [ requirements-dev.txt -nt "$stamp" ] && exit 0
+fi
+
 if ! [ -w . ] || { [ -e "$venv" ] && ! [ -w "$venv" ]; }; then
     refuse "Cannot write to $(pwd -P): the packages and the data go there."
 fi

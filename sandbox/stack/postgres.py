@@ -61,11 +61,10 @@ class PostgresServer(Server):
 
     @property
     def _socket_folder(self) -> Path:
-        """The data's own folder, or a short one that stands for it; the setting is a list with commas."""
-        path = str(self._data / _SOCKET_NAME)
-        if len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES and not set(path) & set(',"'):
-            return self._data
-        return Path(tempfile.gettempdir()) / f"postgres-{accounts.short_name(self.folder)}"
+        """The data's own folder, or a short one that stands for it."""
+        name = f"postgres-{accounts.short_name(self.folder)}"
+        folders = (self._data, Path(tempfile.gettempdir()) / name)
+        return next(filter(_can_hold_socket, folders), Path("/tmp") / name)
 
     def prepare(self) -> Sequence[str]:
         if not self._data.exists():
@@ -174,6 +173,12 @@ class PostgresServer(Server):
         )
         if done.returncode != 0:
             raise ServerError(f"PostgreSQL could not create its data in {data}:\n{done.stderr.strip()}")
+
+
+def _can_hold_socket(folder: Path) -> bool:
+    """Whether the socket's path is short enough, and can be told: the setting is a list with commas."""
+    path = str(folder / _SOCKET_NAME)
+    return len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES and not set(path) & set(',"')
 
 
 def _keep(cluster: Path, kept: Path) -> None:

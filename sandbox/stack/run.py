@@ -27,8 +27,8 @@ from sandbox.stack.processes import (
 from sandbox.stack.servers import Server, ServerError, ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[2]
-_READY_SECONDS = 60.0
-_MIGRATION_SECONDS = 600.0
+READY_SECONDS = 60.0
+MIGRATION_SECONDS = 600.0
 # A terminal, `make` and a process manager may each pass on the same Ctrl-C.
 _ECHO_SECONDS = 0.7
 
@@ -186,7 +186,7 @@ class Stack:
         self._processes.say("Bringing the database up to date")
         with tempfile.TemporaryFile() as output:
             migration = processes.spawn(settings.MIGRATE, output=output, env=environ, cwd=self._root)
-            wait_until(lambda: migration.poll() is not None or self._stop.requested, seconds=_MIGRATION_SECONDS)
+            wait_until(lambda: migration.poll() is not None or self._stop.requested, seconds=MIGRATION_SECONDS)
             processes.kill_group(migration.pid)
             code = migration.wait()
             self._stop.check()
@@ -197,12 +197,12 @@ class Stack:
 
     def _wait_until_ready(self, port: int) -> None:
         url = f"http://127.0.0.1:{port}/readyz"
-        deadline = time.monotonic() + _READY_SECONDS
+        deadline = time.monotonic() + READY_SECONDS
         while not says_ok(url):
             self._stop.check()
             self._fail_if_one_ended()
             if time.monotonic() > deadline:
-                raise StackError(f"{url} was not ready within {_READY_SECONDS:.0f} s: see the log above.")
+                raise StackError(f"{url} was not ready within {READY_SECONDS:.0f} s: see the log above.")
             time.sleep(POLL_SECONDS)
 
     def _fail_if_one_ended(self) -> None:

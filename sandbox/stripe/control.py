@@ -37,13 +37,6 @@ def put_behaviour() -> Response:
     return jsonify({"behaviours": len(behaviours)})
 
 
-@blueprint.delete("/behaviour")
-def delete_behaviour() -> Response:
-    """Behave again, and let go of every call that hangs."""
-    stand_in().behaviours.replace([])
-    return jsonify({"behaviours": []})
-
-
 @blueprint.post("/behaviour/wait")
 def wait_for_held() -> Response:
     """Wait up to `timeout` seconds (5) until a call is on hold."""
@@ -71,7 +64,7 @@ def subscription(subscription_id: str, action: str) -> Response:
 
 @blueprint.put("/webhooks")
 def put_webhooks() -> Response:
-    """Change url, secret, mode, retry_delays."""
+    """Change url, secret, retry_delays."""
     stand_in().sender.configure(_body())
     return jsonify({"configured": True})
 

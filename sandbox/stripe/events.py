@@ -10,7 +10,6 @@ import heapq
 import hmac
 import itertools
 import json
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from flask import g, has_request_context
 from sandbox.stripe.store import Json, Store, new_id, now
 from sandbox.stripe.wire import parameter_invalid
 
-MODES = ("send", "duplicate", "shuffle")
 DEFAULT_RETRY_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 3, 20
 INDENT = 2  # Stripe sends its events indented
@@ -116,7 +114,6 @@ class Endpoint:
 
     url: str = ""
     secret: str = "whsec_sandbox"
-    mode: str = "send"
     retry_delays: list[float] = field(default_factory=lambda: list(DEFAULT_RETRY_DELAYS))
 
 
@@ -145,23 +142,21 @@ class Sender:
         threading.Thread(target=self._run, name="webhooks", daemon=True).start()
 
     def hand_on(self, ids: list[str]) -> None:
-        """Queue a batch of events as the mode says; an event may be in the queue several times."""
+        """Queue a batch of events."""
         if not self.endpoint.url:
             self._mark(ids, "unsent")
             return
-        if self.endpoint.mode == "shuffle":
-            random.shuffle(ids)
         self._mark(ids, "pending")
         with self._wake:
-            for event_id in ids * (2 if self.endpoint.mode == "duplicate" else 1):
+            for event_id in ids:
                 heapq.heappush(self._queue, (time.monotonic(), next(self._order), event_id, 0))
             self._wake.notify_all()
 
     def configure(self, changes: Json) -> None:
         """Change fields of the endpoint. Raises StripeError."""
         fields = sorted(Endpoint.__dataclass_fields__)
-        if not set(changes) <= set(fields) or changes.get("mode", "send") not in MODES:
-            raise parameter_invalid("mode", f"Fields: {fields}; modes: {MODES}.")
+        if not set(changes) <= set(fields):
+            raise parameter_invalid("webhooks", f"Fields: {fields}.")
         for name, value in changes.items():
             setattr(self.endpoint, name, value)
 

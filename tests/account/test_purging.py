@@ -20,8 +20,9 @@ from app.schedule import beat_schedule
 from app.streaming.events import Publisher
 from app.streaming.events import purge as purge_stream
 from bench.large import explained
-from tests.conftest import ROOT, purge_all
+from tests.conftest import purge_all
 from tests.queues import waiting_tasks
+from tests.web_process import ROOT
 
 GONE = ("users", "chatrooms", "messages", "auth_sessions", "refresh_rotations", "idempotency_keys", "pro_grants")
 

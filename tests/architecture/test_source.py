@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from app.core.db import db
 from app.core.errors import CODES, AppError
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
 MAX_LINES = 350
 MIN_LINES = 40

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.web_process import ROOT
+
 FAILING = {
     "a thread": "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()",
     "an object that goes": "type('Gone', (), {'__del__': lambda self: 1 / 0})()",

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -130,18 +129,6 @@ def sql(app: Flask, statement: str, **values: Any) -> Any:
 def wrong(otp: str) -> str:
     """Another code."""
     return f"{(int(otp) + 1) % 1_000_000:06}"
-
-
-def all_at_once(calls: list[Callable[[], TestResponse]], *, retry: bool = True) -> list[TestResponse]:
-    """The calls' answers, in their order.
-
-    retry: ask again, one by one, what was answered 503. A machine under load lets some wait for too long at the
-    number's row; that stores and spends nothing.
-    """
-    with ThreadPoolExecutor(len(calls)) as pool:
-        answers = list(pool.map(lambda call: call(), calls))
-    pairs = zip(calls, answers, strict=True)
-    return [call() if retry and answer.status_code == 503 else answer for call, answer in pairs]
 
 
 BOTH = ["chat:read", "chat:write"]  # the scopes of API keys

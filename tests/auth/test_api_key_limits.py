@@ -6,7 +6,8 @@ from sqlalchemy import event
 
 from app.auth.keys import MAX_KEYS
 from app.core.db import db
-from tests.auth.conftest import Program, all_at_once, make_key, sql
+from tests.auth.conftest import Program, make_key, sql
+from tests.people import all_at_once
 from tests.problems import assert_problem
 
 

@@ -14,8 +14,9 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.users.service import lock_user_by_mobile
 from tests.architecture.test_ownership import BODIES, METHODS, address, owned_by
-from tests.auth.conftest import BOTH, Program, all_at_once, make_key, sql
+from tests.auth.conftest import BOTH, Program, make_key, sql
 from tests.conftest import purge_all
+from tests.people import all_at_once
 from tests.problems import assert_problem
 
 # Every route that a key may use, by scope.

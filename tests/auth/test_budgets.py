@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 from app.auth.models import NumberThrottle, OneTimeCode
 from app.core.db import db
 from sandbox.stack.processes import free_port
-from tests.auth.conftest import PASSWORD, Visitor, all_at_once, wrong
-from tests.people import age_codes
+from tests.auth.conftest import PASSWORD, Visitor, wrong
+from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
 
 BUDGET = 3

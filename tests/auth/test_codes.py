@@ -11,8 +11,8 @@ from app.auth.throttles import MAX_WRONG_CODES
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.models import User
-from tests.auth.conftest import all_at_once, wrong
-from tests.people import age_codes
+from tests.auth.conftest import wrong
+from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
 
 

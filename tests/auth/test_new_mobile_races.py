@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from tests.auth.conftest import PASSWORD, Mover, Visitor, all_at_once, sql
-from tests.people import age_codes
+from tests.auth.conftest import PASSWORD, Mover, Visitor, sql
+from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
 
 ROUNDS = 6  # so that now the one is faster, now the other

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +16,11 @@ from app.auth.throttles import record_password_attempt, refund_password_attempt
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.numbers import mobile_key
-from tests.auth.conftest import all_at_once, wrong
-from tests.people import age_codes
+from tests.auth.conftest import wrong
+from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 GOOD, BETTER = "a-good-long-password", "an-even-better-one"
 
 

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from tests.auth.conftest import Visitor, all_at_once
-from tests.people import age_codes
+from tests.auth.conftest import Visitor
+from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
 
 ROUNDS = 8  # so that now the one is faster, now the other

@@ -10,9 +10,9 @@ from app.account.retention import delete_ended
 from app.auth import events
 from app.core.clock import utc_now
 from app.core.db import db
-from tests.auth.conftest import all_at_once, wrong
+from tests.auth.conftest import wrong
 from tests.auth.test_sessions import let_pass, refresh
-from tests.people import age_codes
+from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
 
 PASSWORD = "correct horse battery"

@@ -15,7 +15,8 @@ from app.auth.sessions import is_session_active
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.http import Client
-from tests.auth.conftest import PASSWORD, Visitor, all_at_once
+from tests.auth.conftest import PASSWORD, Visitor
+from tests.people import all_at_once
 from tests.problems import assert_problem
 
 

@@ -11,7 +11,8 @@ from app.auth.models import AuthSession
 from app.core.clock import utc_now
 from app.core.db import db
 from app.users.models import User
-from tests.auth.conftest import Visitor, all_at_once
+from tests.auth.conftest import Visitor
+from tests.people import all_at_once
 from tests.problems import assert_problem
 
 

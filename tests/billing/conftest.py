@@ -3,7 +3,6 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -185,23 +184,6 @@ class Shop:
 @pytest.fixture
 def shop(app: Flask, stripe: RunningStandIn, redis_db: redis.Redis) -> Shop:
     return Shop(app, stripe, redis_db)
-
-
-@pytest.fixture
-def at_once() -> Callable[..., list[Any]]:
-    """Do several things at the same moment; their results, in their order."""
-
-    def call(*work: Callable[[], Any]) -> list[Any]:
-        barrier = threading.Barrier(len(work))
-
-        def one(part: Callable[[], Any]) -> Any:
-            barrier.wait(10)
-            return part()
-
-        with ThreadPoolExecutor(len(work)) as pool:
-            return list(pool.map(one, work))
-
-    return call
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 from sqlalchemy import text
 
 from app.core.db import db
-from tests.auth.conftest import all_at_once
 from tests.conftest import purge_all
+from tests.people import all_at_once
 from tests.problems import assert_problem
 
 KEY = {"Idempotency-Key": "open-1"}

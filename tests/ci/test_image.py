@@ -1,5 +1,6 @@
 """What ci/check_image.py reads out of the Dockerfile and .dockerignore."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,18 @@ def test_root_is_refused_as_the_image_s_user(monkeypatch):
     monkeypatch.setattr(check_image, "DOCKERFILE", "FROM python:3.11-slim\nUSER root")
     with pytest.raises(AssertionError):
         check_image.ordinary_user(Account(65534, 65534))
+
+
+def test_files_that_root_copies_are_readable_for_the_image_s_user_whatever_root_s_umask(tmp_path, monkeypatch):
+    def copy_instead(**_: object) -> None:
+        check_image.copy_files(tmp_path)
+        raise InterruptedError
+
+    monkeypatch.setattr(check_image, "PostgresServer", copy_instead)
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(InterruptedError):
+            check_image.main()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "wsgi.py").stat().st_mode & 0o004

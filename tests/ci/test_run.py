@@ -1,7 +1,11 @@
 """`.ci/run` counts what ran, fails when nothing did, and lets nothing in from outside."""
 
 import os
+import shutil
+import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,3 +98,36 @@ def test_what_a_step_started_ends_with_it(tmp_path):
     run.run(Step("Parent", python(program)), tmp_path / "ci")
     pid = int((tmp_path / "ci" / "output.txt").read_text())
     assert wait_until(lambda: not processes.alive(pid), seconds=10)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """`.ci/run` of a checkout whose first step, `make test`, goes on and on; and what that step says."""
+    for file in (".ci/run", "ci/run.py"):
+        (tmp_path / file).parent.mkdir()
+        shutil.copy(run.ROOT / file, tmp_path / file)
+    (tmp_path / "Makefile").write_text("test:\n\t@sleep 600 & echo $$!; wait\n")
+    first = processes.spawn(["bash", ".ci/run"], output=subprocess.DEVNULL, cwd=tmp_path)
+    said = tmp_path / "var" / "ci" / "01" / "output.txt"
+    assert wait_until(lambda: said.exists() and said.read_text().endswith("\n"), seconds=30)
+    yield first, said
+    processes.stop(first, signal.SIGINT, seconds=10)
+
+
+def test_a_second_run_in_the_same_checkout_leaves_the_first_alone(running, tmp_path):
+    _, said = running
+    done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"Another run writes to {tmp_path / 'var' / 'ci'}: wait until it is over.",
+        "0 passed, 1 failed",
+    ]
+    assert processes.alive(int(said.read_text()))
+
+
+def test_a_run_that_is_told_to_end_leaves_nothing_running(running):
+    first, said = running
+    step = int(said.read_text())
+    processes.stop(first, signal.SIGTERM, seconds=10)
+    assert first.returncode == 143
+    assert wait_until(lambda: not processes.alive(step), seconds=10)

@@ -13,14 +13,13 @@ import psycopg2
 import pytest
 import redis
 import requests
-from flask_migrate import upgrade
 
-from app.core.db import db
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import descendants, wait_until
 from sandbox.stack.servers import Server, ValkeyServer
 from tests.problems import assert_problem
-from tests.web_process import ROOT, WebProcess, serving
+from tests.servers import migrate
+from tests.web_process import WebProcess, serving
 
 ALL_AT_ONCE = 20
 NO_ENDLESS_WAIT_SECONDS = 5  # where the contract names no time: time-outs are below it, on a slow machine too
@@ -30,17 +29,9 @@ NEED_NO_DATABASE = {"/healthz", "/metrics", "/webhook/stripe"}
 
 
 @pytest.fixture(scope="module")
-def own_postgres(make_app: Callable[..., Any]) -> Iterator[PostgresServer]:
+def own_postgres(own_valkey: ValkeyServer) -> Iterator[PostgresServer]:
     with PostgresServer(durable=False) as server:
-        with make_app(database_url=server.url).app_context():
-            upgrade(directory=str(ROOT / "migrations"))
-            db.engine.dispose()
-        yield server
-
-
-@pytest.fixture(scope="module")
-def own_valkey() -> Iterator[ValkeyServer]:
-    with ValkeyServer(append_only=False) as server:
+        migrate(server.url, redis_url=own_valkey.url)
         yield server
 
 

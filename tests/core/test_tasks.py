@@ -13,8 +13,8 @@ from app.core.broker import CHORES, GENERATIONS
 from app.schedule import beat_schedule
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
-from tests.deployment.files import ROOT
 from tests.queues import waiting_tasks
+from tests.web_process import ROOT
 
 REPLIES_AHEAD = 200
 

@@ -26,12 +26,6 @@ SLOTS = 2
 PATIENCE_SECONDS = 30
 
 
-@pytest.fixture(scope="module")
-def own_valkey() -> Iterator[ValkeyServer]:
-    with ValkeyServer(append_only=False) as server:
-        yield server
-
-
 @pytest.fixture
 def broker(own_valkey: ValkeyServer) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(own_valkey.url) as client:

@@ -1,11 +1,9 @@
 """What the files that describe a deployment have in common."""
 
 import re
-from pathlib import Path
 
 from config import Settings
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.web_process import ROOT
 
 
 def setting_names() -> set[str]:

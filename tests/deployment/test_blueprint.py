@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from app.generation.worker import FINISH_WITHIN_SECONDS
-from tests.deployment.files import ROOT, process_names, procfile_lines, setting_names
+from tests.deployment.files import process_names, procfile_lines, setting_names
+from tests.web_process import ROOT
 
 SERVICE_FIELDS = {
     "type", "name", "runtime", "plan", "region", "branch", "numInstances", "dockerCommand", "dockerfilePath",

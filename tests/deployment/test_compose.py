@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deployment.files import ROOT, process_names, procfile_lines, setting_names
+from tests.deployment.files import process_names, procfile_lines, setting_names
+from tests.web_process import ROOT
 
 TOP_FIELDS = {"name", "services", "volumes"}
 SERVICE_FIELDS = {

@@ -25,10 +25,9 @@ from sqlalchemy.engine import make_url
 from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import GeminiStandIn, RunningStandIn, running_stripe_stand_in
 from tests.celery_process import celery_process
-from tests.deployment.files import ROOT
 from tests.event_streams import events_of
 from tests.tls import make_certificate, tls_in_front_of
-from tests.web_process import WebProcess, serving
+from tests.web_process import ROOT, WebProcess, serving
 
 PEOPLE = 30
 EDGE = "10.0.0.1"  # what Render's own proxy adds to X-Forwarded-For

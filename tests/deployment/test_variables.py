@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from tests.deployment.files import ROOT, process_names, setting_names
+from tests.deployment.files import process_names, setting_names
+from tests.web_process import ROOT
 
 # Good as they are on any platform; .env.example has their defaults.
 LEFT_ALONE = {

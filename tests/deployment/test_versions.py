@@ -9,7 +9,7 @@ import pytest
 import redis
 import yaml
 
-from tests.deployment.files import ROOT
+from tests.web_process import ROOT
 
 PINS = [
     "requirements.txt",

@@ -1,7 +1,6 @@
 """Editing a prompt and having a completed reply again: what is replaced is superseded, and nothing is lost."""
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from importlib import import_module
 from threading import Thread
@@ -14,6 +13,7 @@ from app.core.clock import utc_now
 from app.generation.service import retry_failed
 from sandbox.stack.processes import wait_until
 from tests.generation.test_conversation import sent_to
+from tests.people import all_at_once
 from tests.problems import assert_problem
 from tests.rooms import retry, somebody_waits_for_a_lock
 
@@ -161,29 +161,21 @@ def test_messages_of_other_rooms_are_not_found(room, talk):
 # Twenty at once
 
 
-def at_once(call):
-    with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: call(), range(20)))
-    while any(answer.status_code == 503 for answer in answers):  # of a busy machine, which stored nothing
-        answers = [call() if answer.status_code == 503 else answer for answer in answers]
-    return answers
-
-
 def test_of_twenty_edits_one_wins_and_one_prompt_is_spent(room, talk):
-    answers = at_once(lambda: edit(room, talk[1].in_reply_to))
+    answers = all_at_once([lambda: edit(room, talk[1].in_reply_to)] * 20)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 19}
     assert room.used() == 4
     assert len(listed(room)) == 4
 
 
 def test_of_twenty_retries_of_a_completed_reply_one_wins(room, talk):
-    answers = at_once(lambda: retry(room, talk[2].id))
+    answers = all_at_once([lambda: retry(room, talk[2].id)] * 20)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 19}
     assert room.used() == 4
 
 
 def test_twenty_edits_under_one_key_are_one(room, runner, talk):
-    answers = at_once(lambda: edit(room, talk[1].in_reply_to, **{"Idempotency-Key": "once"}))
+    answers = all_at_once([lambda: edit(room, talk[1].in_reply_to, **{"Idempotency-Key": "once"})] * 20)
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.text for answer in answers}) == 1
     assert room.used() == 4

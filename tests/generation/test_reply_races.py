@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from app.core.db import db
 from sandbox.stack.processes import wait_until
+from tests.people import all_at_once
 
 ROUNDS = 20  # each in a room of its own, all at once
 USERS = 5
@@ -96,24 +97,12 @@ def start_rounds(
     app.extensions["celery"].set_default()
 
 
-def at_once(*actions: Callable[[], Any]) -> list[Any]:
-    """Do all of it at the same moment; what came of each."""
-    together = threading.Barrier(len(actions))
-
-    def act(action: Callable[[], Any]) -> Any:
-        together.wait()
-        return action()
-
-    with ThreadPoolExecutor(len(actions)) as threads:
-        return list(threads.map(act, actions))
-
-
 def test_of_a_cancel_and_the_end_of_a_reply_one_wins(start_rounds, gemini):
     gemini.behave(hang=True)
     rounds = start_rounds('[[sandbox: say="Done."]]')
     gemini.wait_for(in_flight_at_least=ROUNDS, timeout=30)
     cancels = [lambda race=race: race.post("cancel") for race in rounds]
-    _, *statuses = at_once(gemini.reset, *cancels)
+    _, *statuses = all_at_once([gemini.reset, *cancels])
     for race, status in zip(rounds, statuses, strict=True):
         reply = race.wait_for_end()
         won = {200: ("canceled", None), 409: ("completed", "Done.")}[status]
@@ -127,7 +116,7 @@ def test_of_two_cancels_one_wins_and_the_prompt_comes_back_once(start_rounds, ge
     """Of replies that a worker may be taking at that moment."""
     gemini.behave(hang=True)
     rounds = start_rounds("Hello")
-    statuses = at_once(*[lambda race=race: race.post("cancel") for race in rounds for _ in range(2)])
+    statuses = all_at_once([lambda race=race: race.post("cancel") for race in rounds for _ in range(2)])
     gemini.reset()
     for race, pair in zip(rounds, zip(statuses[::2], statuses[1::2], strict=True), strict=True):
         assert sorted(pair) == [200, 409]
@@ -145,7 +134,7 @@ def test_of_two_cancels_of_a_queued_reply_one_wins_and_the_prompt_comes_back_onc
         room = race.path.rsplit("/messages/", 1)[0]
         answer = race.person.post(f"{room}/message", json={"text": "Behind"})
         queued.append(Round(race.app, race.person, answer.headers["Location"]))
-    statuses = at_once(*[lambda race=race: race.post("cancel") for race in queued for _ in range(2)])
+    statuses = all_at_once([lambda race=race: race.post("cancel") for race in queued for _ in range(2)])
     assert Counter(statuses) == {200: ROUNDS, 409: ROUNDS}
     gemini.reset()
     assert [tuple(race.row()) for race in queued] == [(0, 1, 1)] * ROUNDS
@@ -171,7 +160,7 @@ def test_of_two_retries_at_the_end_of_an_attempt_one_wins(start_rounds):
         for race, won in zip(rounds, events, strict=True)
         for _ in range(2)
     ]
-    accepted = at_once(*asking)
+    accepted = all_at_once(asking)
     for race, pair in zip(rounds, zip(accepted[::2], accepted[1::2], strict=True), strict=True):
         reply = race.wait_for_end()
         assert (reply.status, reply.text) == ("completed", "Done.")
@@ -183,8 +172,8 @@ def test_of_a_cancel_and_a_retry_each_does_what_it_says(start_rounds, gemini):
     gemini.behave(hang=True)
     rounds = start_rounds('[[sandbox: say="Done."]]')
     gemini.wait_for(in_flight_at_least=ROUNDS, timeout=30)
-    statuses = at_once(
-        *[lambda race=race, verb=verb: race.post(verb) for race in rounds for verb in ("cancel", "retry")]
+    statuses = all_at_once(
+        [lambda race=race, verb=verb: race.post(verb) for race in rounds for verb in ("cancel", "retry")]
     )
     gemini.reset()
     for race, (canceled, retried) in zip(rounds, zip(statuses[::2], statuses[1::2], strict=True), strict=True):

@@ -12,17 +12,15 @@ from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.transactions import transaction
 from app.generation import state
-from app.generation.worker import sweep_replies
 from app.integrations.gemini.client import Answer, FinishReason, TokenUsage
 from app.ops.totals import queue
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
-from tests.rooms import Room
+from tests.rooms import Room, sweep
 
 SLOTS = 2
 LEASE = timedelta(seconds=60)
-REQUEUE_AFTER = timedelta(seconds=8)
 ANSWER = Answer("Done.", "gemini-3.5-flash", FinishReason.STOP, TokenUsage())
 
 
@@ -58,11 +56,6 @@ def states(rooms, replies):
 def take(room, reply_id):
     with room.app.app_context(), transaction():
         return state.claim(reply_id, lease=LEASE)
-
-
-def sweep(room, later=timedelta(seconds=9)):
-    with room.app.app_context():
-        return sweep_replies(now=utc_now() + later, requeue_after=REQUEUE_AFTER)
 
 
 def test_a_reply_over_the_bound_waits_without_a_thread_and_follows_when_one_ends(

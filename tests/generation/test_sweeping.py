@@ -9,14 +9,7 @@ from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.generation import queries
 from app.generation.worker import sweep_replies
-from tests.rooms import Room
-
-REQUEUE_AFTER = timedelta(seconds=8)
-
-
-def sweep(room, later=timedelta(seconds=9)):
-    with room.app.app_context():
-        return sweep_replies(now=utc_now() + later, requeue_after=REQUEUE_AFTER)
+from tests.rooms import REQUEUE_AFTER, Room, sweep
 
 
 def waiting(room):

@@ -3,15 +3,14 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from app.integrations.gemini.client import CLIENTS
 from config import ConfigError, Settings, load_settings
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"google-generativeai": "google.generativeai", "google-genai": "google.genai"}
 WORKER = (
     "import sys; {}; from celery.__main__ import main; sys.argv = ['celery', '-A', 'celery_worker', 'worker']; main()"

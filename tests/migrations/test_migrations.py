@@ -16,9 +16,9 @@ from flask import Flask
 from flask_migrate import downgrade, upgrade
 
 from app.core.db import db
-from tests.deployment.files import ROOT
 from tests.migrations.rows import insert_rows, read_rows, rules_of, schema_of, tables_of
 from tests.servers import Database
+from tests.web_process import ROOT
 
 FOLDER = ROOT / "migrations"
 

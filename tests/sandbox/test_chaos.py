@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sandbox.people import Findings
-from tests.conftest import ROOT
+from tests.web_process import ROOT
 
 
 def test_all_accepted_and_nothing_wrong_is_good():

@@ -13,9 +13,9 @@ import pytest
 from sandbox.stack import accounts
 from sandbox.stack.postgres import PostgresServer
 from tests.sandbox.stack.test_servers import ask
+from tests.web_process import ROOT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as somebody else")
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

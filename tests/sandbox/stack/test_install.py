@@ -1,12 +1,19 @@
 """What `make` does before anything runs: one sentence when it cannot, and nothing deleted that it did not make."""
 
 import os
+import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "sandbox" / "stack" / "install.sh"
+from sandbox.stack import processes
+from sandbox.stack.processes import wait_until
+from tests.web_process import ROOT
+
+SCRIPT = ROOT / "sandbox" / "stack" / "install.sh"
 
 
 def install(folder: Path, python: str = "python3") -> subprocess.CompletedProcess[str]:
@@ -68,3 +75,61 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path):
 
     assert f"Cannot write to {tmp_path}" in refusal(install(tmp_path))
     tmp_path.chmod(0o755)
+
+
+@pytest.fixture
+def slow_python(tmp_path: Path) -> str:
+    """Makes an environment whose pip is not through before there is a file `go`."""
+    (tmp_path / "requirements-dev.txt").touch()
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\necho begun >>pips\nuntil [ -e go ]; do sleep 0.05; done\n")
+    pip.chmod(0o755)
+    making = "mkdir -p .venv/bin && cp pip .venv/bin/python"
+    return fake_python(tmp_path, f'case "$2" in venv) {making} ;; *) exec {sys.executable} "$@" ;; esac')
+
+
+def begin(folder: Path, python: str, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return processes.spawn(["sh", str(SCRIPT), python, ".venv/.installed"], output=output, cwd=folder)
+
+
+def begun(folder: Path, times: int) -> bool:
+    """Whether pip has begun so often."""
+    return wait_until(
+        lambda: (folder / "pips").exists() and len((folder / "pips").read_text().split()) == times, seconds=20
+    )
+
+
+def test_of_two_at_once_one_installs_and_the_other_waits(tmp_path: Path, slow_python: str):
+    first = begin(tmp_path, slow_python, tmp_path / "first.log")
+    assert begun(tmp_path, times=1)
+    second = begin(tmp_path, slow_python, tmp_path / "second.log")
+    try:
+        assert wait_until(lambda: "waiting" in (tmp_path / "second.log").read_text(), seconds=10)
+        (tmp_path / "go").touch()
+        assert [first.wait(20), second.wait(20)] == [0, 0]
+        assert begun(tmp_path, times=1)
+    finally:
+        for one in (first, second):
+            processes.stop(one, signal.SIGKILL, seconds=5)
+
+
+def test_a_killed_run_is_in_nobodys_way(tmp_path: Path, slow_python: str):
+    killed = begin(tmp_path, slow_python, tmp_path / "killed.log")
+    assert begun(tmp_path, times=1)
+    processes.kill_group(killed.pid)
+    killed.wait()
+    (tmp_path / "go").touch()
+    assert install(tmp_path, slow_python).returncode == 0
+    assert begun(tmp_path, times=2)
+
+
+@pytest.mark.parametrize(("python", "made_again"), [(sys.executable, False), ("/no/such/python", True)])
+def test_an_environment_whose_interpreter_is_gone_is_made_again(tmp_path: Path, python: str, made_again: bool):
+    for file in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(python)
+    (tmp_path / ".venv" / ".installed").write_text(f"{tmp_path}\n")
+    plan = subprocess.run(["make", "-n", "lint"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert ("install.sh" in plan) is made_again

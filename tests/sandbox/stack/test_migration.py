@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.web_process import ROOT
+
 TITLE = "    title: Mapped[str | None] = mapped_column(String(MAX_TITLE_CHARS))\n"
 COLOUR = "    colour: Mapped[str | None] = mapped_column(String(7))\n"
 

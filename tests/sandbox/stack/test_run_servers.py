@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from sandbox.stack.processes import wait_until
-from tests.servers import DATABASES_EACH, ROOT
+from tests.servers import DATABASES_EACH
+from tests.web_process import ROOT
 
 _CONFTEST = "from tests.servers import pytest_configure, pytest_configure_node"
 _TEST = """

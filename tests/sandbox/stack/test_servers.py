@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psycopg2
@@ -59,6 +60,19 @@ def test_both_servers_work_in_any_folder(server_folder: Path, name: str):
     with PostgresServer(folder / "postgres", durable=False) as postgres, ValkeyServer(folder / "valkey") as valkey:
         assert ask(postgres.url, "SELECT 1") == [(1,)]
         assert valkey.answers()
+
+
+@pytest.mark.parametrize("name", ["d" * 100, "with,comma"])
+def test_postgres_starts_where_the_temporary_folder_is_no_place_for_a_socket(
+    server_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    folder = server_folder / name
+    folder.mkdir(mode=0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    with PostgresServer(durable=False) as server:
+        assert ask(server.url, "SELECT 1") == [(1,)]
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("copied", [False, True])

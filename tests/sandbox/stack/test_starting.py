@@ -16,13 +16,12 @@ from flask import Flask
 from sqlalchemy import text
 
 from app.core.db import db
-from sandbox.stack import settings
+from sandbox.stack import deployment, processes, run, settings
 from sandbox.stack.folder import kept_secret, locked
 from sandbox.stack.processes import StackError, alive, free_port, procfile_commands
 from sandbox.stack.run import conversation, is_up_to_date, newest_migration
 from tests.servers import Database
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.web_process import ROOT
 
 
 def start_stack(checkout: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -209,13 +208,23 @@ def test_no_port_is_given_to_two_processes():
     assert len(set(ports)) == len(ports) == 900
 
 
-def test_two_stacks_that_start_at_once_do_not_share_the_usual_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.1", 5000))
+def test_two_stacks_that_start_at_once_do_not_share_the_usual_port(monkeypatch: pytest.MonkeyPatch):
+    port = free_port()  # reserved from here on, as by another stack
+    monkeypatch.setattr(settings, "DEFAULT_PORT", port)
 
-        with pytest.raises(StackError, match="Port 5000 is in use"):
-            settings.chosen_port({})
-        assert settings.chosen_port({"PORT": "5000"}) == 5000, "whoever names it has reserved it, as `make demo` does"
+    with pytest.raises(StackError, match=f"Port {port} is in use"):
+        settings.chosen_port({})
+    assert settings.chosen_port({"PORT": str(port)}) == port, "whoever names it has reserved it, as `make demo` does"
+
+
+def test_who_starts_a_stack_waits_longer_than_the_stack_itself(monkeypatch: pytest.MonkeyPatch):
+    waits: list[float] = []
+    monkeypatch.setattr(deployment, "wait_until", lambda _, *, seconds: waits.append(seconds))
+    monkeypatch.setattr(processes, "spawn", lambda *_, **__: subprocess.Popen(["true"], start_new_session=True))
+
+    with pytest.raises(StackError, match="The stack did not start"), deployment.own_stack({}):
+        pass
+    assert waits[0] > run.MIGRATION_SECONDS + run.READY_SECONDS
 
 
 def test_a_database_with_the_newest_migration_is_left_alone(app: Flask, postgres: Database):

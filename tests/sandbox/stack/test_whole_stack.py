@@ -13,8 +13,8 @@ import pytest
 
 from sandbox.stack.processes import alive, descendants, free_port, wait_until
 from sandbox.stack.run import conversation
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 _NOT_COPIED = shutil.ignore_patterns(".*", "var", "tests", "node_modules", "__pycache__")
 
 

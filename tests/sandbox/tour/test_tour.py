@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import phonenumbers
 import pytest
@@ -19,8 +18,8 @@ from sandbox.stack.processes import free_port, wait_until
 from sandbox.stand_ins import running_stripe_stand_in
 from sandbox.tour.story import STORY
 from tests.celery_process import celery_process
+from tests.web_process import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 Serve = Callable[[Flask], AbstractContextManager[str]]
 
 
