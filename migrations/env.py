@@ -1,8 +1,8 @@
-"""Runs migrations on the application's own database, never waiting long for a lock."""
+"""Runs migrations on the application's own database: one run at a time, never waiting long for a lock."""
 
 from alembic import context
 from flask import current_app
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from app.core.db import answers_within
 
@@ -10,6 +10,7 @@ from app.core.db import answers_within
 LOCK_TIMEOUT = "5s"  # or what `flask db upgrade -x lock_timeout=…` says
 STATEMENT_TIMEOUT = "15min"
 STATEMENT_SECONDS = 16 * 60
+ONE_AT_A_TIME = 4_736_111  # an advisory lock of PostgreSQL's; any number that nothing else takes
 
 migrate = current_app.extensions["migrate"]
 
@@ -20,20 +21,21 @@ def run_online() -> None:
         lock_timeout = context.get_x_argument(as_dictionary=True).get("lock_timeout", LOCK_TIMEOUT)
         connection.execute(text("SELECT set_config('lock_timeout', :seconds, false)"), {"seconds": lock_timeout})
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
+        is_alone = connection.scalar(select(func.pg_try_advisory_lock(ONE_AT_A_TIME)))
         connection.commit()
-        context.configure(connection=connection, target_metadata=migrate.db.metadata, **migrate.configure_args)
-        with context.begin_transaction():
-            context.run_migrations()
-
-
-def run_offline() -> None:
-    url = migrate.db.engine.url.render_as_string(hide_password=False)
-    context.configure(url=url, target_metadata=migrate.db.metadata, literal_binds=True)
-    with context.begin_transaction():
-        context.run_migrations()
+        if not is_alone:  # the two would take apart what the other has just made
+            raise SystemExit("Another `flask db` is at work on this database. Try again when it has ended.")
+        options = migrate.configure_args | {"transaction_per_migration": True}  # so that no lock is held for the next one
+        context.configure(connection=connection, target_metadata=migrate.db.metadata, **options)
+        try:
+            with context.begin_transaction():
+                context.run_migrations()
+        finally:
+            connection.rollback()
+            connection.scalar(select(func.pg_advisory_unlock(ONE_AT_A_TIME)))
+            connection.commit()
 
 
 if context.is_offline_mode():
-    run_offline()
-else:
-    run_online()
+    raise SystemExit("`--sql` is not supported: some migrations look at the rows that are there.")
+run_online()

@@ -56,16 +56,21 @@ TRIGGERS = (
     EXECUTE FUNCTION keep_search_words()""",
 )
 READ_BATCH = sa.text(
-    """WITH batch AS (
-        SELECT id, chatroom_id, text, superseded FROM messages WHERE id > :behind ORDER BY id LIMIT :batch
+    """WITH seen AS (
+        SELECT id FROM messages WHERE id > :behind ORDER BY id LIMIT :batch
+    ), missing AS (  -- locked, as somebody may delete them meanwhile
+        SELECT id, chatroom_id, text FROM messages
+        WHERE id IN (SELECT id FROM seen) AND text IS NOT NULL AND NOT superseded
+            AND NOT EXISTS (SELECT FROM searchable_messages WHERE message_id = messages.id)
+        FOR KEY SHARE
     ), stored AS (
         INSERT INTO searchable_messages (message_id, chatroom_id, user_id, words)
-        SELECT batch.id, chatroom_id, user_id, search_words(user_id, text)
-        FROM batch JOIN chatrooms ON chatrooms.id = chatroom_id
-        WHERE text IS NOT NULL AND NOT superseded AND user_id IS NOT NULL
+        SELECT missing.id, chatroom_id, user_id, search_words(user_id, text)
+        FROM missing JOIN chatrooms ON chatrooms.id = chatroom_id
+        WHERE user_id IS NOT NULL
         ON CONFLICT (message_id) DO NOTHING
     )
-    SELECT id FROM batch ORDER BY id DESC LIMIT 1"""
+    SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 )
 
 

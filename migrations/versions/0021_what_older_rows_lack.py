@@ -2,8 +2,8 @@
 
 Revision: 0021, after 0020
 
-In batches that are committed one by one, while the version of before serves. Rows that somebody else holds are left
-out: they are not waited for.
+In batches that are committed one by one, while the version of before serves. A row that somebody else holds is waited
+for as long as env.py says.
 """
 
 import sqlalchemy as sa
@@ -17,29 +17,26 @@ depends_on = None
 BATCH = 1_000
 TOKENS = """
 WITH seen AS (SELECT id FROM messages WHERE id > :behind ORDER BY id LIMIT :batch),
-free AS (SELECT id FROM messages WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
 filled AS (
     UPDATE messages SET thinking_tokens = coalesce(thinking_tokens, 0), cached_tokens = coalesce(cached_tokens, 0),
         total_tokens = prompt_tokens + output_tokens + coalesce(thinking_tokens, 0)
-    FROM free WHERE messages.id = free.id AND coalesce(total_tokens, 0) = 0
+    WHERE id IN (SELECT id FROM seen) AND coalesce(total_tokens, 0) = 0
         AND prompt_tokens IS NOT NULL AND output_tokens IS NOT NULL
 )
 SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 TITLES = """
 WITH seen AS (SELECT id FROM chatrooms WHERE id > :behind ORDER BY id LIMIT :batch),
-free AS (SELECT id FROM chatrooms WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
 filled AS (
     UPDATE chatrooms SET title_source = 'user'
-    FROM free WHERE chatrooms.id = free.id AND title IS NOT NULL AND title_source IS NULL
+    WHERE id IN (SELECT id FROM seen) AND title IS NOT NULL AND title_source IS NULL
 )
 SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 OWNERS = """
 WITH seen AS (SELECT id FROM prompt_charges WHERE id > :behind ORDER BY id LIMIT :batch),
-free AS (SELECT id FROM prompt_charges WHERE id IN (SELECT id FROM seen) FOR UPDATE SKIP LOCKED),
 filled AS (
     UPDATE prompt_charges SET user_id = chatrooms.user_id
-    FROM free, messages JOIN chatrooms ON chatrooms.id = chatroom_id
-    WHERE prompt_charges.id = free.id AND messages.id = reply_id AND chatrooms.user_id IS NOT NULL
+    FROM messages JOIN chatrooms ON chatrooms.id = chatroom_id
+    WHERE prompt_charges.id IN (SELECT id FROM seen) AND messages.id = reply_id AND chatrooms.user_id IS NOT NULL
         AND prompt_charges.user_id IS NULL AND carried_from IS NULL
 )
 SELECT id FROM seen ORDER BY id DESC LIMIT 1"""

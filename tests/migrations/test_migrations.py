@@ -1,40 +1,21 @@
 """Migrations on real data: from empty, from the revision before with rows in it, and back again."""
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from flask import Flask
-from flask_migrate import downgrade, upgrade
 
 from app.core.db import db
+from tests.migrations.conftest import FOLDER, REVISIONS, script
 from tests.migrations.rows import insert_rows, read_rows, rules_of, schema_of, tables_of
-from tests.servers import Database
-from tests.web_process import ROOT
-
-FOLDER = ROOT / "migrations"
-
-
-def script() -> ScriptDirectory:
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER))
-    return ScriptDirectory.from_config(config)
-
 
 WEAKER = {  # than the rules that they took the place of
     ("messages", "ix_messages_reply_of_prompt"),
     ("idempotency_keys", "ck_idempotency_keys_made_one_thing"),
 }
 OF_ROWS_ALONE = {"0021"}
-REVISIONS = [revision.revision for revision in reversed(list(script().walk_revisions()))]
 LATER_STEPS = list(pairwise(REVISIONS))  # those that meet rows, and code that runs
 
 
@@ -44,67 +25,6 @@ def steps_with(words: str) -> list[tuple[str, str]]:
 
 
 CONCURRENT_STEPS, VALIDATING_STEPS = steps_with("postgresql_concurrently"), steps_with("VALIDATE CONSTRAINT")
-
-
-@dataclass
-class Migrator:
-    """A database without rows and the ways to move it."""
-
-    app: Flask
-    engine: sa.Engine
-
-    def start_at(self, revision: str) -> None:
-        """Go on without rows from where the test before ended, or from nothing when that is further."""
-        with self.engine.begin() as connection:
-            present = MigrationContext.configure(connection).get_current_revision()
-            behind = present in REVISIONS[: REVISIONS.index(revision) + 1]
-            for table in reversed(tables_of(connection).sorted_tables) if behind else ():
-                connection.execute(table.delete())
-        if not behind:
-            self.start_from_nothing()
-        self.to(revision)
-
-    def start_from_nothing(self) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
-
-    def to(self, revision: str) -> None:
-        with self.app.app_context():
-            upgrade(directory=str(FOLDER), revision=revision, x_arg=["lock_timeout=300ms"])
-
-    def back_to(self, revision: str) -> None:
-        with self.app.app_context():
-            downgrade(directory=str(FOLDER), revision=revision)
-
-    @contextmanager
-    def recorded(self) -> Iterator[list[str]]:
-        """All that is sent meanwhile, with the ends of transactions."""
-        with self.app.app_context():
-            engine = db.engine
-        sent: list[str] = []
-        notes = {"before_cursor_execute": lambda *said: sent.append(said[2]), "commit": lambda _: sent.append("COMMIT")}
-        for name, note in notes.items():
-            sa.event.listen(engine, name, note)
-        try:
-            yield sent
-        finally:
-            for name, note in notes.items():
-                sa.event.remove(engine, name, note)
-
-    def tables(self) -> set[str]:
-        return set(sa.inspect(self.engine).get_table_names()) - {"alembic_version"}
-
-
-@pytest.fixture(scope="module")
-def migrator(postgres: Database, make_app: Callable[..., Flask]) -> Iterator[Migrator]:
-    server = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
-    url = server.set(database=f"{server.database}_migrations")
-    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {url.database} TEMPLATE template0"))
-        app = make_app(database_url=url.render_as_string(hide_password=False))
-        yield Migrator(app, sa.create_engine(url, poolclass=sa.NullPool))
-        connection.execute(sa.text(f"DROP DATABASE {url.database} WITH (FORCE)"))  # it may be asked for again
 
 
 def test_there_is_one_head():
@@ -211,56 +131,6 @@ def test_what_waits_to_be_purged_is_no_obstacle_to_taking_0007_back(migrator):
         left = read_rows(connection, tables_of(connection))
     assert not left["chatrooms"] | left["messages"] | left["users"] | left["auth_sessions"]
     assert left["prompt_charges"]
-
-
-def test_a_migration_does_not_wait_long_for_a_lock(migrator):
-    """A migration that waits stops everybody who comes behind it: it gives up instead."""
-    migrator.start_at(REVISIONS[0])
-    with migrator.engine.begin() as connection:
-        connection.execute(sa.text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
-        with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
-            migrator.to("head")
-    migrator.to("head")
-
-
-def test_a_migration_waits_five_seconds_for_a_lock_unless_told_otherwise(migrator):
-    limits = []
-
-    def note(_connection, _cursor, statement, parameters, *_):
-        limits.extend(parameters.values() if "'lock_timeout'" in statement else ())
-
-    with migrator.app.app_context():
-        engine = db.engine
-        sa.event.listen(engine, "before_cursor_execute", note)
-        upgrade(directory=str(FOLDER))
-        sa.event.remove(engine, "before_cursor_execute", note)
-    assert limits == ["5s"]
-
-
-def test_no_step_locks_a_table_in_use_while_it_reads_the_rows(migrator):
-    """Rules 3 and 4 of docs/operations.md. With the tables that it makes, a step may do as it likes."""
-    migrator.start_at(REVISIONS[0])
-    with migrator.recorded() as sent:
-        migrator.to("head")
-    own, waiting, validatable, breaches = set(), set(), set(), []
-    for statement in sent:
-        if made := re.search(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", statement):
-            own.add(made[1])
-        elif index := re.match(r"CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY).*? ON (\w+)", statement):
-            breaches += [statement] if index[1] not in own else []
-        elif rule := re.search(r"ALTER TABLE (\w+) (ADD|VALIDATE) CONSTRAINT (\w+)", statement):
-            table, action, name = rule.groups()
-            if action == "ADD" and statement.endswith("NOT VALID"):
-                waiting.add(name)
-            elif name in validatable:
-                validatable.remove(name)
-            elif table not in own:
-                breaches.append(statement)
-        elif statement == "COMMIT":
-            validatable, waiting = validatable | waiting, set()
-        elif statement.startswith("UPDATE alembic_version"):
-            own.clear()
-    assert (breaches, validatable) == ([], set())
 
 
 def test_messages_of_before_can_be_found(migrator):

@@ -1,0 +1,122 @@
+"""Migrations beside others: what they wait for and lock, what they refuse, and what changes under their hands."""
+
+import re
+import threading
+
+import pytest
+import sqlalchemy as sa
+from flask_migrate import upgrade
+
+from app.core.db import db
+from tests.migrations.conftest import FOLDER, REVISIONS
+from tests.migrations.rows import insert_rows, tables_of
+
+ONE_AT_A_TIME = int(re.findall(r"ONE_AT_A_TIME = ([0-9_]+)", (FOLDER / "env.py").read_text())[0])
+
+
+def test_a_migration_does_not_wait_long_for_a_lock(migrator):
+    """A migration that waits stops everybody who comes behind it: it gives up instead."""
+    migrator.start_at(REVISIONS[0])
+    with migrator.engine.begin() as connection:
+        connection.execute(sa.text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
+        with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
+            migrator.to("head")
+    migrator.to("head")
+
+
+def test_a_migration_waits_five_seconds_for_a_lock_unless_told_otherwise(migrator):
+    limits = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        limits.extend(parameters.values() if "'lock_timeout'" in statement else ())
+
+    with migrator.app.app_context():
+        engine = db.engine
+        sa.event.listen(engine, "before_cursor_execute", note)
+        upgrade(directory=str(FOLDER))
+        sa.event.remove(engine, "before_cursor_execute", note)
+    assert limits == ["5s"]
+
+
+def test_a_second_run_at_the_same_time_is_refused(migrator):
+    migrator.start_at(REVISIONS[0])
+    with migrator.engine.connect() as other:
+        assert other.scalar(sa.select(sa.func.pg_try_advisory_lock(ONE_AT_A_TIME)))
+        with pytest.raises(SystemExit, match="Another `flask db` is at work"):
+            migrator.to("head")
+    migrator.to("head")
+
+
+def test_locks_of_one_step_are_let_go_before_the_next(migrator):
+    migrator.start_at(REVISIONS[0])
+    with migrator.recorded() as sent:
+        migrator.to("head")
+    ends = [sent[number + 1] for number, one in enumerate(sent) if one.startswith("UPDATE alembic_version")]
+    assert len(ends) == len(REVISIONS) - 1
+    assert set(ends) == {"COMMIT"}
+
+
+def test_no_script_of_statements_is_written_down(migrator):
+    with migrator.app.app_context(), pytest.raises(SystemExit, match="--sql"):
+        upgrade(directory=str(FOLDER), sql=True)
+
+
+def test_no_step_locks_a_table_in_use_while_it_reads_the_rows(migrator):
+    """Rules 3 and 4 of docs/operations.md. With the tables that it makes, a step may do as it likes."""
+    migrator.start_at(REVISIONS[0])
+    with migrator.recorded() as sent:
+        migrator.to("head")
+    own, waiting, validatable, breaches = set(), set(), set(), []
+    for statement in sent:
+        if made := re.search(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", statement):
+            own.add(made[1])
+        elif index := re.match(r"CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY).*? ON (\w+)", statement):
+            breaches += [statement] if index[1] not in own else []
+        elif rule := re.search(r"ALTER TABLE (\w+) (ADD|VALIDATE) CONSTRAINT (\w+)", statement):
+            table, action, name = rule.groups()
+            if action == "ADD" and statement.endswith("NOT VALID"):
+                waiting.add(name)
+            elif name in validatable:
+                validatable.remove(name)
+            elif table not in own:
+                breaches.append(statement)
+        elif statement == "COMMIT":
+            validatable, waiting = validatable | waiting, set()
+        elif statement.startswith("UPDATE alembic_version"):
+            own.clear()
+    assert (breaches, validatable) == ([], set())
+
+
+def test_messages_that_are_deleted_meanwhile_are_no_obstacle(migrator):
+    """A purge has deleted one when the step looks, and commits while it waits for that one."""
+    migrator.start_at("0013")
+    with migrator.engine.begin() as connection:
+        insert_rows(connection, tables_of(connection))
+    with migrator.engine.connect() as purge, migrator.app.app_context():
+
+        def delete(_connection, _cursor, statement, *_):
+            if "search_words(user_id, text)" in statement and not purge.in_transaction():
+                purge.execute(sa.text("DELETE FROM messages WHERE role = 'model'"))
+                threading.Timer(0.1, purge.commit).start()
+
+        engine = db.engine
+        sa.event.listen(engine, "before_cursor_execute", delete)
+        try:
+            migrator.to("0014")
+        finally:
+            sa.event.remove(engine, "before_cursor_execute", delete)
+    with migrator.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM searchable_messages")) == 1
+
+
+def test_rows_of_before_that_somebody_holds_are_waited_for(migrator):
+    migrator.start_at("0020")
+    with migrator.engine.begin() as connection:
+        insert_rows(connection, tables_of(connection))
+        connection.execute(sa.text("UPDATE chatrooms SET title_source = NULL"))
+    with migrator.engine.connect() as holder:
+        holder.execute(sa.text("SELECT 1 FROM chatrooms FOR UPDATE"))
+        threading.Timer(0.1, holder.rollback).start()
+        migrator.to("0021")
+    with migrator.engine.connect() as connection:
+        assert set(connection.scalars(sa.text("SELECT title_source FROM chatrooms"))) == {"user"}
