@@ -12,11 +12,26 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from production_rules import DEVELOPMENT_JWT_SECRET, check_database_address, read_alike, refusal, with_host
+from production_rules import (
+    DEVELOPMENT_JWT_SECRET,
+    check_database_address,
+    fit_for_a_header,
+    read_alike,
+    refusal,
+    with_host,
+)
 
 Value = TypeVar("Value")
 
@@ -103,6 +118,7 @@ Duration = Annotated[
 Limit = Annotated[int, Field(ge=0, le=1_000_000)]
 Address = Annotated[str, AfterValidator(with_host)]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d{1,5})?$")]
+Key = Annotated[str, AfterValidator(fit_for_a_header)]
 CountryCode = Annotated[str, Field(pattern=r"^([1-9]\d{0,2}|[A-Z]{2})$")]
 OriginList = Annotated[list[Origin], NoDecode, BeforeValidator(split_on_commas)]
 GeminiModels = Annotated[tuple[ModelChoice, ...], NoDecode, BeforeValidator(parse_models)]
@@ -118,7 +134,6 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         env_ignore_empty=True,
-        str_strip_whitespace=True,
         hide_input_in_errors=True,
         validate_default=True,
     )
@@ -140,7 +155,7 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: Address = Field(
         "", pattern="^(https?://.+)?$", description="Empty: no spans are exported"
     )
-    metrics_token: str = Field("", description="Bearer token of /metrics; without it there is none in production")
+    metrics_token: Key = Field("", description="Bearer token of /metrics; without it there is none in production")
 
     # Where data lives
     database_url: str
@@ -156,13 +171,13 @@ class Settings(BaseSettings):
     refresh_expires_in: Duration = timedelta(days=30)
     otp_delivery: Literal["response", "log", "twilio"] = "response"
     allowed_country_codes: CountryList = []
-    twilio_account_sid: str = ""
-    twilio_auth_token: str = ""
+    twilio_account_sid: Key = ""
+    twilio_auth_token: Key = ""
     twilio_from: str = Field("", description="A number of the account's, or a messaging service (MG…)")
     twilio_api_base: Address = Field("https://api.twilio.com", pattern="^https?://")
 
     # Gemini
-    gemini_api_key: str = ""
+    gemini_api_key: Key = ""
     gemini_sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     gemini_model: str = Field("gemini-3.5-flash", pattern=f"^{MODEL_NAME}$")
     gemini_models: GeminiModels = Field((), description="name:tier by commas")
@@ -193,7 +208,7 @@ class Settings(BaseSettings):
     reply_sweep_seconds: float = Field(4, ge=0.5, le=60, description="How often the sweeper looks")
 
     # Stripe
-    stripe_secret_key: str = ""
+    stripe_secret_key: Key = ""
     stripe_pro_price_id: PriceList = Field([], description="The first is sold; a subscription for any of them is Pro")
     stripe_webhook_secret: str = ""
     stripe_api_base: Address = Field("https://api.stripe.com", pattern="^https?://")
@@ -218,6 +233,13 @@ class Settings(BaseSettings):
     # Clients
     frontend_url: Address = Field("http://localhost:3000", pattern="^https?://")
     cors_origins: OriginList = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def without_blanks(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Dashboards leave spaces and ends of lines; a variable of blanks alone is as good as unset."""
+        stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
+        return {name: value for name, value in stripped.items() if value or not given[name]}
 
     @field_validator("database_url")
     @classmethod

@@ -61,6 +61,13 @@ def with_host(address: str) -> str:
     return address
 
 
+def fit_for_a_header(key: str) -> str:
+    """The key. Raises ValueError for one that no HTTP request could carry, as when a line's end was copied with it."""
+    if not re.fullmatch("[!-~]*", key):
+        raise ValueError("must be visible characters of ASCII, with no space between them")
+    return key
+
+
 def read_alike(redis_url: str) -> str:
     """The address. Raises ValueError if redis-py and kombu read two in it: tasks would be queued elsewhere, or nowhere.
 
@@ -85,6 +92,8 @@ def check_database_address(address: str) -> None:
         ports = [int(port) for port in str(options.get("port", "")).split(",") if port]
     except (ArgumentError, ValueError):
         raise ValueError("cannot be read as an address") from None
+    if re.search(r"[@\s]", url.host or ""):
+        raise ValueError("must have each @ of its password as %40, and no blanks in its host")
     if not all(port in range(1, 65_536) for port in ports):
         raise ValueError("must have a port from 1 to 65535")
     try:

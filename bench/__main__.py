@@ -17,21 +17,15 @@ OTHERS = {
 }
 
 
-def pool(text: str) -> tuple[str, int]:
-    """`threads:64` as a pool's name and concurrency."""
-    name, _, concurrency = text.partition(":")
-    return name, int(concurrency or 64)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line; the chosen part is the `run` of what it returns."""
     whole = argparse.ArgumentParser(prog="python -m bench", description="Measure speed.")
     parts = whole.add_subparsers(title="measurements", metavar="what", required=True)
     add_table(parts.add_parser("table", help="what the service costs beside its floors"), list(table.MEASURES))
     add_table(parts.add_parser("http", help="the rows of it that are requests"), list(table.HTTP))
-    part = parts.add_parser("replies", help="100 users at once, for pools of the worker")
-    part.add_argument("--pool", action="append", type=pool, help="name:concurrency, once for each row")
-    part.set_defaults(run=lambda chosen: replies.main(chosen.pool or [("threads", 64), ("threads", 128)]))
+    part = parts.add_parser("replies", help="100 users at once, for numbers of the worker's threads")
+    part.add_argument("--threads", action="append", type=int, help="once for each row")
+    part.set_defaults(run=lambda chosen: replies.main(chosen.threads or [64, 128]))
     for name, (main, words) in OTHERS.items():
         parts.add_parser(name, help=words).set_defaults(run=lambda _, main=main: main())
     return whole

@@ -1,6 +1,6 @@
 """100 users post at once, against a Gemini that takes 500 ms: how soon has everybody a reply?
 
-`python -m bench replies --pool threads:64 --pool prefork:16` prints a row for each pool of Celery's that is asked for.
+`python -m bench replies --threads 64 --threads 128` prints a row for each number of the worker's threads.
 """
 
 import threading
@@ -15,7 +15,7 @@ from sandbox.stack.deployment import Deployment
 
 USERS = 100
 GEMINI_SECONDS = 0.5
-HEADS = ("worker", "last reply", "202 p50", "p95", "in flight", "MB idle", "MB peak", "CPU a reply")
+HEADS = ("threads", "last reply", "202 p50", "p95", "in flight", "MB idle", "MB peak", "CPU a reply")
 
 
 def crowd(stack: Deployment, people: Sequence[Person]) -> tuple[float, Load]:
@@ -32,10 +32,9 @@ def crowd(stack: Deployment, people: Sequence[Person]) -> tuple[float, Load]:
     return wait_until_idle(stack) - began, accepted
 
 
-def measure(pool: str, concurrency: int) -> tuple[str, ...]:
-    """One row. Memory is resident: with prefork, shared pages count in each process."""
-    environ = {"WORKER_POOL": pool, "WORKER_CONCURRENCY": str(concurrency)}
-    with service(environ=environ) as stack:
+def measure(threads: int) -> tuple[str, ...]:
+    """One row. Memory is resident."""
+    with service(environ={"WORKER_CONCURRENCY": str(threads)}) as stack:
         people = arrived(stack, USERS)
         crowd(stack, people[:10])  # connections are there now
         idle, cpu = stack.memory_mb("worker"), stack.cpu_seconds("worker")
@@ -45,7 +44,7 @@ def measure(pool: str, concurrency: int) -> tuple[str, ...]:
             last, accepted = crowd(stack, people)
         cpu = stack.cpu_seconds("worker") - cpu
         return (
-            f"{pool}, {concurrency}",
+            str(threads),
             f"{last:.2f} s",
             *(f"{accepted.percentile(part) * 1000:.0f} ms" for part in (0.5, 0.95)),
             str(stack.gemini.stats()["max_in_flight"]),
@@ -73,9 +72,9 @@ def peak_of(value: Callable[[], float]) -> Iterator[list[float]]:
         watcher.join()
 
 
-def main(pools: Sequence[tuple[str, int]]) -> None:
-    """Print a row for each pool: its name and concurrency."""
+def main(numbers: Sequence[int]) -> None:
+    """Print a row for each number of threads."""
     print(f"{USERS} users post at once; Gemini takes {GEMINI_SECONDS} s.\n\n| {' | '.join(HEADS)} |")
     print("|---" * len(HEADS) + "|", flush=True)
-    for pool, concurrency in pools:
-        print(f"| {' | '.join(measure(pool, concurrency))} |", flush=True)
+    for threads in numbers:
+        print(f"| {' | '.join(measure(threads))} |", flush=True)

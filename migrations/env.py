@@ -25,7 +25,7 @@ def run_online() -> None:
         connection.commit()
         if not is_alone:  # the two would take apart what the other has just made
             raise SystemExit("Another `flask db` is at work on this database. Try again when it has ended.")
-        options = migrate.configure_args | {"transaction_per_migration": True}  # so that no lock is held for the next one
+        options = migrate.configure_args | {"transaction_per_migration": True}  # no step holds its locks for the next
         context.configure(connection=connection, target_metadata=migrate.db.metadata, **options)
         try:
             with context.begin_transaction():

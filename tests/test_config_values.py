@@ -32,6 +32,8 @@ NO_DATABASES = [
     "postgresql://x/y?database=z",
     "postgresql://x/y?sslmode=bogus",
     "postgresql://x/y?sslmode=require&sslmode=disable",
+    "postgresql://me:pa@hush@x/y",
+    "postgresql://x .hush/y",
     "postgresql://me:hush@hush?hush=1@x/y",  # a password with what a URL would have as %40 and %3F
 ]
 NO_REDIS = [
@@ -87,7 +89,7 @@ WEB_ADDRESSES = [
     ("setting", "address"),
     [("database_url", address) for address in NO_DATABASES]
     + [("redis_url", address) for address in NO_REDIS]
-    + [("gemini_api_endpoint", address) for address in ("ftp://x", " ", *NO_WEB)]
+    + [("gemini_api_endpoint", address) for address in ("ftp://x", *NO_WEB)]
     + [(setting, "https://") for setting in WEB_ADDRESSES],
 )
 def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence_without_a_part_of_it(setting, address):
@@ -120,6 +122,33 @@ def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence
 )
 def test_an_address_that_clients_can_use_is_taken(setting, address):
     assert getattr(load(**{setting: address}), setting).endswith(address.partition(":")[2])
+
+
+@pytest.mark.parametrize("setting", ["gemini_api_key", "stripe_secret_key", "twilio_auth_token", "metrics_token"])
+@pytest.mark.parametrize("key", ["sk_hush\u200b", "sk_hush\nsk_more", "sk hush", "ключ"])
+def test_a_key_that_no_request_could_carry_is_refused_without_a_part_of_it(setting, key):
+    with pytest.raises(ConfigError, match=f"^{setting.upper()} is wrong: must be visible characters") as refusal:
+        load(**{setting: key})
+    assert "hush" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "value"),
+    [
+        ("APP_ENV", "development\n", "development"),
+        ("AUTO_TITLE", " false\r\n", False),
+        ("GEMINI_SDK", "google-genai ", "google-genai"),
+        ("OTP_DELIVERY", "\tlog", "log"),
+        ("STRIPE_SECRET_KEY", "sk_test_1\n", "sk_test_1"),
+        ("PORT", " ", 5000),
+        ("GEMINI_SYSTEM_INSTRUCTION", "\n", Settings.model_fields["gemini_system_instruction"].default),
+    ],
+)
+def test_blanks_around_a_value_are_none_of_it(variable, given, value, monkeypatch):
+    for name, text in {"APP_ENV": "development", "DATABASE_URL": "postgres://x/y", "REDIS_URL": "redis://x"}.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv(variable, given)
+    assert getattr(load_settings(), variable.lower()) == value
 
 
 NUMBERS = [

@@ -21,7 +21,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from psycopg2 import extensions
 from sqlalchemy import Connection, DateTime, Enum, MetaData, Select, Table, event, select
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import DeclarativeBase, Session, registry
@@ -102,6 +102,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
         "timezone": "UTC",
     }
+    given = make_url(url).normalized_query.get("options", ())
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "hide_parameters": True,  # SQLAlchemy's errors would show what was to be stored
@@ -116,7 +117,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
             "application_name": "gemini-backend",
             "tcp_user_timeout": 3_000,
             "keepalives_idle": 30,
-            "options": " ".join(f"-c {name}={value}" for name, value in server_limits.items()),
+            "options": " ".join([*given, *(f"-c {name}={value}" for name, value in server_limits.items())]),
         },
     }
     db.init_app(app)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from app.core.db import POOL_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS, answers_within, db
@@ -29,6 +29,14 @@ def test_server_ends_a_long_statement_before_we_hang_up(app):
             connection.execute(text("SELECT pg_sleep(3)"))
         assert connection.scalar(text("SELECT 1")) == 1
         connection.invalidate()  # with its setting
+
+
+def test_options_in_the_address_are_the_servers_beside_our_own(make_app, postgres):
+    address = make_url(postgres.url).update_query_dict({"options": "-c search_path=tenant"})
+    with make_app(database_url=address.render_as_string(hide_password=False)).app_context():
+        shown = [db.session.scalar(text(f"SHOW {name}")) for name in ("search_path", "statement_timeout", "timezone")]
+        db.engine.dispose()
+    assert shown == ["tenant", "4s", "UTC"]
 
 
 def test_migrations_may_take_longer_also_outside_of_a_transaction(app):

@@ -2,16 +2,19 @@
 
 import json
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
-from sandbox.stack.processes import wait_until
+from sandbox.stack.processes import descendants, wait_until
 from tests.problems import assert_problem
 from tests.web_process import WebProcess, serving
 
@@ -263,6 +266,22 @@ def test_body_that_ends_too_early_is_400(web, body):
     )
     assert b" 400 " in answer.split(b"\r\n")[0]
     assert json.loads(answer.rsplit(b"\r\n\r\n", 1)[1])["code"] == "malformed_json"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_passwords_leave_no_memory_with_the_threads_that_compared_them(app, environment, tmp_path):
+    """Each takes 19 MiB for a moment."""
+
+    def log_in(number: int) -> int:
+        body = {"mobile": f"+1415555{number:04}", "password": "correct horse"}
+        return web.call("POST", "/auth/login", json=body).status_code
+
+    with serving(environment, tmp_path / "web.log") as web, ThreadPoolExecutor(8) as pool:
+        [process] = map(psutil.Process, descendants(web.pid))
+        assert log_in(0) == 401
+        before = process.memory_full_info().uss
+        assert 401 in {*pool.map(log_in, range(1, 100))}
+        assert (process.memory_full_info().uss - before) / MEBIBYTE < 60
 
 
 @pytest.mark.parametrize("host", [b"", b"a b", b"<script>", b"[::1", b"a:b:c", b"\xff"])

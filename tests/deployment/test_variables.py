@@ -75,7 +75,6 @@ def test_the_variables_of_the_processes_are_known():
     assert process_names() == {
         "WEB_CONCURRENCY",
         "WEB_THREADS",
-        "WORKER_POOL",
         "WORKER_CONCURRENCY",
         "PROMETHEUS_MULTIPROC_DIR",
     }
