@@ -10,9 +10,11 @@ from threading import Lock
 from typing import Any
 
 import flask_smorest
+import marshmallow as ma
 from flask import Flask, Response, request
 from werkzeug.routing import UUIDConverter
 
+from app.core import fields
 from app.core.api import Blueprint, make_conditional
 from app.core.schemas import Problem
 from app.messages.schemas import STREAM_EVENT
@@ -32,6 +34,14 @@ class Api(flask_smorest.Api):  # type: ignore[misc]
 
     ERROR_SCHEMA = Problem
     DEFAULT_ERROR_RESPONSE_NAME = None
+
+
+def without_null(_: object, field: ma.fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
+    """A query string or a header leaves out what is not there; none is null."""
+    if field.load_default is None:
+        del ret["schema"]["default"]
+        ret["schema"]["type"] = ret["schema"]["type"][0]
+    return {}
 
 
 def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
@@ -56,11 +66,16 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
             },
         },
     )
+    api.register_field(fields.Url, "string", "uri")
+    api.ma_plugin.converter.add_parameter_attribute_function(without_null)
     api.spec.components.schema("StreamEvent", STREAM_EVENT)
     for blueprint in blueprints:
         api.register_blueprint(blueprint)
     description: dict[str, Any] = api.spec.to_dict()
-    for name, schema in description["components"]["schemas"].items():
+    schemas = description["components"]["schemas"]
+    schemas.pop("PaginationMetadata")  # flask-smorest's; no route has it
+    schemas["ChatroomChangesIn"]["minProperties"] = 1
+    for name, schema in schemas.items():
         if name.endswith("Out") or name == "Problem":
             schema["required"] = [field for field in schema["properties"] if (name, field) not in MAY_BE_MISSING]
     return description

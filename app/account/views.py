@@ -147,6 +147,6 @@ class UsageHistory(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """See what your prompts took
 
-        A row for each day from `from` to `to`, 92 at most. What was deleted is in it, prompts that were refunded are
-        not."""
+        A row for each day from `from` to `to`, 92 at most. Prompts of deleted chatrooms count,
+        refunded ones do not."""
         return {"items": usage_history(current_user_id(), **query, now=utc_now())}

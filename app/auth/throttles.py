@@ -138,7 +138,10 @@ def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
         password_attempts_since=case((over, now), else_=NumberThrottle.password_attempts_since),
     )
     if throttle.password_attempts > MAX_PASSWORD_ATTEMPTS:
-        raise RateLimited(retry_after=seconds_until(throttle.password_attempts_since + PASSWORD_WINDOW, now))
+        raise RateLimited(
+            "Too many wrong passwords. Log in with a code, or wait as `Retry-After` says.",
+            retry_after=seconds_until(throttle.password_attempts_since + PASSWORD_WINDOW, now),
+        )
     return throttle.password_attempts_since
 
 

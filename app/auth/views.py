@@ -69,7 +69,7 @@ class Login(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Log in with a password
 
-        Ten wrong passwords within 15 minutes block passwords for the rest of them; codes still work."""
+        After ten wrong passwords in 15 minutes, no password works until these are over; codes still do."""
         return service.log_in(body["mobile"], body["password"], current_client(), now=utc_now())
 
 
@@ -121,7 +121,7 @@ class ChangeMobile(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Send codes for a new number
 
-        One to the new number, one to the present one. The answer is the same for numbers that somebody has."""
+        One to the new number, one to the present one. The answer does not say whether the new one is taken."""
         return new_mobile.send_codes(current_user_id(), body["new_mobile"], now=utc_now())
 
 

@@ -27,7 +27,7 @@ class ProCheckout(MethodView):
 
         Opens a Stripe Checkout page, or gives the one that is open already. Pro begins when Stripe says that it
         is paid, which is a moment after the payment. An earlier subscription that is unpaid or paused ends for
-        good; one whose first payment is under way is waited for, by `already_subscribed`."""
+        good. While its first payment is under way, the answer is `already_subscribed`."""
         return checkout.start_checkout(current_user_id(), now=utc_now())
 
 

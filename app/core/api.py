@@ -49,6 +49,22 @@ IF_NONE_MATCH = {
 View = TypeVar("View", bound=Callable[..., Any])
 
 
+def header(description: str, kind: str = "string") -> dict[str, Any]:
+    """The description of a header of an answer."""
+    return {"description": description, "schema": {"type": kind}}
+
+
+RETRY_AFTER = {"Retry-After": header("Seconds to wait before the request is sent again.", "integer")}
+CHALLENGE = header("What is asked for (RFC 9110, 11.6.1).")
+SCOPE_CHALLENGE = header("With `insufficient_scope`: the scope that is needed.")
+HEADERS_OF_STATUS = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": CHALLENGE},
+    HTTPStatus.FORBIDDEN: {"WWW-Authenticate": SCOPE_CHALLENGE},
+    HTTPStatus.TOO_MANY_REQUESTS: RETRY_AFTER,
+    HTTPStatus.SERVICE_UNAVAILABLE: RETRY_AFTER,
+}
+
+
 def refuse_constant(name: str) -> NoReturn:
     """`NaN` and `Infinity` are Python's, not JSON's. Raises ValueError."""
     raise ValueError(name)
@@ -160,11 +176,6 @@ def preceded(view: View, check: Callable[[], None]) -> View:
     return cast(View, checked)
 
 
-def header(description: str, kind: str = "string") -> dict[str, Any]:
-    """The description of a header of an answer."""
-    return {"description": description, "schema": {"type": kind}}
-
-
 def note(view: View, **facts: Any) -> View:
     """Keep facts about a view where flask-smorest keeps its own."""
     apidoc: dict[str, Any] = dict(getattr(view, "_apidoc", {}))
@@ -192,6 +203,7 @@ def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any
     arguments = doc_info.get("arguments", {})
     doc["operationId"] = contract["name"]
     kinds: list[type[AppError]] = [*contract.get("errors", ()), RateLimited, ServiceUnavailable, AppError]
+    doc["security"] = []
     if contract.get("auth") != "public":
         doc["security"] = [{contract.get("auth"): []}]
         if contract.get("scope"):
@@ -207,8 +219,9 @@ def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any
     responses = {int(status): response for status, response in doc.get("responses", {}).items()}
     if contract.get("is_conditional"):
         doc.setdefault("parameters", []).append(IF_NONE_MATCH)
-        responses[200].setdefault("headers", {})["ETag"] = header("Names this state, for `If-None-Match`.")
-        responses[304] = {"description": "Nothing has changed since the `ETag` in `If-None-Match`."}
+        etag = {"ETag": header("Names this state, for `If-None-Match`.")}
+        responses[200].setdefault("headers", {}).update(etag)
+        responses[304] = {"description": "Nothing has changed since the `ETag` in `If-None-Match`.", "headers": etag}
     responses.update({int(status): error_response(kinds) for status, kinds in by_status.items()})
     doc["responses"] = dict(sorted(responses.items()))
     return doc
@@ -217,7 +230,11 @@ def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any
 def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
     """The OpenAPI response of one status, with its codes."""
     examples = {kind.code: {"summary": kind.detail, "value": kind.example()} for kind in kinds}
-    return {
+    headers = dict(HEADERS_OF_STATUS.get(kinds[0].status, {}))
+    for kind in kinds:
+        headers |= kind.described_headers
+    described = {"headers": headers} if headers else {}
+    return described | {
         "description": ", ".join(f"`{code}`" for code in examples),
         "content": {PROBLEM_TYPE: {"schema": Problem, "examples": examples}},
     }

@@ -177,7 +177,7 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
     if not is_key and ("scopes" in claims or claims["type"] != ("refresh" if refresh else "access")):
         raise TokenInvalid
     if float(claims.get("exp", 0)) <= utc_now().timestamp():  # PyJWT takes text that is a number
-        raise TokenExpired
+        raise TokenExpired("The API key has expired. Make a new one." if is_key else None)
     return claims
 
 

@@ -54,6 +54,7 @@ class AppError(Exception):
     detail = "Something went wrong here; it has been logged."
     errors: Mapping[str, Any] | None = None  # messages by field, where fields are at fault
     headers: Mapping[str, str] = {}
+    described_headers: Mapping[str, Any] = {}  # as OpenAPI has them, besides those of the status
 
     def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.detail)

@@ -162,11 +162,13 @@ def without_quotes(application: Callable[..., Any], environ: dict[str, Any], sta
 
 
 def add_security_headers(response: Response) -> Response:
-    """Forbid caching, sniffing, framing and the like, unless the view says otherwise."""
+    """Forbid caching, sniffing, framing and the like, unless the view says otherwise; give no type to no content."""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    if response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
+        response.headers.remove("Content-Type")  # there is no content, whatever `jsonify` says
     if request.is_secure:
         response.headers["Strict-Transport-Security"] = STRICT_TRANSPORT_SECURITY
     return response

@@ -19,6 +19,7 @@ from app.core.errors import AppError
 MAX_LIMIT = 100
 MAX_CURSOR_CHARS = 200
 NEXT_CURSOR = fields.String("For the next page; null at the end.", allow_none=True, example=None)
+MESSAGES = {"type": "array", "items": {"type": "string"}}
 
 Row = TypeVar("Row")
 
@@ -81,7 +82,11 @@ class Problem(Schema):
     detail = fields.String("What went wrong, for people.")
     code = fields.String("What went wrong, for programs; never renamed.")
     request_id = fields.String("Quote it when you ask for help.")
-    errors = fields.Dict("Messages by field; on `validation_error` only.", keys=ma.fields.String())
+    errors = fields.Dict(
+        "Messages by field, of a list by the item's number; on `validation_error` only.",
+        keys=ma.fields.String(),
+        metadata={"additionalProperties": {"anyOf": [MESSAGES, {"type": "object", "additionalProperties": MESSAGES}]}},
+    )
 
 
 class PageQuery(Schema):

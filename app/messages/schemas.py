@@ -64,6 +64,7 @@ id: 1:22
 event: completed
 data: {"message": {"id": "…", "status": "completed", "text": "DNS is the phone book…"}}
 id: 1:22
+
 """
 
 
@@ -75,7 +76,7 @@ ERROR_SENTENCES = {
     ErrorCode.BLOCKED_BY_SAFETY: "Gemini's safety rules blocked the prompt or the answer.",
     ErrorCode.MODEL_REJECTED: "Gemini refused the request.",
     ErrorCode.EMPTY_REPLY: "Gemini answered without a text.",
-    ErrorCode.OUTPUT_LIMIT: "Gemini used up all that it may write on thinking.",
+    ErrorCode.OUTPUT_LIMIT: "Gemini reached its output limit while it was still thinking.",
 }
 
 
@@ -156,7 +157,8 @@ class MessageOut(Schema):
     chatroom_id = fields.UUID("Its chatroom.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
     role = fields.Choice("`user` for a prompt, `model` for a reply.", Role, example="model")
     text = fields.String(
-        "The text; of a reply null until there is some.",
+        "The text. Of a reply null until it has completed, or what was written before it was canceled; a retry keeps "
+        "that until the new text is there.",
         allow_none=True,
         example="DNS is the phone book of the internet…",
     )

@@ -58,8 +58,8 @@ ACCEPTED_HEADERS = {
     **QUOTA_HEADERS,
     **REPLAYED,
     "Location": header("Where the reply is, and will be."),
-    "Preference-Applied": header("`wait=N` when a wait was asked for and the reply came."),
 }
+APPLIED = {"Preference-Applied": header("`wait=N` when a wait was asked for.")}
 
 
 ROOM_FIELDS = tuple(ChatroomOut().fields)
@@ -68,10 +68,11 @@ ROOM_FIELDS = tuple(ChatroomOut().fields)
 def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
     """Describe and read what sending and editing have in common."""
     example = {"message": EXAMPLE_PROMPT, "reply": EXAMPLE_REPLY}
-    in_time = "With `Prefer: wait=N`: the reply came in time."
+    in_time = "With `Prefer: wait=N`: the reply has ended in time, `completed`, `failed` or `canceled`."
+    in_time_headers = ACCEPTED_HEADERS | APPLIED
     for decorate in (
         blp.alt_response(
-            200, schema=AcceptedOut, success=True, description=in_time, example=example, headers=ACCEPTED_HEADERS
+            200, schema=AcceptedOut, success=True, description=in_time, example=example, headers=in_time_headers
         ),
         blp.response(202, AcceptedOut, example=example | {"reply": EXAMPLE_QUEUED}, headers=ACCEPTED_HEADERS),
         blp.arguments(PromptHeaders, location="headers"),
@@ -107,8 +108,10 @@ class MessageCollection(MethodView):
         """Send a message
 
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
-        `Prefer: wait=10` the answer waits for the reply, up to that many seconds. With `stream: true` the reply can
-        be followed as it is written, at its `…/stream`."""
+        `Prefer: wait=10` the answer waits for the reply, up to that many seconds, also while earlier replies of the
+        chatroom are written. Sent again under its `Idempotency-Key`, a prompt that was answered with 202 does not wait.
+        With `stream: true` the reply can be followed as it is written, at its `…/stream`. An archived chatroom stays
+        archived."""
         return send(body, headers, chatroom_id)
 
 
@@ -203,7 +206,8 @@ class MessageStream(MethodView):
         end `completed`, `failed` or `canceled` with the message. The joined deltas since the last `reset` are the
         stored text. An event's `id` is `attempt:characters`: send the last one as `Last-Event-ID` to go on from
         there, also much later. A comment comes every 15 s while nothing happens; `reconnect` asks to come back at
-        once.
+        once. Within about 15 s after a logout, or after the chatroom or the account was deleted, the connection closes
+        without a last event; to open the stream again is then 401 or 404.
 
         Prompts sent with `stream: true` come in pieces, others in one."""
         cursor, hung_up = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
@@ -224,8 +228,8 @@ class MessageCancel(MethodView):
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Cancel a reply
 
-        Stops one that is queued or being written and keeps what there is of it. The prompt
-        is refunded only if no worker had taken it since it was last asked for."""
+        Stops one that is queued or being written and keeps what there is of it. The prompt is refunded only if work
+        on the reply, or on its latest retry, had not begun."""
         return replies.cancel_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
 
 
@@ -244,7 +248,9 @@ class MessageRetry(MethodView):
 
         Costs a prompt, and sees only the turns before it. One that failed or was canceled is generated again in
         place; a part that was kept stays until the new text is there. Of a completed one there is a new reply, and
-        the old one is superseded with all turns after it."""
+        the old one is superseded with all turns after it.
+
+        No `Idempotency-Key`: a retry sent again after the reply has ended starts another, and costs another prompt."""
         reply, usage = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
         location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=reply.id)
         return reply, 202, quota_headers(usage) | {"Location": location}

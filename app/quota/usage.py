@@ -98,6 +98,7 @@ class QuotaExceeded(AppError):
 
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "daily_quota_exceeded"
     detail = "Today's prompts are used up. They come back at midnight UTC; Pro has no daily limit."
+    described_headers = QUOTA_HEADERS
 
     def __init__(self, usage: Usage) -> None:
         super().__init__(headers=quota_headers(usage) | {"Retry-After": seconds_left(usage)})

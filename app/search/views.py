@@ -43,7 +43,7 @@ class FoundOut(Schema):
     )
     highlights = fields.List(
         "`[start, end]` of each match in the snippet, counted in Unicode characters.",
-        ma.fields.List(ma.fields.Integer()),
+        ma.fields.List(ma.fields.Integer(), validate=ma.validate.Length(equal=2)),
         example=[[11, 16], [17, 20]],
     )
 
@@ -64,7 +64,7 @@ class Search(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """Search your messages
 
-        Prompts and replies of all your chatrooms, archived ones too, without what was superseded. Best first; in
-        many messages, those among the latest before those among earlier ones. Case, accents and signs make no
-        difference. A page may be short and yet have a next one: go on until `next_cursor` is null."""
+        Prompts and replies of all your chatrooms, archived ones too, without what was superseded. Best first; of
+        very many, the latest come before earlier ones. Case, accents and signs make no difference. A page may be short
+        and yet have a next one: go on until `next_cursor` is null."""
         return service.search(current_user_id(), **query)

@@ -54,12 +54,12 @@ def check_python(folder: Path, description: Path) -> None:
 def check_typescript(folder: Path, description: Path) -> None:
     """The types, and the page's way to follow a reply."""
     types = folder / "api.d.ts"
-    run(NODE / "openapi-typescript", description, "--output", types)
+    run(NODE / "openapi-typescript", description, "--output", types, "--default-non-nullable", "false")
     use = folder / "use.ts"
     use.write_text(
         'import type { components, operations } from "./api";\n'
         'type Body = operations["sendMessage"]["requestBody"]["content"]["application/json"];\n'
-        'export const body: Body = { text: "Hello", stream: true };\n'
+        'export const body: Body = { text: "Hello" };\n'
         'export const status = (message: components["schemas"]["MessageOut"]): string | undefined => message.status;\n'
     )
     run(

@@ -145,7 +145,7 @@ def test_every_operation_declares_who_may_call_it(migrated_app, description):
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
             security = description["paths"][path][method.lower()].get("security")
             scope = [{"apiKey": [contract["scope"]]}] if contract.get("scope") else []
-            expected = None if contract["auth"] == "public" else [{contract["auth"]: []}, *scope]
+            expected = [] if contract["auth"] == "public" else [{contract["auth"]: []}, *scope]
             assert security == expected, rule
 
 
@@ -205,6 +205,70 @@ def test_every_error_has_an_example_that_fits_its_schema(operations, description
                 validator(media["schema"], description).validate(example)
                 assert example["status"] == int(status)
                 assert f"`{example['code']}`" in response["description"]
+
+
+def headers_of(operations, status) -> dict[str, set[str]]:
+    """The headers of each operation's answers with a status."""
+    answers = [(str(operation), operation.description["responses"].get(status)) for operation in operations]
+    return {name: set(answer.get("headers", {})) for name, answer in answers if answer}
+
+
+def test_errors_and_304_have_the_headers_that_they_come_with(operations):
+    for status, names in {"304": {"ETag"}, "401": {"WWW-Authenticate"}, "503": {"Retry-After"}}.items():
+        found = headers_of(operations, status)
+        assert found
+        assert all(headers == names for headers in found.values()), status
+    send = "POST /chatroom/{chatroom_id}/message"
+    assert headers_of(operations, "403")[send] == {"WWW-Authenticate"}
+    limited = headers_of(operations, "429")
+    assert limited["GET /user/me"] == {"Retry-After"}
+    counts = {"RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"}
+    assert limited[send] == {"Retry-After", "RateLimit", "RateLimit-Policy", *counts}
+    assert not any(headers_of(operations, "404").values())
+
+
+def test_a_preference_is_applied_only_where_the_reply_came(operations):
+    send = "POST /chatroom/{chatroom_id}/message"
+    assert "Preference-Applied" in headers_of(operations, "200")[send]
+    assert "Preference-Applied" not in headers_of(operations, "202")[send]
+
+
+def test_no_parameter_is_null(operations):
+    for operation in operations:
+        for parameter in operation.description.get("parameters", []):
+            schema = parameter["schema"]
+            assert isinstance(schema["type"], str), (str(operation), parameter["name"])
+            assert schema.get("default", "") is not None, (str(operation), parameter["name"])
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "right"),
+    [
+        ("ChatroomChangesIn", {}, {"pinned": True}),
+        ("FoundOut/properties/highlights", [[1]], [[1, 2]]),
+        ("Problem/properties/errors", {"text": "No."}, {"text": ["No."], "scopes": {"0": ["No."]}}),
+    ],
+)
+def test_schemas_refuse_what_never_comes(description, field, wrong, right):
+    fits = validator({"$ref": f"#/components/schemas/{field}"}, description)
+    assert fits.is_valid(right)
+    assert not fits.is_valid(wrong)
+
+
+def test_addresses_are_uris(description):
+    for name in ("CheckoutOut", "PortalOut"):
+        assert description["components"]["schemas"][name]["properties"]["url"]["format"] == "uri"
+
+
+def test_every_schema_is_used(description):
+    used = {part["$ref"].rsplit("/", 1)[1] for part in walk(description) if "$ref" in part}
+    assert set(description["components"]["schemas"]) - used <= {"StreamEvent"}  # which the stream's text names
+
+
+def test_the_last_event_of_the_example_is_complete(description):
+    path = "/chatroom/{chatroom_id}/messages/{message_id}/stream"
+    stream = description["paths"][path]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    assert stream["example"].endswith("\n\n")
 
 
 def test_every_example_of_a_field_fits_it(description):

@@ -145,7 +145,8 @@ def test_also_without_redis(app, user, redis_db):
 def test_a_key_expires(app, user, redis_db):
     made = make_key(user, expires_in_days=1)
     sql(app, "UPDATE api_keys SET expires_at = now() - interval '1 second'")
-    assert_problem(Program(app, made["key"]).get("/chatroom"), 401, "token_expired")
+    refused = assert_problem(Program(app, made["key"]).get("/chatroom"), 401, "token_expired")
+    assert "Make a new one" in refused["detail"]
     assert user.get("/user/api-keys").json == {"items": []}
 
 

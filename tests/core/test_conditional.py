@@ -28,6 +28,7 @@ def test_an_etag_brings_304_without_a_body_while_nothing_changes(room, paths, pa
     for known in (etag, f'"another", {etag}', f"W/{etag}", "*"):
         again = room.person.get(address, headers={"If-None-Match": known})
         assert (again.status_code, again.data, again.headers["ETag"]) == (304, b"", etag)
+        assert "Content-Type" not in again.headers
     for unknown in ('"another"', "", "nonsense", f'"{etag[1:-2]}"'):
         again = room.person.get(address, headers={"If-None-Match": unknown})
         assert (again.status_code, again.data, again.headers["ETag"]) == (200, first.data, etag)

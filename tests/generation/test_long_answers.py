@@ -43,7 +43,7 @@ def test_all_of_the_allowance_may_go_into_thinking(room, runner):
     reply = room.answer(runner, "[[sandbox: finish=MAX_TOKENS]]")
     assert reply.error == {
         "code": "output_limit",
-        "message": "Gemini used up all that it may write on thinking. The prompt was refunded.",
+        "message": "Gemini reached its output limit while it was still thinking. The prompt was refunded.",
     }
     assert (reply.finish_reason, room.used()) == (None, 0)
 
