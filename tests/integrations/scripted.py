@@ -21,7 +21,7 @@ def serving(script: Script, context: ssl.SSLContext | None = None) -> Iterator[s
         connections: list[socket.socket] = []
 
         def serve(connection: socket.socket) -> None:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):  # the latter for one that is closed below, and has no descriptor
                 encrypted = context.wrap_socket(connection, server_side=True) if context else connection
                 connections.append(encrypted)
                 read_request(encrypted)
