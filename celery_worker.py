@@ -55,7 +55,7 @@ def choose_classes(sender: Any, **_: Any) -> None:
 
 @signals.celeryd_after_setup.connect
 def ignore_pending_changes(**_: Any) -> None:
-    """Keep Celery, which has just asked for it, from warning at each lost connection of a default that we set."""
+    """Celery has just switched this warning on: it would come at each lost connection, about a default that we set."""
     warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
 

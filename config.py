@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def without_blanks(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Dashboards leave spaces and ends of lines; a variable of blanks alone is as good as unset."""
+        """Dashboards leave spaces and ends of lines; of blanks alone a setting has its default."""
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in stripped.items() if value or not given[name]}
 

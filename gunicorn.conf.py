@@ -100,7 +100,7 @@ def make_folder() -> str:
         with suppress(OSError):
             hold(left)
             shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(dir=parent))  # other masters see it when it is held
+    made = Path(tempfile.mkdtemp(dir=parent))  # renamed once it is locked, so that no other master removes it
     with suppress(OSError):  # without locks there, nobody removes it either
         hold(made)
     return str(made.rename(parent / f"{OWN_FOLDER}{made.name}"))

@@ -25,8 +25,8 @@ STRIPE_TEST_KEYS = ("sk_test_", "rk_test_")  # https://docs.stripe.com/keys#test
 PLAIN_MODES = {"disable", "allow", "prefer"}
 ENCRYPTED_MODES = {"require", "verify-ca", "verify-full"}  # https://www.postgresql.org/docs/current/libpq-ssl.html
 
-# redis-py and kombu read those of TLS alike, but for a % (%25), since redis-py decodes values twice. kombu is not told
-# of the time-outs, which tests set.
+# redis-py and kombu read those of TLS alike, except %25: redis-py decodes values twice. kombu is not told of the
+# time-outs, which tests set.
 REDIS_TIMEOUT = "(socket_timeout|socket_connect_timeout|health_check_interval)=[1-9][0-9]{0,2}"
 REDIS_TLS_OPTION = (
     "ssl_(ca_certs|ca_path|ca_data|certfile|keyfile|password)=([^%]|%(?!25)[0-9A-Fa-f]{2})+"
@@ -92,8 +92,12 @@ def check_database_address(address: str) -> None:
         ports = [int(port) for port in str(options.get("port", "")).split(",") if port]
     except (ArgumentError, ValueError):
         raise ValueError("cannot be read as an address") from None
-    if re.search(r"[@\s]", url.host or ""):
-        raise ValueError("must have each @ of its password as %40, and no blanks in its host")
+    query = address.partition("?")[2]
+    is_cut = "@" in f"{url.host}{url.database}" or not all("=" in part for part in query.split("&") if part)
+    if is_cut or re.search(r"\s", url.host or ""):
+        raise ValueError(
+            "must have the signs of its password as %40 (@), %2F (/) and %3F (?), and no blank in its host"
+        )
     if not all(port in range(1, 65_536) for port in ports):
         raise ValueError("must have a port from 1 to 65535")
     try:

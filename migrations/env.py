@@ -21,9 +21,10 @@ def run_online() -> None:
         lock_timeout = context.get_x_argument(as_dictionary=True).get("lock_timeout", LOCK_TIMEOUT)
         connection.execute(text("SELECT set_config('lock_timeout', :seconds, false)"), {"seconds": lock_timeout})
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
+        connection.execute(text("SET client_connection_check_interval = '1s'"))  # a run that is killed leaves no lock
         is_alone = connection.scalar(select(func.pg_try_advisory_lock(ONE_AT_A_TIME)))
         connection.commit()
-        if not is_alone:  # the two would take apart what the other has just made
+        if not is_alone:  # two runs would undo each other's steps
             raise SystemExit("Another `flask db` is at work on this database. Try again when it has ended.")
         options = migrate.configure_args | {"transaction_per_migration": True}  # no step holds its locks for the next
         context.configure(connection=connection, target_metadata=migrate.db.metadata, **options)
@@ -31,9 +32,7 @@ def run_online() -> None:
             with context.begin_transaction():
                 context.run_migrations()
         finally:
-            connection.rollback()
-            connection.scalar(select(func.pg_advisory_unlock(ONE_AT_A_TIME)))
-            connection.commit()
+            connection.invalidate()  # closed, and the lock with it
 
 
 if context.is_offline_mode():

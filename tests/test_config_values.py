@@ -33,6 +33,8 @@ NO_DATABASES = [
     "postgresql://x/y?sslmode=bogus",
     "postgresql://x/y?sslmode=require&sslmode=disable",
     "postgresql://me:pa@hush@x/y",
+    "postgresql://me:pa@hush/hush@x/y",
+    "postgresql://me:pa@hush?hush@x/y",
     "postgresql://x .hush/y",
     "postgresql://me:hush@hush?hush=1@x/y",  # a password with what a URL would have as %40 and %3F
 ]

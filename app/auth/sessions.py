@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 
 from app.auth import events
 from app.auth.models import ApiKey, AuthSession, EventType, RefreshToken
@@ -16,7 +15,7 @@ from app.core import settings
 from app.core.admission import forget_sessions
 from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
 from app.core.clock import database_now
-from app.core.db import DATABASE_UNAVAILABLE, db
+from app.core.db import db
 from app.core.errors import NotFound
 from app.core.http import Client
 from app.core.logging import log_event
@@ -27,6 +26,8 @@ from app.users.service import require_user
 
 REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
 MAX_SESSIONS = 100  # of a user: so many can be shown at once, and ended by one statement
+# Of PostgreSQL, as a former primary is: it answers reads all the same.
+IS_READ_ONLY = (func.current_setting("transaction_read_only") == "on").label("is_read_only")
 TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
 
 log = logging.getLogger(__name__)
@@ -142,13 +143,13 @@ def note_use(model: type[AuthSession | ApiKey], *active: ColumnElement[bool], no
 
     active: the conditions of one row, by primary key. Holds no connection afterwards: what follows may wait for Redis.
     """
-    row = db.session.execute(select(model.last_used_at).where(*active)).one_or_none()
+    row = db.session.execute(select(model.last_used_at, IS_READ_ONLY).where(*active)).one_or_none()
     release_connection()
     if row is None:
         return False
-    if row.last_used_at is None or now - row.last_used_at > TOUCH_EVERY:
+    if not row.is_read_only and (row.last_used_at is None or now - row.last_used_at > TOUCH_EVERY):
         is_stale = or_(model.last_used_at.is_(None), model.last_used_at < now - TOUCH_EVERY)
-        with suppress(*DATABASE_UNAVAILABLE), transaction():  # read-only, it answers reads all the same
+        with transaction():
             db.session.execute(update(model).where(*active, is_stale).values(last_used_at=now))
     return True
 

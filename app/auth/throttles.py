@@ -139,7 +139,7 @@ def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
     )
     if throttle.password_attempts > MAX_PASSWORD_ATTEMPTS:
         raise RateLimited(
-            "Too many wrong passwords. Log in with a code, or wait as `Retry-After` says.",
+            "Too many wrong passwords. Use a code, or try again later.",
             retry_after=seconds_until(throttle.password_attempts_since + PASSWORD_WINDOW, now),
         )
     return throttle.password_attempts_since

@@ -69,7 +69,7 @@ class Login(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Log in with a password
 
-        After ten wrong passwords in 15 minutes, no password works until these are over; codes still do."""
+        After ten wrong passwords in 15 minutes, passwords are refused until these are over; codes still work."""
         return service.log_in(body["mobile"], body["password"], current_client(), now=utc_now())
 
 

@@ -55,7 +55,7 @@ def header(description: str, kind: str = "string") -> dict[str, Any]:
 
 
 RETRY_AFTER = {"Retry-After": header("Seconds to wait before the request is sent again.", "integer")}
-CHALLENGE = header("What is asked for (RFC 9110, 11.6.1).")
+CHALLENGE = header("The scheme to authenticate with (RFC 9110, 11.6.1).")
 SCOPE_CHALLENGE = header("With `insufficient_scope`: the scope that is needed.")
 HEADERS_OF_STATUS = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": CHALLENGE},

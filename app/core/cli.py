@@ -16,14 +16,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 
 class CommandGroup(AppGroup):
-    """Commands that end in a sentence when PostgreSQL does not answer. They do without Redis."""
+    """Commands that end in a sentence without PostgreSQL."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises click.ClickException, whose exit code is 1."""
         try:
             return super().invoke(ctx)
         except DATABASE_UNAVAILABLE as error:
-            raise click.ClickException(f"PostgreSQL does not answer: {first_line(error)}") from error
+            raise click.ClickException(f"PostgreSQL is unavailable: {first_line(error)}") from error
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> str:

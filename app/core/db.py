@@ -102,7 +102,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
         "timezone": "UTC",
     }
-    given = make_url(url).normalized_query.get("options", ())
+    of_address = make_url(url).normalized_query.get("options", ())
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "hide_parameters": True,  # SQLAlchemy's errors would show what was to be stored
@@ -117,7 +117,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
             "application_name": "gemini-backend",
             "tcp_user_timeout": 3_000,
             "keepalives_idle": 30,
-            "options": " ".join([*given, *(f"-c {name}={value}" for name, value in server_limits.items())]),
+            "options": " ".join([*of_address, *(f"-c {name}={value}" for name, value in server_limits.items())]),
         },
     }
     db.init_app(app)

@@ -91,16 +91,18 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):
             raise ReplyNotRetryable
         # After the charge before, though that was made by a machine whose clock is ahead.
-        now = max(now, (reply.accepted_at or reply.created_at) + timedelta(microseconds=1))
+        asked_at = max(now, (reply.accepted_at or reply.created_at) + timedelta(microseconds=1))
         key, usage = mobile_key(user.mobile), usage_of(user, now)
         require_model(room.model, usage.tier)
         usage = spend_prompt(key, usage)
         if reply.status is Status.COMPLETED:
-            reply = state.regenerate(tx, reply, now)
+            reply = state.regenerate(tx, reply, asked_at)
         else:
-            state.retry(tx, reply, now)
+            state.retry(tx, reply, asked_at)
         db.session.flush()  # the charge refers to a reply that may be new
-        db.session.add(new_charge(user_id, key, reply.id, usage.tier, now))
+        charge = new_charge(user_id, key, reply.id, usage.tier, now)
+        charge.created_at = asked_at
+        db.session.add(charge)
     return reply, usage
 
 

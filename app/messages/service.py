@@ -178,9 +178,10 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
         if reply.status.is_final and accepted.idempotency_key:
             note_ended(user_id, accepted.idempotency_key, reply)
-        usage = replace(usage, now=utc_now())
-        if reply.status in {Status.FAILED, Status.CANCELED}:  # perhaps with its prompt refunded
-            usage = usage_today(user_id, now=usage.now)
+        ended_at = utc_now()
+        if reply.status in {Status.FAILED, Status.CANCELED} or ended_at >= usage.resets_at:  # perhaps refunded
+            usage = usage_today(user_id, now=ended_at)
+        usage = replace(usage, now=ended_at)
     except (NotFound, TokenRevoked):
         return accepted
     except DATABASE_GAVE_UP as error:

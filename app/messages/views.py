@@ -109,7 +109,7 @@ class MessageCollection(MethodView):
 
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
         `Prefer: wait=10` the answer waits for the reply, up to that many seconds, also while earlier replies of the
-        chatroom are written. Sent again under its `Idempotency-Key`, a prompt that was answered with 202 does not wait.
+        chatroom are written. A prompt answered with 202 does not wait when it comes again under its `Idempotency-Key`.
         With `stream: true` the reply can be followed as it is written, at its `…/stream`. An archived chatroom stays
         archived."""
         return send(body, headers, chatroom_id)

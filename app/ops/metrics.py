@@ -75,7 +75,7 @@ class FromPostgres:
     def collect(self) -> Iterable[Metric]:
         answers = 1
         try:
-            now = database_now()  # by which heartbeats and replies are dated
+            now = database_now()  # by which heartbeats and leases are dated
             yield from queue(now)
             yield from heartbeat(now)
             yield unapplied_events(now)

@@ -44,10 +44,7 @@ RANKING = 1 | 32  # ts_rank: a word counts less in a long text; at most 1, where
 MILLIONTHS = 1_000_000
 OLDEST, NEWEST = UUID(int=0), UUID(int=2**128 - 1)
 BEST = (MILLIONTHS + 1, NEWEST)  # before the best match
-BLOCKS = {
-    "compared": False,
-    "indexed": True,
-}  # in a cursor: whether the index was asked; any other word: not decided yet
+IS_INDEXED = {"compared": False, "indexed": True}  # by a cursor's word; "next": the block is not chosen yet
 FIRST = (NEWEST, OLDEST, None, *BEST)
 
 
@@ -79,8 +76,8 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     column, parameter: those messages are searched whose column has that value, `user_id` or `chatroom_id`.
     """
     query, value = cast(bindparam("query"), TSQUERY), bindparam(parameter, type_=Uuid)
-    block_ids = searchable.c.message_id.between(bindparam("oldest"), bindparam("newest"))
-    latest = select(searchable).where(searchable.c[column] == value, block_ids)
+    in_block = searchable.c.message_id.between(bindparam("oldest"), bindparam("newest"))
+    latest = select(searchable).where(searchable.c[column] == value, in_block)
     recent = latest.order_by(searchable.c.message_id.desc()).limit(bindparam("recent")).cte("recent")
     among_recent = select(recent).where(recent.c.words.op("@@")(query)).cte("among_recent")
     are_all, are_enough = number_of(recent) < RECENT, number_of(among_recent) >= ENOUGH
@@ -92,7 +89,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
         .where(indexed.c[column] == value, indexed.c.message_id < edge_of(recent), is_indexed)
         .where(indexed.c.message_id >= bindparam("oldest"))
         .order_by(indexed.c.message_id.desc())
-        .limit(BLOCK)
+        .limit(bindparam("older"))
         .cte("older")
     )
     block = union_all(select(among_recent), select(older)).cte("block")
@@ -136,7 +133,7 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
     """
     newest, oldest, is_indexed, score, after = FIRST
     if cursor is not None:
-        newest, oldest, is_indexed, score, after = decode_cursor(cursor, UUID, UUID, BLOCKS.get, int, UUID)
+        newest, oldest, is_indexed, score, after = decode_cursor(cursor, UUID, UUID, IS_INDEXED.get, int, UUID)
     if chatroom_id is not None:
         get_chatroom(user_id, chatroom_id)
     asked = query_words(query)
@@ -145,8 +142,9 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
     values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, asked)}
     values |= {"newest": newest, "oldest": oldest, "is_indexed": is_indexed}
     values |= {"score": min(score, BEST[0]), "after": after, "limit": limit + 1}
-    # Into a block that was begun, replies that have ended since may come, and push nothing out.
-    values["recent"] = RECENT if is_indexed is None else RECENT + BLOCK
+    # Replies that end between two pages join the block; the larger limits keep its last matches in.
+    times = 1 if is_indexed is None else 2
+    values |= {"recent": times * RECENT, "older": times * BLOCK}
     rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
     release_connection()  # to cut excerpts out of long texts takes a moment
     matcher = Matcher(asked)

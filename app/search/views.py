@@ -64,7 +64,7 @@ class Search(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """Search your messages
 
-        Prompts and replies of all your chatrooms, archived ones too, without what was superseded. Best first; of
-        very many, the latest come before earlier ones. Case, accents and signs make no difference. A page may be short
-        and yet have a next one: go on until `next_cursor` is null."""
+        Prompts and replies of all your chatrooms, archived ones too, without what was superseded. Best first; among
+        very many messages, recent matches come before older ones. Case, accents and signs make no difference. A page
+        may be short and yet have a next one: go on until `next_cursor` is null."""
         return service.search(current_user_id(), **query)

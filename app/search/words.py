@@ -20,7 +20,8 @@ from uuid import UUID
 ACCENTS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670"
 SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = "\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
-# What PostgreSQL takes for a letter and `\w` does not, and the other way round; as far as living scripts go.
+# What PostgreSQL takes for a letter and `\w` does not, and the other way round: of Arabic, Syriac, Thaana, Meetei
+# Mayek, N'Ko, Tibetan and Mongolian, and letters and numbers in circles. Rarer scripts are left out.
 ALPHABETIC = (
     "\u0610-\u061a\u06d6-\u06dc\u06e1-\u06e4\u06e7\u06e8\u06ed\u0711\u0730-\u073f\u07a6-\u07b0\u08d4-\u08df\u08e3-\u08e9"
     "\u08f0-\u08ff\uaaeb-\uaaef\uaaf5\uabe3-\uabea\U0001f150-\U0001f169\U0001f170-\U0001f189"

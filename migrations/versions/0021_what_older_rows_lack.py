@@ -2,8 +2,8 @@
 
 Revision: 0021, after 0020
 
-In batches that are committed one by one, while the version of before serves. A row that somebody else holds is waited
-for as long as env.py says.
+In batches that are committed one by one, while the version of before serves. Rows that somebody else holds come last,
+one by one: only for them is anything waited, and nothing is held meanwhile.
 """
 
 import sqlalchemy as sa
@@ -16,28 +16,36 @@ depends_on = None
 
 BATCH = 1_000
 TOKENS = """
-WITH seen AS (SELECT id FROM messages WHERE id > :behind ORDER BY id LIMIT :batch),
+WITH seen AS (
+    SELECT id FROM messages WHERE id > :behind AND coalesce(total_tokens, 0) = 0
+        AND prompt_tokens IS NOT NULL AND output_tokens IS NOT NULL ORDER BY id LIMIT :batch
+),
+free AS (SELECT id FROM messages WHERE id IN (SELECT id FROM seen) FOR UPDATE {skip_locked}),
 filled AS (
     UPDATE messages SET thinking_tokens = coalesce(thinking_tokens, 0), cached_tokens = coalesce(cached_tokens, 0),
         total_tokens = prompt_tokens + output_tokens + coalesce(thinking_tokens, 0)
-    WHERE id IN (SELECT id FROM seen) AND coalesce(total_tokens, 0) = 0
-        AND prompt_tokens IS NOT NULL AND output_tokens IS NOT NULL
+    FROM free WHERE messages.id = free.id
 )
 SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 TITLES = """
-WITH seen AS (SELECT id FROM chatrooms WHERE id > :behind ORDER BY id LIMIT :batch),
-filled AS (
-    UPDATE chatrooms SET title_source = 'user'
-    WHERE id IN (SELECT id FROM seen) AND title IS NOT NULL AND title_source IS NULL
-)
+WITH seen AS (
+    SELECT id FROM chatrooms WHERE id > :behind AND title IS NOT NULL AND title_source IS NULL
+    ORDER BY id LIMIT :batch
+),
+free AS (SELECT id FROM chatrooms WHERE id IN (SELECT id FROM seen) FOR UPDATE {skip_locked}),
+filled AS (UPDATE chatrooms SET title_source = 'user' FROM free WHERE chatrooms.id = free.id AND title_source IS NULL)
 SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 OWNERS = """
-WITH seen AS (SELECT id FROM prompt_charges WHERE id > :behind ORDER BY id LIMIT :batch),
+WITH seen AS (
+    SELECT id FROM prompt_charges WHERE id > :behind AND user_id IS NULL AND carried_from IS NULL
+        AND reply_id IS NOT NULL ORDER BY id LIMIT :batch
+),
+free AS (SELECT id FROM prompt_charges WHERE id IN (SELECT id FROM seen) FOR UPDATE {skip_locked}),
 filled AS (
     UPDATE prompt_charges SET user_id = chatrooms.user_id
-    FROM messages JOIN chatrooms ON chatrooms.id = chatroom_id
-    WHERE prompt_charges.id IN (SELECT id FROM seen) AND messages.id = reply_id AND chatrooms.user_id IS NOT NULL
-        AND prompt_charges.user_id IS NULL AND carried_from IS NULL
+    FROM free, messages JOIN chatrooms ON chatrooms.id = chatroom_id
+    WHERE prompt_charges.id = free.id AND messages.id = reply_id AND chatrooms.user_id IS NOT NULL
+        AND prompt_charges.user_id IS NULL
 )
 SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 
@@ -45,9 +53,11 @@ SELECT id FROM seen ORDER BY id DESC LIMIT 1"""
 def upgrade() -> None:
     with op.get_context().autocommit_block():
         for statement in (TOKENS, TITLES, OWNERS):
-            behind = "00000000-0000-0000-0000-000000000000"
-            while behind:
-                behind = op.get_bind().scalar(sa.text(statement), {"behind": behind, "batch": BATCH})
+            for batch, skip_locked in ((BATCH, "SKIP LOCKED"), (1, "")):
+                filling = sa.text(statement.format(skip_locked=skip_locked))
+                behind = "00000000-0000-0000-0000-000000000000"
+                while behind:
+                    behind = op.get_bind().scalar(filling, {"behind": behind, "batch": batch})
 
 
 def downgrade() -> None:

@@ -87,7 +87,7 @@ def test_eleventh_wrong_password_is_429_for_known_and_unknown_numbers(visitor, m
     for who in (visitor, member[0]):
         assert [who.login(BETTER).status_code for _ in range(10)] == [401] * 10
         refused = who.login(GOOD)
-        assert "Log in with a code" in assert_problem(refused, 429, "rate_limited")["detail"]
+        assert "Use a code" in assert_problem(refused, 429, "rate_limited")["detail"]
         assert 850 < int(refused.headers["Retry-After"]) <= 900
 
 

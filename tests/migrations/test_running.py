@@ -117,6 +117,8 @@ def test_rows_of_before_that_somebody_holds_are_waited_for(migrator):
     with migrator.engine.connect() as holder:
         holder.execute(sa.text("SELECT 1 FROM chatrooms FOR UPDATE"))
         threading.Timer(0.1, holder.rollback).start()
-        migrator.to("0021")
+        with migrator.recorded() as sent:
+            migrator.to("0021")
+    assert sum("title_source" in statement for statement in sent) == 2 + 2, "a pass over all, one over those held"
     with migrator.engine.connect() as connection:
         assert set(connection.scalars(sa.text("SELECT title_source FROM chatrooms"))) == {"user"}

@@ -153,7 +153,7 @@ def test_a_command_without_postgresql_ends_in_one_sentence(make_app, words):
     runner = make_app(database_url="postgresql://127.0.0.1:1/nothing").test_cli_runner()
     result = runner.invoke(args=words)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("Error: PostgreSQL does not answer: ")
+    assert result.stderr.startswith("Error: PostgreSQL is unavailable: ")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -207,6 +207,21 @@ def test_a_reply_that_ends_between_two_pages_repeats_nothing(mine, app):
     assert len(set(found) - {str(pending)}) == 40 + service.ENOUGH - 1
 
 
+def test_many_replies_that_end_between_two_pages_push_nothing_out(mine, app):
+    mine.say("word N", count=40)
+    first_pending = mine.ids + mine.stored + 1
+    mine.say("pending", count=service.BLOCK + 50)
+    mine.say("other", count=service.RECENT)
+    first = mine.get("word", limit=20).json
+    with app.app_context():
+        ended = {"first": UUID(int=first_pending), "last": UUID(int=first_pending + service.BLOCK + 49)}
+        db.session.execute(text("UPDATE messages SET text = 'word at last' WHERE id BETWEEN :first AND :last"), ended)
+        db.session.commit()
+    found = mine.after(first, "word", limit=100)
+    assert len(found) == len(set(found))
+    assert len([one for one in found if UUID(one).int < first_pending]) == 40
+
+
 def test_a_room_that_is_deleted_between_two_pages_hides_no_other(mine, app):
     """Better matches come in where it was, and stand before what the first page has shown."""
     mine.say("word word word word N", count=20)
