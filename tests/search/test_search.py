@@ -211,7 +211,7 @@ def test_many_replies_that_end_between_two_pages_push_nothing_out(mine, app):
     mine.say("word N", count=40)
     first_pending = mine.ids + mine.stored + 1
     mine.say("pending", count=service.BLOCK + 50)
-    mine.say("other", count=service.RECENT)
+    mine.say("other", count=service.RECENT + 2 * service.BLOCK)
     first = mine.get("word", limit=20).json
     with app.app_context():
         ended = {"first": UUID(int=first_pending), "last": UUID(int=first_pending + service.BLOCK + 49)}
