@@ -51,9 +51,9 @@ class Migrator:
         with self.engine.begin() as connection:
             connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
 
-    def to(self, revision: str) -> None:
+    def to(self, revision: str, *, lock_timeout: str = "300ms") -> None:
         with self.app.app_context():
-            upgrade(directory=str(FOLDER), revision=revision, x_arg=["lock_timeout=300ms"])
+            upgrade(directory=str(FOLDER), revision=revision, x_arg=[f"lock_timeout={lock_timeout}"])
 
     def back_to(self, revision: str) -> None:
         with self.app.app_context():

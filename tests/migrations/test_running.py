@@ -117,7 +117,7 @@ def test_messages_that_are_deleted_meanwhile_are_no_obstacle(migrator):
                 threading.Timer(0.1, purge.commit).start()
 
         with before_statements(migrator, delete):
-            migrator.to("0014")
+            migrator.to("0014", lock_timeout="10s")
     with migrator.engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM searchable_messages")) == 1
 
@@ -135,6 +135,6 @@ def test_rows_of_before_that_somebody_holds_are_waited_for_when_all_others_are_d
                 threading.Timer(0.1, holder.rollback).start()
 
         with before_statements(migrator, let_go):
-            migrator.to("0021")
+            migrator.to("0021", lock_timeout="10s")
     with migrator.engine.connect() as connection:
         assert set(connection.scalars(sa.text("SELECT title_source FROM chatrooms"))) == {"user"}
