@@ -108,6 +108,7 @@ class Visit:
 
     def check_stored(self) -> str:
         """The latest reply's text, once it is seen to be the stored one."""
+        self.page.evaluate("() => new Promise(requestAnimationFrame)")  # in which the page draws what it knows
         shown = self.page.locator("li.model .text").last.text_content() or ""
         assert shown == self.page.evaluate(READ_STORED), "not the stored text"
         return shown
