@@ -1,6 +1,7 @@
 """gunicorn's worker: no silent client keeps others waiting, and broken requests are rejected as the application would.
 
-gunicorn has no setting for either answer that is replaced here: its HTML error pages, and its `Server` header.
+gunicorn has no setting for what is replaced here: its HTML error pages, its `Server` header, and a packet of its own
+for the headers.
 """
 
 import json
@@ -28,7 +29,7 @@ DETAILS = {
 }
 NOT_HTTP = "This is not a request of HTTP/1.1 as RFC 9112 has it."
 
-gunicorn_headers = Response.default_headers
+gunicorn_headers, gunicorn_write = Response.default_headers, Response.write
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
@@ -37,6 +38,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         util.write_error = write_problem
         Response.default_headers = headers_without_server
+        Response.write = write_with_headers
         logging.getLogger("gunicorn.error").addFilter(is_no_silent_client)
         super().init_process()
 
@@ -87,6 +89,22 @@ def headers_without_server(response: Response) -> list[str]:
     if getattr(response.req.body, "is_left_unread", False):
         response.force_close()
     return [header for header in gunicorn_headers(response) if not header.startswith("Server:")]
+
+
+def write_with_headers(response: Response, piece: bytes) -> None:
+    """Write a piece of the body, the first one in one packet with the headers: a client need not wake for these."""
+    is_first = not response.headers_sent
+    if is_first:
+        hold_packets(response.sock, True)
+    gunicorn_write(response, piece)
+    if is_first:
+        hold_packets(response.sock, False)
+
+
+def hold_packets(connection: socket.socket, held: bool) -> None:
+    """Let the kernel wait for a full packet, or send what there is. Only Linux can, and no unix socket."""
+    with suppress(AttributeError, OSError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, held)
 
 
 def write_problem(connection: socket.socket, status: int, _reason: str, _message: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +71,22 @@ def talk(web: WebProcess, raw: bytes) -> bytes:
         while part := connection.recv(65_536):
             answer += part
     return answer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count of packets")
+def test_an_answer_is_one_packet(web, token):
+    """A client that the headers woke for nothing would wait again, for the CPU too."""
+    room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).headers["Location"]
+    with closing(HTTPConnection(urlsplit(web.url).netloc)) as connection:
+        for received, path in enumerate(("/healthz", room, "/user/me", "/nowhere"), start=1):
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            connection.getresponse().read()
+            assert packets_received(connection.sock) == received
+
+
+def packets_received(connection: socket.socket) -> int:
+    """Packets with data in them: `tcpi_data_segs_in` of linux/tcp.h."""
+    return struct.unpack_from("I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 152)[0]
 
 
 @pytest.mark.parametrize("size", [200_000, MEBIBYTE, 5 * MEBIBYTE])
