@@ -11,6 +11,7 @@ from bench.load import Connection, Load, call, drive, percentile
 from bench.rows import Bench, Floor, Row, milliseconds
 from bench.service import call_model, prompt, token, wait_until_idle, with_new_rooms
 from sandbox.stack.deployment import Deployment
+from sandbox.stack.processes import POLL_SECONDS
 
 MODEL_SECONDS = 0.5
 CONNECTIONS, SUSTAINED_USERS = 32, 64
@@ -81,7 +82,7 @@ def bare_transaction(stack: Deployment) -> float:
         room, user = cursor.fetchone()
         connection.commit()
         for _ in range(SAMPLES):
-            wait_until_idle(stack)
+            time.sleep(POLL_SECONDS)
             began = time.perf_counter()
             for statement in BARE:
                 cursor.execute(statement, {"user": user, "room": room})
