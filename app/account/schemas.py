@@ -76,7 +76,7 @@ class ExportedChatroomOut(ChatroomOut):
 
 
 class ExportOut(Schema):
-    """All that there is about a user."""
+    """What a user takes along; the days' usage is a route of its own."""
 
     user = ma.fields.Nested(UserOut)
     subscriptions = fields.List(

@@ -69,8 +69,8 @@ class Export(MethodView):
     def get(self) -> object:
         """Export your data
 
-        Everything there is about you, as one JSON document, streamed. One at a time; the connection is closed on an
-        export that takes too long."""
+        Your account, chatrooms and messages, subscriptions, active sessions and keys, and security events, as one JSON
+        document, streamed. One at a time; the connection is closed on an export that takes too long."""
         with ExitStack() as until_closed:
             slot = until_closed.enter_context(export_slot(current_user_id()))
             until_closed.enter_context(hang_up_after(request.environ, settings().export_max_seconds))
@@ -104,7 +104,8 @@ class ApiKeys(MethodView):
 
         For programs, which send it as the bearer: it reaches the routes of its scopes, and counts as you. Ten at
         most. The answer is the only one with the key itself."""
-        return keys.create_key(current_user_id(), **body, client=current_client(), now=utc_now())
+        session_id = current_session_id()
+        return keys.create_key(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
 
     @blp.authenticated("listApiKeys")
     @blp.response(200, ApiKeysOut)

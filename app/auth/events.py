@@ -63,9 +63,10 @@ def list_events(user_id: UUID, *, limit: int, cursor: str | None, now: datetime)
 
 
 def events_before(user_id: UUID, before: UUID | None, *, at_most: int, now: datetime) -> list[SecurityEvent]:
-    """The user's events before an id, newest first."""
-    kept = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - SHOWN_FOR)
-    statement = select(SecurityEvent).where(*kept).order_by(SecurityEvent.id.desc()).limit(at_most)
+    """The user's events before an id, newest first; none once the account is deleted."""
+    kept = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - SHOWN_FOR, User.mobile.is_not(None))
+    statement = select(SecurityEvent).join(User, User.id == SecurityEvent.user_id).where(*kept)
+    statement = statement.order_by(SecurityEvent.id.desc()).limit(at_most)
     if before is not None:
         statement = statement.where(SecurityEvent.id < before)
     return list(db.session.scalars(statement))

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, or_, select
 from app.auth import events
 from app.auth.errors import TooManyApiKeys
 from app.auth.models import ApiKey, EventType
-from app.auth.sessions import note_use, revoke
+from app.auth.sessions import lock_session, note_use, revoke
 from app.core.auth import API_KEY_PREFIX, Scope
 from app.core.db import db
 from app.core.errors import NotFound
@@ -31,11 +31,19 @@ SHOWN_CHARS = 12  # of a key, to know it by
 
 
 def create_key(
-    user_id: UUID, *, name: str, scopes: Iterable[Scope], expires_in_days: int | None, client: Client, now: datetime
+    user_id: UUID,
+    session_id: UUID,
+    *,
+    name: str,
+    scopes: Iterable[Scope],
+    expires_in_days: int | None,
+    client: Client,
+    now: datetime,
 ) -> ApiKey:
     """Make a key, which has itself as `key` this once. expires_in_days: None for never.
 
-    Raises TokenRevoked, TooManyApiKeys.
+    session_id: whose request it is; once it has ended no key is made, or one would outlive a new password that ends
+    all keys. Raises TokenRevoked, TooManyApiKeys.
     """
     key = API_KEY_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     row = ApiKey(
@@ -49,6 +57,7 @@ def create_key(
     )
     with transaction():
         require_locked_user(user_id)
+        lock_session(session_id, user_id)
         if len(list_keys(user_id, now=now)) >= MAX_KEYS:
             raise TooManyApiKeys
         db.session.add(row)

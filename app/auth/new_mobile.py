@@ -17,7 +17,7 @@ from app.auth.otp import issue_code, mark_used, match_code
 from app.auth.passwords import require_password
 from app.auth.service import SentCode
 from app.auth.sessions import Tokens, open_session, revoke_sessions
-from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
+from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET, lock_throttle
 from app.core.auth import TokenRevoked
 from app.core.errors import ValidationFailed
 from app.core.http import Client
@@ -96,9 +96,15 @@ def change_mobile(
 def match_codes(
     codes: dict[str, tuple[Purpose, str]], change: NumberChange, client: Client, now: datetime
 ) -> list[OneTimeCode] | None:
-    """The rows of all the codes; None when one is wrong. Locks the numbers' throttles. Raises OtpLocked."""
+    """The rows of all the codes; None when one is wrong. Locks the numbers' throttles. Raises OtpLocked.
+
+    Both throttles are looked at before either code: OtpLocked undoes what was counted, and so must count nothing.
+    """
     rows: list[OneTimeCode | None] = []
-    for mobile in in_lock_order(codes):
+    mobiles = in_lock_order(codes)
+    for mobile in mobiles:
+        lock_throttle(mobile_key(mobile), now)
+    for mobile in mobiles:
         purpose, code = codes[mobile]
         rows.append(match_code(mobile, purpose, code, client, now, bound_to=change.binding))
     right = [row for row in rows if row is not None]

@@ -18,7 +18,7 @@ from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
 from app.auth.keys import revoke_keys
 from app.auth.models import EventType, Purpose
 from app.auth.otp import use_code
-from app.auth.sessions import Tokens, open_session, revoke_sessions
+from app.auth.sessions import Tokens, lock_session, open_session, revoke_sessions
 from app.auth.throttles import WRONG_CODES_BUDGET, record_password_attempt, refund_password_attempt
 from app.core.errors import AppError, ServiceUnavailable, ValidationFailed
 from app.core.http import Client
@@ -80,6 +80,7 @@ def with_hash_slot(work: Any, *args: str) -> Any:
 
 def change_password(
     user_id: UUID,
+    session_id: UUID,
     *,
     new_password: str,
     current_password: str | None,
@@ -89,7 +90,8 @@ def change_password(
 ) -> Tokens:
     """Set a password and begin a new session; every earlier token stops working.
 
-    current_password: the one that is set now; None only if none is. end_api_keys: whether API keys stop working too.
+    session_id: whose request it is; it must still be active once the passwords are hashed. current_password: the one
+    that is set now; None only if none is. end_api_keys: whether API keys stop working too.
     Raises ValidationFailed, RateLimited, TokenRevoked, ServiceUnavailable; WrongPassword also when somebody else
     changed the password meanwhile.
     """
@@ -105,6 +107,7 @@ def change_password(
         user = require_locked_user(user_id)
         if user.password_hash != known_hash:
             raise WrongPassword
+        lock_session(session_id, user_id)
         set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
         return open_session(tx, user, client, now)
 
@@ -147,8 +150,8 @@ def reset_password(
     with WRONG_CODES_BUDGET.spend():
         with transaction() as tx:
             is_right = use_code(mobile, Purpose.RESET_PASSWORD, otp, client, now)
-            user = users.lock_user_by_mobile(mobile)
-            if is_right and user is not None:
+            user = users.lock_user_by_mobile(mobile) if is_right else None  # as `verify_login_code` does
+            if user is not None:
                 user.verified_at = user.verified_at or now
                 set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
                 return

@@ -54,13 +54,14 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:
     """Exchange a code for tokens; the first one verifies the number.
 
+    Only the right code locks the user: a stranger's wrong ones neither wait for the owner's requests nor delay them.
     Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
     with WRONG_CODES_BUDGET.spend():
         with transaction() as tx:
             is_right = use_code(mobile, Purpose.LOGIN, code, client, now)
-            user = users.lock_user_by_mobile(mobile)
-            if is_right and user is not None:
+            user = users.lock_user_by_mobile(mobile) if is_right else None
+            if user is not None:
                 user.verified_at = user.verified_at or now
                 events.record_login(user.id, client, now)
                 return open_session(tx, user, client, now)

@@ -109,12 +109,13 @@ class ChangePassword(MethodView):
         """Set or change your password
 
         Every earlier token stops working; the answer has new ones."""
-        return passwords.change_password(current_user_id(), **body, client=current_client(), now=utc_now())
+        session_id = current_session_id()
+        return passwords.change_password(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
 
 
 @blp.route("/change-mobile")
 class ChangeMobile(MethodView):
-    @blp.authenticated("sendChangeCodes", CODES_SENT)
+    @blp.authenticated("sendChangeCodes", CODES_SENT, CODES_SENT)  # it sends two
     @blp.arguments(schemas.NewMobileIn)
     @blp.response(202, schemas.SentCodesOut)
     @blp.errors(errors.OtpCooldown, errors.OtpLocked)

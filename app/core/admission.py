@@ -110,9 +110,13 @@ def remember_active(session_id: UUID, user_id: UUID) -> None:
 
 
 def forget_sessions(session_ids: Iterable[UUID]) -> None:
-    """Put a tombstone on each session that has ended, after the commit. Raises redis.RedisError."""
+    """Put a tombstone on each session that has ended, after the commit. Raises redis.RedisError.
+
+    The entry goes first: a full Redis refuses a tombstone, and forgets nevertheless.
+    """
     pipeline = redis_client().pipeline(transaction=False)
     for session_id in session_ids:
+        pipeline.delete(session_key(session_id))
         pipeline.set(session_key(session_id), TOMBSTONE, ex=TOMBSTONE_SECONDS)
     pipeline.execute()
 

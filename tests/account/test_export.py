@@ -13,6 +13,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
 from sandbox.stack.processes import wait_until
+from tests.auth.conftest import make_key
 from tests.problems import assert_problem
 from tests.web_process import serving
 
@@ -78,6 +79,19 @@ def test_no_connection_is_held_while_the_client_reads(app, user, small_pieces):
     answer.close()
     assert told[-1][0].endswith(b"]}")
     assert {connections for _, connections in told} == {0}
+
+
+def test_what_was_deleted_meanwhile_is_not_in_it(user, small_pieces):
+    for _ in range(5):
+        make_key(user)
+        user.make_chatroom()
+    answer = user.get("/user/me/export", buffered=False)
+    pieces = iter(answer.response)
+    begun = next(pieces)
+    assert user.delete("/user/me").status_code == 204
+    told = json.loads(begun + b"".join(pieces))
+    answer.close()
+    assert (told["user"]["id"], told["security_events"], told["chatrooms"]) == (user.id, [], [])
 
 
 def open_export(user):

@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy import text
 
 from app.account.retention import delete_ended
+from app.auth import keys
 from app.auth.keys import hash_key
 from app.core.clock import utc_now
 from app.core.db import db
+from app.core.transactions import transaction
 from app.users.service import lock_user_by_mobile
 from tests.architecture.test_ownership import BODIES, METHODS, address, owned_by
 from tests.auth.conftest import BOTH, Program, make_key, sql
@@ -180,6 +182,21 @@ def test_a_new_password_ends_keys_if_asked(app, make_member, make_user, way, is_
         assert program.get("/chatroom").status_code == 200
 
 
+def test_none_is_made_by_a_request_whose_session_a_new_password_has_ended_meanwhile(app, user, monkeypatch):
+    """Of a thief's, who was admitted just before: his key would outlive what ends all keys."""
+    thief = {"Authorization": f"Bearer {user.access_token}"}
+
+    def change_the_password_first(key):
+        answer = user.post("/auth/change-password", json={"new_password": PASSWORD, "end_api_keys": True})
+        assert answer.status_code == 200, answer.text
+        return hash_key(key)
+
+    monkeypatch.setattr(keys, "hash_key", change_the_password_first)
+    refused = app.test_client().post("/user/api-keys", json={"name": "CI", "scopes": BOTH}, headers=thief)
+    assert_problem(refused, 401, "token_revoked")
+    assert sql(app, "SELECT count(*) FROM api_keys") == [(0,)]
+
+
 def test_it_ends_with_the_account(app, user, program):
     assert program.get("/chatroom").status_code == 200
     assert user.delete("/user/me").status_code == 204
@@ -197,10 +214,9 @@ def test_a_logout_leaves_it(app, user, program):
 def test_a_key_is_deleted_while_its_users_number_is_locked(app, user):
     """A new password locks the user, then the keys: did this wait for the user, each would wait for the other."""
     made = make_key(user)
-    with app.app_context(), ThreadPoolExecutor(1) as another:
+    with ThreadPoolExecutor(1) as another, app.app_context(), transaction():
         assert lock_user_by_mobile(user.mobile) is not None
         assert another.submit(user.delete, f"/user/api-keys/{made['id']}").result().status_code == 204
-        db.session.rollback()
 
 
 def test_deleted_twenty_times_at_once_it_is_told_once(user):

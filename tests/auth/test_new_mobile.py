@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.users.numbers import mobile_key
 from tests.auth.conftest import PASSWORD, Mover, Visitor, sql, wrong
 from tests.people import age_codes
 from tests.problems import assert_problem
@@ -71,6 +72,18 @@ def test_five_wrong_guesses_end_the_code_and_ten_lock_the_number(app, mover):
     headers = {"Authorization": f"Bearer {mover.token}"}
     events = mover.client.get("/user/security-events", headers=headers).json["items"]
     assert [event["type"] for event in events].count("codes_locked") == 1
+
+
+def test_while_one_number_is_locked_no_code_of_the_other_is_compared(app, mover, other_numbers, statements):
+    """Else the guess, which nothing counts then, could be told from the right code by the statements it takes."""
+    with app.app_context():
+        mover.new = next(number for number in other_numbers if mobile_key(number) < mobile_key(mover.mobile))
+    new, current = mover.codes()
+    for number in range(10):
+        assert_problem(mover.verify(f"wrong {number}"), 401, "otp_invalid")
+    statements.clear()
+    assert_problem(mover.change(wrong(new), current_otp=current), 429, "otp_locked")
+    assert not [statement for statement in statements if "one_time_codes" in statement]
 
 
 def test_codes_are_good_for_this_alone(app, mover, make_mover, other_numbers):

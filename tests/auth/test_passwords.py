@@ -243,6 +243,24 @@ def test_first_password_needs_no_current_one_and_ends_every_earlier_session(make
         assert_problem(who.me(earlier["access_token"]), 401, "token_revoked")
 
 
+def test_a_session_that_ends_while_its_password_is_hashed_sets_none(make_member, monkeypatch):
+    """Of a thief's, whose request may wait seconds for its turn to hash."""
+    owner, thief = make_member()
+    own = owner.verify(owner.send_otp().json["otp"]).json["access_token"]
+
+    def end_it_first(password):
+        headers = {"Authorization": f"Bearer {own}"}
+        sessions = owner.client.get("/auth/sessions", headers=headers).json["items"]
+        (other,) = [session["id"] for session in sessions if not session["current"]]
+        assert owner.client.delete(f"/auth/sessions/{other}", headers=headers).status_code == 204
+        return hash_password(password)
+
+    monkeypatch.setattr(passwords, "hash_password", end_it_first)
+    refused = owner.post("/auth/change-password", token=thief["access_token"], new_password=GOOD)
+    assert_problem(refused, 401, "token_revoked")
+    assert owner.me(own).json["has_password"] is False
+
+
 def test_one_of_parallel_changes_wins(member):
     who, tokens = member
     change = {"token": tokens["access_token"], "current_password": GOOD}

@@ -1,7 +1,10 @@
 """Several requests about one number at the same moment."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
+from app.core.transactions import transaction
+from app.users.service import lock_user_by_mobile
 from tests.auth.conftest import Visitor
 from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
@@ -32,3 +35,15 @@ def test_parallel_requests_for_a_code_leave_exactly_one_that_works(app, visitor)
     if otp != earlier:
         assert_problem(visitor.verify(earlier), 401, "otp_invalid")
     assert visitor.verify(otp).status_code == 200
+
+
+def test_a_wrong_code_does_not_wait_for_what_the_owner_is_doing(app, make_member):
+    """It would be told from one for an unknown number by that; the tenth, which is an event of the owner's, and a
+    deletion would each wait for the other."""
+    owner, _ = make_member()
+    calls = [lambda: owner.verify("wrong")] * 5 + [lambda: owner.reset("wrong", "a-good-long-password")] * 5
+    with ThreadPoolExecutor(1) as another, app.app_context(), transaction():
+        assert lock_user_by_mobile(owner.mobile) is not None
+        for call in calls:
+            assert_problem(another.submit(call).result(), 401, "otp_invalid")
+    assert_problem(owner.verify("wrong"), 429, "otp_locked")

@@ -77,6 +77,13 @@ def test_token_of_ours_with_odd_claims_spends_its_address(limited, user):
     assert_problem(call(limited, token=odd), 429, "rate_limited")
 
 
+def test_a_request_that_sends_two_codes_counts_twice_for_its_address(make_limited, user):
+    limited = make_limited(rate_limit_per_minute=60)
+    pairs, asked = CODES_SENT.share(60) // 2, ("POST", "/auth/change-mobile")
+    assert statuses(pairs, limited, *asked, token=user.access_token, json={}) == [422] * pairs
+    assert_problem(call(limited, *asked, token=user.access_token, json={}), 429, "rate_limited")
+
+
 def test_account_routes_are_tighter(limited):
     allowed = AUTH_REQUESTS.share(PER_MINUTE)
     assert allowed < PER_MINUTE

@@ -4,10 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+import redis
 
 from app.auth.keys import revoke_key
 from app.auth.sessions import end_session
 from app.core.admission import ACTIVE_SECONDS, TOMBSTONE_SECONDS, remember_active, session_key
+from sandbox.stack.servers import ValkeyServer
 from tests.auth.conftest import make_key
 from tests.problems import assert_problem
 
@@ -128,6 +130,18 @@ def test_a_logout_ends_a_session_that_only_redis_has_kept(user, redis_db):
     redis_db.set(session_key(session), user.id)  # Redis died in the moment of the logout, and came back
     assert user.post("/auth/logout").status_code == 204
     assert_problem(user.get("/user/me"), 401, "token_revoked")
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_the_end_of_a_session_counts_though_redis_is_full(make_app, user, limit):
+    with ValkeyServer(append_only=False) as own, redis.Redis.from_url(own.url) as valkey:
+        user.client = make_app(redis_url=own.url, rate_limit_per_minute=limit).test_client()
+        assert user.get("/user/me").status_code == 200
+        valkey.config_set("maxmemory", 1)
+        assert user.post("/auth/logout").status_code == 204
+        assert_problem(user.get("/user/me"), 401, "token_revoked")
+        valkey.config_set("maxmemory", 0)
+        assert_problem(user.get("/user/me"), 401, "token_revoked")
 
 
 @pytest.fixture
