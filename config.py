@@ -210,7 +210,7 @@ class Settings(BaseSettings):
     # Stripe
     stripe_secret_key: Key = ""
     stripe_pro_price_id: PriceList = Field([], description="The first is sold; a subscription for any of them is Pro")
-    stripe_webhook_secret: str = ""
+    stripe_webhook_secret: Key = ""
     stripe_api_base: Address = Field("https://api.stripe.com", pattern="^https?://")
     stripe_timeout: float = Field(10, ge=0.1, le=12, description="Seconds for all of a request's calls together")
     stripe_grace_days: float = Field(3, ge=0, le=60, description="How long an unpaid subscription stays Pro")

@@ -126,7 +126,10 @@ def test_an_address_that_clients_can_use_is_taken(setting, address):
     assert getattr(load(**{setting: address}), setting).endswith(address.partition(":")[2])
 
 
-@pytest.mark.parametrize("setting", ["gemini_api_key", "stripe_secret_key", "twilio_auth_token", "metrics_token"])
+@pytest.mark.parametrize(
+    "setting",
+    ["gemini_api_key", "stripe_secret_key", "stripe_webhook_secret", "twilio_auth_token", "metrics_token"],
+)
 @pytest.mark.parametrize("key", ["sk_hush\u200b", "sk_hush\nsk_more", "sk hush", "ключ"])
 def test_a_key_that_no_request_could_carry_is_refused_without_a_part_of_it(setting, key):
     with pytest.raises(ConfigError, match=f"^{setting.upper()} is wrong: must be visible characters") as refusal:

@@ -26,6 +26,7 @@ from app.core.db import db
 from app.core.errors import AppError, ServiceUnavailable
 from app.core.transactions import transaction
 from app.integrations.stripe import (
+    KeyUsedOtherwise,
     MissingAtStripe,
     Payments,
     PaymentsError,
@@ -86,7 +87,7 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
             try:
                 return payments.portal_url(customer.stripe_id, return_url=frontend_url(PORTAL_RETURN_PATH))
             except MissingAtStripe as error:
-                forget_missing_customer(customer, error, now, unless_paying=True)
+                forget_missing_customer(customer, error, now)
     raise ServiceUnavailable
 
 
@@ -105,7 +106,7 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
             try:
                 close_customer(payments, customer, now)
             except MissingAtStripe as error:
-                forget_missing_customer(customer, error, now, unless_paying=True)
+                forget_missing_customer(customer, error, now)
 
 
 def disown_customers(user_id: UUID) -> bool:
@@ -172,7 +173,11 @@ def open_checkout_session(
         )
     except (PaymentsRejected, PaymentsFailed) as error:
         begin_attempt(customer)
-        forget_missing_customer(customer, error, now)
+        if not isinstance(error, KeyUsedOtherwise):  # as after a change of the price, while the answer was lost
+            forget_missing_customer(customer, error, now)
+        return None
+    if session.expires_at <= now:  # Stripe may keep an answer for longer than the day that the session lives
+        begin_attempt(customer)
         return None
     if keep_session(customer, session):
         return session
@@ -248,19 +253,17 @@ def begin_attempt(customer: StripeCustomer) -> None:
         db.session.execute(update(StripeCustomer).where(*current).values(values))
 
 
-def forget_missing_customer(
-    customer: StripeCustomer, error: PaymentsError, now: datetime, *, unless_paying: bool = False
-) -> None:
+def forget_missing_customer(customer: StripeCustomer, error: PaymentsError, now: datetime) -> None:
     """Forget a customer that Stripe does not know: the user's next one is a new one.
 
-    Raises the error again when it says something else.
-    unless_paying: raise it also when a copy of ours says that the customer pays: the key may be another account's.
+    Raises the error again when it says something else, or when a copy of ours says that the customer pays or could be
+    charged again: the key may be another account's.
     """
     if not isinstance(error, MissingAtStripe) or error.param != "customer":
         raise error
     known = (StripeCustomer.id == customer.id, StripeCustomer.deleted_at.is_(None))
     with transaction():
-        if unless_paying and unended_subscription_ids(customer.id):
+        if unended_subscription_ids(customer.id):
             raise error
         db.session.execute(update(StripeCustomer).where(*known).values(deleted_at=now))
 

@@ -24,6 +24,7 @@ BATCH = 500
 UNANSWERED_IN_A_ROW = 3  # one may be a customer with many subscriptions; three are Stripe
 # Stripe sends an event for up to three days: https://docs.stripe.com/webhooks#automatic-retries
 SESSION_PATIENCE = timedelta(days=3)
+UNENDED = exists().where(Subscription.customer_id == StripeCustomer.id, Subscription.status.not_in(ENDED))
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,19 @@ def sync_due(*, now: datetime) -> list[Change]:
     """
     if not settings().stripe_secret_key:
         return []
-    corrected = compare(claimed(due_customers(now), now), now=now).corrected
+    corrected = compare(claimed(due_customers(), now), now=now).corrected
     if corrected:
         log.warning("The comparison with Stripe corrected %d subscriptions", len(corrected))
     return corrected
 
 
-def due_customers(now: datetime) -> Sequence[StripeCustomer]:
-    """Up to BATCH customers with something that can still change, those not compared for the longest time first."""
-    unended = exists().where(Subscription.customer_id == StripeCustomer.id, Subscription.status.not_in(ENDED))
-    recent_session = StripeCustomer.session_expires_at > now - SESSION_PATIENCE
-    due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(unended, recent_session))
+def due_customers() -> Sequence[StripeCustomer]:
+    """Up to BATCH customers with something that can still change, those not compared for the longest time first.
+
+    A session counts until a comparison begins SESSION_PATIENCE after its end, however long nobody compared.
+    """
+    session_counts = StripeCustomer.session_expires_at > StripeCustomer.checked_at - SESSION_PATIENCE
+    due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(UNENDED, session_counts))
     return db.session.scalars(due.order_by(StripeCustomer.checked_at, StripeCustomer.id).limit(BATCH)).all()
 
 
@@ -82,9 +85,15 @@ def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[Stri
 
 
 def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
-    """Compare every customer, or one user's. Raises ServiceUnavailable where there is no key."""
+    """Compare every customer, or one user's, but not those that are gone with all that they had.
+
+    Raises ServiceUnavailable where there is no key.
+    """
     required("stripe_secret_key")
-    at_stripe = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None)).order_by(StripeCustomer.id)
+    can_change = or_(StripeCustomer.deleted_at.is_(None), UNENDED)
+    at_stripe = (
+        select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), can_change).order_by(StripeCustomer.id)
+    )
     if user_id is not None:
         at_stripe = at_stripe.where(StripeCustomer.user_id == user_id)
     customers = db.session.scalars(at_stripe).all()

@@ -116,12 +116,13 @@ def note_event(event: RemoteEvent, now: datetime) -> bool:
     return db.session.scalar(select(StripeEvent.due_at).where(StripeEvent.id == event.id)) is not None
 
 
-def apply_event(event_id: str, *, now: datetime) -> None:
+def apply_event(event_id: str, *, now: datetime, due_at: datetime | None = None) -> None:
     """Bring our copies up to date with what a noted event is about; does nothing when it was applied before.
 
+    due_at: when the sweep saw that it is due; nothing is done when another took it since.
     Safe to run twice, and at once. Raises PaymentProviderError, ServiceUnavailable: the sweep comes back to it.
     """
-    event = claim_event(event_id, now)
+    event = claim_event(event_id, now, due_at)
     if event is None:
         return
     with stripe_calls() as payments:
@@ -130,11 +131,11 @@ def apply_event(event_id: str, *, now: datetime) -> None:
         db.session.execute(update(StripeEvent).where(StripeEvent.id == event_id).values(due_at=None))
 
 
-def claim_event(event_id: str, now: datetime) -> StripeEvent | None:
-    """The event, due again later should this attempt fail: the older it is, the later. None when it was applied."""
-    unapplied = (StripeEvent.id == event_id, StripeEvent.due_at.is_not(None))
+def claim_event(event_id: str, now: datetime, due_at: datetime | None) -> StripeEvent | None:
+    """The event, due again later should this attempt fail: the older it is, the later. None as `apply_event` has it."""
+    unapplied = StripeEvent.due_at == due_at if due_at else StripeEvent.due_at.is_not(None)
     with transaction():
-        event = db.session.scalar(select(StripeEvent).where(*unapplied).with_for_update())
+        event = db.session.scalar(select(StripeEvent).where(StripeEvent.id == event_id, unapplied).with_for_update())
         if event is not None:
             event.due_at = now + min(max(now - event.received_at, RETRY_AFTER), MAX_RETRY_AFTER)
         return event
@@ -143,16 +144,17 @@ def claim_event(event_id: str, now: datetime) -> StripeEvent | None:
 def sweep_events(*, now: datetime) -> None:
     """Apply up to BATCH events that are due: their task was lost, or Stripe failed it. Give up those too old.
 
-    Ends with this process, and after MAX_UNANSWERED that Stripe does not answer: the next sweep goes on.
+    Ends with this process, and after MAX_UNANSWERED that Stripe does not answer: the next sweep goes on. Leaves to
+    another sweep what that one has taken meanwhile.
     """
     give_up_events(now)
-    due = select(StripeEvent.id).where(StripeEvent.due_at <= now).order_by(StripeEvent.due_at).limit(BATCH)
+    due = select(StripeEvent.id, StripeEvent.due_at).where(StripeEvent.due_at <= now)
     unanswered = 0
-    for event_id in db.session.scalars(due).all():
+    for event_id, due_at in db.session.execute(due.order_by(StripeEvent.due_at).limit(BATCH)).all():
         if is_draining():
             return
         try:
-            apply_event(event_id, now=now)
+            apply_event(event_id, now=now, due_at=due_at)
         except PaymentProviderError:
             continue  # refused, which is logged: the others may not be
         except ServiceUnavailable:
@@ -167,8 +169,11 @@ def sweep_events(*, now: datetime) -> None:
 
 
 def give_up_events(now: datetime) -> None:
-    """Forget events that could not be applied for GIVE_UP_AFTER: sent again by hand, they are taken as new."""
-    too_old = (StripeEvent.due_at.is_not(None), StripeEvent.received_at < now - GIVE_UP_AFTER)
+    """Forget events that could not be applied for GIVE_UP_AFTER: sent again by hand, they are taken as new.
+
+    One that is due has not been tried since, and is tried first: no worker may have run for as long.
+    """
+    too_old = (StripeEvent.due_at > now, StripeEvent.received_at < now - GIVE_UP_AFTER)
     with transaction():
         given_up = db.session.scalars(delete(StripeEvent).where(*too_old).returning(StripeEvent.id)).all()
     for event_id in given_up:

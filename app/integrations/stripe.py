@@ -79,10 +79,12 @@ def parse_subscription(source: Any) -> RemoteSubscription:
     """From the SDK's object.
 
     In flexible billing mode a cancellation asked for in the portal shows in `cancel_at` alone
-    (https://docs.stripe.com/billing/subscriptions/billing-mode/compare).
+    (https://docs.stripe.com/billing/subscriptions/billing-mode/compare). A date after the period is another matter.
     """
     data = source.to_dict()
     items = (data.get("items") or {}).get("data") or []
+    cancel_at = data.get("cancel_at")
+    last_end = max((item["current_period_end"] or 0 for item in items), default=cancel_at)
     return RemoteSubscription(
         id=data["id"],
         status=data["status"],
@@ -92,7 +94,7 @@ def parse_subscription(source: Any) -> RemoteSubscription:
             )
             for item in items
         ),
-        cancel_at_period_end=bool(data.get("cancel_at_period_end") or data.get("cancel_at")),
+        cancel_at_period_end=bool(data.get("cancel_at_period_end") or (cancel_at and cancel_at <= last_end)),
         created_at=datetime.fromtimestamp(data["created"], UTC),
         ended_at=utc_time(data.get("ended_at")),
     )
@@ -140,6 +142,10 @@ class MissingAtStripe(PaymentsRejected):
     def __init__(self, message: str, param: str | None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class KeyUsedOtherwise(PaymentsRejected):
+    """The idempotency key was used with other parameters before: those of other settings, say."""
 
 
 class PaymentsFailed(PaymentsUnavailable):
@@ -331,6 +337,8 @@ def payments_error(error: stripe.StripeError) -> PaymentsError:
         return PaymentsUnavailable(facts)
     if status == HTTPStatus.CONFLICT:
         return KeyInUse(facts)
+    if isinstance(error, stripe.IdempotencyError):
+        return KeyUsedOtherwise(facts)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return PaymentsFailed(facts)
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from flask import Flask
 from sqlalchemy import event, text
 
 from app.core.db import db
-from app.integrations.stripe import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS, MissingAtStripe, Payments
+from app.integrations.stripe import CONNECT_SECONDS, MAX_RETRIES, READ_SECONDS, MissingAtStripe, Payments, RemoteSession
 from config import Settings
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import KEY, Shop
@@ -109,6 +110,35 @@ def test_an_answer_that_got_lost_makes_no_second_session(user: Any, stripe: Runn
     assert user.post("/subscribe/pro").status_code == 200
     assert len(stripe.events("customer.created")) == 1
     assert stripe.call("GET", "/stats")["sessions"] == 1
+
+
+def test_a_session_that_ended_while_its_answer_was_kept_is_not_handed_out(
+    user: Any, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer got lost, and comes again a day later: https://docs.stripe.com/api/idempotent_requests"""
+    create = Payments.create_session
+
+    def create_yesterday(payments: Payments, *, key: str, **params: Any) -> RemoteSession:
+        session = create(payments, key=key, **params)
+        ended_at = session.expires_at - timedelta(days=1, minutes=5)
+        return replace(session, expires_at=ended_at) if key.endswith("-1") else session
+
+    monkeypatch.setattr(Payments, "create_session", create_yesterday)
+    opened = user.post("/subscribe/pro")
+    assert opened.status_code == 200
+    assert stripe.requests("/v1/checkout/sessions", "POST")[-1]["idempotency_key"].endswith("-2")
+    assert user.post("/subscribe/pro").json == opened.json
+
+
+def test_a_price_that_changes_after_an_answer_got_lost_is_sold_at_once(
+    user: Any, stripe: RunningStandIn, make_billing_app: Callable[..., Flask]
+) -> None:
+    """Stripe refuses the key of the lost answer with another price: another key is used."""
+    stripe.behave(path="/v1/checkout/sessions", method="POST", drop=True, when="after", times=2)
+    assert user.post("/subscribe/pro").status_code == 503
+    dearer = make_billing_app(stripe_pro_price_id="price_dearer")
+    assert replace(user, client=dearer.test_client()).post("/subscribe/pro").status_code == 200
+    assert stripe.requests("/v1/checkout/sessions", "POST")[-1]["params"]["line_items"][0]["price"] == "price_dearer"
 
 
 @pytest.mark.parametrize("route", ROUTES)

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, event
 from app.billing.stripe_connection import stripe_calls
 from app.billing.subscriptions import copy_subscriptions
 from app.core.clock import utc_now
+from app.integrations.stripe import MissingAtStripe, Payments
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 
@@ -40,6 +41,23 @@ def test_what_could_be_charged_again_ends_before_a_new_one_is_sold(
     new = stripe.pay(opened.json["session_id"])["subscription"]
     assert unended(stripe, shop) == [new]
     assert user.get("/subscription/status").json["status"] == "active"
+
+
+def test_what_could_be_charged_again_is_not_forgotten_with_a_key_of_another_account(
+    user: Any, shop: Shop, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = shop.subscribe(user)
+    stripe.act(old, "set", status="unpaid")
+    shop.deliver_all()
+
+    def knows_nobody(*_: Any) -> list[Any]:
+        raise MissingAtStripe("InvalidRequestError HTTP 400 resource_missing - customer", "customer")
+
+    with monkeypatch.context() as wrong_key:
+        wrong_key.setattr(Payments, "subscriptions", knows_nobody)
+        assert user.post("/subscribe/pro").status_code == 502
+    new = shop.subscribe(user)
+    assert unended(stripe, shop) == [new]
 
 
 def test_a_first_payment_under_way_is_waited_for(user: Any, shop: Shop, stripe: RunningStandIn) -> None:

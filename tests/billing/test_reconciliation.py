@@ -30,6 +30,15 @@ def test_a_purchase_whose_events_were_all_dropped(user: Any, shop: Shop, caplog:
     assert told == [("WARNING", "The comparison with Stripe corrected 1 subscriptions")]
 
 
+def test_a_purchase_before_an_outage_that_stripe_has_outlasted(user: Any, shop: Shop) -> None:
+    """Nobody compared for five days, and Stripe sends its events for three."""
+    shop.buy(user)
+    shop.execute("UPDATE stripe_customers SET session_expires_at = now() - interval '4 days'")
+    shop.execute("UPDATE stripe_customers SET checked_at = now() - interval '5 days'")
+    assert len(due(shop)) == 1
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
 def test_a_cancellation_whose_event_was_dropped(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.act(shop.subscribe(user), "cancel")
     assert user.get("/user/me").json["tier"] == "pro"

@@ -62,6 +62,16 @@ def test_the_command_goes_on_after_a_customer_that_is_refused_and_names_it(
     assert (told["compared"], told["left"], len(told["corrected"])) == (1, 0, 0)
 
 
+def test_the_command_leaves_out_a_customer_that_is_gone(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    user.post("/subscribe/pro")
+    stripe.reset()  # Stripe never heard of the customer
+    shop.subscribe(user)  # with a new one
+    assert [row["deleted_at"] is None for row in shop.rows("stripe_customers")] == [False, True]
+    result = shop.app.test_cli_runner().invoke(args=["billing", "sync"])
+    assert result.exit_code == 0, result.output
+    assert "Compared 1 customers with Stripe" in result.output
+
+
 def test_the_command_stops_when_stripe_does_not_answer(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     for user in [make_user() for _ in range(5)]:
         shop.buy(user)

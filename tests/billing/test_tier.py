@@ -101,10 +101,13 @@ def test_grace_does_not_begin_anew_with_the_next_unpaid_period(user: Any, shop: 
         ({"cancel_at_period_end": False, "cancel_at": 1_800_000_000}, True),  # in the flexible one
         ({"cancel_at_period_end": True}, True),
         ({"cancel_at_period_end": False, "cancel_at": None}, False),
+        ({"cancel_at_period_end": False, "cancel_at": 1_800_000_001}, False),  # on a day of a later period
     ],
 )
 def test_stripe_tells_of_an_end_in_two_ways(told: dict[str, Any], ends: bool) -> None:
-    source = {"id": "sub_1", "status": "active", "created": 1_700_000_000, "items": {"data": []}} | told
+    period = {"current_period_start": 1_797_400_000, "current_period_end": 1_800_000_000}
+    items = {"data": [{"price": {"id": "price_pro"}} | period]}
+    source = {"id": "sub_1", "status": "active", "created": 1_700_000_000, "items": items} | told
     assert parse_subscription(SimpleNamespace(to_dict=lambda: source)).cancel_at_period_end is ends
 
 

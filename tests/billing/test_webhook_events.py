@@ -13,6 +13,7 @@ from app.billing import tasks
 from app.schedule import beat_schedule
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
+from tests.people import all_at_once
 
 DAY_SECONDS = 24 * 60 * 60
 
@@ -146,6 +147,28 @@ def test_the_sweep_stops_when_stripe_does_not_answer_and_the_next_one_goes_on(
     assert [user.get("/user/me").json["tier"] for user in users] == ["pro"] * 5
 
 
+def test_a_sweep_leaves_to_another_what_that_one_has_taken_meanwhile(
+    make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    """While Stripe is slow, a sweep takes longer than beat waits before the next one."""
+    for user in [make_user() for _ in range(3)]:
+        shop.buy(user)
+    first, taken, last = [event["id"] for event in stripe.events("invoice.paid")]
+    for event_id in (first, taken, last):
+        shop.note(event_id)
+    asked = len(stripe.requests())
+    stripe.behave(path="/v1/subscriptions/", hold=True, times=1)
+
+    def take_one() -> None:
+        stripe.wait_held()
+        shop.execute("UPDATE stripe_events SET due_at = now() + interval '1 hour' WHERE id = :id", id=taken)
+        stripe.behave()
+
+    all_at_once([lambda: shop.sweep(seconds_later=30), take_one], retry=False)
+    assert shop.pending() == [taken]
+    assert len(stripe.requests()) == asked + 2
+
+
 def test_an_event_that_stripe_refuses_keeps_no_other_back(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     for user in [make_user() for _ in range(5)]:
         shop.buy(user)
@@ -184,6 +207,14 @@ def test_an_event_is_given_up_after_three_days_and_is_new_when_it_is_sent_again(
     assert f"{bought} could not be applied" in caplog.text
     stripe.behave()
     assert shop.deliver(bought).status_code == 200
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_that_no_worker_ever_tried_is_not_given_up(bought: str, user: Any, shop: Shop) -> None:
+    shop.note(bought)
+    shop.redis.flushdb()
+    shop.sweep(seconds_later=5 * DAY_SECONDS)
+    assert (shop.pending(), len(shop.rows("stripe_events"))) == ([], 1)
     assert user.get("/user/me").json["tier"] == "pro"
 
 
