@@ -7,13 +7,33 @@ import json
 import logging
 import subprocess  # nosec B404
 import sys
+from datetime import datetime
 from typing import Any
 
 from celery import Celery, signals
-from celery.beat import SchedulingError
+from celery.beat import Scheduler, SchedulingError
 
 from app.core.broker import broker_settings
 from app.core.logging import configure_logging, first_line
+
+
+class SteadyScheduler(Scheduler):  # type: ignore[misc]
+    """Celery's scheduler in memory, which goes on when the machine's clock is set back.
+
+    Celery's own would queue nothing until the clock shows the old time again.
+    """
+
+    seen: datetime | None = None  # the clock at the last look
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        """Queue the task that is due; seconds until the next look."""
+        now = self.app.now()
+        if self.seen is not None and now < self.seen:
+            for entry in self.schedule.values():
+                entry.last_run_at -= self.seen - now
+            self.populate_heap()
+        self.seen = now
+        return float(super().tick(*args, **kwargs))
 
 
 def main() -> None:
@@ -29,7 +49,7 @@ def main() -> None:
     celery.conf.update(broker_settings(needed["redis_url"], pool_size=needed["pool_size"]))
     celery.conf.beat_schedule = needed["schedule"]
     # A schedule in memory: nothing is lost with it, since everything is asked for again within an hour.
-    celery.Beat(scheduler="celery.beat.Scheduler", quiet=True, loglevel="INFO").run()
+    celery.Beat(scheduler=SteadyScheduler, quiet=True, loglevel="INFO").run()
 
 
 def keep_logging(**_: Any) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import re
 import signal
+from datetime import timedelta
 from importlib import import_module
 
 import redis
@@ -10,7 +11,9 @@ from celery import Celery
 from uuid_utils.compat import uuid7
 
 from app.core.broker import CHORES, GENERATIONS
+from app.core.clock import utc_now
 from app.schedule import beat_schedule
+from celery_beat import SteadyScheduler
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
@@ -91,3 +94,19 @@ def test_beat_asks_for_every_task_that_is_about_nothing_in_particular(migrated_a
 def test_a_worker_whose_clock_is_ahead_of_beats_drops_no_sweep(migrated_app):
     schedule = beat_schedule(migrated_app.extensions["settings"])
     assert [name for name, entry in schedule.items() if entry["options"]["expires"] < 60] == []
+
+
+def test_beat_goes_on_when_its_clock_is_set_back(monkeypatch):
+    celery, ahead, queued = Celery(broker="memory://", set_as_current=False), timedelta(hours=1), []
+    monkeypatch.setattr(celery, "now", lambda: utc_now() + ahead)
+    celery.conf.beat_schedule = {name: {"task": name, "schedule": 10.0} for name in ("sweep", "tick")}
+    scheduler = SteadyScheduler(celery)
+    monkeypatch.setattr(scheduler, "apply_entry", lambda entry, **_: queued.append(entry.name))
+    assert scheduler.tick() < 10
+    ahead = timedelta(0)
+    assert scheduler.tick() < 10
+    assert queued == []
+    ahead = timedelta(seconds=11)
+    while scheduler.tick() == 0:
+        pass
+    assert sorted(queued) == ["sweep", "tick"]

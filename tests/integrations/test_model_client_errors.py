@@ -1,5 +1,7 @@
 """What goes wrong with a model, and what each client makes of it: held against both, whole and streamed."""
 
+import json
+
 import pytest
 
 from app.integrations.gemini.client import (
@@ -13,7 +15,7 @@ from app.integrations.gemini.client import (
     error_for,
 )
 from sandbox.stack.processes import free_port
-from tests.integrations.scripted import JSON, says, serving
+from tests.integrations.scripted import JSON, SSE, says, serving
 from tests.integrations.test_model_client_contract import both_ways
 
 KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"
@@ -206,3 +208,46 @@ def test_an_error_answer_in_no_form_of_googles_may_be_tried_again(make_asker, st
 
     assert type(outcome.error) is ModelUnavailable
     assert str(outcome.error) == "HTTP 503"
+
+
+@pytest.mark.parametrize("text", ["", "Half"])
+@pytest.mark.parametrize(("code", "kind"), [(503, ModelUnavailable), (400, ModelRejected)])
+def test_an_error_in_the_middle_of_a_stream_counts(make_asker, sdk, text, code, kind):
+    """Of a model that only thought so far, it passed for an empty reply, which costs a prompt."""
+    retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3s"}
+    error = {"code": code, "message": "Overloaded", "details": [retry]}
+    begun = {"candidates": [{"content": {"parts": [{"text": text}]}}], "usageMetadata": {"promptTokenCount": 5}}
+    responses = [begun, {"error": error}]
+    if sdk == "google-genai":
+        script = says(SSE, *(b"data: %s\r\n\r\n" % json.dumps(one).encode() for one in responses))
+    else:
+        script = says(JSON, json.dumps(responses).encode())
+    with serving(script) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=True)
+
+    assert (type(outcome.error), str(outcome.error), "".join(outcome.pieces)) == (kind, f"HTTP {code}", text)
+    assert getattr(outcome.error, "retry_after", None) == (3 if code == 503 else None)
+
+
+@both_ways
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_carries_neither_the_key_nor_the_conversation_elsewhere(make_asker, streamed, status):
+    moved = b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n"
+    carried = []
+    with serving(carried.append) as elsewhere, serving(says(moved % (status, elsewhere.encode()))) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert (type(outcome.error), str(outcome.error)) == (ModelRejected, f"HTTP {status}")
+    assert carried == []
+
+
+@both_ways
+@pytest.mark.parametrize("details", [b"null", b'"no"', b'["no"]', b"3", b'{"a": 1}'])
+def test_details_in_no_form_of_googles_are_passed_over(make_asker, streamed, details):
+    """A gateway in Go writes `null` for none."""
+    body = b'{"error": {"code": 503, "status": "UNAVAILABLE", "message": "Busy", "details": %s}}' % details
+    head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 4\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with serving(says(head, body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert (type(outcome.error), outcome.error.retry_after) == (ModelUnavailable, 4)

@@ -274,8 +274,8 @@ def retry_after_of(details: list[Any], headers: Mapping[str, str]) -> float | No
 def is_spent_for_today(details: list[Any]) -> bool:
     """Whether Google names a quota that comes back with the day: google.rpc.QuotaFailure, `…PerDay…` in its ids."""
     violations = detail_of(details, "google.rpc.QuotaFailure").get("violations")
-    named = [violation for violation in violations or () if isinstance(violation, dict)]
-    return any("PerDay" in str(violation.get("quotaId", "")) for violation in named)
+    named = violations if isinstance(violations, list) else []
+    return any("PerDay" in str(one.get("quotaId", "")) for one in named if isinstance(one, dict))
 
 
 def detail_of(details: list[Any], kind: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import requests
 import urllib3
 from google.ai.generativelanguage import GenerativeServiceClient
-from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError
+from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, from_http_status
 from google.auth.exceptions import GoogleAuthError
 from google.generativeai import protos
 from google.protobuf import json_format
@@ -60,7 +60,7 @@ class Gemini(ModelClient):
         adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
-        session.hooks["response"] += [unwrap_error, read_as_it_comes]
+        session.hooks["response"] += [refuse_redirect, unwrap_error, read_as_it_comes]
         # Which proxy and which certificates: the environment is read once, and not for each call.
         found = session.merge_environment_settings(endpoint, {}, None, None, None)
         session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
@@ -80,7 +80,7 @@ class Gemini(ModelClient):
         options = {"timeout": asked.read_seconds, "retry": None, "metadata": list(asked.headers.items())}
         try:
             if asked.streamed:
-                yield from self.client.stream_generate_content(request, **options)
+                yield from raising_errors(self.client.stream_generate_content(request, **options))
             else:
                 yield self.client.generate_content(request, **options)
         except SDK_ERRORS as error:
@@ -121,10 +121,40 @@ def classify(error: Exception) -> ModelError:
     return ModelUnavailable(type(error).__name__)
 
 
+def raising_errors(stream: Any) -> Any:
+    """The stream, which raises a ModelError when Google ends it with an error.
+
+    google-api-core reads that as a response without any known field. What a text quotes has a backslash before it.
+    """
+    grab = stream._grab  # it has no door to the JSON of a response
+
+    def grab_or_raise() -> Any:
+        response = stream._ready_objs[0]
+        error = json.loads(response).get("error") if '"error"' in response else None
+        if isinstance(error, dict):
+            code, details = error.get("code"), error.get("details")
+            status = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR
+            raise error_for(status, details if isinstance(details, list) else [], {})
+        return grab()
+
+    stream._grab = grab_or_raise
+    return stream
+
+
+def refuse_redirect(response: requests.Response, **_: Any) -> None:
+    """Follow no redirect: requests would send the key and the conversation wherever it leads.
+
+    Raises GoogleAPICallError with the redirect's status.
+    """
+    if response.is_redirect:
+        response.close()
+        raise from_http_status(response.status_code, "a redirect")  # type: ignore[no-untyped-call]
+
+
 def unwrap_error(response: requests.Response, **_: Any) -> None:
     """Take an error out of the array that streams have it in, where google-api-core does not look for it.
 
-    One in no form of Google's is left out, so that its status decides: google-api-core would stumble over it.
+    What is in no form of Google's is left out, so that the status decides: google-api-core would stumble over it.
     """
     if response.status_code < HTTPStatus.BAD_REQUEST:
         return
@@ -134,8 +164,11 @@ def unwrap_error(response: requests.Response, **_: Any) -> None:
         return
     if isinstance(body, list) and body:
         body = body[0]
-    is_googles = isinstance(body, dict) and isinstance(body.get("error"), dict)
-    response._content = json.dumps(body if is_googles else {}).encode()
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict):
+        details = error.get("details")
+        error["details"] = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    response._content = json.dumps({"error": error} if isinstance(error, dict) else {}).encode()
 
 
 def read_as_it_comes(response: requests.Response, **_: Any) -> None:
