@@ -1,6 +1,5 @@
 """What prompts took, day by day and for operators, out of the ledger."""
 
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -30,19 +29,8 @@ SPENT = (
 )
 
 
-@dataclass(frozen=True)
-class DayOfUsage:
-    """The prompts of one UTC day, and what their replies took in tokens."""
-
-    date: date
-    prompts: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    thinking_tokens: int = 0
-
-
-def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[DayOfUsage]:
-    """What the user's prompts took, a row a day, both ends included; by default of the last DAYS_SHOWN.
+def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[dict[str, Any]]:
+    """What the user's prompts took: `date` and COUNTED of each day, both ends included; by default the last DAYS_SHOWN.
 
     Raises ValidationFailed, TokenRevoked when the account is gone.
     """
@@ -61,9 +49,9 @@ def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: 
     require_user(user_id)
     of_user = (PromptCharge.user_id == user_id, PromptCharge.day.between(first, last))
     statement = select(PromptCharge.day, *SUMS).where(*of_user, *SPENT).group_by(PromptCharge.day)
-    spent = {row[0]: DayOfUsage(*row) for row in db.session.execute(statement)}
+    spent = {row["day"]: dict(row) for row in db.session.execute(statement).mappings()}
     days = (first + timedelta(days=number) for number in range((last - first).days + 1))
-    return [spent.get(day, DayOfUsage(day)) for day in days]
+    return [{"date": day} | dict.fromkeys(COUNTED, 0) | spent.get(day, {}) for day in days]
 
 
 def usage_report(first: date, last: date, by: str) -> list[dict[str, Any]]:
