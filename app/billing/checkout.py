@@ -9,9 +9,7 @@ from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
 
-from sqlalchemy import and_, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
-from uuid_utils.compat import uuid7
+from sqlalchemy import or_, select, update
 
 from app.billing.models import StripeCustomer
 from app.billing.stripe_connection import required, stripe_calls
@@ -127,21 +125,17 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
 
     One that was deleted at Stripe does not count. Raises AlreadySubscribed, TokenRevoked.
     """
-    row = {"id": uuid7(), "user_id": user_id, "attempt": 1, "created_at": now, "checked_at": now}
-    is_own = and_(StripeCustomer.user_id.is_not(None), StripeCustomer.deleted_at.is_(None))
-    own = (
-        insert(StripeCustomer)
-        .values(row)
-        .on_conflict_do_update(  # changes nothing, and returns the one there is
-            index_elements=[StripeCustomer.user_id], index_where=is_own, set_={"user_id": user_id}
-        )
-    )
+    own = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
+    own = own.with_for_update(key_share=True)
     with transaction():
-        require_locked_user(user_id)
+        require_locked_user(user_id)  # of parallel calls one makes it
         if refuse_subscribed and has_live_subscription(user_id):
             raise AlreadySubscribed
-        made = db.session.scalars(own.returning(StripeCustomer), execution_options={"populate_existing": True})
-        return made.one()
+        customer = db.session.scalar(own, execution_options={"populate_existing": True})
+        if customer is None:
+            customer = StripeCustomer(user_id=user_id, stripe_id=None, session_id=None, created_at=now, checked_at=now)
+            db.session.add(customer)
+        return customer
 
 
 def create_customer(payments: Payments, customer: StripeCustomer) -> None:

@@ -265,7 +265,7 @@ def test_a_customer_that_is_deleted_while_it_is_asked_for_is_replaced(user: Any,
             another.execute(text("UPDATE stripe_customers SET deleted_at = now()"))
 
     def delete_meanwhile(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("INSERT INTO stripe_customers") and not deletions:
+        if statement.startswith("SELECT stripe_customers") and not deletions:
             deletions.append(threading.Thread(target=delete))
             deletions[0].start()
             deletions[0].join(0.5)  # it waits for the row as long as this transaction lasts
