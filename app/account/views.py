@@ -20,8 +20,9 @@ from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
-from app.core.http import current_client, hang_up_after
+from app.core.http import current_client
 from app.core.schemas import InvalidCursor, PageQuery
+from app.integrations.bounded_calls import BoundedCall
 from app.quota.history import usage_history
 from app.quota.usage import STRUCTURED_HEADERS, structured_headers, usage_today
 from app.users.profile import UserOut
@@ -73,7 +74,9 @@ class Export(MethodView):
         document, streamed. One at a time; the connection is closed on an export that takes too long."""
         with ExitStack() as until_closed:
             slot = until_closed.enter_context(export_slot(current_user_id()))
-            until_closed.enter_context(hang_up_after(request.environ, settings().export_max_seconds))
+            call = until_closed.enter_context(BoundedCall(settings().export_max_seconds))
+            if connection := request.environ.get("gunicorn.socket"):  # only gunicorn shows it
+                call.bind_socket(connection.fileno())
             pieces = export(current_user_id(), current_session_id(), slot, now=utc_now())
             response = Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
             response.call_on_close(until_closed.pop_all().close)

@@ -3,10 +3,9 @@
 import logging
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -260,31 +259,6 @@ def has_hung_up(environ: Mapping[str, Any]) -> bool:
         return False
     except OSError:
         return True
-
-
-@contextmanager
-def hang_up_after(environ: Mapping[str, Any], seconds: float) -> Iterator[None]:
-    """Close the client's connection when the block takes longer, however slowly the client reads.
-
-    Only under gunicorn, which shows the connection. A next request on it, after the block, is not cut off.
-    """
-    connection: socket.socket | None = environ.get("gunicorn.socket")
-    lock, served = threading.Lock(), False
-
-    def hang_up() -> None:
-        with lock, suppress(OSError):
-            if connection is not None and not served:
-                connection.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, hang_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        with lock:
-            served = True
-        timer.cancel()
 
 
 def add_drain_signal(signal: Callable[[], bool]) -> None:

@@ -27,6 +27,8 @@ _of_thread = threading.local()
 class BoundedCall:
     """What runs inside `with BoundedCall(seconds):` ends within that time, if it waits for a bounded session.
 
+    So does an answer that a client reads slowly, once its own connection is bound by `bind_socket`.
+
     It has one request under way at a time. `timed_out` and `aborted` tell afterwards why it ended.
     """
 
