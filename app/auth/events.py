@@ -3,6 +3,7 @@
 Each is written in the transaction of what it tells of. None holds a secret, a number or a password.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -22,8 +23,7 @@ LOGINS = (EventType.LOGIN, EventType.LOGIN_NEW_DEVICE)
 
 def record(user_id: UUID, kind: EventType, client: Client, now: datetime) -> None:
     """Note what happens to an account, in the caller's transaction."""
-    event = SecurityEvent(user_id=user_id, type=kind, created_at=now, ip=client.ip, user_agent=client.user_agent)
-    db.session.add(event)
+    db.session.add(SecurityEvent(user_id=user_id, type=kind, created_at=now, **asdict(client)))
 
 
 def record_login(user_id: UUID, client: Client, now: datetime) -> None:
@@ -42,13 +42,7 @@ def record_login(user_id: UUID, client: Client, now: datetime) -> None:
 
 def record_lock(mobile: str, client: Client, now: datetime) -> None:
     """Note that a number's codes are locked; one statement, which writes nothing for a number without an account."""
-    event = {
-        "id": uuid7(),
-        "type": EventType.CODES_LOCKED,
-        "created_at": now,
-        "ip": client.ip,
-        "user_agent": client.user_agent,
-    }
+    event = {"id": uuid7(), "type": EventType.CODES_LOCKED, "created_at": now} | asdict(client)
     columns = SecurityEvent.__table__.columns
     owner = select(User.id, *(literal(value, columns[name].type) for name, value in event.items()))
     owner = owner.where(User.mobile == mobile, User.verified_at.is_not(None))

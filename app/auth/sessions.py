@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -53,13 +53,7 @@ def open_session(tx: Transaction, user: User, client: Client, now: datetime) -> 
     latest_first = select(AuthSession.id).where(*of_user).order_by(AuthSession.last_used_at.desc())
     too_many = latest_first.offset(MAX_SESSIONS - 1).limit(MAX_SESSIONS)
     revoke(tx, AuthSession, AuthSession.id.in_(too_many), now=now)
-    session = AuthSession(
-        user_id=user.id,
-        ip=client.ip,
-        user_agent=client.user_agent,
-        created_at=now,
-        last_used_at=now,
-    )
+    session = AuthSession(user_id=user.id, created_at=now, last_used_at=now, **asdict(client))
     db.session.add(session)
     db.session.flush()
     return issue_tokens(user, session.id, add_refresh_token(session.id, now), now)

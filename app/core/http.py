@@ -232,7 +232,10 @@ def network(address: str | None) -> str:
 
 @dataclass(frozen=True)
 class Client:
-    """Where a request comes from, as far as it is known. user_agent: MAX_USER_AGENT_CHARS at most."""
+    """Where a request comes from, as far as it is known, by the columns that keep it.
+
+    user_agent: MAX_USER_AGENT_CHARS at most.
+    """
 
     ip: str | None
     user_agent: str | None
