@@ -7,6 +7,7 @@ from what was fetched (`app/billing/tier.py`).
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
@@ -104,14 +105,7 @@ def note_event(event: RemoteEvent, now: datetime) -> bool:
         unknown = event.customer_id or "-"
         log_event(log, "event_of_unknown_customer", event_id=event.id, type=event.type, customer=unknown)
         return False
-    row = {
-        "id": event.id,
-        "type": event.type,
-        "customer_id": customer_id,
-        "subscription_id": event.subscription_id,
-        "received_at": now,
-        "due_at": now + RETRY_AFTER,
-    }
+    row = asdict(event) | {"customer_id": customer_id, "received_at": now, "due_at": now + RETRY_AFTER}
     db.session.execute(insert(StripeEvent).values(row).on_conflict_do_nothing())
     return db.session.scalar(select(StripeEvent.due_at).where(StripeEvent.id == event.id)) is not None
 

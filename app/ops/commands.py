@@ -31,6 +31,7 @@ from app.users.numbers import to_e164
 from app.users.service import find_user, find_user_by_mobile
 
 MAX_REASON_CHARS = 255
+GRANT_COLUMNS = ("reason", "created_at", "ends_at", "revoked_at")
 
 users = CommandGroup(
     "users",
@@ -109,7 +110,7 @@ def find(who: str, as_json: bool) -> None:
         return
     click.echo(table([{"field": name, "value": value} for name, value in summary.items()], ("field", "value")))
     if grants:
-        click.echo("\n" + table(grants, ("state", "reason", "created_at", "ends_at", "revoked_at")))
+        click.echo("\n" + table(grants, ("state", *GRANT_COLUMNS)))
 
 
 def summary_of(user: User, now: datetime) -> dict[str, object]:
@@ -132,13 +133,7 @@ def grant_fields(grant: ProGrant, now: datetime) -> dict[str, object]:
         state = "revoked"
     else:
         state = "expired" if grant.ends_at is not None and grant.ends_at <= now else "active"
-    return {
-        "state": state,
-        "reason": grant.reason,
-        "created_at": grant.created_at,
-        "ends_at": grant.ends_at,
-        "revoked_at": grant.revoked_at,
-    }
+    return {"state": state} | {name: getattr(grant, name) for name in GRANT_COLUMNS}
 
 
 @users.command("events")
