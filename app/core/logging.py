@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -125,9 +126,9 @@ def secrets_of(settings: Mapping[str, object]) -> list[str]:
             continue
         if SECRET_NAMES.search(name):
             found.add(value)
-        password = urlsplit(value).password if "://" in value else None
-        if password:
-            found |= {password, unquote(password)}
+        with suppress(ValueError):  # a text that only begins like a URL
+            if "://" in value and (password := urlsplit(value).password):
+                found |= {password, unquote(password)}
     spelled = {spelling for value in found for spelling in (value, json.dumps(value)[1:-1])}
     return sorted((value for value in spelled if len(value) >= MIN_SECRET_CHARS), key=len, reverse=True)
 

@@ -40,6 +40,10 @@ def test_secrets_tokens_and_numbers_are_masked(line, shown):
     assert redact(line, secrets_of(SETTINGS)) == shown
 
 
+def test_a_text_that_begins_like_an_address_is_none():
+    assert secrets_of({"gemini_system_instruction": "http://[docs] is our manual.", "jwt_secret": "a://[hush"})
+
+
 PROMPT = "the text of a prompt"
 OF_POSTGRESQL = f"violates a check\nDETAIL: Failing row contains ({PROMPT})\n\nand more of {PROMPT}"
 OF_SQLALCHEMY = f"could not store\n[parameters: {PROMPT}]"
