@@ -176,6 +176,7 @@ class Runner:
         failures = held.failures + 1
         seconds = max(backoff_seconds(failures), error.retry_after or 0)  # what Google asks for is never undercut
         if failures >= settings().reply_max_attempts or not has_time(held, seconds):
+            log.warning("Reply %s is given up: %s", held.reply_id, error)
             return self.fail(held, error_code_of(error))
         return self.requeue(held, seconds, failures=failures, outcome=f"retry after {error}")
 

@@ -71,7 +71,7 @@ id: 1:22
 MAX_PROMPT_CHARS = 8_000
 
 ERROR_SENTENCES = {
-    ErrorCode.MODEL_UNAVAILABLE: "Gemini did not answer, after several attempts.",
+    ErrorCode.MODEL_UNAVAILABLE: "Gemini did not answer.",
     ErrorCode.MODEL_TIMEOUT: "Gemini took too long.",
     ErrorCode.BLOCKED_BY_SAFETY: "Gemini's safety rules blocked the prompt or the answer.",
     ErrorCode.MODEL_REJECTED: "Gemini refused the request.",

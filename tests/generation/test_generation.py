@@ -89,10 +89,11 @@ def test_a_reply_waits_as_long_as_google_asks(room, runner):
     assert timedelta(seconds=40) <= room.row(reply_id).not_before - before < timedelta(seconds=60)
 
 
-def test_a_reply_fails_rather_than_wait_past_its_time(room, runner):
+def test_a_reply_fails_rather_than_wait_past_its_time_and_the_log_says_what_google_said(room, runner, caplog):
     reply_id = room.send("[[sandbox: status=503 retry_after=3600]]")
     room.generate(runner, reply_id)
     assert room.read(reply_id).error["code"] == "model_unavailable"
+    assert f"Reply {reply_id} is given up: HTTP 503" in caplog.text
 
 
 @pytest.mark.parametrize("gemini_timeout", [1])
