@@ -48,6 +48,8 @@ workers = number_from("WEB_CONCURRENCY", max(2, min(cores, 8)), at_most=256)
 # threads do not make a service faster: one of them computes at a time.
 threads = number_from("WEB_THREADS", 256, at_most=10_000)
 SPARE_THREADS = 16  # for all other requests, when as many streams are open as allowed
+# Also those on which no request runs. With gunicorn's 1,000 more threads would be of no use, and none be kept alive.
+worker_connections = max(1_000, 2 * threads)
 
 # The application is loaded once and shared by the processes until they write to it; nothing connects before the fork.
 preload_app = True

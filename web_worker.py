@@ -24,6 +24,7 @@ from app.core.tracing import REQUEST_ID_HEADER, request_id, traceparent
 SILENT_SECONDS = 10  # of a client in the middle of a request or of an answer; a thread is held meanwhile
 DETAILS = {
     414: "The address is too long.",
+    417: "`Expect` can only be `100-continue`.",
     431: "The request's headers are too many or too long.",
     501: "The body comes in an unknown transfer coding.",
 }

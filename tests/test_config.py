@@ -311,16 +311,28 @@ def test_web_without_processes_or_threads_does_not_start(variable, given):
 @pytest.mark.processes
 @pytest.mark.parametrize(("given", "threads"), [("", 256), (" 8 ", 8)])
 def test_web_without_a_number_of_threads_has_the_default(given, threads, clean_environment):
+    assert printed_numbers(given)["threads"] == threads
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("threads", [8, 1_000, 10_000])
+def test_web_takes_more_connections_than_it_has_threads(threads, clean_environment):
+    """gunicorn accepts none beyond that number, and keeps none open between requests without some to spare."""
+    assert printed_numbers(str(threads))["worker_connections"] >= max(1_000, 2 * threads)
+
+
+def printed_numbers(web_threads: str) -> dict[str, int]:
+    """gunicorn's settings that are whole numbers, as it prints them."""
     environ = os.environ | {"APP_ENV": "development", "DATABASE_URL": "postgres://x", "REDIS_URL": "redis://x"}
     done = subprocess.run(
         [sys.executable, "-m", *COMMANDS[0], "--print-config"],
         cwd=ROOT,
-        env=environ | {"WEB_THREADS": given},
+        env=environ | {"WEB_THREADS": web_threads},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert re.search(rf"^threads += {threads}$", done.stdout, re.M)
+    return {name: int(number) for name, number in re.findall(r"^(\w+) += (\d+)$", done.stdout, re.M)}
 
 
 @pytest.mark.processes

@@ -183,7 +183,8 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
 
 def bearer_token() -> str:
     """What the request's `Authorization` carries. Raises TokenMissing."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+    token = rest.strip()  # after one space or more: RFC 9110, 11.4
     if scheme.lower() != "bearer" or not token:  # in any case: RFC 9110, 11.1
         raise TokenMissing
     return token

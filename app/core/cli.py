@@ -27,8 +27,11 @@ class CommandGroup(AppGroup):
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> str:
-    """The rows as one JSON object a line."""
-    return "\n".join(json.dumps(dict(row), ensure_ascii=False, default=to_plain) for row in rows)
+    """The rows as one JSON object a line, in ASCII: what a user wrote must neither end a line nor draw on a terminal.
+
+    JSON itself lets the control characters of C1 stand, and what Unicode counts among the ends of a line.
+    """
+    return "\n".join(json.dumps(dict(row), default=to_plain) for row in rows)
 
 
 def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:

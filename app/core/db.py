@@ -115,6 +115,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
         "connect_args": {
             "connection_factory": BoundedConnection,
             "application_name": "gemini-backend",
+            "client_encoding": "utf8",  # whatever the address or PGCLIENTENCODING says
             "tcp_user_timeout": 3_000,
             "keepalives_idle": 30,
             "options": " ".join([*of_address, *(f"-c {name}={value}" for name, value in server_limits.items())]),

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
@@ -34,6 +34,7 @@ NOISY = (
     "werkzeug",
 )
 SECRET_NAMES = re.compile("secret|key|token|password")
+SECRET_OPTIONS = re.compile(r"(?<=[?&])(password|sslpassword|ssl_password)=([^&#]+)")  # of libpq's and redis-py's URLs
 MIN_SECRET_CHARS = 6  # anything shorter is found in innocent words
 MASKS = (  # each with the words without which it need not be looked for
     (("eyJ",), re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[token]"),
@@ -129,6 +130,8 @@ def secrets_of(settings: Mapping[str, object]) -> list[str]:
         with suppress(ValueError):  # a text that only begins like a URL
             if "://" in value and (password := urlsplit(value).password):
                 found |= {password, unquote(password)}
+        for _, password in SECRET_OPTIONS.findall(value):
+            found |= {password, unquote_plus(password)}
     spelled = {spelling for value in found for spelling in (value, json.dumps(value)[1:-1])}
     return sorted((value for value in spelled if len(value) >= MIN_SECRET_CHARS), key=len, reverse=True)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
+from urllib.request import parse_http_list
 from uuid import UUID
 
 from flask import Response, request, url_for
@@ -157,7 +158,7 @@ class MessageHistory(MethodView):
 
 def preferred_wait(prefer: str) -> int:
     """Seconds of the first `wait=N` in `Prefer` (RFC 7240), clamped; 0 when there is none that makes sense."""
-    for preference in prefer.split(","):
+    for preference in parse_http_list(prefer):  # a comma may stand within quotation marks
         name, _, value = preference.split(";", 1)[0].partition("=")
         if name.strip().lower() == "wait":
             seconds = value.strip().strip('"')

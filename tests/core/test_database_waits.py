@@ -31,6 +31,13 @@ def test_server_ends_a_long_statement_before_we_hang_up(app):
         connection.invalidate()  # with its setting
 
 
+def test_text_is_sent_in_utf_8_whatever_the_address_says(make_app, postgres):
+    address = make_url(postgres.url).update_query_dict({"client_encoding": "latin1"})
+    with make_app(database_url=address.render_as_string(hide_password=False)).app_context():
+        assert db.session.scalar(text("SELECT :name"), {"name": "Zoë 😀"}) == "Zoë 😀"
+        db.engine.dispose()
+
+
 def test_options_in_the_address_are_the_servers_beside_our_own(make_app, postgres):
     address = make_url(postgres.url).update_query_dict({"options": "-c search_path=tenant"})
     with make_app(database_url=address.render_as_string(hide_password=False)).app_context():

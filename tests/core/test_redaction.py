@@ -12,6 +12,7 @@ SETTINGS = {
     "gemini_api_key": "AIzaSyExample",
     "metrics_token": 'with"quote',
     "database_url": "postgresql+psycopg2://app:p%40ssw0rd@db/app",
+    "redis_url": "rediss://cache/0?ssl_keyfile=/run/key.pem&ssl_password=of%2Bthe+key",
     "gemini_model": "gemini-3.5-flash",
     "otp_delivery": "log",
 }
@@ -23,6 +24,8 @@ SETTINGS = {
         ("signed with a-very-long-secret", "signed with [secret]"),
         ("GET /v1beta?key=AIzaSyExample", "GET /v1beta?key=[secret]"),
         ("password p@ssw0rd and p%40ssw0rd", "password [secret] and [secret]"),
+        ("ssl_password=of%2Bthe+key of /run/key.pem", "ssl_password=[secret] of /run/key.pem"),
+        ("opened with of+the key", "opened with [secret]"),
         ('{"token": "with\\"quote"}', '{"token": "[secret]"}'),
         ("redis://:hunter22@host:6379/0", "redis://[credentials]@host:6379/0"),
         ("for +14155552671 now", "for …71 now"),

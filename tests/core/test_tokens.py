@@ -40,6 +40,10 @@ def test_the_scheme_may_be_spelled_in_any_case(client, user, scheme):
     assert call_with(client, f"{scheme} {user.access_token}").status_code == 200
 
 
+def test_more_than_one_space_may_follow_the_scheme(client, user):
+    assert call_with(client, f"Bearer  {user.access_token}").status_code == 200
+
+
 @pytest.mark.parametrize(
     "token",
     [

@@ -188,6 +188,7 @@ def read_answer(raw: bytes) -> HTTPResponse:
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n", 431, "headers_too_large"),
         (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 200 + b"\r\n", 431, "headers_too_large"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: br\r\n\r\n", 501, "not_implemented"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: secret\r\n\r\n", 417, "bad_request"),
     ],
 )
 def test_malformed_http_is_rejected_with_a_problem_document(web, raw, status, code):
@@ -201,6 +202,11 @@ def test_malformed_http_is_rejected_with_a_problem_document(web, raw, status, co
     assert "aaaa" not in problem["detail"]
     assert "secret" not in problem["detail"]
     assert problem["title"]
+
+
+def test_an_expectation_that_cannot_be_met_is_refused_as_one(web):
+    answer = read_answer(talk(web, b"GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n"))
+    assert json.loads(answer.body)["detail"] == "`Expect` can only be `100-continue`."
 
 
 def test_a_refusal_says_nothing_of_the_request_in_the_log(web):

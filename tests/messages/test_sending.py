@@ -168,6 +168,8 @@ def test_a_wait_ends_when_the_process_is_about_to_end(room, drain):
         ('wait="7"', 7),
         ("respond-async, wait=5;foo=bar", 5),
         ("wait=5, wait=1", 5),
+        ('note="a, wait=9", wait=5', 5),
+        ('note="a, wait=9"', 0),
         ("wait=99999999999999999999", 20),
     ],
 )

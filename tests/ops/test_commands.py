@@ -101,6 +101,15 @@ def test_a_name_draws_nothing_on_the_operators_terminal(make_user, flask):
     assert "\x1b" not in shown
 
 
+def test_json_for_programs_draws_nothing_and_is_one_line_for_all_of_them(make_user, flask):
+    user = make_user()
+    name = "Zoë\x9b31m\x85\u2028\u202e"  # what a terminal obeys, and what programs take for the end of a line
+    assert user.patch("/user/me", json={"name": name}).status_code == 200
+    [line] = flask("users", "find", user.mobile, "--json").output.splitlines()
+    assert line.isascii()
+    assert json.loads(line)["name"] == name
+
+
 def test_health_is_well_when_beat_ticks_and_nothing_waits(app, flask):
     with app.app_context():
         rollup.tick(utc_now())

@@ -96,6 +96,17 @@ def test_assets_are_only_those_of_swagger_ui(client, name):
     assert_problem(client.get(f"/docs/assets/{name}"), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("header", "value"), [("If-Match", '"another"'), ("Range", "bytes=99999999-"), ("Range", "bytes=0-1,4-5")]
+)
+def test_a_condition_or_a_range_that_cannot_be_met_brings_the_whole_asset(client, page, header, value):
+    for address in page.addresses:
+        whole = client.get(address, buffered=True)
+        asset = client.get(address, headers={header: value}, buffered=True)
+        assert (asset.status_code, asset.data) == (200, whole.data)
+        assert client.get(address, headers={"If-None-Match": whole.headers["ETag"]}).status_code == 304
+
+
 def test_openapi_is_json_that_browsers_may_read(client):
     response = client.get("/openapi.json")
     assert response.mimetype == "application/json"
