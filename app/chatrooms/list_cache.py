@@ -1,8 +1,8 @@
 """Caches each user's first page of chatrooms in Redis, and that of the archived ones, for the last `limit` asked for.
 
-Each user has a version, a random word that every change replaces. A reader takes the version before it
-queries and stores it with the page, so a slow reader that races a change stores a page nobody will read.
-Without Redis nothing is cached.
+Each user has a version, a random word that every change removes and the next reader makes anew. A reader takes the
+version before it queries and stores it with the page, so a slow reader that races a change stores a page nobody will
+read. Without Redis nothing is cached.
 """
 
 import logging
@@ -65,17 +65,17 @@ def page_key(user_id: UUID, *, archived: bool) -> str:
 
 def invalidate_list(user_id: UUID) -> None:
     """Make every cached page of the user stale. Call after the commit of a change."""
-    try:
-        cache.set(version_key(user_id), secrets.token_hex(8), timeout=VERSION_TTL_SECONDS)
-    except redis.RedisError:
-        log.warning("The cached list of chatrooms could not be renewed; it may be stale until it expires")
+    remove(version_key(user_id))
 
 
 def forget_list(user_id: UUID) -> None:
     """As `invalidate_list`, and throw the pages away: they hold titles of what was deleted."""
-    invalidate_list(user_id)
+    remove(version_key(user_id), *(page_key(user_id, archived=archived) for archived in (False, True)))
+
+
+def remove(*keys: str) -> None:
+    """Remove keys of the cache at once. A full Redis still does that, while it stores nothing."""
     try:
-        keys = (f"{CACHE_PREFIX}{page_key(user_id, archived=archived)}" for archived in (False, True))
-        redis_client().unlink(*keys)  # the cache's own delete_many asks twice for each
+        redis_client().unlink(*(CACHE_PREFIX + key for key in keys))  # the cache's own delete_many asks twice for each
     except redis.RedisError:
-        log.warning("The cached list of chatrooms could not be thrown away; Redis keeps it until it expires")
+        log.warning("The cached list of chatrooms could not be renewed; it may be stale until it expires")

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, exists, select, update
+from sqlalchemy import bindparam, exists, func, select, update
 
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, Role, Status, TitleSource, messages
@@ -80,7 +80,8 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
     title = (asked_title(titler, exchange.asked, exchange.replied) if titler else "") or first_words(exchange.asked)
     unnamed = (Chatroom.title.is_(None), Chatroom.user_id.is_not(None))
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
-    named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=now)
+    changed_at = func.greatest(Chatroom.updated_at, now)  # the room may have changed while Gemini was asked
+    named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=changed_at)
     with transaction() as tx:
         owner = db.session.scalar(named.returning(Chatroom.user_id))
         if owner is not None:

@@ -4,7 +4,7 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from sandbox.stripe.wire import of_status, parameter_invalid
 
@@ -43,10 +43,14 @@ class Behaviour:
 
     @classmethod
     def parse(cls, body: Any) -> "Behaviour":
-        """From the control API's JSON. Raises StripeError for unknown fields."""
+        """From the control API's JSON. Raises StripeError for unknown fields, and for values of the wrong kind."""
         known = set(cls.__dataclass_fields__) - OWN_FIELDS
         if not isinstance(body, dict) or set(body) - known:
             raise parameter_invalid("behaviour", f"A behaviour is an object with some of: {sorted(known)}")
+        kinds = get_type_hints(cls) | {"delay": int | float}
+        wrong = sorted(name for name, value in body.items() if not isinstance(value, kinds[name]))
+        if wrong:
+            raise parameter_invalid(wrong[0], f"`{wrong[0]}` is of the wrong kind.")
         if body.get("when", "before") not in MOMENTS:
             raise parameter_invalid("when", f"`when` is one of {MOMENTS}.")
         return cls(**body)

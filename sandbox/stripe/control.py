@@ -6,7 +6,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from sandbox.stripe.api import StandIn, stand_in
 from sandbox.stripe.behaviour import Behaviour
-from sandbox.stripe.events import shown
+from sandbox.stripe.events import is_seconds, shown
 from sandbox.stripe.store import TABLES, Json
 from sandbox.stripe.wire import StripeError, card_declined, missing_resource, parameter_invalid, parameter_missing
 
@@ -19,6 +19,22 @@ def _body() -> Any:
     if body is None:
         raise parameter_invalid("body", "The body is not JSON.")
     return body
+
+
+def _options() -> Json:
+    """The body's fields. Raises StripeError when it is no object."""
+    body = _body()
+    if not isinstance(body, dict):
+        raise parameter_invalid("body", "The body is no JSON object.")
+    return body
+
+
+def _timeout() -> float:
+    """Seconds that a call may wait: `timeout` (5), cut at the longest. Raises StripeError."""
+    seconds = _options().get("timeout", 5)
+    if not is_seconds(seconds):
+        raise parameter_invalid("timeout", "`timeout` is a number of seconds.")
+    return min(float(seconds), LONGEST_WAIT_SECONDS)
 
 
 def _done(here: StandIn, answer: Json) -> Response:
@@ -40,8 +56,7 @@ def put_behaviour() -> Response:
 @blueprint.post("/behaviour/wait")
 def wait_for_held() -> Response:
     """Wait up to `timeout` seconds (5) until a call is on hold."""
-    timeout = min(float(_body().get("timeout", 5)), LONGEST_WAIT_SECONDS)
-    return jsonify({"held": stand_in().behaviours.wait_held(timeout)})
+    return jsonify({"held": stand_in().behaviours.wait_held(_timeout())})
 
 
 @blueprint.post("/checkout/<session_id>/<action>")
@@ -59,21 +74,20 @@ def subscription(subscription_id: str, action: str) -> Response:
     """An action of `Lifecycle`, with its options as JSON."""
     here = stand_in()
     with here.store.lock:
-        return _done(here, {"subscription": here.lifecycle.act(subscription_id, action, _body())})
+        return _done(here, {"subscription": here.lifecycle.act(subscription_id, action, _options())})
 
 
 @blueprint.put("/webhooks")
 def put_webhooks() -> Response:
     """Change url, secret, retry_delays."""
-    stand_in().sender.configure(_body())
+    stand_in().sender.configure(_options())
     return jsonify({"configured": True})
 
 
 @blueprint.post("/webhooks/wait")
 def wait_for_webhooks() -> Response:
     """Wait up to `timeout` seconds (5) until nothing is left to send."""
-    timeout = min(float(_body().get("timeout", 5)), LONGEST_WAIT_SECONDS)
-    return jsonify({"idle": stand_in().sender.wait_idle(timeout)})
+    return jsonify({"idle": stand_in().sender.wait_idle(_timeout())})
 
 
 @blueprint.get("/events")
@@ -88,7 +102,7 @@ def events() -> Response:
 @blueprint.post("/events")
 def make_event() -> Response:
     """Make an event of any type about an object, whole or by `object_id`; sent unless `send` is false."""
-    here, body = stand_in(), _body()
+    here, body = stand_in(), _options()
     with here.store.lock:
         if not body.get("type"):
             raise parameter_missing("type")

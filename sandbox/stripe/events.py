@@ -10,6 +10,7 @@ import heapq
 import hmac
 import itertools
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -117,6 +118,11 @@ class Endpoint:
     retry_delays: list[float] = field(default_factory=lambda: list(DEFAULT_RETRY_DELAYS))
 
 
+def is_seconds(value: Any) -> bool:
+    """Whether a value out of JSON says how long something takes."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 class Sender:
     """A background thread with a queue of deliveries ordered by the time they are due."""
 
@@ -157,8 +163,12 @@ class Sender:
         fields = sorted(Endpoint.__dataclass_fields__)
         if not set(changes) <= set(fields):
             raise parameter_invalid("webhooks", f"Fields: {fields}.")
-        for name, value in changes.items():
-            setattr(self.endpoint, name, value)
+        changed = Endpoint(**vars(self.endpoint) | changes)
+        if not isinstance(changed.url, str) or not isinstance(changed.secret, str):
+            raise parameter_invalid("webhooks", "`url` and `secret` are texts.")
+        if not isinstance(changed.retry_delays, list) or not all(map(is_seconds, changed.retry_delays)):
+            raise parameter_invalid("webhooks", "`retry_delays` is a list of seconds.")
+        self.endpoint = changed
 
     def reset(self) -> None:
         """Forget what is queued and go back to the first settings."""

@@ -6,10 +6,13 @@ import os
 import pickle
 
 import pytest
+import redis
 from sqlalchemy import event
 
 from app.chatrooms.list_cache import through_cache
 from app.core.db import db
+from app.core.redis import cache
+from sandbox.stack.servers import ValkeyServer
 
 
 def listed(user, query=""):
@@ -128,6 +131,18 @@ def test_change_shows_at_the_very_next_list(user, change):
     assert listed(user) == ("HIT", expected[change])
 
 
+def test_change_shows_at_the_very_next_list_though_redis_is_full(make_app, user):
+    with ValkeyServer() as own, redis.Redis.from_url(own.url) as valkey:
+        user.client = make_app(redis_url=own.url).test_client()
+        first = user.make_chatroom("first")
+        assert [listed(user) for _ in range(2)] == [("MISS", ["first"]), ("HIT", ["first"])]
+        valkey.config_set("maxmemory", 1)
+        assert user.patch(first, json={"title": "renamed"}).status_code == 200
+        assert [listed(user) for _ in range(2)] == [("MISS", ["renamed"])] * 2
+        valkey.config_set("maxmemory", 0)
+        assert [listed(user)[0] for _ in range(2)] == ["MISS", "HIT"]
+
+
 def test_change_of_somebody_else_costs_nobody_his_cache(make_user):
     ada, bob = make_user(), make_user()
     ada.make_chatroom("Ada's")
@@ -191,6 +206,7 @@ def test_version_that_redis_forgot_makes_no_old_page_current_again(user, redis_d
     page_key = next(key for key in redis_db.keys("cache:chatrooms:*") if not key.endswith(b":version"))
     old_page = redis_db.dump(page_key)
     user.make_chatroom("second")
+    assert listed(user)[0] == "MISS"
     redis_db.delete(*redis_db.keys("cache:chatrooms:*:version"))
     redis_db.restore(page_key, 60_000, old_page, replace=True)
     assert listed(user) == ("MISS", ["second", "first"])
@@ -213,16 +229,12 @@ def test_what_is_no_cached_list_of_ours_is_a_miss(user, redis_db):
 
 
 def test_redis_gone_is_said_in_the_log_and_not_to_the_client(user, monkeypatch, caplog):
-    import redis as client_library
-
-    from app.core.redis import cache
-
     def fail(*_args, **_kwargs):
-        raise client_library.ConnectionError
+        raise redis.ConnectionError
 
     with caplog.at_level(logging.WARNING):
-        for name in ("get_many", "set"):
-            monkeypatch.setattr(type(cache), name, fail)
+        monkeypatch.setattr(type(cache), "get_many", fail)
+        monkeypatch.setattr(redis.Redis, "unlink", fail)
         user.make_chatroom("A room")
         assert listed(user) == ("MISS", ["A room"])
     [told] = [record for record in caplog.records if record.name == "app.chatrooms.list_cache"]

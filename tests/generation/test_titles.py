@@ -92,6 +92,19 @@ def test_a_persons_name_wins_also_while_the_task_runs(untitled, runner, gemini, 
     assert name(untitled) == ("Mine", "user")
 
 
+def test_a_name_never_dates_a_change_back_that_was_made_while_gemini_was_asked(untitled, runner, gemini, monkeypatch):
+    untitled.answer(runner, "Hello")
+    asked, changes = titles.asked_title, []
+
+    def ask_while_a_person_pins_it(*args):
+        changes.append(untitled.person.patch(untitled.path, json={"pinned": True}).json)
+        return asked(*args)
+
+    monkeypatch.setattr(titles, "asked_title", ask_while_a_person_pins_it)
+    assert name(untitled)[1] == "generated"
+    assert untitled.person.get(untitled.path).json["updated_at"] == changes[0]["updated_at"]
+
+
 def test_a_room_is_named_once_and_a_deleted_one_never(untitled, runner, gemini):
     untitled.answer(runner, '[[sandbox: say="First"]]')
     assert name(untitled)[0] == "First"

@@ -58,6 +58,29 @@ def test_any_event_can_be_made(stand_in, subscribed):
     assert stand_in.make_event("customer.deleted", object=unknown)["type"] == "customer.deleted"
 
 
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("PUT /sandbox/webhooks", {"secret": 5}),
+        ("PUT /sandbox/webhooks", {"url": None}),
+        ("PUT /sandbox/webhooks", {"retry_delays": 5}),
+        ("PUT /sandbox/webhooks", {"retry_delays": ["1"]}),
+        ("PUT /sandbox/webhooks", []),
+        ("POST /sandbox/webhooks/wait", {"timeout": "soon"}),
+        ("POST /sandbox/behaviour/wait", {"timeout": None}),
+        ("POST /sandbox/events", 5),
+        ("PUT /sandbox/behaviour", {"path": 5}),
+        ("PUT /sandbox/behaviour", {"times": "3", "status": 500}),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused_and_webhooks_go_on(stand_in, receiver, client, call, body):
+    verb, path = call.split()
+    answer = requests.request(verb, stand_in.url + path, json=body, timeout=5)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    client.v1.customers.create({})
+    assert receiver.types(1) == ["customer.created"]
+
+
 @pytest.mark.processes
 def test_the_state_survives_a_restart_and_so_do_undelivered_webhooks(tmp_path, receiver):
     state = tmp_path / "var" / "stripe.json"
