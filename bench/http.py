@@ -71,6 +71,8 @@ def accepted(bench: Bench) -> Iterator[Row]:
         "≤ 4 / 6 ms",
         (Floor("a bare transaction of the same rows, as idle, {:.2f} ms", milliseconds(bare), p50 / bare),),
     )
+    loops = tuple(milliseconds(python_loop(pause)) for pause in (0, POLL_SECONDS))
+    yield Row("… a loop of Python alone, at once / after a pause as before each prompt", "{:.2f} / {:.2f} ms", loops)
 
 
 def bare_transaction(stack: Deployment) -> float:
@@ -88,6 +90,17 @@ def bare_transaction(stack: Deployment) -> float:
                 cursor.execute(statement, {"user": user, "room": room})
             connection.commit()
             times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def python_loop(pause_seconds: float) -> float:
+    """The median seconds of a loop, each time after a pause: how much slower the machine is for what has rested."""
+    times = []
+    for _ in range(SAMPLES):
+        time.sleep(pause_seconds)
+        began = time.perf_counter()
+        _ = {str(number): (number, str(number)) for number in range(1_000)}
+        times.append(time.perf_counter() - began)
     return statistics.median(times)
 
 

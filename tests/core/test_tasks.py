@@ -72,7 +72,7 @@ def test_a_worker_that_is_told_to_end_does_what_it_takes_meanwhile_or_leaves_it(
 
 def test_the_queues_have_the_names_that_an_operator_is_told():
     page = (ROOT / "docs/operations.md").read_text()
-    assert f"`redis-cli LLEN {GENERATIONS}`" in page
+    assert f'`redis-cli -u "$REDIS_URL" LLEN {GENERATIONS}`' in page
     assert f"`-Q {CHORES}`" in page
 
 
