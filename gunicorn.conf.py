@@ -5,6 +5,7 @@ import fcntl
 import gc
 import itertools
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -50,6 +51,13 @@ threads = number_from("WEB_THREADS", 256, at_most=10_000)
 SPARE_THREADS = 16  # for all other requests, when as many streams are open as allowed
 # Also those on which no request runs. With gunicorn's 1,000 more threads would be of no use, and none be kept alive.
 worker_connections = max(1_000, 2 * threads)
+# A connection is a file descriptor, and a thread opens up to three: to wait for its client, to follow a reply, to write
+# an export. A process without a free one ends at the next connection, with all its requests. Many systems allow 1,024,
+# but more to whoever asks.
+wanted_descriptors = worker_connections + 3 * threads + 200
+allowed_descriptors, most_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+if allowed_descriptors < wanted_descriptors:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted_descriptors, most_descriptors), most_descriptors))
 
 # The application is loaded once and shared by the processes until they write to it; nothing connects before the fork.
 preload_app = True

@@ -13,7 +13,7 @@ PROCESS_FILES = (
     "test_worker_processes", "test_whole_stack", "test_worker_killed", "test_production", "test_logs",
     "test_web_process", "test_dependencies_gone", "test_worker_without_redis", "test_two_web_processes",
     "test_run_servers", "test_accounts", "test_odd_settings", "test_hanging", "test_redis_pools", "test_model_factory",
-    "test_servers", "test_starting", "test_tls", "test_tasks", "test_tour", "test_process",
+    "test_servers", "test_starting", "test_web_resources", "test_tls", "test_tasks", "test_tour", "test_process",
 )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:
     """Exchange a code for tokens; the first one verifies the number.
 
-    Only the right code locks the user: a stranger's wrong ones neither wait for the owner's requests nor delay them.
+    Only the right code locks the user: for a stranger's wrong ones only requests with the number's codes have to wait.
     Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
     """
     with WRONG_CODES_BUDGET.spend():

@@ -61,7 +61,8 @@ def sync_due(*, now: datetime) -> list[Change]:
 def due_customers() -> Sequence[StripeCustomer]:
     """Up to BATCH customers with something that can still change, those not compared for the longest time first.
 
-    A session counts until a comparison begins SESSION_PATIENCE after its end, however long nobody compared.
+    A session counts until Stripe answers a comparison that begins SESSION_PATIENCE after its end, however long nobody
+    compared (`keep_counting`).
     """
     session_counts = StripeCustomer.session_expires_at > StripeCustomer.checked_at - SESSION_PATIENCE
     due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(UNENDED, session_counts))
@@ -112,7 +113,11 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
         except (PaymentProviderError, ServiceUnavailable) as error:
             log.warning("A customer could not be compared with Stripe: %s", stripe_id)
             result.failed.append(Failure(stripe_id, error.detail))
-            unanswered = unanswered + 1 if isinstance(error, ServiceUnavailable) else 0
+            if not isinstance(error, ServiceUnavailable):
+                unanswered = 0
+                continue
+            unanswered += 1
+            keep_counting(customer, now)
             if unanswered == UNANSWERED_IN_A_ROW:
                 log.warning("The comparison with Stripe ends early: it does not answer")
                 break
@@ -120,6 +125,13 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
             result.compared += 1
             unanswered = 0
     return result
+
+
+def keep_counting(customer: StripeCustomer, now: datetime) -> None:
+    """Let the customer's session count as if it ended now: Stripe may not have told yet what it led to."""
+    with_session = (StripeCustomer.id == customer.id, StripeCustomer.session_expires_at < now)
+    with transaction():
+        db.session.execute(update(StripeCustomer).where(*with_session).values(session_expires_at=now))
 
 
 def sync_customer(customer_id: UUID, stripe_id: str, *, now: datetime) -> list[Change]:

@@ -165,9 +165,11 @@ def sweep_events(*, now: datetime) -> None:
 def give_up_events(now: datetime) -> None:
     """Forget events that could not be applied for GIVE_UP_AFTER: sent again by hand, they are taken as new.
 
-    One that is due has not been tried since, and is tried first: no worker may have run for as long.
+    Each is tried once more when it is that old, since no worker may have run before, and forgotten when it would be
+    due again: until then its last attempt may be under way.
     """
-    too_old = (StripeEvent.due_at > now, StripeEvent.received_at < now - GIVE_UP_AFTER)
+    was_tried = StripeEvent.due_at > StripeEvent.received_at + GIVE_UP_AFTER + MAX_RETRY_AFTER  # see `claim_event`
+    too_old = (StripeEvent.due_at <= now, was_tried)
     with transaction():
         given_up = db.session.scalars(delete(StripeEvent).where(*too_old).returning(StripeEvent.id)).all()
     for event_id in given_up:

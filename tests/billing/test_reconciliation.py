@@ -39,6 +39,18 @@ def test_a_purchase_before_an_outage_that_stripe_has_outlasted(user: Any, shop: 
     assert user.get("/user/me").json["tier"] == "pro"
 
 
+def test_a_purchase_before_an_outage_counts_until_stripe_answers(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """The first comparison after the outage may find no network yet."""
+    shop.buy(user)
+    shop.execute("UPDATE stripe_customers SET session_expires_at = now() - interval '4 days'")
+    shop.execute("UPDATE stripe_customers SET checked_at = now() - interval '5 days'")
+    stripe.behave(path="/v1/subscriptions", status=503)
+    assert due(shop) == []
+    stripe.behave()
+    assert len(due(shop)) == 1
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
 def test_a_cancellation_whose_event_was_dropped(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.act(shop.subscribe(user), "cancel")
     assert user.get("/user/me").json["tier"] == "pro"

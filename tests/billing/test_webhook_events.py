@@ -15,7 +15,8 @@ from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 from tests.people import all_at_once
 
-DAY_SECONDS = 24 * 60 * 60
+HOUR_SECONDS = 60 * 60
+DAY_SECONDS = 24 * HOUR_SECONDS
 
 
 @pytest.fixture
@@ -200,9 +201,10 @@ def test_an_event_is_given_up_after_three_days_and_is_new_when_it_is_sent_again(
 ) -> None:
     stripe.behave(path="/v1/subscriptions/", status=400)
     shop.deliver(bought)
-    shop.sweep(seconds_later=3 * DAY_SECONDS - 60)
-    assert shop.pending() == [bought]
-    shop.sweep(seconds_later=3 * DAY_SECONDS + 60)
+    for hours in (-1, 1):  # before the three days are over, and after: the last attempt
+        shop.sweep(seconds_later=3 * DAY_SECONDS + hours * HOUR_SECONDS)
+        assert shop.pending() == [bought]
+    shop.sweep(seconds_later=3 * DAY_SECONDS + 2 * HOUR_SECONDS)
     assert shop.rows("stripe_events") == []
     assert f"{bought} could not be applied" in caplog.text
     stripe.behave()
@@ -215,6 +217,25 @@ def test_an_event_that_no_worker_ever_tried_is_not_given_up(bought: str, user: A
     shop.redis.flushdb()
     shop.sweep(seconds_later=5 * DAY_SECONDS)
     assert (shop.pending(), len(shop.rows("stripe_events"))) == ([], 1)
+    assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_an_event_that_another_sweep_is_applying_is_not_given_up(
+    bought: str, user: Any, shop: Shop, stripe: RunningStandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an outage of days the events are many and old, and the sweeps of them overlap."""
+    shop.note(bought)
+    shop.redis.flushdb()
+    stripe.behave(path="/v1/subscriptions/", hold=True, times=1)
+
+    def sweep_meanwhile() -> None:
+        stripe.wait_held()
+        shop.sweep(seconds_later=5 * DAY_SECONDS + 60)
+        stripe.behave()
+
+    all_at_once([lambda: shop.sweep(seconds_later=5 * DAY_SECONDS), sweep_meanwhile], retry=False)
+    assert (shop.pending(), len(shop.rows("stripe_events"))) == ([], 1)
+    assert "given up" not in caplog.text
     assert user.get("/user/me").json["tier"] == "pro"
 
 

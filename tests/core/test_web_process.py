@@ -6,16 +6,14 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 
-from sandbox.stack.processes import descendants, wait_until
+from sandbox.stack.processes import wait_until
 from tests.problems import assert_problem
 from tests.web_process import WebProcess, serving
 
@@ -291,22 +289,6 @@ def test_body_that_ends_too_early_is_400(web, body):
     assert json.loads(answer.rsplit(b"\r\n\r\n", 1)[1])["code"] == "malformed_json"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_passwords_leave_no_memory_with_the_threads_that_compared_them(app, environment, tmp_path):
-    """Each takes 19 MiB for a moment."""
-
-    def log_in(number: int) -> int:
-        body = {"mobile": f"+1415555{number:04}", "password": "correct horse"}
-        return web.call("POST", "/auth/login", json=body).status_code
-
-    with serving(environment, tmp_path / "web.log") as web, ThreadPoolExecutor(8) as pool:
-        [process] = map(psutil.Process, descendants(web.pid))
-        assert log_in(0) == 401
-        before = process.memory_full_info().uss
-        assert 401 in {*pool.map(log_in, range(1, 100))}
-        assert (process.memory_full_info().uss - before) / MEBIBYTE < 60
-
-
 @pytest.mark.parametrize("host", [b"", b"a b", b"<script>", b"[::1", b"a:b:c", b"\xff"])
 def test_odd_host_header_causes_no_500(web, host):
     answer = talk(web, b"GET /nothing HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
@@ -316,30 +298,3 @@ def test_odd_host_header_causes_no_500(web, host):
 def test_path_in_bytes_that_are_no_ascii_is_refused(web):
     answer = talk(web, b"GET /chatroom/\xff\xfe HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert read_answer(answer).status == 400
-
-
-def test_streams_leave_threads_for_everybody_else_whatever_the_settings_say(
-    own_environment, app, mobile_numbers, tmp_path
-):
-    given = own_environment | {"STREAMS_PER_PROCESS": "200", "WEB_THREADS": "6"}
-    with serving(given, tmp_path / "web.log") as web, ExitStack() as streams:
-        token = web.log_in(next(mobile_numbers))["access_token"]
-        room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).headers["Location"]
-        reply = web.call("POST", f"{room}/message", token=token, json={"text": "Hello"}).headers["Location"]
-        for _ in range(3):
-            opened = streams.enter_context(web.call("GET", f"{reply}/stream", token=token, stream=True))
-            assert opened.status_code == 200
-        refused = web.call("GET", f"{reply}/stream", token=token)
-        assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
-        assert web.call("GET", "/healthz").took < 5
-    lines = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS" in line]
-    assert len(lines) == 1
-    assert "WEB_THREADS is 6, which allows 3 streams, not STREAMS_PER_PROCESS (200)" in lines[0]
-    assert "WARNING" in lines[0]
-
-
-def test_sixteen_threads_stay_free_of_streams(own_environment, app, tmp_path):
-    given = own_environment | {"STREAMS_PER_PROCESS": "200", "WEB_THREADS": "64"}
-    with serving(given, tmp_path / "web.log") as web:
-        assert web.call("GET", "/healthz").ok
-    assert "WEB_THREADS is 64, which allows 48 streams" in web.log_file.read_text()
