@@ -11,7 +11,7 @@ import secrets
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from app.auth import events
 from app.auth.errors import OtpCooldown
@@ -202,6 +202,12 @@ def restore_message(code_id: UUID, sealed: str) -> None:
     with transaction():
         unused = (OneTimeCode.id == code_id, OneTimeCode.used_at.is_(None))
         db.session.execute(update(OneTimeCode).where(*unused).values(sealed=sealed))
+
+
+def oldest_unsent(now: datetime) -> datetime | None:
+    """When the oldest current code whose message is unsent was issued; None when all are sent."""
+    unsent = (OneTimeCode.sealed.is_not(None), OneTimeCode.expires_at > now)
+    return db.session.scalar(select(func.min(OneTimeCode.created_at)).where(*unsent))
 
 
 def enqueue_unsent(now: datetime) -> list[UUID]:

@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, mult
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from app.auth.otp import oldest_unsent
 from app.billing.webhook import oldest_unapplied
 from app.chatrooms.models import ErrorCode, Status
 from app.core.clock import database_now
@@ -78,7 +79,7 @@ class FromPostgres:
             now = database_now()  # by which heartbeats and leases are dated
             yield from queue(now)
             yield from heartbeat(now)
-            yield unapplied_events(now)
+            yield from work_that_waits(now)
             yield from ended_replies()
         except DATABASE_GAVE_UP as error:
             log_database_error(log, "metrics are few", error)
@@ -113,14 +114,14 @@ def heartbeat(now: datetime) -> Iterator[Metric]:
     yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
 
 
-def unapplied_events(now: datetime) -> Metric:
-    """How long Stripe's events wait for a worker; while they do, a tier may be wrong."""
-    since = oldest_unapplied()
-    return GaugeMetricFamily(
-        "oldest_unapplied_stripe_event_seconds",
-        "How long the oldest of Stripe's events that is not applied has been here; 0 when there is none.",
-        value=max(0.0, (now - since).total_seconds()) if since else 0,
-    )
+def work_that_waits(now: datetime) -> Iterator[Metric]:
+    """How long Stripe's events and codes wait for a worker: meanwhile a tier may be wrong, and nobody gets in."""
+    for name, what, since in (
+        ("oldest_unapplied_stripe_event_seconds", "of Stripe's events that is not applied", oldest_unapplied()),
+        ("oldest_unsent_code_seconds", "one-time code that is not sent and has not expired", oldest_unsent(now)),
+    ):
+        seconds = max(0.0, (now - since).total_seconds()) if since else 0
+        yield GaugeMetricFamily(name, f"How long the oldest {what} has been here; 0 when there is none.", value=seconds)
 
 
 def ended_replies() -> Iterator[Metric]:

@@ -80,6 +80,20 @@ def test_stripes_events_that_wait_are_exported(client, app):
     assert 300 <= scrape(client)["oldest_unapplied_stripe_event_seconds",] < 330
 
 
+def test_codes_that_wait_are_exported(app, make_user):
+    user = make_user()
+    user.post("/auth/send-otp", json={"mobile": user.mobile})
+    assert scrape(user.client)["oldest_unsent_code_seconds",] == 0
+    for change, least in (
+        ("sealed = 'a message', created_at = now() - interval '90 seconds'", 90),
+        ("expires_at = now()", 0),
+    ):
+        with app.app_context():
+            db.session.execute(text(f"UPDATE one_time_codes SET {change}"))
+            db.session.commit()
+        assert least <= scrape(user.client)["oldest_unsent_code_seconds",] <= least * 1.3
+
+
 def test_a_reply_in_its_pause_is_not_due(user, app):
     user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
