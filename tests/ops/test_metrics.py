@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 
-import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
@@ -247,17 +246,6 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
 
         assert web.call("GET", "/readyz").ok
         assert wait_until(lambda: counted() == 11, seconds=20), counted()
-
-
-@pytest.mark.processes
-@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no memory to write files to")
-def test_the_numbers_are_in_memory_where_no_full_disk_ends_a_process(app, environment, tmp_path):
-    with serving(environment, tmp_path / "web.log") as web:
-        assert web.call("GET", "/readyz").ok
-        [child] = descendants(web.pid)
-        files = [one.path for one in psutil.Process(child).memory_maps() if one.path.endswith(".db")]
-    assert files
-    assert {path.split("/gemini-backend-numbers-")[0] for path in files} == {"/dev/shm"}
 
 
 @pytest.mark.processes

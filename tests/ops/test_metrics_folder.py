@@ -143,3 +143,13 @@ def test_a_file_that_is_removed_while_it_is_read_disturbs_no_scrape(client, tmp_
     monkeypatch.setattr(metrics, "time", SimpleNamespace(sleep=lambda _seconds: removed.unlink()))
     assert scrape(client)["postgres_answers",] == 1
     assert not removed.is_symlink()
+
+
+@pytest.mark.processes
+def test_the_numbers_are_in_memory_where_no_full_disk_ends_a_process(app, environment, tmp_path):
+    with serving(environment, tmp_path / "web.log") as web:
+        assert web.call("GET", "/readyz").ok
+        [child] = descendants(web.pid)
+        files = [one.path for one in psutil.Process(child).memory_maps() if one.path.endswith(".db")]
+    assert files
+    assert {path.split("/gemini-backend-numbers-")[0] for path in files} == {MEMORY}
