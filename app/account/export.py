@@ -5,6 +5,7 @@ client reads. Pieces come in an order that does not change meanwhile; what is wr
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
 from app.users.models import User
 from app.users.profile import UserOut
+
+log = logging.getLogger(__name__)
 
 EXPORTS_PER_PROCESS = 2  # each holds a thread for as long as its client reads
 ROOMS_AT_ONCE = 50
@@ -70,6 +73,7 @@ def export_slot(user_id: UUID) -> Iterator[Slot]:
             raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
         with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
             if not has_slot:
+                log.warning("An export is refused: %d are under way in this process", EXPORTS_PER_PROCESS)
                 raise ServiceUnavailable("Too many exports are under way on this server. Try again in a few seconds.")
             yield slot
 

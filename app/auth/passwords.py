@@ -3,6 +3,7 @@
 A new password ends every earlier session, because one of them may be a thief's.
 """
 
+import logging
 import threading
 from datetime import datetime
 from functools import cache
@@ -27,6 +28,8 @@ from app.users import service as users
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_locked_user, require_user
+
+log = logging.getLogger(__name__)
 
 MIN_CHARS, MAX_CHARS = 8, 128  # NIST SP 800-63B-4, 3.1.1.2: at least 8 with a second way in, at least 64 allowed
 COMMON_PASSWORDS = Path(__file__).with_name("common_passwords.txt")
@@ -67,12 +70,14 @@ def with_hash_slot(work: Any, *args: str) -> Any:
     Raises ServiceUnavailable when too many requests hash, or there is no memory for it.
     """
     if not hash_slots.acquire(timeout=HASH_SLOT_SECONDS):
+        log.warning("A password is not hashed: all slots were taken for %.0f s", HASH_SLOT_SECONDS)
         raise ServiceUnavailable
     try:
         return work(*args)
     except VerifyMismatchError:
         raise
     except Argon2Error as error:
+        log.warning("A password is not hashed: %s", error)
         raise ServiceUnavailable from error
     finally:
         hash_slots.release()

@@ -177,7 +177,7 @@ class Follower:
         if not continues:
             if cursor.chars:
                 yield Event("reset", Cursor(message.attempt, 0))
-            cursor = Cursor(message.attempt, 0)
+            cursor = self.cursor = Cursor(message.attempt, 0)
         yield from self.context_event(message.context)
         if text[cursor.chars :]:
             yield Event("delta", Cursor(message.attempt, len(text)), {"text": text[cursor.chars :]})
@@ -189,6 +189,7 @@ def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slo
     """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
     with held_request("replies", at_most=per_process) as has_slot:
         if not has_slot:
+            log.warning("A stream is refused: STREAMS_PER_PROCESS, %d, is full", per_process)
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
         with user_slot(f"streams:{user_id}", at_most=per_user) as slot:
             if slot is None:

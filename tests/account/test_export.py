@@ -121,12 +121,13 @@ def test_a_user_exports_once_at_a_time_though_the_slot_in_redis_is_gone(app, use
     assert user.get("/user/me/export").status_code == 200
 
 
-def test_a_process_has_few_exports_under_way(user, make_user, monkeypatch):
+def test_a_process_has_few_exports_under_way(user, make_user, monkeypatch, caplog):
     monkeypatch.setattr(export, "EXPORTS_PER_PROCESS", 1)
     held = open_export(make_user())
     refused = user.get("/user/me/export")
     assert_problem(refused, 503, "service_unavailable")
     assert int(refused.headers["Retry-After"]) > 0
+    assert "An export is refused: 1 are under way" in caplog.text
     held.close()
     assert user.get("/user/me/export").status_code == 200
 

@@ -72,6 +72,7 @@ def test_a_password_that_there_is_no_memory_to_hash_is_not_called_wrong():
     command = [sys.executable, "-c", WITHOUT_MEMORY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("A password is not hashed: ") == 2, done.stderr
 
 
 def test_login_of_an_unknown_number_does_the_same_work(monkeypatch, visitor, member):
@@ -134,11 +135,12 @@ def short_wait(monkeypatch):
     monkeypatch.setattr(passwords, "HASH_SLOT_SECONDS", 0.2)
 
 
-def test_login_without_a_hash_slot_is_refunded(app, member, short_wait):
+def test_login_without_a_hash_slot_is_refunded(app, member, short_wait, caplog):
     who, _ = member
     with hashing_by_others():
         for refused in all_at_once([lambda: who.login(GOOD)] * 10, retry=False):
             assert_problem(refused, 503, "service_unavailable")
+    assert "A password is not hashed: all slots were taken" in caplog.text
     with app.app_context():
         assert db.session.scalars(db.select(NumberThrottle.password_attempts)).all() == [0]
     assert [who.login(BETTER).status_code for _ in range(10)] == [401] * 10

@@ -137,7 +137,7 @@ def test_a_user_may_follow_only_so_many_at_once(app, make_app, make_user):
     assert person.get(f"{path}/messages/{reply}/stream").status_code == 200
 
 
-def test_a_process_follows_only_so_many_at_once(app, make_app, make_user):
+def test_a_process_follows_only_so_many_at_once(app, make_app, make_user, capsys):
     other = make_app(streams_per_process=1)
     person = make_user()
     person.client = other.test_client()
@@ -145,4 +145,5 @@ def test_a_process_follows_only_so_many_at_once(app, make_app, make_user):
     reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
     opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
     assert [response.status_code for response in opened] == [200, 503]
+    assert "STREAMS_PER_PROCESS, 1, is full" in capsys.readouterr().err
     opened[0].close()

@@ -175,6 +175,7 @@ def test_a_place_beyond_the_text_is_reset(room, runner):
     room.generate(runner, reply_id)
     events = list(follow(room, reply_id, "1:999"))
     assert names(events) == ["reset", "context", "delta", "completed"]
+    assert [event.id for event in events] == ["1:0", "1:0", f"1:{len(SAID)}", f"1:{len(SAID)}"]
     assert text_of(events, "something else") == SAID
 
 
