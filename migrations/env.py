@@ -22,6 +22,9 @@ def run_online() -> None:
         connection.execute(text("SELECT set_config('lock_timeout', :seconds, false)"), {"seconds": lock_timeout})
         connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
         connection.execute(text("SET client_connection_check_interval = '1s'"))  # a run that is killed leaves no lock
+        encoding = connection.scalar(text("SHOW server_encoding"))
+        if encoding != "UTF8":  # search folds letters by Unicode, and others cannot store what users write
+            raise SystemExit(f"The database's encoding is {encoding}. Make another one, with ENCODING 'UTF8'.")
         is_alone = connection.scalar(select(func.pg_try_advisory_lock(ONE_AT_A_TIME)))
         connection.commit()
         if not is_alone:  # two runs would undo each other's steps

@@ -101,6 +101,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
         "lock_timeout": LOCK_TIMEOUT_MS,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
         "timezone": "UTC",
+        "default_transaction_isolation": r"read\ committed",  # whoever waited for a lock reads what is there by then
     }
     of_address = make_url(url).normalized_query.get("options", ())
     app.config["SQLALCHEMY_DATABASE_URI"] = url

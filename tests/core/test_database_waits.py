@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg2
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from app.core.db import POOL_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS, answers_within, db
+from app.core.transactions import transaction
 from tests.problems import assert_problem
 
 
@@ -44,6 +46,21 @@ def test_options_in_the_address_are_the_servers_beside_our_own(make_app, postgre
         shown = [db.session.scalar(text(f"SHOW {name}")) for name in ("search_path", "statement_timeout", "timezone")]
         db.engine.dispose()
     assert shown == ["tenant", "4s", "UTC"]
+
+
+def test_a_transaction_sees_what_others_have_committed_whatever_the_database_says(make_app, postgres):
+    """Under another level, prompts of one user that are sent at once would be 503."""
+    name = make_url(postgres.url).database
+    with closing(psycopg2.connect(postgres.url)) as admin, admin.cursor() as cursor:
+        admin.autocommit = True
+        cursor.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+        try:
+            with make_app(database_url=postgres.url).app_context():
+                with transaction():
+                    assert db.session.scalar(text("SHOW transaction_isolation")) == "read committed"
+                db.engine.dispose()
+        finally:
+            cursor.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
 
 
 def test_migrations_may_take_longer_also_outside_of_a_transaction(app):

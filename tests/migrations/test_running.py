@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flask_migrate import upgrade
 
 from app.core.db import db
-from tests.migrations.conftest import FOLDER, REVISIONS
+from tests.migrations.conftest import FOLDER, REVISIONS, Migrator
 from tests.migrations.rows import insert_rows, tables_of
 
 ONE_AT_A_TIME = int(re.findall(r"ONE_AT_A_TIME = ([0-9_]+)", (FOLDER / "env.py").read_text())[0])
@@ -46,6 +46,22 @@ def test_a_second_run_at_the_same_time_is_refused(migrator):
         with pytest.raises(SystemExit, match="Another `flask db` is at work"):
             migrator.to("head")
     migrator.to("head")
+
+
+def test_a_database_that_cannot_store_every_text_is_refused(postgres, make_app):
+    """Search needs Unicode: a migration in the middle would fail, with a page of SQL."""
+    server = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
+    url = server.set(database=f"{server.database}_latin")
+    admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with admin.connect() as connection:
+        latin = "ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'"
+        connection.execute(sa.text(f"CREATE DATABASE {url.database} TEMPLATE template0 {latin}"))
+        migrator = Migrator(make_app(database_url=url.render_as_string(hide_password=False)), sa.create_engine(url))
+        with pytest.raises(SystemExit, match=r"encoding is LATIN1\. Make another one, with ENCODING 'UTF8'"):
+            migrator.to("head")
+        assert not migrator.tables()
+        migrator.engine.dispose()
+        connection.execute(sa.text(f"DROP DATABASE {url.database} WITH (FORCE)"))
 
 
 def test_locks_of_one_step_are_let_go_before_the_next(migrator):
