@@ -97,8 +97,7 @@ def change_password(
 
     session_id: whose request it is; it must still be active once the passwords are hashed. current_password: the one
     that is set now; None only if none is. end_api_keys: whether API keys stop working too.
-    Raises ValidationFailed, RateLimited, TokenRevoked, ServiceUnavailable; WrongPassword also when somebody else
-    changed the password meanwhile.
+    Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
     user = require_user(user_id)
     release_connection()  # a hash may have to wait for its slot
@@ -110,9 +109,7 @@ def change_password(
     new_hash = hash_password(new_password)
     with transaction() as tx:
         user = require_locked_user(user_id)
-        if user.password_hash != known_hash:
-            raise WrongPassword
-        lock_session(session_id, user_id)
+        lock_session(session_id, user_id)  # ended, if the password was changed meanwhile
         set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
         return open_session(tx, user, client, now)
 

@@ -126,7 +126,6 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
     One that was deleted at Stripe does not count. Raises AlreadySubscribed, TokenRevoked.
     """
     own = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
-    own = own.with_for_update(key_share=True)
     with transaction():
         require_locked_user(user_id)  # of parallel calls one makes it
         if refuse_subscribed and has_live_subscription(user_id):

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, case, exists, func, select, update
+from sqlalchemy import case, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.billing.models import FETCH_TICKETS, StripeCustomer, Subscription
@@ -119,9 +119,8 @@ def upsert(values: dict[str, Any]) -> bool:
     """
     fresh = insert(Subscription).values(values)
     new = fresh.excluded
-    still_owed = and_(Subscription.status == "past_due", new.status == "past_due")
-    earliest = func.least(Subscription.past_due_since, new.past_due_since)
-    owed_since = {"past_due_since": case((still_owed, earliest), else_=new.past_due_since)}
+    earliest = func.least(Subscription.past_due_since, new.past_due_since)  # of those that there are
+    owed_since = {"past_due_since": case((new.status == "past_due", earliest))}
     replaced = {name: new[name] for name in values if name not in {"id", "customer_id", "created_at"}}
     statement = fresh.on_conflict_do_update(
         index_elements=[Subscription.id], set_=replaced | owed_since, where=Subscription.ticket < new.ticket

@@ -59,6 +59,16 @@ def test_new_code_does_not_forgive_wrong_guesses(app, visitor):
         assert 3_400 < int(refused.headers["Retry-After"]) <= 3_600
 
 
+def test_the_hour_of_a_lock_begins_with_the_first_wrong_guess(app, visitor):
+    visitor.send_otp()
+    age_codes(app, visitor.mobile, seconds=3_500)
+    for _ in range(10):
+        visitor.verify("no")
+    refused = visitor.send_otp()
+    assert_problem(refused, 429, "otp_locked")
+    assert 3_400 < int(refused.headers["Retry-After"]) <= 3_600
+
+
 def test_lock_ends_with_the_hour(app, visitor):
     visitor.sign_up()
     otp = visitor.send_otp().json["otp"]
@@ -179,6 +189,15 @@ def test_code_works_only_for_its_purpose(app, make_member):
         assert_problem(visitor.verify(reset), 401, "otp_invalid")
     assert visitor.reset(reset, "long-enough-7").status_code == 204
     assert visitor.verify(login).status_code == 200
+
+
+def test_wrong_guesses_burn_the_code_of_their_purpose_alone(make_member):
+    visitor, _ = make_member()
+    login, reset = visitor.send_otp().json["otp"], visitor.forgot().json["otp"]
+    for _ in range(5):
+        assert_problem(visitor.verify(wrong(login)), 401, "otp_invalid")
+    assert_problem(visitor.verify(login), 401, "otp_invalid")
+    assert visitor.reset(reset, "long-enough-7").status_code == 204
 
 
 def test_code_of_one_number_does_not_work_for_another(make_member):

@@ -21,6 +21,7 @@ from app.integrations.twilio import SmsRejected, SmsUnavailable, send_sms
 from sandbox.stack.processes import free_port, wait_until
 from tests.auth.conftest import Visitor
 from tests.celery_process import celery_process
+from tests.people import age_codes
 from tests.queues import waiting_tasks
 
 SID, TOKEN, SENDER = "AC00000000000000000000000000000000", "the-auth-token", "+15005550006"
@@ -128,8 +129,11 @@ def test_message_is_sent_once_however_often_the_task_runs(texting, twilio):
 
 def test_code_that_has_ended_is_not_sent(texting, twilio):
     texting.send_otp()
-    work(texting, now=utc_now() + timedelta(minutes=6))
+    later = utc_now() + timedelta(minutes=6)
+    work(texting, now=later)
     assert twilio.requests == []
+    with texting.app.app_context():
+        assert delivery.enqueue_unsent(later) == []
 
 
 def test_a_message_sealed_before_a_new_hash_secret_is_dropped_with_a_word_and_not_queued_again(
@@ -157,6 +161,22 @@ def test_sweeper_retries_a_provider_that_did_not_answer(texting, twilio, answer)
     assert len(twilio.requests) == 2
     with texting.app.app_context():
         assert delivery.enqueue_unsent(utc_now() + timedelta(seconds=20)) == []
+
+
+def test_a_code_that_was_replaced_or_used_keeps_no_message(texting, twilio):
+    """Twilio may have sent what it did not answer for."""
+    texting.sign_up()
+    twilio.answer = (503, "<html>")
+    for _ in range(2):
+        age_codes(texting.app, texting.mobile, seconds=61)
+        texting.send_otp()
+        work(texting)
+    otp = re.search(r"\b\d{6}\b", twilio.requests[-1]["Body"])[0]
+    assert texting.verify(otp).status_code == 200
+    with texting.app.app_context():
+        code_id = UUID(queued_tasks(texting)[-1][1][0])
+        delivery.restore_message(code_id, "of a task that is only now told that Twilio did not answer")
+        assert set(db.session.scalars(db.select(OneTimeCode.sealed))) == {None}
 
 
 def test_refused_message_is_not_sent_again_and_logged_without_code_or_number(texting, twilio, caplog):

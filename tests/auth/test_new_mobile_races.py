@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from app.auth import new_mobile
+from app.auth.passwords import require_password
 from tests.auth.conftest import PASSWORD, Mover, Visitor, sql
 from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
@@ -47,6 +49,20 @@ def test_two_sessions_with_two_numbers_have_one_end(app, make_mover, other_numbe
         assert sorted(owners(app, mover.mobile, mover.new, other.new), key=str) == sorted(
             [None, None, mover.id], key=str
         )
+
+
+def test_a_password_that_changes_while_it_is_compared_moves_no_number(app, mover, monkeypatch):
+    """Its session has ended by then, which was a thief's."""
+    otp, _ = mover.codes()
+
+    def change_it_after(*args):
+        require_password(*args)
+        change = {"token": mover.token, "current_password": PASSWORD, "new_password": "another good password"}
+        assert mover.post("/auth/change-password", **change).status_code == 200
+
+    monkeypatch.setattr(new_mobile, "require_password", change_it_after)
+    assert_problem(mover.change(otp, current_password=PASSWORD), 401, "token_revoked")
+    assert owners(app, mover.mobile, mover.new) == [mover.id, None]
 
 
 def test_two_who_want_each_others_number_do_not_block_one_another(app, make_mover):

@@ -268,7 +268,7 @@ def test_a_customer_that_is_deleted_while_it_is_asked_for_is_replaced(user: Any,
         if statement.startswith("SELECT stripe_customers") and not deletions:
             deletions.append(threading.Thread(target=delete))
             deletions[0].start()
-            deletions[0].join(0.5)  # it waits for the row as long as this transaction lasts
+            deletions[0].join(20)
 
     event.listen(engine, "after_cursor_execute", delete_meanwhile)
     try:

@@ -194,12 +194,18 @@ def test_a_deleted_customer_is_basic(user: Any, shop: Shop, stripe: RunningStand
 def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
-    shop.subscribe(user)
+    subscription_id = shop.subscribe(user)
+    never_paid = "jsonb_build_object('id', 'sub_old', 'status', 'incomplete_expired')"
+    shop.execute(
+        f"INSERT INTO subscriptions SELECT copy.* FROM subscriptions one, jsonb_populate_record(one, {never_paid}) copy"
+    )
     customer = {"id": shop.rows("stripe_customers")[0]["stripe_id"], "object": "customer"}
     stripe.reset()
     event = stripe.make_event("customer.deleted", object=customer, send=False)
     assert shop.deliver(event["id"]).status_code == 200
     assert user.get("/user/me").json["tier"] == "basic"
+    statuses = {row["id"]: row["status"] for row in shop.rows()}
+    assert statuses == {subscription_id: "canceled", "sub_old": "incomplete_expired"}
 
 
 # Copies of the one that is there, without a user, and of its subscription.

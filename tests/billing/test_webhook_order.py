@@ -125,6 +125,16 @@ def test_other_types_and_unknown_customers_are_acknowledged(shop: Shop, stripe: 
     assert shop.rows("stripe_events") == []
 
 
+def test_an_event_of_no_customer_is_none_of_a_customer_that_stripe_does_not_know_yet(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    assert user.post("/subscription/portal").status_code == 200
+    shop.execute("UPDATE stripe_customers SET stripe_id = NULL")
+    event = stripe.make_event("invoice.paid", object={"id": "in_1", "object": "invoice"}, send=False)
+    assert shop.deliver(event["id"]).status_code == 200
+    assert shop.rows("stripe_events") == []
+
+
 @pytest.fixture
 def crash_at_commit(shop: Shop) -> Callable[[str], AbstractContextManager[None]]:
     """Let PostgreSQL end the connection in the middle of each transaction that inserts into a table."""

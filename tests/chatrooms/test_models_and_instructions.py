@@ -62,6 +62,7 @@ def test_a_model_above_the_tier_is_refused_and_nothing_is_spent(room_of_choice):
     person, path = room_of_choice.person, room_of_choice.path
     assert_problem(person.post("/chatroom", json={"model": PRO}), 403, "model_not_in_tier")
     assert_problem(person.patch(path, json={"model": PRO}), 403, "model_not_in_tier")
+    assert_problem(person.patch(f"/chatroom/{person.id}", json={"model": PRO}), 404, "not_found")
     assert_problem(person.patch(path, json={"model": "gemini-none"}), 422, "validation_error")
     assert_problem(person.post("/chatroom", json={"model": 7}), 422, "validation_error")
     assert person.get(path).json["model"] is None

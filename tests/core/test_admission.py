@@ -52,6 +52,17 @@ def test_user_is_limited_from_any_address(limited, user, make_user):
     assert call(limited, token=other.access_token).status_code == 200, "another user at the same address goes on"
 
 
+def test_a_users_minute_begins_with_its_first_request_whatever_follows(limited, user, redis_db):
+    call(limited, token=user.access_token)
+    (counter,) = redis_db.keys("*user:*")
+    redis_db.delete(counter)
+    assert call(limited, token=user.access_token).status_code == 200
+    assert 0 < redis_db.ttl(counter) <= 60
+    redis_db.expire(counter, 30)
+    assert call(limited, token=user.access_token).status_code == 200
+    assert redis_db.ttl(counter) <= 30
+
+
 def test_address_without_a_good_token_is_limited(limited):
     assert statuses(PER_MINUTE, limited) == [401] * PER_MINUTE
     assert_problem(call(limited), 429, "rate_limited")
