@@ -159,7 +159,7 @@ WAITING_FOR_SLOT = (  # and for nothing else: what also waits for its room is to
 NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
     update(messages)
     .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(key_share=True, of=messages).scalar_subquery())
-    .values(enqueued_at=func.now(), held_for=None)
+    .values(held_for=None)
     .returning(messages.c.id, messages.c.status)
     .cte("next_of_user")
 )

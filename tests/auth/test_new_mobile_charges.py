@@ -26,7 +26,8 @@ def used(visitor, token):
     return visitor.client.get("/user/usage", headers={"Authorization": f"Bearer {token}"}).json["used"]
 
 
-def test_rooms_and_the_days_prompts_go_along_and_stay_spent_on_both_sides(app, mover):
+def test_rooms_and_the_days_prompts_go_along_and_stay_spent_on_both_sides(app, mover, user):
+    spend(user, user.access_token, 1)
     spend(mover, mover.token, 3)
     changed = mover.change(mover.codes()[0], current_password=PASSWORD).json["access_token"]
     assert used(mover, changed) == 3

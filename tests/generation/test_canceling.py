@@ -8,7 +8,7 @@ from sqlalchemy import event, text
 from app.core.db import db
 from app.generation import queueing
 from tests.event_streams import events_of, text_of
-from tests.rooms import cancel, retry
+from tests.rooms import Room, cancel, retry
 
 SAID = "One two three four five six."
 PROMPT = f'[[sandbox: hang_after=3]] [[sandbox: say="{SAID}"]]'
@@ -56,6 +56,21 @@ def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, m
     assert not thread.is_alive()
     assert (answer.json["status"], answer.json["text"]) == ("canceled", None)
     assert room.used() == 1
+
+
+def test_another_reply_of_the_same_worker_goes_on(room, make_runner, gemini):
+    runner, other = make_runner(lease_seconds=300), Room(room.app, room.person, room.person.make_chatroom())
+    gemini.behave(hang=True)
+    threads, replies = [], []
+    for number, one in enumerate((other, room), 1):
+        replies.append(one.send("Hello"))
+        threads.append(one.generate_meanwhile(runner, replies[-1]))
+        gemini.wait_for(in_flight_at_least=number)
+    cancel(room, replies[1])
+    threads[1].join(20)
+    gemini.reset()
+    threads[0].join(20)
+    assert other.read(replies[0]).status == "completed"
 
 
 def test_a_reply_that_waits_for_its_retry_is_canceled_and_its_prompt_stays_spent(room, runner):

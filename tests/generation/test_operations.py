@@ -50,7 +50,8 @@ def test_a_failed_reply_is_generated_again_at_no_charge(room, runner, gemini, fl
     assert room.used() == 0
 
 
-def test_all_failed_replies_are_queued_again(room, runner, flask):
+def test_all_failed_replies_are_queued_again(room, runner, flask, monkeypatch):
+    monkeypatch.setattr(state, "BATCH", 1)
     for _ in range(3):
         room.answer(runner, "[[sandbox: block]]")
     assert "3 replies are queued again." in flask("retry", "--all").output

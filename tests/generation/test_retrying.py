@@ -24,6 +24,7 @@ def test_a_failed_reply_is_made_again_for_one_prompt(room, runner, gemini, direc
     gemini.reset()
     answer = retry(room, reply.id)
     assert (answer.status_code, answer.json["status"], answer.json["error"]) == (202, "queued", None)
+    assert answer.json["context"] is None  # Gemini was not asked yet
     assert answer.headers["RateLimit-Remaining"] == str(5 - spent - 1)
     assert answer.headers["Location"].endswith(reply.id)
     room.generate(runner, reply.id)

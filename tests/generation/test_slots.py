@@ -17,7 +17,7 @@ from app.ops.totals import queue
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
-from tests.rooms import Room, sweep
+from tests.rooms import Room, cancel, sweep
 
 SLOTS = 2
 LEASE = timedelta(seconds=60)
@@ -204,6 +204,20 @@ def test_a_cancellation_makes_room(two_slots, rooms, forget_tasks):
     assert rooms[0].person.post(f"{rooms[0].path}/messages/{held[0]}/cancel").status_code == 200
     assert tasks_of(two_slots) == [str(refused)]
     assert take(rooms[0], refused)
+
+
+def test_a_canceled_reply_that_waited_takes_nobodys_turn(two_slots, rooms, forget_tasks):
+    held = [take(room, room.send("Hello")) for room in rooms[:SLOTS]]
+    refused = [room.send("Hello") for room in rooms[SLOTS : SLOTS + 3]]
+    assert [take(rooms[0], reply_id) for reply_id in refused] == [None] * 3
+    rooms[SLOTS + 1].send("Hello")
+    assert cancel(rooms[SLOTS + 1], refused.pop(1)).status_code == 200
+    assert take(rooms[0], refused[0]) is None  # queued by the cancellation, which freed no slot
+    for claim, reply_id in zip(held, refused, strict=True):
+        forget_tasks()
+        complete(rooms[0], claim)
+        assert tasks_of(two_slots) == [str(reply_id)]
+        assert take(rooms[0], reply_id)
 
 
 def test_a_reply_over_the_bound_is_not_due(two_slots, rooms):

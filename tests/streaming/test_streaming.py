@@ -29,7 +29,7 @@ def test_the_deltas_are_the_stored_text(room, runner):
     thread = room.generate_meanwhile(runner, reply_id)
     events = list(stream)
     thread.join()
-    assert names(events)[0] == "status"
+    assert names(events)[:2] == ["status", "context"]
     assert names(events).count("delta") > 3
     assert names(events)[-1] == "completed"
     assert text_of(events) == room.read(reply_id).text == events[-1].data["message"]["text"] == SAID
@@ -228,3 +228,13 @@ def test_pieces_before_an_end_are_the_part_that_counts(room):
         end = reply_events.publish(reply_id, reply_events.Entry(1, status=Status.CANCELED))
         publisher.pass_on("after")
         assert reply_events.pieces_until(reply_id, end, 1) == "Before "
+
+
+def test_nothing_is_published_of_a_reply_that_may_not_begin(room):
+    with room.app.app_context():
+        reply_id = room.send(PROMPT, stream=True)
+        publisher = reply_events.Publisher(reply_id, 1, Context(1, 0), may_begin=lambda: False)
+        publisher.pass_on("Before ")
+        publisher.pass_on("after")
+        end = reply_events.publish(reply_id, reply_events.Entry(1, status=Status.CANCELED))
+        assert reply_events.pieces_until(reply_id, end, 1) == ""
