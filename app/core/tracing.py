@@ -85,15 +85,16 @@ def span(name: str, kind: str) -> Iterator[None]:
     if begun is None:
         yield
         return
-    before = traceparent.get()
-    traceparent.set(traceparent_of(begun))
+    before, own = traceparent.get(), traceparent_of(begun)
+    traceparent.set(own)
     try:
         yield
     except BaseException as error:
         begun.set_attribute("error.type", type(error).__qualname__)  # its text may hold a row of the database
         raise
     finally:
-        traceparent.set(before)
+        if traceparent.get() == own:  # a task goes on in the trace of its reply, whatever queued it
+            traceparent.set(before)
         begun.end()
 
 

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from app.core.tracing import span
+from app.core.tracing import span, trace_id, traceparent
 from tests.core.test_tracing import PARENT, SENT, TRACE, outside_of_a_trace  # noqa: F401 - around each test
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -90,6 +90,19 @@ def test_an_error_is_told_by_its_class_alone(traced):
     exported = spans_of(traced)["work"]
     assert {item.key: item.value.string_value for item in exported.attributes} == {"error.type": "ValueError"}
     assert "a row" not in str(exported)
+
+
+def test_a_task_that_another_requests_reply_queued_is_logged_in_its_own_trace(traced, user, make_runner_for):
+    """A reply that waits for another of its room is queued when that one ends."""
+    user.client = traced.test_client()
+    room = make_runner_for(traced, user)
+    answer = user.post(f"{room.path}/message", json={"text": "Hello"}, headers={"traceparent": SENT})
+    answer.close()
+    with traced.app_context():
+        traceparent.set(f"00-{'a' * 32}-{PARENT}-01")
+        with span("messages.generate_reply", "CONSUMER"):
+            room.generate(room.runner, answer.json["reply"]["id"])
+    assert trace_id() == TRACE
 
 
 def test_a_collector_that_is_away_harms_nothing(make_app, make_redis_url, user):

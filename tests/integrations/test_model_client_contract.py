@@ -17,7 +17,7 @@ from app.integrations.gemini.client import (
     Turn,
     read_answer,
 )
-from tests.integrations.scripted import JSON, says, serving
+from tests.integrations.scripted import JSON, SSE, says, serving
 
 CONVERSATION = (Turn("user", "What is DNS?"), Turn("model", "A phone book."), Turn("user", "And DHCP?"))
 
@@ -114,6 +114,15 @@ def test_every_character_comes_through(model, streamed, text):
     assert "".join(outcome.pieces) == (text if streamed else "")
 
 
+@pytest.mark.parametrize("kind", [b"text/html", b"application/octet-stream", b"application/json; charset=nonsense"])
+def test_whatever_a_gateway_calls_a_stream_it_is_json_in_utf_8(make_asker, sdk, kind):
+    response = '{"candidates": [{"content": {"parts": [{"text": "Grüße"}]}, "finishReason": %s}]}'
+    text = response % 1 if sdk == "google-generativeai" else response % '"STOP"'
+    body = f"[{text}]" if sdk == "google-generativeai" else f"data: {text}\r\n\r\n"
+    with serving(says(SSE.replace(b"text/event-stream", kind), body.encode())) as url:
+        assert make_asker(endpoint=url).ask("Hello", streamed=True).answer.text == "Grüße"
+
+
 @both_ways
 def test_nul_which_postgresql_cannot_store_is_left_out(model, streamed):
     outcome = model.ask(say("no\0thing \0 here"), streamed=streamed)
@@ -167,6 +176,15 @@ def test_a_long_stream_comes_whole(model):
 
     assert len(outcome.answer.text.split()) == 1500
     assert "".join(outcome.pieces) == outcome.answer.text
+
+
+def test_a_stream_of_one_long_piece_takes_no_time(model):
+    """google-api-core would take this one apart for minutes, in which no bound of the call ends it."""
+    text = "x" * 2_000_000
+    outcome = model.ask(say(text), streamed=True, seconds=60)
+
+    assert outcome.answer.text == text
+    assert outcome.seconds < 60
 
 
 @both_ways

@@ -84,9 +84,10 @@ def test_passing_trouble_may_be_tried_again(model, streamed, status):
 
 
 @both_ways
-def test_trouble_is_told_at_the_first_attempt(model, gemini, streamed):
+@pytest.mark.parametrize("status", [401, 503])
+def test_trouble_is_told_at_the_first_attempt(model, gemini, streamed, status):
     gemini.clear_requests()
-    model.ask("[[sandbox: status=503]]", streamed=streamed)
+    model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
 
     assert gemini.stats()["calls"] == 1
 
@@ -208,6 +209,19 @@ def test_an_error_answer_in_no_form_of_googles_may_be_tried_again(make_asker, st
 
     assert type(outcome.error) is ModelUnavailable
     assert str(outcome.error) == "HTTP 503"
+
+
+@both_ways
+def test_an_error_page_that_is_not_in_utf_8_leaves_the_status(make_asker, streamed):
+    """As a proxy in Paris may write one."""
+    head = b"HTTP/1.1 %d No\r\nRetry-After: 4\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n"
+    with serving(says(head % 404, b"refus\xe9!")) as url:
+        refused = make_asker(endpoint=url).ask("Hello", streamed=streamed).error
+    with serving(says(head % 429, b"refus\xe9!")) as url:
+        delayed = make_asker(endpoint=url).ask("Hello", streamed=streamed).error
+
+    assert (type(refused), str(refused)) == (ModelRejected, MODEL_UNKNOWN)
+    assert (type(delayed), delayed.retry_after) == (ModelUnavailable, 4)
 
 
 @pytest.mark.parametrize("text", ["", "Half"])

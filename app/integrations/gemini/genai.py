@@ -120,7 +120,18 @@ def bound(client: httpx2.Client) -> httpx2.Client:
         if isinstance(transport, httpx2.HTTPTransport):
             transport._pool._network_backend = BoundedBackend()
     client.event_hooks["request"].append(release_after_answer)
+    client.event_hooks["response"].append(leave_out_unreadable)
     return client
+
+
+def leave_out_unreadable(response: httpx2.Response) -> None:
+    """Let the status of an error decide whose body is no JSON: of one that is not in UTF-8 the SDK tells neither."""
+    if response.is_error:
+        response.read()
+        try:
+            response.json()
+        except ValueError:
+            response._content = b"{}"
 
 
 def release_after_answer(request: httpx2.Request) -> None:

@@ -42,10 +42,12 @@ SDK_ERRORS = (
 )
 # Messages of protobuf: the fields of proto-plus, which wraps them, cost ten times as much.
 REQUEST = type(protos.GenerateContentRequest.pb(protos.GenerateContentRequest()))
+RESPONSE = type(protos.GenerateContentResponse.pb(protos.GenerateContentResponse()))
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
 REASONS: Any = (protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason)
 # Google has more of them by now than the library knows.
 FINISHES, BLOCKS = ({int(reason): reason.name for reason in reasons} for reasons in REASONS)
+BETWEEN_RESPONSES = "[], \t\r\n"  # of a stream, which is an array
 
 
 class Gemini(ModelClient):
@@ -60,6 +62,7 @@ class Gemini(ModelClient):
         adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
+        session._refresh_status_codes = ()  # it would send a request that is answered 401 twice more
         session.hooks["response"] += [refuse_redirect, unwrap_error, read_as_it_comes]
         # Which proxy and which certificates: the environment is read once, and not for each call.
         found = session.merge_environment_settings(endpoint, {}, None, None, None)
@@ -80,7 +83,7 @@ class Gemini(ModelClient):
         options = {"timeout": asked.read_seconds, "retry": None, "metadata": list(asked.headers.items())}
         try:
             if asked.streamed:
-                yield from raising_errors(self.client.stream_generate_content(request, **options))
+                yield from read_stream(self.client.stream_generate_content(request, **options))
             else:
                 yield self.client.generate_content(request, **options)
         except SDK_ERRORS as error:
@@ -121,24 +124,37 @@ def classify(error: Exception) -> ModelError:
     return ModelUnavailable(type(error).__name__)
 
 
-def raising_errors(stream: Any) -> Any:
-    """The stream, which raises a ModelError when Google ends it with an error.
+def read_stream(stream: Any) -> Iterator[Any]:
+    """The responses of a stream, as they come. Raises a ModelError when Google ends it with an error.
 
-    google-api-core reads that as a response without any known field. What a text quotes has a backslash before it.
+    google-api-core takes a stream apart character by character, in time that grows with the square of a response's
+    length, whatever the call's bound; and it reads an error as a response without any known field.
     """
-    grab = stream._grab  # it has no door to the JSON of a response
+    decoder, rest = json.JSONDecoder(), ""
+    for text in stream._response_itr:  # it has no door to the text
+        rest = (rest + text).lstrip(BETWEEN_RESPONSES)
+        while rest:
+            if rest[0] != "{":
+                raise ValueError("no array of responses")
+            try:
+                response, end = decoder.raw_decode(rest)
+            except ValueError:  # its end has not come yet
+                break
+            rest = rest[end:].lstrip(BETWEEN_RESPONSES)
+            raise_error_in(response)
+            message = json_format.ParseDict(response, RESPONSE(), ignore_unknown_fields=True)
+            yield protos.GenerateContentResponse.wrap(message)
+    if rest:
+        raise ValueError("a response without an end")
 
-    def grab_or_raise() -> Any:
-        response = stream._ready_objs[0]
-        error = json.loads(response).get("error") if '"error"' in response else None
-        if isinstance(error, dict):
-            code, details = error.get("code"), error.get("details")
-            status = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR
-            raise error_for(status, details if isinstance(details, list) else [], {})
-        return grab()
 
-    stream._grab = grab_or_raise
-    return stream
+def raise_error_in(response: dict[str, Any]) -> None:
+    """Raises a ModelError for what is an error, and no response."""
+    error = response.get("error")
+    if isinstance(error, dict):
+        code, details = error.get("code"), error.get("details")
+        status = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR
+        raise error_for(status, details if isinstance(details, list) else [], {})
 
 
 def refuse_redirect(response: requests.Response, **_: Any) -> None:
@@ -172,7 +188,11 @@ def unwrap_error(response: requests.Response, **_: Any) -> None:
 
 
 def read_as_it_comes(response: requests.Response, **_: Any) -> None:
-    """Let a stream be read in the network's chunks; google-api-core would have it byte by byte, for twice the CPU."""
+    """Let a stream be read in the network's chunks; google-api-core would have it byte by byte, for twice the CPU.
+
+    JSON is in UTF-8 (RFC 8259), whatever a gateway says of it.
+    """
+    response.encoding = "utf-8"
     iterate = response.iter_content
 
     def iter_content(chunk_size: int | None = None, decode_unicode: bool = False) -> Iterator[Any]:
