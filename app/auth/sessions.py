@@ -51,7 +51,7 @@ def open_session(tx: Transaction, user: User, client: Client, now: datetime) -> 
     """
     of_user = (AuthSession.user_id == user.id, AuthSession.revoked_at.is_(None))
     latest_first = select(AuthSession.id).where(*of_user).order_by(AuthSession.last_used_at.desc())
-    too_many = latest_first.offset(MAX_SESSIONS - 1).limit(MAX_SESSIONS)
+    too_many = latest_first.offset(MAX_SESSIONS - 1)
     revoke(tx, AuthSession, AuthSession.id.in_(too_many), now=now)
     session = AuthSession(user_id=user.id, created_at=now, last_used_at=now, **asdict(client))
     db.session.add(session)

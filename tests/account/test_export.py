@@ -94,6 +94,25 @@ def test_what_was_deleted_meanwhile_is_not_in_it(user, small_pieces):
     assert (told["user"]["id"], told["security_events"], told["chatrooms"]) == (user.id, [], [])
 
 
+@pytest.mark.parametrize("deleted", ["room", "account"])
+def test_what_is_deleted_in_the_midst_of_a_room_is_not_in_it(app, user, make_user, monkeypatch, deleted):
+    monkeypatch.setattr(export, "MESSAGES_AT_ONCE", 1)
+    room = user.make_chatroom()
+    for text_of_prompt in ("The first", "The second"):
+        assert user.post(f"{room}/message", json={"text": text_of_prompt}).status_code == 202
+    make_user().make_chatroom()
+    user.make_chatroom("Another one")
+    answer = user.get("/user/me/export", buffered=False)
+    pieces = iter(answer.response)
+    begun = b""
+    while b"The first" not in begun:
+        begun += next(pieces)
+    assert user.delete(room if deleted == "room" else "/user/me").status_code == 204
+    told = json.loads(begun + b"".join(pieces))
+    answer.close()
+    assert [len(one["messages"]) for one in told["chatrooms"]] == [1, 0]
+
+
 def open_export(user):
     """An export whose client has read its first piece."""
     answer = user.get("/user/me/export", buffered=False)

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from itertools import count as numbers
+from itertools import pairwise
 
 import psycopg2
 import pytest
@@ -56,10 +57,8 @@ def fill(person, *, rooms=3, prompts=4):
     paths, keys = [person.make_chatroom() for _ in range(rooms)], numbers()
     for path in paths:
         for _ in range(prompts):
-            answer = person.post(
-                f"{path}/message", json={"text": "Hello"}, headers={"Idempotency-Key": f"{path}{next(keys)}"}
-            )
-            assert answer.status_code == 202
+            key = {"Idempotency-Key": f"{path}{next(keys)}"}
+            assert person.post(f"{path}/message", json={"text": "Hello"}, headers=key).status_code == 202
     return paths
 
 
@@ -70,21 +69,19 @@ def rows(app, *tables):
 
 def test_an_account_is_deleted_in_batches_and_its_charges_stay(quiet_app, quiet, small_batches):
     person, other = quiet(), quiet()
-    fill(person)
+    fill(person, prompts=7)
     kept = fill(other, rooms=1, prompts=2)
     before = rows(quiet_app, *GONE)
     assert person.delete("/user/me").status_code == 204
     assert rows(quiet_app, *GONE) == before
     with quiet_app.app_context():
-        batches = 0
+        left = [before["messages"]]
         while purge_account() or purge_chatroom():
-            batches += 1
-            left = rows(quiet_app, "messages")["messages"]
-            assert before["messages"] - left <= 2 * 3 * batches  # unfinished ones, and the newest
-    assert batches > 8
+            left += rows(quiet_app, "messages").values()
+    assert max(one - next_one for one, next_one in pairwise(left)) <= 2 * 3  # unfinished ones, and the newest
     assert rows(quiet_app, "users", "chatrooms", "messages") == {"users": 1, "chatrooms": 1, "messages": 4}
     assert rows(quiet_app, "auth_sessions", "idempotency_keys") == {"auth_sessions": 1, "idempotency_keys": 2}
-    assert rows(quiet_app, "prompt_charges") == {"prompt_charges": 14}
+    assert rows(quiet_app, "prompt_charges") == {"prompt_charges": 23}
     assert other.get(kept[0]).status_code == 200
 
 
@@ -230,6 +227,23 @@ def test_two_that_purge_at_once_are_not_in_each_others_way(quiet_app, quiet, sma
     purge_all(quiet_app)
     assert not failed
     assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
+
+
+@pytest.mark.parametrize(("table", "purge_some"), [("chatrooms", purge_chatroom), ("users", purge_account)])
+def test_a_purge_leaves_to_another_what_that_one_is_at(quiet_app, quiet, postgres, table, purge_some):
+    first = "updated_at" if table == "chatrooms" else "id"
+    for person in (quiet(), quiet()):
+        room = person.make_chatroom()
+        assert person.delete(room if table == "chatrooms" else "/user/me").status_code == 204
+    with psycopg2.connect(postgres.url) as other, other.cursor() as cursor:
+        cursor.execute(f"SELECT FROM {table} ORDER BY {first} LIMIT 1 FOR UPDATE")
+        with quiet_app.app_context():
+            while purge_some():
+                pass
+        assert rows(quiet_app, table) == {table: 1}
+    other.close()
+    purge_all(quiet_app)
+    assert rows(quiet_app, table) == {table: 0}
 
 
 def lost(*_, **__):

@@ -43,6 +43,8 @@ class TwilioStandIn:
                 status, body = stand_in.answer
                 payload = body.encode() if isinstance(body, str) else json.dumps(body).encode()
                 self.send_response(status)
+                if status in {301, 307}:
+                    self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
                 self.wfile.write(payload)
@@ -210,9 +212,11 @@ def test_messaging_service_sends_instead_of_a_number(twilio):
 def test_unreachable_provider_is_unavailable(twilio):
     with pytest.raises(SmsUnavailable):
         send_sms("+1", "x", account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base="http://127.0.0.1:9")
-    twilio.answer = (301, {})
-    with pytest.raises(SmsRejected):
-        send_sms("+1", "x", account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base=twilio.url)
+    for status in (301, 307):
+        twilio.answer = (status, {})
+        with pytest.raises(SmsRejected):
+            send_sms("+1", "x", account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base=twilio.url)
+    assert [request["path"].rpartition("/")[2] for request in twilio.requests] == ["Messages.json"] * 2
 
 
 @pytest.fixture

@@ -2,11 +2,18 @@
 
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
+import stripe as sdk
+
+from app.billing.checkout import begin_attempt, create_customer, customer_for
+from app.billing.stripe_connection import stripe_calls
+from app.core.clock import utc_now
 from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 from tests.people import all_at_once
+from tests.problems import assert_problem
 
 
 def posts(stripe: RunningStandIn, path: str) -> list[dict[str, Any]]:
@@ -69,6 +76,63 @@ def test_a_live_subscription_is_not_bought_twice(user: Any, shop: Shop, stripe: 
         assert "POST /subscription/portal" in answer.json["detail"]
 
 
+def test_who_subscribed_some_other_way_meanwhile_is_not_given_the_open_session(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    user.post("/subscribe/pro")
+    (made,) = posts(stripe, "/v1/checkout/sessions")
+    operator = sdk.StripeClient("sk_test_operator", base_addresses={"api": stripe.url})
+    params: Any = {"mode": "subscription", "line_items": [{"price": "price_pro", "quantity": 1}]}
+    urls = {name: made["params"][name] for name in ("success_url", "cancel_url")}
+    another = operator.v1.checkout.sessions.create(params | urls | {"customer": made["params"]["customer"]})
+    stripe.pay(another.id)
+    shop.deliver_all()
+    assert_problem(user.post("/subscribe/pro"), 409, "already_subscribed")
+
+
+def test_a_failure_that_was_slow_brings_no_earlier_key_back(user: Any, shop: Shop) -> None:
+    """Stripe may keep another answer under it."""
+    user.post("/subscription/portal")
+    slow = shop.run(lambda: customer_for(UUID(user.id), now=utc_now()))
+    for _ in range(2):
+        shop.run(lambda: begin_attempt(customer_for(UUID(user.id), now=utc_now())))
+    shop.run(lambda: begin_attempt(slow))
+    assert [row["attempt"] for row in shop.rows("stripe_customers")] == [3]
+
+
+def test_a_customer_that_was_made_slowly_replaces_none(user: Any, shop: Shop) -> None:
+    """The payments of the one that is in use by then would be nobody's."""
+    slow = shop.run(lambda: customer_for(UUID(user.id), now=utc_now()))
+    shop.run(lambda: begin_attempt(slow))  # as after an error, with another key
+    assert user.post("/subscription/portal").status_code == 200
+    (used,) = shop.rows("stripe_customers")
+
+    def make() -> None:
+        with stripe_calls() as payments:
+            create_customer(payments, slow)
+
+    shop.run(make)
+    assert shop.rows("stripe_customers") == [used]
+
+
+def test_what_one_customer_does_changes_nothing_of_another(
+    user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    unmade, other = make_user(), make_user()
+    stripe.behave(path="/v1/customers", status=500)
+    unmade.post("/subscribe/pro")
+    stripe.behave()
+    other.post("/subscription/portal")
+    before = {row["id"]: row for row in shop.rows("stripe_customers")}
+    stripe.behave(path="/v1/checkout/sessions", method="POST", status=500)
+    assert user.post("/subscribe/pro").status_code == 503
+    stripe.behave()
+    shop.subscribe(user)
+    after = {row["id"]: row for row in shop.rows("stripe_customers")}
+    assert len(after) == 3
+    assert before.items() <= after.items()
+
+
 def test_a_payment_whose_events_were_lost_is_noticed_at_the_next_try(user: Any, shop: Shop) -> None:
     shop.buy(user)
     assert user.get("/user/me").json["tier"] == "basic"
@@ -86,15 +150,18 @@ def test_after_a_canceled_subscription_one_can_buy_again(user: Any, shop: Shop, 
     assert len(stripe.events("customer.created")) == 1
 
 
-def test_a_customer_deleted_at_stripe_is_replaced(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_customer_deleted_at_stripe_is_replaced(
+    user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
     user.post("/subscribe/pro")
     (gone,) = shop.rows("stripe_customers")
+    make_user().post("/subscription/portal")
     stripe.reset()  # Stripe knows neither the session nor the customer any more
     shop.subscribe(user)
     assert user.get("/user/me").json["tier"] == "pro"
     kept = {row["stripe_id"]: row for row in shop.rows("stripe_customers")}
-    assert len(kept) == 2
-    assert kept[gone["stripe_id"]]["deleted_at"] is not None
+    assert len(kept) == 3
+    assert [name for name, row in kept.items() if row["deleted_at"] is not None] == [gone["stripe_id"]]
 
 
 def test_the_portal_is_the_customers(user: Any, shop: Shop, stripe: RunningStandIn) -> None:

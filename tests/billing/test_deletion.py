@@ -2,11 +2,15 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import QueuePool
 
+from app.core.db import db
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
 from tests.problems import assert_problem
@@ -39,6 +43,19 @@ def test_the_account_stays_when_what_it_pays_for_cannot_be_ended(
     assert user.get("/user/me").json["tier"] == "pro"
 
 
+def test_no_connection_is_held_while_stripe_is_slow(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    shop.subscribe(user)
+    with shop.app.app_context():
+        pool = cast(QueuePool, db.engine.pool)
+    stripe.behave(path=SESSIONS, method="GET", hold=True, times=1)
+    with ThreadPoolExecutor(1) as executor:
+        deleting = executor.submit(elsewhere(user, shop).delete, "/user/me")
+        stripe.wait_held()
+        held = pool.checkedout()
+        stripe.behave()
+        assert (deleting.result(10).status_code, held) == (204, 0)
+
+
 def test_a_session_made_after_the_account_is_gone_is_not_handed_out(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
@@ -68,6 +85,52 @@ def test_a_session_opened_in_the_midst_of_a_deletion_is_expired_as_well(
         assert deleting.result(10).status_code == 204
     with pytest.raises(requests.HTTPError):
         stripe.pay(session_id)
+
+
+def test_no_session_is_kept_while_the_account_is_being_deleted(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """It would be kept after the last look for open ones, and stay open."""
+    assert user.post("/subscription/portal").status_code == 200
+    late = text("UPDATE stripe_customers SET session_id = 'cs_late'")
+    waited: list[bool] = []
+
+    def keep_one(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT stripe_customers.session_id"):
+            with engine.connect() as another:
+                another.execute(text("SET LOCAL lock_timeout = 200"))
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    another.execute(late)
+            waited.append(True)
+
+    with shop.app.app_context():
+        engine = create_engine(db.engine.url)
+        event.listen(db.engine, "after_cursor_execute", keep_one)
+        try:
+            assert user.delete("/user/me").status_code == 204
+        finally:
+            event.remove(db.engine, "after_cursor_execute", keep_one)
+    engine.dispose()
+    assert waited == [True]
+
+
+def test_what_others_have_opened_and_pay_for_stays(
+    user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    buyer, payer, stranger = make_user(), make_user(), make_user()
+    opened = buyer.post("/subscribe/pro").json
+    shop.subscribe(payer)
+    assert user.post("/subscription/portal").status_code == 200  # makes a customer
+    for person in (user, stranger):
+        assert person.delete("/user/me").status_code == 204
+    assert buyer.post("/subscribe/pro").json == opened
+    assert payer.post("/subscribe/pro").status_code == 409
+    assert stripe.events("customer.subscription.deleted") == []
+
+
+def test_who_never_became_a_customer_at_stripe_needs_no_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    stripe.behave(path="/v1/", status=500)
+    assert user.post("/subscribe/pro").status_code == 503
+    assert [row["stripe_id"] for row in shop.rows("stripe_customers")] == [None]
+    assert user.delete("/user/me").status_code == 204
 
 
 def test_a_customer_that_stripe_does_not_know_is_no_obstacle(user: Any, shop: Shop, stripe: RunningStandIn) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.account.retention import delete_ended
 from app.billing import tasks
-from app.billing.reconciliation import sync_due
+from app.billing.reconciliation import sync_all, sync_due
 from app.schedule import beat_schedule
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop
@@ -53,6 +53,7 @@ def test_a_purchase_before_an_outage_counts_until_stripe_answers(user: Any, shop
 
 def test_a_cancellation_whose_event_was_dropped(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.act(shop.subscribe(user), "cancel")
+    shop.execute("UPDATE stripe_customers SET session_expires_at = now() - interval '40 days'")  # long after it began
     assert user.get("/user/me").json["tier"] == "pro"
     assert [(change.before, change.after) for change in due(shop)] == [("active", "canceled")]
     assert user.get("/user/me").json["tier"] == "basic"
@@ -65,6 +66,38 @@ def test_what_has_ended_for_good_is_left_alone(user: Any, shop: Shop, stripe: Ru
     asked = len(stripe.requests())
     assert due(shop) == []
     assert len(stripe.requests()) == asked
+
+
+def test_an_outage_changes_no_session_but_those_that_ended_and_were_asked_for(
+    user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    for person in (user, make_user(), make_user()):
+        assert person.post("/subscribe/pro").status_code == 200
+    ended, _, done = (row["id"] for row in shop.rows("stripe_customers"))
+    ago = "UPDATE stripe_customers SET session_expires_at = now() - make_interval(days => :days) WHERE id = :id"
+    shop.execute(ago, days=1, id=ended)
+    shop.execute(ago, days=40, id=done)
+    before = {row["id"]: row["session_expires_at"] for row in shop.rows("stripe_customers")}
+    stripe.behave(path="/v1/subscriptions", status=503)
+    assert due(shop) == []
+    after = {row["id"]: row["session_expires_at"] for row in shop.rows("stripe_customers")}
+    assert {name for name in before if before[name] != after[name]} == {ended}
+
+
+def test_all_are_compared_but_those_that_are_not_at_stripe_and_have_nothing_that_lives(
+    user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    never_made, gone, gone_with_nothing = make_user(), make_user(), make_user()
+    stripe.behave(path="/v1/customers", status=500)
+    never_made.post("/subscribe/pro")
+    stripe.behave()
+    gone_with_nothing.post("/subscription/portal")
+    for payer in (user, gone):
+        shop.subscribe(payer)
+    for person in (gone, gone_with_nothing):
+        shop.execute("UPDATE stripe_customers SET deleted_at = now() WHERE user_id = :id", id=person.id)
+    found = shop.run(lambda: sync_all(None, now=datetime.now(UTC)))
+    assert (found.compared, found.failed, found.left) == (2, [], 0)
 
 
 def test_the_task_that_beat_queues(user: Any, shop: Shop) -> None:

@@ -26,6 +26,9 @@ NOTHING_YET = {
     "cancel_at_period_end": False,
     "grace_until": None,
 }
+COPY_OF_THE_ONE = (
+    "INSERT INTO subscriptions SELECT copy.* FROM subscriptions one, jsonb_populate_record(one, :new) copy"
+)
 
 
 def parsed(moment: str) -> datetime:
@@ -144,13 +147,29 @@ def test_the_subscription_that_gives_pro_is_shown_before_one_of_which_less_is_kn
 ) -> None:
     shop.subscribe(user)
     newer = {"id": "sub_newer", "created_at": "2030-01-01T00:00:00Z", "cancel_at_period_end": True}
-    shop.execute(
-        "INSERT INTO subscriptions SELECT copy.* FROM subscriptions one, jsonb_populate_record(one, :new) copy",
-        new=json.dumps(newer | unknown),
-    )
+    shop.execute(COPY_OF_THE_ONE, new=json.dumps(newer | unknown))
     told = user.get("/subscription/status").json
     assert (told["tier"], told["status"], told["cancel_at_period_end"]) == ("pro", "active", False)
     assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_what_is_owed_is_shown_before_what_came_later_and_is_not_live(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    stripe.act(shop.subscribe(user), "set", status="past_due", period_start=1_700_000_000)
+    shop.deliver_all()
+    newer = {"id": "sub_newer", "created_at": "2030-01-01T00:00:00Z", "status": "incomplete", "past_due_since": None}
+    shop.execute(COPY_OF_THE_ONE, new=json.dumps(newer))
+    told = user.get("/subscription/status").json
+    assert (told["tier"], told["status"]) == ("basic", "past_due")
+
+
+def test_of_several_grants_the_one_that_lasts_longest_is_shown(user: Any, shop: Shop) -> None:
+    now = datetime.now(UTC)
+    for days, shown in ((7, 7), (9, 9), (8, 9), (None, None), (30, None)):
+        ends_at, latest = (now + timedelta(days=number) if number else None for number in (days, shown))
+        shop.run(partial(grant_pro, UUID(user.id), reason="a gift", ends_at=ends_at, now=now))
+        assert shop.run(partial(subscription_status, UUID(user.id), now=now)).current_period_end == latest
 
 
 def test_a_late_payment_is_pro_only_when_it_has_come(user: Any, shop: Shop, stripe: RunningStandIn) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeout
 from sqlalchemy import Engine, text
 
 from app.chatrooms.models import Status
@@ -205,6 +206,13 @@ def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, mak
         assert tap.asked == []
         assert call(app, user, "GET", "/readyz").status_code == 200
         assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "HIT"
+
+
+def test_after_a_probe_that_was_not_answered_another_one_may_ask():
+    breaker = redis_clients.RedisBreaker()
+    for _ in range(3):
+        with pytest.raises(RedisTimeout), breaker.asking(probing=True):
+            raise RedisTimeout
 
 
 def test_of_those_who_cannot_do_without_silent_redis_one_asks_and_the_others_wait_for_nothing(

@@ -1,5 +1,6 @@
 """The same request sent again counts as sent once."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import UUID
@@ -74,6 +75,20 @@ def test_an_answer_that_brought_the_reply_brings_it_again(user, worker):
     assert again.json == first.json
 
 
+def test_a_reply_that_one_answer_brought_is_in_no_other_answer(user, worker, make_user):
+    """Not under another key of the user's, nor under the same one of another user."""
+    path, other = user.make_chatroom(), make_user()
+    senders = [(user, path, {"Idempotency-Key": "another"}), (other, other.make_chatroom(), KEY)]
+
+    def send():
+        return [who.post(f"{to}/message", json={"text": "Hi"}, headers=headers).json for who, to, headers in senders]
+
+    first = send()
+    waited = user.post(f"{path}/message", json={"text": "Hello"}, headers=KEY | {"Prefer": "wait=10"})
+    assert waited.status_code == 200
+    assert send() == first
+
+
 def test_an_answer_that_brought_a_failed_reply_brings_it_again_after_its_retry(user, worker, gemini):
     path, headers = user.make_chatroom(), KEY | {"Prefer": "wait=10"}
     gemini.behave(status=400)
@@ -127,9 +142,11 @@ def test_a_copy_that_waits_on_changes_nothing_of_the_first_answer(room, runner):
 
 def test_a_copy_waits_no_longer_than_the_first_request(room):
     first = post(room, headers=KEY | {"Prefer": "wait=1"})
-    again = post(room, headers=KEY | {"Prefer": "wait=15"})
-    assert (first.status_code, again.status_code) == (202, 202)
-    assert again.json == first.json
+    began = time.monotonic()
+    again, unwaited = post(room, headers=KEY | {"Prefer": "wait=15"}), post(room)
+    assert time.monotonic() - began < 15
+    assert (first.status_code, again.status_code, unwaited.status_code) == (202, 202, 202)
+    assert again.json == unwaited.json == first.json
 
 
 @contextmanager
