@@ -15,11 +15,10 @@ from celery.worker.consumer import Consumer
 
 from app.core.celery import note_worker_ended
 from app.core.http import add_drain_signal
-from app.factory import create_app
+from app.factory import TASKS, create_app
 from app.generation.worker import FINISH_WITHIN_SECONDS, FinishingPool
 from app.integrations.gemini.client import ClientNotConfigured
 
-FEATURES_WITH_TASKS = ("generation", "billing", "auth", "account", "ops")
 CONNECT_EVERY_SECONDS = 1.0  # at most: a shutdown may wait that long, and so may tasks once Redis is well
 
 log = logging.getLogger(__name__)
@@ -65,8 +64,8 @@ def import_tasks(**_: Any) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0008
-            for feature in FEATURES_WITH_TASKS:
-                import_module(f"app.{feature}.tasks")
+            for module in TASKS:
+                import_module(module)
             import_module("app.generation.tasks").start_runner(flask_app)
     except ClientNotConfigured as error:
         raise SystemExit(f"Configuration: {error}") from None

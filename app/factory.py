@@ -26,9 +26,10 @@ BLUEPRINTS = (
     *("app.chatrooms.views:blp", "app.chatrooms.views:models_blp", "app.messages.views:blp"),
     *("app.search.views:blp", "app.billing.views:blp", "app.ops.views:blp"),
 )
+TASKS = ("app.generation.tasks", "app.billing.tasks", "app.auth.tasks", "app.account.tasks", "app.ops.tasks")
 COMMANDS = (
-    *("app.generation.cli:replies", "app.generation.cli:gemini", "app.ops.commands:usage"),
-    *("app.ops.commands:users", "app.ops.commands:billing", "app.ops.commands:health"),
+    *("app.generation.cli:replies", "app.generation.cli:gemini", "app.ops.cli:usage"),
+    *("app.ops.cli:users", "app.ops.cli:billing", "app.ops.cli:health"),
 )
 
 

@@ -54,7 +54,7 @@ def test_readme_lists_variables_that_there_are_and_all_that_must_be_set():
 
 
 def test_env_example_lists_every_variable_and_no_other():
-    assert set(example_variables()) == setting_names()
+    assert set(example_variables()) == setting_names(), "each setting of config.py has its line in .env.example"
 
 
 def test_env_example_names_each_variable_once():
@@ -115,7 +115,8 @@ def test_readme_lists_every_route_and_no_other(make_app):
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     listed = re.findall(r"^\| `([A-Z]+ /[^`]*)`", section("Routes"), flags=re.MULTILINE)
-    assert {re.sub("{.*?}", "{}", call) for call in listed} == routes - UNLISTED
+    shown = {re.sub("{.*?}", "{}", call) for call in listed}
+    assert shown == routes - UNLISTED, "each route has its row in README.md, under Routes"
     assert len(listed) == len(set(listed))
 
 

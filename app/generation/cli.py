@@ -7,8 +7,8 @@ from uuid import UUID
 import click
 
 from app.core import settings
-from app.core.cli import CommandGroup, json_lines, json_option, table
 from app.core.clock import utc_now
+from app.core.commands import CommandGroup, json_lines, json_option, table
 from app.generation.runner import configured_client, read_seconds
 from app.generation.service import failed_replies, retry_failed
 from app.integrations.bounded_calls import BoundedCall

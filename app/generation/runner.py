@@ -221,7 +221,8 @@ def configured_client(model: str | None = None, **others: Any) -> ModelClient:
     chosen = settings()
     if not chosen.gemini_api_key:  # the SDK would look for the machine's own credentials
         raise ClientNotConfigured("GEMINI_API_KEY is not set; Gemini cannot be asked without it.")
-    own = {"system_instruction": chosen.gemini_system_instruction, "max_output_tokens": chosen.gemini_max_output_tokens}
+    generation_config = {"max_output_tokens": chosen.gemini_max_output_tokens or None}
+    own = {"system_instruction": chosen.gemini_system_instruction, "generation_config": generation_config}
     return model_client_class(chosen.gemini_sdk)(
         api_key=chosen.gemini_api_key,
         endpoint=chosen.gemini_api_endpoint,

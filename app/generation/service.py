@@ -46,6 +46,7 @@ class ReplyNotRetryable(AppError):
 def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Message:
     """Stop a reply that is queued or generating, and keep what was written of it.
 
+    After the commit `LeaseKeeper` (`app/generation/worker.py`) is told, and aborts the call to Gemini.
     Its prompt is refunded only if no worker took it. Raises NotFound, ReplyNotCancelable.
     """
     reply = get_message(user_id, chatroom_id, reply_id)

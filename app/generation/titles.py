@@ -115,7 +115,8 @@ def configured_titler() -> ModelClient | None:
     if not settings().auto_title:
         return None
     model = settings().gemini_title_model or None
-    return configured_client(model, system_instruction=INSTRUCTION, max_output_tokens=MAX_OUTPUT_TOKENS)
+    generation_config = {"max_output_tokens": MAX_OUTPUT_TOKENS}
+    return configured_client(model, system_instruction=INSTRUCTION, generation_config=generation_config)
 
 
 def cleaned(text: str) -> str:

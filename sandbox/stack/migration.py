@@ -9,18 +9,25 @@ from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.servers import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[2]
+VERSIONS = ROOT / "migrations/versions"
 
 
 def main() -> int:
-    """Run `flask db migrate` with the message given as the only argument."""
+    """Run `flask db migrate` with the message given as the only argument: the next number, in the house's format."""
     if len(sys.argv) != 2 or not sys.argv[1].strip():
         print('A migration needs a name: make migration m="Add the colour of a chatroom"', file=sys.stderr)
         return 1
-    flask = [sys.executable, "-m", "flask", "--app", "wsgi", "db"]
+    number = max(int(file.name[:4]) for file in VERSIONS.glob("[0-9][0-9][0-9][0-9]_*.py")) + 1
+    flask = ["flask", "--app", "wsgi", "db"]
+    steps = (
+        [*flask, "upgrade"],
+        [*flask, "migrate", "-m", sys.argv[1], "--rev-id", f"{number:04}"],
+        ["ruff", "format", "--quiet", str(VERSIONS)],
+    )
     with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         environ = {**os.environ, "APP_ENV": "development", "DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}
-        for arguments in (["upgrade"], ["migrate", "-m", sys.argv[1]]):
-            done = subprocess.run([*flask, *arguments], check=False, cwd=ROOT, env=environ)
+        for step in steps:
+            done = subprocess.run([sys.executable, "-m", *step], check=False, cwd=ROOT, env=environ)
             if done.returncode != 0:
                 return done.returncode
     return 0

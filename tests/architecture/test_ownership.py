@@ -1,5 +1,6 @@
 """Every route with an id in it, called with somebody else's token and with none."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,6 @@ from tests.problems import assert_problem
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 # Arguments of a route that name a file of the documentation, and nobody's property.
 PUBLIC_ARGUMENTS = {("docs.swagger_ui_asset", "name"), ("docs.static", "filename")}
-# What a request must say so that nothing but ownership decides.
-BODIES: dict[tuple[str, str], dict[str, Any]] = {
-    ("PATCH", "/chatroom/<id:chatroom_id>"): {"title": "Mine now"},
-    ("POST", "/chatroom/<id:chatroom_id>/message"): {"text": "Hello"},
-    ("POST", "/chatroom/<id:chatroom_id>/messages/<id:message_id>/edit"): {"text": "Hello"},
-}
 
 
 def owned_by(owner: Any) -> dict[str, str]:
@@ -61,21 +56,32 @@ def address(app: Flask, rule: Rule, values: dict[str, Any]) -> str:
         return app.url_map.bind("").build(rule.endpoint, {name: values[name] for name in rule.arguments})
 
 
-def call(person: Any, method: str, rule: Rule, path: str) -> Any:
-    body = BODIES.get((method, rule.rule))
-    return person.open(path, method=method, **({} if body is None else {"json": body}))
+def described_bodies(app: Flask) -> dict[tuple[str, str], dict[str, Any]]:
+    """What a request says so that nothing but ownership decides: the example in the API's description."""
+    paths, found = app.test_client().get("/openapi.json").get_json()["paths"], {}
+    for method, rule in rules_with_ids(app):
+        operation = paths[re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)][method.lower()]
+        if "requestBody" in operation:
+            found[method, rule.rule] = operation["requestBody"]["content"]["application/json"]["example"]
+    return found
+
+
+@pytest.fixture
+def body_of(app: Flask) -> Callable[[str, Rule], dict[str, Any]]:
+    """The arguments of a call that give it a body, where the route takes one."""
+    known = described_bodies(app)
+    return lambda method, rule: {"json": known[method, rule.rule]} if (method, rule.rule) in known else {}
 
 
 def test_there_are_routes_to_look_at(app):
     assert len(rules_with_ids(app)) >= 7
 
 
-def test_somebody_elses_is_404_and_looks_like_nothing(app, user, property_of_another):
+def test_somebody_elses_is_404_and_looks_like_nothing(app, user, body_of, property_of_another):
     for method, rule in rules_with_ids(app):
         path = address(app, rule, property_of_another)
         nothing = address(app, rule, {name: uuid7() for name in property_of_another})
-        body = BODIES.get((method, rule.rule))
-        sent = {} if body is None else {"json": body}
+        sent = body_of(method, rule)
         theirs, missing = user.call(method, path, **sent), user.call(method, nothing, **sent)
         assert theirs.status_code == 404, f"{method} {rule.rule}: {theirs.status_code} {theirs.text}"
         told = assert_problem(theirs, 404, "not_found")
@@ -84,20 +90,20 @@ def test_somebody_elses_is_404_and_looks_like_nothing(app, user, property_of_ano
         assert [name for name, _ in theirs.headers] == [name for name, _ in missing.headers]
 
 
-def test_without_a_token_it_is_401(app, client, property_of_another):
+def test_without_a_token_it_is_401(app, client, body_of, property_of_another):
     for method, rule in rules_with_ids(app):
-        response = call(client, method, rule, address(app, rule, property_of_another))
+        path = address(app, rule, property_of_another)
+        response = client.open(path, method=method, **body_of(method, rule))
         assert response.status_code == 401, f"{method} {rule.rule}: {response.status_code}"
         assert_problem(response, 401, "token_missing")
 
 
-def test_nothing_was_changed_by_asking(app, user, make_user):
+def test_nothing_was_changed_by_asking(app, user, make_user, body_of):
     owner = make_user()
     values = owned_by(owner)
     before = owner.get(f"/chatroom/{values['chatroom_id']}").json
     for method, rule in rules_with_ids(app):
-        body = BODIES.get((method, rule.rule))
-        user.call(method, address(app, rule, values), **({} if body is None else {"json": body}))
+        user.call(method, address(app, rule, values), **body_of(method, rule))
     after = owner.get(f"/chatroom/{values['chatroom_id']}").json
     assert (after["title"], after["updated_at"]) == (before["title"], before["updated_at"])
     assert [message["id"] for message in after["messages"]] == [message["id"] for message in before["messages"]]

@@ -15,7 +15,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
 from app.users.service import lock_user_by_mobile
-from tests.architecture.test_ownership import BODIES, METHODS, address, owned_by
+from tests.architecture.test_ownership import METHODS, address, described_bodies, owned_by
 from tests.auth.conftest import BOTH, Program, make_key, sql
 from tests.conftest import purge_all
 from tests.people import all_at_once
@@ -86,7 +86,7 @@ def test_a_program_chats_with_it(app, user, program):
 @pytest.mark.parametrize("scopes", [["chat:read"], ["chat:write"], BOTH])
 def test_a_key_reaches_the_routes_of_its_scopes_and_no_other(app, user, scopes):
     program = Program(app, make_key(user, scopes=scopes)["key"])
-    values = owned_by(user)
+    values, bodies = owned_by(user), described_bodies(app)
     allowed = set().union(*(OF_SCOPE[scope] for scope in scopes))
     walked = set()
     for rule in app.url_map.iter_rules():
@@ -97,7 +97,7 @@ def test_a_key_reaches_the_routes_of_its_scopes_and_no_other(app, user, scopes):
             if auth == "public":
                 continue
             path = address(app, rule, values) if rule.arguments else rule.rule
-            body = BODIES.get((method, rule.rule), {})
+            body = bodies.get((method, rule.rule), {})
             answer = program.call(method, path, json=body) if method != "GET" else program.get(path)
             if (method, rule.rule) in allowed:
                 assert answer.status_code not in {401, 403}, f"{method} {rule.rule}: {answer.text}"

@@ -100,8 +100,8 @@ def test_nonsense_is_told_in_one_sentence(room, flask):
 
 @pytest.fixture
 def check(make_app, gemini):
-    def ask(*words, timeout=30):
-        app = make_app(gemini_api_endpoint=gemini.url, gemini_timeout=timeout)
+    def ask(*words, timeout=30, **settings):
+        app = make_app(gemini_api_endpoint=gemini.url, gemini_timeout=timeout, **settings)
         return app.test_cli_runner().invoke(args=["gemini", "check", *words])
 
     return ask
@@ -117,6 +117,12 @@ def test_gemini_is_asked_one_question_of_our_own(check, gemini, words):
     assert 0 < float(told["seconds_to_first_piece"]) <= float(told["seconds"])
     assert int(told["total_tokens"]) == int(told["prompt_tokens"]) + int(told["output_tokens"])
     assert [turn["parts"] for turn in gemini.requests()[-1]["contents"]] == [[{"text": cli.QUESTION}]]
+
+
+@pytest.mark.parametrize(("limit", "seen"), [(300, {"maxOutputTokens": 300}), (0, {})])
+def test_gemini_is_told_how_much_it_may_write_unless_the_model_decides(check, gemini, limit, seen):
+    assert check(gemini_max_output_tokens=limit).exit_code == 0
+    assert gemini.requests()[-1]["generation_config"] == seen
 
 
 def test_without_a_key_nobody_is_asked(make_app, gemini):

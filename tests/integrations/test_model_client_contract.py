@@ -61,9 +61,16 @@ def test_a_users_instruction_is_a_part_of_its_own_and_a_model_may_be_chosen(make
 
 
 @both_ways
-@pytest.mark.parametrize(("limit", "seen"), [(300, {"maxOutputTokens": 300}), (0, {})])
-def test_the_most_that_may_be_written_goes_along_when_there_is_one(make_asker, gemini, streamed, limit, seen):
-    make_asker(max_output_tokens=limit).ask("Hello", streamed=streamed)
+@pytest.mark.parametrize(
+    ("config", "seen"),
+    [
+        ({"max_output_tokens": 300, "temperature": 0.5}, {"maxOutputTokens": 300, "temperature": 0.5}),
+        ({"max_output_tokens": None, "temperature": 0.0}, {"temperature": 0}),
+        (None, {}),
+    ],
+)
+def test_the_generation_config_goes_along_without_what_is_left_to_the_model(make_asker, gemini, streamed, config, seen):
+    make_asker(generation_config=config).ask("Hello", streamed=streamed)
 
     assert gemini.requests()[-1]["generation_config"] == seen
 
@@ -233,7 +240,7 @@ def test_a_model_may_think_first(model, streamed):
 
 @both_ways
 def test_thinking_counts_against_the_most_that_may_be_written(make_asker, streamed):
-    asker = make_asker(max_output_tokens=100)
+    asker = make_asker(generation_config={"max_output_tokens": 100})
 
     cut = asker.ask("[[sandbox: thinking_tokens=90 words=200]]", streamed=streamed).answer
     assert (len(cut.text), cut.finish_reason) == (40, FinishReason.MAX_TOKENS)

@@ -38,7 +38,7 @@ def test_ages_are_by_one_clock(client, app, user, monkeypatch, minutes):
         totals.tick(database_now())
     wrong = utc_now() + timedelta(minutes=minutes)
     monkeypatch.setattr("app.ops.metrics.utc_now", lambda: wrong, raising=False)
-    monkeypatch.setattr("app.ops.commands.utc_now", lambda: wrong)
+    monkeypatch.setattr("app.ops.cli.utc_now", lambda: wrong)
     found = scrape(client)
     assert 0 < found["beat_last_tick_seconds",] < 60
     assert 0 < found["oldest_unfinished_reply_seconds",] < 60

@@ -125,14 +125,21 @@ class ModelRequest:
 class ModelClient(ABC):
     """A client of a model; shared by the threads of a worker process. Each SDK has a subclass.
 
+    generation_config: fields of Google's GenerationConfig, which both SDKs spell alike; None leaves one to the model.
     client: the SDK's own.
     """
 
     def __init__(
-        self, *, api_key: str, endpoint: str, model: str, system_instruction: str, max_output_tokens: int = 0
+        self,
+        *,
+        api_key: str,
+        endpoint: str,
+        model: str,
+        system_instruction: str,
+        generation_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
-        self.max_output_tokens = max_output_tokens
+        self.generation_config = dict(generation_config or {})
         self.system_instruction = system_instruction
         self.client: Any = self.connect(api_key, endpoint)
 

@@ -58,7 +58,7 @@ class GenAI(ModelClient):
                 system_instruction=types.Content(parts=[types.Part(text=part) for part in asked.system_parts])
                 if asked.system_parts
                 else None,
-                max_output_tokens=self.max_output_tokens or None,
+                **self.generation_config,
                 automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
                 automatic_continuation=False,
                 http_options=types.HttpOptions(

@@ -77,7 +77,7 @@ class Gemini(ModelClient):
             system_instruction={"parts": [{"text": part} for part in asked.system_parts]}
             if asked.system_parts
             else None,
-            generation_config={"max_output_tokens": self.max_output_tokens} if self.max_output_tokens else None,
+            generation_config=self.generation_config,
         )
         request = protos.GenerateContentRequest.wrap(message)
         options = {"timeout": asked.read_seconds, "retry": None, "metadata": list(asked.headers.items())}

@@ -19,7 +19,7 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of what a migration is written from, where it may be written."""
     for name in ("app", "migrations", "sandbox"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("config.py", "production_rules.py", "wsgi.py"):
+    for name in ("config.py", "production_rules.py", "wsgi.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -49,11 +49,11 @@ def test_one_migration_is_written_with_what_the_models_say_beyond_the_newest(che
 
     assert done.returncode == 0, done.stderr
     (written,) = set(folder.glob("*.py")) - before
-    source = written.read_text()
-    assert written.name.endswith("_colours_of_chatrooms.py")
-    assert f"down_revision = '{max(before).name[:4]}'" in source
+    source, newest = written.read_text(), max(before).name[:4]
+    assert written.name == f"{int(newest) + 1:04}_colours_of_chatrooms.py"
+    assert f'down_revision = "{newest}"' in source
     operations = [line.strip() for line in source.splitlines() if line.strip().startswith("op.")]
     assert operations == [
-        "op.add_column('chatrooms', sa.Column('colour', sa.String(length=7), nullable=True))",
-        "op.drop_column('chatrooms', 'colour')",
+        'op.add_column("chatrooms", sa.Column("colour", sa.String(length=7), nullable=True))',
+        'op.drop_column("chatrooms", "colour")',
     ]

@@ -20,8 +20,8 @@ from app.billing.models import ProGrant
 from app.billing.reconciliation import Comparison, sync_all
 from app.billing.tier import grant_pro, grants_of, revoke_pro, tier_of
 from app.chatrooms.models import Chatroom
-from app.core.cli import CommandGroup, json_lines, json_option, table
 from app.core.clock import utc_now
+from app.core.commands import CommandGroup, json_lines, json_option, table
 from app.core.db import db
 from app.core.errors import AppError
 from app.ops.health import checks
