@@ -43,6 +43,28 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         logging.getLogger("gunicorn.error").addFilter(is_no_silent_client)
         super().init_process()
 
+    def is_parent_alive(self) -> bool:
+        """Whether the master is there; without it this process ends as if told to."""
+        if not super().is_parent_alive():
+            self.alive = False
+        return bool(self.alive)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Take connections, or not. A process that ends takes those that wait, and lets the system refuse all others.
+
+        gunicorn keeps its socket until its last request has ended: whoever came meanwhile waited, and got no answer.
+        """
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            taken = -1
+            while taken < self.nr_conns < self.worker_connections:
+                taken = self.nr_conns
+                self.accept(listener)
+            listener.close()
+        self.sockets: list[Any] = []
+
     def handle(self, conn: Any) -> Any:
         """Serve a request. The kernel times reads and writes out: gunicorn sets no time-out on the socket."""
         limit = struct.pack("ll", SILENT_SECONDS, 0)

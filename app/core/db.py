@@ -47,6 +47,7 @@ ABSENT_STATES = {
     "57P03",  # cannot_connect_now
 }
 IN_TRANSACTION = "in_transaction"  # in a session's `info`
+HAS_SERVED = "has_served"  # in a pooled connection's `info`, which goes with it
 
 _allowed_seconds: ContextVar[float | None] = ContextVar("allowed_seconds", default=None)
 
@@ -171,11 +172,15 @@ def seconds_allowed(connection: Any) -> float:
     return ANSWER_SECONDS
 
 
-def refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+def refuse_closed(connection: Any, record: Any, _proxy: object) -> None:
     """Let the pool replace a connection that the server has closed, without asking the server (`pool_pre_ping` does).
 
-    Nothing is to be read from an idle connection but its end. Raises DisconnectionError.
+    Nothing is to be read from an idle connection but its end. A new one is taken as it is: when it was closed already,
+    its first statement says so, where the pool would raise a misuse of ours. Raises DisconnectionError.
     """
+    if not record.info.get(HAS_SERVED):
+        record.info[HAS_SERVED] = True
+        return
     poller = polling.poll()
     if not connection.closed:
         poller.register(connection.fileno(), polling.POLLIN)

@@ -2,7 +2,7 @@
 
 import psycopg2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from app.core.db import DATABASE_UNAVAILABLE, answers_within, db
@@ -70,6 +70,23 @@ def test_a_connection_that_is_ended_is_an_absence(app, postgres):
         with pytest.raises(DATABASE_UNAVAILABLE):
             db.session.scalar(text("SELECT 1"))
     admin.close()
+
+
+def test_a_server_that_ends_each_connection_at_once_is_absent(make_app, user, postgres):
+    def end(connection, _record):
+        with psycopg2.connect(postgres.url) as admin, admin.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 2000)", (connection.info.backend_pid,))
+        admin.close()
+
+    ending, headers = make_app(), {"Authorization": f"Bearer {user.access_token}"}
+    assert ending.test_client().get("/user/me", headers=headers).status_code == 200
+    with ending.app_context():
+        db.engine.dispose()
+        event.listen(db.engine, "connect", end)
+    assert_problem(ending.test_client().get("/user/me", headers=headers), 503, "service_unavailable")
+    with ending.app_context():
+        event.remove(db.engine, "connect", end)
+    assert ending.test_client().get("/user/me", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("state", ["57014", "40P01", "55P03"])

@@ -11,6 +11,7 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg2
 import pytest
 import redis
@@ -135,10 +136,54 @@ def test_a_process_that_is_told_to_end_answers_what_it_has_begun(app, own_enviro
             connection.endheaders()
             assert b" 100 " in connection.sock.recv(1_000)
             os.kill(web.pid, signal.SIGTERM)
+            assert wait_until(lambda: refuses_connections(web), seconds=9)  # clients go elsewhere, and wait for nothing
+            connection.send(body[:1])  # who says nothing for ten seconds is given up
             assert not wait_until(lambda: not alive(web.pid), seconds=5)
-            connection.send(body)
+            connection.send(body[1:])
             assert connection.getresponse().status == 202
         assert wait_until(lambda: not alive(web.pid), seconds=GRACE_SECONDS)
+
+
+def test_a_process_that_is_told_to_end_answers_who_waits_to_be_let_in(app, own_environment, tmp_path):
+    with serving(own_environment, tmp_path / "web.log") as web, ThreadPoolExecutor() as threads:
+        master = psutil.Process(web.pid)
+        (process,) = master.children()
+        process.suspend()
+        sent = [threads.submit(web.call, "GET", "/healthz") for _ in range(5)]
+        assert wait_until(lambda: waiting_clients(web) == len(sent), seconds=GRACE_SECONDS)
+        for ending in (process, master):  # one is still suspended
+            ending.terminate()
+        process.resume()
+        assert [answer.result().status_code for answer in sent] == [200] * len(sent)
+
+
+def test_processes_whose_master_was_killed_end_as_if_told_to(app, own_environment, mobile_numbers, tmp_path):
+    with serving(own_environment, tmp_path / "web.log") as web:
+        client = Client(web, next(mobile_numbers))
+        with client.follow(web) as stream:
+            events = events_of(stream.iter_content(chunk_size=None))
+            assert next(events).name == "status"
+            os.kill(web.pid, signal.SIGKILL)
+            # Else the next master could not take the port, and nobody would answer until all requests have ended.
+            assert wait_until(lambda: refuses_connections(web), seconds=20)
+            assert [event.name for event in events] == ["reconnect"]
+
+
+def refuses_connections(web: WebProcess) -> bool:
+    """Whether nobody listens any more at the address."""
+    address = urlsplit(web.url)
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=GRACE_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def waiting_clients(web: WebProcess) -> int:
+    """How many connections of ours to the address are open."""
+    port = urlsplit(web.url).port
+    connections = psutil.Process().net_connections(kind="tcp")
+    return sum(one.raddr[1:] == (port,) and one.status == psutil.CONN_ESTABLISHED for one in connections)
 
 
 def blocked_readers(valkey: redis.Redis) -> int:
