@@ -29,7 +29,7 @@ POLL_SECONDS = 0.05
 # Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere),
 # so that nothing slips into the port of a server that is being restarted.
 _PORTS = range(20_000, 32_000)
-_reserved: dict[int, socket.socket] = {}
+_reserved: set[int] = set()
 _DRAIN_SECONDS = 25.0  # Render sends SIGKILL 30 s after SIGTERM
 _LAST_LINES_SECONDS = 1.0
 _SILENCE_SECONDS = 0.7
@@ -105,7 +105,8 @@ def reserve(port: int) -> bool:
     except OSError:
         token.close()
         return False
-    _reserved[port] = token
+    _reserved.add(port)
+    token.detach()  # open until this process ends
     return True
 
 
