@@ -292,7 +292,7 @@ def test_one_of_parallel_changes_wins(member):
     )
     won = [n for n, answer in enumerate(answers) if answer.status_code == 200]
     assert len(won) == 1
-    assert {answer.status_code for answer in answers} <= {200, 401}
+    assert {answer.status_code for answer in answers} <= {200, 401, 403}  # 403: it began late
     assert who.login(f"number-{won[0]}-of-six").status_code == 200
 
 

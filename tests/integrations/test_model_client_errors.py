@@ -224,6 +224,16 @@ def test_an_error_page_that_is_not_in_utf_8_leaves_the_status(make_asker, stream
     assert (type(delayed), delayed.retry_after) == (ModelUnavailable, 4)
 
 
+@both_ways
+@pytest.mark.parametrize("charset", [b"utf-16", b"idna"])
+def test_an_error_answer_is_json_in_utf_8_whatever_a_gateway_calls_it(make_asker, streamed, charset):
+    head = b"HTTP/1.1 503 No\r\nContent-Type: application/json; charset=%s\r\nContent-Length: 26\r\n\r\n" % charset
+    with serving(says(head, b'[{"error": {"code": 503}}]')) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert (type(outcome.error), str(outcome.error)) == (ModelUnavailable, "HTTP 503")
+
+
 @pytest.mark.parametrize("text", ["", "Half"])
 @pytest.mark.parametrize(("code", "kind"), [(503, ModelUnavailable), (400, ModelRejected)])
 def test_an_error_in_the_middle_of_a_stream_counts(make_asker, sdk, text, code, kind):

@@ -63,7 +63,7 @@ class Gemini(ModelClient):
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         session._refresh_status_codes = ()  # it would send a request that is answered 401 twice more
-        session.hooks["response"] += [refuse_redirect, unwrap_error, read_as_it_comes]
+        session.hooks["response"] += [refuse_redirect, read_as_it_comes, unwrap_error]
         # Which proxy and which certificates: the environment is read once, and not for each call.
         found = session.merge_environment_settings(endpoint, {}, None, None, None)
         session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
