@@ -1,5 +1,6 @@
 """A database of its own that migrations run on, and the rows in it."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tests.servers import Database
 from tests.web_process import ROOT
 
 FOLDER = ROOT / "migrations"
+ONE_AT_A_TIME = int(re.findall(r"ONE_AT_A_TIME = ([0-9_]+)", (FOLDER / "env.py").read_text())[0])
 
 
 def script() -> ScriptDirectory:
@@ -52,12 +54,23 @@ class Migrator:
             connection.execute(sa.text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
 
     def to(self, revision: str, *, lock_timeout: str = "300ms") -> None:
+        self.wait_until_alone()
+        self.upgrade(revision, lock_timeout=lock_timeout)
+
+    def upgrade(self, revision: str, *, lock_timeout: str = "300ms") -> None:
+        """As `to`, whoever is at work."""
         with self.app.app_context():
             upgrade(directory=str(FOLDER), revision=revision, x_arg=[f"lock_timeout={lock_timeout}"])
 
     def back_to(self, revision: str) -> None:
+        self.wait_until_alone()
         with self.app.app_context():
             downgrade(directory=str(FOLDER), revision=revision)
+
+    def wait_until_alone(self) -> None:
+        """A run's lock goes with its connection, whose end the server notices a moment later."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_AT_A_TIME)))
 
     @contextmanager
     def recorded(self) -> Iterator[list[str]]:

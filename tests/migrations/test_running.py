@@ -9,10 +9,8 @@ import sqlalchemy as sa
 from flask_migrate import upgrade
 
 from app.core.db import db
-from tests.migrations.conftest import FOLDER, REVISIONS, Migrator
+from tests.migrations.conftest import FOLDER, ONE_AT_A_TIME, REVISIONS, Migrator
 from tests.migrations.rows import insert_rows, tables_of
-
-ONE_AT_A_TIME = int(re.findall(r"ONE_AT_A_TIME = ([0-9_]+)", (FOLDER / "env.py").read_text())[0])
 
 
 def test_a_migration_does_not_wait_long_for_a_lock(migrator):
@@ -27,6 +25,7 @@ def test_a_migration_does_not_wait_long_for_a_lock(migrator):
 
 def test_a_migration_waits_five_seconds_for_a_lock_unless_told_otherwise(migrator):
     limits = []
+    migrator.wait_until_alone()
 
     def note(_connection, _cursor, statement, parameters, *_):
         limits.extend(parameters.values() if "'lock_timeout'" in statement else ())
@@ -44,7 +43,7 @@ def test_a_second_run_at_the_same_time_is_refused(migrator):
     with migrator.engine.connect() as other:
         assert other.scalar(sa.select(sa.func.pg_try_advisory_lock(ONE_AT_A_TIME)))
         with pytest.raises(SystemExit, match="Another `flask db` is at work"):
-            migrator.to("head")
+            migrator.upgrade("head")
     migrator.to("head")
 
 
@@ -58,7 +57,7 @@ def test_a_database_that_cannot_store_every_text_is_refused(postgres, make_app):
         connection.execute(sa.text(f"CREATE DATABASE {url.database} TEMPLATE template0 {latin}"))
         migrator = Migrator(make_app(database_url=url.render_as_string(hide_password=False)), sa.create_engine(url))
         with pytest.raises(SystemExit, match=r"encoding is LATIN1\. Make another one, with ENCODING 'UTF8'"):
-            migrator.to("head")
+            migrator.upgrade("head")
         assert not migrator.tables()
         migrator.engine.dispose()
         connection.execute(sa.text(f"DROP DATABASE {url.database} WITH (FORCE)"))
