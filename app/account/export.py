@@ -21,7 +21,7 @@ from sqlalchemy import select
 from app.account.service import profile
 from app.auth.events import events_before
 from app.auth.keys import list_keys
-from app.auth.schemas import ApiKeyOut, SecurityEventOut, SessionOut
+from app.auth.schemas import ApiKeyOut, SecurityEventOut, SessionOut, UserOut
 from app.auth.sessions import list_sessions
 from app.billing.tier import export_subscriptions
 from app.chatrooms.models import Chatroom, Message
@@ -33,7 +33,6 @@ from app.core.slots import SLOT_SECONDS, Slot, held_request, user_slot
 from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
 from app.users.models import User
-from app.users.profile import UserOut
 
 log = logging.getLogger(__name__)
 

@@ -2,13 +2,12 @@
 
 import marshmallow as ma
 
-from app.auth.schemas import ApiKeyOut, Name, SecurityEventOut, SessionOut
+from app.auth.schemas import ApiKeyOut, Name, SecurityEventOut, SessionOut, UserOut
 from app.billing.models import Tier
 from app.chatrooms.schemas import ChatroomOut
 from app.core import fields
 from app.core.schemas import Schema
 from app.messages.schemas import EXAMPLE_PROMPT, EXAMPLE_REPLY, MessageOut
-from app.users.profile import UserOut
 
 
 class ProfileIn(Schema):

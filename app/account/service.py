@@ -11,23 +11,24 @@ from app.chatrooms.list_cache import forget_list
 from app.chatrooms.service import PURGE
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
-from app.users.profile import Profile
+from app.users.models import User
 from app.users.service import mark_deleted, require_locked_user, require_user
 
 CLOSING_ROUNDS = 3  # a user who keeps opening payment pages has to try again
 
 
-def profile(user_id: UUID, *, now: datetime) -> Profile:
-    """The user as stored now. Raises TokenRevoked when the account is gone."""
-    return Profile.of(require_user(user_id), tier_of(user_id, now))
+def profile(user_id: UUID, *, now: datetime) -> User:
+    """The user as stored now, with the tier. Raises TokenRevoked when the account is gone."""
+    user = require_user(user_id)
+    user.tier = tier_of(user_id, now)
+    return user
 
 
-def rename(user_id: UUID, name: str | None, *, now: datetime) -> Profile:
+def rename(user_id: UUID, name: str | None, *, now: datetime) -> User:
     """Change what to call the user. Raises TokenRevoked when the account is gone."""
     with transaction():
-        user = require_locked_user(user_id)
-        user.name = name
-    return Profile.of(user, tier_of(user_id, now))
+        require_locked_user(user_id).name = name
+    return profile(user_id, now=now)
 
 
 def delete_account(user_id: UUID, *, now: datetime) -> None:
@@ -40,20 +41,14 @@ def delete_account(user_id: UUID, *, now: datetime) -> None:
     """
     for _ in range(CLOSING_ROUNDS):
         close_account(user_id, now=now)
-        if delete_closed(user_id, now):
+        with transaction() as tx:
+            user = require_locked_user(user_id)
+            if not disown_customers(user_id):  # a payment page was opened meanwhile
+                continue
+            revoke_sessions(tx, user_id, now)
+            revoke_keys(tx, user_id, now)
+            mark_deleted(user)
+            tx.after_commit(lambda: forget_list(user_id))
+            tx.enqueue_after_commit(PURGE)
             return
     raise ServiceUnavailable
-
-
-def delete_closed(user_id: UUID, now: datetime) -> bool:
-    """Hide a user who can pay for nothing any more; False when a payment page was opened meanwhile."""
-    with transaction() as tx:
-        user = require_locked_user(user_id)
-        if not disown_customers(user_id):
-            return False
-        revoke_sessions(tx, user_id, now)
-        revoke_keys(tx, user_id, now)
-        mark_deleted(user)
-        tx.after_commit(lambda: forget_list(user_id))
-        tx.enqueue_after_commit(PURGE)
-        return True

@@ -4,9 +4,9 @@ import time
 from uuid import UUID
 
 from celery import shared_task
-from sqlalchemy import ColumnElement, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, select, update
 
-from app.account.retention import delete_ended
+from app.account.retention import delete_ended, deletion
 from app.auth.models import ApiKey, AuthSession, RefreshToken, SecurityEvent
 from app.chatrooms.list_cache import forget_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
@@ -107,6 +107,5 @@ def disown_chatrooms(user_id: UUID) -> int:
 
 def delete_some(model: type[Model], condition: ColumnElement[bool]) -> int:
     """Delete up to BATCH rows that nobody else holds; how many."""
-    key = model.__mapper__.primary_key
-    some = locked_keys(select(*key).where(condition).limit(BATCH))
-    return int(db.session.execute(delete(model).where(tuple_(*key).in_(some))).rowcount)  # type: ignore[attr-defined]
+    some = select(*model.__mapper__.primary_key).where(condition).limit(BATCH)
+    return len(db.session.execute(deletion(model, locked_keys(some))).all())

@@ -13,7 +13,7 @@ from app.account.schemas import ExportOut, ProfileIn, UsageHistoryOut, UsageOut,
 from app.auth import keys
 from app.auth.errors import TooManyApiKeys
 from app.auth.events import list_events
-from app.auth.schemas import ApiKeyIn, ApiKeysOut, NewApiKeyOut, SecurityEventsOut
+from app.auth.schemas import ApiKeyIn, ApiKeysOut, NewApiKeyOut, SecurityEventsOut, UserOut
 from app.billing.stripe_connection import PaymentProviderError
 from app.core import settings
 from app.core.api import Blueprint, header
@@ -25,12 +25,10 @@ from app.core.schemas import InvalidCursor, PageQuery
 from app.integrations.bounded_calls import BoundedCall
 from app.quota.history import usage_history
 from app.quota.usage import STRUCTURED_HEADERS, structured_headers, usage_today
-from app.users.profile import UserOut
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")
 
 EXPORT_AS_FILE = {"Content-Disposition": 'attachment; filename="export.json"'}
-EXPORT_HEADERS = {"Content-Disposition": header("Suggests a file name.")}
 
 
 @blp.route("/me")
@@ -66,7 +64,7 @@ class Me(MethodView):
 @blp.route("/me/export")
 class Export(MethodView):
     @blp.authenticated("exportAccount")
-    @blp.response(200, ExportOut, headers=EXPORT_HEADERS)
+    @blp.response(200, ExportOut, headers={"Content-Disposition": header("Suggests a file name.")})
     def get(self) -> object:
         """Export your data
 

@@ -26,7 +26,6 @@ from app.core.transactions import Transaction, release_connection, transaction
 from app.users.service import require_locked_user
 
 MAX_KEYS = 10
-SECRET_BYTES = 32
 SHOWN_CHARS = 12  # of a key, to know it by
 
 
@@ -45,7 +44,7 @@ def create_key(
     session_id: whose request it is; once it has ended no key is made, or one would outlive a new password that ends
     all keys. Raises TokenRevoked, TooManyApiKeys.
     """
-    key = API_KEY_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+    key = API_KEY_PREFIX + secrets.token_urlsafe(32)  # bytes
     row = ApiKey(
         user_id=user_id,
         name=name,
@@ -75,28 +74,23 @@ def list_keys(user_id: UUID, *, now: datetime) -> list[ApiKey]:
 def revoke_key(user_id: UUID, key_id: UUID, client: Client, *, now: datetime) -> None:
     """End one of the user's keys. Raises NotFound."""
     with transaction() as tx:
-        if not revoke_keys(tx, user_id, now, revoked_by=client, only=key_id):
+        if not revoke(tx, ApiKey, ApiKey.id == key_id, ApiKey.user_id == user_id, *active_key(now), now=now):
             raise NotFound
+        events.record(user_id, EventType.API_KEY_REVOKED, client, now)
 
 
-def revoke_keys(
-    tx: Transaction, user_id: UUID, now: datetime, *, revoked_by: Client | None = None, only: UUID | None = None
-) -> int:
-    """End the user's keys; how many were active. revoked_by: who does it, to be noted as a security event of each."""
-    active = [ApiKey.user_id == user_id, *active_key(now)]
-    if only is not None:
-        active.append(ApiKey.id == only)
-    ended = revoke(tx, ApiKey, *active, now=now)
+def revoke_keys(tx: Transaction, user_id: UUID, now: datetime, *, revoked_by: Client | None = None) -> None:
+    """End all of the user's keys. revoked_by: who does it, to be noted as a security event of each; None: not noted."""
+    ended = revoke(tx, ApiKey, ApiKey.user_id == user_id, *active_key(now), now=now)
     if revoked_by is not None:
         for _ in ended:
             events.record(user_id, EventType.API_KEY_REVOKED, revoked_by, now)
-    return len(ended)
 
 
 def find_key(key: str) -> dict[str, Any] | None:
-    """What never changes of a key, which may have ended, as claims of a token (`app.core.auth`); None for none of ours.
+    """What never changes of a key, as claims of a token (`app.core.auth`); None when the key is unknown.
 
-    Holds no connection afterwards.
+    The key may have ended. Holds no connection afterwards.
     """
     row = db.session.scalar(select(ApiKey).where(ApiKey.key_hash == hash_key(key)))
     release_connection()

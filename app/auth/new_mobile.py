@@ -85,30 +85,28 @@ def change_mobile(
     with WRONG_CODES_BUDGET.spend():
         with transaction() as tx:
             right = match_codes(codes, change, client, now)
-            if right:
+            are_right = len(right) == len(codes)
+            if are_right:
                 for row in right:
                     mark_used(row, now)
-                if not users.is_verified(change.new):
+                owner = users.find_user_by_mobile(change.new)
+                if owner is None or owner.verified_at is None:
                     return apply_change(tx, change, client, now)
-        raise AccountExists if right else OtpInvalid
+        raise AccountExists if are_right else OtpInvalid
 
 
 def match_codes(
     codes: dict[str, tuple[Purpose, str]], change: NumberChange, client: Client, now: datetime
-) -> list[OneTimeCode] | None:
-    """The rows of all the codes; None when one is wrong. Locks the numbers' throttles. Raises OtpLocked.
+) -> list[OneTimeCode]:
+    """The rows of the codes that are right. Locks the numbers' throttles. Raises OtpLocked.
 
     Both throttles are looked at before either code: OtpLocked undoes what was counted, and so must count nothing.
     """
-    rows: list[OneTimeCode | None] = []
     mobiles = in_lock_order(codes)
     for mobile in mobiles:
         lock_throttle(mobile_key(mobile), now)
-    for mobile in mobiles:
-        purpose, code = codes[mobile]
-        rows.append(match_code(mobile, purpose, code, client, now, bound_to=change.binding))
-    right = [row for row in rows if row is not None]
-    return right if len(right) == len(rows) else None
+    rows = [match_code(mobile, *codes[mobile], client, now, bound_to=change.binding) for mobile in mobiles]
+    return [row for row in rows if row is not None]
 
 
 def apply_change(tx: Transaction, change: NumberChange, client: Client, now: datetime) -> Tokens:

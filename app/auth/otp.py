@@ -8,15 +8,17 @@ row's id. Where a task was lost or the provider did not answer, the sweeper queu
 import hmac
 import logging
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from app.auth import events
-from app.auth.errors import OtpCooldown
+from app.auth.errors import AccountNotFound, OtpCooldown, OtpInvalid
 from app.auth.models import OneTimeCode, Purpose
-from app.auth.throttles import MAX_WRONG_CODES, lock_throttle
+from app.auth.throttles import MAX_WRONG_CODES, WRONG_CODES_BUDGET, lock_throttle
 from app.core import settings
 from app.core.clock import seconds_until
 from app.core.crypto import keyed_hash, seal, unseal
@@ -25,7 +27,9 @@ from app.core.http import Client
 from app.core.logging import log_event
 from app.core.transactions import Transaction, transaction
 from app.integrations.twilio import SmsRejected, SmsUnavailable, send_sms
+from app.users.models import User
 from app.users.numbers import mobile_key
+from app.users.service import lock_user_by_mobile
 
 DIGITS = 6  # NIST SP 800-63B-4: at least six decimal digits
 LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six digits
@@ -63,7 +67,7 @@ def issue_code(tx: Transaction, mobile: str, purpose: Purpose, now: datetime, *,
     )
     db.session.add(row)
     db.session.flush()
-    return deliver(tx, row, mobile, code, now)
+    return deliver(tx, row, mobile, code)
 
 
 def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
@@ -81,22 +85,33 @@ def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
         raise OtpCooldown(retry_after=seconds_until(created[-1] + COOLDOWN, now))
 
 
-def use_code(mobile: str, purpose: Purpose, code: str, client: Client, now: datetime) -> bool:
-    """Whether `code` is the number's current one, which is used up now: so for one caller only.
+@contextmanager
+def proven_user(
+    mobile: str, purpose: Purpose, code: str, client: Client, now: datetime
+) -> Iterator[tuple[Transaction, User]]:
+    """A transaction with the user, locked and verified, whose number the code proves; it uses the code up.
 
-    The guess is counted before it is compared; the caller commits either way.
-    Raises OtpLocked.
+    Only the right code locks the user: for a stranger's wrong ones only requests with the number's codes have to wait.
+    Raises before the block OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used
+    up).
     """
-    row = match_code(mobile, purpose, code, client, now)
-    if row is not None:
-        mark_used(row, now)
-    return row is not None
+    with WRONG_CODES_BUDGET.spend():
+        with transaction() as tx:
+            row = match_code(mobile, purpose, code, client, now)
+            if row is not None:
+                mark_used(row, now)
+            user = lock_user_by_mobile(mobile) if row is not None else None
+            if user is not None:
+                user.verified_at = user.verified_at or now
+                yield tx, user
+                return
+        raise OtpInvalid if row is None else AccountNotFound
 
 
 def match_code(
     mobile: str, purpose: Purpose, code: str, client: Client, now: datetime, *, bound_to: str = ""
 ) -> OneTimeCode | None:
-    """The number's current code, if it is this one; as `use_code`, but it is not used up.
+    """The number's current code, if it is this one; the caller uses it up, and commits either way.
 
     The guess is counted at the code, compared, and noted if it was wrong. The number's throttle is locked until the
     transaction ends. client: who guesses, for the event of the guess that locks the number's codes. Raises OtpLocked.
@@ -114,6 +129,8 @@ def match_code(
     row: OneTimeCode | None = db.session.scalar(counted, execution_options={"populate_existing": True})
     if hmac.compare_digest(newest_hash(key, purpose), hash_code(mobile, purpose, code, bound_to)):
         return row
+    if throttle.wrong_codes == 0:
+        throttle.wrong_codes_since = now
     throttle.wrong_codes += 1
     if throttle.wrong_codes == MAX_WRONG_CODES:
         events.record_lock(mobile, client, now)
@@ -139,7 +156,7 @@ def hash_code(mobile: str, purpose: Purpose, code: str, bound_to: str = "") -> s
     return keyed_hash("one-time-code", mobile, purpose, code, *([bound_to] if bound_to else []))
 
 
-def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str, now: datetime) -> str | None:
+def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str) -> str | None:
     """Send the code by OTP_DELIVERY once `tx` is committed; the code itself where that is the response."""
     match settings().otp_delivery:
         case "response":
@@ -147,7 +164,7 @@ def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str, now: date
         case "log":
             tx.after_commit(lambda: log.warning("One-time code for %s: %s", mobile, code))
         case "twilio":
-            row.sealed = seal(SEAL_PURPOSE, f"{mobile} {code}", now)
+            row.sealed = seal(SEAL_PURPOSE, f"{mobile} {code}")
             tx.enqueue_after_commit(SEND_CODE, str(row.id))
     return None
 
@@ -160,9 +177,9 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
     sealed = take_message(code_id, now)
     if sealed is None:
         return
-    message = unseal(SEAL_PURPOSE, sealed, max_age=LIFETIME, now=now)
+    message = unseal(SEAL_PURPOSE, sealed)
     if message is None:
-        log.error("The message of a code cannot be read: does this worker have web's HASH_SECRET, and its time?")
+        log.error("The message of a code cannot be read: does this worker have web's HASH_SECRET?")
         return
     mobile, _, code = message.partition(" ")
     chosen = settings()
@@ -187,10 +204,8 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
 def take_message(code_id: UUID, now: datetime) -> str | None:
     """Remove the sealed message of a current code from its row and return it; None when there is none."""
     with transaction():
-        waiting = (OneTimeCode.id == code_id, OneTimeCode.sealed.is_not(None), OneTimeCode.expires_at > now)
-        row: OneTimeCode | None = db.session.scalar(
-            select(OneTimeCode).where(*waiting).with_for_update(skip_locked=True)
-        )
+        statement = select(OneTimeCode).where(OneTimeCode.id == code_id, *unsent(now))
+        row = db.session.scalar(statement.with_for_update(skip_locked=True))
         if row is None:
             return None
         sealed, row.sealed = row.sealed, None
@@ -206,20 +221,19 @@ def restore_message(code_id: UUID, sealed: str) -> None:
 
 def oldest_unsent(now: datetime) -> datetime | None:
     """When the oldest current code whose message is unsent was issued; None when all are sent."""
-    unsent = (OneTimeCode.sealed.is_not(None), OneTimeCode.expires_at > now)
-    return db.session.scalar(select(func.min(OneTimeCode.created_at)).where(*unsent))
+    return db.session.scalar(select(func.min(OneTimeCode.created_at)).where(*unsent(now)))
 
 
 def enqueue_unsent(now: datetime) -> list[UUID]:
     """Queue tasks for messages that are still unsent long after their code was issued; the codes' ids."""
-    waiting = (
-        OneTimeCode.sealed.is_not(None),
-        OneTimeCode.created_at < now - RESEND_AFTER,
-        OneTimeCode.expires_at > now,
-    )
-    statement = select(OneTimeCode.id).where(*waiting).order_by(OneTimeCode.created_at).limit(RESEND_BATCH)
+    overdue = select(OneTimeCode.id).where(*unsent(now), OneTimeCode.created_at < now - RESEND_AFTER)
     with transaction() as tx:
-        ids = list(db.session.scalars(statement))
+        ids = list(db.session.scalars(overdue.order_by(OneTimeCode.created_at).limit(RESEND_BATCH)))
         for code_id in ids:
             tx.enqueue_after_commit(SEND_CODE, str(code_id))
     return ids
+
+
+def unsent(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of a current code whose message is unsent."""
+    return (OneTimeCode.sealed.is_not(None), OneTimeCode.expires_at > now)

@@ -12,19 +12,18 @@ from typing import Any
 from uuid import UUID
 
 from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError, VerifyMismatchError
+from argon2.exceptions import Argon2Error, VerifyMismatchError
 
 from app.auth import events
-from app.auth.errors import AccountNotFound, OtpInvalid, WrongPassword
+from app.auth.errors import WrongPassword
 from app.auth.keys import revoke_keys
 from app.auth.models import EventType, Purpose
-from app.auth.otp import use_code
+from app.auth.otp import proven_user
 from app.auth.sessions import Tokens, lock_session, open_session, revoke_sessions
-from app.auth.throttles import WRONG_CODES_BUDGET, record_password_attempt, refund_password_attempt
+from app.auth.throttles import record_password_attempt, refund_password_attempt
 from app.core.errors import AppError, ServiceUnavailable, ValidationFailed
 from app.core.http import Client
 from app.core.transactions import Transaction, release_connection, transaction
-from app.users import service as users
 from app.users.models import User
 from app.users.numbers import mobile_key
 from app.users.service import require_locked_user, require_user
@@ -59,7 +58,7 @@ def password_matches(password_hash: str | None, password: str) -> bool:
     """Whether the password has this hash; takes as long when there is no hash. Raises what `with_hash_slot` does."""
     try:
         with_hash_slot(hasher.verify, password_hash or NOBODYS_HASH, password)
-    except (VerifyMismatchError, InvalidHashError):
+    except VerifyMismatchError:
         return False
     return password_hash is not None
 
@@ -146,18 +145,11 @@ def reset_password(
     """Set a password with a code that was sent for it; every earlier token stops working.
 
     The code also verifies the number, if it was not verified. end_api_keys: whether API keys stop working too.
-    Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
+    Raises what `hash_password` and `proven_user` do.
     """
     new_hash = hash_password(new_password)
-    with WRONG_CODES_BUDGET.spend():
-        with transaction() as tx:
-            is_right = use_code(mobile, Purpose.RESET_PASSWORD, otp, client, now)
-            user = users.lock_user_by_mobile(mobile) if is_right else None  # as `verify_login_code` does
-            if user is not None:
-                user.verified_at = user.verified_at or now
-                set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
-                return
-        raise AccountNotFound if is_right else OtpInvalid
+    with proven_user(mobile, Purpose.RESET_PASSWORD, otp, client, now) as (tx, user):
+        set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
 
 
 def set_password(

@@ -10,7 +10,6 @@ from app.core import fields
 from app.core.auth import Scope
 from app.core.schemas import NEXT_CURSOR, Schema
 from app.users.numbers import is_personal_number, is_served, to_e164
-from app.users.profile import UserOut
 
 MAX_NAME_CHARS = 100
 MAX_KEY_DAYS = 3_660
@@ -157,6 +156,17 @@ class SentCodesOut(SentCodeOut):
     """Codes are on their way, to a new number and to the present one."""
 
     current_otp = fields.String("The code of the present number; only with `OTP_DELIVERY=response`.", example="530166")
+
+
+class UserOut(Schema):
+    """A user."""
+
+    id = fields.UUID("The user's id.", example="0192d3a4-5b6c-7d8e-9f01-23456789abcd")
+    mobile = fields.String("The number in E.164.", example="+14155552671")
+    name = fields.String("The user's name; may be null.", allow_none=True, example="Ada")
+    tier = fields.String("The tier as of this request.", validate=ma.validate.OneOf(["basic", "pro"]), example="basic")
+    has_password = fields.Boolean("Whether a password is set.", example=False)
+    created_at = fields.Timestamp("When the user signed up.", example="2026-11-21T09:30:00.000000Z")
 
 
 class TokensOut(Schema):

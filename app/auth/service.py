@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.auth import events
-from app.auth.errors import AccountExists, AccountNotFound, InvalidCredentials, OtpInvalid
+from app.auth.errors import AccountExists, InvalidCredentials
 from app.auth.models import Purpose
-from app.auth.otp import COOLDOWN, LIFETIME, issue_code, use_code
+from app.auth.otp import COOLDOWN, LIFETIME, issue_code, proven_user
 from app.auth.passwords import require_password
 from app.auth.sessions import Tokens, open_session
-from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET
+from app.auth.throttles import CODES_BUDGET
 from app.billing.models import Tier
 from app.core.http import Client
 from app.core.transactions import release_connection, transaction
 from app.users import service as users
-from app.users.profile import Profile
+from app.users.models import User
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SentCode:
     resend_in: int = int(COOLDOWN.total_seconds())
 
 
-def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
+def sign_up(mobile: str, *, name: str | None, now: datetime) -> User:
     """Claim a number. The account works only once a code has verified the number.
 
     mobile: E.164. An earlier claim that was never verified is replaced.
@@ -38,7 +38,8 @@ def sign_up(mobile: str, *, name: str | None, now: datetime) -> Profile:
         user = users.replace_unverified(mobile, name=name, now=now)
         if user is None:
             raise AccountExists
-        return Profile.of(user, Tier.BASIC)  # who has no token yet has bought nothing
+        user.tier = Tier.BASIC  # who has no token yet has bought nothing
+        return user
 
 
 def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
@@ -52,20 +53,10 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
 
 
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:
-    """Exchange a code for tokens; the first one verifies the number.
-
-    Only the right code locks the user: for a stranger's wrong ones only requests with the number's codes have to wait.
-    Raises OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used up).
-    """
-    with WRONG_CODES_BUDGET.spend():
-        with transaction() as tx:
-            is_right = use_code(mobile, Purpose.LOGIN, code, client, now)
-            user = users.lock_user_by_mobile(mobile) if is_right else None
-            if user is not None:
-                user.verified_at = user.verified_at or now
-                events.record_login(user.id, client, now)
-                return open_session(tx, user, client, now)
-        raise AccountNotFound if is_right else OtpInvalid
+    """Exchange a code for tokens; the first one verifies the number. Raises what `proven_user` does."""
+    with proven_user(mobile, Purpose.LOGIN, code, client, now) as (tx, user):
+        events.record_login(user.id, client, now)
+        return open_session(tx, user, client, now)
 
 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:

@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from app.auth import events
 from app.auth.models import ApiKey, AuthSession, EventType, RefreshToken
 from app.billing.tier import tier_of
 from app.core import settings
 from app.core.admission import forget_sessions
-from app.core.auth import TokenRevoked, encode_access_token, encode_refresh_token
+from app.core.auth import TokenRevoked, encode_tokens
 from app.core.clock import database_now
 from app.core.db import db
 from app.core.errors import NotFound
@@ -21,12 +21,11 @@ from app.core.http import Client
 from app.core.logging import log_event
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.models import User
-from app.users.profile import Profile
 from app.users.service import require_user
 
 REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
 MAX_SESSIONS = 100  # of a user: so many can be shown at once, and ended by one statement
-# Of PostgreSQL, as a former primary is: it answers reads all the same.
+# PostgreSQL is, when it is a former primary: reads work all the same.
 IS_READ_ONLY = (func.current_setting("transaction_read_only") == "on").label("is_read_only")
 TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
 
@@ -40,7 +39,7 @@ class Tokens:
     access_token: str
     refresh_token: str
     expires_in: int
-    user: Profile
+    user: User
     token_type: str = "Bearer"  # noqa: S105 - a scheme, not a password
 
 
@@ -142,9 +141,8 @@ def note_use(model: type[AuthSession | ApiKey], *active: ColumnElement[bool], no
     if row is None:
         return False
     if not row.is_read_only and (row.last_used_at is None or now - row.last_used_at > TOUCH_EVERY):
-        is_stale = or_(model.last_used_at.is_(None), model.last_used_at < now - TOUCH_EVERY)
         with transaction():
-            db.session.execute(update(model).where(*active, is_stale).values(last_used_at=now))
+            db.session.execute(update(model).where(*active).values(last_used_at=now))
     return True
 
 
@@ -155,12 +153,9 @@ def session_lifetime() -> timedelta:
 
 def issue_tokens(user: User, session_id: UUID, jti: UUID, now: datetime) -> Tokens:
     """The pair of tokens of a session. jti: the id of its current refresh token."""
-    return Tokens(
-        access_token=encode_access_token(user.id, session_id),
-        refresh_token=encode_refresh_token(user.id, session_id, jti),
-        expires_in=int(settings().jwt_expires_in.total_seconds()),
-        user=Profile.of(user, tier_of(user.id, now)),
-    )
+    user.tier = tier_of(user.id, now)
+    expires_in = int(settings().jwt_expires_in.total_seconds())
+    return Tokens(*encode_tokens(user.id, session_id, jti), expires_in, user)
 
 
 def next_refresh_token(session: AuthSession, jti: UUID, now: datetime) -> UUID | None:

@@ -6,16 +6,15 @@ numbers alike: exact under concurrency, and nothing lifts them.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
 
 import redis
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from prometheus_client import Counter
-from sqlalchemy import case, func, or_, update
+from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.auth.errors import OtpInvalid, OtpLocked
@@ -27,9 +26,6 @@ from app.core.db import db
 from app.core.errors import RateLimited, ServiceUnavailable
 from app.core.logging import first_line
 from app.core.redis import asking_redis, rate_limits
-
-if TYPE_CHECKING:
-    from config import Settings
 
 WRONG_CODES_WINDOW = timedelta(hours=1)
 MAX_WRONG_CODES = 10  # of a million: even a year of guessing succeeds in under nine cases of a hundred
@@ -46,13 +42,12 @@ BUDGET_REFUSALS = Counter("code_budget_refusals", "Requests that a budget of the
 
 @dataclass(frozen=True)
 class Budget:
-    """What all clients together may do in an hour.
+    """What all clients together may do in an hour: the setting `{name}_per_hour`, 0 for no such limit.
 
-    amount: from the settings; 0 for no such limit. costs: the exception that costs one; None: success does.
+    costs: the exception that costs one; None: success does.
     """
 
     name: str
-    amount: "Callable[[Settings], int | None]"
     costs: type[Exception] | None
 
     def __post_init__(self) -> None:
@@ -65,7 +60,7 @@ class Budget:
         The block begins and ends without a database connection, because Redis may keep it waiting.
         Raises ServiceUnavailable when the hour's budget is used up.
         """
-        item = RateLimitItemPerHour(self.amount(settings()) or 0, namespace="budget")
+        item = RateLimitItemPerHour(getattr(settings(), f"{self.name}_per_hour"), namespace="budget")
         if not item.amount or not self.count(item):
             yield
             return
@@ -107,19 +102,15 @@ class Budget:
             log.warning("Redis does not count, and the budget of %s is too small: %s", self.name, first_line(error))
 
 
-CODES_BUDGET = Budget("codes", lambda chosen: chosen.codes_per_hour, costs=None)
-WRONG_CODES_BUDGET = Budget("wrong_codes", lambda chosen: chosen.wrong_codes_per_hour, costs=OtpInvalid)
+CODES_BUDGET = Budget("codes", costs=None)
+WRONG_CODES_BUDGET = Budget("wrong_codes", costs=OtpInvalid)
 
 
 def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:
     """The number's row, inserted if new, locked until the transaction ends. Raises OtpLocked."""
-    over = or_(NumberThrottle.wrong_codes == 0, NumberThrottle.wrong_codes_since <= now - WRONG_CODES_WINDOW)
-    throttle = touch(
-        mobile_key,
-        now,
-        wrong_codes=case((over, 0), else_=NumberThrottle.wrong_codes),
-        wrong_codes_since=case((over, now), else_=NumberThrottle.wrong_codes_since),
-    )
+    throttle = lock_row(mobile_key, now)
+    if throttle.wrong_codes_since <= now - WRONG_CODES_WINDOW:
+        throttle.wrong_codes = 0
     if throttle.wrong_codes >= MAX_WRONG_CODES:
         raise OtpLocked(retry_after=seconds_until(throttle.wrong_codes_since + WRONG_CODES_WINDOW, now))
     return throttle
@@ -130,18 +121,15 @@ def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
 
     The caller commits. Raises RateLimited.
     """
-    over = or_(NumberThrottle.password_attempts == 0, NumberThrottle.password_attempts_since <= now - PASSWORD_WINDOW)
-    throttle = touch(
-        mobile_key,
-        now,
-        password_attempts=case((over, 1), else_=NumberThrottle.password_attempts + 1),
-        password_attempts_since=case((over, now), else_=NumberThrottle.password_attempts_since),
-    )
-    if throttle.password_attempts > MAX_PASSWORD_ATTEMPTS:
+    throttle = lock_row(mobile_key, now)
+    if throttle.password_attempts == 0 or throttle.password_attempts_since <= now - PASSWORD_WINDOW:
+        throttle.password_attempts, throttle.password_attempts_since = 0, now
+    if throttle.password_attempts >= MAX_PASSWORD_ATTEMPTS:
         raise RateLimited(
             "Too many wrong passwords. Use a code, or try again later.",
             retry_after=seconds_until(throttle.password_attempts_since + PASSWORD_WINDOW, now),
         )
+    throttle.password_attempts += 1
     return throttle.password_attempts_since
 
 
@@ -151,30 +139,16 @@ def refund_password_attempt(mobile_key: str, window_start: datetime) -> None:
     window_start: what `record_password_attempt` returned; a later window is left alone.
     """
     same_window = (NumberThrottle.mobile_key == mobile_key, NumberThrottle.password_attempts_since == window_start)
-    fewer = func.greatest(NumberThrottle.password_attempts - 1, 0)
-    db.session.execute(
-        update(NumberThrottle).where(*same_window).values(password_attempts=fewer),
-        execution_options={"synchronize_session": False},
-    )
+    fewer = NumberThrottle.password_attempts - 1
+    db.session.execute(update(NumberThrottle).where(*same_window).values(password_attempts=fewer))
 
 
-def touch(mobile_key: str, now: datetime, **changes: Any) -> NumberThrottle:
-    """Insert the number's row or apply the changes; either way it is locked and fresh."""
-    first = {
-        "mobile_key": mobile_key,
-        "wrong_codes": 0,
-        "wrong_codes_since": now,
-        "password_attempts": 1 if "password_attempts" in changes else 0,
-        "password_attempts_since": now,
-        "touched_at": now,
-    }
-    by_column = {getattr(NumberThrottle, name): value for name, value in changes.items()}  # `set_` knows columns alone
+def lock_row(mobile_key: str, now: datetime) -> NumberThrottle:
+    """The number's row as it is now, inserted if new, locked until the transaction ends."""
     statement = (
         insert(NumberThrottle)
-        .values(first)
-        .on_conflict_do_update(
-            index_elements=[NumberThrottle.mobile_key], set_=by_column | {NumberThrottle.touched_at: now}
-        )
+        .values(mobile_key=mobile_key, wrong_codes_since=now, password_attempts_since=now, touched_at=now)
+        .on_conflict_do_update(index_elements=[NumberThrottle.mobile_key], set_={NumberThrottle.touched_at: now})
         .returning(NumberThrottle)
     )
     return db.session.scalars(statement, execution_options={"populate_existing": True}).one()

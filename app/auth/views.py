@@ -13,7 +13,6 @@ from app.core.auth import current_refresh_jti, current_session_id, current_user_
 from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.http import current_client
-from app.users.profile import UserOut
 
 blp = Blueprint("auth", __name__, url_prefix="/auth", description="Sign up, verify the number, get tokens.")
 sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="Refresh tokens; see and end logins.")
@@ -23,7 +22,7 @@ sessions_blp = Blueprint("sessions", __name__, url_prefix="/auth", description="
 class Signup(MethodView):
     @blp.public("signUp", AUTH_REQUESTS)
     @blp.arguments(schemas.SignupIn)
-    @blp.response(201, UserOut)
+    @blp.response(201, schemas.UserOut)
     @blp.errors(errors.AccountExists)
     def post(self, body: dict[str, Any]) -> object:
         """Sign up with a mobile number

@@ -1,12 +1,12 @@
 """Bearer tokens, which this module alone makes and reads; the auth feature knows their sessions, and the API keys.
 
-A key has no token. What never changes of it is given to this module in the form of a token's claims: its id stands for
-the session's, and it has `scopes`.
+To the routes an API key is a token: what never changes of it comes as a token's claims, with `scopes`, and with the
+key's id in the place of a session's.
 """
 
 import enum
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from config import Settings
 
 # Keys in app.extensions.
-VERIFIED_CLAIMS = "verified_claims"
-KNOWN_KEYS = "known_api_keys"
+KNOWN_CLAIMS = "known_claims"
 SESSION_VALIDATOR = "is_session_active"
 KEY_VALIDATOR = "is_api_key_active"
 API_KEY_PREFIX = "gbk_"
-KNOWN_TOKENS = 10_000  # of which a process remembers that they are ours; about a kilobyte each
+KNOWN_TOKENS = 10_000  # and keys, of which a process remembers that they are ours; about a kilobyte each
 CLOCK_SKEW_SECONDS = 30  # between two web machines, at most
 # `jti` is taken by flask-jwt-extended; renaming this claim would invalidate live refresh tokens.
 REFRESH_JTI_CLAIM = "rid"
@@ -107,7 +106,7 @@ def register_auth(
     """
     app.extensions[SESSION_VALIDATOR] = is_session_active
     app.extensions[KEY_VALIDATOR] = is_key_active
-    app.extensions[KNOWN_KEYS] = lru_cache(maxsize=KNOWN_TOKENS)(lambda key: claims_of_key(key, find_key))
+    app.extensions[KNOWN_CLAIMS] = lru_cache(maxsize=KNOWN_TOKENS)(partial(claims_of, find_key=find_key))
     app.config.update(
         JWT_SECRET_KEY=settings.jwt_secret,
         JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
@@ -119,7 +118,6 @@ def register_auth(
     jwt = JWTManager(app)
     jwt.additional_headers_loader(lambda _identity: {"kid": current_id})
     jwt.decode_key_loader(lambda header, _claims: secrets.get(header.get("kid"), current))
-    app.extensions[VERIFIED_CLAIMS] = lru_cache(maxsize=KNOWN_TOKENS)(decode_token)
 
 
 def require_token(*limits: Limit, refresh: bool, scope: Scope | None) -> None:
@@ -148,16 +146,23 @@ def validator_of(claims: Mapping[str, Any]) -> SessionValidator:
     return cast(SessionValidator, current_app.extensions[KEY_VALIDATOR if "scopes" in claims else SESSION_VALIDATOR])
 
 
-def claims_of_key(key: str, find_key: Callable[[str], dict[str, Any] | None]) -> dict[str, Any]:
-    """An API key's claims. The address is counted first: a flood of invented keys asks PostgreSQL little.
+def claims_of(token: str, find_key: Callable[[str], dict[str, Any] | None]) -> dict[str, Any]:
+    """The claims of a token or an API key that is ours. Raises TokenInvalid, TokenExpired, RateLimited.
 
-    Raises UnknownKey, RateLimited.
+    Before a key is looked up its address is counted: a flood of invented keys asks PostgreSQL little.
     """
-    limit_address(REQUESTS)
-    claims = find_key(key)
-    if claims is None:
-        raise UnknownKey
-    return claims
+    if token.startswith(API_KEY_PREFIX):
+        limit_address(REQUESTS)
+        claims = find_key(token)
+        if claims is None:
+            raise UnknownKey
+        return claims
+    try:
+        return cast("dict[str, Any]", decode_token(token))
+    except ExpiredSignatureError:
+        raise TokenExpired from None
+    except (JWTExtendedException, PyJWTError):
+        raise TokenInvalid from None
 
 
 def read_token(*, refresh: bool) -> dict[str, Any]:
@@ -168,12 +173,7 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
     """
     token = bearer_token()
     is_key = token.startswith(API_KEY_PREFIX)
-    try:
-        claims: dict[str, Any] = current_app.extensions[KNOWN_KEYS if is_key else VERIFIED_CLAIMS](token)
-    except ExpiredSignatureError:
-        raise TokenExpired from None
-    except (JWTExtendedException, PyJWTError):
-        raise TokenInvalid from None
+    claims: dict[str, Any] = current_app.extensions[KNOWN_CLAIMS](token)
     if not is_key and ("scopes" in claims or claims["type"] != ("refresh" if refresh else "access")):
         raise TokenInvalid
     if float(claims.get("exp", 0)) <= utc_now().timestamp():  # PyJWT takes text that is a number
@@ -205,15 +205,11 @@ def current_refresh_jti() -> UUID:
     return claimed_id(g.token_claims, REFRESH_JTI_CLAIM)
 
 
-def encode_access_token(user_id: UUID, session_id: UUID) -> str:
-    """A signed access token."""
-    return str(create_access_token(str(user_id), additional_claims={"sid": str(session_id)}))
-
-
-def encode_refresh_token(user_id: UUID, session_id: UUID, jti: UUID) -> str:
-    """A signed refresh token. jti: the id of its row."""
-    claims = {"sid": str(session_id), REFRESH_JTI_CLAIM: str(jti)}
-    return str(create_refresh_token(str(user_id), additional_claims=claims))
+def encode_tokens(user_id: UUID, session_id: UUID, jti: UUID) -> tuple[str, str]:
+    """A signed access token and a signed refresh token. jti: the id of the refresh token's row."""
+    claims = {"sid": str(session_id)}
+    access_token = create_access_token(str(user_id), additional_claims=claims)
+    return access_token, create_refresh_token(str(user_id), additional_claims=claims | {REFRESH_JTI_CLAIM: str(jti)})
 
 
 def current_session_check() -> Callable[[], bool]:

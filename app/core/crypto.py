@@ -6,7 +6,6 @@ Without HASH_SECRET the keys derive from JWT_SECRET, which then must stay as lon
 import base64
 import hashlib
 import hmac
-from datetime import datetime, timedelta
 from functools import lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -21,16 +20,15 @@ def keyed_hash(purpose: str, *parts: str) -> str:
     return hmac.new(purpose_key(f"hash:{purpose}"), "\x1f".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def seal(purpose: str, text: str, now: datetime) -> str:
+def seal(purpose: str, text: str) -> str:
     """The text, encrypted and authenticated (Fernet): readable by this service alone."""
-    return sealer(purpose).encrypt_at_time(text.encode(), int(now.timestamp())).decode()
+    return sealer(purpose).encrypt(text.encode()).decode()
 
 
-def unseal(purpose: str, sealed: str, *, max_age: timedelta, now: datetime) -> str | None:
-    """The sealed text; None when it is older than `max_age`, or was not sealed here."""
+def unseal(purpose: str, sealed: str) -> str | None:
+    """The sealed text; None when it was not sealed under this secret."""
     try:
-        moment = int(now.timestamp())
-        return sealer(purpose).decrypt_at_time(sealed.encode(), int(max_age.total_seconds()), moment).decode()
+        return sealer(purpose).decrypt(sealed.encode()).decode()
     except InvalidToken:
         return None
 

@@ -1,1 +1,1 @@
-"""The user's row, mobile numbers and the profile; no routes."""
+"""The user's row and mobile numbers; no routes."""

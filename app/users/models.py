@@ -28,3 +28,8 @@ class User(Model):
     password_hash: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime]
     verified_at: Mapped[datetime | None]
+    tier = ""  # as of the request; only in an object that is shown, for it is stored nowhere
+
+    @property
+    def has_password(self) -> bool:
+        return self.password_hash is not None

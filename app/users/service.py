@@ -36,12 +36,6 @@ def lock_user_by_mobile(mobile: str) -> User | None:
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
-def is_verified(mobile: str) -> bool:
-    """Whether somebody has verified the number."""
-    user = find_user_by_mobile(mobile)
-    return user is not None and user.verified_at is not None
-
-
 def give_number(user: User, mobile: str, now: datetime) -> bool:
     """Let a locked user have another number, in place of one who never verified it; False if it is verified."""
     claim = replace_unverified(mobile, name=None, now=now)
