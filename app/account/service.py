@@ -7,7 +7,7 @@ from app.auth.keys import revoke_keys
 from app.auth.sessions import revoke_sessions
 from app.billing.checkout import close_account, disown_customers
 from app.billing.tier import tier_of
-from app.chatrooms.list_cache import forget_list
+from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.service import PURGE
 from app.core.errors import ServiceUnavailable
 from app.core.transactions import transaction
@@ -48,7 +48,7 @@ def delete_account(user_id: UUID, *, now: datetime) -> None:
             revoke_sessions(tx, user_id, now)
             revoke_keys(tx, user_id, now)
             mark_deleted(user)
-            tx.after_commit(lambda: forget_list(user_id))
+            tx.after_commit(lambda: invalidate_list(user_id))
             tx.enqueue_after_commit(PURGE)
             return
     raise ServiceUnavailable

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 
 from app.account.retention import delete_ended, deletion
 from app.auth.models import ApiKey, AuthSession, RefreshToken, SecurityEvent
-from app.chatrooms.list_cache import forget_list
+from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
 from app.chatrooms.service import PURGE
 from app.core.clock import database_now, utc_now
@@ -94,7 +94,7 @@ def purge_account() -> bool:
         if delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH and not owns_charges(user.id):
             user_id = user.id
             db.session.execute(delete(User).where(User.id == user_id))
-            tx.after_commit(lambda: forget_list(user_id))  # a page may have been stored after the first time
+            tx.after_commit(lambda: invalidate_list(user_id))  # a page may have been stored after the first time
     return True
 
 

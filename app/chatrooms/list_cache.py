@@ -24,25 +24,7 @@ MAX_PAGE_CHARS = 200_000  # with long instructions a page may be megabytes, and 
 def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str], *, archived: bool) -> tuple[str, bool]:
     """The user's first page as JSON, of `limit` chatrooms, and whether it was cached."""
     key = page_key(user_id, archived=archived)
-    version, cached = read_page(user_id, key, limit)
-    if cached is not None:
-        return cached, True
-    page = query_page()
-    if version is not None and len(page) <= MAX_PAGE_CHARS:
-        release_connection()
-        try:
-            cache.set(key, f"{version} {limit}\n{page}")
-        except redis.RedisError:
-            log.warning("The list of chatrooms could not be cached")
-    return page, False
-
-
-def read_page(user_id: UUID, key: str, limit: int) -> tuple[str | None, str | None]:
-    """The version under which to store a page, None without Redis, and the JSON of a page of `limit` if it is current.
-
-    Gives the database connection back first: while Redis is silent, waits for it must not use them all up.
-    """
-    release_connection()
+    release_connection()  # while Redis is silent, waits for it must not use all connections up
     try:
         with asking_redis():
             version, stored = cache.get_many(version_key(user_id), key)
@@ -50,9 +32,18 @@ def read_page(user_id: UUID, key: str, limit: int) -> tuple[str | None, str | No
                 version, stored = secrets.token_hex(8), None
                 cache.set(version_key(user_id), version, timeout=VERSION_TTL_SECONDS)
     except redis.RedisError:
-        return None, None
+        return query_page(), False
     stored_under, _, page = (stored or "").partition("\n")
-    return version, page if stored_under == f"{version} {limit}" else None
+    if stored_under == f"{version} {limit}":
+        return page, True
+    page = query_page()
+    if len(page) <= MAX_PAGE_CHARS:
+        release_connection()
+        try:
+            cache.set(key, f"{version} {limit}\n{page}")
+        except redis.RedisError:
+            log.warning("The list of chatrooms could not be cached")
+    return page, False
 
 
 def version_key(user_id: UUID) -> str:
@@ -64,17 +55,11 @@ def page_key(user_id: UUID, *, archived: bool) -> str:
 
 
 def invalidate_list(user_id: UUID) -> None:
-    """Make every cached page of the user stale. Call after the commit of a change."""
-    remove(version_key(user_id))
+    """Make every cached page of the user stale, and throw it away. Call after the commit of a change.
 
-
-def forget_list(user_id: UUID) -> None:
-    """As `invalidate_list`, and throw the pages away: they hold titles of what was deleted."""
-    remove(version_key(user_id), *(page_key(user_id, archived=archived) for archived in (False, True)))
-
-
-def remove(*keys: str) -> None:
-    """Remove keys of the cache at once. A full Redis still does that, while it stores nothing."""
+    A full Redis still does that, while it stores nothing.
+    """
+    keys = (version_key(user_id), *(page_key(user_id, archived=archived) for archived in (False, True)))
     try:
         redis_client().unlink(*(CACHE_PREFIX + key for key in keys))  # the cache's own delete_many asks twice for each
     except redis.RedisError:

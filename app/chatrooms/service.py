@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from app.billing.models import Tier
 from app.billing.tier import tier_of
 from app.chatrooms.idempotency import find_record, fingerprint_of
-from app.chatrooms.list_cache import forget_list, invalidate_list
+from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, Message, TitleSource
 from app.core import settings
 from app.core.db import db
@@ -27,13 +27,11 @@ FLAGS = ("other", "pinned")  # in a cursor of the list: what False and True are 
 # Built once, since most requests ask them.
 IS_OWN = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
 OWN_CHATROOM = select(Chatroom).where(*IS_OWN)
-LOCK_CHATROOM = OWN_CHATROOM.with_for_update(key_share=True)
 OWN_MESSAGE = (
     select(Message)
     .join(Chatroom, Chatroom.id == Message.chatroom_id)
     .where(Message.id == bindparam("message"), *IS_OWN)
 )
-LOCK_MESSAGE = OWN_MESSAGE.with_for_update(of=Message, key_share=True)
 AS_STORED = {"populate_existing": True}  # over what the session holds of it
 
 
@@ -126,7 +124,7 @@ def get_chatroom(user_id: UUID, chatroom_id: UUID, *, locked: bool = False) -> C
 
     locked: until the transaction ends. Lock a chatroom before its messages, as the purge does.
     """
-    statement = LOCK_CHATROOM if locked else OWN_CHATROOM
+    statement = OWN_CHATROOM.with_for_update(key_share=True) if locked else OWN_CHATROOM
     room = db.session.scalar(statement, {"room": chatroom_id, "user": user_id}, execution_options=AS_STORED)
     if room is None:
         raise NotFound
@@ -157,7 +155,7 @@ def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
         disowned = disowned.values(user_id=None, updated_at=now)
         if db.session.scalar(disowned.returning(Chatroom.id)) is None:
             raise NotFound
-        tx.after_commit(lambda: forget_list(user_id))
+        tx.after_commit(lambda: invalidate_list(user_id))
         tx.enqueue_after_commit(PURGE)
 
 
@@ -167,7 +165,7 @@ def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID, *, locked: b
     locked: nobody else writes to it until the transaction ends.
     """
     asked_with = {"message": message_id, "room": chatroom_id, "user": user_id}
-    statement = LOCK_MESSAGE if locked else OWN_MESSAGE
+    statement = OWN_MESSAGE.with_for_update(of=Message, key_share=True) if locked else OWN_MESSAGE
     message = db.session.scalar(statement, asked_with, execution_options=AS_STORED)
     if message is None:
         raise NotFound

@@ -92,9 +92,8 @@ def register_redis(app: Flask, settings: "Settings") -> None:
     of its own.
     """
     pool = make_pool(settings.redis_url, settings.redis_pool_size)
-    held = settings.streams_per_process + 1  # one listens
     patient = {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}  # whatever time-out the address has
-    blocking = make_pool(without_options(settings.redis_url), held, **patient)
+    blocking = make_pool(without_options(settings.redis_url), settings.streams_per_process, **patient)
     app.extensions["redis"] = redis.Redis(connection_pool=pool)
     app.extensions["redis_blocking"] = redis.Redis(connection_pool=blocking)
     app.config.update(

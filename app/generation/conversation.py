@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, exists, func, select, update
 
 from app.chatrooms.models import Role, Status, messages
 from app.core.db import db
+from app.core.transactions import release_connection
 from app.generation.queries import IS_OPEN, chatrooms
 from app.integrations.gemini.client import Turn
 
@@ -61,31 +62,20 @@ FITTING_PAIRS = (
     .order_by(PAIRS.c.length_so_far)
 )
 
-UNDER_WAY = (  # locks the room before its messages, as a purge does
-    select(exists().where(messages.c.chatroom_id == chatrooms.c.id, IS_OPEN).correlate(chatrooms))
-    .where(chatrooms.c.id == bindparam("room"))
-    .with_for_update(key_share=True, of=chatrooms)
-)
-SUPERSEDE = (
-    update(messages)
-    .where(
-        messages.c.chatroom_id == bindparam("room"),
-        messages.c.position >= bindparam("first"),
-        ~messages.c.superseded,
-    )
-    .values(superseded=True)
-    .returning(messages.c.completed_at)
-)
-
 
 def supersede(chatroom_id: UUID, first: int) -> bool:
     """Supersede a room's current turns from the position `first` on. The caller has locked the user.
 
     False while a reply of the room is under way: then the caller's transaction must not be committed.
     """
-    if db.session.scalar(UNDER_WAY, {"room": chatroom_id}):
+    is_under_way = exists().where(messages.c.chatroom_id == chatrooms.c.id, IS_OPEN).correlate(chatrooms)
+    of_room = select(is_under_way).where(chatrooms.c.id == chatroom_id)
+    # Locks the room before its messages, as a purge does.
+    if db.session.scalar(of_room.with_for_update(key_share=True, of=chatrooms)):
         return False
-    ended = db.session.scalars(SUPERSEDE, {"room": chatroom_id, "first": first}).all()
+    current = (messages.c.chatroom_id == chatroom_id, messages.c.position >= first, ~messages.c.superseded)
+    superseded = update(messages).where(*current).values(superseded=True)
+    ended = db.session.scalars(superseded.returning(messages.c.completed_at)).all()
     return all(at is not None for at in ended)  # an operator may have queued a failed one again at this very moment
 
 
@@ -96,13 +86,16 @@ def conversation(
 
     position: the reply's, in its room. Only pairs with an answer count: failed ones are left out with their
     prompts. The newest pairs are sent that, together with the prompt, have no more than `max_chars` characters and
-    about `max_tokens` tokens (None: as many as there are); the prompt always is.
+    about `max_tokens` tokens (None: as many as there are); the prompt always is. Holds no connection afterwards.
     """
     if position < FIRST_WITH_HISTORY:
         return [Turn("user", prompt)]
     values = {"room": chatroom_id, "position": position, "prompt_chars": len(prompt)}
     values |= {"max_chars": max_chars, "max_tokens": max_tokens}
-    newest_first = db.session.execute(FITTING_PAIRS, values).all()
+    try:
+        newest_first = db.session.execute(FITTING_PAIRS, values).all()
+    finally:
+        release_connection()
     turns = [
         turn
         for asked_text, replied_text in reversed(newest_first)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Table, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, func, insert, select, update
 from uuid_utils.compat import uuid7
 
 from app.chatrooms.models import Message, Role, Status, messages
@@ -38,12 +38,11 @@ def enqueue_statement(*rows: tuple[str, Table, tuple[str, ...]]) -> Select[Any]:
     once for the same rows.
     """
     turns = TAKE_POSITIONS.c.turns
-    zero: Any = literal_column("0")  # the columns' defaults would be bound under one name for both messages
     inserts = []
     for kind, table, names in rows:
         values: dict[str, Any] = {name: bindparam(f"new_{kind}_{name}", type_=table.c[name].type) for name in names}
         if table is messages:
-            values |= {"attempt": zero, "failures": zero, "position": turns - (2 if kind == "prompt" else 1)}
+            values["position"] = turns - (2 if kind == "prompt" else 1)
         if kind == "reply":
             values["enqueued_at"] = func.now()
         selected = select(*values.values()).select_from(TAKE_POSITIONS)
@@ -60,6 +59,7 @@ def new_exchange(chatroom_id: UUID, text: str, *, streamed: bool, now: datetime)
     """A prompt and its queued reply, not stored yet."""
     prompt = Message(id=uuid7(), role=Role.USER, text=text, status=Status.COMPLETED, completed_at=now, streamed=False)
     prompt.chatroom_id, prompt.created_at, prompt.superseded = chatroom_id, now, False
+    prompt.attempt = prompt.failures = 0
     return prompt, new_reply(chatroom_id, prompt.id, streamed=streamed, now=now)
 
 
@@ -67,6 +67,7 @@ def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: dateti
     """A queued reply, not stored yet."""
     reply = Message(id=uuid7(), role=Role.MODEL, status=Status.QUEUED, in_reply_to=prompt_id, streamed=streamed)
     reply.chatroom_id, reply.superseded = chatroom_id, False
+    reply.attempt = reply.failures = 0
     reply.request_id, reply.traceparent = request_id.get(), traceparent.get()
     reply.created_at = reply.accepted_at = now
     return reply
@@ -96,19 +97,6 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | No
         log_database_error(log, "a sweep queues what waited for a reply", error)
     finally:
         release_connection()
-
-
-TAKE_POSITION = (
-    update(chatrooms)
-    .where(chatrooms.c.id == bindparam("room"))
-    .values(turns=chatrooms.c.turns + 1)
-    .returning(chatrooms.c.turns - 1)
-)
-
-
-def take_position(chatroom_id: UUID) -> int:
-    """The next position of a room."""
-    return int(db.session.execute(TAKE_POSITION, {"room": chatroom_id}).scalar_one())
 
 
 def mark_enqueued(condition: ColumnElement[bool], at: datetime | ColumnElement[datetime]) -> Sequence[UUID]:

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from redis.exceptions import RedisError
+from sqlalchemy.exc import OperationalError
 
 from app.chatrooms.models import ErrorCode, Status
 from app.chatrooms.service import chosen_model
@@ -23,7 +24,7 @@ from app.core import settings
 from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE, log_database_error
 from app.core.logging import log_event
 from app.core.tracing import outgoing_headers, request_id, span, traceparent
-from app.core.transactions import Transaction, release_connection, transaction
+from app.core.transactions import Transaction, transaction
 from app.generation import state
 from app.generation.breaker import Breaker
 from app.generation.conversation import conversation
@@ -63,10 +64,6 @@ ERROR_CODES: dict[type[ModelError], ErrorCode] = {
     OutputLimit: ErrorCode.OUTPUT_LIMIT,
 }
 Outcome = tuple[str, dict[str, int]]  # of an attempt, for the log: its name, and the tokens it took
-
-
-class ConversationUnreadable(Exception):
-    """PostgreSQL gave the reading up, or it has a defect."""
 
 
 class Runner:
@@ -124,14 +121,19 @@ class Runner:
                 self.breakers[model].watch(held.user_id),
                 self.keeper.hold(held, seconds=settings().gemini_timeout) as call,
             ):
-                turns = read_conversation(held)
+                chars, tokens = settings().gemini_history_max_chars, settings().gemini_history_max_tokens
+                turns = conversation(
+                    held.chatroom_id, held.position, held.prompt, max_chars=chars, max_tokens=tokens or None
+                )
                 held = replace(held, messages_sent=len(turns))
                 answer = self.ask(held, turns, call)
         except CallAborted:
             return self.requeue(held, 0, failures=held.failures, outcome="released")  # another worker may have it
-        except DATABASE_UNAVAILABLE:
+        except DATABASE_UNAVAILABLE as error:
+            log_database_error(log, f"the conversation before reply {held.reply_id} was not read", error)
             return self.defer(held, backoff_seconds(1))
-        except ConversationUnreadable:
+        except OperationalError:
+            log.exception("The conversation before reply %s could not be read", held.reply_id)
             return self.retry_or_fail(held, ModelUnavailable("not asked"))
         except ModelUnavailable as error:
             return self.retry_or_fail(held, error)
@@ -198,21 +200,6 @@ def tell_others(held: Claim) -> None:
     enqueue_next_replies(held.chatroom_id, held.user_id)
 
 
-def read_conversation(held: Claim) -> Sequence[Turn]:
-    """The turns to send; holds no connection afterwards. Raises ConversationUnreadable, one of DATABASE_UNAVAILABLE."""
-    max_chars, max_tokens = settings().gemini_history_max_chars, settings().gemini_history_max_tokens or None
-    try:
-        return conversation(held.chatroom_id, held.position, held.prompt, max_chars=max_chars, max_tokens=max_tokens)
-    except DATABASE_UNAVAILABLE as error:
-        log_database_error(log, f"the conversation before reply {held.reply_id} was not read", error)
-        raise
-    except Exception as error:
-        log.exception("The conversation before reply %s could not be read", held.reply_id)
-        raise ConversationUnreadable from error
-    finally:
-        release_connection()
-
-
 def configured_client(model: str | None = None, **others: Any) -> ModelClient:
     """The client of Gemini that the settings describe. Raises ClientNotConfigured.
 
@@ -248,20 +235,17 @@ def note_passed_on(held: Claim) -> bool:
 
 
 def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:
-    """Write a final state, a few times when PostgreSQL gives up; False when somebody else has the reply.
+    """Write a final state, again when PostgreSQL gives up, a few times; False when somebody else has the reply.
 
     Should all be in vain, the lease runs out and the sweeper queues the reply again.
     """
     for pause_seconds in STORE_AGAIN_AFTER_SECONDS:
         try:
-            return store_once(write)
+            with transaction() as tx:
+                return write(tx)
         except DATABASE_GAVE_UP as error:
             log_database_error(log, f"reply {held.reply_id} is stored again in {pause_seconds} s", error)
             time.sleep(pause_seconds)
-    return store_once(write)
-
-
-def store_once(write: Callable[[Transaction], bool]) -> bool:
     with transaction() as tx:
         return write(tx)
 

@@ -46,7 +46,7 @@ class ReplyNotRetryable(AppError):
 def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Message:
     """Stop a reply that is queued or generating, and keep what was written of it.
 
-    After the commit `LeaseKeeper` (`app/generation/worker.py`) is told, and aborts the call to Gemini.
+    `LeaseKeeper` (`app/generation/worker.py`) notices that its lease is gone, and aborts the call to Gemini.
     Its prompt is refunded only if no worker took it. Raises NotFound, ReplyNotCancelable.
     """
     reply = get_message(user_id, chatroom_id, reply_id)
@@ -97,7 +97,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         require_model(room.model, usage.tier)
         usage = spend_prompt(key, usage)
         if reply.status is Status.COMPLETED:
-            reply = state.regenerate(tx, reply, asked_at)
+            reply = state.regenerate(tx, room, reply, asked_at)
         else:
             state.retry(tx, reply, asked_at)
         db.session.flush()  # the charge refers to a reply that may be new

@@ -33,6 +33,7 @@ from sqlalchemy.exc import IntegrityError
 from app.chatrooms.models import (
     ONE_IN_A_SLOT,
     ONE_OF_A_ROOM,
+    Chatroom,
     Context,
     ErrorCode,
     IdempotencyKey,
@@ -52,12 +53,11 @@ from app.generation.queueing import (
     enqueue_statement,
     given_values,
     new_reply,
-    take_position,
 )
 from app.integrations.gemini.client import Answer
 from app.quota.ledger import note_cost, refund_prompt
 from app.quota.models import PromptCharge
-from app.streaming.events import Entry, cancel_generation, publish
+from app.streaming.events import Entry, publish
 from app.users.service import lock_user
 
 NON_REFUNDABLE = {ErrorCode.BLOCKED_BY_SAFETY, ErrorCode.EMPTY_REPLY}  # the prompt's own doing
@@ -144,14 +144,15 @@ def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
 
 
 def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
-    """Extend the leases that are still held; which these are.
+    """Extend the leases that are still held and a third over; which are held.
 
     A row that is locked is passed over: its lease stays as it is until the next time, and counts as held.
     """
     attempts = {(one.reply_id, one.attempt): one for one in claims}
     held = tuple_(messages.c.id, messages.c.attempt).in_(list(attempts))
     still_held = select(messages.c.id, messages.c.attempt).where(held, messages.c.lease_expires_at.is_not(None))
-    free = still_held.order_by(messages.c.id).with_for_update(skip_locked=True, key_share=True).cte("free")
+    due = still_held.where(messages.c.lease_expires_at < func.now() + lease * 2 / 3)
+    free = due.order_by(messages.c.id).with_for_update(skip_locked=True, key_share=True).cte("free")
     renewed = (
         update(messages)
         .where(messages.c.id == free.c.id)
@@ -231,7 +232,6 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
     started_at, charged_since = canceled  # an operator's retry is not charged
     if started_at is None:
         refund_prompt(reply.id, now, charged_since=charged_since)
-    tx.after_commit(lambda: cancel_generation(reply.id, reply.attempt))
     tx.after_commit(lambda: publish(reply.id, Entry(reply.attempt, status=Status.CANCELED)))
     tx.after_commit(lambda: enqueue_next_replies(reply.chatroom_id, user_id))
     return True
@@ -245,10 +245,14 @@ def retry(tx: Transaction, reply: Message, now: datetime) -> None:
     enqueue_generation(tx, reply.id)
 
 
-def regenerate(tx: Transaction, old: Message, now: datetime) -> Message:
-    """Queue another reply to the prompt of a superseded one, at the end of the room. As `retry` for the caller."""
-    reply = new_reply(old.chatroom_id, cast(UUID, old.in_reply_to), streamed=old.streamed, now=now)
-    reply.position, reply.enqueued_at = take_position(old.chatroom_id), func.now()
+def regenerate(tx: Transaction, room: Chatroom, old: Message, now: datetime) -> Message:
+    """Queue another reply to the prompt of a superseded one, at the end of the room. As `retry` for the caller.
+
+    room: locked, too.
+    """
+    reply = new_reply(room.id, cast(UUID, old.in_reply_to), streamed=old.streamed, now=now)
+    reply.position, reply.enqueued_at = room.turns, func.now()
+    room.turns += 1
     db.session.add(reply)
     enqueue_generation(tx, reply.id)
     return reply

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, exists, func, select, update
+from sqlalchemy import exists, func, select, update
 
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, Role, Status, TitleSource, messages
@@ -40,32 +40,6 @@ LOST_AFTER, GIVEN_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
 
 asked = messages.alias("asked")
 IS_COMPLETED_REPLY = (messages.c.role == Role.MODEL, messages.c.status == Status.COMPLETED, ~messages.c.superseded)
-FIRST_EXCHANGE = (
-    select(asked.c.text.label("asked"), messages.c.text.label("replied"))
-    .join(asked, asked.c.id == messages.c.in_reply_to)
-    .join(Chatroom, Chatroom.id == messages.c.chatroom_id)
-    .where(
-        messages.c.chatroom_id == bindparam("room"),
-        *IS_COMPLETED_REPLY,
-        Chatroom.title.is_(None),
-        Chatroom.user_id.is_not(None),
-    )
-    .order_by(messages.c.position)
-    .limit(1)
-)
-UNTITLED = (
-    select(Chatroom.id)
-    .where(
-        Chatroom.title.is_(None),
-        Chatroom.turns > 0,
-        Chatroom.last_prompt_at.between(bindparam("after"), bindparam("before")),
-        Chatroom.user_id.is_not(None),
-        exists().where(messages.c.chatroom_id == Chatroom.id, *IS_COMPLETED_REPLY),
-    )
-    .order_by(Chatroom.last_prompt_at)
-    .limit(100)
-    .with_for_update(skip_locked=True, key_share=True)  # refused while PostgreSQL is read-only, and could keep no name
-)
 
 
 def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: datetime) -> None:
@@ -73,12 +47,19 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
 
     titler: as `configured_titler` makes it.
     """
-    exchange: Any = db.session.execute(FIRST_EXCHANGE, {"room": chatroom_id}).one_or_none()
+    unnamed = (Chatroom.title.is_(None), Chatroom.user_id.is_not(None))
+    exchanges = (
+        select(asked.c.text.label("asked"), messages.c.text.label("replied"))
+        .join(asked, asked.c.id == messages.c.in_reply_to)
+        .join(Chatroom, Chatroom.id == messages.c.chatroom_id)
+        .where(messages.c.chatroom_id == chatroom_id, *IS_COMPLETED_REPLY, *unnamed)
+    )
+    exchange: Any = db.session.execute(exchanges.order_by(messages.c.position).limit(1)).one_or_none()
     release_connection()
     if exchange is None:
         return
-    title = (asked_title(titler, exchange.asked, exchange.replied) if titler else "") or first_words(exchange.asked)
-    unnamed = (Chatroom.title.is_(None), Chatroom.user_id.is_not(None))
+    title = asked_title(titler, exchange.asked, exchange.replied) if titler else ""
+    title = title or shortened(exchange.asked, PROMPT_CHARS)
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
     changed_at = func.greatest(Chatroom.updated_at, now)  # the room may have changed while Gemini was asked
     named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=changed_at)
@@ -90,8 +71,16 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
 
 def untitled_chatrooms(now: datetime) -> list[UUID]:
     """Chatrooms whose task was lost, some at a time."""
-    between = {"after": now - GIVEN_UP_AFTER, "before": now - LOST_AFTER}
-    return list(db.session.scalars(UNTITLED, between))
+    untitled = select(Chatroom.id).where(
+        Chatroom.title.is_(None),
+        Chatroom.turns > 0,
+        Chatroom.last_prompt_at.between(now - GIVEN_UP_AFTER, now - LOST_AFTER),
+        Chatroom.user_id.is_not(None),
+        exists().where(messages.c.chatroom_id == Chatroom.id, *IS_COMPLETED_REPLY),
+    )
+    some = untitled.order_by(Chatroom.last_prompt_at).limit(100)
+    # The lock is refused while PostgreSQL is read-only, and could keep no name.
+    return list(db.session.scalars(some.with_for_update(skip_locked=True, key_share=True)))
 
 
 def asked_title(titler: ModelClient, prompt: str, reply: str) -> str:
@@ -132,11 +121,6 @@ def unwrapped(line: str) -> str:
         if len(line) - len(inner) == len(first) + len(last) and first not in inner and last not in inner:
             return unwrapped(inner.strip(" "))
     return line
-
-
-def first_words(prompt: str) -> str:
-    """The first words of a prompt, as many whole ones as fit."""
-    return shortened(prompt, PROMPT_CHARS)
 
 
 def shortened(text: str, chars: int) -> str:

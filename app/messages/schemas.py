@@ -68,8 +68,6 @@ id: 1:22
 """
 
 
-MAX_PROMPT_CHARS = 8_000
-
 ERROR_SENTENCES = {
     ErrorCode.MODEL_UNAVAILABLE: "Gemini did not answer.",
     ErrorCode.MODEL_TIMEOUT: "Gemini took too long.",
@@ -86,7 +84,7 @@ class PromptIn(Schema):
     text = fields.Text(
         "The prompt, 1–8000 characters after trimming.",
         required=True,
-        max_chars=MAX_PROMPT_CHARS,
+        max_chars=8_000,
         example="Explain DNS to a child",
     )
     stream = fields.JsonBoolean("Whether the reply comes piece by piece.", load_default=False, example=False)
@@ -141,6 +139,9 @@ class TokensUsedOut(Schema):
     total_tokens = fields.Integer("Prompt, output and thinking together.", example=190)
 
 
+TOKEN_COUNTS = tuple(TokensUsedOut().fields)
+
+
 class ContextOut(Schema):
     """How much of its chatroom a reply is based on."""
 
@@ -190,7 +191,7 @@ class MessageOut(Schema):
             code = obj.error_code
             return None if code is None else {"code": code, "message": error_sentence(obj, code)}
         if attr == "usage":
-            return token_usage(obj)
+            return None if obj.total_tokens is None else {name: getattr(obj, name) for name in TOKEN_COUNTS}
         if attr == "context":
             return obj.context and vars(obj.context)
         return super().get_attribute(obj, attr, default)
@@ -207,14 +208,6 @@ EXAMPLE_PROMPT = EXAMPLE_REPLY | {
     "completed_at": EXAMPLE_REPLY["created_at"],
     **UNANSWERED,
 }
-
-
-TOKEN_COUNTS = tuple(TokensUsedOut().fields)
-
-
-def token_usage(reply: Message) -> dict[str, int] | None:
-    """What a reply took; None until it is known."""
-    return None if reply.total_tokens is None else {name: getattr(reply, name) for name in TOKEN_COUNTS}
 
 
 def error_sentence(reply: Message, code: ErrorCode) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -173,7 +172,12 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     if accepted.waits_until is None:
         return accepted
     reply, usage = accepted.reply, accepted.usage
-    load = partial(get_message, user_id, reply.chatroom_id, reply.id)
+
+    def load() -> Message:
+        message = get_message(user_id, accepted.reply.chatroom_id, accepted.reply.id)
+        release_connection()
+        return message
+
     try:
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
         if reply.status.is_final and accepted.idempotency_key:

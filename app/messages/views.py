@@ -54,15 +54,7 @@ blp = Blueprint(
     description="Send and edit prompts; read, follow, cancel and retry replies.",
 )
 
-
-ACCEPTED_HEADERS = {
-    **QUOTA_HEADERS,
-    **REPLAYED,
-    "Location": header("Where the reply is, and will be."),
-}
-APPLIED = {"Preference-Applied": header("`wait=N` when a wait was asked for.")}
-
-
+ACCEPTED_HEADERS = QUOTA_HEADERS | REPLAYED | {"Location": header("Where the reply is, and will be.")}
 ROOM_FIELDS = tuple(ChatroomOut().fields)
 
 
@@ -70,7 +62,7 @@ def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
     """Describe and read what sending and editing have in common."""
     example = {"message": EXAMPLE_PROMPT, "reply": EXAMPLE_REPLY}
     in_time = "With `Prefer: wait=N`: the reply has ended in time, `completed`, `failed` or `canceled`."
-    in_time_headers = ACCEPTED_HEADERS | APPLIED
+    in_time_headers = ACCEPTED_HEADERS | {"Preference-Applied": header("`wait=N` when a wait was asked for.")}
     for decorate in (
         blp.alt_response(
             200, schema=AcceptedOut, success=True, description=in_time, example=example, headers=in_time_headers

@@ -37,15 +37,12 @@ def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: 
     today = quota_day(now)
     last = last or today
     first = first or date.fromordinal(max(1, last.toordinal() - DAYS_SHOWN + 1))
-    problem = None
     if last > today:
-        problem = "to", "Must not be in the future."
-    elif first > last:
-        problem = "from", "Must not be after `to`."
-    elif (last - first).days >= DAYS_AT_ONCE:
-        problem = "from", f"No more than {DAYS_AT_ONCE} days at once."
-    if problem:
-        raise ValidationFailed({problem[0]: [problem[1]]}, QUERY_IS_NOT_VALID)
+        raise ValidationFailed({"to": ["Must not be in the future."]}, QUERY_IS_NOT_VALID)
+    if first > last:
+        raise ValidationFailed({"from": ["Must not be after `to`."]}, QUERY_IS_NOT_VALID)
+    if (last - first).days >= DAYS_AT_ONCE:
+        raise ValidationFailed({"from": [f"No more than {DAYS_AT_ONCE} days at once."]}, QUERY_IS_NOT_VALID)
     require_user(user_id)
     of_user = (PromptCharge.user_id == user_id, PromptCharge.day.between(first, last))
     statement = select(PromptCharge.day, *SUMS).where(*of_user, *SPENT).group_by(PromptCharge.day)

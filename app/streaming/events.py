@@ -6,7 +6,7 @@ is lost here costs a follower its early wake-up and nothing else.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -14,14 +14,13 @@ from uuid import UUID
 import redis
 
 from app.chatrooms.models import Context, Status
-from app.core.redis import MAX_BLOCK_SECONDS, redis_client
+from app.core.redis import redis_client
 
 log = logging.getLogger(__name__)
 
 STREAM_TTL_SECONDS = 900  # from an attempt's beginning, of 600 seconds at most, or its end; later PostgreSQL serves
 MAX_ENTRIES = 10_000  # an answer of as many tokens as one may have, each a piece of its own
 READ_AT_ONCE = 200
-STOP_CHANNEL = "replies:stop"
 FROM_THE_START = "0"
 
 
@@ -67,9 +66,9 @@ def publish(reply_id: UUID, entry: Entry) -> str:
 def read(client: redis.Redis, reply_id: UUID, after: str, *, seconds: float) -> tuple[str, list[Entry]]:
     """Entries after the id `after`, waiting up to `seconds` for the first; and the last one's id.
 
-    client: a blocking one. Raises redis.RedisError.
+    client: a blocking one, which waits for MAX_BLOCK_SECONDS at most. Raises redis.RedisError.
     """
-    block_ms = max(1, int(min(seconds, MAX_BLOCK_SECONDS) * 1_000))
+    block_ms = max(1, int(seconds * 1_000))  # 0 would be for ever
     answer: Any = client.xread({stream_key(reply_id): after}, count=READ_AT_ONCE, block=block_ms)
     entries = answer[0][1] if answer else []
     return (entries[-1][0].decode() if entries else after), [parse(fields) for _, fields in entries]
@@ -96,56 +95,13 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
     )
 
 
-def cancel_generation(reply_id: UUID, attempt: int) -> None:
-    """Tell every worker that a reply is canceled, and this the last attempt at it that is to stop.
-
-    `LeaseKeeper` (`app/generation/worker.py`) hears it, and aborts the call. Raises redis.RedisError.
-    """
-    redis_client().publish(STOP_CHANNEL, cancellation(reply_id, attempt))
-
-
-def cancellations() -> Iterator[tuple[UUID, int] | None]:
-    """What `cancel_generation` tells, as it happens; None once it listens, and from time to time.
-
-    Raises redis.RedisError, also when Redis answers no PING for MAX_BLOCK_SECONDS.
-    """
-    client: Any = redis_client(blocking=True)
-    with client.pubsub(ignore_subscribe_messages=True) as subscription:
-        subscription.subscribe(STOP_CHANNEL)
-        yield None
-        is_asked = False
-        while True:
-            message = subscription.get_message(timeout=MAX_BLOCK_SECONDS)
-            if message is None and is_asked:
-                raise redis.ConnectionError("Redis says nothing on the channel of cancellations")
-            if message is None:
-                subscription.ping()
-            is_asked = message is None
-            yield parse_cancellation(message["data"]) if message and message["type"] == "message" else None
-
-
-def cancellation(reply_id: UUID, attempt: int) -> str:
-    return f"{reply_id} {attempt}"
-
-
-def parse_cancellation(data: bytes) -> tuple[UUID, int] | None:
-    """What a message on STOP_CHANNEL says; None for one that is not ours."""
-    try:
-        reply_id, attempt = data.decode().split(" ")
-        return UUID(reply_id), int(attempt)
-    except ValueError:
-        log.warning("A message on the channel %s names no reply", STOP_CHANNEL)
-        return None
-
-
 def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
     """Delete the streams of deleted messages. Raises redis.RedisError.
 
-    under_way: the attempt of each of them that had not ended. Its worker stops, and its followers look again.
+    under_way: the attempt of each of them that had not ended. Its followers look again.
     """
     pipeline = redis_client().pipeline(transaction=False)  # in one transaction nobody would see the entry
     for reply_id, attempt in under_way.items():
-        pipeline.publish(STOP_CHANNEL, cancellation(reply_id, attempt))
         pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
     pipeline.unlink(*map(stream_key, messages))
     pipeline.execute()  # all of it, also when a full Redis takes no entry

@@ -6,10 +6,11 @@ continue what was sent, begins with `reset`. Nobody holds a database connection 
 """
 
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from app.core.db import DATABASE_GAVE_UP, log_database_error
 from app.core.errors import RETRY_AFTER_SECONDS, NotFound, RateLimited, ServiceUnavailable
 from app.core.http import is_draining
 from app.core.redis import redis_client
-from app.core.slots import Slot, held_request, user_slot
+from app.core.slots import held_request, user_slot
 from app.core.transactions import release_connection
 from app.streaming import events
 
@@ -34,8 +35,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 15.0  # how long the end of a session or of a chatroom may go unnoticed
 SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnoticed
-WITHOUT_REDIS_SECONDS = 1.0
-WITHOUT_DATABASE_SECONDS = 1.0
+PAUSE_SECONDS = 1.0  # while Redis or PostgreSQL does not answer
 
 
 class TooManyStreams(RateLimited):
@@ -76,9 +76,10 @@ class Follower:
     """Follows one reply for one client.
 
     message: the reply as it is now. load: reads it anew and holds no connection afterwards; raises NotFound when it is
-    gone. client: a blocking one, for the reply's stream. Nothing here needs an application context.
-    is_draining: whether this process is about to end. hung_up: whether the client is gone. wait: lets time pass while
-    Redis is unavailable.
+    gone, TokenRevoked when the session is. client: a blocking one, for the reply's stream. Nothing here needs an
+    application context.
+    is_draining: whether this process is about to end. hung_up: whether the client is gone. until: when it follows no
+    longer, by `monotonic`. wait: lets time pass while Redis is unavailable.
     """
 
     message: Message
@@ -90,6 +91,7 @@ class Follower:
     hung_up: Callable[[], bool] = lambda: False
     wait: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
+    until: float = math.inf
     status: Status | None = field(default=None, init=False)
     context: Context | None = field(default=None, init=False)
     last_id: str = field(default=events.FROM_THE_START, init=False)
@@ -97,7 +99,7 @@ class Follower:
     def follow(self) -> Iterator[Event | None]:
         """The events, up to a final one or `reconnect`; None is a heartbeat while nothing happens.
 
-        They end without one when the client has hung up.
+        They end without one when the client has hung up, the reply or the session is gone, or the time is over.
         """
         message = self.message
         last_word = looked = self.monotonic()
@@ -106,7 +108,7 @@ class Follower:
             if self.is_draining():
                 yield Event("reconnect", self.cursor)
                 return
-            if self.hung_up():
+            if self.hung_up() or self.monotonic() >= self.until:
                 return
             entries = self.read(message)
             new = [event for entry in entries or () for event in self.events_for(entry)]
@@ -117,7 +119,10 @@ class Follower:
                 yield None
                 last_word = now
             if entries is None or any(entry.is_end for entry in entries) or now - looked >= LOOK_AGAIN_SECONDS:
-                message, looked = self.look_again(message), now
+                try:
+                    message, looked = self.look_again(message), now
+                except (NotFound, TokenRevoked):
+                    return
                 if not message.status.is_final:
                     yield from self.status_event(message.status)
         yield from self.remaining_events(message)
@@ -128,16 +133,17 @@ class Follower:
             return self.load()
         except DATABASE_GAVE_UP as error:
             log_database_error(log, "a reply that is followed is looked at again", error)
-            self.wait(WITHOUT_DATABASE_SECONDS)
+            self.wait(PAUSE_SECONDS)
             self.last_id = events.FROM_THE_START  # what it tells of an end must be seen again
             return message
 
     def read(self, message: Message) -> list[events.Entry] | None:
         """What is new in the stream, up to SLICE_SECONDS later; None when Redis is unavailable."""
+        seconds = min(SLICE_SECONDS, self.until - self.monotonic())
         try:
-            self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=SLICE_SECONDS)
+            self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=seconds)
         except redis.RedisError:
-            self.wait(WITHOUT_REDIS_SECONDS)
+            self.wait(PAUSE_SECONDS)
             return None
         # What a queued reply's last attempt has written is over; its end may be the reply's.
         current = message.attempt + (message.status is Status.QUEUED)
@@ -185,19 +191,6 @@ class Follower:
 
 
 @contextmanager
-def open_slot(user_id: UUID, *, per_user: int, per_process: int) -> Iterator[Slot]:
-    """Hold a slot during the block. Raises TooManyStreams, ServiceUnavailable."""
-    with held_request("replies", at_most=per_process) as has_slot:
-        if not has_slot:
-            log.warning("A stream is refused: STREAMS_PER_PROCESS, %d, is full", per_process)
-            raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
-        with user_slot(f"streams:{user_id}", at_most=per_user) as slot:
-            if slot is None:
-                raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
-            yield slot
-
-
-@contextmanager
 def follow_reply(
     user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, cursor: Cursor | None, hung_up: Callable[[], bool]
 ) -> Iterator[Iterator[Event | None]]:
@@ -209,7 +202,15 @@ def follow_reply(
     message = get_message(user_id, chatroom_id, reply_id)
     release_connection()
     chosen = settings()
-    with open_slot(user_id, per_user=chosen.streams_per_user, per_process=chosen.streams_per_process) as slot:
+    with (
+        held_request("replies", at_most=chosen.streams_per_process) as is_held,
+        user_slot(f"streams:{user_id}", at_most=chosen.streams_per_user) as slot,
+    ):
+        if not is_held:
+            log.warning("A stream is refused: STREAMS_PER_PROCESS, %d, is full", chosen.streams_per_process)
+            raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
+        if slot is None:
+            raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
         app, is_session_active = current_app._get_current_object(), current_session_check()  # type: ignore[attr-defined]
 
         def load() -> Message:
@@ -220,36 +221,14 @@ def follow_reply(
                 return get_message(user_id, chatroom_id, reply_id)
 
         client = redis_client(blocking=True)
-        follower = Follower(message, load, cursor, client=client, is_draining=is_draining, hung_up=hung_up)
-        yield until_gone(follower)
-
-
-def until_gone(follower: Follower) -> Iterator[Event | None]:
-    with suppress(NotFound, TokenRevoked):
-        yield from follower.follow()
+        yield Follower(message, load, cursor, client=client, is_draining=is_draining, hung_up=hung_up).follow()
 
 
 def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: float) -> Message:
     """The reply once it has ended; as it is by then, when `seconds` are over or this process is about to end.
 
-    load: reads the reply anew. A published end may come before its commit, or be of an attempt that went on after
-    all: so it is looked at, and waited for again.
+    load: as a Follower's.
     """
-    deadline = time.monotonic() + seconds
-    last_id = events.FROM_THE_START
-    is_over = seconds <= 0 or is_draining()
-    while not reply.status.is_final and not is_over:
-        left = max(0, deadline - time.monotonic())
-        try:
-            client = redis_client(blocking=True)
-            last_id, entries = events.read(client, reply.id, last_id, seconds=min(left, SLICE_SECONDS))
-            is_told = any(entry.is_end for entry in entries)
-        except redis.RedisError:
-            log.warning("Redis became unavailable while a request waited for its reply")
-            time.sleep(min(left, WITHOUT_REDIS_SECONDS))
-            is_told = True
-        is_over = time.monotonic() >= deadline or is_draining()
-        if is_told or is_over:
-            reply = load()
-            release_connection()
-    return reply
+    client, until = redis_client(blocking=True), time.monotonic() + seconds
+    events_until_then = Follower(reply, load, None, client=client, is_draining=is_draining, until=until).follow()
+    return next((event.message for event in events_until_then if event and event.message), None) or load()

@@ -171,8 +171,8 @@ def to_redis(services: dict[str, dict[str, Any]]) -> int:
     """The sums of docs/operations.md#connections."""
     pool = {name: number(services[name], "REDIS_POOL_SIZE") for name in ("web", "worker", "beat")}
     held = number(services["web"], "STREAMS_PER_PROCESS")
-    web = number(services["web"], "WEB_CONCURRENCY") * (2 * pool["web"] + held + 1)
-    together = {"web": web, "worker": 2 * pool["worker"] + 3, "beat": 2 * pool["beat"]}
+    web = number(services["web"], "WEB_CONCURRENCY") * (2 * pool["web"] + held)
+    together = {"web": web, "worker": 2 * pool["worker"] + 2, "beat": 2 * pool["beat"]}
     return sum(instances(services[name]) * count for name, count in together.items())
 
 

@@ -10,7 +10,14 @@ from app.core.clock import utc_now
 from app.core.db import DatabaseUnavailable, db
 from app.core.transactions import transaction
 from app.generation import titles
-from app.generation.titles import cleaned, configured_titler, first_words, title_chatroom, untitled_chatrooms
+from app.generation.titles import (
+    PROMPT_CHARS,
+    cleaned,
+    configured_titler,
+    shortened,
+    title_chatroom,
+    untitled_chatrooms,
+)
 from tests.queues import waiting_tasks
 
 
@@ -174,9 +181,9 @@ def test_a_title_is_one_clean_line(answer, title):
 
 @pytest.mark.parametrize("prompt", ["a" * 100, "面包怎么做" * 30, "one two", "x " * 80, "\u200b"])
 def test_first_words_are_never_empty_and_short(prompt):
-    assert 1 <= len(first_words(prompt)) <= 60
+    assert 1 <= len(shortened(prompt, PROMPT_CHARS)) <= 60
 
 
 def test_first_words_of_a_language_without_spaces_are_not_one_word():
     prompt = "Python " + "里怎么读取文件" * 20
-    assert first_words(prompt) == prompt[:60]
+    assert shortened(prompt, PROMPT_CHARS) == prompt[:60]

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from app.chatrooms.models import Context, Status
 from app.streaming import events as reply_events
 from app.streaming.following import LOOK_AGAIN_SECONDS
 from sandbox.stack.servers import ValkeyServer
-from tests.core.test_dependencies_gone import frozen
 from tests.event_streams import follow, names, text_of
 from tests.rooms import cancel, retry
 
@@ -208,16 +206,6 @@ def test_a_reply_completes_and_is_followed_while_redis_dies_or_is_full(
         assert time.monotonic() - ended < 40  # the row is looked at every 15 seconds
         assert names(received)[-1] == "completed"
         assert text_of(received) == room.read(reply_id).text == SAID
-
-
-def test_who_listens_for_cancellations_notices_that_redis_is_silent(make_app, monkeypatch):
-    """A connection whose other end has vanished looks like one on which nothing is said."""
-    monkeypatch.setattr(reply_events, "MAX_BLOCK_SECONDS", 0.5)
-    with ValkeyServer(append_only=False) as valkey, make_app(redis_url=valkey.url).app_context():
-        heard = reply_events.cancellations()
-        assert [next(heard) for _ in range(6)] == [None] * 6
-        with frozen(valkey), pytest.raises(redis.ConnectionError):
-            list(islice(heard, 4))
 
 
 def test_pieces_before_an_end_are_the_part_that_counts(room):
