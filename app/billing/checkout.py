@@ -1,6 +1,6 @@
 """Buying Pro: one customer and one open Checkout session a user, however often and at once it is asked for.
 
-Both are made under idempotency keys that follow from the row, so parallel calls get the same one from Stripe;
+Both are made under idempotency keys that follow from row and price, so parallel calls get the same one from Stripe;
 `attempt` in the key changes once a session is over, or when Stripe refused, for it keeps refusals for a day.
 The account feature calls `close_account` before it deletes a user, and `disown_customers` when it does.
 """
@@ -17,14 +17,13 @@ from app.billing.subscriptions import (
     copy_subscriptions,
     dormant_subscriptions,
     has_live_subscription,
-    unended_subscription_ids,
+    has_unended_subscription,
 )
 from app.core import settings
 from app.core.db import db
 from app.core.errors import AppError, ServiceUnavailable
 from app.core.transactions import transaction
 from app.integrations.stripe import (
-    KeyUsedOtherwise,
     MissingAtStripe,
     Payments,
     PaymentsError,
@@ -45,7 +44,6 @@ class AlreadySubscribed(AppError):
 
     status, code = HTTPStatus.CONFLICT, "already_subscribed"
     detail = "You have Pro already, or its payment is due. Manage it with POST /subscription/portal."
-    under_way = "Your first payment is under way, which may take days. Pro begins when it arrives."
 
 
 def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
@@ -67,7 +65,9 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
                 session = payments.session(customer.session_id)
                 if session is not None and session.status == "open":
                     return session
-                retire_checkout_session(payments, customer, session, now)
+                if session is not None and session.subscription_id is not None:  # its event may come later
+                    copy_subscriptions(payments, customer.id, session.subscription_id, now=now)
+                begin_attempt(customer)
     raise ServiceUnavailable
 
 
@@ -90,31 +90,37 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
 
 
 def close_account(user_id: UUID, *, now: datetime) -> None:
-    """Expire the user's open Checkout sessions and cancel the subscriptions at Stripe, at once.
+    """Expire the user's open Checkout sessions and cancel the subscriptions at Stripe, at once, at whatever price.
 
     Sessions first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then
     the account must stay as it is. A payment that slips through all the same is canceled when its event comes.
     """
     existing = (StripeCustomer.stripe_id.is_not(None), StripeCustomer.deleted_at.is_(None))
-    customers = db.session.scalars(select(StripeCustomer).where(StripeCustomer.user_id == user_id, *existing)).all()
-    if not customers:
+    customer = db.session.scalar(select(StripeCustomer).where(StripeCustomer.user_id == user_id, *existing))
+    if customer is None:
         return
+    stripe_id = str(customer.stripe_id)
     with stripe_calls() as payments:
-        for customer in customers:
-            try:
-                close_customer(payments, customer, now)
-            except MissingAtStripe as error:
-                forget_missing_customer(customer, error, now)
+        try:
+            for session in payments.open_sessions(stripe_id):
+                payments.expire_session(session.id)
+            for subscription in payments.subscriptions(stripe_id):
+                if not subscription.has_ended:
+                    payments.cancel_subscription(subscription.id)
+            copy_subscriptions(payments, customer.id, now=now)
+            begin_attempt(customer)
+        except MissingAtStripe as error:
+            forget_missing_customer(customer, error, now)
 
 
 def disown_customers(user_id: UUID) -> bool:
-    """Detach the customers from their user: what is paid for from now on is canceled.
+    """Detach the user's customers, those deleted at Stripe too: what is paid for from now on is canceled.
 
     False, and nothing is detached, when a Checkout session was opened since `close_account`. Call it in the transaction
     that deletes the user: until its end no session can be kept, nor afterwards.
     """
     existing = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
-    if any(db.session.scalars(select(StripeCustomer.session_id).where(*existing).with_for_update())):
+    if db.session.scalar(select(StripeCustomer.session_id).where(*existing).with_for_update()):
         return False
     db.session.execute(update(StripeCustomer).where(StripeCustomer.user_id == user_id).values(user_id=None))
     return True
@@ -162,12 +168,11 @@ def open_checkout_session(
             price_id=price_id,
             success_url=frontend_url(SUCCESS_PATH),
             cancel_url=frontend_url(CANCEL_PATH),
-            key=f"checkout-{customer.id}-{customer.attempt}",
+            key=f"checkout-{customer.id}-{price_id}-{customer.attempt}",
         )
     except (PaymentsRejected, PaymentsFailed) as error:
         begin_attempt(customer)
-        if not isinstance(error, KeyUsedOtherwise):  # as after a change of the price, while the answer was lost
-            forget_missing_customer(customer, error, now)
+        forget_missing_customer(customer, error, now)
         return None
     if session.expires_at <= now:  # Stripe may keep an answer for longer than the day that the session lives
         begin_attempt(customer)
@@ -203,32 +208,11 @@ def cancel_dormant_subscriptions(payments: Payments, user_id: UUID, customer: St
             raise AlreadySubscribed
         dormant = dormant_subscriptions(customer.id)
     if any(one.status == "incomplete" and payments.awaits_payment(one.id) for one in dormant):
-        raise AlreadySubscribed(AlreadySubscribed.under_way)
+        raise AlreadySubscribed("Your first payment is under way, which may take days. Pro begins when it arrives.")
     for subscription in dormant:
         payments.cancel_subscription(subscription.id)
     if dormant:
-        copy_subscriptions(payments, customer.id, [one.id for one in dormant], now=now)
-
-
-def retire_checkout_session(
-    payments: Payments, customer: StripeCustomer, session: RemoteSession | None, now: datetime
-) -> None:
-    """A session is over: copy the subscription that it led to, before its event does, and begin the next attempt."""
-    if session is not None and session.subscription_id is not None:
-        copy_subscriptions(payments, customer.id, [session.subscription_id], now=now)
-    begin_attempt(customer)
-
-
-def close_customer(payments: Payments, customer: StripeCustomer, now: datetime) -> None:
-    """Expire every open session, cancel every subscription at whatever price, copy that, and forget the session."""
-    stripe_id = str(customer.stripe_id)
-    for session in payments.open_sessions(stripe_id):
-        payments.expire_session(session.id)
-    for subscription in payments.subscriptions(stripe_id):
-        if not subscription.has_ended:
-            payments.cancel_subscription(subscription.id)
-    copy_subscriptions(payments, customer.id, now=now)
-    begin_attempt(customer)
+        copy_subscriptions(payments, customer.id, now=now)
 
 
 def begin_attempt(customer: StripeCustomer) -> None:
@@ -256,7 +240,7 @@ def forget_missing_customer(customer: StripeCustomer, error: PaymentsError, now:
         raise error
     known = (StripeCustomer.id == customer.id, StripeCustomer.deleted_at.is_(None))
     with transaction():
-        if unended_subscription_ids(customer.id):
+        if has_unended_subscription(customer.id):
             raise error
         db.session.execute(update(StripeCustomer).where(*known).values(deleted_at=now))
 

@@ -10,7 +10,7 @@ from sqlalchemy import exists, or_, select, update
 
 from app.billing.models import StripeCustomer, Subscription
 from app.billing.stripe_connection import PaymentProviderError, required, stripe_calls
-from app.billing.subscriptions import Change, copy_subscriptions
+from app.billing.subscriptions import Change, copy_subscriptions, end_customer
 from app.core import settings
 from app.core.db import db
 from app.core.errors import ServiceUnavailable
@@ -107,23 +107,19 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
     """Compare one customer after the other, until UNANSWERED_IN_A_ROW are not answered for."""
     result, unanswered = Comparison(), 0
     for customer in customers:
-        stripe_id = str(customer.stripe_id)
         try:
-            result.corrected += sync_customer(customer.id, stripe_id, now=now)
-        except (PaymentProviderError, ServiceUnavailable) as error:
-            log.warning("A customer could not be compared with Stripe: %s", stripe_id)
-            result.failed.append(Failure(stripe_id, error.detail))
-            if not isinstance(error, ServiceUnavailable):
-                unanswered = 0
-                continue
-            unanswered += 1
-            keep_counting(customer, now)
-            if unanswered == UNANSWERED_IN_A_ROW:
-                log.warning("The comparison with Stripe ends early: it does not answer")
-                break
-        else:
+            result.corrected += sync_customer(customer, now=now)
             result.compared += 1
             unanswered = 0
+        except (PaymentProviderError, ServiceUnavailable) as error:
+            log.warning("A customer could not be compared with Stripe: %s", customer.stripe_id)
+            result.failed.append(Failure(str(customer.stripe_id), error.detail))
+            unanswered = unanswered + 1 if isinstance(error, ServiceUnavailable) else 0
+        if unanswered:
+            keep_counting(customer, now)
+        if unanswered == UNANSWERED_IN_A_ROW:
+            log.warning("The comparison with Stripe ends early: it does not answer")
+            break
     return result
 
 
@@ -134,12 +130,13 @@ def keep_counting(customer: StripeCustomer, now: datetime) -> None:
         db.session.execute(update(StripeCustomer).where(*with_session).values(session_expires_at=now))
 
 
-def sync_customer(customer_id: UUID, stripe_id: str, *, now: datetime) -> list[Change]:
+def sync_customer(customer: StripeCustomer, *, now: datetime) -> list[Change]:
     """Compare one customer's subscriptions; what was corrected. Raises PaymentProviderError, ServiceUnavailable."""
     with stripe_calls() as payments:
         try:
-            return copy_subscriptions(payments, customer_id, now=now)
+            return copy_subscriptions(payments, customer.id, now=now)
         except MissingAtStripe:
-            if not payments.is_deleted(stripe_id):
+            if not payments.is_deleted(str(customer.stripe_id)):
                 raise
-            return copy_subscriptions(payments, customer_id, [], now=now, customer_deleted=True)
+            end_customer(customer.id, now=now)
+            return []

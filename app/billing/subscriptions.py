@@ -1,7 +1,6 @@
 """Our copies of Stripe's subscriptions, from which the tier follows, and the one way in which they are written."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -37,46 +36,40 @@ class Change:
 
 
 def copy_subscriptions(
-    payments: Payments,
-    customer_id: UUID,
-    subscription_ids: Sequence[str] | None = None,
-    *,
-    now: datetime,
-    customer_deleted: bool = False,
+    payments: Payments, customer_id: UUID, subscription_id: str | None = None, *, now: datetime
 ) -> list[Change]:
-    """Fetch subscriptions of a customer and write what Stripe says; what that changed. Safe to repeat.
+    """Fetch a customer's subscriptions, or one of them, and write what Stripe says; what that changed. Safe to repeat.
 
-    subscription_ids: None for all of the customer's. customer_deleted: those that Stripe says nothing of have ended.
-    A ticket, a number above all those handed out before, is taken before the fetch, so that of two fetches at once
-    the later one wins, whichever writes last.
+    A ticket is taken before the fetch, so that of two fetches at once the later one wins, whichever writes last.
     Where the user is gone, nobody may be charged any more: what is not ended is canceled first.
     Raises a PaymentsError; then nothing was written.
     """
     with transaction():
-        ticket = db.session.scalars(select(FETCH_TICKETS.next_value())).one()
+        ticket = take_ticket()
         customer = db.session.get_one(StripeCustomer, customer_id, populate_existing=True)
-    fetched = fetch_subscriptions(payments, str(customer.stripe_id), subscription_ids)
+    fetched = fetch_subscriptions(payments, str(customer.stripe_id), subscription_id)
     if customer.user_id is None:
         fetched = [cancel_ownerless(payments, one) for one in fetched]
     with transaction():
         in_order = sorted(fetched, key=lambda one: one.id)  # in which others write them at the same time
         changes = [write_copy(customer_id, one, ticket, now) for one in in_order]
-        if customer_deleted:
-            end_customer(customer_id, ticket, now)
     return [change for change in changes if change is not None]
 
 
-def fetch_subscriptions(payments: Payments, stripe_id: str, ids: Sequence[str] | None) -> list[RemoteSubscription]:
-    """Subscriptions as they are now, without those that Stripe does not know (any more). Changes nothing."""
-    if ids is None:
+def take_ticket() -> int:
+    """A number above all those handed out before."""
+    return db.session.scalars(select(FETCH_TICKETS.next_value())).one()
+
+
+def fetch_subscriptions(payments: Payments, stripe_id: str, subscription_id: str | None) -> list[RemoteSubscription]:
+    """All of a customer's subscriptions as they are now, or one: none if Stripe does not know it (any more)."""
+    if subscription_id is None:
         return payments.subscriptions(stripe_id)
-    found = []
-    for subscription_id in ids:
-        try:
-            found.append(payments.subscription(subscription_id))
-        except MissingAtStripe:
-            log.warning("Stripe does not know the subscription %s", subscription_id)
-    return found
+    try:
+        return [payments.subscription(subscription_id)]
+    except MissingAtStripe:
+        log.warning("Stripe does not know the subscription %s", subscription_id)
+        return []
 
 
 def cancel_ownerless(payments: Payments, remote: RemoteSubscription) -> RemoteSubscription:
@@ -128,13 +121,15 @@ def upsert(values: dict[str, Any]) -> bool:
     return db.session.execute(statement.returning(Subscription.id)).first() is not None
 
 
-def end_customer(customer_id: UUID, ticket: int, now: datetime) -> None:
-    """The customer was deleted at Stripe, and with it every subscription that Stripe said nothing of."""
-    customer = db.session.get_one(StripeCustomer, customer_id)
-    customer.deleted_at = customer.deleted_at or now
-    lost = (Subscription.customer_id == customer_id, Subscription.status.not_in(ENDED), Subscription.ticket < ticket)
-    values = {"status": "canceled", "past_due_since": None, "ended_at": now, "ticket": ticket, "fetched_at": now}
-    db.session.execute(update(Subscription).where(*lost).values(values))
+def end_customer(customer_id: UUID, *, now: datetime) -> None:
+    """The customer was deleted at Stripe, which cancels every subscription."""
+    unended = (Subscription.customer_id == customer_id, Subscription.status.not_in(ENDED))
+    with transaction():
+        ticket = take_ticket()
+        customer = db.session.get_one(StripeCustomer, customer_id)
+        customer.deleted_at = customer.deleted_at or now
+        values = {"status": "canceled", "past_due_since": None, "ended_at": now, "ticket": ticket, "fetched_at": now}
+        db.session.execute(update(Subscription).where(*unended, Subscription.ticket < ticket).values(values))
 
 
 def has_live_subscription(user_id: UUID) -> bool:
@@ -158,7 +153,7 @@ def dormant_subscriptions(customer_id: UUID) -> list[Subscription]:
     return list(db.session.scalars(select(Subscription).where(*dormant).order_by(Subscription.id)))
 
 
-def unended_subscription_ids(customer_id: UUID) -> list[str]:
-    """Stripe's ids of the customer's subscriptions that have not ended, as far as we know."""
-    unended = (Subscription.customer_id == customer_id, Subscription.status.not_in(ENDED))
-    return list(db.session.scalars(select(Subscription.id).where(*unended).order_by(Subscription.id)))
+def has_unended_subscription(customer_id: UUID) -> bool:
+    """Whether one of the customer's has not ended, as far as we know."""
+    unended = exists().where(Subscription.customer_id == customer_id, Subscription.status.not_in(ENDED))
+    return bool(db.session.scalar(select(unended)))

@@ -54,16 +54,12 @@ LEADING = (
     .order_by(GIVES_PRO.desc(), Subscription.status.in_(LIVE_STATUSES).desc(), Subscription.created_at.desc())
     .limit(1)
 )
+LONGEST_GRANT = select(ProGrant).where(ACTIVE_GRANT).order_by(ProGrant.ends_at.desc().nulls_first()).limit(1)
 
 
 def pro_values(user_id: UUID, now: datetime) -> dict[str, Any]:
     """What IS_PRO and its parts are asked with."""
-    return {
-        "user": user_id,
-        "now": now,
-        "prices": settings().stripe_pro_price_id,
-        "owed_after": now - grace(),
-    }
+    return {"user": user_id, "now": now, "prices": settings().stripe_pro_price_id, "owed_after": now - grace()}
 
 
 def grace() -> timedelta:
@@ -81,21 +77,16 @@ def tier_named(is_pro: bool | None) -> Tier:
 
 
 def subscription_status(user_id: UUID, *, now: datetime) -> SubscriptionStatus:
-    """The subscription that the tier comes from, else a grant, else the latest subscription."""
-    subscription, gives_pro = db.session.execute(LEADING, pro_values(user_id, now)).first() or (None, False)
-    if subscription is not None and gives_pro:
-        return status_of(subscription, Tier.PRO)
-    grant = longest_grant(user_id, now)
-    if grant is not None:
+    """The subscription that the tier comes from, else the grant that lasts longest, else the latest subscription."""
+    values = pro_values(user_id, now)
+    subscription, gives_pro = db.session.execute(LEADING, values).first() or (None, False)
+    if not gives_pro and (grant := db.session.scalar(LONGEST_GRANT, values)):
         return SubscriptionStatus(Tier.PRO, "granted", current_period_end=grant.ends_at)
-    return status_of(subscription, Tier.BASIC) if subscription else SubscriptionStatus(Tier.BASIC, "none")
-
-
-def status_of(subscription: Subscription, tier: Tier) -> SubscriptionStatus:
-    """What a user sees of this subscription."""
+    if subscription is None:
+        return SubscriptionStatus(Tier.BASIC, "none")
     owed_since = subscription.past_due_since if subscription.price_id in settings().stripe_pro_price_id else None
     return SubscriptionStatus(
-        tier=tier,
+        tier=tier_named(gives_pro),
         status=subscription.status,
         current_period_end=subscription.current_period_end,
         cancel_at_period_end=subscription.cancel_at_period_end,
@@ -114,12 +105,6 @@ def revoke_pro(user_id: UUID, *, now: datetime) -> int:
     statement = update(ProGrant).where(ACTIVE_GRANT).values(revoked_at=now).returning(ProGrant.id)
     with transaction():
         return len(db.session.scalars(statement, {"user": user_id, "now": now}).all())
-
-
-def longest_grant(user_id: UUID, now: datetime) -> ProGrant | None:
-    """The grant that counts at `now` and lasts longest."""
-    statement = select(ProGrant).where(ACTIVE_GRANT).order_by(ProGrant.ends_at.desc().nulls_first()).limit(1)
-    return db.session.scalar(statement, {"user": user_id, "now": now})
 
 
 def grants_of(user_id: UUID) -> list[ProGrant]:

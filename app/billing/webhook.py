@@ -17,13 +17,13 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.billing.models import StripeCustomer, StripeEvent
 from app.billing.stripe_connection import PaymentProviderError, required, stripe_calls
-from app.billing.subscriptions import copy_subscriptions, unended_subscription_ids
+from app.billing.subscriptions import copy_subscriptions, end_customer
 from app.core.db import DATABASE_UNAVAILABLE, db
 from app.core.errors import AppError, ServiceUnavailable
 from app.core.http import is_draining
 from app.core.logging import log_event
 from app.core.transactions import transaction
-from app.integrations.stripe import EventRejected, Payments, RemoteEvent, parse_event
+from app.integrations.stripe import EventRejected, RemoteEvent, parse_event
 
 APPLY_EVENT = "billing.apply_event"  # the task's name
 RETRY_AFTER = timedelta(seconds=30)  # an event's task has run by then, or was lost
@@ -45,19 +45,19 @@ class InvalidSignature(AppError):
     detail = "The body does not carry a valid, recent signature of Stripe's."
 
 
-def refresh_subscription(payments: Payments, event: StripeEvent, now: datetime) -> None:
+def refresh_subscription(event: StripeEvent, now: datetime) -> None:
     """Copy the subscription that the event is about; an invoice or a session may be about none."""
-    ids = [event.subscription_id] if event.subscription_id else []
-    copy_subscriptions(payments, event.customer_id, ids, now=now)
+    if event.subscription_id:
+        with stripe_calls() as payments:
+            copy_subscriptions(payments, event.customer_id, event.subscription_id, now=now)
 
 
-def end_subscriptions(payments: Payments, event: StripeEvent, now: datetime) -> None:
-    """Copy the subscriptions of a customer who was deleted: all have ended, whether Stripe still shows them or not."""
-    ids = unended_subscription_ids(event.customer_id)
-    copy_subscriptions(payments, event.customer_id, ids, now=now, customer_deleted=True)
+def end_subscriptions(event: StripeEvent, now: datetime) -> None:
+    """End our copies: Stripe has canceled the subscriptions, and may not show them any more."""
+    end_customer(event.customer_id, now=now)
 
 
-HANDLERS: dict[str, Callable[[Payments, StripeEvent, datetime], None]] = {
+HANDLERS: dict[str, Callable[[StripeEvent, datetime], None]] = {
     "checkout.session.completed": refresh_subscription,  # bought; the payment may be under way for days
     "checkout.session.async_payment_succeeded": refresh_subscription,  # it arrived
     "checkout.session.async_payment_failed": refresh_subscription,  # it did not
@@ -119,8 +119,7 @@ def apply_event(event_id: str, *, now: datetime, due_at: datetime | None = None)
     event = claim_event(event_id, now, due_at)
     if event is None:
         return
-    with stripe_calls() as payments:
-        HANDLERS[event.type](payments, event, now)
+    HANDLERS[event.type](event, now)
     with transaction():
         db.session.execute(update(StripeEvent).where(StripeEvent.id == event_id).values(due_at=None))
 

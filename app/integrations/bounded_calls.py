@@ -10,7 +10,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -45,9 +44,7 @@ class BoundedCall:
         _of_thread.call = self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         _of_thread.call = None
         self.release_socket()
@@ -141,7 +138,6 @@ class _Bound:
     """A connection that tells the thread's call its socket, new or kept alive, with each request."""
 
     sock: Any
-    call: BoundedCall | None = None
 
     def _new_conn(self: Any) -> socket.socket:
         try:
@@ -152,23 +148,18 @@ class _Bound:
             raise NewConnectionError(self, str(error)) from error
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        self.call = current_call()
         if self.sock is not None:
             bind_socket(self.sock.fileno())
         super().request(*args, **kwargs)  # type: ignore[misc]
 
-    def release(self) -> None:
-        if self.call is not None:
-            self.call.release_socket()
-            self.call = None
-
 
 class _Releasing:
-    """A pool that takes a connection back only after its call has forgotten it."""
+    """A pool that takes a connection back only after the thread's call has forgotten it."""
 
     def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
-            conn.release()
+        call = current_call()
+        if call is not None:
+            call.release_socket()
         super()._put_conn(conn)  # type: ignore[misc]
 
 

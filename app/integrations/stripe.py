@@ -12,6 +12,7 @@ an error shows only its type, status, code and Stripe's request id.
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -144,10 +145,6 @@ class MissingAtStripe(PaymentsRejected):
         self.param = param
 
 
-class KeyUsedOtherwise(PaymentsRejected):
-    """The idempotency key was used with other parameters before: those of other settings, say."""
-
-
 class PaymentsFailed(PaymentsUnavailable):
     """Stripe's own failure (5xx): it may keep this answer under the idempotency key of the call."""
 
@@ -193,11 +190,7 @@ class Payments:
 
     def create_customer(self, *, user_id: str, key: str) -> str:
         """A new customer's id, or that of the customer made under the idempotency key before."""
-        customer = call_patiently(
-            lambda: self._stripe.v1.customers.create({"metadata": {"user_id": user_id}}, {"idempotency_key": key}),
-            self._timeout_seconds,
-        )
-        return customer.id
+        return call_patiently(self._stripe.v1.customers.create, {"metadata": {"user_id": user_id}}, key).id
 
     def is_deleted(self, customer_id: str) -> bool:
         """Whether the customer was deleted. Raises MissingAtStripe when it never was there."""
@@ -218,8 +211,7 @@ class Payments:
             "success_url": success_url,
             "cancel_url": cancel_url,
         }
-        create = self._stripe.v1.checkout.sessions.create
-        return parse_session(call_patiently(lambda: create(params, {"idempotency_key": key}), self._timeout_seconds))
+        return parse_session(call_patiently(self._stripe.v1.checkout.sessions.create, params, key))
 
     def session(self, session_id: str) -> RemoteSession | None:
         """The session as it is now; None when Stripe does not know it."""
@@ -230,16 +222,16 @@ class Payments:
 
     def open_sessions(self, customer_id: str) -> list[RemoteSession]:
         """The customer's open Checkout sessions."""
-        params: Any = {"customer": customer_id, "status": "open", "limit": PAGE_SIZE}
-        page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
-        return [parse_session(session) for session in page.data]
+        return self._sessions({"customer": customer_id, "status": "open", "limit": PAGE_SIZE})
 
     def awaits_payment(self, subscription_id: str) -> bool:
         """Whether the subscription was bought in a Checkout session whose payment has not arrived yet."""
-        params: Any = {"subscription": subscription_id}
-        page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
-        sessions = [parse_session(session) for session in page.data]
+        sessions = self._sessions({"subscription": subscription_id})
         return any((one.status, one.payment_status) == ("complete", "unpaid") for one in sessions)
+
+    def _sessions(self, params: Any) -> list[RemoteSession]:
+        page = call(lambda: self._stripe.v1.checkout.sessions.list(params))
+        return [parse_session(session) for session in page.data]
 
     def expire_session(self, session_id: str) -> None:
         """End a session; one that has ended by itself stays as it is."""
@@ -309,16 +301,12 @@ def subject_of(event_type: str, item: dict[str, Any]) -> tuple[str | None, str |
     return id_of(item.get("customer")), id_of(named) or id_of(item.get("subscription"))
 
 
-def call_patiently(work: Callable[[], Result], seconds: float) -> Result:
-    """As `call`; waits while another request with the same idempotency key is being worked on."""
-    deadline = time.monotonic() + seconds
+def call_patiently(create: Callable[[Any, Any], Result], params: Any, key: str) -> Result:
+    """Make something under an idempotency key; while another request works on that key, wait until time is over."""
     while True:
-        try:
-            return call(work)
-        except KeyInUse:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(IN_USE_PAUSE_SECONDS)
+        with suppress(KeyInUse):
+            return call(lambda: create(params, {"idempotency_key": key}))
+        time.sleep(IN_USE_PAUSE_SECONDS)
 
 
 def call(work: Callable[[], Result]) -> Result:
@@ -337,8 +325,6 @@ def payments_error(error: stripe.StripeError) -> PaymentsError:
         return PaymentsUnavailable(facts)
     if status == HTTPStatus.CONFLICT:
         return KeyInUse(facts)
-    if isinstance(error, stripe.IdempotencyError):
-        return KeyUsedOtherwise(facts)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return PaymentsFailed(facts)
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:

@@ -5,6 +5,7 @@ Source of the fields: https://ai.google.dev/api/generate-content#v1beta.Generate
 """
 
 import enum
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,11 +17,14 @@ from typing import Any, Literal
 from app.integrations.bounded_calls import BoundedCall
 
 CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
-TRANSIENT = {408, 429, 499, 500, 502, 503, 504}
+TRANSIENT = {408, 429, 499}  # and 5xx
 BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
 MAX_TOKENS = "MAX_TOKENS"
 MAX_MODEL_CHARS = 100  # of a model's name, as it is stored
 DAY_SECONDS = 86_400.0
+USERS_INSTRUCTION = (
+    "The user asks for the following in this conversation. Follow it where it does not contradict what is said above:\n"
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,8 @@ class ModelClient(ABC):
         model: another one than the client's own. instruction: its user's, which never stands above the client's own.
         Raises a ModelError, also after some pieces; any other error is a defect of ours, and not the model's doing.
         """
-        parts = instructions(self.system_instruction, instruction)
+        # The service's own first; what a user writes stands apart from it.
+        parts = [part for part in (self.system_instruction, instruction and USERS_INSTRUCTION + instruction) if part]
         asked = ModelRequest(
             turns, model or self.model, parts, read_seconds, headers or {}, streamed=on_piece is not None
         )
@@ -188,16 +193,6 @@ class ModelClient(ABC):
     @abstractmethod
     def read_chunk(self, response: Any) -> Chunk:
         """What a response tells."""
-
-
-USERS_INSTRUCTION = (
-    "The user asks for the following in this conversation. Follow it where it does not contradict what is said above:\n"
-)
-
-
-def instructions(own: str, users: str | None) -> list[str]:
-    """The parts of a system instruction, the service's own first: what a user writes stands apart from it."""
-    return [part for part in (own, users and USERS_INSTRUCTION + users) if part]
 
 
 def read_answer(
@@ -251,8 +246,18 @@ def latest(known: TokenUsage, update: TokenUsage) -> TokenUsage:
     return TokenUsage(*(new or old for new, old in zip(vars(update).values(), vars(known).values(), strict=True)))
 
 
-def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> ModelError:
-    """What an error answer means. details: those of google.rpc.Status, as they came."""
+def error_of(response: Any) -> ModelError:
+    """What an error answer means. response: of either SDK's HTTP client, once its body is read."""
+    try:
+        body = json.loads(response.content)  # in UTF-8 (RFC 8259), whatever its header says
+    except ValueError:  # a gateway's page: the status decides
+        body = None
+    return error_for(response.status_code, body, response.headers)
+
+
+def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
+    """What an error means. body: JSON with the error in it, as it came."""
+    details = details_in(body)
     if is_spent_for_today(details):
         return ModelUnavailable(f"HTTP {status}: the day's quota at Google is spent", retry_after=DAY_SECONDS)
     if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -267,7 +272,15 @@ def error_for(status: int, details: list[Any], headers: Mapping[str, str]) -> Mo
     return ModelRejected(f"HTTP {status} {reason}".strip())
 
 
-def retry_after_of(details: list[Any], headers: Mapping[str, str]) -> float | None:
+def details_in(body: Any) -> list[dict[str, Any]]:
+    """The details of google.rpc.Status; what stands between Google and us may answer with anything."""
+    body = body[0] if isinstance(body, list) and body else body  # instead of a stream, which is an array
+    error = body.get("error") if isinstance(body, dict) else None
+    details = error.get("details") if isinstance(error, dict) else None
+    return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+
+
+def retry_after_of(details: list[dict[str, Any]], headers: Mapping[str, str]) -> float | None:
     """Seconds that Google asks to wait: google.rpc.RetryInfo, or the header `Retry-After`."""
     delay = str(detail_of(details, "google.rpc.RetryInfo").get("retryDelay", "")).removesuffix("s")
     for seconds in (delay, headers.get("Retry-After", "")):
@@ -278,17 +291,16 @@ def retry_after_of(details: list[Any], headers: Mapping[str, str]) -> float | No
     return None
 
 
-def is_spent_for_today(details: list[Any]) -> bool:
+def is_spent_for_today(details: list[dict[str, Any]]) -> bool:
     """Whether Google names a quota that comes back with the day: google.rpc.QuotaFailure, `…PerDay…` in its ids."""
     violations = detail_of(details, "google.rpc.QuotaFailure").get("violations")
     named = violations if isinstance(violations, list) else []
     return any("PerDay" in str(one.get("quotaId", "")) for one in named if isinstance(one, dict))
 
 
-def detail_of(details: list[Any], kind: str) -> dict[str, Any]:
+def detail_of(details: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     """One of the details that Google adds to an error, or nothing."""
-    dicts = (detail for detail in details if isinstance(detail, dict))
-    return next((detail for detail in dicts if str(detail.get("@type", "")).endswith(kind)), {})
+    return next((detail for detail in details if str(detail.get("@type", "")).endswith(kind)), {})
 
 
 CLIENTS = {  # by what GEMINI_SDK says: module, class, and the file that installs the library

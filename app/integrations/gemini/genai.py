@@ -25,6 +25,7 @@ from app.integrations.gemini.client import (
     ModelUnavailable,
     TokenUsage,
     error_for,
+    error_of,
 )
 
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
@@ -103,15 +104,8 @@ def classify(error: Exception) -> ModelError:
     if isinstance(error, httpx2.TimeoutException):
         return ModelTimeout(type(error).__name__)
     if isinstance(error, errors.APIError):
-        return error_for(int(error.code or 0), details_of(error), getattr(error.response, "headers", {}))
+        return error_for(int(error.code or 0), error.details, {})
     return ModelUnavailable(type(error).__name__)
-
-
-def details_of(error: errors.APIError) -> list[Any]:
-    """The details of google.rpc.Status; what stands between Google and us may answer with anything."""
-    body = error.details.get("error") if isinstance(error.details, dict) else None
-    details = body.get("details") if isinstance(body, dict) else None
-    return details if isinstance(details, list) else []
 
 
 def bound(client: httpx2.Client) -> httpx2.Client:
@@ -120,18 +114,15 @@ def bound(client: httpx2.Client) -> httpx2.Client:
         if isinstance(transport, httpx2.HTTPTransport):
             transport._pool._network_backend = BoundedBackend()
     client.event_hooks["request"].append(release_after_answer)
-    client.event_hooks["response"].append(leave_out_unreadable)
+    client.event_hooks["response"].append(raise_error)
     return client
 
 
-def leave_out_unreadable(response: httpx2.Response) -> None:
-    """Let the status of an error decide whose body is no JSON: of one that is not in UTF-8 the SDK tells neither."""
-    if response.is_error:
+def raise_error(response: httpx2.Response) -> None:
+    """Raises a ModelError for an error answer or a redirect: of a body that is not in UTF-8 the SDK tells nothing."""
+    if not response.is_success:
         response.read()
-        try:
-            response.json()
-        except ValueError:
-            response._content = b"{}"
+        raise error_of(response)
 
 
 def release_after_answer(request: httpx2.Request) -> None:

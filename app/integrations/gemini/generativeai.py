@@ -12,8 +12,6 @@ from typing import Any
 import requests
 import urllib3
 from google.ai.generativelanguage import GenerativeServiceClient
-from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, from_http_status
-from google.auth.exceptions import GoogleAuthError
 from google.generativeai import protos
 from google.protobuf import json_format
 
@@ -28,21 +26,13 @@ from app.integrations.gemini.client import (
     ModelUnavailable,
     TokenUsage,
     error_for,
+    error_of,
 )
 
-# What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
-SDK_ERRORS = (
-    GoogleAPIError,
-    GoogleAuthError,
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    json_format.Error,
-    OSError,
-    ValueError,
-)
+# What the network and the SDK raise; OSErrors are those of requests too, ValueErrors those of an unreadable answer.
+SDK_ERRORS = (urllib3.exceptions.HTTPError, json_format.Error, OSError, ValueError)
 # Messages of protobuf: the fields of proto-plus, which wraps them, cost ten times as much.
-REQUEST = type(protos.GenerateContentRequest.pb(protos.GenerateContentRequest()))
-RESPONSE = type(protos.GenerateContentResponse.pb(protos.GenerateContentResponse()))
+REQUEST, RESPONSE = protos.GenerateContentRequest.pb(), protos.GenerateContentResponse.pb()
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
 REASONS: Any = (protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason)
 # Google has more of them by now than the library knows.
@@ -54,7 +44,7 @@ class Gemini(ModelClient):
     """A `ModelClient` on google-generativeai."""
 
     def connect(self, api_key: str, endpoint: str) -> GenerativeServiceClient:
-        """The SDK's client; its session's calls bounded, and its responses mended."""
+        """The SDK's client, with the calls of its session bounded."""
         client = GenerativeServiceClient(
             transport="rest", client_options={"api_endpoint": endpoint.rstrip("/"), "api_key": api_key}
         )
@@ -62,8 +52,7 @@ class Gemini(ModelClient):
         adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
-        session._refresh_status_codes = ()  # it would send a request that is answered 401 twice more
-        session.hooks["response"] += [refuse_redirect, read_as_it_comes, unwrap_error]
+        session.hooks["response"].append(raise_error)
         # Which proxy and which certificates: the environment is read once, and not for each call.
         found = session.merge_environment_settings(endpoint, {}, None, None, None)
         session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
@@ -85,25 +74,21 @@ class Gemini(ModelClient):
             if asked.streamed:
                 yield from read_stream(self.client.stream_generate_content(request, **options))
             else:
-                yield self.client.generate_content(request, **options)
+                yield protos.GenerateContentResponse.pb(self.client.generate_content(request, **options))
         except SDK_ERRORS as error:
             raise classify(error) from error
 
     def read_chunk(self, response: Any) -> Chunk:
-        """What a response tells. Its messages know no thinking tokens: they are what is left of the total."""
-        message = type(response).pb(response)
-        candidate = message.candidates[0] if message.candidates else NO_CANDIDATE
-        usage, finish, block_reason = (
-            message.usage_metadata,
-            candidate.finish_reason,
-            message.prompt_feedback.block_reason,
-        )
+        """What a message of protobuf tells. It knows no thinking tokens: they are what is left of the total."""
+        candidate = response.candidates[0] if response.candidates else NO_CANDIDATE
+        usage, finish = response.usage_metadata, candidate.finish_reason
+        block_reason = response.prompt_feedback.block_reason
         prompt_tokens, output_tokens = usage.prompt_token_count, usage.candidates_token_count
         return Chunk(
             text="".join(part.text for part in candidate.content.parts),
             finish=FINISHES.get(finish, str(finish)) if finish else "",
             blocked=BLOCKS.get(block_reason, str(block_reason)) if block_reason else "",
-            model=message.model_version,
+            model=response.model_version,
             usage=TokenUsage(
                 prompt_tokens=prompt_tokens,
                 output_tokens=output_tokens,
@@ -119,8 +104,6 @@ def classify(error: Exception) -> ModelError:
     cause = error.args[0] if error.args else None  # requests says so of a stream that falls silent
     if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
         return ModelTimeout(type(error).__name__)
-    if isinstance(error, GoogleAPICallError):
-        return error_for(int(error.code or 0), list(error.details), getattr(error.response, "headers", {}))
     return ModelUnavailable(type(error).__name__)
 
 
@@ -131,7 +114,9 @@ def read_stream(stream: Any) -> Iterator[Any]:
     length, whatever the call's bound; and it reads an error as a response without any known field.
     """
     decoder, rest = json.JSONDecoder(), ""
-    for text in stream._response_itr:  # it has no door to the text
+    answer: requests.Response = stream._response  # it has no door to the text
+    answer.encoding = "utf-8"  # as JSON is (RFC 8259), whatever a gateway says
+    for text in answer.iter_content(None, decode_unicode=True):  # in the network's pieces, not bytes: half the CPU
         rest = (rest + text).lstrip(BETWEEN_RESPONSES)
         while rest:
             if rest[0] != "{":
@@ -141,61 +126,18 @@ def read_stream(stream: Any) -> Iterator[Any]:
             except ValueError:  # its end has not come yet
                 break
             rest = rest[end:].lstrip(BETWEEN_RESPONSES)
-            raise_error_in(response)
-            message = json_format.ParseDict(response, RESPONSE(), ignore_unknown_fields=True)
-            yield protos.GenerateContentResponse.wrap(message)
+            if isinstance(response.get("error"), dict):
+                code = response["error"].get("code")
+                raise error_for(code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR, response, {})
+            yield json_format.ParseDict(response, RESPONSE(), ignore_unknown_fields=True)
     if rest:
         raise ValueError("a response without an end")
 
 
-def raise_error_in(response: dict[str, Any]) -> None:
-    """Raises a ModelError for what is an error, and no response."""
-    error = response.get("error")
-    if isinstance(error, dict):
-        code, details = error.get("code"), error.get("details")
-        status = code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR
-        raise error_for(status, details if isinstance(details, list) else [], {})
+def raise_error(response: requests.Response, **_: Any) -> None:
+    """Raises a ModelError for an error answer, which may be in no form that google-api-core can read, or a redirect.
 
-
-def refuse_redirect(response: requests.Response, **_: Any) -> None:
-    """Follow no redirect: requests would send the key and the conversation wherever it leads.
-
-    Raises GoogleAPICallError with the redirect's status.
+    requests would send the key and the conversation wherever a redirect leads.
     """
-    if response.is_redirect:
-        response.close()
-        raise from_http_status(response.status_code, "a redirect")  # type: ignore[no-untyped-call]
-
-
-def unwrap_error(response: requests.Response, **_: Any) -> None:
-    """Take an error out of the array that streams have it in, where google-api-core does not look for it.
-
-    What is in no form of Google's is left out, so that the status decides: google-api-core would stumble over it.
-    """
-    if response.status_code < HTTPStatus.BAD_REQUEST:
-        return
-    try:
-        body = response.json()
-    except ValueError:
-        return
-    if isinstance(body, list) and body:
-        body = body[0]
-    error = body.get("error") if isinstance(body, dict) else None
-    if isinstance(error, dict):
-        details = error.get("details")
-        error["details"] = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
-    response._content = json.dumps({"error": error} if isinstance(error, dict) else {}).encode()
-
-
-def read_as_it_comes(response: requests.Response, **_: Any) -> None:
-    """Let a stream be read in the network's chunks; google-api-core would have it byte by byte, for twice the CPU.
-
-    JSON is in UTF-8 (RFC 8259), whatever a gateway says of it.
-    """
-    response.encoding = "utf-8"
-    iterate = response.iter_content
-
-    def iter_content(chunk_size: int | None = None, decode_unicode: bool = False) -> Iterator[Any]:
-        return iterate(chunk_size, decode_unicode)
-
-    response.iter_content = iter_content  # type: ignore[method-assign]
+    if response.is_redirect or not response.ok:
+        raise error_of(response)
