@@ -10,7 +10,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
 from celery.beat import Scheduler, SchedulingError
 
 from app.core.broker import broker_settings
@@ -44,16 +44,11 @@ def main() -> None:
     needed = json.loads(asked.stdout)
     configure_logging(**needed["logging"])
     logging.getLogger("celery.beat").addFilter(shorten_scheduling_error)
-    signals.setup_logging.connect(keep_logging)
     celery = Celery("gemini_backend")
     celery.conf.update(broker_settings(needed["redis_url"], pool_size=needed["pool_size"]))
     celery.conf.beat_schedule = needed["schedule"]
     # A schedule in memory: nothing is lost with it, since everything is asked for again within an hour.
     celery.Beat(scheduler=SteadyScheduler, quiet=True, loglevel="INFO").run()
-
-
-def keep_logging(**_: Any) -> None:
-    """Keep the logging as it is: without a receiver, Celery installs its own."""
 
 
 def shorten_scheduling_error(record: logging.LogRecord) -> bool:

@@ -8,8 +8,6 @@ from importlib import import_module
 from typing import Any
 
 from celery import signals
-from celery.concurrency import get_implementation
-from celery.concurrency.thread import TaskPool
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 
@@ -39,17 +37,10 @@ class PausingConsumer(Consumer):  # type: ignore[misc]
         return super().connect()
 
 
-@signals.setup_logging.connect
-def keep_logging(**_: Any) -> None:
-    """Keep the logging that the factory has set up: without a receiver, Celery installs its own."""
-
-
 @signals.worker_init.connect
 def choose_classes(sender: Any, **_: Any) -> None:
     """Let threads finish what they have taken, and a Redis that answers with errors be asked once a second."""
-    sender.consumer_cls = PausingConsumer
-    if get_implementation(sender.pool_cls) is TaskPool:
-        sender.pool_cls = FinishingPool
+    sender.consumer_cls, sender.pool_cls = PausingConsumer, FinishingPool
 
 
 @signals.celeryd_after_setup.connect
@@ -84,7 +75,6 @@ def release_in_time(**_: Any) -> None:
 
 
 @signals.worker_shutdown.connect
-@signals.worker_process_shutdown.connect
 def sign_off(**_: Any) -> None:
     """Take this process off the list that `flask health` watches."""
     with flask_app.app_context():

@@ -43,6 +43,7 @@ WHEN_UNSET = {  # in production, and in development, where all of a team's tests
     "wrong_codes_per_hour": (2_000, 0),  # more than one address may try
 }
 MODEL_NAME = "[A-Za-z0-9._-]{1,100}"
+SPARE_THREADS = 16  # of a web process, when as many streams are open as allowed
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -149,6 +150,7 @@ class Settings(BaseSettings):
     # The process
     flask_debug: bool = False
     port: int = Field(5000, ge=1, le=65_535)
+    web_threads: int = Field(256, ge=1, le=10_000, description="Threads of one web process")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     trusted_proxies: int = Field(0, ge=0, le=10, description="How many proxies in front add to X-Forwarded-For")
     log_format: Literal["", "json", "readable"] = Field("", description="Empty: json in production, else readable")
@@ -225,7 +227,7 @@ class Settings(BaseSettings):
     wrong_codes_per_hour: Limit | None = Field(None, description="Wrong codes, of all numbers together; as above")
     streams_per_user: int = Field(10, ge=1, le=1_000, description="Replies that one user may follow at once")
     streams_per_process: int = Field(  # a pool has a slot for each from the start
-        200, ge=1, le=10_000, description="Replies that are followed in one web process at once"
+        200, ge=1, le=10_000, description="Replies that are followed in one web process at once; but `streams_allowed`"
     )
     export_max_seconds: int = Field(300, ge=1, le=3_600, description="How long one export of a user's data may take")
     chatroom_list_ttl_seconds: int = Field(300, ge=1, le=86_400)
@@ -288,6 +290,11 @@ class Settings(BaseSettings):
     @property
     def is_production(self) -> bool:
         return self.app_env == "production"
+
+    @property
+    def streams_allowed(self) -> int:
+        """Replies that are followed in one web process at once, so that threads stay free for other requests."""
+        return min(self.streams_per_process, max(self.web_threads // 2, self.web_threads - SPARE_THREADS))
 
     @property
     def logs_json(self) -> bool:

@@ -1,7 +1,6 @@
 """gunicorn's configuration. The master reads it before the application is loaded, and again on SIGHUP."""
 
 import ctypes
-import fcntl
 import gc
 import itertools
 import os
@@ -11,7 +10,6 @@ import sys
 import tempfile
 from contextlib import suppress
 from multiprocessing import current_process
-from pathlib import Path
 from typing import Any
 
 from gunicorn import glogging
@@ -20,15 +18,6 @@ from config import ConfigError, load_settings
 
 # A process that cannot load the application would leave a master without workers.
 settings = load_settings()
-
-
-def number_from(variable: str, default: int, at_most: int) -> int:
-    """A variable as a number of 1 or more; empty, it is the default. Raises ConfigError."""
-    given = os.environ.get(variable, "").strip() or str(default)
-    number = int(given) if given.isdecimal() else 0
-    if not 1 <= number <= at_most:  # with 0 processes nobody would answer
-        raise ConfigError(f"{variable} is wrong: must be a whole number from 1 to {at_most}.")
-    return number
 
 
 # ── Where ────────────────────────────────────────────────────────────────────
@@ -43,12 +32,14 @@ worker_class = "web_worker.WebWorker"  # gunicorn's gthread, with the applicatio
 # A process for each core at hand, two at least: one Python process computes on one core at a time, and with two a
 # process that ends is not missed. More than the cores would only share them. Eight at most, since a container may see
 # the cores of the whole machine.
+MAX_PROCESSES = 256
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-workers = number_from("WEB_CONCURRENCY", max(2, min(cores, 8)), at_most=256)
+workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, min(cores, 8)))
+if not 1 <= workers <= MAX_PROCESSES:  # with 0 nobody would answer
+    raise ConfigError(f"WEB_CONCURRENCY is wrong: must be a whole number from 1 to {MAX_PROCESSES}.")
 # As many requests and streams as may wait at once in one process; each costs a thread's stack and no CPU. More
 # threads do not make a service faster: one of them computes at a time.
-threads = number_from("WEB_THREADS", 256, at_most=10_000)
-SPARE_THREADS = 16  # for all other requests, when as many streams are open as allowed
+threads = settings.web_threads
 # Also those on which no request runs. With gunicorn's 1,000 more threads would be of no use, and none be kept alive.
 worker_connections = max(1_000, 2 * threads)
 # A connection is a file descriptor, and a thread opens up to three: to wait for its client, to follow a reply, to write
@@ -89,57 +80,20 @@ with suppress(OSError, AttributeError):
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 # ── Metrics ──────────────────────────────────────────────────────────────────
-# Each process writes its numbers into files of its own, and any of them can serve the sum. prometheus_client looks for
-# the folder when it is imported, at the first reading of this file. Left to itself it names files by process id, and
-# keeps those of all processes that ever were. Here a process goes on with those of the one whose place it takes.
-OWN_FOLDER = "gemini-backend-numbers-"
-
-
-def hold(folder: Path) -> None:
-    """Lock a folder until this process and its children have ended, for which its descriptor stays open.
-
-    Raises OSError: somebody else holds it, or it is gone.
-    """
-    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def make_folder() -> str:
-    """Make the master's own folder, and remove those of masters that were killed: nobody holds them."""
-    parent = Path(worker_tmp_dir or tempfile.gettempdir())
-    for left in parent.glob(f"{OWN_FOLDER}*"):
-        with suppress(OSError):
-            hold(left)
-            shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(dir=parent))  # renamed once it is locked, so that no other master removes it
-    with suppress(OSError):  # without locks there, nobody removes it either
-        hold(made)
-    return str(made.rename(parent / f"{OWN_FOLDER}{made.name}"))
-
-
-if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):  # in memory too: a process ends that writes to it on a full disk
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_folder()
-elif "prometheus_client" not in sys.modules and "GUNICORN_PID" not in os.environ:  # no reload, no SIGUSR2
-    given = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    given.mkdir(parents=True, exist_ok=True)
-    for file in given.glob("*.db"):  # of an earlier run
-        file.unlink()
+# Each process writes its numbers into files of its own, and any of them can serve the sum. Left to itself
+# prometheus_client names files by process id, and keeps those of all processes that ever were. Here a process goes on
+# with those of the one whose place it takes. The folder is in memory where possible: on a full disk a process ends that
+# writes to it. A reload reads this file again, and keeps the folder.
 if "prometheus_client" not in sys.modules:
-    from prometheus_client import values
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="gemini-backend-numbers-", dir=worker_tmp_dir)
+    from prometheus_client import values  # it looks for the folder now
 
     values.ValueClass = values.MultiProcessValue(lambda: current_process().name)  # type: ignore[no-untyped-call]
 
 
 def on_exit(_server: Any) -> None:
-    """Remove the folder, unless it was given."""
-    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    if folder.name.startswith(OWN_FOLDER):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def pre_exec(server: Any) -> None:
-    """Let the next master of an upgrade (SIGUSR2) make a folder of its own: a reload has passed this one's on."""
-    if Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).name.startswith(OWN_FOLDER):
-        server.cfg.env_orig.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    """Remove the master's folder."""
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -165,33 +119,25 @@ class Logger(glogging.Logger):  # type: ignore[misc]
 logger_class = Logger
 
 
-def when_ready(_server: Any) -> None:
-    """Let no garbage collection write to what the processes share."""
+def when_ready(server: Any) -> None:
+    """Let no garbage collection write to what the processes share; say which setting was reduced."""
     gc.collect()
     gc.freeze()
+    wanted, allowed = settings.streams_per_process, settings.streams_allowed
+    if wanted > allowed:
+        said = "WEB_THREADS is %d, which allows %d streams, not STREAMS_PER_PROCESS (%d)."
+        server.log.warning(said, threads, allowed, wanted)
 
 
 # ── Workers ──────────────────────────────────────────────────────────────────
 def post_fork(_server: Any, worker: Any) -> None:
-    """Drop database connections of the master, which two processes must not share; leave threads for requests."""
+    """Drop database connections of the master, which two processes must not share."""
     from app.core.db import db  # noqa: PLC0415 - only in the worker
 
     os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # old files are cleaned up on many machines
-    current_process().name = f"web-{worker.ppid}-{worker.place}"  # two masters run during an upgrade by SIGUSR2
-    app = worker.app.wsgi()
-    with app.app_context():
+    current_process().name = f"web-{worker.place}"
+    with worker.app.wsgi().app_context():
         db.engine.dispose(close=False)
-    leave_threads(app.extensions, worker.log if worker.age == 1 else None)  # one of them warns for all
-
-
-def leave_threads(extensions: dict[str, Any], log: Any) -> None:
-    """Allow fewer streams than STREAMS_PER_PROCESS where they would hold all threads."""
-    wanted, at_most = extensions["settings"].streams_per_process, max(threads // 2, threads - SPARE_THREADS)
-    if wanted <= at_most:
-        return
-    extensions["settings"] = extensions["settings"].model_copy(update={"streams_per_process": at_most})
-    if log:
-        log.warning(f"WEB_THREADS is {threads}, which allows {at_most} streams, not STREAMS_PER_PROCESS ({wanted}).")
 
 
 def post_worker_init(worker: Any) -> None:

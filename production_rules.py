@@ -25,9 +25,7 @@ STRIPE_TEST_KEYS = ("sk_test_", "rk_test_")  # https://docs.stripe.com/keys#test
 PLAIN_MODES = {"disable", "allow", "prefer"}
 ENCRYPTED_MODES = {"require", "verify-ca", "verify-full"}  # https://www.postgresql.org/docs/current/libpq-ssl.html
 
-# redis-py and kombu read those of TLS alike, except %25: redis-py decodes values twice. kombu is not told of the
-# time-outs, which tests set.
-REDIS_TIMEOUT = "(socket_timeout|socket_connect_timeout|health_check_interval)=[1-9][0-9]{0,2}"
+# redis-py and kombu read these alike, except %25: redis-py decodes values twice.
 REDIS_TLS_OPTION = (
     "ssl_(ca_certs|ca_path|ca_data|certfile|keyfile|password)=([^%]|%(?!25)[0-9A-Fa-f]{2})+"
     "|ssl_cert_reqs=(none|optional|required)|ssl_check_hostname=(true|false)"
@@ -43,7 +41,7 @@ class Rule:
     """A value of a setting that production refuses, unless another setting, declared before it, is true."""
 
     settings: tuple[str, ...]
-    refuses: Callable[[Any], bool]
+    refuses: Callable[[Any], object]
     sentence: str
     unless: str | None = None
 
@@ -76,11 +74,9 @@ def read_alike(redis_url: str) -> str:
     parts = urlsplit(redis_url)
     if not re.fullmatch("/?[0-9]{0,5}", parts.path) or parts.fragment:
         raise ValueError("may have the number of a database after its host, as in redis://host/3, and no other path")
-    known = f"{REDIS_TIMEOUT}|{REDIS_TLS_OPTION}" if parts.scheme == "rediss" else REDIS_TIMEOUT
-    if parts.query and not all(re.fullmatch(known, option) for option in parts.query.split("&")):
-        raise ValueError(
-            "may have options of TLS (ssl_…, with rediss://, without %25 in them) and time-outs in whole seconds alone"
-        )
+    options = parts.query.split("&") if parts.query else []
+    if (options and parts.scheme != "rediss") or not all(re.fullmatch(REDIS_TLS_OPTION, option) for option in options):
+        raise ValueError("may have options of TLS alone (ssl_…), with rediss:// and without %25 in them")
     return redis_url
 
 
@@ -108,20 +104,11 @@ def check_database_address(address: str) -> None:
         raise ValueError("must have a mode of libpq as its sslmode, as `require` or `verify-full`")
 
 
-def is_on_this_machine(address: str) -> bool:
-    return is_loopback(urlsplit(address).hostname or "")
-
-
 def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback or ip_address(host).is_unspecified
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def checks_no_certificate(redis_url: str) -> bool:
-    """Whether a URL of TLS says that anybody's certificate will do."""
-    return bool(re.search("ssl_cert_reqs=(none|optional)|ssl_check_hostname=false", redis_url))
 
 
 def is_readable_on_the_way(database_url: str) -> bool:
@@ -147,7 +134,7 @@ RULES = (
     ),
     Rule(
         ("redis_url",),
-        checks_no_certificate,
+        re.compile("ssl_cert_reqs=(none|optional)|ssl_check_hostname=false").search,
         "REDIS_URL must check the certificate in production: remove ssl_cert_reqs from it",
     ),
     Rule(("jwt_secret",), lambda key: key in {"", DEVELOPMENT_JWT_SECRET}, "JWT_SECRET must be set in production"),
@@ -183,7 +170,7 @@ RULES = (
     ),
     Rule(
         API_ADDRESSES,
-        is_on_this_machine,
+        lambda address: is_loopback(urlsplit(address).hostname or ""),
         "{} is a stand-in's: production needs the service itself",
         unless="plain_http_in_production",
     ),

@@ -15,7 +15,7 @@ from flask import Flask, Response, request
 from werkzeug.routing import UUIDConverter
 
 from app.core import fields
-from app.core.api import Blueprint, make_conditional
+from app.core.api import Blueprint
 from app.core.schemas import Problem
 from app.messages.schemas import STREAM_EVENT
 
@@ -106,6 +106,7 @@ def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
             response.set_etag(name)
         response.vary.add("Accept-Encoding")
         response.headers["Cache-Control"] = "no-cache"  # cache it, and revalidate each time
-        return make_conditional(response)
+        response.make_conditional(request.environ)
+        return response
 
     app.add_url_rule("/openapi.json", "openapi", answer)

@@ -168,7 +168,8 @@ def client_networks(text: str | None) -> dict[str, int]:
     """
     address = parse_address(text)
     if isinstance(address, ipaddress.IPv6Address):
-        return {str(ipaddress.ip_network((address, bits), strict=False)): IPV6_NETWORKS[bits] for bits in IPV6_NETWORKS}
+        networks = IPV6_NETWORKS.items()
+        return {str(ipaddress.ip_network((address, bits), strict=False)): times for bits, times in networks}
     return {} if address is None else {str(address): 1}
 
 

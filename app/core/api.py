@@ -1,6 +1,5 @@
-"""flask-smorest, adapted: strict JSON bodies, problem documents, described errors, and ETags of what is stored."""
+"""flask-smorest, adapted: strict JSON bodies, problem documents, described errors, and conditional GETs."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
@@ -12,7 +11,6 @@ import marshmallow as ma
 from flask import Request, Response, json, request
 from webargs.core import missing
 from webargs.flaskparser import FlaskParser
-from werkzeug.http import quote_etag
 
 from app.core.admission import Limit, limit_address
 from app.core.auth import (
@@ -55,11 +53,9 @@ def header(description: str, kind: str = "string") -> dict[str, Any]:
 
 
 RETRY_AFTER = {"Retry-After": header("Seconds to wait before the request is sent again.", "integer")}
-CHALLENGE = header("The scheme to authenticate with (RFC 9110, 11.6.1).")
-SCOPE_CHALLENGE = header("With `insufficient_scope`: the scope that is needed.")
 HEADERS_OF_STATUS = {
-    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": CHALLENGE},
-    HTTPStatus.FORBIDDEN: {"WWW-Authenticate": SCOPE_CHALLENGE},
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": header("The scheme to authenticate with (RFC 9110, 11.6.1).")},
+    HTTPStatus.FORBIDDEN: {"WWW-Authenticate": header("With `insufficient_scope`: the scope that is needed.")},
     HTTPStatus.TOO_MANY_REQUESTS: RETRY_AFTER,
     HTTPStatus.SERVICE_UNAVAILABLE: RETRY_AFTER,
 }
@@ -130,7 +126,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     def response(self, status_code: int, schema: Any = None, *, conditional: bool = False, **kwargs: Any) -> Any:
         """What a route answers; unless it is given, the example is made from the fields' examples.
 
-        conditional: answer 304 where `If-None-Match` names what is stored now.
+        conditional: answer 304 where `If-None-Match` names this very answer.
         """
         if isinstance(schema, type):
             schema = schema()
@@ -138,7 +134,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         described = super().response(status_code, schema, **kwargs)
         if not conditional:
             return described
-        return lambda view: note(described(unless_known(view, schema)), is_conditional=True)
+        return lambda view: note(conditional_get(described(view)), is_conditional=True)
 
     def authenticated(
         self, name: str, *limits: Limit, refresh: bool = False, scope: Scope | None = None
@@ -240,47 +236,17 @@ def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
     }
 
 
-def unless_known(view: View, schema: ma.Schema) -> View:
-    """The view as a conditional GET (RFC 9110, 13): 304 for a client that has what is stored, and then no body is made.
+def conditional_get(view: View) -> View:
+    """The view as a conditional GET (RFC 9110, 13): 304 for a client that has this very body, by its ETag.
 
-    The ETag is a strong one: of all values that the schema shows, and of their names, since another release may show
-    more. A response that is made already is known by its bytes. Answers stay `no-store`: a program that keeps one knows
-    what it does, and a cache on the way is not to have it.
+    Answers stay `no-store`: a program that keeps one knows what it does, and a cache on the way is not to have it.
     """
 
     @wraps(view)
-    def answer(*args: Any, **kwargs: Any) -> Any:
-        stored = view(*args, **kwargs)
-        if isinstance(stored, Response):
-            stored.set_etag(hash_of(stored.get_data()))
-            return make_conditional(stored)
-        etag = hash_of(repr(shown(schema, stored)).encode())
-        headers = {"ETag": quote_etag(etag)}
-        if request.if_none_match.contains_weak(etag):  # which is the comparison that RFC 9110 has for it
-            return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return stored, HTTPStatus.OK, headers
+    def answer(*args: Any, **kwargs: Any) -> Response:
+        response: Response = view(*args, **kwargs)
+        response.add_etag()
+        response.make_conditional(request.environ)
+        return response
 
     return cast(View, answer)
-
-
-def make_conditional(response: Response) -> Response:
-    """The response, or 304 for a client that has it by its ETag. `If-Match` is for changes, and not looked at."""
-    environ = {name: value for name, value in request.environ.items() if name != "HTTP_IF_MATCH"}
-    response.make_conditional(environ)
-    return response
-
-
-def shown(schema: ma.Schema, value: Any) -> Any:
-    """What a schema, with those in it, shows of a value: by the names of its fields, not serialized."""
-    if isinstance(value, list):
-        return [shown(schema, one) for one in value]
-    values = {name: field.get_value(value, name, schema.get_attribute) for name, field in schema.dump_fields.items()}
-    for name, field in schema.dump_fields.items():
-        item = getattr(field, "inner", field)
-        if isinstance(item, ma.fields.Nested) and values[name] is not None:
-            values[name] = shown(item.schema, values[name])
-    return values
-
-
-def hash_of(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,8 +1,8 @@
 """The broker, Redis, as Celery is told of it: by web and workers to queue tasks and to take them, and by beat."""
 
 from typing import Any
-from urllib.parse import urlsplit
 
+from celery import signals
 from kombu.entity import Queue
 from kombu.transport.redis import Channel
 
@@ -24,7 +24,7 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
     """
     Channel.do_restore = False  # no transport option sets it; with it a lost connection runs each held task twice
     return {
-        "broker_url": without_options(url),
+        "broker_url": url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,  # Redis may answer with errors for a while: as a replica, or on a full disk
@@ -32,7 +32,6 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
         "broker_transport_options": {
             **TIMEOUTS,
             "ack_emulation": False,
-            "retry_on_timeout": False,
             "max_retries": 0,  # kombu would try for six seconds
             "interval_start": 0,
         },
@@ -43,13 +42,9 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
         "task_default_queue": CHORES,
         "task_ignore_result": True,
         "task_publish_retry": False,
-        "enable_utc": True,
-        "timezone": "UTC",
     }
 
 
-def without_options(url: str) -> str:
-    """The address with its options of TLS alone (`ssl_…`): kombu fails on a time-out, which redis-py knows."""
-    parts = urlsplit(url)
-    options = [option for option in parts.query.split("&") if option.startswith("ssl_")]
-    return parts._replace(query="&".join(options)).geturl()
+@signals.setup_logging.connect
+def keep_logging(**_: Any) -> None:
+    """Keep the logging that this process has set up: without a receiver, Celery installs its own."""

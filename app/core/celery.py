@@ -96,7 +96,6 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_hijack_root_logger=False,
     )
     celery.set_default()
     logging.getLogger("celery.app.trace").addFilter(without_data)

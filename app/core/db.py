@@ -49,7 +49,7 @@ ABSENT_STATES = {
 IN_TRANSACTION = "in_transaction"  # in a session's `info`
 HAS_SERVED = "has_served"  # in a pooled connection's `info`, which goes with it
 
-_allowed_seconds: ContextVar[float | None] = ContextVar("allowed_seconds", default=None)
+_allowed_seconds = ContextVar("allowed_seconds", default=ANSWER_SECONDS)
 
 
 class Base(DeclarativeBase):
@@ -167,9 +167,7 @@ def seconds_allowed(connection: Any) -> float:
         return CONNECT_SECONDS
     if not isinstance(connection, BoundedConnection):
         return math.inf
-    if (allowed_seconds := _allowed_seconds.get()) is not None:
-        return allowed_seconds
-    return ANSWER_SECONDS
+    return _allowed_seconds.get()
 
 
 def refuse_closed(connection: Any, record: Any, _proxy: object) -> None:

@@ -42,17 +42,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 STRICT_TRANSPORT_SECURITY = "max-age=31536000"  # a year; subdomains are not this service's to bind
 CORS_SECONDS = 600
-CORS_REQUEST_HEADERS = [
-    "Authorization",
-    "Content-Type",
-    "Idempotency-Key",
-    "If-None-Match",
-    "Last-Event-ID",
-    "Prefer",
-    "X-Request-ID",
-    "traceparent",
-]
-CORS_RESPONSE_HEADERS = [
+CORS_EXPOSED_HEADERS = [
     "Allow",
     "Content-Disposition",
     "ETag",
@@ -140,6 +130,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
     if trusted_proxies:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)
         app.wsgi_app = partial(without_quotes, behind_proxies)  # type: ignore[method-assign]
+    app.before_request(ignore_preconditions)
     app.after_request(add_security_headers)
     app.after_request(drain_unread)
     if cors_origins:
@@ -147,8 +138,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
             app,
             origins=list(cors_origins),
             methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=CORS_REQUEST_HEADERS,
-            expose_headers=CORS_RESPONSE_HEADERS,
+            expose_headers=CORS_EXPOSED_HEADERS,
             max_age=CORS_SECONDS,
         )
 
@@ -158,6 +148,12 @@ def without_quotes(application: Callable[..., Any], environ: dict[str, Any], sta
     if '"' in (forwarded := environ.get("HTTP_X_FORWARDED_FOR", "")):
         environ["HTTP_X_FORWARDED_FOR"] = forwarded.replace('"', "")
     return application(environ, start_response)
+
+
+def ignore_preconditions() -> None:
+    """Let no route know ranges or `If-Match`: Werkzeug's refusals of these are no problem documents."""
+    for header in ("HTTP_RANGE", "HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE"):
+        request.environ.pop(header, None)
 
 
 def add_security_headers(response: Response) -> Response:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from pythonjsonlogger.json import JsonEncoder, JsonFormatter
+from pythonjsonlogger.json import JsonFormatter
 
 from app.core.tracing import request_id, trace_id
 
@@ -44,8 +44,6 @@ MASKS = (  # each with the words without which it need not be looked for
     # that begins with a character finds it much sooner.
     (("+", "%2B"), re.compile(r"(\+|%2B)(?<![\w+]\+)(?<![\w+]%2B)[1-9]\d{4,12}(\d\d)(?!\d)"), r"…\2"),
 )
-
-ENCODER = JsonEncoder()  # one for all lines: the library would make one for each
 
 ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -114,9 +112,6 @@ class JsonLineFormatter(RedactingFormatter, JsonFormatter):
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
         log_data["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
-
-    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        return ENCODER.encode(log_data)
 
 
 def secrets_of(settings: Mapping[str, object]) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
@@ -16,7 +16,7 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from limits.strategies import RateLimiter
 
-from app.core.broker import TIMEOUT_SECONDS, TIMEOUTS, without_options
+from app.core.broker import TIMEOUT_SECONDS, TIMEOUTS
 
 if TYPE_CHECKING:
     from config import Settings
@@ -69,7 +69,10 @@ class RedisBreaker:
 
     @contextmanager
     def asking(self, *, probing: bool) -> Iterator[None]:
-        """Ask Redis within the block. Raises RedisCircuitOpen, and what the block raises."""
+        """Ask Redis within the block. Raises RedisCircuitOpen, and what the block raises.
+
+        probing: ask also while it is open, if nobody else does.
+        """
         is_probe = self.is_open
         if is_probe and not (probing and self._probe.acquire(blocking=False)):
             raise RedisCircuitOpen("Redis did not answer a moment ago")
@@ -92,8 +95,8 @@ def register_redis(app: Flask, settings: "Settings") -> None:
     of its own.
     """
     pool = make_pool(settings.redis_url, settings.redis_pool_size)
-    patient = {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}  # whatever time-out the address has
-    blocking = make_pool(without_options(settings.redis_url), settings.streams_per_process, **patient)
+    patient = {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}
+    blocking = make_pool(settings.redis_url, settings.streams_allowed, **patient)
     app.extensions["redis"] = redis.Redis(connection_pool=pool)
     app.extensions["redis_blocking"] = redis.Redis(connection_pool=blocking)
     app.config.update(
@@ -132,15 +135,17 @@ def rate_limits() -> RateLimiter:
     return cast(RateLimiter, current_app.extensions["rate_limits"])
 
 
-@contextmanager
-def asking_redis(*, probing: bool = False) -> Iterator[None]:
+def redis_breaker() -> RedisBreaker:
+    """This process's breaker."""
+    return cast(RedisBreaker, current_app.extensions["redis_breaker"])
+
+
+def asking_redis() -> AbstractContextManager[None]:
     """Ask Redis within the block, unless it was silent a moment ago. Raises redis.RedisError.
 
-    For callers that hold a database connection or can do without the answer. probing: ask nevertheless, if nobody
-    else is asking.
+    For callers that hold a database connection or can do without the answer.
     """
-    with cast(RedisBreaker, current_app.extensions["redis_breaker"]).asking(probing=probing):
-        yield
+    return redis_breaker().asking(probing=False)
 
 
 def require_redis() -> None:
@@ -149,11 +154,11 @@ def require_redis() -> None:
     A request has just asked Redis about its session, so it is pinged again only if it did not answer: one caller at a
     time, and the first answer closes the breaker. Raises redis.RedisError.
     """
-    if cast(RedisBreaker, current_app.extensions["redis_breaker"]).is_open:
+    if redis_breaker().is_open:
         ping_redis()
 
 
 def ping_redis() -> None:
     """Ping Redis; the caller holds no database connection. Raises redis.RedisError within two time-outs."""
-    with asking_redis(probing=True):
+    with redis_breaker().asking(probing=True):
         redis_client().ping()

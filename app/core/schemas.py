@@ -4,7 +4,6 @@ Cursors are opaque and neither skip nor repeat while rows are inserted.
 """
 
 import base64
-import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -52,7 +51,7 @@ def decode_cursor(cursor: str, *parsers: Callable[[str], Any]) -> list[Any]:
         padded = cursor + "=" * (-len(cursor) % 4)
         parts = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii").split("|")
         return [parse(part) for parse, part in zip(parsers, parts, strict=True)]
-    except (ValueError, OverflowError, binascii.Error):
+    except (ValueError, OverflowError):
         raise InvalidCursor from None
 
 

@@ -158,7 +158,7 @@ def supersede_prompt(user_id: UUID, chatroom_id: UUID, prompt_id: UUID) -> None:
 @contextmanager
 def acquire_wait_slot(seconds: int) -> Iterator[int]:
     """Hold the request during the block; how long it may wait: not at all when the process holds many."""
-    half = max(1, settings().streams_per_process // 2)  # so that waits alone never keep streams out
+    half = max(1, settings().streams_allowed // 2)  # so that waits alone never keep streams out
     with held_request("replies", at_most=half if seconds else 0) as has_slot:
         yield seconds if has_slot else 0
 

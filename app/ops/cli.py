@@ -1,11 +1,10 @@
 """`flask health` for orchestrators; for operators `flask users …`, `flask billing …` and `flask usage …`."""
 
 import csv
-import io
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -151,27 +150,18 @@ def events(who: str, limit: int, as_json: bool) -> None:
 @users.command("grant-pro")
 @user_argument
 @click.option("--reason", required=True, help="Why it is given; kept with the grant.")
-@click.option("--until", type=DAY, metavar="YYYY-MM-DD", help="Its last day, in UTC.")
 @click.option("--days", type=click.IntRange(1, 3_660), help="How many days it lasts, from now.")
-def grant(who: str, reason: str, until: datetime | None, days: int | None) -> None:
+def grant(who: str, reason: str, days: int | None) -> None:
     """Give a user Pro by hand, without a subscription.
 
-    Without --until and --days it has no end. A subscription at Stripe is not touched.
+    Without --days it has no end. A subscription at Stripe is not touched.
 
     \b
     Example:
       flask users grant-pro +14155552671 --reason "Two days without service" --days 2
     """
     now, user = utc_now(), user_named(who)
-    if until and days:
-        raise click.UsageError("Say --until or --days, not both.")
     ends_at = now + timedelta(days=days) if days else None
-    if until and until.date() == date.max:
-        raise click.BadParameter("Leave it out for Pro without an end.", param_hint="--until")
-    if until:
-        ends_at = datetime.combine(until.date() + timedelta(days=1), time.min, UTC)
-    if ends_at is not None and ends_at <= now:
-        raise click.BadParameter("That day is in the past.", param_hint="--until")
     if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS or not reason.isprintable():
         raise click.BadParameter(f"Give a reason of 1 to {MAX_REASON_CHARS} characters.", param_hint="--reason")
     if user.verified_at is None:  # the next signup replaces the user, id and all
@@ -263,8 +253,6 @@ def report(first: datetime, last: datetime, by: str, as_csv: bool) -> None:
     if not as_csv:
         click.echo(table(rows, columns))
         return
-    written = io.StringIO()
-    writer = csv.DictWriter(written, columns, lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    click.echo(written.getvalue(), nl=False)

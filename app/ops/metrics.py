@@ -1,7 +1,7 @@
 """`/metrics`: the web processes' own numbers, and those of the queue and the workers, read from PostgreSQL.
 
-With PROMETHEUS_MULTIPROC_DIR set (gunicorn.conf.py sets it) each web process writes its numbers into a file there, and
-any of them can serve the sum; without it a process knows its own. A counter stands in the module that counts. Labels
+Where gunicorn.conf.py has set PROMETHEUS_MULTIPROC_DIR, each web process writes its numbers into a file there, and any
+of them can serve the sum; elsewhere a process knows its own. A counter stands in the module that counts. Labels
 come from small fixed sets, never from the client.
 Every web process and machine serves the same of PostgreSQL: take `max`, not `sum`, over instances.
 """

@@ -4,7 +4,7 @@ import hmac
 from pathlib import Path
 
 import flask_swagger_ui
-from flask import Response, redirect, render_template, request, send_from_directory
+from flask import Response, redirect, render_template, send_from_directory
 from flask.views import MethodView
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -89,13 +89,6 @@ def home() -> object:
 def swagger_ui() -> str:
     """Swagger UI, only from this origin and without inline scripts."""
     return render_template("docs.html")
-
-
-@docs.before_request
-def bring_whole_files() -> None:
-    """Let the page's files know neither ranges nor `If-Match`: Flask's refusals of these are no problem documents."""
-    for header in ("HTTP_RANGE", "HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE"):
-        request.environ.pop(header, None)
 
 
 @docs.route("/docs/assets/<path:name>")

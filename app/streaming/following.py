@@ -203,11 +203,11 @@ def follow_reply(
     release_connection()
     chosen = settings()
     with (
-        held_request("replies", at_most=chosen.streams_per_process) as is_held,
+        held_request("replies", at_most=chosen.streams_allowed) as is_held,
         user_slot(f"streams:{user_id}", at_most=chosen.streams_per_user) as slot,
     ):
         if not is_held:
-            log.warning("A stream is refused: STREAMS_PER_PROCESS, %d, is full", chosen.streams_per_process)
+            log.warning("A stream is refused: STREAMS_PER_PROCESS, %d, is full", chosen.streams_allowed)
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
         if slot is None:
             raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)

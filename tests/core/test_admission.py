@@ -10,21 +10,22 @@ from flask_jwt_extended import create_access_token
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core import admission
 from app.core.admission import REQUESTS
+from app.core.broker import TIMEOUTS
 from sandbox.stack.servers import ValkeyServer
 from tests.people import log_in
 from tests.problems import assert_problem
 
 PER_MINUTE = 12
-# A machine under load may stall for longer than the service waits, and then its limits are open.
-PATIENTLY = "?socket_timeout=20&socket_connect_timeout=20"
 
 
 @pytest.fixture
-def make_limited(app, make_app, valkey) -> Callable[..., Flask]:
+def make_limited(app, make_app, valkey, monkeypatch) -> Callable[..., Flask]:
     """Make the application with limits that a test can reach, and that no slow Valkey opens."""
+    for timeout in TIMEOUTS:  # a machine under load may stall for longer than the service waits
+        monkeypatch.setitem(TIMEOUTS, timeout, 20)
 
     def make(redis_url: str = valkey.url, **overrides) -> Flask:
-        return make_app(**{"rate_limit_per_minute": PER_MINUTE, "redis_url": redis_url + PATIENTLY} | overrides)
+        return make_app(**{"rate_limit_per_minute": PER_MINUTE, "redis_url": redis_url} | overrides)
 
     return make
 

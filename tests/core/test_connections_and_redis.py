@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 
 from app.chatrooms.models import Status
 from app.core import redis as redis_clients
+from app.core.broker import TIMEOUTS
 from app.core.db import db
 from app.streaming.events import Entry, publish
 from sandbox.stack.processes import wait_until
@@ -189,10 +190,11 @@ def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
         assert call(app, people[0], "POST", f"{room}/message", json={"text": "Hello"}).status_code == 202
 
 
-def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, make_redis_url, user):
+def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, make_redis_url, user, monkeypatch):
     """Each who could do without passes by; of those who cannot, one at a time asks, and lets all in again."""
+    monkeypatch.setitem(TIMEOUTS, "socket_timeout", 2)
     with tapped(make_redis_url()) as tap:
-        app = make_app(redis_url=tap.url + "?socket_timeout=2", rate_limit_per_minute=1_000)
+        app = make_app(redis_url=tap.url, rate_limit_per_minute=1_000)
         call(app, user, "GET", "/chatroom")
         with app.app_context():
             tap.engine = db.engine
@@ -216,10 +218,11 @@ def test_after_a_probe_that_was_not_answered_another_one_may_ask():
 
 
 def test_of_those_who_cannot_do_without_silent_redis_one_asks_and_the_others_wait_for_nothing(
-    make_app, make_redis_url, user
+    make_app, make_redis_url, user, monkeypatch
 ):
+    monkeypatch.setitem(TIMEOUTS, "socket_timeout", 3)
     with tapped(make_redis_url()) as tap, ThreadPoolExecutor(MANY) as threads:
-        app = make_app(redis_url=tap.url + "?socket_timeout=3")
+        app = make_app(redis_url=tap.url)
         room = f"/chatroom/{call(app, user, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
         tap.is_silent = True
         assert call(app, user, "GET", "/user/me").status_code == 200
@@ -243,8 +246,9 @@ def test_of_those_who_cannot_do_without_silent_redis_one_asks_and_the_others_wai
 def test_silent_redis_is_asked_again_after_five_seconds(make_app, make_redis_url, user, monkeypatch):
     clock = SimpleNamespace(monotonic=lambda: 1_000.0)
     monkeypatch.setattr(redis_clients, "time", clock)
+    monkeypatch.setitem(TIMEOUTS, "socket_timeout", 2)
     with tapped(make_redis_url()) as tap:
-        app = make_app(redis_url=tap.url + "?socket_timeout=2")
+        app = make_app(redis_url=tap.url)
         call(app, user, "GET", "/chatroom")
         tap.is_silent = True
         assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "MISS"

@@ -13,7 +13,7 @@ def setting_names() -> set[str]:
 
 def process_names() -> set[str]:
     """The variables that gunicorn.conf.py and the Procfile read beside config.py."""
-    read = re.findall(r"(?:environ\[|number_from\()\"([A-Z_]+)\"", (ROOT / "gunicorn.conf.py").read_text())
+    read = re.findall(r"environ\.get\(\"([A-Z_]+)\"", (ROOT / "gunicorn.conf.py").read_text())
     return {*read, *re.findall(r"\$\{?([A-Z_]+)", (ROOT / "Procfile").read_text())} - setting_names()
 
 

@@ -22,6 +22,7 @@ SAID_BY_ONE = {
     "TWILIO_ACCOUNT_SID",
     "TWILIO_AUTH_TOKEN",
     "TWILIO_FROM",
+    "WEB_THREADS",
     "PORT",  # Render sets it
 }
 
@@ -35,9 +36,4 @@ def test_a_setting_that_one_deployment_says_the_other_says_too():
 
 
 def test_the_variables_of_the_processes_are_known():
-    assert process_names() == {
-        "WEB_CONCURRENCY",
-        "WEB_THREADS",
-        "WORKER_CONCURRENCY",
-        "PROMETHEUS_MULTIPROC_DIR",
-    }
+    assert process_names() == {"WEB_CONCURRENCY", "WORKER_CONCURRENCY"}

@@ -1,11 +1,9 @@
 """The folder of the web processes' numbers: whose it is, how long it stays, and what goes on without it."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,95 +13,16 @@ import pytest
 
 from app.ops import metrics
 from sandbox.stack.processes import alive, descendants, free_port, wait_until
-from tests.ops.test_metrics import samples, scrape
+from tests.ops.test_metrics import folder_of, samples, scrape
 from tests.web_process import ROOT, WebProcess, answers, serving
 
 MEMORY = "/dev/shm"
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-NAMESPACE = ("unshare", "--map-root-user", "--pid", "--fork", "--mount-proc")
-# A master as far as its configuration: it makes its folder, tells where that is, and ends as if it were killed.
-START = f"import os, runpy, sys; runpy.run_path('gunicorn.conf.py'); print(os.environ.pop('{FOLDER}'), flush=True)"
-TWICE = f"{START}; os.execv(sys.executable, [sys.executable, '-c', {START!r}])"
-WITH_RIVAL = f"""
-import subprocess, sys, tempfile
-make = tempfile.mkdtemp
-rival = [sys.executable, "-c", {START!r}]
-tempfile.mkdtemp = lambda **given: (make(**given), subprocess.run(rival, check=True))[0]
-{START}
-"""
-
 pytestmark = pytest.mark.skipif(not os.path.isdir(MEMORY), reason="no memory to write files to")
-
-
-def start(environment, script: str, *, inside: tuple[str, ...] = ()) -> list[Path]:
-    """Run a script; the folders it tells, in their order."""
-    command = [*inside, sys.executable, "-c", script]
-    done = subprocess.run(command, env=os.environ | environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [Path(line) for line in done.stdout.splitlines()]
-
-
-def folder_of(pid: int) -> Path:
-    """Where a master has its numbers."""
-    [folder] = {Path(one.path).parent for one in psutil.Process(pid).memory_maps() if one.path.endswith(".db")}
-    return folder
 
 
 def count_ready(web: WebProcess) -> float:
     return samples(web.call("GET", "/metrics").text).get(("http_requests_total", "GET", "/readyz", "200"), 0)
-
-
-@pytest.fixture
-def folder_in_memory():
-    """A folder of another program's, by a name that is anybody's."""
-    folder = Path(tempfile.mkdtemp(prefix="metrics-exporter-", dir=MEMORY))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.processes
-def test_a_folder_of_another_program_is_left_alone(environment, folder_in_memory):
-    [made] = start(environment, START)
-    shutil.rmtree(made)
-    assert folder_in_memory.exists()
-
-
-@pytest.mark.processes
-def test_a_given_folder_in_memory_survives_a_reload(app, environment, folder_in_memory, tmp_path):
-    with serving(environment | {FOLDER: str(folder_in_memory)}, tmp_path / "web.log") as web:
-        assert web.call("GET", "/readyz").ok
-        os.kill(web.pid, signal.SIGHUP)
-        assert wait_until(lambda: web.log_file.read_text().count("Worker exiting") == 1, seconds=40)
-        assert wait_until(lambda: count_ready(web) == 1, seconds=20)
-
-
-@pytest.mark.processes
-def test_a_master_with_the_process_id_of_one_that_was_killed_removes_what_that_left(environment):
-    """As the first process of a container, which is always 1. exec lets go of the folder as an end does."""
-    first, second = start(environment, TWICE)
-    shutil.rmtree(second)
-    assert not first.exists()
-
-
-@pytest.mark.processes
-def test_a_folder_that_is_being_made_is_not_taken_for_one_that_was_left(environment):
-    """Another master starts just then."""
-    of_rival, own = start(environment, WITH_RIVAL)
-    assert own.exists()
-    for folder in (of_rival, own):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize("inside", [(), NAMESPACE], ids=["beside it", "in another container"])
-def test_another_master_leaves_our_folder(app, environment, tmp_path, inside):
-    """Also one that does not see our processes, as in the containers of a pod, which share their memory."""
-    if inside and (not shutil.which(inside[0]) or subprocess.run([*inside, "true"], check=False).returncode):
-        pytest.skip("this user may make no namespaces")
-    with serving(environment, tmp_path / "web.log") as web:
-        assert web.call("GET", "/readyz").ok
-        [other] = start(environment, START, inside=inside)
-        shutil.rmtree(other)
-        assert wait_until(lambda: count_ready(web) == 1, seconds=10)
 
 
 @pytest.mark.processes
