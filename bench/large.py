@@ -16,9 +16,8 @@ from uuid import UUID
 import sqlalchemy as sa
 from flask import Flask
 
-from app.account.retention import delete_ended
 from app.account.service import delete_account
-from app.account.tasks import purge_account, purge_chatroom
+from app.account.tasks import delete_ended, purge_account, purge_chatroom
 from app.core.clock import utc_now
 from app.core.db import answers_within, db
 from app.core.transactions import transaction

@@ -1,25 +1,47 @@
-"""The worker's entry points: purging what belongs to deleted chatrooms and accounts, and deleting what has ended."""
+"""What workers delete for good: what belongs to deleted chatrooms and accounts, and rows that have ended.
 
+How long ended rows are kept is one table, in `delete_ended`.
+"""
+
+import logging
 import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from celery import shared_task
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, select, tuple_, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.dml import ReturningDelete
 
-from app.account.retention import delete_ended, deletion
-from app.auth.models import ApiKey, AuthSession, RefreshToken, SecurityEvent
+from app.auth import events as security_events
+from app.auth import otp
+from app.auth.models import ApiKey, AuthSession, NumberThrottle, OneTimeCode, RefreshToken, SecurityEvent
+from app.auth.sessions import session_lifetime
+from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
+from app.billing.models import StripeEvent
+from app.billing.webhook import EVENTS_KEPT
+from app.chatrooms import idempotency
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
 from app.chatrooms.service import PURGE
 from app.core.clock import database_now, utc_now
-from app.core.db import Model, db, locked_keys
-from app.core.transactions import AT_ONCE_SECONDS, transaction
+from app.core.db import DATABASE_UNAVAILABLE, Model, db, locked_keys, log_database_error
+from app.core.transactions import transaction
 from app.generation.queries import IS_OPEN
 from app.quota.ledger import disown_charges, owns_charges
 from app.streaming import events
 from app.users.models import User
 
+AT_ONCE_SECONDS = 2.0  # of a worker's thread: whatever else waits comes in between two runs
 BATCH = 1_000  # rows of a kind in a transaction: messages, with what refers to them, take some tenths of a second
+ENDED_BATCH, TOKEN_BATCH = 500, 5_000
+REVOKED_KEPT = timedelta(days=1)
+UNVERIFIED_KEPT = timedelta(days=1)  # a signup whose number nobody has verified
+
+log = logging.getLogger(__name__)
 
 
 @shared_task(name=PURGE)
@@ -38,7 +60,7 @@ def purge() -> None:
 
 @shared_task(name="account.delete_ended")
 def delete_what_has_ended() -> None:
-    """Delete rows of all features that are kept no longer. It may run twice, also at once."""
+    """See `delete_ended`."""
     delete_ended(now=database_now())  # by a clock that is wrong, everybody would be logged out
 
 
@@ -109,3 +131,66 @@ def delete_some(model: type[Model], condition: ColumnElement[bool]) -> int:
     """Delete up to BATCH rows that nobody else holds; how many."""
     some = select(*model.__mapper__.primary_key).where(condition).limit(BATCH)
     return len(db.session.execute(deletion(model, locked_keys(some))).all())
+
+
+def delete_ended(*, now: datetime) -> dict[str, int]:
+    """Delete rows of all features that are kept no longer; how many of each kind. Safe to run twice at once."""
+    # An index on each column leads to the oldest rows without a look at the others.
+    ended: list[tuple[str, InstrumentedAttribute[Any], datetime]] = [
+        ("codes", OneTimeCode.expires_at, now - otp.COUNT_WINDOW),
+        ("throttles", NumberThrottle.touched_at, now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
+        ("revoked sessions", AuthSession.revoked_at, now - REVOKED_KEPT),
+        ("expired sessions", AuthSession.last_used_at, now - session_lifetime()),
+        ("revoked API keys", ApiKey.revoked_at, now - REVOKED_KEPT),
+        ("expired API keys", ApiKey.expires_at, now - REVOKED_KEPT),
+        ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
+        ("security events", SecurityEvent.created_at, now - security_events.SHOWN_FOR),
+        ("signups", User.created_at, now - UNVERIFIED_KEPT),
+        ("idempotency keys", IdempotencyKey.created_at, now - idempotency.LIFETIME),
+        ("Stripe events", StripeEvent.received_at, now - EVENTS_KEPT),
+    ]
+    batches: dict[str, ReturningDelete[Any]] = {}
+    for name, column, before in ended:
+        model = column.class_
+        key = model.__mapper__.primary_key
+        old = select(*key).where(column < before)
+        if model is User:
+            old = old.where(User.verified_at.is_(None))
+        old = old.order_by(column).limit(ENDED_BATCH)
+        if model is AuthSession:  # all tokens of 500 may be millions, too many for the time of one statement
+            tokens = select(RefreshToken.id).where(RefreshToken.session_id.in_(old)).limit(TOKEN_BATCH)
+            batches[f"refresh tokens of {name}"] = deletion(RefreshToken, tokens)
+            empty = ~exists().where(RefreshToken.session_id == AuthSession.id)
+            old = select(AuthSession.id).where(AuthSession.id.in_(old), empty)
+        batches[name] = deletion(model, locked_keys(old))
+    return delete_in_batches(batches)
+
+
+def delete_in_batches(batches: Mapping[str, ReturningDelete[Any]]) -> dict[str, int]:
+    """Delete rows of several kinds, a batch of each in rotation; how many of each.
+
+    It ends when none are left, or when AT_ONCE_SECONDS are over and each kind has had a batch: the next sweep goes on.
+    batches: each deletes and returns as many rows as a transaction should have.
+    """
+    until, counts, left = time.monotonic() + AT_ONCE_SECONDS, dict.fromkeys(batches, 0), dict(batches)
+    while True:
+        for kind, batch in list(left.items()):
+            try:
+                with transaction():
+                    deleted = len(db.session.scalars(batch).all())
+            except DATABASE_UNAVAILABLE:
+                raise
+            except OperationalError as error:  # a lock, or time: the other kinds need not wait for this one
+                log_database_error(log, "the next sweep goes on with these rows", error)
+                deleted = 0
+            counts[kind] += deleted
+            if not deleted:
+                del left[kind]
+        if not left or time.monotonic() > until:
+            return counts
+
+
+def deletion(model: Any, keys: Select[Any]) -> ReturningDelete[Any]:
+    """What deletes the rows with these keys, and returns the keys."""
+    key = model.__mapper__.primary_key
+    return delete(model).where(tuple_(*key).in_(keys)).returning(*key)

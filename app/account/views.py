@@ -23,7 +23,7 @@ from app.core.errors import NotFound
 from app.core.http import current_client
 from app.core.schemas import InvalidCursor, PageQuery
 from app.integrations.bounded_calls import BoundedCall
-from app.quota.history import usage_history
+from app.quota.ledger import usage_history
 from app.quota.usage import STRUCTURED_HEADERS, structured_headers, usage_today
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")

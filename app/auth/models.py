@@ -6,10 +6,9 @@ from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
-from uuid_utils.compat import uuid7
 
 from app.core.auth import Scope
-from app.core.db import Model, text_enum
+from app.core.db import Model, RowId, text_enum
 
 
 class Purpose(enum.StrEnum):
@@ -35,7 +34,7 @@ class OneTimeCode(Model):
         CheckConstraint("guesses BETWEEN 0 AND 5", name="guesses_are_bounded"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     mobile_key: Mapped[str] = mapped_column(String(64))
     purpose: Mapped[Purpose] = mapped_column(text_enum(Purpose, "purpose_is_known"))
     code_hash: Mapped[str] = mapped_column(String(64))
@@ -68,7 +67,7 @@ class AuthSession(Model):
     __tablename__ = "auth_sessions"
     __table_args__ = (Index("ix_auth_sessions_revoked_at", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),)
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     ip: Mapped[str | None] = mapped_column(String(45))
     user_agent: Mapped[str | None] = mapped_column(String(255))
@@ -87,7 +86,7 @@ class ApiKey(Model):
         Index("ix_api_keys_revoked_at", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     name: Mapped[str] = mapped_column(String(100))
     scope: Mapped[str] = mapped_column(String(100))
@@ -124,7 +123,7 @@ class SecurityEvent(Model):
     __tablename__ = "security_events"
     __table_args__ = (Index(None, "user_id", "id"),)
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     type: Mapped[EventType] = mapped_column(text_enum(EventType, "type_is_known"))
     created_at: Mapped[datetime] = mapped_column(index=True)
@@ -143,7 +142,7 @@ class RefreshToken(Model):
         Index("uq_refresh_rotations_current", "session_id", unique=True, postgresql_where="used_at IS NULL"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     session_id: Mapped[UUID] = mapped_column(ForeignKey("auth_sessions.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
     used_at: Mapped[datetime | None] = mapped_column(index=True)

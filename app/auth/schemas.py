@@ -12,7 +12,6 @@ from app.core.schemas import NEXT_CURSOR, Schema
 from app.users.numbers import is_personal_number, is_served, to_e164
 
 MAX_NAME_CHARS = 100
-MAX_KEY_DAYS = 3_660
 MAX_CODE_CHARS = 16
 MAX_MOBILE_CHARS = 32  # with spaces, brackets and the like
 
@@ -214,7 +213,7 @@ class ApiKeyIn(Schema):
         strict=True,
         load_default=None,
         allow_none=True,
-        validate=ma.validate.Range(min=1, max=MAX_KEY_DAYS),
+        validate=ma.validate.Range(min=1, max=3_660),
         example=90,
     )
 

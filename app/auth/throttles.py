@@ -5,7 +5,6 @@ numbers alike: exact under concurrency, and nothing lifts them.
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from app.core.clock import seconds_until
 from app.core.db import db
 from app.core.errors import RateLimited, ServiceUnavailable
 from app.core.logging import first_line
-from app.core.redis import asking_redis, rate_limits
+from app.core.redis import asking_redis, rate_limits, window_seconds
 
 WRONG_CODES_WINDOW = timedelta(hours=1)
 MAX_WRONG_CODES = 10  # of a million: even a year of guessing succeeds in under nine cases of a hundred
@@ -81,7 +80,7 @@ class Budget:
                     return True
                 rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
                 refused = rate_limits().storage.incr(item.key_for(self.name, "refused"), item.get_expiry())
-                window = rate_limits().get_window_stats(item, self.name)
+                retry_after = window_seconds(item, self.name)
         except redis.RedisError as error:
             log.warning("Redis does not count, and the budget of %s is open: %s", self.name, first_line(error))
             return False
@@ -90,7 +89,7 @@ class Budget:
             log.error("%s_PER_HOUR, %d, is used up: somebody pumps or guesses", self.name.upper(), item.amount)
         raise ServiceUnavailable(
             "Codes do not work for a while: too many were requested or wrong, of all clients together.",
-            retry_after=int(window.reset_time - time.time()) + 1,
+            retry_after=retry_after,
         )
 
     def refund(self, item: RateLimitItemPerHour) -> None:

@@ -34,9 +34,6 @@ from app.integrations.stripe import (
 from app.users.service import require_locked_user
 
 MAX_ROUNDS = 6  # each makes a step that others may have made at the same time
-SUCCESS_PATH = "/billing/success?session_id={CHECKOUT_SESSION_ID}"  # Stripe fills the id in
-CANCEL_PATH = "/billing/cancel"
-PORTAL_RETURN_PATH = "/billing"
 
 
 class AlreadySubscribed(AppError):
@@ -83,7 +80,7 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
                 create_customer(payments, customer)
                 continue
             try:
-                return payments.portal_url(customer.stripe_id, return_url=frontend_url(PORTAL_RETURN_PATH))
+                return payments.portal_url(customer.stripe_id, return_url=frontend_url("/billing"))
             except MissingAtStripe as error:
                 forget_missing_customer(customer, error, now)
     raise ServiceUnavailable
@@ -166,8 +163,8 @@ def open_checkout_session(
             customer_id=str(customer.stripe_id),
             user_id=str(user_id),
             price_id=price_id,
-            success_url=frontend_url(SUCCESS_PATH),
-            cancel_url=frontend_url(CANCEL_PATH),
+            success_url=frontend_url("/billing/success?session_id={CHECKOUT_SESSION_ID}"),  # Stripe fills the id in
+            cancel_url=frontend_url("/billing/cancel"),
             key=f"checkout-{customer.id}-{price_id}-{customer.attempt}",
         )
     except (PaymentsRejected, PaymentsFailed) as error:

@@ -6,9 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Sequence, String
 from sqlalchemy.orm import Mapped, mapped_column
-from uuid_utils.compat import uuid7
 
-from app.core.db import Model, db
+from app.core.db import Model, RowId, db
 
 
 class Tier(enum.StrEnum):
@@ -23,7 +22,7 @@ class ProGrant(Model):
 
     __tablename__ = "pro_grants"
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     reason: Mapped[str] = mapped_column(String(255))
     created_at: Mapped[datetime]
@@ -50,7 +49,7 @@ class StripeCustomer(Model):
         Index("ix_stripe_customers_checked_at", "checked_at"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
     stripe_id: Mapped[str | None] = mapped_column(String(255), unique=True)
     attempt: Mapped[int] = mapped_column(default=1, server_default="1")

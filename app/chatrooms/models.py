@@ -20,9 +20,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
-from uuid_utils.compat import uuid7
 
-from app.core.db import Model, text_enum
+from app.core.db import Model, RowId, text_enum
 from app.integrations.gemini.client import FinishReason
 
 MAX_TITLE_CHARS = 255
@@ -51,7 +50,7 @@ class Chatroom(Model):
         Index("ix_chatrooms_deleted", "updated_at", postgresql_where="user_id IS NULL"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), nullable=True)  # null: deleted
     title: Mapped[str | None] = mapped_column(String(MAX_TITLE_CHARS))
     title_source: Mapped[TitleSource | None] = mapped_column(text_enum(TitleSource, "title_source_is_known"))
@@ -149,7 +148,7 @@ class Message(Model):
         ),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     chatroom_id: Mapped[UUID] = mapped_column(ForeignKey("chatrooms.id", ondelete="CASCADE"))
     position: Mapped[int]
     role: Mapped[Role] = mapped_column(text_enum(Role, "role_is_known"))

@@ -18,7 +18,7 @@ from app.core import settings
 from app.core.db import db
 from app.core.errors import AppError, NotFound
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
-from app.core.transactions import transaction
+from app.core.transactions import Transaction, transaction
 from app.users.service import require_locked_user
 
 PURGE = "account.purge"  # deletes for good what is hidden here; beat asks for it as well
@@ -139,24 +139,24 @@ def change_chatroom(user_id: UUID, chatroom_id: UUID, changes: dict[str, Any], *
         if changes.get("model") is not None:
             get_chatroom(user_id, chatroom_id)
             require_model(changes["model"], tier_of(user_id, now))
-        updated = update(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
-        updated = updated.values(changes | {"updated_at": now})
-        room: Chatroom | None = db.session.scalar(updated.returning(Chatroom), execution_options=AS_STORED)
-        if room is None:
-            raise NotFound
-        tx.after_commit(lambda: invalidate_list(user_id))
-    return room
+        return write_chatroom(tx, user_id, chatroom_id, changes | {"updated_at": now})
 
 
 def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
     """Hide the user's chatroom from everybody at once; a task deletes it with all its messages. Raises NotFound."""
     with transaction() as tx:
-        disowned = update(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
-        disowned = disowned.values(user_id=None, updated_at=now)
-        if db.session.scalar(disowned.returning(Chatroom.id)) is None:
-            raise NotFound
-        tx.after_commit(lambda: invalidate_list(user_id))
+        write_chatroom(tx, user_id, chatroom_id, {"user_id": None, "updated_at": now})
         tx.enqueue_after_commit(PURGE)
+
+
+def write_chatroom(tx: Transaction, user_id: UUID, chatroom_id: UUID, values: dict[str, Any]) -> Chatroom:
+    """Write these columns of the user's chatroom, and renew the user's list. Raises NotFound."""
+    own = update(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
+    room: Chatroom | None = db.session.scalar(own.values(values).returning(Chatroom), execution_options=AS_STORED)
+    if room is None:
+        raise NotFound
+    tx.after_commit(lambda: invalidate_list(user_id))
+    return room
 
 
 def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID, *, locked: bool = False) -> Message:

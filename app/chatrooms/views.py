@@ -20,7 +20,6 @@ from app.core.schemas import InvalidCursor
 blp = Blueprint("chatroom", __name__, url_prefix="/chatroom", description="Open, list, change and delete chatrooms.")
 models_blp = Blueprint("models", __name__, url_prefix="/models", description="The models that chatrooms may be given.")
 
-CACHE_HEADERS = {"X-Cache": header("`HIT` or `MISS`.")}
 OPENED_HEADERS = schemas.REPLAYED | {"Location": header("Where the chatroom is.")}
 
 
@@ -42,7 +41,7 @@ class ChatroomCollection(MethodView):
 
     @blp.authenticated("listChatrooms", scope=Scope.CHAT_READ)
     @blp.arguments(schemas.ListQuery, location="query")
-    @blp.response(200, schemas.ChatroomPageOut, conditional=True, headers=CACHE_HEADERS)
+    @blp.response(200, schemas.ChatroomPageOut, conditional=True, headers={"X-Cache": header("`HIT` or `MISS`.")})
     @blp.errors(InvalidCursor)
     def get(self, query: dict[str, Any]) -> object:
         """List chatrooms

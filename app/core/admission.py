@@ -12,12 +12,11 @@ request asks PostgreSQL. A known session is looked up, and its user's request co
 
 import ipaddress
 import logging
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 from uuid import UUID
 
 import redis
@@ -27,7 +26,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from app.core import settings
 from app.core.errors import RateLimited
 from app.core.logging import first_line
-from app.core.redis import RedisCircuitOpen, asking_redis, rate_limits, redis_client
+from app.core.redis import RedisCircuitOpen, asking_redis, rate_limits, redis_client, window_seconds
 
 # RFC 6177: one customer has a /64, a /56 or a /48, and all of its addresses. A carrier gives each phone a /64, so the
 # wider networks may be many customers: each may do four times as much as the one before.
@@ -76,7 +75,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
             entry, count = session_and_count(session_id, user_id)
             limit = settings().rate_limit_per_minute
             if limit and count > limit:
-                raise_rate_limited(REQUESTS.item(1), f"user:{user_id}")
+                raise RateLimited(retry_after=window_seconds(REQUESTS.item(1), f"user:{user_id}"))
     except redis.RedisError as error:
         if not isinstance(error, RedisCircuitOpen):
             log.warning("Redis knows no sessions and counts no requests: %s", first_line(error))
@@ -148,17 +147,11 @@ def enforce(limit: Limit, key: str, times: int = 1) -> None:
         with asking_redis():
             if rate_limits().hit(item, key):
                 return
-            raise_rate_limited(item, key)
+            raise RateLimited(retry_after=window_seconds(item, key))
     except RedisCircuitOpen:
         return
     except redis.RedisError as error:
         log.warning("Redis does not count, and abuse limits are open: %s", first_line(error))
-
-
-def raise_rate_limited(item: RateLimitItem, key: str) -> NoReturn:
-    """Raise RateLimited with the time until the window is over. Raises redis.RedisError."""
-    window = rate_limits().get_window_stats(item, key)
-    raise RateLimited(retry_after=int(window.reset_time - time.time()) + 1)
 
 
 def client_networks(text: str | None) -> dict[str, int]:

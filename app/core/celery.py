@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from app.core.broker import broker_settings
 from app.core.clock import utc_now
 from app.core.db import DATABASE_UNAVAILABLE, log_database_error
-from app.core.logging import first_line
+from app.core.logging import first_line, log_event
 from app.core.redis import redis_client
 from app.core.tracing import TRACE_HEADER, request_id, span, traceparent
 
@@ -69,18 +69,9 @@ class AppTask(Task):  # type: ignore[misc]
 
     def log_outcome(self, outcome: str, subject: str, seconds: float) -> None:
         """Log what became of the task. subject: its first argument, an id."""
-        fields = {
-            "task": self.name,
-            "task_id": self.request.id,
-            "subject": subject,
-            "outcome": outcome,
-            "duration_ms": round(seconds * 1_000, 1),
-        }
-        task_log.info(
-            "%(task)s(%(subject)s) %(outcome)s in %(duration_ms)s ms, task id %(task_id)s",
-            fields,
-            extra={"event": "task"} | fields,
-        )
+        facts = {"task": self.name, "task_id": self.request.id, "subject": subject, "outcome": outcome}
+        sentence = "%(task)s(%(subject)s) %(outcome)s in %(duration_ms)s ms, task id %(task_id)s"
+        log_event(task_log, "task", sentence, **facts, duration_ms=round(seconds * 1_000, 1))
 
 
 def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, dict[str, str]]) -> None:

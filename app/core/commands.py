@@ -1,4 +1,4 @@
-"""What commands print: a table for people, one JSON object a line for programs, a sentence without PostgreSQL."""
+"""What commands print: a table for people, one JSON object a line for programs, a sentence for what fails."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,18 +10,21 @@ from flask.cli import AppGroup
 
 from app.core.clock import as_rfc3339
 from app.core.db import DATABASE_UNAVAILABLE
+from app.core.errors import AppError
 from app.core.logging import first_line
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 
 
 class CommandGroup(AppGroup):
-    """Commands that end in a sentence without PostgreSQL."""
+    """Commands that end in a sentence when a use case refuses, or without PostgreSQL."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises click.ClickException, whose exit code is 1."""
         try:
             return super().invoke(ctx)
+        except AppError as error:
+            raise click.ClickException(error.detail) from error
         except DATABASE_UNAVAILABLE as error:
             raise click.ClickException(f"PostgreSQL is unavailable: {first_line(error)}") from error
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from uuid import UUID
 
 import psycopg2
 from flask import Flask
@@ -24,7 +25,8 @@ from sqlalchemy import Connection, DateTime, Enum, MetaData, Select, Table, even
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import DeclarativeBase, Session, registry
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, registry
+from uuid_utils.compat import uuid7
 
 from app.core.logging import first_line
 
@@ -48,6 +50,8 @@ ABSENT_STATES = {
 }
 IN_TRANSACTION = "in_transaction"  # in a session's `info`
 HAS_SERVED = "has_served"  # in a pooled connection's `info`, which goes with it
+
+RowId = Annotated[UUID, mapped_column(primary_key=True, default=uuid7)]  # a row's own, in the order of making
 
 _allowed_seconds = ContextVar("allowed_seconds", default=ANSWER_SECONDS)
 

@@ -22,6 +22,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.core.admission import client_address, parse_address
 from app.core.errors import BodyTooLarge, BodyTooSlow, MalformedJson
+from app.core.logging import log_event
 
 MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024
@@ -41,7 +42,6 @@ CONTENT_SECURITY_POLICY = "; ".join(
     ]
 )
 STRICT_TRANSPORT_SECURITY = "max-age=31536000"  # a year; subdomains are not this service's to bind
-CORS_SECONDS = 600
 CORS_EXPOSED_HEADERS = [
     "Allow",
     "Content-Disposition",
@@ -139,7 +139,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
             origins=list(cors_origins),
             methods=["GET", "POST", "PATCH", "DELETE"],
             expose_headers=CORS_EXPOSED_HEADERS,
-            max_age=CORS_SECONDS,
+            max_age=600,
         )
 
 
@@ -209,12 +209,8 @@ def log_request(fields: dict[str, Any], began: float) -> None:
     seconds = time.monotonic() - began
     REQUEST_COUNT.labels(fields["method"], fields["route"], fields["status"]).inc()
     REQUEST_SECONDS.labels(fields["method"], fields["route"]).observe(seconds)
-    fields = {**fields, "duration_ms": round(seconds * 1_000, 1)}
-    log.info(
-        "%(method)s %(route)s %(status)s in %(duration_ms)s ms, user %(user_id)s from %(network)s",
-        fields,
-        extra={"event": "request"} | fields,
-    )
+    sentence = "%(method)s %(route)s %(status)s in %(duration_ms)s ms, user %(user_id)s from %(network)s"
+    log_event(log, "request", sentence, **fields, duration_ms=round(seconds * 1_000, 1))
 
 
 @lru_cache(maxsize=4_096)

@@ -64,11 +64,14 @@ def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ())
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def log_event(log: logging.Logger, event: str, **facts: object) -> None:
-    """Log something that happened, with facts as fields in JSON and as `name=value` for people."""
+def log_event(log: logging.Logger, event: str, sentence: str | None = None, /, **facts: object) -> None:
+    """Log something that happened, with facts as fields in JSON.
+
+    sentence: what people read, with `%(name)s` for facts; without one they read the facts as `name=value`.
+    """
     fields = {name: value if isinstance(value, int | float) else str(value) for name, value in facts.items()}
-    words = " ".join(f"{name}={value}" for name, value in fields.items())
-    log.info("%s %s", event, words, extra={"event": event, **fields})
+    sentence = sentence or " ".join([event, *(f"{name}=%({name})s" for name in fields)])
+    log.info(sentence, fields, extra={"event": event, **fields})
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from flask import Flask, current_app
 from flask_caching import Cache
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
+from limits import RateLimitItem
 from limits.strategies import RateLimiter
 
 from app.core.broker import TIMEOUT_SECONDS, TIMEOUTS
@@ -133,6 +134,11 @@ def redis_client(*, blocking: bool = False) -> redis.Redis:
 def rate_limits() -> RateLimiter:
     """flask-limiter's strategy and, as its `storage`, the counters in Redis; for limits that a use case applies."""
     return cast(RateLimiter, current_app.extensions["rate_limits"])
+
+
+def window_seconds(item: RateLimitItem, key: str) -> int:
+    """Until the window is over in which the key is counted: a value for `Retry-After`. Raises redis.RedisError."""
+    return int(rate_limits().get_window_stats(item, key).reset_time - time.time()) + 1
 
 
 def redis_breaker() -> RedisBreaker:

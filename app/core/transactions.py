@@ -1,23 +1,17 @@
 """One use case, one transaction: services commit here and nowhere else."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from flask import has_request_context
 from kombu.exceptions import OperationalError as BrokerError
 from redis.exceptions import RedisError
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.sql.dml import ReturningDelete
 
 from app.core.celery import enqueue
-from app.core.db import DATABASE_UNAVAILABLE, IN_TRANSACTION, db, log_database_error, open_transaction
+from app.core.db import IN_TRANSACTION, db, open_transaction
 from app.core.http import after_response
 from app.core.logging import first_line
-
-AT_ONCE_SECONDS = 2.0  # of a worker's thread for deletions: whatever else waits comes in between two sweeps
 
 log = logging.getLogger(__name__)
 
@@ -90,30 +84,6 @@ def transaction(*, respond_first: bool = True) -> Iterator[Transaction]:
     finally:
         session.info[IN_TRANSACTION] = False
     tx.run_actions()
-
-
-def delete_in_batches(*batches: ReturningDelete[Any]) -> list[int]:
-    """Delete rows of several kinds, a batch of each in rotation; how many of each.
-
-    It ends when none are left, or when AT_ONCE_SECONDS are over and each kind has had a batch: the next sweep goes on.
-    batches: each deletes and returns as many rows as a transaction should have.
-    """
-    until, counts, left = time.monotonic() + AT_ONCE_SECONDS, [0] * len(batches), dict(enumerate(batches))
-    while True:
-        for kind, batch in list(left.items()):
-            try:
-                with transaction():
-                    deleted = len(db.session.scalars(batch).all())
-            except DATABASE_UNAVAILABLE:
-                raise
-            except OperationalError as error:  # a lock, or time: the other kinds need not wait for this one
-                log_database_error(log, "the next sweep goes on with these rows", error)
-                deleted = 0
-            counts[kind] += deleted
-            if not deleted:
-                del left[kind]
-        if not left or time.monotonic() > until:
-            return counts
 
 
 def release_connection() -> None:

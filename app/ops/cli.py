@@ -22,9 +22,8 @@ from app.chatrooms.models import Chatroom
 from app.core.clock import utc_now
 from app.core.commands import CommandGroup, json_lines, json_option, table
 from app.core.db import db
-from app.core.errors import AppError
 from app.ops.health import checks
-from app.quota.history import COUNTED, usage_report
+from app.quota.ledger import COUNTED, usage_report
 from app.users.models import User
 from app.users.numbers import to_e164
 from app.users.service import find_user, find_user_by_mobile
@@ -197,26 +196,20 @@ def delete(who: str, yes: bool) -> None:
     user_id = user.id
     if not yes:
         click.confirm(f"Delete {user_id} ({user.mobile}) for good?", abort=True)
-    try:
-        account.delete_account(user_id, now=utc_now())
-    except AppError as error:
-        raise click.ClickException(error.detail) from error
+    account.delete_account(user_id, now=utc_now())
     click.echo(f"{user_id} is deleted.")
 
 
 @billing.command("sync")
 @click.argument("user", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+@json_option
 def sync(user: str | None, as_json: bool) -> None:
     """Compare our copies with Stripe and correct them.
 
     USER is an id or a mobile number; without it every customer is compared. Customers that cannot be compared are
     named, and the rest is done all the same; the exit code is 1 then.
     """
-    try:
-        result = sync_all(user_named(user).id if user else None, now=utc_now())
-    except AppError as error:
-        raise click.ClickException(error.detail) from error
+    result = sync_all(user_named(user).id if user else None, now=utc_now())
     if as_json:
         click.echo(json_lines([asdict(result)]))
     else:

@@ -1,5 +1,6 @@
 """Whether the dependencies answer, and whether replies are being generated."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -72,10 +73,9 @@ def queue_check(now: datetime, max_seconds: float) -> Check:
 
 def beat_check(now: datetime, max_seconds: float) -> Check:
     """Whether beat's last tick is recent."""
-    last = totals.last_tick()
-    age = (now - last).total_seconds() if last else None
-    measured = "no tick so far" if age is None else f"last tick {age:.0f} s ago"
-    return Check("beat", age is not None and age <= max_seconds, measured, BEAT)
+    age = totals.seconds_since_tick(now)
+    measured = f"last tick {age:.0f} s ago" if age < math.inf else "no tick so far"
+    return Check("beat", age <= max_seconds, measured, BEAT)
 
 
 def worker_checks(now: datetime, max_seconds: float) -> list[Check]:

@@ -7,7 +7,6 @@ Every web process and machine serves the same of PostgreSQL: take `max`, not `su
 """
 
 import logging
-import math
 import os
 import struct
 import time
@@ -109,8 +108,7 @@ def queue(now: datetime) -> Iterator[Metric]:
 
 def heartbeat(now: datetime) -> Iterator[Metric]:
     """How long ago a worker ran a tick that beat had queued."""
-    last = totals.last_tick()
-    age = max(0.0, (now - last).total_seconds()) if last else math.inf  # so that an alarm finds a beat that never ran
+    age = max(0.0, totals.seconds_since_tick(now))
     yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
 
 

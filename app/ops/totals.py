@@ -5,6 +5,7 @@ One task at a time adds what has ended since the last time. It stays SETTLING be
 is committed, and nothing can still appear there. Totals never shrink, whatever is deleted or regenerated.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -77,9 +78,10 @@ def tick(now: datetime) -> None:
     count_replies(now)
 
 
-def last_tick() -> datetime | None:
-    """When a worker last ran a tick of beat's; None when none has."""
-    return db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == BEAT))
+def seconds_since_tick(now: datetime) -> float:
+    """How long ago a worker last ran a tick of beat's; infinity when none has, so that an alarm finds it."""
+    last = db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == BEAT))
+    return (now - last).total_seconds() if last else math.inf
 
 
 def read_totals() -> dict[tuple[str, str], float]:

@@ -17,7 +17,6 @@ from app.ops import metrics
 from app.ops.health import failing_dependencies
 
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
-ASSET_SECONDS = 86_400
 
 blp = Blueprint("operations", __name__, description="Health and metrics, for load balancers and operators.")
 docs = Blueprint("docs", __name__, template_folder="templates", static_folder="static", static_url_path="/docs/page")
@@ -94,4 +93,4 @@ def swagger_ui() -> str:
 @docs.route("/docs/assets/<path:name>")
 def swagger_ui_asset(name: str) -> Response:
     """A file of Swagger UI."""
-    return send_from_directory(SWAGGER_UI, name, max_age=ASSET_SECONDS)
+    return send_from_directory(SWAGGER_UI, name, max_age=86_400)

@@ -5,10 +5,9 @@ from uuid import UUID
 
 from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
-from uuid_utils.compat import uuid7
 
 from app.billing.models import Tier
-from app.core.db import Model, text_enum
+from app.core.db import Model, RowId, text_enum
 
 NOBODY = UUID(int=0)
 
@@ -30,7 +29,7 @@ class PromptCharge(Model):
         Index("ix_prompt_charges_by_day", "day", postgresql_using="brin"),  # small: rows are stored in that order
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     mobile_key: Mapped[str] = mapped_column(String(64))
     # NOBODY once the account is gone; null: a carried copy, or a charge of before 0016 whose reply is gone
     user_id: Mapped[UUID | None]

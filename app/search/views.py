@@ -15,8 +15,6 @@ from app.search import service
 
 blp = Blueprint("search", __name__, url_prefix="/search", description="Find messages of your own.")
 
-MAX_QUERY_CHARS = 200
-
 
 class SearchQuery(PageQuery):
     """What to look for."""
@@ -25,7 +23,7 @@ class SearchQuery(PageQuery):
         "Words that must all be there, in any order; of the last one the beginning is enough.",
         attribute="query",
         required=True,
-        max_chars=MAX_QUERY_CHARS,
+        max_chars=200,
         example="phone boo",
     )
     chatroom_id = fields.UUID("In this chatroom alone.", load_default=None)

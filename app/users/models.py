@@ -1,13 +1,11 @@
 """The users table."""
 
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import CheckConstraint, Index, String
 from sqlalchemy.orm import Mapped, mapped_column
-from uuid_utils.compat import uuid7
 
-from app.core.db import Model
+from app.core.db import Model, RowId
 
 E164 = r"\+[1-9][0-9]{6,14}"  # ITU-T E.164, 6.2.1: at most 15 digits, country code included
 
@@ -22,7 +20,7 @@ class User(Model):
         Index("ix_users_deleted", "id", postgresql_where="mobile IS NULL"),
     )
 
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    id: Mapped[RowId]
     mobile: Mapped[str] = mapped_column(String(16), unique=True, nullable=True)  # null: deleted, and found by no query
     name: Mapped[str | None] = mapped_column(String(100))
     password_hash: Mapped[str | None] = mapped_column(String(255))

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from app.account.retention import delete_ended
+from app.account.tasks import delete_ended
 from app.auth import keys
 from app.auth.keys import hash_key
 from app.core.clock import utc_now

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 
-from app.account.retention import delete_ended
+from app.account.tasks import delete_ended
 from app.auth.models import AuthSession, NumberThrottle, OneTimeCode
 from app.auth.throttles import MAX_WRONG_CODES
 from app.core.clock import utc_now

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.account.retention import delete_ended
+from app.account.tasks import delete_ended
 from app.core.clock import utc_now
 from tests.auth.conftest import PASSWORD, sql, wrong
 from tests.auth.test_sessions import let_pass, refresh

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from app.account.retention import delete_ended
+from app.account.tasks import delete_ended
 from app.auth import events
 from app.core.clock import utc_now
 from app.core.db import db

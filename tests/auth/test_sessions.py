@@ -8,8 +8,8 @@ import pytest
 from flask_jwt_extended import create_refresh_token
 from sqlalchemy import event, text
 
-from app.account import retention
-from app.account.retention import delete_ended
+from app.account import tasks
+from app.account.tasks import delete_ended
 from app.auth import sessions
 from app.auth.sessions import is_session_active
 from app.core.clock import utc_now
@@ -240,7 +240,7 @@ def test_a_login_too_many_ends_the_session_that_was_used_longest_ago(app, make_m
 
 
 def test_sessions_with_thousands_of_refresh_tokens_are_swept_in_batches(app, member, monkeypatch):
-    monkeypatch.setattr(retention, "TOKEN_BATCH", 2)
+    monkeypatch.setattr(tasks, "TOKEN_BATCH", 2)
     who, tokens = member
     for _ in range(5):
         tokens = refresh(who, tokens).json
@@ -271,7 +271,7 @@ def test_an_ended_session_is_swept_after_a_day(app, member):
 
 
 def test_one_sweep_deletes_more_than_a_batch(app, member, monkeypatch):
-    monkeypatch.setattr(retention, "BATCH", 2)
+    monkeypatch.setattr(tasks, "ENDED_BATCH", 2)
     who, tokens = member
     for _ in range(5):
         tokens = refresh(who, tokens).json

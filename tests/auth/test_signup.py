@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from app.account.retention import delete_ended
+from app.account.tasks import delete_ended
 from app.auth.models import AuthSession
 from app.core.clock import utc_now
 from app.core.db import db

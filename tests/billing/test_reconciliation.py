@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.account.retention import delete_ended
+from app.account.tasks import delete_ended
 from app.billing import tasks
 from app.billing.reconciliation import sync_all, sync_due
 from app.schedule import beat_schedule
@@ -210,7 +210,7 @@ def test_old_event_ids_are_thrown_away(user: Any, shop: Shop) -> None:
 def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_it_has(
     user: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.account.retention.BATCH", 2)
+    monkeypatch.setattr("app.account.tasks.ENDED_BATCH", 2)
     shop.subscribe(user)
     kept = shop.rows("stripe_events")
     shop.execute(
@@ -218,7 +218,7 @@ def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_
         " SELECT 'evt_old_' || number, 'invoice.paid', now() - interval '31 days' FROM generate_series(1, 7) AS number"
     )
     with monkeypatch.context() as patch:
-        patch.setattr("app.core.transactions.AT_ONCE_SECONDS", 0)
+        patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 0)
         assert shop.run(lambda: delete_ended(now=datetime.now(UTC))["Stripe events"]) == 2
     assert shop.run(lambda: delete_ended(now=datetime.now(UTC))["Stripe events"]) == 5
     assert shop.rows("stripe_events") == kept

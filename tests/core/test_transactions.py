@@ -1,23 +1,20 @@
 """Reads are statements of their own; a use case that writes is one transaction, also after a read."""
 
-from contextlib import closing, suppress
-from itertools import count
-from types import SimpleNamespace
+from contextlib import suppress
 
-import psycopg2
 import pytest
 from kombu.exceptions import OperationalError as BrokerError
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 from redis.exceptions import ResponseError
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 
 from app.core import http
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.redis import redis_client
-from app.core.transactions import delete_in_batches, transaction
-from app.ops.models import Heartbeat, Total
+from app.core.transactions import transaction
+from app.ops.models import Heartbeat
 from tests.transactions import APP
 
 
@@ -152,35 +149,6 @@ def test_an_action_that_fails_after_the_commit_is_told_and_undoes_nothing(contex
 def test_transactions_do_not_nest(context):
     with transaction(), pytest.raises(RuntimeError), transaction():
         pass
-
-
-def test_all_kinds_of_a_sweep_have_their_turns_within_one_allowance_of_time(context, monkeypatch):
-    names = [f"{number} of a backlog" for number in range(9)]
-    with transaction():
-        db.session.add_all(Heartbeat(name=name, at=utc_now()) for name in names)
-        db.session.add_all(Total(name=name, label="", value=1) for name in names)
-        db.session.add(Total(name="alone", label="of its kind", value=1))
-    of = [(Heartbeat, Heartbeat.name.in_(names)), (Total, Total.name.in_(names)), (Total, Total.name == "alone")]
-    batches = [
-        delete(kind).where(kind.name == select(kind.name).where(which).limit(1).scalar_subquery()).returning(kind.name)
-        for kind, which in of
-    ]
-    seconds = count()
-    monkeypatch.setattr("app.core.transactions.time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    assert delete_in_batches(*batches) == [3, 3, 1]
-    assert next(seconds) == 4, "two seconds from the first look, and the look that ended it"
-    assert delete_in_batches(*batches) == [3, 3, 0]
-
-
-def test_a_kind_of_row_that_cannot_be_deleted_keeps_no_other_kind(context, postgres):
-    with transaction():
-        db.session.add_all([Heartbeat(name="locked", at=utc_now()), Total(name="free", label="", value=1)])
-    locked, free = delete(Heartbeat).where(Heartbeat.name == "locked"), delete(Total).where(Total.name == "free")
-    batches = [locked.returning(Heartbeat.name), free.returning(Total.name)]
-    with closing(psycopg2.connect(postgres.url)) as other, other.cursor() as cursor:
-        cursor.execute("LOCK heartbeats")
-        assert delete_in_batches(*batches) == [0, 1]
-    assert delete_in_batches(*batches) == [1, 0]
 
 
 def test_a_request_that_cannot_be_counted_queues_its_task_all_the_same(app, user, monkeypatch):

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.account.retention import delete_ended
+from app.account.tasks import delete_ended
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.generation import queries
@@ -165,7 +165,7 @@ def test_old_idempotency_keys_are_thrown_away(room):
 
 
 def test_more_old_idempotency_keys_than_a_batch_are_thrown_away_by_one_sweep(room, monkeypatch):
-    monkeypatch.setattr("app.account.retention.BATCH", 2)
+    monkeypatch.setattr("app.account.tasks.ENDED_BATCH", 2)
     room.sql(
         "INSERT INTO idempotency_keys (user_id, key, fingerprint, chatroom_id, answered_with_reply, created_at)"
         " SELECT :id, 'key-' || number, '', gen_random_uuid(), false, now() FROM generate_series(1, 5) AS number",

@@ -9,8 +9,7 @@ import pytest
 
 from app.core.clock import utc_now
 from app.generation.service import retry_failed
-from app.quota.history import cost_of
-from app.quota.ledger import quota_day
+from app.quota.ledger import cost_of, quota_day
 from tests.conftest import purge_all
 from tests.problems import assert_problem
 
