@@ -1,4 +1,4 @@
-"""Requests over HTTP, each beside a floor of its own: `python -m bench http`, the first rows of the table."""
+"""Requests over HTTP, each beside a floor of its own: the first rows of the table."""
 
 import statistics
 import time

@@ -16,11 +16,11 @@ from sqlalchemy import text
 
 from app.core.db import db
 from bench.application import application
+from bench.growth_cases import PASSWORD, Visitor
 
 PAIRS = 200
 NOTICEABLE = 0.15
 NOTICEABLE_SECONDS = 0.001
-PASSWORD = "a-password-of-the-bench"
 WRONG_PASSWORD = "another-one-of-the-bench"
 
 Call = Callable[[FlaskClient, str], object]
@@ -44,16 +44,6 @@ def seconds(call: Call, client: FlaskClient, mobile: str) -> float:
     began = time.perf_counter()
     call(client, mobile)
     return time.perf_counter() - began
-
-
-def sign_up(client: FlaskClient, mobile: str) -> None:
-    """Make a number known: signed up, verified, and with a password."""
-    client.post("/auth/signup", json={"mobile": mobile})
-    otp = client.post("/auth/send-otp", json={"mobile": mobile}).json["otp"]  # type: ignore[index]
-    token = client.post("/auth/verify-otp", json={"mobile": mobile, "otp": otp}).json["access_token"]  # type: ignore[index]
-    headers = {"Authorization": f"Bearer {token}"}
-    changed = client.post("/auth/change-password", json={"new_password": PASSWORD}, headers=headers)
-    assert changed.status_code == 200
 
 
 def forget_codes(app: Flask) -> None:
@@ -80,13 +70,11 @@ def compare(client: FlaskClient, known: list[str], unknown: list[str]) -> bool:
 
 def main() -> int:
     with application() as app:
-        client = app.test_client()
-        known = [f"+1415555{number:04}" for number in range(PAIRS)]
-        unknown = [f"+1415556{number:04}" for number in range(PAIRS)]
-        for mobile in known:
-            sign_up(client, mobile)
+        visitor = Visitor(app.test_client())
+        known = [visitor.newcomer(password=PASSWORD)["user"]["mobile"] for _ in range(PAIRS)]
+        unknown = [visitor.number(signed_up=False) for _ in range(PAIRS)]
         forget_codes(app)
-        return 0 if compare(client, known, unknown) else 1
+        return 0 if compare(visitor.client, known, unknown) else 1
 
 
 if __name__ == "__main__":

@@ -8,31 +8,14 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 from flask import Flask
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from bench.application import application
+from bench.growth_cases import Visitor
 
 ROUNDS = 7
 Call = Callable[[int], object]
-
-
-class WholeClient(FlaskClient):
-    """Asks for all of an answer: what follows it, a task that is queued, belongs to the request."""
-
-    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
-        return super().open(*args, buffered=True, **kwargs)
-
-
-def token(client: FlaskClient, mobile: str) -> str:
-    """Sign a number up and log in."""
-    client.post("/auth/signup", json={"mobile": mobile})
-    sent = client.post("/auth/send-otp", json={"mobile": mobile})
-    answer = client.post("/auth/verify-otp", json={"mobile": mobile, "otp": sent.json["otp"]})  # type: ignore[index]
-    return str(answer.json["access_token"])  # type: ignore[index]
 
 
 def cost(call: Call, times: int) -> tuple[float, float]:
@@ -47,20 +30,16 @@ def calls(app: Flask) -> dict[str, tuple[Call, int]]:
     """What is measured, and how often in a round."""
     empty = Flask("empty")
     empty.add_url_rule("/", "floor", lambda: {})
-    app.test_client_class = empty.test_client_class = WholeClient
-    client, floor = app.test_client(), empty.test_client()
-    headers = {"Authorization": f"Bearer {token(client, '+12025550123')}"}
-    rooms = [client.post("/chatroom", json={"title": "A room"}, headers=headers).json["id"] for _ in range(10)]  # type: ignore[index]
-    sent = client.post(f"/chatroom/{rooms[0]}/message", json={"text": "Hello"}, headers=headers)
-    reply = f"/chatroom/{rooms[0]}/messages/{sent.json['reply']['id']}"  # type: ignore[index]
+    floor, visitor = empty.test_client(), Visitor(app.test_client())
+    rooms = [f"/chatroom/{visitor.post('/chatroom', title='A room')['id']}" for _ in range(10)]
+    reply = f"{rooms[0]}/messages/{visitor.post(f'{rooms[0]}/message', text='Hello')['reply']['id']}"
+    # All of an answer: what follows it, a task that is queued, belongs to the request.
+    client, whole = visitor.client, {"headers": {"Authorization": f"Bearer {visitor.token}"}, "buffered": True}
     return {
         "an empty view (the floor)": (lambda _: floor.get("/"), 500),
-        "cached list of 10 rooms": (lambda _: client.get("/chatroom", headers=headers), 500),
-        "read of one message": (lambda _: client.get(reply, headers=headers), 300),
-        "POST …/message": (
-            lambda n: client.post(f"/chatroom/{rooms[n % 10]}/message", json={"text": "Hello"}, headers=headers),
-            100,
-        ),
+        "cached list of 10 rooms": (lambda _: client.get("/chatroom", **whole), 500),
+        "read of one message": (lambda _: client.get(reply, **whole), 300),
+        "POST …/message": (lambda n: client.post(f"{rooms[n % 10]}/message", json={"text": "Hello"}, **whole), 100),
     }
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg2
 import requests
 
@@ -110,8 +109,7 @@ class FloorServer:
 
     @property
     def process_ids(self) -> list[int]:
-        leader = psutil.Process(self.process.pid)
-        return [process.pid for process in [leader, *leader.children(recursive=True)]]
+        return [process.pid for process in processes.family(self.process.pid)]
 
     def is_up(self) -> bool:
         try:

@@ -4,21 +4,40 @@ Everything runs on this machine as the Procfile has it, the load generator and a
 Compare within one run, never between machines. `--repeat 3` starts all of it three times: medians, and what each was.
 """
 
+import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import psutil
 
 from bench import http
-from bench.load import call, drive
-from bench.memory import proportional_mb, sizes
-from bench.replies import GEMINI_SECONDS, USERS, crowd
+from bench.http import MODEL_SECONDS
+from bench.load import Load, call, drive
 from bench.rows import HEADS, Bench, Floor, Row, median_of, milliseconds
-from bench.service import arrived, floor_server, service, wait_until_idle, with_new_rooms
-from bench.streams import WORD_SECONDS, first_pieces_directly, follow_all
+from bench.service import arrived, floor_server, prompt, service, wait_until_idle, with_new_rooms
+from bench.streams import WORD_SECONDS, first_pieces, first_pieces_directly
+from sandbox.people import Person
+from sandbox.stack.deployment import Deployment
 
-STREAMS = 50
+USERS, STREAMS = 100, 50
+PROCESSES = ("web", "worker", "beat")
+
+
+def crowd(stack: Deployment, people: Sequence[Person]) -> tuple[float, Load]:
+    """Everybody sends at once: seconds until the last reply has ended, and how the prompts were accepted.
+
+    Raises RuntimeError when one was not.
+    """
+    calls = [prompt(person, text="All at once") for person in with_new_rooms(people)]
+    wait_until_idle(stack)
+    began = time.time()
+    accepted = drive(calls)
+    if set(accepted.statuses) != {202}:
+        raise RuntimeError(f"Not all prompts were accepted: {accepted.statuses}.")
+    return wait_until_idle(stack) - began, accepted
 
 
 def replies(bench: Bench) -> Iterator[Row]:
@@ -32,7 +51,7 @@ def replies(bench: Bench) -> Iterator[Row]:
         (last, milliseconds(p50)),
         "≤ 1.5 s; ≤ 300 ms",
         (
-            Floor("the model alone, {:g} s", GEMINI_SECONDS, last / GEMINI_SECONDS),
+            Floor("the model alone, {:g} s", MODEL_SECONDS, last / MODEL_SECONDS),
             Floor(f"{USERS} empty views at once, {{:.0f}} ms", milliseconds(floor), p50 / floor),
         ),
     )
@@ -42,11 +61,11 @@ def streams(bench: Bench) -> Iterator[Row]:
     """From sending to the first piece, of a model that begins at once and writes a word every 30 ms."""
     people = with_new_rooms(bench.people[:STREAMS])
     bench.stack.gemini.behave(pace=WORD_SECONDS)
-    alone = [followed.first for person in people[:10] for followed in follow_all([person])]
-    together = [followed.first for followed in follow_all(people)]
+    alone = [piece for person in people[:10] for piece in first_pieces([person])]
+    together = first_pieces(people)
     directly = [piece for _ in range(10) for piece in first_pieces_directly(bench.stack, 1)]
     directly_together = first_pieces_directly(bench.stack, STREAMS)
-    bench.stack.gemini.behave(delay=GEMINI_SECONDS)
+    bench.stack.gemini.behave(delay=MODEL_SECONDS)
     p50s = [milliseconds(statistics.median(each)) for each in (alone, together, directly, directly_together)]
     yield Row(
         f"first delta of a stream, 1 / {STREAMS} replies at once: p50",
@@ -63,7 +82,7 @@ def streams(bench: Bench) -> Iterator[Row]:
 def memory(bench: Bench) -> Iterator[Row]:
     """What web, worker and beat hold after what came before."""
     wait_until_idle(bench.stack)
-    parts = sizes(bench.stack)
+    parts = {name: proportional_mb(bench.stack.process_ids(name)) for name in PROCESSES}
     total, floor = sum(parts.values()), proportional_mb(bench.floor.process_ids)
     yield Row(
         "memory of web + worker + beat after it, proportional set size",
@@ -74,20 +93,27 @@ def memory(bench: Bench) -> Iterator[Row]:
     )
 
 
-Measure = Callable[[Bench], Iterator[Row]]
-HTTP: dict[str, Measure] = {
+def proportional_mb(process_ids: Iterable[int]) -> float:
+    """MiB of some processes together: what several share counts once (smaps_rollup of proc(5), Linux)."""
+    rollups = (Path(f"/proc/{process_id}/smaps_rollup").read_text() for process_id in process_ids)
+    return sum(int(kilobytes) for rollup in rollups for kilobytes in re.findall(r"^Pss: +(\d+)", rollup, re.M)) / 1024
+
+
+MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "list": http.cached_list,
     "accept": http.accepted,
     "wait": http.waited,
     "sustained": http.sustained,
+    "replies": replies,
+    "streams": streams,
+    "memory": memory,
 }
-MEASURES: dict[str, Measure] = HTTP | {"replies": replies, "streams": streams, "memory": memory}
 
 
 def run(names: Sequence[str], seconds: float) -> list[Row]:
     """Start a service, measure, and end it."""
     with service() as stack, floor_server(stack) as floor:
-        stack.gemini.behave(delay=GEMINI_SECONDS)
+        stack.gemini.behave(delay=MODEL_SECONDS)
         bench = Bench(stack, floor, arrived(stack, USERS), seconds)
         return [row for name in names for row in MEASURES[name](bench)]
 

@@ -3,14 +3,12 @@
 Each row is a service of its own with 1, 2 and 4 worker processes. CPU is that of the row's own processes.
 """
 
-import os
-from collections.abc import Iterable
-
-import psutil
+import time
 
 from bench.load import drive
 from bench.service import arrived, prompt, service, with_new_rooms
-from sandbox.stack.deployment import Deployment
+from sandbox.stack.deployment import Deployment, cpu_seconds
+from sandbox.stack.processes import family
 
 MODEL_SECONDS, USERS, SECONDS = 5.0, 240, 30
 # All of them may wait at once, however the connections fall to the web processes.
@@ -37,28 +35,14 @@ def measure(workers: int) -> str:
 
 def cpu_by_kind(stack: Deployment) -> dict[str, float]:
     """Seconds of CPU that the processes of each kind have used so far."""
-    workers = [process_id for name in stack.workers for process_id in stack.process_ids(name)]
-    families = (
-        stack.process_ids("web"),
-        workers,
-        family(stack.postgres.pid),
-        family(stack.valkey.pid),
-        family(stack.gemini.process.pid),
-        [os.getpid()],
+    servers = (stack.postgres.pid, stack.valkey.pid, stack.gemini.process.pid)
+    spent = (
+        stack.cpu_seconds("web"),
+        sum(map(stack.cpu_seconds, stack.workers)),
+        *(cpu_seconds(family(process_id)) for process_id in servers if process_id),
+        time.process_time(),
     )
-    return {kind: cpu_seconds(process_ids) for kind, process_ids in zip(KINDS, families, strict=True)}
-
-
-def family(process_id: int | None) -> list[int]:
-    """The ids of a process and its children."""
-    if process_id is None:
-        return []
-    return [process_id, *(child.pid for child in psutil.Process(process_id).children(recursive=True))]
-
-
-def cpu_seconds(process_ids: Iterable[int]) -> float:
-    times = [psutil.Process(process_id).cpu_times() for process_id in process_ids]
-    return float(sum(each.user + each.system for each in times))
+    return dict(zip(KINDS, spent, strict=True))
 
 
 def main() -> None:

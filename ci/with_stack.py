@@ -10,13 +10,13 @@ import subprocess
 import sys
 
 from dotenv import dotenv_values
-from sandbox.stack.deployment import ROOT, own_stack
+from sandbox.stack.deployment import own_stack
 from sandbox.stack.folder import stack_folder
 
 
 def main() -> int:
     with own_stack(os.environ) as address:
-        chat = dotenv_values(stack_folder(ROOT) / "stack.env").get("FRONTEND_URL") or ""
+        chat = dotenv_values(stack_folder() / "stack.env").get("FRONTEND_URL") or ""
         command = [word.replace("{address}", address) for word in sys.argv[1:]]
         return subprocess.run(command, check=False, env=os.environ | {"BASE_URL": address, "CHAT_URL": chat}).returncode
 

@@ -47,14 +47,6 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def nothing(_: Deployment) -> None:
-    """What it looks like on a good day."""
-
-
-def kill_worker(stack: Deployment) -> None:
-    kill(stack, "worker")
-
-
 def end_worker(stack: Deployment) -> None:
     """One after the other, as a platform does that puts a new version in place."""
     for worker in stack.workers:
@@ -70,14 +62,6 @@ def kill(stack: Deployment, *names: str) -> None:
     pause(RESTART_SECONDS)
     for name in names:
         stack.start(name)
-
-
-def kill_web(stack: Deployment) -> None:
-    kill(stack, "web")
-
-
-def kill_beat(stack: Deployment) -> None:
-    kill(stack, "beat", *stack.workers)
 
 
 def kill_valkey(stack: Deployment) -> None:
@@ -124,10 +108,10 @@ def gemini_hangs_fails_and_recovers(stack: Deployment) -> None:
 
 
 DISASTERS = [
-    Disaster("nothing happens", nothing),
-    Disaster("kill -9 of a worker", kill_worker, in_short_form=True),
-    Disaster("kill -9 of all workers and of beat", kill_beat),
-    Disaster("kill -9 of the web process", kill_web),
+    Disaster("nothing happens", lambda _: None),
+    Disaster("kill -9 of a worker", lambda stack: kill(stack, "worker"), in_short_form=True),
+    Disaster("kill -9 of all workers and of beat", lambda stack: kill(stack, "beat", *stack.workers)),
+    Disaster("kill -9 of the web process", lambda stack: kill(stack, "web")),
     Disaster("kill -9 of Valkey, no append-only file", kill_valkey, in_short_form=True),
     Disaster("Valkey is flushed", flush_valkey),
     Disaster("Valkey is full", fill_valkey, in_short_form=True),

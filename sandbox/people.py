@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import requests
 
-from sandbox.stack.processes import wait_until
+from sandbox.stack.processes import direct_session, wait_until
 
 Result = TypeVar("Result")
 FINAL = {"completed", "failed", "canceled"}
@@ -22,13 +22,6 @@ AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
 def fresh_number() -> str:
     """A random valid number that nobody has: North America keeps 555 free."""
     return f"+1{secrets.choice(AREA_CODES)}555{secrets.randbelow(10_000):04}"
-
-
-def direct_session() -> requests.Session:
-    """A session that goes through no proxy of the environment."""
-    session = requests.Session()
-    session.trust_env = False
-    return session
 
 
 @dataclass
@@ -43,11 +36,8 @@ class Person:
     def arrive(self) -> None:
         """Sign up, log in and open a chatroom."""
         mobile = fresh_number()
-        while (
-            answer := self._call("POST", "/auth/signup", json={"mobile": mobile})
-        ).status_code == HTTPStatus.CONFLICT:
+        while self._call("POST", "/auth/signup", json={"mobile": mobile}).status_code == HTTPStatus.CONFLICT:
             mobile = fresh_number()
-        answer.raise_for_status()
         code = self._call("POST", "/auth/send-otp", json={"mobile": mobile}).json()["otp"]
         tokens = self._call("POST", "/auth/verify-otp", json={"mobile": mobile, "otp": code}).json()
         self.session.headers["Authorization"] = f"Bearer {tokens['access_token']}"

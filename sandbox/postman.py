@@ -18,6 +18,14 @@ from sandbox.postman_story import STORY, Step
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 METHODS = ("get", "post", "put", "patch", "delete")
 SUCCESSES = range(200, 300)
+# The variables that the requests fill, and which of all are hidden.
+FILLED = (
+    *("metrics_token", "mobile", "new_mobile", "password", "new_password", "otp", "access_token", "refresh_token"),
+    *("session_id", "api_key", "key_id", "chatroom_id", "message_id", "webhook_body", "webhook_signature"),
+)
+SECRET = {
+    *("password", "new_password", "access_token", "refresh_token", "api_key", "webhook_secret", "metrics_token"),
+}
 
 Json = dict[str, Any]
 
@@ -101,27 +109,13 @@ def raw_body(body: Json | str) -> str:
 
 def environment() -> Json:
     """The variables that the requests share, for the stack of `make run`."""
-    values = {
-        "base_url": "http://127.0.0.1:5000",
-        "webhook_secret": "whsec_sandbox",
-        "metrics_token": "",
-        **dict.fromkeys(
-            (
-                *("mobile", "new_mobile", "password", "new_password", "otp"),
-                *("access_token", "refresh_token", "session_id", "api_key", "key_id"),
-            ),
-            "",
-        ),
-        **dict.fromkeys(("chatroom_id", "message_id", "webhook_body", "webhook_signature"), ""),
-    }
-    secret = {
-        *("password", "new_password", "access_token", "refresh_token", "api_key", "webhook_secret", "metrics_token"),
-    }
+    given = {"base_url": "http://127.0.0.1:5000", "webhook_secret": "whsec_sandbox"}
+    values = given | dict.fromkeys(FILLED, "")
     return {
         "id": str(uuid5(NAMESPACE_URL, "gemini-backend/environment")),
         "name": "Gemini Backend, make run",
         "values": [
-            {"key": key, "value": value, "type": "secret" if key in secret else "default", "enabled": True}
+            {"key": key, "value": value, "type": "secret" if key in SECRET else "default", "enabled": True}
             for key, value in values.items()
         ],
         "_postman_variable_scope": "environment",

@@ -111,19 +111,9 @@ STORY: dict[str, list[Step]] = {
     "auth": [
         Step("POST /auth/signup", "Sign up", MOBILE | {"name": "Ada"}, before=(NEW_PERSON,)),
         Step("POST /auth/send-otp", "Ask for a code", MOBILE, after=(KEEP_CODE,)),
-        Step(
-            "POST /auth/verify-otp",
-            "Trade the code for tokens",
-            MOBILE | {"otp": "{{otp}}"},
-            after=(KEEP_TOKENS,),
-        ),
+        Step("POST /auth/verify-otp", "Trade the code for tokens", MOBILE | {"otp": "{{otp}}"}, after=(KEEP_TOKENS,)),
         Step("POST /auth/refresh", "Renew the tokens", token="refresh_token", after=(KEEP_TOKENS,)),
-        Step(
-            "POST /auth/change-password",
-            "Set a password",
-            {"new_password": "{{password}}"},
-            after=(KEEP_TOKENS,),
-        ),
+        Step("POST /auth/change-password", "Set a password", {"new_password": "{{password}}"}, after=(KEEP_TOKENS,)),
         Step(
             "POST /auth/change-password",
             "Change the password",
@@ -136,12 +126,7 @@ STORY: dict[str, list[Step]] = {
             "Set another one by a code",
             MOBILE | {"otp": "{{otp}}", "new_password": "{{password}}"},
         ),
-        Step(
-            "POST /auth/login",
-            "Log in by password",
-            MOBILE | {"password": "{{password}}"},
-            after=(KEEP_TOKENS,),
-        ),
+        Step("POST /auth/login", "Log in by password", MOBILE | {"password": "{{password}}"}, after=(KEEP_TOKENS,)),
         Step(
             "POST /auth/change-mobile", "Ask for another number", {"new_mobile": "{{new_mobile}}"}, after=(KEEP_CODE,)
         ),
@@ -152,16 +137,9 @@ STORY: dict[str, list[Step]] = {
             after=(KEEP_NEW_MOBILE, KEEP_TOKENS),
         ),
         Step("POST /auth/logout", "Log out"),
+        Step("POST /auth/login", "Log in on one device", MOBILE | {"password": "{{password}}"}),
         Step(
-            "POST /auth/login",
-            "Log in on one device",
-            MOBILE | {"password": "{{password}}"},
-        ),
-        Step(
-            "POST /auth/login",
-            "Log in on another device",
-            MOBILE | {"password": "{{password}}"},
-            after=(KEEP_TOKENS,),
+            "POST /auth/login", "Log in on another device", MOBILE | {"password": "{{password}}"}, after=(KEEP_TOKENS,)
         ),
         Step("GET /auth/sessions", "List your sessions", after=(KEEP_OTHER_SESSION,)),
         Step("DELETE /auth/sessions/{session_id}", "End the session on the other device"),

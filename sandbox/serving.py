@@ -1,4 +1,4 @@
-"""A stand-in served by gunicorn, which reads its settings here (https://gunicorn.org/reference/settings/).
+"""A stand-in, or the chat page, served by gunicorn, which reads its settings here.
 
 One process, because the state lives in it, and many threads for waiting calls.
 """
@@ -26,7 +26,9 @@ ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 def post_worker_init(worker: Any) -> None:
     """Let go of hanging calls when the process is told to end, before gunicorn's own handler waits for them."""
-    stand_in = worker.wsgi.extensions["stand_in"]
+    stand_in = worker.wsgi.extensions.get("stand_in")
+    if stand_in is None:
+        return
     earlier = {number: signal.getsignal(number) for number in ENDINGS}
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -40,15 +42,15 @@ def post_worker_init(worker: Any) -> None:
 
 
 def serve(name: str, factory: str, *, port: int, **options: object) -> NoReturn:
-    """Become the gunicorn that serves the stand-in on 127.0.0.1.
+    """Become the gunicorn that serves this on 127.0.0.1.
 
     factory: `module:function`, called with the options. Ends the process with one sentence when the port is taken;
     gunicorn would try for five seconds first.
     """
     error = bind_error(port)
     if error is not None:
-        sys.exit(f"The {name} stand-in cannot listen on 127.0.0.1:{port}: {error.strerror}.")
-    print(f"The {name} stand-in listens on http://127.0.0.1:{port}", flush=True)
+        sys.exit(f"The {name} cannot listen on 127.0.0.1:{port}: {error.strerror}.")
+    print(f"The {name} listens on http://127.0.0.1:{port}", flush=True)
     arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
     command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--config", "python:sandbox.serving"]
     os.execv(command[0], [*command, "--bind", f"127.0.0.1:{port}", f"{factory}({arguments})"])

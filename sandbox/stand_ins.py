@@ -3,6 +3,7 @@
 The routes behind each method are in sandbox/README.md.
 """
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,8 @@ from typing import Any
 import requests
 
 from sandbox.stack import processes
-from sandbox.stack.processes import free_port, wait_until
+from sandbox.stack.processes import ROOT, comes_up, direct_session, free_port
 
-ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
 CALL_TIMEOUT_SECONDS = 70.0
@@ -29,12 +29,10 @@ class _Process:
         """Start it on a free port and wait until it answers. Raises RuntimeError when it does not within 20 s."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._session = direct_session()
         command = [sys.executable, "-m", module, "--port", str(port), *arguments]
         self.process = processes.spawn(command, output=subprocess.DEVNULL, errors=None, cwd=ROOT)
-        wait_until(lambda: self.process.poll() is not None or self._is_healthy(), seconds=START_SECONDS)
-        if self.process.poll() is not None or not self._is_healthy():
+        if not comes_up(self.process, self._is_healthy, seconds=START_SECONDS):
             self.stop()
             raise RuntimeError(f"{module} did not start on port {port} (exit code {self.process.poll()}).")
 
@@ -47,12 +45,7 @@ class _Process:
     def stop(self) -> None:
         """End it, hanging calls included."""
         self._session.close()
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        processes.stop(self.process, signal.SIGTERM, seconds=STOP_SECONDS)
 
     def _control(self, method: str, route: str, **options: Any) -> requests.Response:
         return self._session.request(method, f"{self.url}/sandbox{route}", timeout=CALL_TIMEOUT_SECONDS, **options)
@@ -110,10 +103,9 @@ class RunningStandIn(_Process):
         answer.raise_for_status()
         return answer.json()
 
-    def behave(self, *behaviours: dict[str, Any], **fields: Any) -> None:
+    def behave(self, **fields: Any) -> None:
         """Misbehave, e.g. `behave(path="/v1/checkout", status=500, times=1)`; nothing given: behave again."""
-        every = [*behaviours, *([fields] if fields else [])]
-        self.call("PUT", "/behaviour", every)
+        self.call("PUT", "/behaviour", fields)
 
     def wait_held(self, timeout_seconds: float = 10) -> None:
         """Wait until a call is on hold; `behave()` lets it go on. Raises TimeoutError."""

@@ -17,17 +17,8 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect, 
 from ci.browser.visit import open_browser
 from ci.newcomer import tokens
 
-TAGS = [
-    "auth",
-    "sessions",
-    "user",
-    "chatroom",
-    "models",
-    "messages",
-    "search",
-    "billing",
-    "operations",
-]  # the order of the story
+# In the order of the story.
+TAGS = ["auth", "sessions", "user", "chatroom", "models", "messages", "search", "billing", "operations"]
 PROMPT = "Explain DNS to a child"
 WAIT_MS = 60_000
 

@@ -62,18 +62,8 @@ def check_typescript(folder: Path, description: Path) -> None:
         'export const body: Body = { text: "Hello" };\n'
         'export const status = (message: components["schemas"]["MessageOut"]): string | undefined => message.status;\n'
     )
-    run(
-        NODE / "tsc",
-        "--noEmit",
-        "--strict",
-        "--target",
-        "es2022",
-        "--moduleResolution",
-        "bundler",
-        "--module",
-        "es2022",
-        use,
-    )
+    target = ("--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler")
+    run(NODE / "tsc", "--noEmit", "--strict", *target, use)
     follow = folder / "follow.mjs"
     follow.write_text(
         snippet("js") + "\nconst types = [];\n"

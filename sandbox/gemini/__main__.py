@@ -11,7 +11,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8081, help="port on 127.0.0.1 (default 8081)")
     parser.add_argument("--pace", type=float, default=0.03, help="seconds between the words of a stream (default 0.03)")
     options = parser.parse_args()
-    serve("Gemini", "sandbox.gemini.app:create_app", port=options.port, pace=options.pace)
+    serve("Gemini stand-in", "sandbox.gemini.app:create_app", port=options.port, pace=options.pace)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Source: https://ai.google.dev/api/generate-content.
 """
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Flask, Response, after_this_request, current_app, request
@@ -12,8 +11,8 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from sandbox.gemini.answers import Format, compose, serve
-from sandbox.gemini.behaviour import Line, UnknownBehaviourError, read_fields
-from sandbox.gemini.errors import ApiError, invalid_api_key, missing_api_key
+from sandbox.gemini.behaviour import Line, read_fields
+from sandbox.gemini.errors import SERVICE, ApiError
 from sandbox.gemini.requests import Conversation, read_conversation, require_model
 from sandbox.gemini.state import StandIn
 
@@ -24,7 +23,7 @@ WELCOME = (
     "with any API key); steer one request by a directive in its prompt, such as [[sandbox: status=503]] or "
     "[[sandbox: delay=3]], and all of them by PUT /sandbox/behaviour.\n"
 )
-HEADERS_OF_INTEREST = ("x-request-id", "user-agent", "x-goog-api-client", "content-type", "traceparent")
+HEADERS_OF_INTEREST = ("x-request-id", "traceparent")
 
 google = Blueprint("google", __name__, url_prefix="/v1beta")
 control = Blueprint("control", __name__)  # for steering and watching; none of these routes exists at Google's
@@ -60,11 +59,8 @@ def call_model(model: str, method: str) -> Response:
     require_model(model, method)
     conversation = read_conversation(model, _read_json())
     stand_in = _stand_in()
-    stand_in.remember(_seen(conversation, method))
-    try:
-        behaviour = stand_in.behaviour_for(conversation.prompt)
-    except UnknownBehaviourError as error:
-        raise ApiError(400, str(error)) from None
+    stand_in.remember(_seen(conversation))
+    behaviour = stand_in.behaviour_for(conversation.prompt)
     line = Line(closing=stand_in.closing, released=stand_in.released)
     return serve(compose(conversation, behaviour), behaviour, _wanted(), line)
 
@@ -84,14 +80,8 @@ def healthz() -> ResponseReturnValue:
 @control.put("/sandbox/behaviour")
 def set_behaviour() -> ResponseReturnValue:
     """Treat every request so, until the next PUT or DELETE."""
-    fields = request.get_json(force=True)
-    if not isinstance(fields, dict):
-        raise ApiError(400, "[sandbox] A JSON object of behaviour fields is expected.")
-    try:
-        _stand_in().behave(read_fields(fields))
-    except UnknownBehaviourError as error:
-        raise ApiError(400, str(error)) from None
-    return _stand_in().current_behaviour()
+    _stand_in().behave(read_fields(request.get_json(force=True)))
+    return "", 204
 
 
 @control.delete("/sandbox/behaviour")
@@ -132,9 +122,15 @@ def _stand_in() -> StandIn:
 def _require_key() -> None:
     key = request.headers.get("x-goog-api-key") or request.args.get("key")
     if not key:
-        raise missing_api_key()
-    if key.startswith("invalid"):
-        raise invalid_api_key()
+        raise ApiError(
+            403,
+            "Method doesn't allow unregistered callers (callers without established identity). "
+            "Please use API Key or other form of API consumer identity to call this API.",
+        )
+    if key.startswith("invalid"):  # 400, not 401: so Google answers a key it does not know
+        details = {"reason": "API_KEY_INVALID", "domain": "googleapis.com", "metadata": {"service": SERVICE}}
+        kind = {"@type": "type.googleapis.com/google.rpc.ErrorInfo"}
+        raise ApiError(400, "API key not valid. Please pass a valid API key.", details=[kind | details])
 
 
 def _wanted() -> Format:
@@ -150,16 +146,14 @@ def _wanted() -> Format:
 def _read_json() -> Any:
     try:
         return json.loads(request.get_data() or b"{}")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(400, f"Invalid JSON payload received. {error}") from None
 
 
-def _seen(conversation: Conversation, method: str) -> dict[str, Any]:
+def _seen(conversation: Conversation) -> dict[str, Any]:
     headers = {name: request.headers[name] for name in HEADERS_OF_INTEREST if name in request.headers}
     return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "model": conversation.model,
-        "api": method,
         "contents": conversation.contents,
         "system_instruction": conversation.system_instruction,
         "system_parts": conversation.system_parts,

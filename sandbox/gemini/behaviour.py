@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from flask import Response, request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from sandbox.gemini.errors import BLOCK_REASONS, FINISH_REASONS
+from sandbox.gemini.errors import BLOCK_REASONS, FINISH_REASONS, ApiError
 
 LONGEST_HANG_SECONDS = 600.0
 # POLLRDHUP is Linux; elsewhere a readable socket in mid-request means that the client has closed it.
@@ -84,32 +84,28 @@ DIRECTIVE = re.compile(r'\[\[sandbox:((?:"(?:\\.|[^"\\])*"|(?!\]\])[^"])*)\]\]',
 TOKEN = re.compile(r'\s*([a-z_]+)(?:=("(?:\\.|[^"\\])*"|[^\s"]+))?(?=\s|$)', re.DOTALL)
 
 
-class UnknownBehaviourError(ValueError):
-    """A directive or a control request that cannot be understood; the message is for its author."""
-
-
 def read_fields(raw: Mapping[str, Any]) -> Fields:
-    """Check names and values and return them typed; null means "not given". Raises UnknownBehaviourError."""
+    """Check names and values and return them typed; null means "not given". Raises ApiError."""
     try:
         given = Behaviour.model_validate({name: value for name, value in raw.items() if value is not None})
     except ValidationError as error:
         flaw, known = error.errors()[0], ", ".join(Behaviour.model_fields)
         name = flaw["loc"][0]
         if flaw["type"] == "extra_forbidden":
-            raise UnknownBehaviourError(f"[sandbox] There is no directive {name!r}; known: {known}.") from None
-        raise UnknownBehaviourError(f"[sandbox] {raw[str(name)]!r} is not a value for {name!r}.") from None
+            raise ApiError(400, f"[sandbox] There is no directive {name!r}; known: {known}.") from None
+        raise ApiError(400, f"[sandbox] {raw[str(name)]!r} is not a value for {name!r}.") from None
     return given.model_dump(exclude_unset=True)
 
 
 def directives_in(prompt: str) -> Fields:
-    """Return the fields of every `[[sandbox: …]]` in a prompt. Raises UnknownBehaviourError."""
+    """Return the fields of every `[[sandbox: …]]` in a prompt. Raises ApiError."""
     raw: Fields = {}
     for directive in DIRECTIVE.finditer(prompt):
         text, position = directive[1].strip(), 0
         while position < len(text):
             token = TOKEN.match(text, position)
             if token is None:
-                raise UnknownBehaviourError(f"[sandbox] Cannot read the directive at {text[position:]!r}.")
+                raise ApiError(400, f"[sandbox] Cannot read the directive at {text[position:]!r}.")
             raw[token[1]] = _unquoted(token[2])
             position = token.end()
     return read_fields(raw)
@@ -123,7 +119,7 @@ def _unquoted(value: str | None) -> str:
     try:
         return str(json.loads(value, strict=False))
     except ValueError:
-        raise UnknownBehaviourError(f"[sandbox] {value} is not a JSON string.") from None
+        raise ApiError(400, f"[sandbox] {value} is not a JSON string.") from None
 
 
 def without_directives(prompt: str) -> str:

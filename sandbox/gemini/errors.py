@@ -50,21 +50,17 @@ RATE_LIMITS_PAGE = "https://ai.google.dev/gemini-api/docs/rate-limits"
 # google.rpc.Code names by HTTP status (googleapis/google/rpc/code.proto).
 STATUS_NAMES: Mapping[int, str] = {
     400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
-    409: "ABORTED",
     429: "RESOURCE_EXHAUSTED",
     499: "CANCELLED",
     500: "INTERNAL",
-    501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
 
 MESSAGES: Mapping[int, str] = {
     400: "Request contains an invalid argument.",
-    401: "Request had invalid authentication credentials.",
     403: "The caller does not have permission.",
     429: "You exceeded your current quota, please check your plan and billing details. "
     f"For more information on this error, head to: {RATE_LIMITS_PAGE}.",
@@ -134,37 +130,6 @@ class ApiError(Exception):
         return response
 
 
-def missing_api_key() -> ApiError:
-    """403: no key came with the request."""
-    return ApiError(
-        403,
-        "Method doesn't allow unregistered callers (callers without established identity). "
-        "Please use API Key or other form of API consumer identity to call this API.",
-    )
-
-
-def invalid_api_key() -> ApiError:
-    """400, not 401: so Google answers a key it does not know."""
-    message = "API key not valid. Please pass a valid API key."
-    return ApiError(
-        400,
-        message,
-        details=[
-            {
-                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                "reason": "API_KEY_INVALID",
-                "domain": "googleapis.com",
-                "metadata": {"service": SERVICE},
-            },
-            {
-                "@type": "type.googleapis.com/google.rpc.LocalizedMessage",
-                "locale": "en-US",
-                "message": message,
-            },
-        ],
-    )
-
-
 def model_not_found(model: str, method: str) -> ApiError:
     """404: no such model, or not for this method."""
     return ApiError(
@@ -172,11 +137,6 @@ def model_not_found(model: str, method: str) -> ApiError:
         f"models/{model} is not found for API version v1beta, or is not supported for {method}. "
         "Call ListModels to see the list of available models and their supported methods.",
     )
-
-
-def model_shut_down(model: str) -> ApiError:
-    """404: a model that Google has ended."""
-    return ApiError(404, f"This model models/{model} is no longer available. Please use a newer model.")
 
 
 def asked_for(code: int, *, model: str, retry_after_seconds: float | None) -> ApiError:

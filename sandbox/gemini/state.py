@@ -85,13 +85,8 @@ class StandIn:
         """Let go of every waiting request for good: the process is ending. Safe in a signal handler."""
         self.closing.fire()
 
-    def current_behaviour(self) -> Fields:
-        """Return what the control API asked for, with what is left of `times`."""
-        with self._lock:
-            return dict(self._everywhere)
-
     def behaviour_for(self, prompt: str) -> Behaviour:
-        """Decide how to treat a request, and count it. Raises UnknownBehaviourError for a bad directive."""
+        """Decide how to treat a request, and count it. Raises ApiError for a bad directive."""
         own = directives_in(prompt)
         with self._lock:
             everywhere = self._count_down_everywhere()

@@ -20,8 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-OPEN_FOLDERS = (Path("/var/lib"), Path("/var/tmp"))
-_FOLDER_NAME = "gemini-backend-sandbox"
+OPEN_FOLDER = Path("/var/lib/gemini-backend-sandbox")
 
 
 @dataclass(frozen=True)
@@ -112,15 +111,11 @@ def _let_everybody_read(top: Path) -> None:
 
 def open_folder() -> Path:
     """A folder of root's own that every account can enter and nobody else can write to."""
-    for parent in OPEN_FOLDERS:
-        folder = parent / _FOLDER_NAME
-        with suppress(OSError):
-            folder.mkdir(exist_ok=True)
-            if is_safe(folder, owner=0):
-                folder.chmod(0o755)
-                return folder
-    tried = " and ".join(str(parent / _FOLDER_NAME) for parent in OPEN_FOLDERS)
-    raise OSError(f"No folder for PostgreSQL's data that its account can reach: tried {tried}.")
+    OPEN_FOLDER.mkdir(exist_ok=True)
+    if not is_safe(OPEN_FOLDER, owner=0):
+        raise OSError(f"{OPEN_FOLDER} is needed for PostgreSQL's data, and not root's alone.")
+    OPEN_FOLDER.chmod(0o755)
+    return OPEN_FOLDER
 
 
 def is_safe(folder: Path, *, owner: int) -> bool:

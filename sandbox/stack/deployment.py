@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +23,12 @@ from dotenv import dotenv_values
 from sandbox.stack import processes
 from sandbox.stack.folder import stack_folder
 from sandbox.stack.postgres import PostgresServer
-from sandbox.stack.processes import StackError, free_port, procfile_commands, says_ok, wait_until
+from sandbox.stack.processes import ROOT, StackError, comes_up, free_port, procfile_commands, says_ok, wait_until
 from sandbox.stack.run import MIGRATION_SECONDS, READY_SECONDS
 from sandbox.stack.servers import ValkeyServer
 from sandbox.stack.settings import DEFAULT_PORT, MIGRATE, given_environment, process_environment
 from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 
-ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90.0
 # The stack's own deadlines are shorter, and what it says then tells more.
 LONGEST_START_SECONDS = START_SECONDS + MIGRATION_SECONDS + READY_SECONDS
@@ -134,20 +133,15 @@ class Deployment:
 
     def process_ids(self, name: str) -> list[int]:
         """The ids of a process and its children."""
-        return [process.pid for process in self._family(name)]
+        return [process.pid for process in processes.family(self._running[name].pid)]
 
     def memory_mb(self, name: str) -> float:
         """Resident memory of a process and its children, in MiB (pages shared after a fork count in each)."""
-        return float(sum(process.memory_info().rss for process in self._family(name)) / 2**20)
+        return float(sum(one.memory_info().rss for one in processes.family(self._running[name].pid)) / 2**20)
 
     def cpu_seconds(self, name: str) -> float:
         """CPU time that a process and its children have used."""
-        times = [process.cpu_times() for process in self._family(name)]
-        return float(sum(time.user + time.system for time in times))
-
-    def _family(self, name: str) -> list[psutil.Process]:
-        leader = psutil.Process(self._running[name].pid)
-        return [leader, *leader.children(recursive=True)]
+        return cpu_seconds(processes.family(self._running[name].pid))
 
     def _migrate(self) -> None:
         done = subprocess.run(
@@ -167,6 +161,12 @@ class Deployment:
     def _end_all(self) -> None:
         for name in list(self._running):
             self.kill(name)
+
+
+def cpu_seconds(family: Iterable[psutil.Process]) -> float:
+    """CPU time that some processes have used."""
+    times = [process.cpu_times() for process in family]
+    return float(sum(time.user + time.system for time in times))
 
 
 @contextmanager
@@ -208,8 +208,7 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
             cwd=ROOT,
         )
         try:
-            wait_until(lambda: stack.poll() is not None or says_ok(f"{address}/readyz"), seconds=LONGEST_START_SECONDS)
-            if stack.poll() is not None or not says_ok(f"{address}/readyz"):
+            if not comes_up(stack, lambda: says_ok(f"{address}/readyz"), seconds=LONGEST_START_SECONDS):
                 log.seek(0)
                 last_words = log.read().decode(errors="replace").strip().splitlines()[-5:]
                 raise StackError("\n".join(["The stack did not start:", *last_words]))
@@ -220,7 +219,7 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
 
 def wanted_port(given: Mapping[str, str]) -> int:
     """PORT; else the port of the stack that runs here; else the default. Raises StackError."""
-    running = dotenv_values(stack_folder(ROOT) / "stack.env")
+    running = dotenv_values(stack_folder() / "stack.env")
     text = given.get("PORT") or running.get("PORT") or str(DEFAULT_PORT)
     try:
         return int(text)

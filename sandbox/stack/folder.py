@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.stack import processes
-from sandbox.stack.processes import StackError, wait_until
+from sandbox.stack.processes import ROOT, StackError, wait_until
 
 _CLOCK_SLACK_SECONDS = 1.0
 _LEFTOVER_SECONDS = 4.0  # they were told to end when their runner was killed, and their servers are gone
@@ -33,7 +33,8 @@ class Lock:
 
     def end_leftovers(self) -> None:
         """End what a killed stack left running; a process id that is somebody else's by now is left alone."""
-        orphans = [pid for pid, began in self._recorded() if _is_same(pid, began)]
+        left = _recorded(self._path).get("processes", {})
+        orphans = [pid for pid, began in left.values() if _is_same(pid, began)]
         processes.end_orphans(orphans, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)
         self._write({"pid": os.getpid()})
 
@@ -41,24 +42,15 @@ class Lock:
         """Forget everything: nothing runs any more."""
         os.ftruncate(self._descriptor, 0)
 
-    def _recorded(self) -> list[tuple[int, float]]:
-        try:
-            return [(int(pid), float(began)) for pid, began in self._read()["processes"].values()]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return []
-
-    def _read(self) -> Any:
-        return json.loads(self._path.read_text())
-
     def _write(self, content: object) -> None:
         text = json.dumps(content).encode()
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, text, 0)
 
 
-def stack_folder(root: Path) -> Path:
+def stack_folder() -> Path:
     """`var/` of the checkout, or the folder that SANDBOX_VAR names: nothing is shared with `make run` then."""
-    return root / (os.environ.get("SANDBOX_VAR") or "var")
+    return ROOT / (os.environ.get("SANDBOX_VAR") or "var")
 
 
 @contextmanager
@@ -74,7 +66,8 @@ def locked(var: Path) -> Iterator[Lock]:
         raise StackError(f"Cannot write to {var}: {error.strerror}. The data goes there.") from None
     try:
         if not wait_until(lambda: _try_lock(descriptor), seconds=_HANDOVER_SECONDS):
-            raise StackError(f"Already running here (pid {_holder(var / 'run.lock')}).")
+            holder = _recorded(var / "run.lock").get("pid", "unknown")
+            raise StackError(f"Already running here (pid {holder}).")
         lock = Lock(var / "run.lock", descriptor)
         lock.end_leftovers()
         try:
@@ -108,17 +101,17 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _holder(path: Path) -> str:
+def _recorded(path: Path) -> dict[str, Any]:
+    """What a stack wrote into its lock; nothing when it ended in order."""
     try:
-        return str(json.loads(path.read_text())["pid"])
-    except (ValueError, KeyError, TypeError):
-        return "unknown"
+        return dict(json.loads(path.read_text()))
+    except ValueError:
+        return {}
 
 
 def kept_secret(path: Path) -> str:
     """A random secret that stays the same from start to start, readable by its owner alone."""
-    if not path.exists() or not path.read_text().strip():
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600)
+    path.touch(mode=0o600)
+    if not path.read_text():
         path.write_text(secrets.token_urlsafe(48))
-    return path.read_text().strip()
+    return path.read_text()

@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from sandbox.stack.postgres import PostgresServer
+from sandbox.stack.processes import ROOT
+from sandbox.stack.run import newest_migration
 from sandbox.stack.servers import ValkeyServer
-
-ROOT = Path(__file__).resolve().parents[2]
-VERSIONS = ROOT / "migrations/versions"
 
 
 def main() -> int:
@@ -17,12 +15,12 @@ def main() -> int:
     if len(sys.argv) != 2 or not sys.argv[1].strip():
         print('A migration needs a name: make migration m="Add the colour of a chatroom"', file=sys.stderr)
         return 1
-    number = max(int(file.name[:4]) for file in VERSIONS.glob("[0-9][0-9][0-9][0-9]_*.py")) + 1
+    number = int(newest_migration()) + 1
     flask = ["flask", "--app", "wsgi", "db"]
     steps = (
         [*flask, "upgrade"],
         [*flask, "migrate", "-m", sys.argv[1], "--rev-id", f"{number:04}"],
-        ["ruff", "format", "--quiet", str(VERSIONS)],
+        ["ruff", "format", "--quiet", "migrations/versions"],
     )
     with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         environ = {**os.environ, "APP_ENV": "development", "DATABASE_URL": postgres.url, "REDIS_URL": valkey.url}

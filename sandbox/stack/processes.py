@@ -25,6 +25,7 @@ import requests
 
 from sandbox.stack.accounts import Account
 
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 POLL_SECONDS = 0.05
 # Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere),
 # so that nothing slips into the port of a server that is being restarted.
@@ -58,11 +59,23 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
     return True
 
 
+def direct_session() -> requests.Session:
+    """A session that goes through no proxy of the environment."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def comes_up(process: subprocess.Popen[bytes], answers: Callable[[], bool], *, seconds: float) -> bool:
+    """Wait until a process answers; False when it has ended, or `seconds` are over."""
+    wait_until(lambda: process.poll() is not None or answers(), seconds=seconds)
+    return process.poll() is None and answers()
+
+
 def says_ok(url: str) -> bool:
     """Whether the API, and nothing else, answers there: `/healthz` when it runs, `/readyz` when it can serve."""
     try:
-        with requests.Session() as session:
-            session.trust_env = False
+        with direct_session() as session:
             return bool(session.get(url, timeout=5).json() == {"status": "ok"})
     except (requests.RequestException, ValueError):
         return False
@@ -169,13 +182,13 @@ def stop(
 
 def end_orphans(pids: Iterable[int], how: signal.Signals, *, seconds: float) -> None:
     """End processes that an earlier run left behind, and theirs; the caller knows that they are ours."""
-    family = []
+    ours = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            family += [process, *process.children(recursive=True)]
-            process.send_signal(how)
-    _, survivors = psutil.wait_procs(family, timeout=seconds)
+            leader, *others = family(pid)
+            leader.send_signal(how)
+            ours += [leader, *others]
+    _, survivors = psutil.wait_procs(ours, timeout=seconds)
     for survivor in survivors:
         with contextlib.suppress(psutil.NoSuchProcess):
             survivor.kill()
@@ -198,10 +211,16 @@ def started_at(pid: int) -> float | None:
         return None
 
 
+def family(pid: int) -> list[psutil.Process]:
+    """A process and those below it, at any depth. Raises psutil.NoSuchProcess."""
+    leader = psutil.Process(pid)
+    return [leader, *leader.children(recursive=True)]
+
+
 def descendants(pid: int) -> list[int]:
-    """The processes below one, at any depth."""
+    """The ids of the processes below one; none when it is gone."""
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return [process.pid for process in family(pid)[1:]]
     except psutil.Error:
         return []
 
@@ -223,8 +242,7 @@ class _Running:
 class Processes:
     """Starts processes, prints what they say, notices when one ends, stops them together."""
 
-    def __init__(self, *, root: Path, lost_output: Callable[[], None], output: TextIO | None = None) -> None:
-        self._root = root
+    def __init__(self, *, lost_output: Callable[[], None], output: TextIO | None = None) -> None:
         self._lost_output = lost_output
         self._output = output or sys.stdout
         self._printing = threading.Lock()
@@ -233,7 +251,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> int:
         """Start a process; its id."""
-        process = spawn(command, output=subprocess.PIPE, env=environ, cwd=self._root)
+        process = spawn(command, output=subprocess.PIPE, env=environ, cwd=ROOT)
         colour = _COLOURS[len(self._running) % len(_COLOURS)]
         pump = threading.Thread(target=self._pump, args=(name, process, colour), daemon=True)
         pump.start()

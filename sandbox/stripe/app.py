@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 from sandbox.stripe import control, pages, resources
 from sandbox.stripe.api import StandIn, before_call, error_response
 from sandbox.stripe.events import Endpoint
-from sandbox.stripe.wire import StripeError, unrecognized_url
+from sandbox.stripe.wire import StripeError
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -21,7 +21,7 @@ def create_app(webhook_url: str, webhook_secret: str, state_file: str) -> Flask:
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    here = StandIn(Endpoint(webhook_url, webhook_secret), Path(state_file) if state_file else None)
+    here = StandIn(Endpoint(url=webhook_url, secret=webhook_secret), Path(state_file) if state_file else None)
     app.extensions["stand_in"] = here
     app.before_request(before_call)
     for part in (resources, control, pages):
@@ -37,5 +37,6 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
     if error.response is not None:
         return error.response
     if request.path.startswith("/v1/"):
-        return error_response(unrecognized_url(request.method, request.path))
+        message = f"Unrecognized request URL ({request.method}: {request.path}). The stand-in does not speak this part."
+        return error_response(StripeError(404, message))
     return jsonify({"error": {"message": error.description}}), error.code or 500

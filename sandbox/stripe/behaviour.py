@@ -3,111 +3,70 @@
 import socket
 import struct
 import threading
-from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, Literal
 
-from sandbox.stripe.wire import of_status, parameter_invalid
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from sandbox.stripe.wire import of_status
 
 LONGEST_HANG_SECONDS = 600
-MOMENTS = ("before", "during", "within", "after")
-OWN_FIELDS = {"reached", "released"}
 
 
 class ConnectionDroppedError(Exception):
     """The answer must not be sent: the connection is cut instead."""
 
 
-@dataclass
-class Behaviour:
+class Behaviour(BaseModel):
     """What happens to the calls that fit.
 
     path: the beginning of the paths it is for. method: e.g. POST; any when empty. times: how many calls; all
     when None. when: `before` the call is seen, so that nothing happens at Stripe; `during`, while its
     idempotency key is in use; `within`, so that the key keeps the failure; or `after`, so that all of it
-    happened and only the answer is lost. A call on `hold` goes on when other behaviours are put in force, one
-    that is to `hang` never does.
+    happened and only the answer is lost. A call on `hold` goes on when another behaviour is put in force, one
+    that is to `hang` never does. The default does nothing.
     """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     path: str = "/v1/"
     method: str = ""
     times: int | None = None
-    when: str = "before"
+    when: Literal["before", "during", "within", "after"] = "before"
     status: int | None = None
     code: str | None = None
     delay: float = 0.0
     hold: bool = False
     hang: bool = False
     drop: bool = False
-    reached: threading.Event = field(default_factory=threading.Event, repr=False)
-    released: threading.Event = field(default_factory=threading.Event, repr=False)
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _reached: threading.Event = PrivateAttr(default_factory=threading.Event)
+    _released: threading.Event = PrivateAttr(default_factory=threading.Event)
 
-    @classmethod
-    def parse(cls, body: Any) -> "Behaviour":
-        """From the control API's JSON. Raises StripeError for unknown fields, and for values of the wrong kind."""
-        known = set(cls.__dataclass_fields__) - OWN_FIELDS
-        if not isinstance(body, dict) or set(body) - known:
-            raise parameter_invalid("behaviour", f"A behaviour is an object with some of: {sorted(known)}")
-        kinds = get_type_hints(cls) | {"delay": int | float}
-        wrong = sorted(name for name, value in body.items() if not isinstance(value, kinds[name]))
-        if wrong:
-            raise parameter_invalid(wrong[0], f"`{wrong[0]}` is of the wrong kind.")
-        if body.get("when", "before") not in MOMENTS:
-            raise parameter_invalid("when", f"`when` is one of {MOMENTS}.")
-        return cls(**body)
-
-
-class Behaviours:
-    """The behaviours in force, the first that fits wins."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._active: list[Behaviour] = []
-
-    def replace(self, behaviours: list[Behaviour]) -> None:
-        """Put these in force and let go of every call that waits."""
-        with self._lock:
-            self.close()
-            self._active = behaviours
-
-    def close(self) -> None:
+    def release(self) -> None:
         """Let go of every call that waits. Safe in a signal handler: it takes no lock of ours."""
-        for behaviour in self._active:
-            behaviour.released.set()
+        self._released.set()
 
     def wait_held(self, timeout_seconds: float) -> bool:
         """Wait until a call is on hold; whether that came in time."""
-        held = [behaviour.reached for behaviour in self._active if behaviour.hold]
-        return bool(held) and held[0].wait(timeout_seconds)
+        return self._reached.wait(timeout_seconds)
 
     def apply(self, when: str, method: str, path: str) -> None:
-        """Delay or fail this call as told.
-
-        Raises StripeError, or ConnectionDroppedError for a connection to cut.
-        """
-        behaviour = self._take(when, method, path)
-        if behaviour is None:
-            return
-        behaviour.released.wait(behaviour.delay)
-        if behaviour.hold:
-            behaviour.reached.set()
-            behaviour.released.wait(LONGEST_HANG_SECONDS)
-        if behaviour.hang:
-            behaviour.released.wait(LONGEST_HANG_SECONDS)
-            raise ConnectionDroppedError
-        if behaviour.drop:
-            raise ConnectionDroppedError
-        if behaviour.status:
-            raise of_status(behaviour.status, behaviour.code)
-
-    def _take(self, when: str, method: str, path: str) -> Behaviour | None:
+        """Delay or fail a call if it fits. Raises StripeError, or ConnectionDroppedError for a connection to cut."""
+        fits = when == self.when and path.startswith(self.path) and self.method.upper() in ("", method)
         with self._lock:
-            for behaviour in self._active:
-                fits = behaviour.when == when and path.startswith(behaviour.path)
-                if fits and behaviour.method.upper() in ("", method) and behaviour.times != 0:
-                    if behaviour.times is not None:
-                        behaviour.times -= 1
-                    return behaviour
-        return None
+            if not fits or self.times == 0:
+                return
+            if self.times is not None:
+                self.times -= 1
+        self._released.wait(self.delay)
+        if self.hold:
+            self._reached.set()
+        if self.hold or self.hang:
+            self._released.wait(LONGEST_HANG_SECONDS)
+        if self.hang or self.drop:
+            raise ConnectionDroppedError
+        if self.status:
+            raise of_status(self.status, self.code)
 
 
 def cut(connection: Any) -> None:

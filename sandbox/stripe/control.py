@@ -3,38 +3,34 @@
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
+from flask.typing import ResponseReturnValue
 
-from sandbox.stripe.api import StandIn, stand_in
+from sandbox.stripe.api import StandIn, error_response, stand_in
 from sandbox.stripe.behaviour import Behaviour
-from sandbox.stripe.events import is_seconds, shown
+from sandbox.stripe.events import shown
 from sandbox.stripe.store import TABLES, Json
-from sandbox.stripe.wire import StripeError, card_declined, missing_resource, parameter_invalid, parameter_missing
+from sandbox.stripe.wire import StripeError, card_declined, missing_resource
 
 blueprint = Blueprint("control", __name__, url_prefix="/sandbox")
 LONGEST_WAIT_SECONDS = 30.0
 
 
 def _body() -> Any:
-    body = request.get_json(silent=True) if request.data else {}
-    if body is None:
-        raise parameter_invalid("body", "The body is not JSON.")
-    return body
+    """The body's fields. Raises TypeError when it is no object."""
+    return dict(**request.get_json(force=True)) if request.data else {}
 
 
-def _options() -> Json:
-    """The body's fields. Raises StripeError when it is no object."""
-    body = _body()
-    if not isinstance(body, dict):
-        raise parameter_invalid("body", "The body is no JSON object.")
-    return body
+@blueprint.errorhandler(KeyError)
+@blueprint.errorhandler(TypeError)
+@blueprint.errorhandler(ValueError)
+def refuse(error: Exception) -> ResponseReturnValue:
+    """Say what is wrong with a setting."""
+    return error_response(StripeError(400, str(error)))
 
 
 def _timeout() -> float:
-    """Seconds that a call may wait: `timeout` (5), cut at the longest. Raises StripeError."""
-    seconds = _options().get("timeout", 5)
-    if not is_seconds(seconds):
-        raise parameter_invalid("timeout", "`timeout` is a number of seconds.")
-    return min(float(seconds), LONGEST_WAIT_SECONDS)
+    """Seconds that a call may wait: `timeout` (5), cut at the longest."""
+    return min(float(_body().get("timeout", 5)), LONGEST_WAIT_SECONDS)
 
 
 def _done(here: StandIn, answer: Json) -> Response:
@@ -46,17 +42,15 @@ def _done(here: StandIn, answer: Json) -> Response:
 
 @blueprint.put("/behaviour")
 def put_behaviour() -> Response:
-    """Put one behaviour, or a list of them, in force instead of those before."""
-    body = _body()
-    behaviours = [Behaviour.parse(one) for one in (body if isinstance(body, list) else [body])]
-    stand_in().behaviours.replace(behaviours)
-    return jsonify({"behaviours": len(behaviours)})
+    """Put a behaviour in force instead of the one before."""
+    stand_in().behave(Behaviour(**_body()))
+    return jsonify({})
 
 
 @blueprint.post("/behaviour/wait")
 def wait_for_held() -> Response:
     """Wait up to `timeout` seconds (5) until a call is on hold."""
-    return jsonify({"held": stand_in().behaviours.wait_held(_timeout())})
+    return jsonify({"held": stand_in().behaviour.wait_held(_timeout())})
 
 
 @blueprint.post("/checkout/<session_id>/<action>")
@@ -74,13 +68,13 @@ def subscription(subscription_id: str, action: str) -> Response:
     """An action of `Lifecycle`, with its options as JSON."""
     here = stand_in()
     with here.store.lock:
-        return _done(here, {"subscription": here.lifecycle.act(subscription_id, action, _options())})
+        return _done(here, {"subscription": here.lifecycle.act(subscription_id, action, _body())})
 
 
 @blueprint.put("/webhooks")
 def put_webhooks() -> Response:
     """Change url, secret, retry_delays."""
-    stand_in().sender.configure(_options())
+    stand_in().sender.configure(_body())
     return jsonify({"configured": True})
 
 
@@ -102,12 +96,10 @@ def events() -> Response:
 @blueprint.post("/events")
 def make_event() -> Response:
     """Make an event of any type about an object, whole or by `object_id`; sent unless `send` is false."""
-    here, body = stand_in(), _options()
+    here, body = stand_in(), _body()
     with here.store.lock:
-        if not body.get("type"):
-            raise parameter_missing("type")
         item = body.get("object") or _object(here, str(body.get("object_id")))
-        event = here.events.emit(str(body["type"]), item, api_version=body.get("api_version"))
+        event = here.events.emit(body["type"], item, api_version=body.get("api_version"))
         record = here.store.table("events")[event["id"]]
         if body.get("send", True):
             here.events.flush()

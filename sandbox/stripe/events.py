@@ -10,19 +10,18 @@ import heapq
 import hmac
 import itertools
 import json
-import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import requests
 import stripe
 from flask import g, has_request_context
+from pydantic import BaseModel, ConfigDict, Field
 
+from sandbox.stack.processes import direct_session
 from sandbox.stripe.store import Json, Store, new_id, now
-from sandbox.stripe.wire import parameter_invalid
 
 DEFAULT_RETRY_DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 3, 20
@@ -109,18 +108,14 @@ def shown(record: Json) -> Json:
     return told | {"type": event["type"], "event": event}
 
 
-@dataclass
-class Endpoint:
+class Endpoint(BaseModel):
     """Where events go, and how. Without an address they are only kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     url: str = ""
     secret: str = "whsec_sandbox"
-    retry_delays: list[float] = field(default_factory=lambda: list(DEFAULT_RETRY_DELAYS))
-
-
-def is_seconds(value: Any) -> bool:
-    """Whether a value out of JSON says how long something takes."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    retry_delays: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = list(DEFAULT_RETRY_DELAYS)
 
 
 class Sender:
@@ -128,13 +123,12 @@ class Sender:
 
     def __init__(self, store: Store, endpoint: Endpoint) -> None:
         self._store, self._first = store, endpoint
-        self.endpoint = Endpoint(**vars(endpoint))
+        self.endpoint = endpoint
         self._wake = threading.Condition()
         self._queue: list[tuple[float, int, str, int]] = []  # due, order, event id, attempts so far
         self._order = itertools.count()
         self._sending = ""
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._session = direct_session()
 
     def start(self) -> None:
         """Begin to deliver; what an earlier run left undelivered comes first."""
@@ -159,22 +153,14 @@ class Sender:
             self._wake.notify_all()
 
     def configure(self, changes: Json) -> None:
-        """Change fields of the endpoint. Raises StripeError."""
-        fields = sorted(Endpoint.__dataclass_fields__)
-        if not set(changes) <= set(fields):
-            raise parameter_invalid("webhooks", f"Fields: {fields}.")
-        changed = Endpoint(**vars(self.endpoint) | changes)
-        if not isinstance(changed.url, str) or not isinstance(changed.secret, str):
-            raise parameter_invalid("webhooks", "`url` and `secret` are texts.")
-        if not isinstance(changed.retry_delays, list) or not all(map(is_seconds, changed.retry_delays)):
-            raise parameter_invalid("webhooks", "`retry_delays` is a list of seconds.")
-        self.endpoint = changed
+        """Change fields of the endpoint. Raises pydantic.ValidationError."""
+        self.endpoint = Endpoint(**self.endpoint.model_dump() | changes)
 
     def reset(self) -> None:
         """Forget what is queued and go back to the first settings."""
         with self._wake:
             self._queue = []
-            self.endpoint = Endpoint(**vars(self._first))
+            self.endpoint = self._first
             self._wake.notify_all()
 
     def headers(self, payload: str) -> dict[str, str]:

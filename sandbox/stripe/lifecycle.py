@@ -7,13 +7,12 @@ https://docs.stripe.com/billing/subscriptions/overview
 from collections.abc import Callable
 
 from sandbox.stripe.events import Events
-from sandbox.stripe.objects import invoice_object, months_later, subscription_object
+from sandbox.stripe.objects import invoice_object, month_later, subscription_object
 from sandbox.stripe.store import Json, Store, now
 from sandbox.stripe.wire import StripeError, parameter_invalid
 
 ENDED = ("canceled", "incomplete_expired")
 STATUSES = ("active", "trialing", "past_due", "unpaid", "paused", "incomplete", *ENDED)
-RETRY_SECONDS = 3 * 86_400  # the first pause of Stripe's default retry schedule is a few days
 
 
 class Payments:
@@ -80,7 +79,7 @@ class Payments:
         self._events.emit("checkout.session.async_payment_failed", session)
         subscription = self._store.get("subscription", session["subscription"])
         invoice = self._store.get("invoice", subscription["latest_invoice"])
-        invoice |= {"attempted": True, "attempt_count": 1, "status": "void"}
+        invoice |= {"attempt_count": 1, "status": "void"}
         self._events.emit("invoice.payment_failed", invoice)
         self._events.update(subscription, {"status": "incomplete_expired", "ended_at": now()})
         return session
@@ -92,24 +91,15 @@ class Payments:
         """
         invoice = self._store.table("invoice").get(subscription["latest_invoice"] or "")
         if invoice and invoice["status"] == "open":
-            transitions = invoice["status_transitions"] | {"paid_at": now()}
-            invoice |= {
-                "status": "paid",
-                "attempted": True,
-                "attempt_count": invoice["attempt_count"] + 1,
-                "amount_paid": invoice["amount_due"],
-                "amount_remaining": 0,
-                "next_payment_attempt": None,
-                "status_transitions": transitions,
-            }
+            attempts = invoice["attempt_count"] + 1
+            invoice |= {"status": "paid", "attempt_count": attempts, "amount_paid": invoice["amount_due"]}
             self._events.emit("invoice.paid", invoice)
             self._events.emit("invoice.payment_succeeded", invoice)
         self._events.update(subscription, {"status": status}, before)
 
     def new_invoice(self, subscription: Json, reason: str) -> Json:
         """An open invoice for the current period, the subscription's latest from now on."""
-        customer = self._store.get("customer", subscription["customer"])
-        invoice = self._store.add(invoice_object(subscription, customer, reason))
+        invoice = self._store.add(invoice_object(subscription, reason))
         subscription["latest_invoice"] = invoice["id"]
         return invoice
 
@@ -117,9 +107,10 @@ class Payments:
         customer = self._store.get("customer", session["customer"], "customer")
         if customer.get("deleted"):
             raise StripeError(400, "The customer of this session was deleted.", code="resource_missing")
-        kept = self._store.table("line_items")[session["id"]]
-        lines = [(line["price"], line["quantity"]) for line in kept["data"]]
-        subscription = self._store.add(subscription_object(customer["id"], lines, now(), dict(kept["metadata"])))
+        order = self._store.table("orders")[session["id"]]
+        subscription = self._store.add(
+            subscription_object(customer["id"], order["price"], now(), dict(order["metadata"]))
+        )
         invoice = self.new_invoice(subscription, "subscription_create")
         session |= {
             "status": "complete",
@@ -196,11 +187,7 @@ class Lifecycle:
         start = options.get("period_start") or now()
         before = self._next_period(subscription, start, options.get("period_end"))
         invoice = self._store.get("invoice", subscription["latest_invoice"])
-        invoice |= {
-            "attempted": True,
-            "attempt_count": 1,
-            "next_payment_attempt": now() + RETRY_SECONDS,
-        }
+        invoice["attempt_count"] = 1
         self._events.emit("invoice.payment_failed", invoice)
         self._events.update(subscription, {"status": "past_due"}, before)
 
@@ -210,15 +197,12 @@ class Lifecycle:
 
     def cancel_at_period_end(self, subscription: Json, _: Json) -> None:
         """End when the period does, as the portal does it in flexible billing mode: by `cancel_at` alone."""
-        at = max(item["current_period_end"] for item in subscription["items"]["data"])
-        details = subscription["cancellation_details"] | {"reason": "cancellation_requested"}
-        self._events.update(subscription, {"cancel_at": at, "canceled_at": now(), "cancellation_details": details})
+        at = subscription["items"]["data"][0]["current_period_end"]
+        self._events.update(subscription, {"cancel_at": at, "canceled_at": now()})
 
     def resume(self, subscription: Json, _: Json) -> None:
         """Go on after all: the cancellation for the end of the period is withdrawn."""
-        details = subscription["cancellation_details"] | {"reason": None}
-        changes = {"cancel_at": None, "canceled_at": None}
-        self._events.update(subscription, changes | {"cancellation_details": details})
+        self._events.update(subscription, {"cancel_at": None, "canceled_at": None})
 
     def set_fields(self, subscription: Json, options: Json) -> None:
         """Any status and any period, however it came about."""
@@ -235,13 +219,8 @@ class Lifecycle:
 
     def _end(self, subscription: Json, _: Json | None = None) -> None:
         """End at once."""
-        details = subscription["cancellation_details"] | {"reason": "cancellation_requested"}
-        subscription |= {
-            "status": "canceled",
-            "canceled_at": subscription["canceled_at"] or now(),
-            "ended_at": now(),
-            "cancellation_details": details,
-        }
+        canceled_at = subscription["canceled_at"] or now()
+        subscription |= {"status": "canceled", "canceled_at": canceled_at, "ended_at": now()}
         self._events.emit("customer.subscription.deleted", subscription)
 
     def _next_period(self, subscription: Json, start: int, end: int | None) -> Json:
@@ -251,11 +230,9 @@ class Lifecycle:
         return before
 
     def _set_period(self, subscription: Json, start: int | None, end: int | None) -> None:
-        items = []
-        for item in subscription["items"]["data"]:
-            first = start if start is not None else item["current_period_start"]
-            last = end if end is not None else item["current_period_end"]
-            if start is not None and end is None:
-                last = months_later(start)
-            items.append(item | {"current_period_start": first, "current_period_end": last})
-        subscription["items"] = subscription["items"] | {"data": items}
+        [item] = subscription["items"]["data"]
+        if start is not None:
+            item = item | {"current_period_start": start, "current_period_end": month_later(start)}
+        if end is not None:
+            item = item | {"current_period_end": end}
+        subscription["items"] = subscription["items"] | {"data": [item]}

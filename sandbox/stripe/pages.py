@@ -67,11 +67,10 @@ def checkout_page(session_id: str) -> str:
     with here.store.lock:
         session = here.payments.session(session_id)
         here.events.flush()
-        lines = here.store.table("line_items")[session_id]["data"]
         return render_template(
             "checkout.html",
             session=session,
-            lines=lines,
+            price=here.store.table("orders")[session_id]["price"],
             return_to=_success_url(session) if session["status"] == "complete" else session["cancel_url"],
             declined="declined" in request.args,
             can_settle=(session["status"], session["payment_status"]) == ("complete", "unpaid")

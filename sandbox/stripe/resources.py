@@ -4,8 +4,6 @@ https://docs.stripe.com/api. Any price id exists from its first use on, so that 
 catalogue; only ids that begin with `price_missing` do not.
 """
 
-from typing import Any
-
 from flask import Blueprint, request
 from stripe.params import CustomerCreateParams, SubscriptionCancelParams, SubscriptionListParams
 from stripe.params.billing_portal import SessionCreateParams as PortalParams
@@ -13,21 +11,16 @@ from stripe.params.checkout import SessionCreateParams, SessionExpireParams, Ses
 
 from sandbox.stripe.api import StandIn, endpoint
 from sandbox.stripe.lifecycle import ENDED, STATUSES
-from sandbox.stripe.objects import customer_object, line_object, portal_object, price_object, session_object
+from sandbox.stripe.objects import customer_object, portal_object, price_object, session_object
 from sandbox.stripe.store import Json, Store, page
 from sandbox.stripe.wire import (
     Params,
     StripeError,
-    as_int,
-    as_list,
     as_metadata,
-    as_object,
     as_required_text,
     as_text,
-    as_url,
     missing_resource,
     parameter_invalid,
-    parameter_missing,
 )
 
 blueprint = Blueprint("resources", __name__)
@@ -44,17 +37,15 @@ def create_customer(here: StandIn, params: Params) -> Json:
 
 
 @endpoint(blueprint, "GET", "/v1/customers/<customer_id>", None)
-def retrieve_customer(here: StandIn, params: Params, customer_id: str) -> Json:
+def retrieve_customer(here: StandIn, _: Params, customer_id: str) -> Json:
     """One customer; of a deleted one only that it was deleted."""
-    del params
     customer = here.store.get("customer", customer_id)
     return _deleted(customer_id) if customer.get("deleted") else customer
 
 
 @endpoint(blueprint, "DELETE", "/v1/customers/<customer_id>", None)
-def delete_customer(here: StandIn, params: Params, customer_id: str) -> Json:
+def delete_customer(here: StandIn, _: Params, customer_id: str) -> Json:
     """Delete a customer, which also cancels its subscriptions at once."""
-    del params
     customer = here.store.get("customer", customer_id)
     if customer.get("deleted"):
         raise missing_resource("customer", customer_id)
@@ -68,27 +59,24 @@ def delete_customer(here: StandIn, params: Params, customer_id: str) -> Json:
 
 @endpoint(blueprint, "POST", "/v1/checkout/sessions", SessionCreateParams, required=("line_items", "customer"))
 def create_session(here: StandIn, params: Params) -> Json:
-    """Create a session in `subscription` mode, paid on the stand-in's own page."""
+    """Create a session in `subscription` mode for one price, paid on the stand-in's own page."""
     if as_required_text(params, "mode") != "subscription":
         raise StripeError(400, "The stand-in knows the mode `subscription` only.", param="mode")
-    if not as_url(params, "success_url"):
-        raise parameter_missing("success_url")
     customer = _customer(here.store, params)
-    lines = [_line(here.store, entry, position) for position, entry in enumerate(as_list(params, "line_items"))]
+    price = _price(here.store, as_required_text(params["line_items"][0], "price"))
     email = customer["email"]
     session = session_object(
-        sum(line["amount_total"] for line in lines),
-        lines[0]["currency"],
+        price,
         request.host_url,
         customer=customer["id"],
         customer_details={"email": email, "name": None, "phone": None} if email else None,
         client_reference_id=as_text(params, "client_reference_id"),
         metadata=as_metadata(params),
-        success_url=as_url(params, "success_url"),
-        cancel_url=as_url(params, "cancel_url"),
+        success_url=as_required_text(params, "success_url"),
+        cancel_url=as_text(params, "cancel_url"),
     )
-    metadata = as_metadata(as_object(params, "subscription_data"))
-    here.store.table("line_items")[session["id"]] = {"data": lines, "metadata": metadata}
+    metadata = as_metadata(params.get("subscription_data") or {})
+    here.store.table("orders")[session["id"]] = {"price": price, "metadata": metadata}
     return here.store.add(session)
 
 
@@ -103,16 +91,14 @@ def list_sessions(here: StandIn, params: Params) -> Json:
 
 
 @endpoint(blueprint, "GET", "/v1/checkout/sessions/<session_id>", None)
-def retrieve_session(here: StandIn, params: Params, session_id: str) -> Json:
+def retrieve_session(here: StandIn, _: Params, session_id: str) -> Json:
     """One session."""
-    del params
     return here.payments.session(session_id)
 
 
 @endpoint(blueprint, "POST", "/v1/checkout/sessions/<session_id>/expire", SessionExpireParams)
-def expire_session(here: StandIn, params: Params, session_id: str) -> Json:
+def expire_session(here: StandIn, _: Params, session_id: str) -> Json:
     """Expire an open session."""
-    del params
     return here.payments.expire(session_id)
 
 
@@ -134,16 +120,14 @@ def list_subscriptions(here: StandIn, params: Params) -> Json:
 
 
 @endpoint(blueprint, "GET", "/v1/subscriptions/<subscription_id>", None)
-def retrieve_subscription(here: StandIn, params: Params, subscription_id: str) -> Json:
+def retrieve_subscription(here: StandIn, _: Params, subscription_id: str) -> Json:
     """One subscription, ended ones included."""
-    del params
     return here.store.get("subscription", subscription_id)
 
 
 @endpoint(blueprint, "DELETE", "/v1/subscriptions/<subscription_id>", SubscriptionCancelParams)
-def cancel_subscription(here: StandIn, params: Params, subscription_id: str) -> Json:
+def cancel_subscription(here: StandIn, _: Params, subscription_id: str) -> Json:
     """Cancel at once. Stripe answers as if one that has ended were not there."""
-    del params
     if here.store.get("subscription", subscription_id)["status"] in ENDED:
         raise missing_resource("subscription", subscription_id)
     return here.lifecycle.act(subscription_id, "cancel", {})
@@ -153,7 +137,7 @@ def cancel_subscription(here: StandIn, params: Params, subscription_id: str) -> 
 def create_portal_session(here: StandIn, params: Params) -> Json:
     """Create a session whose `url` is the stand-in's portal page for the customer."""
     customer = _customer(here.store, params)
-    return here.store.add(portal_object(customer["id"], as_url(params, "return_url"), request.host_url))
+    return here.store.add(portal_object(customer["id"], as_text(params, "return_url"), request.host_url))
 
 
 def _deleted(customer_id: str) -> Json:
@@ -176,17 +160,10 @@ def _check_customer(store: Store, params: Params) -> None:
         store.get("customer", customer_id, "customer")
 
 
-def _line(store: Store, entry: Any, position: int) -> Json:
-    name = f"line_items[{position}][price]"
-    if not isinstance(entry, dict) or not as_text(entry, "price"):
-        raise parameter_missing(name)
-    return line_object(_price(store, as_required_text(entry, "price"), name), as_int(entry, "quantity", 1))
-
-
-def _price(store: Store, price_id: str, param: str) -> Json:
+def _price(store: Store, price_id: str) -> Json:
     """The price, made now if it was never used. Raises StripeError `resource_missing`."""
     if price_id.startswith(MISSING_PREFIX) or not price_id.startswith("price_"):
-        raise missing_resource("price", price_id, param)
+        raise missing_resource("price", price_id, "line_items[0][price]")
     if price_id not in store.table("price"):
         store.add(price_object(price_id))
     return store.get("price", price_id)

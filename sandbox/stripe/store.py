@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sandbox.stripe.wire import Params, as_int, as_text, missing_resource, parameter_invalid
+from sandbox.stripe.wire import Params, as_text, missing_resource, parameter_invalid
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ TABLES = {
     "invoice": "invoices",
     "billing_portal.session": "portals",
 }
-OTHER_TABLES = ("line_items", "events", "idempotency")
+OTHER_TABLES = ("orders", "events", "idempotency")  # an order: the price of a session, and its metadata
 DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 
 
@@ -99,7 +99,7 @@ def list_object(data: list[Json], url: str, has_more: bool = False) -> Json:
 
 def page(items: list[Json], params: Params, url: str) -> Json:
     """One page of `items`, newest first, by `limit` and `starting_after`."""
-    limit = as_int(params, "limit", DEFAULT_LIMIT)
+    limit = int(params.get("limit") or DEFAULT_LIMIT)
     if not 1 <= limit <= MAX_LIMIT:
         raise parameter_invalid("limit", "This value must be between 1 and 100.", "parameter_invalid_integer")
     after = as_text(params, "starting_after")

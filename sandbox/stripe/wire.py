@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 Params = dict[str, Any]
 DOC_URL = "https://docs.stripe.com/error-codes#"
@@ -20,12 +19,8 @@ def parse_form(pairs: Iterable[tuple[str, str]]) -> Params:
     for name, value in pairs:
         first, *rest = re.findall(r"[^\[\]]+|(?<=\[)(?=\])", name) or [name]
         node = tree
-        for step, following in zip([first, *rest], rest, strict=False):
-            key = step or str(len(node))
-            child = node.setdefault(key, {})
-            if not isinstance(child, dict):
-                raise parameter_invalid(name, f"Invalid request: {following!r} is inside a plain value.")
-            node = child
+        for step in [first, *rest][:-1]:
+            node = node.setdefault(step or str(len(node)), {})
         last = rest[-1] if rest else first
         node[last or str(len(node))] = value
     return {name: _with_lists(value) for name, value in tree.items()}
@@ -41,11 +36,7 @@ def _with_lists(node: Any) -> Any:
 
 def as_text(params: Params, name: str) -> str | None:
     """A plain value; empty means null."""
-    value = params.get(name)
-    if value is None or value == "":
-        return None
-    if not isinstance(value, str):
-        raise parameter_invalid(name, f"Invalid string: {value}")
+    value: str | None = params.get(name) or None
     return value
 
 
@@ -57,43 +48,9 @@ def as_required_text(params: Params, name: str) -> str:
     return value
 
 
-def as_int(params: Params, name: str, default: int) -> int:
-    """A whole number."""
-    value = as_text(params, name)
-    if value is None:
-        return default
-    if not re.fullmatch(r"-?[0-9]{1,15}", value):
-        raise parameter_invalid(name, f"Invalid integer: {value}", "parameter_invalid_integer")
-    return int(value)
-
-
-def as_object(params: Params, name: str) -> Params:
-    """A nested object; absent or empty gives an empty one."""
-    value = params.get(name) or {}
-    if not isinstance(value, dict):
-        raise parameter_invalid(name, "Invalid object")
-    return value
-
-
-def as_list(params: Params, name: str) -> list[Any]:
-    """A list; absent or empty gives an empty one."""
-    value = params.get(name) or []
-    if not isinstance(value, list):
-        raise parameter_invalid(name, "Invalid array")
-    return value
-
-
-def as_url(params: Params, name: str) -> str | None:
-    """An http or https address."""
-    value = as_text(params, name)
-    if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
-        raise parameter_invalid(name, "Not a valid URL", "url_invalid")
-    return value
-
-
 def as_metadata(params: Params) -> dict[str, str]:
     """The object's `metadata` (https://docs.stripe.com/api/metadata)."""
-    return {key: str(value) for key, value in as_object(params, "metadata").items()}
+    return dict(params.get("metadata") or {})
 
 
 class StripeError(Exception):
@@ -140,33 +97,9 @@ def parameter_missing(param: str) -> StripeError:
     return StripeError(400, message, code="parameter_missing", param=param, keep=False)
 
 
-def parameter_unknown(names: list[str]) -> StripeError:
-    """Parameters that the endpoint of this API version does not have."""
-    noun = "parameter" if len(names) == 1 else "parameters"
-    message = f"Received unknown {noun}: {', '.join(names)}"
-    return StripeError(400, message, code="parameter_unknown", param=names[0], keep=False)
-
-
 def parameter_invalid(param: str, message: str, code: str | None = None) -> StripeError:
     """A parameter of the wrong kind."""
     return StripeError(400, message, code=code, param=param, keep=False)
-
-
-def unrecognized_url(method: str, path: str) -> StripeError:
-    """A path that the stand-in does not know."""
-    message = f"Unrecognized request URL ({method}: {path}). The stand-in does not speak this part of the API."
-    return StripeError(404, message, keep=False)
-
-
-def no_api_key() -> StripeError:
-    """A request without a key."""
-    message = "You did not provide an API key: send it as 'Authorization: Bearer YOUR_SECRET_KEY'."
-    return StripeError(401, message, keep=False)
-
-
-def invalid_api_key() -> StripeError:
-    """A key that is no test key; not even a part of it is repeated."""
-    return StripeError(401, "Invalid API Key provided.", keep=False)
 
 
 def card_declined() -> StripeError:
@@ -178,21 +111,6 @@ def card_declined() -> StripeError:
         code="card_declined",
         decline_code="generic_decline",
     )
-
-
-def idempotency_mismatch(key: str) -> StripeError:
-    """A key used again for another request."""
-    message = (
-        "Keys for idempotent requests can only be used with the same parameters they were first used with."
-        f" Try using a key other than '{key}' if you meant to execute a different request."
-    )
-    return StripeError(400, message, kind="idempotency_error", keep=False)
-
-
-def idempotency_in_use(key: str) -> StripeError:
-    """A request with this key is still being worked on."""
-    message = f"There is currently another in-progress request using this idempotency key: {key}."
-    return StripeError(409, message, kind="idempotency_error", code="idempotency_key_in_use", keep=False)
 
 
 def of_status(status: int, code: str | None = None) -> StripeError:

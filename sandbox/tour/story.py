@@ -3,18 +3,15 @@
 Each chapter gets the visitor and leaves in it what later ones need.
 """
 
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from sandbox.people import fresh_number
-from sandbox.tour.visitor import POLL_SECONDS, REPLY_SECONDS, TourError, Visitor
+from sandbox.tour.visitor import TourError, Visitor
 
-# Numbers of the exchange 555, which belong to nobody that a message could reach.
 _TRIES = 5
 _MOST_PROMPTS = 20
-_PRO_SECONDS = 20
 
 Chapter = Callable[[Visitor], None]
 
@@ -125,10 +122,7 @@ def buy_pro(visitor: Visitor) -> None:
         return
     visitor.page.note("What its button Pay does. The stand-in then sends the signed webhooks that Stripe would.")
     visitor.press(f"{url}/pay")
-    deadline = time.monotonic() + _PRO_SECONDS
-    while visitor.call("GET", "/subscription/status", expect=200).json()["tier"] != "pro":
-        visitor.expect(time.monotonic() < deadline, f"Pro was paid for, and not there after {_PRO_SECONDS} s.")
-        time.sleep(POLL_SECONDS)
+    visitor.read_until(lambda status: status["tier"] == "pro", "/subscription/status", "Pro, which was paid for,")
     visitor.page.note("The prompt that was refused is answered now: Pro has no daily limit.")
     answer, _ = visitor.prompt("One more?")
     visitor.expect("RateLimit-Limit" not in answer.headers, "A prompt of Pro's was counted against a limit.")
@@ -143,24 +137,16 @@ def change_ones_mind(visitor: Visitor) -> None:
         return
     visitor.page.note("The first reply again: a new one takes its place, and all that followed is superseded with it.")
     again = visitor.call("POST", f"{visitor.room}/messages/{reply[-1]['id']}/retry", expect=202)
-    wait_for_reply(visitor, again.headers["Location"])
+    visitor.wait_for_reply(again.headers["Location"])
     visitor.page.note("Its prompt, put another way.")
     body, path = {"text": "I love tide pools. Who lives there?"}, f"{visitor.room}/messages/{prompt[-1]['id']}/edit"
     edited = visitor.call("POST", path, body, headers={"Prefer": "wait=20"}, expect=(200, 202))
-    wait_for_reply(visitor, edited.headers["Location"])
+    visitor.wait_for_reply(edited.headers["Location"])
     visitor.page.note("The room shows the current conversation; what was replaced is there when it is asked for.")
     current = visitor.call("GET", visitor.room, expect=200).json()["messages"]
     visitor.expect(len(current) == 2, "The room shows more than the edited prompt and its reply.")
     everything = visitor.call("GET", f"{visitor.room}/messages?superseded=include&limit=100", expect=200, brief=True)
     visitor.expect(len(everything.json()["items"]) == len(items) + 3, "What was replaced is not there any more.")
-
-
-def wait_for_reply(visitor: Visitor, location: str) -> None:
-    """Read a reply until it has ended. Raises TourError."""
-    deadline = time.monotonic() + REPLY_SECONDS
-    while visitor.call("GET", location, expect=200, brief=True).json()["completed_at"] is None:
-        visitor.expect(time.monotonic() < deadline, f"The reply was not there after {REPLY_SECONDS:.0f} s.")
-        time.sleep(POLL_SECONDS)
 
 
 def get_a_title(visitor: Visitor) -> None:
@@ -176,10 +162,8 @@ def get_a_title(visitor: Visitor) -> None:
         return
     visitor.prompt("Why do lighthouses blink?", brief=True)
     visitor.page.note("A moment after the first reply it has a name, also in the cached list.")
-    deadline = time.monotonic() + REPLY_SECONDS
-    while (room := visitor.call("GET", "/chatroom?limit=1", expect=200).json()["items"][0])["title"] is None:
-        visitor.expect(time.monotonic() < deadline, f"The chatroom had no title after {REPLY_SECONDS:.0f} s.")
-        time.sleep(POLL_SECONDS)
+    listed = visitor.read_until(lambda page: page["items"][0]["title"], "/chatroom?limit=1", "The chatroom's title")
+    room = listed["items"][0]
     visitor.expect(
         room["title_source"] == "generated" and room["pinned"], "It is not the pinned one with the new title."
     )

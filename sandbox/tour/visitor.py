@@ -2,15 +2,18 @@
 
 import json
 import time
+from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import requests
 
+from sandbox.stack.processes import direct_session
 from sandbox.tour.page import Page, curl_line
 
 _TIMEOUT_SECONDS = 30
-REPLY_SECONDS = 60.0
-POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 60
+_POLL_SECONDS = 0.5
 
 
 class TourError(Exception):
@@ -30,8 +33,7 @@ class Visitor:
         self.token = ""
         self.room = ""
         self.limit = 0
-        self._session = requests.Session()
-        self._session.trust_env = False  # no proxy between the tour and this machine
+        self._session = direct_session()
 
     def call(
         self,
@@ -78,16 +80,25 @@ class Visitor:
             brief=brief,
         )
         reply = answer.json()["reply"]
-        deadline = time.monotonic() + REPLY_SECONDS
-        while reply["status"] in {"queued", "generating"}:
-            if time.monotonic() > deadline:
-                raise TourError(f"The reply was not there after {REPLY_SECONDS:.0f} s: is the worker running?")
-            time.sleep(POLL_SECONDS)
-            reply = self.call("GET", answer.headers["Location"], expect=200, brief=brief).json()
+        if answer.status_code == HTTPStatus.ACCEPTED:
+            reply = self.wait_for_reply(answer.headers["Location"])
         if reply["status"] != "completed":
             code = (reply["error"] or {}).get("code")
             raise TourError(f"The reply ended {reply['status']} ({code}), and completed was expected.")
         return answer, reply
+
+    def wait_for_reply(self, location: str) -> Any:
+        """Read a reply until it has ended. Raises TourError."""
+        return self.read_until(lambda reply: reply["completed_at"] is not None, location, "The reply", brief=True)
+
+    def read_until(self, wanted: Callable[[Any], bool], path: str, what: str, *, brief: bool = False) -> Any:
+        """Read something until it is as wanted. Raises TourError when that takes too long."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not wanted(seen := self.call("GET", path, expect=200, brief=brief).json()):
+            late = f"{what} was not there after {_PATIENCE_SECONDS} s: is the worker running?"
+            self.expect(time.monotonic() < deadline, late)
+            time.sleep(_POLL_SECONDS)
+        return seen
 
     def follow(self, path: str) -> str:
         """Follow a reply's stream and show its text as it comes; the text. Raises TourError."""

@@ -9,7 +9,8 @@ import time
 import pytest
 import requests
 
-from sandbox.stand_ins import ROOT, running_gemini_stand_in
+from sandbox.stand_ins import running_gemini_stand_in
+from tests.web_process import ROOT
 
 
 def test_requests_are_remembered_without_the_key(quiet_gemini, post, prompt):
@@ -17,10 +18,8 @@ def test_requests_are_remembered_without_the_key(quiet_gemini, post, prompt):
 
     (seen,) = quiet_gemini.requests()
     assert seen["model"] == "gemini-3.5-flash"
-    assert seen["api"] == "generateContent"
     assert seen["contents"] == [{"role": "user", "parts": [{"text": "Remember me"}]}]
     assert seen["system_instruction"] == "Be brief."
-    assert "python-requests" in seen["headers"]["user-agent"]
     assert "top-secret" not in json.dumps(seen)
 
 

@@ -28,7 +28,7 @@ def open_parent(server_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `/var/lib` is otherwise."""
     place = server_folder / "open"
     place.mkdir(mode=0o755)
-    monkeypatch.setattr(accounts, "OPEN_FOLDERS", (place,))
+    monkeypatch.setattr(accounts, "OPEN_FOLDER", place / "gemini-backend-sandbox")
     return place
 
 
@@ -140,7 +140,7 @@ def test_an_open_folder_that_others_can_write_to_is_refused(
         os.chown(place, nobody if flaw == "somebody else's" else 0, 0)
         place.chmod(0o777 if flaw == "writable for all" else 0o755)
 
-    with pytest.raises(OSError, match="No folder for PostgreSQL's data that its account can reach"):
+    with pytest.raises(OSError, match="is needed for PostgreSQL's data"):
         accounts.open_folder()
 
 
@@ -150,7 +150,7 @@ from pathlib import Path
 import psycopg2
 from sandbox.stack import accounts
 from sandbox.stack.postgres import PostgresServer
-accounts.OPEN_FOLDERS = (Path(sys.argv[1]),)
+accounts.OPEN_FOLDER = Path(sys.argv[1]) / "gemini-backend-sandbox"
 print("ready", flush=True)
 sys.stdin.readline()
 with PostgresServer(Path(sys.argv[2]) / "postgres", durable=False) as server:

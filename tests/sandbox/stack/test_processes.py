@@ -4,7 +4,6 @@ import signal
 import sys
 import time
 from io import StringIO
-from pathlib import Path
 
 import pytest
 
@@ -34,8 +33,8 @@ def log() -> StringIO:
 
 
 @pytest.fixture
-def processes(tmp_path: Path, log: StringIO) -> Processes:
-    return Processes(root=tmp_path, lost_output=lambda: None, output=log)
+def processes(log: StringIO) -> Processes:
+    return Processes(lost_output=lambda: None, output=log)
 
 
 def test_each_line_names_its_process_and_the_last_words_are_heard(processes: Processes, log: StringIO):

@@ -219,7 +219,7 @@ def test_two_stacks_that_start_at_once_do_not_share_the_usual_port(monkeypatch: 
 
 def test_who_starts_a_stack_waits_longer_than_the_stack_itself(monkeypatch: pytest.MonkeyPatch):
     waits: list[float] = []
-    monkeypatch.setattr(deployment, "wait_until", lambda _, *, seconds: waits.append(seconds))
+    monkeypatch.setattr(deployment, "comes_up", lambda *_, seconds: waits.append(seconds))
     monkeypatch.setattr(processes, "spawn", lambda *_, **__: subprocess.Popen(["true"], start_new_session=True))
 
     with pytest.raises(StackError, match="The stack did not start"), deployment.own_stack({}):

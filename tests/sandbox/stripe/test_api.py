@@ -46,8 +46,6 @@ def test_what_is_not_there_raises_resource_missing(client):
         ({"customer": "cus_none"}, "resource_missing", "customer"),
         ({"line_items": []}, "parameter_missing", "line_items"),
         ({"colour": "blue"}, "parameter_unknown", "colour"),
-        ({"success_url": "javascript:alert(1)"}, "url_invalid", "success_url"),
-        ({"line_items": [{"price": "price_pro", "quantity": "many"}]}, "parameter_invalid_integer", "quantity"),
     ],
 )
 def test_wrong_parameters_are_named(client, changes, code, param):
