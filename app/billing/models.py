@@ -87,7 +87,7 @@ class StripeEvent(Model):
     """An event that Stripe sent: noted when it arrives, applied by a task.
 
     `due_at` is when the sweep applies it, unless its task has done so by then; null once it is applied. `customer_id`
-    and `subscription_id` say what it is about; what to believe is fetched when it is applied.
+    and `subscription_id` say what it is about; what to believe is fetched then, unless the customer was deleted.
     """
 
     __tablename__ = "stripe_events"

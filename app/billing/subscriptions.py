@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, exists, func, select, update
+from sqlalchemy import case, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from app.billing.models import FETCH_TICKETS, StripeCustomer, Subscription
@@ -128,8 +128,11 @@ def end_customer(customer_id: UUID, *, now: datetime) -> None:
         ticket = take_ticket()
         customer = db.session.get_one(StripeCustomer, customer_id)
         customer.deleted_at = customer.deleted_at or now
-        values = {"status": "canceled", "past_due_since": None, "ended_at": now, "ticket": ticket, "fetched_at": now}
-        db.session.execute(update(Subscription).where(*unended, Subscription.ticket < ticket).values(values))
+        locked = select(Subscription).where(*unended, Subscription.ticket < ticket).with_for_update()
+        for copy in db.session.scalars(locked.order_by(Subscription.id), execution_options={"populate_existing": True}):
+            log_event(log, "subscription_changed", subscription=copy.id, before=copy.status, after="canceled")
+            copy.status, copy.past_due_since, copy.ended_at = "canceled", None, now
+            copy.ticket, copy.fetched_at = ticket, now
 
 
 def has_live_subscription(user_id: UUID) -> bool:

@@ -166,17 +166,18 @@ def acquire_wait_slot(seconds: int) -> Iterator[int]:
 def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accepted:
     """Wait until the reply has ended, `accepted.waits_until` at the longest, and answer with it.
 
-    Holds no connection. A chatroom that is deleted meanwhile ends the wait, and so do the end of this process and the
-    loss of PostgreSQL; the prompt was accepted all the same.
+    Holds no connection. A chatroom that is deleted meanwhile ends the wait, and so does the end of this process.
+    Without PostgreSQL the reply is looked at again, up to the end; the prompt was accepted all the same.
     """
     if accepted.waits_until is None:
         return accepted
     reply, usage = accepted.reply, accepted.usage
 
     def load() -> Message:
-        message = get_message(user_id, accepted.reply.chatroom_id, accepted.reply.id)
-        release_connection()
-        return message
+        try:
+            return get_message(user_id, accepted.reply.chatroom_id, accepted.reply.id)
+        finally:
+            release_connection()  # also one that was lost: the session would refuse the next look
 
     try:
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 15.0
 LOOK_AGAIN_SECONDS = 15.0  # how long the end of a session or of a chatroom may go unnoticed
 SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnoticed
-PAUSE_SECONDS = 1.0  # while Redis or PostgreSQL does not answer
+PAUSE_SECONDS = 1.0
 
 
 class TooManyStreams(RateLimited):
@@ -79,7 +79,7 @@ class Follower:
     gone, TokenRevoked when the session is. client: a blocking one, for the reply's stream. Nothing here needs an
     application context.
     is_draining: whether this process is about to end. hung_up: whether the client is gone. until: when it follows no
-    longer, by `monotonic`. wait: lets time pass while Redis is unavailable.
+    longer, by `monotonic`. wait: lets time pass.
     """
 
     message: Message
@@ -95,6 +95,7 @@ class Follower:
     status: Status | None = field(default=None, init=False)
     context: Context | None = field(default=None, init=False)
     last_id: str = field(default=events.FROM_THE_START, init=False)
+    closed: int = field(default=0, init=False)
 
     def follow(self) -> Iterator[Event | None]:
         """The events, up to a final one or `reconnect`; None is a heartbeat while nothing happens.
@@ -133,7 +134,7 @@ class Follower:
             return self.load()
         except DATABASE_GAVE_UP as error:
             log_database_error(log, "a reply that is followed is looked at again", error)
-            self.wait(PAUSE_SECONDS)
+            self.pause()
             self.last_id = events.FROM_THE_START  # what it tells of an end must be seen again
             return message
 
@@ -143,11 +144,15 @@ class Follower:
         try:
             self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=seconds)
         except redis.RedisError:
-            self.wait(PAUSE_SECONDS)
+            self.pause()
             return None
         # What a queued reply's last attempt has written is over; its end may be the reply's.
         current = message.attempt + (message.status is Status.QUEUED)
         return [entry for entry in entries if entry.attempt >= (message.attempt if entry.is_end else current)]
+
+    def pause(self) -> None:
+        """Let time pass while Redis or PostgreSQL does not answer, but not beyond `until`."""
+        self.wait(max(0.0, min(PAUSE_SECONDS, self.until - self.monotonic())))
 
     def status_event(self, status: Status) -> Iterator[Event]:
         if status is not self.status and not status.is_final:
@@ -162,8 +167,11 @@ class Follower:
     def events_for(self, entry: events.Entry) -> Iterator[Event]:
         """What an entry of the stream means for this client."""
         if entry.status is not None:
+            self.closed = entry.attempt if entry.is_end else self.closed
             yield from self.status_event(entry.status)
             yield from self.context_event(entry.context)
+            return
+        if entry.attempt <= self.closed:  # canceled, which its worker has not noticed yet
             return
         if self.cursor is None or self.cursor.attempt < entry.attempt:
             if self.cursor is not None and self.cursor.chars:
@@ -202,26 +210,24 @@ def follow_reply(
     message = get_message(user_id, chatroom_id, reply_id)
     release_connection()
     chosen = settings()
-    with (
-        held_request("replies", at_most=chosen.streams_allowed) as is_held,
-        user_slot(f"streams:{user_id}", at_most=chosen.streams_per_user) as slot,
-    ):
+    with held_request("replies", at_most=chosen.streams_allowed) as is_held:
         if not is_held:
             log.warning("A stream is refused: STREAMS_PER_PROCESS, %d, is full", chosen.streams_allowed)
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
-        if slot is None:
-            raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
-        app, is_session_active = current_app._get_current_object(), current_session_check()  # type: ignore[attr-defined]
+        with user_slot(f"streams:{user_id}", at_most=chosen.streams_per_user) as slot:
+            if slot is None:
+                raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
+            app, is_session_active = current_app._get_current_object(), current_session_check()  # type: ignore[attr-defined]
 
-        def load() -> Message:
-            slot.keep()
-            with app.app_context():  # and the connection goes back with it
-                if not is_session_active():
-                    raise TokenRevoked
-                return get_message(user_id, chatroom_id, reply_id)
+            def load() -> Message:
+                slot.keep()
+                with app.app_context():  # and the connection goes back with it
+                    if not is_session_active():
+                        raise TokenRevoked
+                    return get_message(user_id, chatroom_id, reply_id)
 
-        client = redis_client(blocking=True)
-        yield Follower(message, load, cursor, client=client, is_draining=is_draining, hung_up=hung_up).follow()
+            client = redis_client(blocking=True)
+            yield Follower(message, load, cursor, client=client, is_draining=is_draining, hung_up=hung_up).follow()
 
 
 def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: float) -> Message:

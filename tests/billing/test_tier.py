@@ -211,7 +211,7 @@ def test_a_deleted_customer_is_basic(user: Any, shop: Shop, stripe: RunningStand
 
 
 def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
-    user: Any, shop: Shop, stripe: RunningStandIn
+    user: Any, shop: Shop, stripe: RunningStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     subscription_id = shop.subscribe(user)
     never_paid = "jsonb_build_object('id', 'sub_old', 'status', 'incomplete_expired')"
@@ -221,7 +221,9 @@ def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
     customer = {"id": shop.rows("stripe_customers")[0]["stripe_id"], "object": "customer"}
     stripe.reset()
     event = stripe.make_event("customer.deleted", object=customer, send=False)
-    assert shop.deliver(event["id"]).status_code == 200
+    with caplog.at_level("INFO", "app"):
+        assert shop.deliver(event["id"]).status_code == 200
+    assert f"subscription_changed subscription={subscription_id} before=active after=canceled" in caplog.text
     assert user.get("/user/me").json["tier"] == "basic"
     statuses = {row["id"]: row["status"] for row in shop.rows()}
     assert statuses == {subscription_id: "canceled", "sub_old": "incomplete_expired"}

@@ -7,7 +7,7 @@ from sqlalchemy import event, text
 
 from app.core.db import db
 from app.generation import queueing
-from tests.event_streams import events_of, text_of
+from tests.event_streams import events_of, follow, names, text_of
 from tests.rooms import Room, cancel, retry
 
 SAID = "One two three four five six."
@@ -26,8 +26,7 @@ def test_a_queued_reply_is_canceled_and_its_prompt_given_back(room, runner, gemi
     assert room.read(reply_id).status == "canceled"
 
 
-def test_a_running_reply_stops_at_once_and_keeps_its_part(room, make_runner, gemini):
-    runner = make_runner(lease_seconds=300)  # which tells nothing in time
+def test_a_running_reply_stops_within_a_moment_and_keeps_its_part(room, runner, gemini):
     reply_id = room.send(PROMPT, stream=True)
     response = room.person.get(f"{room.path}/messages/{reply_id}/stream")
     stream, received = events_of(response.response), []
@@ -47,9 +46,21 @@ def test_a_running_reply_stops_at_once_and_keeps_its_part(room, make_runner, gem
     assert room.used() == 1
 
 
-def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, make_runner, gemini):
+def test_a_client_that_reads_late_gets_no_more_than_the_part_of_a_canceled_reply(room, runner):
+    reply_id = room.send("[[sandbox: words=200 pace=0.02]]", stream=True)
+    stream = follow(room, reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
+    received = [next(stream) for _ in range(5)]
+    answer = cancel(room, reply_id)
+    thread.join(20)  # it has written on until it noticed
+    received += list(stream)
+    assert "reset" not in names(received)
+    assert text_of(received) == answer.json["text"]
+
+
+def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, runner, gemini):
     reply_id = room.send("[[sandbox: hang]]")
-    thread = room.generate_meanwhile(make_runner(lease_seconds=300), reply_id)
+    thread = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
     answer = cancel(room, reply_id)
     thread.join(20)
@@ -58,8 +69,8 @@ def test_a_running_reply_that_is_not_streamed_is_canceled_without_a_text(room, m
     assert room.used() == 1
 
 
-def test_another_reply_of_the_same_worker_goes_on(room, make_runner, gemini):
-    runner, other = make_runner(lease_seconds=300), Room(room.app, room.person, room.person.make_chatroom())
+def test_another_reply_of_the_same_worker_goes_on(room, runner, gemini):
+    other = Room(room.app, room.person, room.person.make_chatroom())
     gemini.behave(hang=True)
     threads, replies = [], []
     for number, one in enumerate((other, room), 1):

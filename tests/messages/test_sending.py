@@ -1,6 +1,7 @@
 """Sending a prompt and reading a room, end to end: a real worker answers."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -150,6 +151,34 @@ def test_a_wait_that_loses_postgresql_answers_202_for_what_was_accepted(room):
         event.remove(engine, "before_cursor_execute", gone)
     assert charged
     assert (response.status_code, response.json["reply"]["status"]) == (202, "queued")
+
+
+def test_a_wait_goes_on_when_postgresql_cuts_its_connection(room):
+    with room.app.app_context():
+        engine = db.engine
+    here, cut = threading.current_thread(), threading.Event()
+
+    def cut_once(_connection, _cursor, statement, parameters, *_):
+        is_look = threading.current_thread() is not here and "FROM messages" in statement and not cut.is_set()
+        if not is_look:
+            return statement, parameters
+        cut.set()
+        return "SELECT pg_terminate_backend(pg_backend_pid())", {}
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            room.person.post, f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=10"}
+        )
+        while not (items := room.person.get(f"{room.path}/messages").json["items"]):
+            pass
+        event.listen(engine, "before_cursor_execute", cut_once, retval=True)
+        try:
+            assert room.person.post(f"{room.path}/messages/{items[0]['id']}/cancel").status_code == 200
+            response = waiting.result()
+        finally:
+            event.remove(engine, "before_cursor_execute", cut_once)
+    assert cut.is_set()
+    assert (response.status_code, response.json["reply"]["status"]) == (200, "canceled")
 
 
 def test_a_wait_ends_when_the_process_is_about_to_end(room, drain):

@@ -8,6 +8,7 @@ import redis
 from sqlalchemy.exc import OperationalError
 
 from app.chatrooms.models import Context, Status
+from app.core.slots import Slot
 from app.streaming import following
 from app.streaming.following import Follower
 from tests.conftest import purge_all
@@ -76,6 +77,15 @@ def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
     assert [15 <= later - earlier < 20 for earlier, later in pairwise(said)] == [True, True]
 
 
+def test_a_follower_without_redis_ends_when_its_time_is_over(room):
+    reply, waited = room.row(room.send(PROMPT)), []
+    own = {"wait": waited.append, "monotonic": lambda: sum(waited), "until": 2.5, "is_draining": lambda: False}
+    client = redis.Redis.from_url("redis://127.0.0.1:1")
+    events = list(Follower(reply, lambda: reply, None, client=client, **own).follow())
+    assert [event.name for event in events if event] == ["status"]
+    assert sum(waited) == 2.5
+
+
 def test_the_events_end_when_the_client_has_hung_up(room):
     reply = room.row(room.send(PROMPT))
     hung_up = iter([False, True])
@@ -137,7 +147,11 @@ def test_a_user_may_follow_only_so_many_at_once(app, make_app, make_user):
     assert person.get(f"{path}/messages/{reply}/stream").status_code == 200
 
 
-def test_a_process_follows_only_so_many_at_once(app, make_app, make_user, capsys):
+def test_a_process_follows_only_so_many_at_once_and_refuses_without_a_slot(
+    app, make_app, make_user, capsys, monkeypatch
+):
+    kept, keep = [], Slot.keep
+    monkeypatch.setattr(Slot, "keep", lambda slot: kept.append(slot) or keep(slot))
     other = make_app(streams_per_process=1)
     person = make_user()
     person.client = other.test_client()
@@ -145,5 +159,6 @@ def test_a_process_follows_only_so_many_at_once(app, make_app, make_user, capsys
     reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
     opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
     assert [response.status_code for response in opened] == [200, 503]
+    assert len(kept) == 1  # Redis, which may be silent, is not asked for the one that is refused
     assert "STREAMS_PER_PROCESS, 1, is full" in capsys.readouterr().err
     opened[0].close()
