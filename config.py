@@ -227,7 +227,7 @@ class Settings(BaseSettings):
     wrong_codes_per_hour: Limit | None = Field(None, description="Wrong codes, of all numbers together; as above")
     streams_per_user: int = Field(10, ge=1, le=1_000, description="Replies that one user may follow at once")
     streams_per_process: int = Field(  # a pool has a slot for each from the start
-        200, ge=1, le=10_000, description="Replies that are followed in one web process at once; but `streams_allowed`"
+        200, ge=1, le=10_000, description="Replies that are followed in one web process at once, if WEB_THREADS allows"
     )
     export_max_seconds: int = Field(300, ge=1, le=3_600, description="How long one export of a user's data may take")
     chatroom_list_ttl_seconds: int = Field(300, ge=1, le=86_400)

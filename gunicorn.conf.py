@@ -83,9 +83,10 @@ with suppress(OSError, AttributeError):
 # Each process writes its numbers into files of its own, and any of them can serve the sum. Left to itself
 # prometheus_client names files by process id, and keeps those of all processes that ever were. Here a process goes on
 # with those of the one whose place it takes. The folder is in memory where possible: on a full disk a process ends that
-# writes to it. A reload reads this file again, and keeps the folder.
+# writes to it. A reload reads this file again, and keeps the folder. Earlier releases remove what they find under
+# another name, `gemini-backend-numbers-…`, unless it is locked.
 if "prometheus_client" not in sys.modules:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="gemini-backend-numbers-", dir=worker_tmp_dir)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="gemini-backend-metrics-", dir=worker_tmp_dir)
     from prometheus_client import values  # it looks for the folder now
 
     values.ValueClass = values.MultiProcessValue(lambda: current_process().name)  # type: ignore[no-untyped-call]

@@ -97,7 +97,8 @@ def register_redis(app: Flask, settings: "Settings") -> None:
     """
     pool = make_pool(settings.redis_url, settings.redis_pool_size)
     patient = {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}
-    blocking = make_pool(settings.redis_url, settings.streams_allowed, **patient)
+    # One request may wait even where no stream is allowed. To redis-py a pool of 0 is one of 2³¹, and it fills that.
+    blocking = make_pool(settings.redis_url, max(1, settings.streams_allowed), **patient)
     app.extensions["redis"] = redis.Redis(connection_pool=pool)
     app.extensions["redis_blocking"] = redis.Redis(connection_pool=blocking)
     app.config.update(

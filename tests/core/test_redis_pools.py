@@ -14,9 +14,11 @@ from flask import Flask
 from kombu import pools
 from limits import RateLimitItemPerMinute
 
+from app.core import settings
 from app.core.broker import CHORES, TIMEOUT_SECONDS
 from app.core.celery import enqueue
 from app.core.redis import MAX_BLOCK_SECONDS, cache, rate_limits, redis_client
+from app.messages.service import acquire_wait_slot
 from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import GeminiStandIn
 from tests.celery_process import celery_process
@@ -111,6 +113,16 @@ def test_each_held_request_has_a_connection_of_its_own(small_app: Flask, connect
         for connection in held:
             pool.release(connection)
     assert connections() == 3 + 1
+
+
+def test_with_one_thread_no_stream_is_allowed_and_one_request_may_wait(
+    make_app: Callable[..., Flask], redis_url: str
+) -> None:
+    with make_app(redis_url=redis_url, web_threads=1).app_context():
+        assert settings().streams_allowed == 0
+        with acquire_wait_slot(5) as seconds, acquire_wait_slot(5) as of_another:
+            assert (seconds, of_another) == (5, 0)
+        assert redis_client(blocking=True).ping()
 
 
 def test_request_without_a_free_connection_is_answered_as_without_redis(small_app: Flask) -> None:

@@ -49,6 +49,13 @@ def test_a_daemon_keeps_its_folder_at_a_reload_and_removes_it_at_its_end(app, en
     assert not folder.exists()
 
 
+@pytest.mark.processes
+def test_a_master_of_an_earlier_release_does_not_remove_our_folder(app, environment, tmp_path):
+    """It starts beside ours, and removes what has this name and no lock."""
+    with serving(environment, tmp_path / "web.log") as web:
+        assert not folder_of(web.pid).match("gemini-backend-numbers-*")
+
+
 def test_metrics_go_on_when_their_folder_is_gone(client, tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER, str(tmp_path / "gone"))
     assert scrape(client)["postgres_answers",] == 1
@@ -71,4 +78,4 @@ def test_the_numbers_are_in_memory_where_no_full_disk_ends_a_process(app, enviro
         [child] = descendants(web.pid)
         files = [one.path for one in psutil.Process(child).memory_maps() if one.path.endswith(".db")]
     assert files
-    assert {path.split("/gemini-backend-numbers-")[0] for path in files} == {MEMORY}
+    assert {path.split("/gemini-backend-metrics-")[0] for path in files} == {MEMORY}
