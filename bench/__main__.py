@@ -28,8 +28,10 @@ def parser() -> argparse.ArgumentParser:
     for name, (rows, words) in PARTS.items():
         part = parts.add_parser(name, help=words)
         part.add_argument("--only", action="append", choices=rows, help="this row alone; may be given again")
-        part.add_argument("--seconds", type=float, default=5, help="of a load, four times as many of the sustained one")
-        part.add_argument("--repeat", type=int, default=1, help="start everything so often; medians, and each run")
+        part.add_argument(
+            "--seconds", type=float, default=5, help="length of a load; the sustained one is four times as long"
+        )
+        part.add_argument("--repeat", type=int, default=1, help="how many runs; prints medians, and each run")
         part.set_defaults(run=run_part, rows=rows)
     for name, (main, words) in OTHERS.items():
         parts.add_parser(name, help=words).set_defaults(run=lambda _, main=main: main())

@@ -1,4 +1,4 @@
-"""What streams cost: how soon the first piece comes (for the table), and what 200 do to one web process.
+"""What streams cost: how soon the first piece comes (for the table), and what 200 open ones do to one web process.
 
 Replies that hang are followed on a single web process, while somebody else reads the list.
 """

@@ -16,7 +16,7 @@ PROMISED = {
     "pieces of a reply": r"^event: delta$",
     "the end of a stream": r"^event: completed$",
     "a canceled reply": r'^\{.*"status": *"canceled"',
-    "a reply that is made again": r'^\{.*"status": *"queued"',
+    "a reply that is regenerated": r'^\{.*"status": *"queued"',
 }
 
 

@@ -89,7 +89,7 @@ def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
 def proven_user(
     mobile: str, purpose: Purpose, code: str, client: Client, now: datetime
 ) -> Iterator[tuple[Transaction, User]]:
-    """A transaction with the user, locked and verified, whose number the code proves; it uses the code up.
+    """A transaction with the user, locked and verified, whose number the code proves; the code is used up.
 
     Only the right code locks the user: for a stranger's wrong ones only requests with the number's codes have to wait.
     Raises before the block OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used

@@ -25,7 +25,7 @@ from app.users.service import require_user
 
 REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
 MAX_SESSIONS = 100  # of a user: so many can be shown at once, and ended by one statement
-# PostgreSQL is, when it is a former primary: reads work all the same.
+# As a former primary is, which still answers reads.
 IS_READ_ONLY = (func.current_setting("transaction_read_only") == "on").label("is_read_only")
 TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
 

@@ -1,7 +1,7 @@
 """Bearer tokens, which this module alone makes and reads; the auth feature knows their sessions, and the API keys.
 
 To the routes an API key is a token: what never changes of it comes as a token's claims, with `scopes`, and with the
-key's id in the place of a session's.
+key's id for a session's.
 """
 
 import enum
@@ -29,7 +29,7 @@ KNOWN_CLAIMS = "known_claims"
 SESSION_VALIDATOR = "is_session_active"
 KEY_VALIDATOR = "is_api_key_active"
 API_KEY_PREFIX = "gbk_"
-KNOWN_TOKENS = 10_000  # and keys, of which a process remembers that they are ours; about a kilobyte each
+KNOWN_TOKENS = 10_000  # tokens and keys whose claims a process remembers; about a kilobyte each
 CLOCK_SKEW_SECONDS = 30  # between two web machines, at most
 # `jti` is taken by flask-jwt-extended; renaming this claim would invalidate live refresh tokens.
 REFRESH_JTI_CLAIM = "rid"

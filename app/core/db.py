@@ -51,7 +51,7 @@ ABSENT_STATES = {
 IN_TRANSACTION = "in_transaction"  # in a session's `info`
 HAS_SERVED = "has_served"  # in a pooled connection's `info`, which goes with it
 
-RowId = Annotated[UUID, mapped_column(primary_key=True, default=uuid7)]  # a row's own, in the order of making
+RowId = Annotated[UUID, mapped_column(primary_key=True, default=uuid7)]  # UUIDv7: later rows have greater ids
 
 _allowed_seconds = ContextVar("allowed_seconds", default=ANSWER_SECONDS)
 

@@ -151,7 +151,7 @@ def without_quotes(application: Callable[..., Any], environ: dict[str, Any], sta
 
 
 def ignore_preconditions() -> None:
-    """Let no route know ranges or `If-Match`: Werkzeug's refusals of these are no problem documents."""
+    """Hide ranges and `If-Match` from every route: Werkzeug would refuse them without a problem document."""
     for header in ("HTTP_RANGE", "HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE"):
         request.environ.pop(header, None)
 

@@ -235,7 +235,7 @@ def note_passed_on(held: Claim) -> bool:
 
 
 def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:
-    """Write a final state, again when PostgreSQL gives up, a few times; False when somebody else has the reply.
+    """Write a final state, and retry a few times when PostgreSQL gives up; False when somebody else has the reply.
 
     Should all be in vain, the lease runs out and the sweeper queues the reply again.
     """

@@ -144,7 +144,7 @@ def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
 
 
 def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
-    """Extend the leases that are still held and a third over; which are held.
+    """Extend the leases of which a third is over; which of all are still held.
 
     A row that is locked is passed over: its lease stays as it is until the next time, and counts as held.
     """

@@ -79,7 +79,7 @@ def untitled_chatrooms(now: datetime) -> list[UUID]:
         exists().where(messages.c.chatroom_id == Chatroom.id, *IS_COMPLETED_REPLY),
     )
     some = untitled.order_by(Chatroom.last_prompt_at).limit(100)
-    # The lock is refused while PostgreSQL is read-only, and could keep no name.
+    # A read-only PostgreSQL refuses the lock: it could keep no name.
     return list(db.session.scalars(some.with_for_update(skip_locked=True, key_share=True)))
 
 

@@ -95,7 +95,7 @@ class Follower:
     status: Status | None = field(default=None, init=False)
     context: Context | None = field(default=None, init=False)
     last_id: str = field(default=events.FROM_THE_START, init=False)
-    closed: int = field(default=0, init=False)
+    ended_attempt: int = field(default=0, init=False)
 
     def follow(self) -> Iterator[Event | None]:
         """The events, up to a final one or `reconnect`; None is a heartbeat while nothing happens.
@@ -167,11 +167,11 @@ class Follower:
     def events_for(self, entry: events.Entry) -> Iterator[Event]:
         """What an entry of the stream means for this client."""
         if entry.status is not None:
-            self.closed = entry.attempt if entry.is_end else self.closed
+            self.ended_attempt = entry.attempt if entry.is_end else self.ended_attempt
             yield from self.status_event(entry.status)
             yield from self.context_event(entry.context)
             return
-        if entry.attempt <= self.closed:  # canceled, which its worker has not noticed yet
+        if entry.attempt <= self.ended_attempt:  # canceled, which its worker has not noticed yet
             return
         if self.cursor is None or self.cursor.attempt < entry.attempt:
             if self.cursor is not None and self.cursor.chars:

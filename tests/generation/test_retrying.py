@@ -1,4 +1,4 @@
-"""Having a reply made again after each kind of end."""
+"""Regenerating a reply after each kind of end."""
 
 from datetime import timedelta
 from uuid import UUID
