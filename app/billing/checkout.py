@@ -1,7 +1,7 @@
 """Buying Pro: one customer and one open Checkout session a user, however often and at once it is asked for.
 
-Both are made under idempotency keys that follow from row and price, so parallel calls get the same one from Stripe;
-`attempt` in the key changes once a session is over, or when Stripe refused, for it keeps refusals for a day.
+Both are made under idempotency keys that follow from the row (and the price), so parallel calls get the same one from
+Stripe; `attempt` in the key changes once a session is over, or when Stripe refused, for it keeps refusals for a day.
 The account feature calls `close_account` before it deletes a user, and `disown_customers` when it does.
 """
 
@@ -62,8 +62,8 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
                 session = payments.session(customer.session_id)
                 if session is not None and session.status == "open":
                     return session
-                if session is not None and session.subscription_id is not None:  # its event may come later
-                    copy_subscriptions(payments, customer.id, session.subscription_id, now=now)
+                if session is not None and session.status == "complete":  # its event may come later
+                    copy_subscriptions(payments, customer.id, now=now)
                 begin_attempt(customer)
     raise ServiceUnavailable
 

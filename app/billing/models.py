@@ -87,7 +87,7 @@ class StripeEvent(Model):
     """An event that Stripe sent: noted when it arrives, applied by a task.
 
     `due_at` is when the sweep applies it, unless its task has done so by then; null once it is applied. `customer_id`
-    and `subscription_id` say what it is about; what to believe is fetched then, unless the customer was deleted.
+    says whom it is about; what to believe is fetched then, unless the customer was deleted.
     """
 
     __tablename__ = "stripe_events"
@@ -98,6 +98,8 @@ class StripeEvent(Model):
     customer_id: Mapped[UUID] = mapped_column(  # none only in rows of before 0009, which are never due
         ForeignKey("stripe_customers.id"), nullable=True
     )
+    # Written for the release before alone, which fetches nothing where it is null. It is for most invoices: what they
+    # change in a subscription, an event of the subscription tells as well. The next release stops writing it.
     subscription_id: Mapped[str | None] = mapped_column(String(255))
     received_at: Mapped[datetime] = mapped_column(index=True)
     due_at: Mapped[datetime | None]

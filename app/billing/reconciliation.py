@@ -10,13 +10,13 @@ from sqlalchemy import exists, or_, select, update
 
 from app.billing.models import StripeCustomer, Subscription
 from app.billing.stripe_connection import PaymentProviderError, required, stripe_calls
-from app.billing.subscriptions import Change, copy_subscriptions, end_customer
+from app.billing.subscriptions import Change, copy_subscriptions
 from app.core import settings
 from app.core.db import db
 from app.core.errors import ServiceUnavailable
 from app.core.http import is_draining
 from app.core.transactions import transaction
-from app.integrations.stripe import ENDED, MissingAtStripe
+from app.integrations.stripe import ENDED
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,8 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
     result, unanswered = Comparison(), 0
     for customer in customers:
         try:
-            result.corrected += sync_customer(customer, now=now)
+            with stripe_calls() as payments:
+                result.corrected += copy_subscriptions(payments, customer.id, now=now)
             result.compared += 1
             unanswered = 0
         except (PaymentProviderError, ServiceUnavailable) as error:
@@ -128,15 +129,3 @@ def keep_counting(customer: StripeCustomer, now: datetime) -> None:
     with_session = (StripeCustomer.id == customer.id, StripeCustomer.session_expires_at < now)
     with transaction():
         db.session.execute(update(StripeCustomer).where(*with_session).values(session_expires_at=now))
-
-
-def sync_customer(customer: StripeCustomer, *, now: datetime) -> list[Change]:
-    """Compare one customer's subscriptions; what was corrected. Raises PaymentProviderError, ServiceUnavailable."""
-    with stripe_calls() as payments:
-        try:
-            return copy_subscriptions(payments, customer.id, now=now)
-        except MissingAtStripe:
-            if not payments.is_deleted(str(customer.stripe_id)):
-                raise
-            end_customer(customer.id, now=now)
-            return []

@@ -35,21 +35,30 @@ class Change:
     after: str
 
 
-def copy_subscriptions(
-    payments: Payments, customer_id: UUID, subscription_id: str | None = None, *, now: datetime
-) -> list[Change]:
-    """Fetch a customer's subscriptions, or one of them, and write what Stripe says; what that changed. Safe to repeat.
+def copy_subscriptions(payments: Payments, customer_id: UUID, *, now: datetime) -> list[Change]:
+    """Fetch all of a customer's subscriptions and write what Stripe says; what that changed. Safe to repeat.
 
     A ticket is taken before the fetch, so that of two fetches at once the later one wins, whichever writes last.
-    Where the user is gone, nobody may be charged any more: what is not ended is canceled first.
-    Raises a PaymentsError; then nothing was written.
+    Where the user is gone, nobody may be charged any more: what is not ended is canceled first. A customer that was
+    deleted at Stripe, which may list nothing of it, ends here too. Raises a PaymentsError; then nothing was written.
     """
     with transaction():
         ticket = take_ticket()
         customer = db.session.get_one(StripeCustomer, customer_id, populate_existing=True)
-    fetched = fetch_subscriptions(payments, str(customer.stripe_id), subscription_id)
-    if customer.user_id is None:
-        fetched = [cancel_ownerless(payments, one) for one in fetched]
+    stripe_id = str(customer.stripe_id)
+    try:
+        fetched = payments.subscriptions(stripe_id)
+        ownerless = [] if customer.user_id else [one for one in fetched if not one.has_ended]
+        for one in ownerless:
+            log_event(log, "ownerless_subscription_canceled", subscription=one.id)
+            payments.cancel_subscription(one.id)
+        if ownerless:
+            fetched = payments.subscriptions(stripe_id)
+    except MissingAtStripe:
+        if not payments.is_deleted(stripe_id):
+            raise
+        end_customer(customer_id, now=now)
+        return []
     with transaction():
         in_order = sorted(fetched, key=lambda one: one.id)  # in which others write them at the same time
         changes = [write_copy(customer_id, one, ticket, now) for one in in_order]
@@ -59,25 +68,6 @@ def copy_subscriptions(
 def take_ticket() -> int:
     """A number above all those handed out before."""
     return db.session.scalars(select(FETCH_TICKETS.next_value())).one()
-
-
-def fetch_subscriptions(payments: Payments, stripe_id: str, subscription_id: str | None) -> list[RemoteSubscription]:
-    """All of a customer's subscriptions as they are now, or one: none if Stripe does not know it (any more)."""
-    if subscription_id is None:
-        return payments.subscriptions(stripe_id)
-    try:
-        return [payments.subscription(subscription_id)]
-    except MissingAtStripe:
-        log.warning("Stripe does not know the subscription %s", subscription_id)
-        return []
-
-
-def cancel_ownerless(payments: Payments, remote: RemoteSubscription) -> RemoteSubscription:
-    """Cancel a subscription whose user is gone, unless it has ended; the subscription as it is then."""
-    if remote.has_ended:
-        return remote
-    log_event(log, "ownerless_subscription_canceled", subscription=remote.id)
-    return payments.cancel_subscription(remote.id)
 
 
 def write_copy(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: datetime) -> Change | None:

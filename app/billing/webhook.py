@@ -1,8 +1,8 @@
 """Stripe's webhook: an event is verified and noted, then applied by a task, and by a sweep if that fails.
 
-An event only says that something has happened. What to believe is fetched from Stripe when the event is applied, so
-events may come twice, late, in any order, and in the shape of any API version. No event sets a tier: it is computed
-from what was fetched (`app/billing/tier.py`).
+An event only says that something has happened to a customer. All of the customer's subscriptions are fetched from
+Stripe when it is applied, so events may come twice, late, in any order, and in the shape of any API version. No event
+sets a tier: it is computed from what was fetched (`app/billing/tier.py`).
 """
 
 import logging
@@ -45,30 +45,29 @@ class InvalidSignature(AppError):
     detail = "The body does not carry a valid, recent signature of Stripe's."
 
 
-def refresh_subscription(event: StripeEvent, now: datetime) -> None:
-    """Copy the subscription that the event is about; an invoice or a session may be about none."""
-    if event.subscription_id:
-        with stripe_calls() as payments:
-            copy_subscriptions(payments, event.customer_id, event.subscription_id, now=now)
+def copy_customer(event: StripeEvent, now: datetime) -> None:
+    """Copy the subscriptions of the customer that the event is about."""
+    with stripe_calls() as payments:
+        copy_subscriptions(payments, event.customer_id, now=now)
 
 
-def end_subscriptions(event: StripeEvent, now: datetime) -> None:
-    """End our copies: Stripe has canceled the subscriptions, and may not show them any more."""
+def end_copies(event: StripeEvent, now: datetime) -> None:
+    """End our copies for a deleted customer: Stripe has canceled its subscriptions, and may not show them any more."""
     end_customer(event.customer_id, now=now)
 
 
 HANDLERS: dict[str, Callable[[StripeEvent, datetime], None]] = {
-    "checkout.session.completed": refresh_subscription,  # bought; the payment may be under way for days
-    "checkout.session.async_payment_succeeded": refresh_subscription,  # it arrived
-    "checkout.session.async_payment_failed": refresh_subscription,  # it did not
-    "customer.subscription.created": refresh_subscription,
-    "customer.subscription.updated": refresh_subscription,  # another status, price or period, or to end with its period
-    "customer.subscription.deleted": refresh_subscription,  # canceled for good
-    "customer.subscription.paused": refresh_subscription,
-    "customer.subscription.resumed": refresh_subscription,
-    "invoice.paid": refresh_subscription,
-    "invoice.payment_failed": refresh_subscription,  # past due
-    "customer.deleted": end_subscriptions,
+    "checkout.session.completed": copy_customer,  # bought; the payment may be under way for days
+    "checkout.session.async_payment_succeeded": copy_customer,  # it arrived
+    "checkout.session.async_payment_failed": copy_customer,  # it did not
+    "customer.subscription.created": copy_customer,
+    "customer.subscription.updated": copy_customer,  # another status, price or period, or to end with its period
+    "customer.subscription.deleted": copy_customer,  # canceled for good
+    "customer.subscription.paused": copy_customer,
+    "customer.subscription.resumed": copy_customer,
+    "invoice.paid": copy_customer,
+    "invoice.payment_failed": copy_customer,  # past due
+    "customer.deleted": end_copies,
 }
 
 
@@ -111,7 +110,7 @@ def note_event(event: RemoteEvent, now: datetime) -> bool:
 
 
 def apply_event(event_id: str, *, now: datetime, due_at: datetime | None = None) -> None:
-    """Bring our copies up to date with what a noted event is about; does nothing when it was applied before.
+    """Bring our copies up to date with the customer of a noted event; does nothing when it was applied before.
 
     due_at: when the sweep saw that it is due; nothing is done when another took it since.
     Safe to run twice, and at once. Raises PaymentProviderError, ServiceUnavailable: the sweep comes back to it.

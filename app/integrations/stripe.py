@@ -63,12 +63,14 @@ class RemoteSession:
     payment_status: str
     url: str | None
     expires_at: datetime
-    subscription_id: str | None
 
 
 @dataclass(frozen=True)
 class RemoteEvent:
-    """An event that Stripe signed: its type, and Stripe's ids of the customer and the subscription that it is about."""
+    """An event that Stripe signed: its type, and Stripe's id of the customer that it is about.
+
+    `subscription_id`: see `StripeEvent`.
+    """
 
     id: str
     type: str
@@ -110,7 +112,6 @@ def parse_session(source: Any) -> RemoteSession:
         payment_status=data["payment_status"],
         url=data.get("url"),
         expires_at=datetime.fromtimestamp(data["expires_at"], UTC),
-        subscription_id=id_of(data.get("subscription")),
     )
 
 
@@ -193,9 +194,10 @@ class Payments:
         return call_patiently(self._stripe.v1.customers.create, {"metadata": {"user_id": user_id}}, key).id
 
     def is_deleted(self, customer_id: str) -> bool:
-        """Whether the customer was deleted. Raises MissingAtStripe when it never was there."""
-        customer = call(lambda: self._stripe.v1.customers.retrieve(customer_id))
-        return bool(customer.to_dict().get("deleted"))
+        """Whether the customer was deleted; False when it never was there."""
+        with suppress(MissingAtStripe):
+            return bool(call(lambda: self._stripe.v1.customers.retrieve(customer_id)).to_dict().get("deleted"))
+        return False
 
     def create_session(
         self, *, customer_id: str, user_id: str, price_id: str, success_url: str, cancel_url: str, key: str
@@ -242,22 +244,16 @@ class Payments:
             if session is None or session.status == "open":
                 raise
 
-    def subscription(self, subscription_id: str) -> RemoteSubscription:
-        """The subscription as it is now. Raises MissingAtStripe when it does not exist."""
-        return parse_subscription(call(lambda: self._stripe.v1.subscriptions.retrieve(subscription_id)))
-
     def subscriptions(self, customer_id: str) -> list[RemoteSubscription]:
         """Every subscription of the customer, those that have ended included."""
         params: Any = {"customer": customer_id, "status": "all", "limit": PAGE_SIZE}
         listed = call(lambda: list(self._stripe.v1.subscriptions.list(params).auto_paging_iter()))
         return [parse_subscription(subscription) for subscription in listed]
 
-    def cancel_subscription(self, subscription_id: str) -> RemoteSubscription:
-        """Cancel at once; one that has ended already stays as it is."""
-        try:
-            return parse_subscription(call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id)))
-        except MissingAtStripe:
-            return self.subscription(subscription_id)
+    def cancel_subscription(self, subscription_id: str) -> None:
+        """Cancel at once; one that has ended already, which Stripe calls missing, stays as it is."""
+        with suppress(MissingAtStripe):
+            call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id))
 
     def portal_url(self, customer_id: str, *, return_url: str) -> str:
         """Where the customer manages the subscription, good for a few minutes."""
@@ -281,24 +277,12 @@ def parse_event(body: bytes, signature: str, secret: str, *, now_seconds: float)
     if not all(isinstance(event.get(name), str) and EVENT_WORD.fullmatch(event[name]) for name in ("id", "type")):
         raise EventRejected("no event")
     data = event.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("object"), dict):
+    item = data.get("object") if isinstance(data, dict) else None
+    if not isinstance(item, dict):
         raise EventRejected("about no object")
-    return RemoteEvent(event["id"], event["type"], *subject_of(event["type"], data["object"]))
-
-
-def subject_of(event_type: str, item: dict[str, Any]) -> tuple[str | None, str | None]:
-    """The ids of the customer and the subscription that an event's object is about.
-
-    An invoice names its subscription under `parent`; before API version 2025-03-31 it was a field of its own.
-    """
-    if event_type.startswith("customer.subscription."):
-        return id_of(item.get("customer")), id_of(item)
-    if event_type.startswith("customer."):
-        return id_of(item), None
-    parent = item.get("parent")
-    details = parent.get("subscription_details") if isinstance(parent, dict) else None
-    named = details.get("subscription") if isinstance(details, dict) else None
-    return id_of(item.get("customer")), id_of(named) or id_of(item.get("subscription"))
+    customer_id = id_of(item if item.get("object") == "customer" else item.get("customer"))
+    subscription_id = id_of(item if item.get("object") == "subscription" else item.get("subscription"))
+    return RemoteEvent(event["id"], event["type"], customer_id, subscription_id)
 
 
 def call_patiently(create: Callable[[Any, Any], Result], params: Any, key: str) -> Result:

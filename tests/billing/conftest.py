@@ -194,3 +194,20 @@ def live_url(app: Flask) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+def operator(stripe: RunningStandIn) -> sdk.StripeClient:
+    """What somebody does in the Dashboard."""
+    return sdk.StripeClient("sk_test_operator", base_addresses={"api": stripe.url})
+
+
+def delete_customer(stripe: RunningStandIn, customer_id: str) -> None:
+    operator(stripe).v1.customers.delete(customer_id)
+
+
+def buy_another(stripe: RunningStandIn) -> str:
+    """Sell one more subscription like the last one that was offered; its id. Neither is ended for it."""
+    made = stripe.requests("/v1/checkout/sessions", "POST")[-1]["params"]
+    params: Any = {"mode": "subscription", "line_items": [{"price": "price_pro", "quantity": 1}]}
+    params |= {name: made[name] for name in ("success_url", "cancel_url", "customer")}
+    return str(stripe.pay(operator(stripe).v1.checkout.sessions.create(params).id)["subscription"])

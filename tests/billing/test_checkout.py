@@ -4,14 +4,12 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import stripe as sdk
-
 from app.billing.checkout import begin_attempt, create_customer, customer_for
 from app.billing.stripe_connection import stripe_calls
 from app.core.clock import utc_now
 from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import RunningStandIn
-from tests.billing.conftest import Shop
+from tests.billing.conftest import Shop, buy_another, delete_customer
 from tests.people import all_at_once
 from tests.problems import assert_problem
 
@@ -80,12 +78,7 @@ def test_who_subscribed_some_other_way_meanwhile_is_not_given_the_open_session(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     user.post("/subscribe/pro")
-    (made,) = posts(stripe, "/v1/checkout/sessions")
-    operator = sdk.StripeClient("sk_test_operator", base_addresses={"api": stripe.url})
-    params: Any = {"mode": "subscription", "line_items": [{"price": "price_pro", "quantity": 1}]}
-    urls = {name: made["params"][name] for name in ("success_url", "cancel_url")}
-    another = operator.v1.checkout.sessions.create(params | urls | {"customer": made["params"]["customer"]})
-    stripe.pay(another.id)
+    buy_another(stripe)
     shop.deliver_all()
     assert_problem(user.post("/subscribe/pro"), 409, "already_subscribed")
 
@@ -162,6 +155,27 @@ def test_a_customer_deleted_at_stripe_is_replaced(
     kept = {row["stripe_id"]: row for row in shop.rows("stripe_customers")}
     assert len(kept) == 3
     assert [name for name, row in kept.items() if row["deleted_at"] is not None] == [gone["stripe_id"]]
+
+
+def test_a_customer_deleted_at_stripe_with_a_debt_is_replaced(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    stripe.act(shop.subscribe(user), "set", status="unpaid")
+    shop.deliver_all()
+    shop.execute("UPDATE stripe_customers SET session_id = NULL, attempt = attempt + 1")
+    delete_customer(stripe, shop.rows("stripe_customers")[0]["stripe_id"])
+    stripe.behave(path="/v1/subscriptions", status=400, code="resource_missing", times=1)
+    assert user.post("/subscribe/pro").status_code == 200
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_a_customer_deleted_at_stripe_after_paying_is_replaced(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """Neither event has come yet."""
+    first = shop.buy(user)
+    delete_customer(stripe, shop.rows("stripe_customers")[0]["stripe_id"])
+    stripe.behave(path="/v1/subscriptions", status=400, code="resource_missing", times=1)
+    second = shop.subscribe(user)
+    assert second != first
+    assert user.get("/user/me").json["tier"] == "pro"
+    assert sorted(row["deleted_at"] is None for row in shop.rows("stripe_customers")) == [False, True]
 
 
 def test_the_portal_is_the_customers(user: Any, shop: Shop, stripe: RunningStandIn) -> None:

@@ -11,7 +11,7 @@ from app.billing.stripe_connection import PaymentProviderError
 from app.billing.tier import export_subscriptions
 from app.core.errors import ServiceUnavailable
 from sandbox.stand_ins import RunningStandIn
-from tests.billing.conftest import Shop
+from tests.billing.conftest import Shop, buy_another
 
 
 def close(shop: Shop, user: Any) -> None:
@@ -66,6 +66,14 @@ def test_a_subscription_that_ended_meanwhile_is_no_obstacle(user: Any, shop: Sho
     assert [row["status"] for row in shop.rows()] == ["canceled"]
 
 
+def test_a_cancellation_whose_answer_is_lost_is_no_obstacle(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """The SDK asks again, and to Stripe one that is canceled is missing."""
+    shop.subscribe(user)
+    stripe.behave(path="/v1/subscriptions/", method="DELETE", drop=True, when="after", times=1)
+    close(shop, user)
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
 def test_what_is_kept_does_not_name_the_user(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.subscribe(user)
     close(shop, user)
@@ -89,6 +97,19 @@ def test_a_payment_that_slips_through_is_canceled_when_its_event_comes(
     (ended,) = stripe.events("customer.subscription.deleted")
     assert ended["event"]["data"]["object"]["id"] == subscription_id
     assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_one_event_ends_all_that_slipped_through(
+    user: Any, shop: Shop, stripe: RunningStandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = {shop.buy(user), buy_another(stripe)}
+    shop.delete_user(user.id)
+    with caplog.at_level("INFO", "app"):
+        shop.deliver(shop.event("invoice.paid"))
+    assert {row["id"]: row["status"] for row in shop.rows()} == dict.fromkeys(both, "canceled")
+    ended = stripe.events("customer.subscription.deleted")
+    assert {event["event"]["data"]["object"]["id"] for event in ended} == both
+    assert all(f"ownerless_subscription_canceled subscription={one}" in caplog.text for one in both)
 
 
 def test_a_payment_that_cannot_be_canceled_yet_is_tried_again(user: Any, shop: Shop, stripe: RunningStandIn) -> None:

@@ -210,7 +210,7 @@ def test_an_event_that_cannot_be_looked_up_is_kept_and_applied_later(
 ) -> None:
     shop.buy(user)
     event_id = shop.event("invoice.paid")
-    stripe.behave(path="/v1/subscriptions/", **behaviour)
+    stripe.behave(path="/v1/subscriptions", **behaviour)
     assert shop.deliver(event_id).status_code == 200
     assert (shop.pending(), shop.rows()) == ([event_id], [])
     assert says(logged, "WARNING", "Stripe did not answer a call: ") == (behaviour != {"status": 401})
@@ -227,7 +227,7 @@ def test_an_event_while_stripe_hangs_is_left_in_time_and_applied_when_it_comes_a
 ) -> None:
     shop.buy(user)
     event_id = shop.event("invoice.paid")
-    stripe.behave(path="/v1/subscriptions/", hang=True)
+    stripe.behave(path="/v1/subscriptions", hang=True)
     began = time.monotonic()
     assert shop.deliver(event_id, impatient_app.test_client()).status_code == 200
     assert time.monotonic() - began < READ_SECONDS

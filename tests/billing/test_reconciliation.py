@@ -11,7 +11,7 @@ from app.billing import tasks
 from app.billing.reconciliation import sync_all, sync_due
 from app.schedule import beat_schedule
 from sandbox.stand_ins import RunningStandIn
-from tests.billing.conftest import Shop
+from tests.billing.conftest import Shop, delete_customer
 from tests.people import all_at_once
 
 
@@ -177,7 +177,7 @@ def test_a_run_leaves_to_another_what_that_one_has_taken_meanwhile(
 def test_a_customer_deleted_unnoticed_is_basic(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     shop.subscribe(user)
     customer_id = shop.rows("stripe_customers")[0]["stripe_id"]
-    stripe_delete(stripe, customer_id)
+    delete_customer(stripe, customer_id)
     stripe.behave(path="/v1/subscriptions", status=400, code="resource_missing", times=1)
     due(shop)
     assert user.get("/user/me").json["tier"] == "basic"
@@ -226,10 +226,3 @@ def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_
 
 def customer_of(shop: Shop, user: Any) -> str:
     return next(str(row["stripe_id"]) for row in shop.rows("stripe_customers") if str(row["user_id"]) == user.id)
-
-
-def stripe_delete(stripe: RunningStandIn, customer_id: str) -> None:
-    import stripe as sdk
-
-    client = sdk.StripeClient("sk_test_operator", base_addresses={"api": stripe.url})
-    client.v1.customers.delete(customer_id)
