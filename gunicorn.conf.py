@@ -1,5 +1,6 @@
 """gunicorn's configuration. The master reads it before the application is loaded, and again on SIGHUP."""
 
+import atexit
 import ctypes
 import gc
 import itertools
@@ -86,15 +87,12 @@ with suppress(OSError, AttributeError):
 # writes to it. A reload reads this file again, and keeps the folder. Earlier releases remove what they find under
 # another name, `gemini-backend-numbers-…`, unless it is locked.
 if "prometheus_client" not in sys.modules:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="gemini-backend-metrics-", dir=worker_tmp_dir)
+    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp("", "gemini-backend-metrics-", worker_tmp_dir)
+    # gunicorn's `on_exit` is not called when the port is taken or the application cannot be loaded.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     from prometheus_client import values  # it looks for the folder now
 
     values.ValueClass = values.MultiProcessValue(lambda: current_process().name)  # type: ignore[no-untyped-call]
-
-
-def on_exit(_server: Any) -> None:
-    """Remove the master's folder."""
-    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -132,9 +130,10 @@ def when_ready(server: Any) -> None:
 
 # ── Workers ──────────────────────────────────────────────────────────────────
 def post_fork(_server: Any, worker: Any) -> None:
-    """Drop database connections of the master, which two processes must not share."""
+    """Leave the master's folder to it, and drop its database connections, which two processes must not share."""
     from app.core.db import db  # noqa: PLC0415 - only in the worker
 
+    atexit.unregister(shutil.rmtree)
     os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # old files are cleaned up on many machines
     current_process().name = f"web-{worker.place}"
     with worker.app.wsgi().app_context():

@@ -84,8 +84,10 @@ DIRECTIVE = re.compile(r'\[\[sandbox:((?:"(?:\\.|[^"\\])*"|(?!\]\])[^"])*)\]\]',
 TOKEN = re.compile(r'\s*([a-z_]+)(?:=("(?:\\.|[^"\\])*"|[^\s"]+))?(?=\s|$)', re.DOTALL)
 
 
-def read_fields(raw: Mapping[str, Any]) -> Fields:
+def read_fields(raw: Any) -> Fields:
     """Check names and values and return them typed; null means "not given". Raises ApiError."""
+    if not isinstance(raw, Mapping):
+        raise ApiError(400, "[sandbox] A JSON object of behaviour fields is expected.")
     try:
         given = Behaviour.model_validate({name: value for name, value in raw.items() if value is not None})
     except ValidationError as error:

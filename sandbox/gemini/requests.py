@@ -130,8 +130,10 @@ def _part(value: Any, path: str) -> dict[str, Any]:
     return part
 
 
-def _object(value: dict[str, Any], path: str, known: frozenset[str]) -> dict[str, Any]:
+def _object(value: Any, path: str, known: frozenset[str]) -> dict[str, Any]:
     """Return the object with camelCase names; Google tells of all its unknown fields at once."""
+    if not isinstance(value, dict):
+        raise ApiError(400, f"Invalid value at '{path}': an object is expected.")
     renamed = {_camel(name): item for name, item in value.items()}
     unknown = [name for name in value if _camel(name) not in known]
     if unknown:

@@ -9,7 +9,7 @@ from sandbox.stripe.api import StandIn, error_response, stand_in
 from sandbox.stripe.behaviour import Behaviour
 from sandbox.stripe.events import shown
 from sandbox.stripe.store import TABLES, Json
-from sandbox.stripe.wire import StripeError, card_declined, missing_resource
+from sandbox.stripe.wire import StripeError, card_declined, missing_resource, parameter_missing
 
 blueprint = Blueprint("control", __name__, url_prefix="/sandbox")
 LONGEST_WAIT_SECONDS = 30.0
@@ -17,10 +17,12 @@ LONGEST_WAIT_SECONDS = 30.0
 
 def _body() -> Any:
     """The body's fields. Raises TypeError when it is no object."""
-    return dict(**request.get_json(force=True)) if request.data else {}
+    body = request.get_json(force=True, silent=True) if request.data else {}
+    if not isinstance(body, dict):
+        raise TypeError("The body is no JSON object.")
+    return body
 
 
-@blueprint.errorhandler(KeyError)
 @blueprint.errorhandler(TypeError)
 @blueprint.errorhandler(ValueError)
 def refuse(error: Exception) -> ResponseReturnValue:
@@ -97,6 +99,8 @@ def events() -> Response:
 def make_event() -> Response:
     """Make an event of any type about an object, whole or by `object_id`; sent unless `send` is false."""
     here, body = stand_in(), _body()
+    if not body.get("type"):
+        raise parameter_missing("type")
     with here.store.lock:
         item = body.get("object") or _object(here, str(body.get("object_id")))
         event = here.events.emit(body["type"], item, api_version=body.get("api_version"))

@@ -107,10 +107,9 @@ class Payments:
         customer = self._store.get("customer", session["customer"], "customer")
         if customer.get("deleted"):
             raise StripeError(400, "The customer of this session was deleted.", code="resource_missing")
-        order = self._store.table("orders")[session["id"]]
-        subscription = self._store.add(
-            subscription_object(customer["id"], order["price"], now(), dict(order["metadata"]))
-        )
+        kept = self._store.table("line_items")[session["id"]]
+        price, metadata = kept["data"][0]["price"], dict(kept["metadata"])
+        subscription = self._store.add(subscription_object(customer["id"], price, now(), metadata))
         invoice = self.new_invoice(subscription, "subscription_create")
         session |= {
             "status": "complete",

@@ -70,7 +70,7 @@ def checkout_page(session_id: str) -> str:
         return render_template(
             "checkout.html",
             session=session,
-            price=here.store.table("orders")[session_id]["price"],
+            price=here.store.table("line_items")[session_id]["data"][0]["price"],
             return_to=_success_url(session) if session["status"] == "complete" else session["cancel_url"],
             declined="declined" in request.args,
             can_settle=(session["status"], session["payment_status"]) == ("complete", "unpaid")

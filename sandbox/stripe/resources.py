@@ -76,7 +76,7 @@ def create_session(here: StandIn, params: Params) -> Json:
         cancel_url=as_text(params, "cancel_url"),
     )
     metadata = as_metadata(params.get("subscription_data") or {})
-    here.store.table("orders")[session["id"]] = {"price": price, "metadata": metadata}
+    here.store.table("line_items")[session["id"]] = {"data": [{"price": price}], "metadata": metadata}
     return here.store.add(session)
 
 

@@ -24,7 +24,7 @@ TABLES = {
     "invoice": "invoices",
     "billing_portal.session": "portals",
 }
-OTHER_TABLES = ("orders", "events", "idempotency")  # an order: the price of a session, and its metadata
+OTHER_TABLES = ("line_items", "events", "idempotency")  # the line of a session, and its subscription's metadata
 DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 
 

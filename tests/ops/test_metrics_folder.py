@@ -49,6 +49,18 @@ def test_a_daemon_keeps_its_folder_at_a_reload_and_removes_it_at_its_end(app, en
     assert not folder.exists()
 
 
+def test_a_master_that_never_serves_leaves_no_folder():
+    """Its port is taken, or it cannot load the application: none of gunicorn's hooks is called."""
+    read = f"import os, runpy; runpy.run_path('gunicorn.conf.py'); folder = os.environ['{FOLDER}']"
+    shown = "print(folder, os.path.isdir(folder))"
+    environ = os.environ | {"APP_ENV": "development", "DATABASE_URL": "postgres://x", "REDIS_URL": "redis://x"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{read}; {shown}"], env=environ, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    folder, existed = done.stdout.split()
+    assert (existed, os.path.exists(folder)) == ("True", False)
+
+
 @pytest.mark.processes
 def test_a_master_of_an_earlier_release_does_not_remove_our_folder(app, environment, tmp_path):
     """It starts beside ours, and removes what has this name and no lock."""

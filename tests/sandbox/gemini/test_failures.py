@@ -150,3 +150,5 @@ def test_bad_behaviour_is_refused(gemini):
         gemini.behave(colour="red")
     with pytest.raises(ValueError, match="'soon' is not a value for 'delay'"):
         gemini.behave(delay="soon")
+    answer = requests.put(f"{gemini.url}/sandbox/behaviour", json=["delay"], timeout=5)
+    assert (answer.status_code, answer.json()["error"]["status"]) == (400, "INVALID_ARGUMENT")

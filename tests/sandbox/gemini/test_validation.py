@@ -23,6 +23,8 @@ REFUSED = {
         {"contents": [{"role": "user", "parts": [{"txt": "Hi"}]}]},
         "Unknown name \"txt\" at 'contents[0].parts[0]': Cannot find field.",
     ),
+    "no object": (b"[]", "an object is expected."),
+    "no object below": ({"contents": "Hi"}, "Invalid value at 'contents[0]': an object is expected."),
     "broken JSON": (b'{"contents": ', "Invalid JSON payload received."),
 }
 

@@ -6,6 +6,7 @@ import pytest
 import requests
 
 from sandbox.stand_ins import running_stripe_stand_in
+from sandbox.stripe.objects import customer_object, price_object, session_object
 from tests.sandbox.stripe.conftest import SECRET, sdk
 from tests.sandbox.stripe.test_checkout import PAID
 
@@ -79,6 +80,37 @@ def test_settings_of_the_wrong_kind_are_refused_and_webhooks_go_on(stand_in, rec
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
     client.v1.customers.create({})
     assert receiver.types(1) == ["customer.created"]
+
+
+@pytest.mark.parametrize("sent", [b"{", b"5", b"[]", b"null"])
+def test_a_body_that_is_no_object_is_told_in_a_sentence(stand_in, sent):
+    answer = requests.put(f"{stand_in.url}/sandbox/behaviour", data=sent, timeout=5)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "The body is no JSON object.")
+
+
+@pytest.mark.parametrize("body", [{}, {"object": {"id": "x", "object": "customer"}}])
+def test_an_event_without_a_type_is_told_what_it_lacks(stand_in, body):
+    answer = requests.post(f"{stand_in.url}/sandbox/events", json=body, timeout=5)
+    assert (answer.status_code, answer.json()["error"].get("param")) == (400, "type")
+
+
+@pytest.mark.processes
+def test_a_session_of_an_earlier_release_can_be_paid(tmp_path):
+    """It kept more of what is sold; `make run` goes on with its file."""
+    price, customer = price_object("price_1"), customer_object(email=None, metadata={})
+    session = session_object(price, "http://x/", customer=customer["id"], success_url="http://x", cancel_url=None)
+    line = {"object": "item", "price": price, "quantity": 1}
+    state = tmp_path / "stripe.json"
+    tables = {
+        "customers": {customer["id"]: customer},
+        "sessions": {session["id"]: session},
+        "line_items": {session["id"]: {"data": [line], "metadata": {"user_id": "1"}}},
+    }
+    state.write_text(json.dumps(tables))
+    with running_stripe_stand_in(webhook_url="", webhook_secret=SECRET, state=state) as stand_in:
+        page = requests.get(f"{stand_in.url}/c/pay/{session['id']}", timeout=5)
+        assert (page.status_code, "9.99" in page.text) == (200, True)
+        assert stand_in.checkout(session["id"], "pay")["session"]["status"] == "complete"
 
 
 @pytest.mark.processes
