@@ -1,6 +1,7 @@
 """An event is noted and answered first, and applied afterwards: by its task, or by the sweep that comes after it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -8,13 +9,18 @@ from typing import Any
 import pytest
 from flask import Flask
 from prometheus_client import REGISTRY
+from sqlalchemy import text
 
 from app.billing import tasks
+from app.core.db import db
+from app.core.transactions import transaction
 from app.integrations.stripe import RemoteSubscription, parse_subscription
 from app.schedule import beat_schedule
+from sandbox.stack.processes import wait_until
 from sandbox.stand_ins import RunningStandIn
 from tests.billing.conftest import Shop, buy_another, delete_customer
 from tests.people import all_at_once
+from tests.rooms import somebody_waits_for_a_lock
 
 HOUR_SECONDS = 60 * 60
 DAY_SECONDS = 24 * HOUR_SECONDS
@@ -169,6 +175,18 @@ def test_a_sweep_leaves_to_another_what_that_one_has_taken_meanwhile(
     all_at_once([lambda: shop.sweep(seconds_later=30), take_one], retry=False)
     assert shop.pending() == [taken]
     assert len(stripe.requests()) == asked + 2
+
+
+def test_of_two_that_take_an_event_at_once_one_asks_stripe(bought: str, shop: Shop, stripe: RunningStandIn) -> None:
+    shop.note(bought)
+    asked = len(stripe.requests())
+    with ThreadPoolExecutor(1) as pool:
+        with shop.app.app_context(), transaction():
+            db.session.execute(text("UPDATE stripe_events SET due_at = now() + interval '1 hour'"))
+            other = pool.submit(shop.sweep)
+            assert wait_until(somebody_waits_for_a_lock, seconds=10)
+        other.result(20)
+    assert len(stripe.requests()) == asked
 
 
 def test_an_event_that_stripe_refuses_keeps_no_other_back(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:

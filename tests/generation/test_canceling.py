@@ -6,9 +6,11 @@ import pytest
 from sqlalchemy import event, text
 
 from app.core.db import db
+from app.core.transactions import transaction
 from app.generation import queueing
+from sandbox.stack.processes import wait_until
 from tests.event_streams import events_of, follow, names, text_of
-from tests.rooms import Room, cancel, retry
+from tests.rooms import Room, cancel, retry, somebody_waits_for_a_lock
 
 SAID = "One two three four five six."
 PROMPT = f'[[sandbox: hang_after=3]] [[sandbox: say="{SAID}"]]'
@@ -24,6 +26,18 @@ def test_a_queued_reply_is_canceled_and_its_prompt_given_back(room, runner, gemi
     room.generate(runner, reply_id)
     assert gemini.stats()["calls"] == 0
     assert room.read(reply_id).status == "canceled"
+
+
+def test_a_cancellation_waits_for_other_requests_of_its_user(room):
+    """Charges and refunds of one user happen one after the other, or the count is not exact."""
+    reply_id = room.send("Hello")
+    with ThreadPoolExecutor(1) as pool:
+        with room.app.app_context(), transaction():
+            db.session.execute(text("SELECT id FROM users FOR NO KEY UPDATE"))
+            canceled = pool.submit(cancel, room, reply_id)
+            assert wait_until(somebody_waits_for_a_lock, seconds=10)
+        assert canceled.result(20).json["status"] == "canceled"
+    assert room.used() == 0
 
 
 def test_a_running_reply_stops_within_a_moment_and_keeps_its_part(room, runner, gemini):
