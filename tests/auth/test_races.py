@@ -4,7 +4,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from app.core.transactions import transaction
-from app.users.service import lock_user_by_mobile
+from app.users.service import find_user_by_mobile, lock_user, lock_user_by_mobile
 from tests.auth.conftest import Visitor
 from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
@@ -47,3 +47,13 @@ def test_a_wrong_code_does_not_wait_for_what_the_owner_is_doing(app, make_member
         for call in calls:
             assert_problem(another.submit(call).result(), 401, "otp_invalid")
     assert_problem(owner.verify("wrong"), 429, "otp_locked")
+
+
+def test_a_user_who_was_read_before_is_locked_as_stored_by_then(app, make_member):
+    owner, tokens = make_member(name="Ada")
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    with ThreadPoolExecutor(1) as another, app.app_context(), transaction():
+        user = find_user_by_mobile(owner.mobile)
+        changed = another.submit(owner.client.patch, "/user/me", json={"name": "Eve"}, headers=headers)
+        assert changed.result().status_code == 200
+        assert lock_user(user.id).name == "Eve"
