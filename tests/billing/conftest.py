@@ -60,7 +60,7 @@ def make_billing_app(
             "stripe_pro_price_id": "price_pro",
             "stripe_webhook_secret": SECRET,
             "stripe_api_base": stripe_process.url,
-            "stripe_timeout": 6,
+            "stripe_timeout": 12,  # a busy machine may stall for longer than the default
             "frontend_url": "https://app.example.com/",
         }
         return make_app(**(settings | overrides))
