@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import fcntl
 import gc
 import itertools
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from multiprocessing import current_process
+from pathlib import Path
 from typing import Any
 
 from gunicorn import glogging
@@ -86,8 +88,32 @@ with suppress(OSError, AttributeError):
 # with those of the one whose place it takes. The folder is in memory where possible: on a full disk a process ends that
 # writes to it. A reload reads this file again, and keeps the folder. Earlier releases remove what they find under
 # another name, `gemini-backend-numbers-…`, unless it is locked.
+METRICS_FOLDER = "gemini-backend-metrics-"
+
+
+def hold(folder: Path) -> None:
+    """Lock a folder until this process and its children have ended, for which its descriptor stays open.
+
+    Raises OSError: somebody else holds it, or it is gone.
+    """
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def make_folder() -> str:
+    """Make the master's own folder, and remove those of masters that were killed: nobody holds them."""
+    parent = Path(worker_tmp_dir or tempfile.gettempdir())
+    for left in parent.glob(f"{METRICS_FOLDER}*"):
+        with suppress(OSError):
+            hold(left)
+            shutil.rmtree(left)
+    made = Path(tempfile.mkdtemp(dir=parent))  # renamed once it is locked, so that no other master removes it
+    with suppress(OSError):  # without locks there, nobody removes it either
+        hold(made)
+    return str(made.rename(parent / f"{METRICS_FOLDER}{made.name}"))
+
+
 if "prometheus_client" not in sys.modules:
-    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp("", "gemini-backend-metrics-", worker_tmp_dir)
+    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = make_folder()
     # gunicorn's `on_exit` is not called when the port is taken or the application cannot be loaded.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     from prometheus_client import values  # it looks for the folder now

@@ -1,6 +1,7 @@
 """The folder of the web processes' numbers: whose it is, how long it stays, and what goes on without it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,25 @@ def test_a_master_that_never_serves_leaves_no_folder():
     )
     folder, existed = done.stdout.split()
     assert (existed, os.path.exists(folder)) == ("True", False)
+
+
+def test_the_next_master_removes_what_a_killed_one_left_and_nothing_of_one_that_runs():
+    """The first is as a master that is killed: nothing runs at its end."""
+    read = f"import os, runpy; runpy.run_path('gunicorn.conf.py'); print(os.environ['{FOLDER}'], flush=True)"
+    environ = os.environ | {"APP_ENV": "development", "DATABASE_URL": "postgres://x", "REDIS_URL": "redis://x"}
+    command = [sys.executable, "-c", f"{read}; input(); os._exit(0)"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environ, cwd=ROOT, **pipes) as killed:
+        left = Path(killed.stdout.readline().strip())
+        with subprocess.Popen(command, env=environ, cwd=ROOT, **pipes) as other:
+            own = Path(other.stdout.readline().strip())
+            assert left.is_dir()
+            killed.communicate("\n")
+            assert left.is_dir()
+            subprocess.run([sys.executable, "-c", read], env=environ, cwd=ROOT, check=True, capture_output=True)
+            assert (left.exists(), own.is_dir()) == (False, True)
+            other.communicate("\n")
+    shutil.rmtree(own)
 
 
 @pytest.mark.processes
