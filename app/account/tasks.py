@@ -60,7 +60,7 @@ def purge() -> None:
 
 @shared_task(name="account.delete_ended")
 def delete_what_has_ended() -> None:
-    """See `delete_ended`."""
+    """Delete rows of all features that are kept no longer. It may run twice, also at once."""
     delete_ended(now=database_now())  # by a clock that is wrong, everybody would be logged out
 
 

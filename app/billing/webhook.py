@@ -45,29 +45,29 @@ class InvalidSignature(AppError):
     detail = "The body does not carry a valid, recent signature of Stripe's."
 
 
-def copy_customer(event: StripeEvent, now: datetime) -> None:
+def refresh_subscriptions(event: StripeEvent, now: datetime) -> None:
     """Copy the subscriptions of the customer that the event is about."""
     with stripe_calls() as payments:
         copy_subscriptions(payments, event.customer_id, now=now)
 
 
-def end_copies(event: StripeEvent, now: datetime) -> None:
+def end_subscriptions(event: StripeEvent, now: datetime) -> None:
     """End our copies for a deleted customer: Stripe has canceled its subscriptions, and may not show them any more."""
     end_customer(event.customer_id, now=now)
 
 
 HANDLERS: dict[str, Callable[[StripeEvent, datetime], None]] = {
-    "checkout.session.completed": copy_customer,  # bought; the payment may be under way for days
-    "checkout.session.async_payment_succeeded": copy_customer,  # it arrived
-    "checkout.session.async_payment_failed": copy_customer,  # it did not
-    "customer.subscription.created": copy_customer,
-    "customer.subscription.updated": copy_customer,  # another status, price or period, or to end with its period
-    "customer.subscription.deleted": copy_customer,  # canceled for good
-    "customer.subscription.paused": copy_customer,
-    "customer.subscription.resumed": copy_customer,
-    "invoice.paid": copy_customer,
-    "invoice.payment_failed": copy_customer,  # past due
-    "customer.deleted": end_copies,
+    "checkout.session.completed": refresh_subscriptions,  # bought; the payment may be under way for days
+    "checkout.session.async_payment_succeeded": refresh_subscriptions,  # it arrived
+    "checkout.session.async_payment_failed": refresh_subscriptions,  # it did not
+    "customer.subscription.created": refresh_subscriptions,
+    "customer.subscription.updated": refresh_subscriptions,  # another status, price or period; or it will end
+    "customer.subscription.deleted": refresh_subscriptions,  # canceled for good
+    "customer.subscription.paused": refresh_subscriptions,
+    "customer.subscription.resumed": refresh_subscriptions,
+    "invoice.paid": refresh_subscriptions,
+    "invoice.payment_failed": refresh_subscriptions,  # past due
+    "customer.deleted": end_subscriptions,
 }
 
 

@@ -286,7 +286,10 @@ def parse_event(body: bytes, signature: str, secret: str, *, now_seconds: float)
 
 
 def call_patiently(create: Callable[[Any, Any], Result], params: Any, key: str) -> Result:
-    """Make something under an idempotency key; while another request works on that key, wait until time is over."""
+    """Make something under an idempotency key; while another request works on that key, wait and ask again.
+
+    The `BoundedCall` around it ends that: once it is over, the next call fails. Raises a PaymentsError.
+    """
     while True:
         with suppress(KeyInUse):
             return call(lambda: create(params, {"idempotency_key": key}))

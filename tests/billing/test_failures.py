@@ -103,6 +103,12 @@ def test_an_error_that_stripe_keeps_under_the_key_is_not_met_again(
     assert user.post("/subscribe/pro").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/customers", "/v1/checkout/sessions"])
+def test_a_key_that_stays_in_use_is_given_up_in_time(path: str, impatient: Any, stripe: RunningStandIn) -> None:
+    stripe.behave(path=path, method="POST", status=409)
+    assert impatient.post("/subscribe/pro").status_code == 503
+
+
 def test_an_answer_that_got_lost_makes_no_second_session(user: Any, stripe: RunningStandIn) -> None:
     stripe.behave(path="/v1/", method="POST", drop=True, when="after", times=1)
     assert user.post("/subscribe/pro").status_code == 200  # the SDK asks again under the same key
