@@ -16,6 +16,7 @@ from app.billing.stripe_connection import required, stripe_calls
 from app.billing.subscriptions import (
     copy_subscriptions,
     dormant_subscriptions,
+    end_customer,
     has_live_subscription,
     has_unended_subscription,
 )
@@ -82,7 +83,7 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
             try:
                 return payments.portal_url(customer.stripe_id, return_url=frontend_url("/billing"))
             except MissingAtStripe as error:
-                forget_missing_customer(customer, error, now)
+                forget_missing_customer(payments, customer, error, now)
     raise ServiceUnavailable
 
 
@@ -107,7 +108,7 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
             copy_subscriptions(payments, customer.id, now=now)
             begin_attempt(customer)
         except MissingAtStripe as error:
-            forget_missing_customer(customer, error, now)
+            forget_missing_customer(payments, customer, error, now)
 
 
 def disown_customers(user_id: UUID) -> bool:
@@ -169,7 +170,7 @@ def open_checkout_session(
         )
     except (PaymentsRejected, PaymentsFailed) as error:
         begin_attempt(customer)
-        forget_missing_customer(customer, error, now)
+        forget_missing_customer(payments, customer, error, now)
         return None
     if session.expires_at <= now:  # Stripe may keep an answer for longer than the day that the session lives
         begin_attempt(customer)
@@ -227,19 +228,19 @@ def begin_attempt(customer: StripeCustomer) -> None:
         db.session.execute(update(StripeCustomer).where(*current).values(values))
 
 
-def forget_missing_customer(customer: StripeCustomer, error: PaymentsError, now: datetime) -> None:
-    """Forget a customer that Stripe does not know: the user's next one is a new one.
+def forget_missing_customer(payments: Payments, customer: StripeCustomer, error: PaymentsError, now: datetime) -> None:
+    """Forget a customer that Stripe does not know, with what it had: the user's next one is a new one.
 
     Raises the error again when it says something else, or when a copy of ours says that the customer pays or could be
-    charged again: the key may be another account's.
+    charged again, and Stripe does not say that it was deleted: the key may be another account's.
     """
     if not isinstance(error, MissingAtStripe) or error.param != "customer":
         raise error
-    known = (StripeCustomer.id == customer.id, StripeCustomer.deleted_at.is_(None))
     with transaction():
-        if has_unended_subscription(customer.id):
-            raise error
-        db.session.execute(update(StripeCustomer).where(*known).values(deleted_at=now))
+        unended = has_unended_subscription(customer.id)
+    if unended and not payments.is_deleted(str(customer.stripe_id)):
+        raise error
+    end_customer(customer.id, now=now)
 
 
 def frontend_url(path: str) -> str:

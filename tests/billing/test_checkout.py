@@ -188,6 +188,17 @@ def test_the_portal_is_the_customers(user: Any, shop: Shop, stripe: RunningStand
     assert asked["params"]["return_url"] == "https://app.example.com/billing"
 
 
+def test_the_portal_opens_anew_for_a_payer_whose_customer_was_deleted_at_stripe(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    """No event of it has come yet."""
+    shop.subscribe(user)
+    delete_customer(stripe, shop.rows("stripe_customers")[0]["stripe_id"])
+    assert user.post("/subscription/portal").status_code == 200
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+    assert sorted(row["deleted_at"] is None for row in shop.rows("stripe_customers")) == [False, True]
+
+
 def test_the_portal_opens_before_the_first_purchase(user: Any, stripe: RunningStandIn) -> None:
     assert user.post("/subscription/portal").status_code == 200
     user.post("/subscribe/pro")

@@ -10,8 +10,9 @@ from app.billing.checkout import close_account
 from app.billing.stripe_connection import PaymentProviderError
 from app.billing.tier import export_subscriptions
 from app.core.errors import ServiceUnavailable
+from app.integrations.stripe import MissingAtStripe, Payments
 from sandbox.stand_ins import RunningStandIn
-from tests.billing.conftest import Shop, buy_another
+from tests.billing.conftest import Shop, buy_another, delete_customer
 
 
 def close(shop: Shop, user: Any) -> None:
@@ -70,6 +71,21 @@ def test_a_cancellation_whose_answer_is_lost_is_no_obstacle(user: Any, shop: Sho
     """The SDK asks again, and to Stripe one that is canceled is missing."""
     shop.subscribe(user)
     stripe.behave(path="/v1/subscriptions/", method="DELETE", drop=True, when="after", times=1)
+    close(shop, user)
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_a_customer_that_was_deleted_at_stripe_is_no_obstacle(
+    user: Any, shop: Shop, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No event of it has come yet, and Stripe lists nothing of it."""
+    shop.subscribe(user)
+    delete_customer(stripe, shop.rows("stripe_customers")[0]["stripe_id"])
+
+    def lists_nothing(*_: Any) -> list[Any]:
+        raise MissingAtStripe("InvalidRequestError HTTP 400 resource_missing - customer", "customer")
+
+    monkeypatch.setattr(Payments, "open_sessions", lists_nothing)
     close(shop, user)
     assert [row["status"] for row in shop.rows()] == ["canceled"]
 
