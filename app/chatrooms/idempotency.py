@@ -1,8 +1,8 @@
 """Idempotency keys: the same request sent again gives the first one's answer.
 
-A key is written in the transaction of what was asked for, under the user's lock: of parallel requests the first writes
-it and the others find it. Kept 24 hours; only what was done is remembered. What a prompt's answer was, the messages
-feature knows.
+A key is written in the transaction of the request itself, while the user is locked: of parallel requests, the first
+writes it and the others find it. Keys are kept for 24 hours, and only for requests that succeeded. The messages feature
+rebuilds what a prompt was answered with.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ LIFETIME = timedelta(hours=24)
 
 
 class IdempotencyKeyReused(AppError):
-    """The key came before, with something else."""
+    """The key was used before, for a different request."""
 
     status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused"
     detail = "This Idempotency-Key was used for a different request. Use a new key for a new request."
 
 
 def find_record(user_id: UUID, key: str, fingerprint: str, now: datetime) -> IdempotencyKey | None:
-    """What came under the key, or None. Raises IdempotencyKeyReused when it was another request."""
+    """Return the key's record; None if the key is new or expired. Raises IdempotencyKeyReused for another request."""
     record = db.session.get(IdempotencyKey, (user_id, key))
     if record is None:
         return None
@@ -39,5 +39,5 @@ def find_record(user_id: UUID, key: str, fingerprint: str, now: datetime) -> Ide
 
 
 def fingerprint_of(*parts: str) -> str:
-    """What makes two requests the same one."""
+    """Return a hash that is the same for two requests which ask for the same."""
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

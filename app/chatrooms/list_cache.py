@@ -1,8 +1,8 @@
-"""Caches each user's first page of chatrooms in Redis, and that of the archived ones, for the last `limit` asked for.
+"""Caches each user's first page of chatrooms in Redis, and that of archived ones, for the `limit` asked for last.
 
-Each user has a version, a random word that every change removes and the next reader makes anew. A reader takes the
-version before it queries and stores it with the page, so a slow reader that races a change stores a page nobody will
-read. Without Redis nothing is cached.
+Each user has a version, a random word that every change deletes and the next reader creates. A reader takes the version
+before it queries and stores it with the page, so a slow reader that races a change stores a page that nobody will read.
+Without Redis nothing is cached.
 """
 
 import logging
@@ -18,17 +18,17 @@ from app.core.transactions import release_connection
 log = logging.getLogger(__name__)
 
 VERSION_TTL_SECONDS = 86_400
-MAX_PAGE_CHARS = 200_000  # with long instructions a page may be megabytes, and memory is everybody's
+MAX_PAGE_CHARS = 200_000  # with long instructions a page may take megabytes, and all users share the memory
 
 
 def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str], *, archived: bool) -> tuple[str, bool]:
-    """The user's first page as JSON, of `limit` chatrooms, and whether it was cached."""
+    """Return the user's first page of `limit` chatrooms, as JSON, and whether it was cached."""
     key = page_key(user_id, archived=archived)
-    release_connection()  # while Redis is silent, waits for it must not use all connections up
+    release_connection()  # requests that wait for a silent Redis must not hold all connections
     try:
         with asking_redis():
             version, stored = cache.get_many(version_key(user_id), key)
-            if version is None:  # whoever sets one at the same time costs a miss, as every version is new
+            if version is None:  # two readers may both set one: as each is new, that costs only a miss
                 version, stored = secrets.token_hex(8), None
                 cache.set(version_key(user_id), version, timeout=VERSION_TTL_SECONDS)
     except redis.RedisError:
@@ -55,9 +55,9 @@ def page_key(user_id: UUID, *, archived: bool) -> str:
 
 
 def invalidate_list(user_id: UUID) -> None:
-    """Make every cached page of the user stale, and throw it away. Call after the commit of a change.
+    """Make every cached page of the user stale, and delete it. Call it after the commit of a change.
 
-    A full Redis still does that, while it stores nothing.
+    This works even while Redis is full and stores nothing.
     """
     keys = (version_key(user_id), *(page_key(user_id, archived=archived) for archived in (False, True)))
     try:

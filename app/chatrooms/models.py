@@ -37,9 +37,9 @@ class TitleSource(enum.StrEnum):
 class Chatroom(Model):
     """A conversation. `turns` counts its messages so far: the next one's position.
 
-    instruction, model: its owner's, for its replies. Without a title it gets one after its first completed reply.
+    instruction, model: the owner's choice for its replies. Without a title it gets one after its first completed reply.
 
-    Everybody finds one through its owner: without an owner it is deleted, and a task purges what is left of it.
+    A chatroom is always found through its owner. Without an owner it is deleted, and a task purges what is left of it.
     """
 
     __tablename__ = "chatrooms"
@@ -106,17 +106,17 @@ class Context:
 
 GENERATING = "status = 'generating'"
 ONE_OF_A_ROOM, ONE_IN_A_SLOT = "ix_messages_generating_by_room", "ix_messages_generating_by_slot"
-# One current reply a prompt, and any number of superseded ones, in one index that also serves the foreign key.
+# Allows one current reply per prompt and any number of superseded ones; the index also serves the foreign key.
 CURRENT_OR_NUMBERED: ColumnElement[int] = literal_column("(superseded::integer * position)")
 
 
 class Message(Model):
     """One turn of a chatroom: a user's prompt or the model's reply to one.
 
-    `position` orders a room's turns; a reply comes after its prompt. What an edit or a new reply replaces stays,
-    `superseded`, with all turns after it, and what replaces it goes to the end. Only the holder of the current
-    `attempt`, whose lease has not been taken over, may finish a reply. A room has one at a time that is generated,
-    and a user no more than there are slots.
+    `position` orders a room's turns; a reply comes after its prompt. What an edit or a new reply replaces is kept as
+    `superseded`, with all turns after it, and the replacement goes to the end. Only the holder of the current
+    `attempt`, whose lease has not been taken over, may finish a reply. A room has one reply generating at a time, and a
+    user no more than there are slots.
     """
 
     __tablename__ = "messages"
@@ -162,14 +162,14 @@ class Message(Model):
     thinking_tokens: Mapped[int | None]
     cached_tokens: Mapped[int | None]
     total_tokens: Mapped[int | None]
-    messages_sent: Mapped[int | None]  # of the room, to Gemini: the prompt and turns before it
+    messages_sent: Mapped[int | None]  # to Gemini: the prompt and the room's turns before it
     messages_omitted: Mapped[int | None]
     in_reply_to: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
     superseded: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
 
-    # How the generation of a reply stands
+    # The state of a reply's generation
     streamed: Mapped[bool] = mapped_column(default=False)
     passed_on: Mapped[bool] = mapped_column(default=False, server_default=false())  # a piece of text was published
     request_id: Mapped[str | None] = mapped_column(String(128))
@@ -181,7 +181,7 @@ class Message(Model):
     not_before: Mapped[datetime | None]
     enqueued_at: Mapped[datetime | None]  # when its task was last queued
     lease_expires_at: Mapped[datetime | None]
-    held_for: Mapped[UUID | None]  # the user whose slot it has while it is generated, or waits for while it is queued
+    held_for: Mapped[UUID | None]  # the user whose slot it holds while generating, or waits for while queued
     slot: Mapped[int | None] = mapped_column(SmallInteger)
 
     @property
@@ -193,7 +193,7 @@ class Message(Model):
 
 
 class IdempotencyKey(Model):
-    """A client's key and the prompt, or the chatroom, that was made under it, in the same transaction.
+    """A client's key, and the prompt or chatroom that was made under it in the same transaction.
 
     A chatroom may be deleted while its key lives.
     """
@@ -207,8 +207,8 @@ class IdempotencyKey(Model):
     prompt_id: Mapped[UUID | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
     chatroom_id: Mapped[UUID | None]
     answered_with_reply: Mapped[bool] = mapped_column(default=False)
-    reply: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # as it was answered with: a retry changes the message
-    waits_until: Mapped[datetime | None]  # how long the first request waits for its reply
+    reply: Mapped[dict[str, Any] | None] = mapped_column(JSONB)  # as first answered: a retry changes the message
+    waits_until: Mapped[datetime | None]  # until when the first request waits
     created_at: Mapped[datetime] = mapped_column(index=True)
 
 

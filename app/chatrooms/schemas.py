@@ -65,7 +65,7 @@ class ChatroomChangesIn(ChatroomIn):
 
 
 class ListQuery(PageQuery):
-    """Which part of which list."""
+    """Which list, and which page of it."""
 
     archived = fields.Boolean("List the archived ones instead.", truthy={"true"}, falsy={"false"}, load_default=False)
 

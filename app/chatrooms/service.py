@@ -1,4 +1,4 @@
-"""Use cases of chatrooms, and the models that they may be given, as GEMINI_MODELS has them."""
+"""Use cases of chatrooms, and the models that they may be given, from GEMINI_MODELS."""
 
 import json
 from datetime import UTC, datetime
@@ -21,10 +21,10 @@ from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.core.transactions import Transaction, transaction
 from app.users.service import require_locked_user
 
-PURGE = "account.purge"  # deletes for good what is hidden here; beat asks for it as well
-FLAGS = ("other", "pinned")  # in a cursor of the list: what False and True are called
+PURGE = "account.purge"  # deletes for good what is hidden here; beat queues it too
+FLAGS = ("other", "pinned")  # what False and True are called in a cursor of the list
 
-# Built once, since most requests ask them.
+# Built once, since most requests run them.
 IS_OWN = (Chatroom.id == bindparam("room"), Chatroom.user_id == bindparam("user"))
 OWN_CHATROOM = select(Chatroom).where(*IS_OWN)
 OWN_MESSAGE = (
@@ -32,7 +32,7 @@ OWN_MESSAGE = (
     .join(Chatroom, Chatroom.id == Message.chatroom_id)
     .where(Message.id == bindparam("message"), *IS_OWN)
 )
-AS_STORED = {"populate_existing": True}  # over what the session holds of it
+AS_STORED = {"populate_existing": True}  # overwrites what the session holds of the row
 
 
 class ModelNotInTier(AppError):
@@ -48,7 +48,7 @@ def offered_models() -> dict[str, Tier]:
 
 
 def chosen_model(name: str | None) -> str:
-    """What a chatroom's model comes to: the default without one, and for one that is not offered any more."""
+    """Return the model to use for a chatroom's: the default if it has none, or one that is no longer offered."""
     return name if name in offered_models() else settings().gemini_model
 
 
@@ -67,9 +67,9 @@ def create_chatroom(
     idempotency_key: str | None = None,
     now: datetime,
 ) -> tuple[Chatroom, bool]:
-    """Open a chatroom of the user's; it, and whether it was opened before under the same Idempotency-Key.
+    """Open a chatroom. Returns it, and whether it had been opened before under the same Idempotency-Key.
 
-    A repeated request gets the chatroom as first answered, even if it was changed or deleted since.
+    A repeated request gets the chatroom as the first answer had it, even if it was changed or deleted since.
     Raises TokenRevoked when the account is gone, ModelNotInTier, IdempotencyKeyReused.
     """
     fingerprint = fingerprint_of("POST /chatroom", json.dumps([title, instruction, model]))
@@ -94,9 +94,9 @@ def create_chatroom(
 
 
 def list_chatrooms(user_id: UUID, *, limit: int, cursor: str | None, archived: bool = False) -> Page[Chatroom]:
-    """A page of the user's chatrooms: pinned ones first, then latest prompt (or creation) first.
+    """A page of the user's chatrooms: pinned ones first, then those with the latest prompt (or creation).
 
-    archived: of those that are, and of no others. Raises InvalidCursor.
+    archived: whether to list only the archived ones, or only the others. Raises InvalidCursor.
     """
     listed = select(Chatroom).where(Chatroom.user_id == user_id, Chatroom.archived.is_(archived))
     order = (Chatroom.pinned, Chatroom.last_prompt_at, Chatroom.id)
@@ -112,7 +112,7 @@ def cursor_after(room: Chatroom) -> str:
 
 
 def parse_moment(text: str) -> datetime:
-    """An aware time out of a cursor. Raises ValueError."""
+    """Parse an aware time from a cursor. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(text)
@@ -120,9 +120,9 @@ def parse_moment(text: str) -> datetime:
 
 
 def get_chatroom(user_id: UUID, chatroom_id: UUID, *, locked: bool = False) -> Chatroom:
-    """The user's chatroom. Raises NotFound, for somebody else's too.
+    """Return the user's chatroom. Raises NotFound, for somebody else's too.
 
-    locked: until the transaction ends. Lock a chatroom before its messages, as the purge does.
+    locked: lock it until the transaction ends. Lock a chatroom before its messages, as the purge does.
     """
     statement = OWN_CHATROOM.with_for_update(key_share=True) if locked else OWN_CHATROOM
     room = db.session.scalar(statement, {"room": chatroom_id, "user": user_id}, execution_options=AS_STORED)
@@ -150,7 +150,7 @@ def delete_chatroom(user_id: UUID, chatroom_id: UUID, *, now: datetime) -> None:
 
 
 def write_chatroom(tx: Transaction, user_id: UUID, chatroom_id: UUID, values: dict[str, Any]) -> Chatroom:
-    """Write these columns of the user's chatroom, and renew the user's list. Raises NotFound."""
+    """Write these columns of the user's chatroom, and invalidate the cached list. Raises NotFound."""
     own = update(Chatroom).where(Chatroom.id == chatroom_id, Chatroom.user_id == user_id)
     room: Chatroom | None = db.session.scalar(own.values(values).returning(Chatroom), execution_options=AS_STORED)
     if room is None:
@@ -160,9 +160,9 @@ def write_chatroom(tx: Transaction, user_id: UUID, chatroom_id: UUID, values: di
 
 
 def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID, *, locked: bool = False) -> Message:
-    """A message of the user's chatroom, as it is now. Raises NotFound.
+    """Return a message of the user's chatroom, as it is now. Raises NotFound.
 
-    locked: nobody else writes to it until the transaction ends.
+    locked: lock it until the transaction ends.
     """
     asked_with = {"message": message_id, "room": chatroom_id, "user": user_id}
     statement = OWN_MESSAGE.with_for_update(of=Message, key_share=True) if locked else OWN_MESSAGE

@@ -33,7 +33,7 @@ class ChatroomCollection(MethodView):
     def post(self, body: dict[str, Any], headers: dict[str, Any]) -> object:
         """Open a chatroom
 
-        Without a title it gets one after its first completed reply."""
+        A chatroom without a title gets one after its first completed reply."""
         given = {name: body.get(name) for name in ("title", "instruction", "model")}
         room, replayed = service.create_chatroom(current_user_id(), **given, **headers, now=utc_now())
         location = {"Location": url_for("messages.ChatroomPage", chatroom_id=room.id)}
@@ -46,8 +46,8 @@ class ChatroomCollection(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """List chatrooms
 
-        Pinned ones come first, then the one with the latest prompt; one without prompts counts as of its opening.
-        First pages are cached for a few minutes; a change shows at once."""
+        Pinned chatrooms come first, then those with the latest prompt. A chatroom without prompts is placed by when it
+        was opened. First pages are cached for a few minutes, but a change shows at once."""
         user_id, limit, archived = current_user_id(), query["limit"], query["archived"]
 
         def query_page() -> str:
@@ -67,7 +67,7 @@ class ChatroomItem(MethodView):
     def patch(self, body: dict[str, Any], chatroom_id: UUID) -> object:
         """Change a chatroom
 
-        Its title, instruction or model, or whether it is pinned or archived; what is not said stays."""
+        Sets its title, instruction or model, or whether it is pinned or archived. Fields left out stay as they are."""
         return service.change_chatroom(current_user_id(), chatroom_id, body, now=utc_now())
 
     @blp.authenticated("deleteChatroom", scope=Scope.CHAT_WRITE)
@@ -87,7 +87,7 @@ class Models(MethodView):
     def get(self) -> object:
         """List the models
 
-        Those that a chatroom may be given, and the lowest tier that may use each."""
+        The models that a chatroom may be given, and the lowest tier that may use each."""
         default = settings().gemini_model
         models = offered_models().items()
         return {"items": [{"name": name, "tier": tier, "default": name == default} for name, tier in models]}

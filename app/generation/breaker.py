@@ -1,10 +1,10 @@
-"""A circuit breaker: when a model of Gemini's is down for everybody, one call at a time asks whether it is back.
+"""A circuit breaker: when a Gemini model is down for everybody, one call at a time probes whether it is back.
 
-Each worker process has one for each model. It opens after `threshold` failures in a row, more than the attempts that a
-reply has by default, and stays open for `pause_seconds`, doubled at each probe that fails or takes long, up to
-`max_pause_seconds`. While it is open, replies are deferred without counting as tried. A prompt may be the reason why
-its call fails. So of one user's time-outs in a row the first alone counts, and a user whose calls failed lets others
-probe first. pybreaker refuses calls but knows neither a single probe nor how long to wait.
+Each worker process has one breaker per model. It opens after `threshold` failures in a row, which is more than the
+attempts of a reply by default. It stays open for `pause_seconds`; each probe that fails or takes long doubles the
+pause, up to `max_pause_seconds`. Meanwhile replies are deferred, which does not count as a failed attempt. A call may
+fail because of its prompt. So a user's time-out counts only if none of the user's calls has failed since the last
+answer, and a user whose calls failed lets others probe first. pybreaker has neither a single probe nor a time to wait.
 """
 
 import logging
@@ -19,7 +19,7 @@ from app.integrations.gemini.client import CallAborted, ModelError, ModelTimeout
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 3.0  # a probe that takes longer goes on, and another one is made: it may be its own prompt's doing
+PROBE_SECONDS = 3.0  # a longer probe goes on, but another may start: its own prompt may be what slows it down
 
 
 class Breaker:
@@ -44,13 +44,14 @@ class Breaker:
         self._pause = pause_seconds
         self._open_until: float | None = None
         self._prober: int | None = None  # the thread whose call is the probe, while one is under way
-        self._next_probe = 0.0  # when another one may be made nevertheless
+        self._next_probe = 0.0  # when another probe may start although that one has not ended
         self._failed: set[UUID] = set()  # users whose calls have failed since the last answer
 
     def wait_seconds(self, user_id: UUID) -> float:
-        """0 when this thread may make the user's call now; else how long to defer it.
+        """Return 0 if this thread may make the user's call now, else how long to defer it.
 
-        Spread so that not all come at once. A user whose calls failed waits until the others have come back.
+        The delay is random, so that replies do not all come back at once. For a user whose calls failed the pause
+        counts as longer, so that others probe first.
         """
         with self._lock:
             if self._open_until is None:
@@ -68,7 +69,7 @@ class Breaker:
 
     @contextmanager
     def watch(self, user_id: UUID) -> Iterator[None]:
-        """Record how the user's call in the block ends, also when it ends in a defect: else a probe would never end."""
+        """Record how the user's call in the block ends, even by a defect: otherwise a probe would never end."""
         answered: bool | None = None
         try:
             yield
@@ -86,16 +87,16 @@ class Breaker:
             self.record(answered=answered)
 
     def is_first_failure(self, user_id: UUID) -> bool:
-        """Whether none of the user's calls has failed since the last answer; from now on one has."""
+        """Note that a call of the user failed. Return whether it is the user's first since the last answer."""
         with self._lock:
             is_first = user_id not in self._failed
             self._failed.add(user_id)
             return is_first
 
     def record(self, *, answered: bool | None) -> None:
-        """Say how this thread's call ended; None: in a way that tells nothing about Gemini.
+        """Record how this thread's call ended. answered: None if the end tells nothing about Gemini.
 
-        A call that began before the breaker opened, or a probe that took too long, can close it and nothing else.
+        A call that began before the breaker opened, or a probe that another has replaced, can only close the breaker.
         """
         with self._lock:
             was_open, was_probe = self._open_until is not None, self._prober == threading.get_ident()

@@ -1,4 +1,4 @@
-"""`flask replies …`, `flask gemini …`: what an operator does about failed replies, and about Gemini."""
+"""`flask replies …`, `flask gemini …`: how an operator looks at failed replies, retries them, and checks Gemini."""
 
 import time
 from dataclasses import asdict
@@ -42,7 +42,7 @@ def retry(reply_id: UUID | None, everything: bool) -> None:
     """Generate a failed reply again (REPLY_ID), or all of them (--all). Costs its user nothing."""
     if (reply_id is None) != everything:
         raise click.UsageError("Name one reply, or say --all.")
-    begun = utc_now()  # what fails again meanwhile is left alone
+    begun = utc_now()  # replies that fail again meanwhile are left alone
     queued = retry_failed(reply_id, until=begun, now=begun)
     while everything and (more := retry_failed(None, until=begun, now=utc_now())):
         queued += more

@@ -1,8 +1,8 @@
 """A room's conversation: which of its turns are current, and how many of them are sent to Gemini.
 
-An edit or a new reply supersedes what it replaces, and all turns after it. Nothing is deleted. What replaces it goes to
-the end of the room, so that positions order each branch, and only ended replies are superseded, so that no worker ever
-writes to one that is. Sent are the current turns, as far as the budget goes, then the prompt.
+An edit or a new reply supersedes the turn it replaces and all turns after it. Nothing is deleted. The replacement goes
+to the end of the room, so positions order each branch. Only ended replies are superseded, so no worker ever writes to a
+superseded reply. Gemini is sent the newest current turns that fit into the budget, then the prompt.
 """
 
 from uuid import UUID
@@ -17,7 +17,7 @@ from app.integrations.gemini.client import Turn
 
 FIRST_WITH_HISTORY = 3  # the position of a room's second reply
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
-MAX_REPLIES = 1_000  # and on those looked at for them, should most have failed
+MAX_REPLIES = 1_000  # and a bound on the replies searched for them, in case most have failed
 
 replies, asked = messages.alias("replies"), messages.alias("asked")
 reply = (
@@ -53,8 +53,8 @@ PAIRS = (
     .limit(MAX_PAIRS)
     .subquery()
 )
-# What Gemini counted for the room's own replies says how much of its language a token is: four characters of English,
-# and about one of Chinese. Without a count, the characters alone are bounded.
+# Gemini's counts for the room's own replies tell how many characters of its language a token has: four in English,
+# about one in Chinese. Without a count, only the characters are bounded.
 BUDGET = func.least(bindparam("max_chars"), bindparam("max_tokens") * PAIRS.c.chars_per_token)
 FITTING_PAIRS = (
     select(PAIRS.c.asked, PAIRS.c.replied)
@@ -66,7 +66,7 @@ FITTING_PAIRS = (
 def supersede(chatroom_id: UUID, first: int) -> bool:
     """Supersede a room's current turns from the position `first` on. The caller has locked the user.
 
-    False while a reply of the room is under way: then the caller's transaction must not be committed.
+    Returns False while a reply of the room is under way: then the caller must not commit its transaction.
     """
     is_under_way = exists().where(messages.c.chatroom_id == chatrooms.c.id, IS_OPEN).correlate(chatrooms)
     of_room = select(is_under_way).where(chatrooms.c.id == chatroom_id)
@@ -76,17 +76,17 @@ def supersede(chatroom_id: UUID, first: int) -> bool:
     current = (messages.c.chatroom_id == chatroom_id, messages.c.position >= first, ~messages.c.superseded)
     superseded = update(messages).where(*current).values(superseded=True)
     ended = db.session.scalars(superseded.returning(messages.c.completed_at)).all()
-    return all(at is not None for at in ended)  # an operator may have queued a failed one again at this very moment
+    return all(at is not None for at in ended)  # an operator may just have queued a failed one again
 
 
 def conversation(
     chatroom_id: UUID, position: int, prompt: str, *, max_chars: int, max_tokens: int | None = None
 ) -> list[Turn]:
-    """The turns to send, oldest first, user and model alternating, ending with the prompt.
+    """Return the turns to send, oldest first, user and model alternating, ending with the prompt.
 
-    position: the reply's, in its room. Only pairs with an answer count: failed ones are left out with their
-    prompts. The newest pairs are sent that, together with the prompt, have no more than `max_chars` characters and
-    about `max_tokens` tokens (None: as many as there are); the prompt always is. Holds no connection afterwards.
+    position: the reply's, in its room. The prompt is always sent, after as many of the newest turns as fit with it into
+    `max_chars` characters and about `max_tokens` tokens (None: no limit). A prompt whose reply failed or has no text is
+    left out, and so is that reply. Holds no connection afterwards.
     """
     if position < FIRST_WITH_HISTORY:
         return [Turn("user", prompt)]

@@ -1,9 +1,9 @@
 """Which reply is next: the claim, and the conditions and look-ups that the state machine and the sweeper share.
 
 A room's replies are generated one at a time, in their order; a user has `GENERATIONS_PER_USER` slots. Statements are
-built once: building them anew for each reply costs more CPU than the database does. Conditions that belong to one
-row, or to the first of a room, leave `status` out where they can: it leads the planner to the indexes of all
-unfinished replies, which it takes for short until the next ANALYZE, when a backlog grows.
+built once: building them anew for each reply would cost more CPU than the database uses. Conditions on one row, or on
+the first of a room, avoid `status` where they can: it leads the planner to the indexes of all unfinished replies. While
+a backlog grows, the planner believes these to be short until the next ANALYZE.
 """
 
 from datetime import datetime, timedelta
@@ -36,7 +36,7 @@ from app.users.models import User
 
 chatrooms, users = Chatroom.__table__, User.__table__
 prompts, others = messages.alias("prompts"), messages.alias("others")
-CLOCK_SKEW = timedelta(seconds=1)  # of a worker ahead of PostgreSQL: a task that it takes too early would be lost
+CLOCK_SKEW = timedelta(seconds=1)  # a worker's clock may be ahead of PostgreSQL's: a task taken too early would be lost
 
 IS_OPEN = and_(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
 in_same_room = others.c.chatroom_id == messages.c.chatroom_id
@@ -56,7 +56,7 @@ SUPERSEDED_BEFORE = (
     .correlate(messages)
     .scalar_subquery()
 )
-# A retried reply may be earlier in its room than the one that is generated: it waits, and is not waited for.
+# A retried reply may come before the one being generated: it waits for that one, not the other way round.
 WAITS_FOR_ROOM = or_(
     exists().where(in_same_room, others.c.id != messages.c.id, others.c.status == Status.GENERATING),
     and_(messages.c.lease_expires_at.is_(None), messages.c.position > FIRST_QUEUED),
@@ -107,7 +107,7 @@ def status_literal(status: Status) -> ColumnElement[Any]:
     return literal(status, messages.c.status.type)
 
 
-# Without a free slot the reply stays queued, marked as one that waits for it. Returns the fields of a `Claim`.
+# Without a free slot the reply is queued and marked as waiting for one. Returns the fields of a `Claim`.
 CLAIM = (
     update(messages)
     .where(CLAIMABLE)
@@ -149,14 +149,14 @@ NEXT_IN_ROOM = (
     .limit(1)
 )
 IS_MARKED = and_(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
-WAITING_FOR_SLOT = (  # and for nothing else: what also waits for its room is told when that is free
+WAITING_FOR_SLOT = (  # and for nothing else: a reply that also waits for its room gets a task when the room is free
     select(messages.c.id)
     .join(chatrooms, chatrooms.c.id == messages.c.chatroom_id)
     .where(IS_MARKED, chatrooms.c.user_id == messages.c.held_for, ~WAITS_FOR_ROOM)
     .order_by(messages.c.created_at)
     .limit(1)
 )
-NEXT_OF_USER = (  # without its mark, so that the next one to end takes another
+NEXT_OF_USER = (  # clears its mark, so that the next reply to end picks another
     update(messages)
     .where(messages.c.id == WAITING_FOR_SLOT.with_for_update(key_share=True, of=messages).scalar_subquery())
     .values(held_for=None)
@@ -171,9 +171,9 @@ SOMEBODY_WAITS = select(
 )
 NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
 
-# The earliest unfinished reply of one room after the other, each found by one look into ix_messages_open_by_room: what
-# waits behind it costs nothing.
-ROOMS = 2_000  # looked at by one sweep; the next one goes on after them
+# The earliest unfinished reply of each room, room by room. Each takes one look-up in ix_messages_open_by_room, so the
+# replies that wait behind it cost nothing.
+ROOMS = 2_000  # that one sweep looks at; the next sweep goes on after them
 UNFINISHED_REPLY = (
     select(messages.c.chatroom_id, messages.c.id, messages.c.status, messages.c.enqueued_at)
     .where(IS_OPEN)
@@ -189,30 +189,30 @@ LOOKED_AT = select(HEADS.c.chatroom_id, case((IS_LOST, HEADS.c.id)).label("lost"
 
 
 def waits_for_slot() -> ColumnElement[bool]:
-    """Whether a queued reply waits until one of its user's ends: it found no slot, and still none is free."""
+    """The condition that a queued reply waits for a slot: it found none free when claimed, and none is free now."""
     taken = select(func.count()).where(others.c.held_for == messages.c.held_for, others.c.status == Status.GENERATING)
     bound = settings().generations_per_user
     return and_(messages.c.held_for.is_not(None), taken.correlate(messages).scalar_subquery() >= bound)
 
 
 def somebody_waits(chatroom_id: UUID, user_id: UUID) -> bool:
-    """Whether there is anything for `take_next_replies`."""
+    """Whether `take_next_replies` may find anything."""
     return bool(db.session.scalar(SOMEBODY_WAITS, {"room": chatroom_id, "user": user_id}))
 
 
 def take_next_replies(chatroom_id: UUID, user_id: UUID) -> list[UUID]:
-    """The queued replies that may begin when one of this room and user ends: of the room, and of the user's slot.
+    """Return the queued replies that may begin once a reply of this room and user is no longer generating.
 
-    Writes: the one that waited for a slot waits no longer.
+    They are the room's next one, and one that waited for a slot of the user. The latter loses its mark: this writes.
     """
     rows: Any = db.session.execute(NEXT, {"room": chatroom_id, "user": user_id})
     return [row.id for row in rows if row.status is Status.QUEUED]
 
 
 def lost_replies(*, after: UUID, lost_before: datetime) -> tuple[list[UUID], UUID | None]:
-    """Replies that are next, and whose task was queued before `lost_before`, in the ROOMS rooms after the id `after`.
+    """Find replies that are next in their room and whose task was queued before `lost_before`.
 
-    Also the last of these rooms, None when there are no more.
+    Looks at ROOMS rooms after the id `after`. Returns the replies, and the last of these rooms (None: no more).
     """
     rows = db.session.execute(LOOKED_AT, {"after": after, "lost_before": lost_before}).all()
     lost = [row.lost for row in rows if row.lost is not None]

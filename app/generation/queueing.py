@@ -1,4 +1,4 @@
-"""Queueing replies: the statement that stores an accepted prompt, and a reply's task, which carries its id alone."""
+"""Queueing replies: the statement that stores an accepted prompt, and a reply's task, which carries only the id."""
 
 import logging
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ TAKE_POSITIONS = (
 
 @cache
 def enqueue_statement(*rows: tuple[str, Table, tuple[str, ...]]) -> Select[Any]:
-    """One statement that takes two positions of a room and inserts rows, the prompt and its reply first.
+    """Return one statement that takes two positions of a room and inserts rows, the prompt and its reply first.
 
-    rows: what each is called, its table, and the columns that it is given. Without the room nothing is inserted. Built
-    once for the same rows.
+    rows: the kind, the table and the given columns of each. If the room is not the user's, nothing is inserted. Cached:
+    each combination of rows is built once.
     """
     turns = TAKE_POSITIONS.c.turns
     inserts = []
@@ -51,7 +51,7 @@ def enqueue_statement(*rows: tuple[str, Table, tuple[str, ...]]) -> Select[Any]:
 
 
 def given_values(row: Model) -> dict[str, Any]:
-    """What a row that is not stored yet was given, by column."""
+    """Return the values that a row which is not stored yet was given, by column."""
     return {name: value for name, value in vars(row).items() if name != "_sa_instance_state"}
 
 
@@ -74,15 +74,15 @@ def new_reply(chatroom_id: UUID, prompt_id: UUID, *, streamed: bool, now: dateti
 
 
 def enqueue_generation(tx: Transaction, reply_id: UUID, *, delay_seconds: float = 0) -> None:
-    """Queue the reply's task once `tx` is committed: it carries the id, and the row says the rest."""
+    """Queue the reply's task once `tx` is committed. The task carries only the id; the row has the rest."""
     tx.enqueue_after_commit(GENERATE_REPLY, str(reply_id), delay_seconds=delay_seconds)
 
 
 def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | None = None) -> None:
-    """Queue the tasks of the replies that waited for one of this room, or of this user, to end.
+    """Queue the tasks of the replies that waited for a reply of this room or user to end.
 
-    For after the commit of its end: until then a claim is refused that nobody would hear of. Without PostgreSQL a sweep
-    queues them.
+    Call it after that end is committed: a task that ran earlier would be refused its claim, and only a sweep would
+    queue it again. If PostgreSQL fails, a sweep queues them.
     """
     try:
         if not somebody_waits(chatroom_id, user_id):
@@ -100,7 +100,7 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | No
 
 
 def mark_enqueued(condition: ColumnElement[bool], at: datetime | ColumnElement[datetime]) -> Sequence[UUID]:
-    """Note when the replies' tasks are queued, by PostgreSQL's clock, except those of locked rows; their ids."""
+    """Note when the matching replies' tasks are queued, by PostgreSQL's clock. Skips locked rows. Returns the ids."""
     free = locked_keys(select(messages.c.id).where(condition))
     statement = update(messages).where(messages.c.id.in_(free)).values(enqueued_at=at)
     return db.session.scalars(statement.returning(messages.c.id)).all()

@@ -1,6 +1,6 @@
-"""One attempt at one reply, from the claim to a state from which it goes on by itself.
+"""One attempt at one reply, from the claim until the reply has ended or is queued again.
 
-The way to the model: the task `generate_reply` → `Runner.run` → `Runner.attempt` → `Runner.ask` →
+The call path to the model: the task `generate_reply` → `Runner.run` → `Runner.attempt` → `Runner.ask` →
 `ModelClient.generate`.
 """
 
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 20.0
-STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # a restart of PostgreSQL; shorter than a lease
+STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # enough for a restart of PostgreSQL, and shorter than a lease
 SUPERSEDED = "superseded"
 ERROR_CODES: dict[type[ModelError], ErrorCode] = {
     ModelTimeout: ErrorCode.MODEL_TIMEOUT,
@@ -63,7 +63,7 @@ ERROR_CODES: dict[type[ModelError], ErrorCode] = {
     ReplyEmpty: ErrorCode.EMPTY_REPLY,
     OutputLimit: ErrorCode.OUTPUT_LIMIT,
 }
-Outcome = tuple[str, dict[str, int]]  # of an attempt, for the log: its name, and the tokens it took
+Outcome = tuple[str, dict[str, int]]  # how an attempt ended, for the log: a name, and the tokens it took
 
 
 class Runner:
@@ -72,11 +72,11 @@ class Runner:
     def __init__(self, model: ModelClient, keeper: LeaseKeeper, breakers: Mapping[str, Breaker]) -> None:
         self.model = model
         self.keeper = keeper
-        self.breakers = breakers  # by the names of the models on offer: one that is down delays no other
-        self.refusals: dict[str, str] = {}  # what was said of a model, until it answers
+        self.breakers = breakers  # by the names of the models on offer: a model that is down delays no other
+        self.refusals: dict[str, str] = {}  # the last refusal logged for a model, until it answers
 
     def run(self, reply_id: UUID) -> None:
-        """Make one attempt at a reply; does nothing when it is done, held, or has to wait for others."""
+        """Make one attempt at a reply. Does nothing if it has ended, is held by a worker, or must wait."""
         held = self.claim(reply_id)
         if held is None:
             return
@@ -91,29 +91,29 @@ class Runner:
         log_event(log, "generation", outcome=outcome, **facts, **tokens)
 
     def claim(self, reply_id: UUID) -> Claim | None:
-        """Claim a reply; None when it cannot be claimed now.
+        """Claim a reply, or return None if it cannot be claimed now.
 
-        A refused claim is made once more after its mark is committed: of a slot freed in between nobody would tell it.
+        A refused claim is tried once more, after its mark is committed: whoever freed a slot before saw no mark.
         """
         return self.try_to_claim(reply_id) or self.try_to_claim(reply_id)
 
     def try_to_claim(self, reply_id: UUID) -> Claim | None:
-        while True:  # each time another reply of the room or the user was claimed, so this comes to an end
+        while True:  # each round, another reply of the room or the user was claimed, so the loop ends
             with suppress(ClaimedElsewhere), transaction():
                 return state.claim(reply_id, lease=self.keeper.lease)
 
     def skip(self, held: Claim) -> Outcome | None:
-        """Fail a reply whose attempts are used up; defer one while its model's breaker is open; None: ask the model."""
+        """Fail a reply whose attempts are used up, or defer it while its model's breaker is open; None if neither."""
         if held.failures >= settings().reply_max_attempts:  # its workers died, again and again
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         wait_seconds = self.breakers[chosen_model(held.model)].wait_seconds(held.user_id)
         return self.defer(held, wait_seconds) if wait_seconds else None
 
     def attempt(self, held: Claim) -> Outcome:  # noqa: PLR0911 - one for each way in which it ends
-        """Read the conversation, ask the model, and store what came of it.
+        """Read the conversation, ask the model, and store the outcome.
 
-        If PostgreSQL is lost after the claim, the reply waits a moment; if it stays lost, its lease runs out, as if
-        this worker had died.
+        If PostgreSQL is lost after the claim, the reply is deferred. If that cannot be stored either, its lease runs
+        out, as if this worker had died.
         """
         model = chosen_model(held.model)
         try:
@@ -128,7 +128,7 @@ class Runner:
                 held = replace(held, messages_sent=len(turns))
                 answer = self.ask(held, turns, call)
         except CallAborted:
-            return self.requeue(held, 0, failures=held.failures, outcome="released")  # another worker may have it
+            return self.requeue(held, 0, failures=held.failures, outcome="released")  # if it is still ours
         except DATABASE_UNAVAILABLE as error:
             log_database_error(log, f"the conversation before reply {held.reply_id} was not read", error)
             return self.defer(held, backoff_seconds(1))
@@ -142,7 +142,7 @@ class Runner:
                 self.refusals[model] = str(error)
                 log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
             return self.fail(held, error_code_of(error))
-        except Exception:  # it would be the same the next time
+        except Exception:  # a retry would end the same way
             log.exception("A defect ended the attempt at reply %s", held.reply_id)
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         self.refusals.pop(model, None)
@@ -174,26 +174,25 @@ class Runner:
         return outcome if requeued else SUPERSEDED, {}
 
     def retry_or_fail(self, held: Claim, error: ModelUnavailable) -> Outcome:
-        """Let the reply wait for its next attempt; fail it when there is to be none."""
+        """Let the reply wait for its next attempt, or fail it if it has no attempts or no time left."""
         failures = held.failures + 1
-        seconds = max(backoff_seconds(failures), error.retry_after or 0)  # what Google asks for is never undercut
+        seconds = max(backoff_seconds(failures), error.retry_after or 0)  # never less than Google asks for
         if failures >= settings().reply_max_attempts or not has_time(held, seconds):
             log.warning("Reply %s is given up: %s", held.reply_id, error)
             return self.fail(held, error_code_of(error))
         return self.requeue(held, seconds, failures=failures, outcome=f"retry after {error}")
 
     def defer(self, held: Claim, seconds: float) -> Outcome:
-        """Let the reply wait, with no attempt counted as failed; once its time is over, fail it."""
+        """Let the reply wait without counting the attempt as failed, or fail it if its time would run out."""
         if not has_time(held, seconds):
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
         return self.requeue(held, seconds, failures=held.failures, outcome="deferred")
 
 
 def tell_others(held: Claim) -> None:
-    """Let followers of a reply look at once, and what waited for it begin.
+    """Make followers of a reply that we no longer hold look at it at once, and let the replies behind it begin.
 
-    For one that somebody else has now, or nobody, since it is canceled or deleted; or that is stored, by a commit whose
-    acknowledgement was lost.
+    It was taken over, canceled or deleted, or our own commit stored it and only the acknowledgement was lost.
     """
     with suppress(RedisError):
         publish(held.reply_id, Entry(held.attempt, status=Status.CANCELED))
@@ -201,9 +200,9 @@ def tell_others(held: Claim) -> None:
 
 
 def configured_client(model: str | None = None, **others: Any) -> ModelClient:
-    """The client of Gemini that the settings describe. Raises ClientNotConfigured.
+    """Return the Gemini client that the settings describe. Raises ClientNotConfigured.
 
-    model, others: in place of theirs.
+    model, others: replace what the settings say.
     """
     chosen = settings()
     if not chosen.gemini_api_key:  # the SDK would look for the machine's own credentials
@@ -219,13 +218,13 @@ def configured_client(model: str | None = None, **others: Any) -> ModelClient:
 
 
 def read_seconds(*, streamed: bool) -> float:
-    """How long an answer may bring nothing: one that comes in pieces, less long."""
+    """Return how many seconds an answer may bring nothing; for a streamed one the idle time-out applies too."""
     chosen = settings()
     return min(chosen.gemini_timeout, chosen.gemini_idle_timeout) if streamed else chosen.gemini_timeout
 
 
 def note_passed_on(held: Claim) -> bool:
-    """Note that a first piece cannot be taken back; False when it is not to be published."""
+    """Note that the first piece cannot be taken back. Returns False if it must not be published."""
     try:
         with transaction():
             return state.mark_passed_on(held)
@@ -235,9 +234,9 @@ def note_passed_on(held: Claim) -> bool:
 
 
 def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:
-    """Write a final state, and retry a few times when PostgreSQL gives up; False when somebody else has the reply.
+    """Write a final state, and retry a few times if PostgreSQL gives up. Returns False if the lease is lost.
 
-    Should all be in vain, the lease runs out and the sweeper queues the reply again.
+    If every try fails, the lease runs out and the sweeper queues the reply again.
     """
     for pause_seconds in STORE_AGAIN_AFTER_SECONDS:
         try:
@@ -251,15 +250,15 @@ def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:
 
 
 def backoff_seconds(failures: int) -> float:
-    """How long to wait after that many failed attempts: twice as long after each; a random half spreads replies."""
+    """Return how long to wait after that many failed attempts. Doubles with each; up to half is cut at random."""
     return min(FIRST_DELAY_SECONDS * 2.0 ** (failures - 1), MAX_DELAY_SECONDS) * random.uniform(0.5, 1)  # noqa: S311
 
 
 def has_time(held: Claim, seconds: float) -> bool:
-    """Whether a reply that waits so long is still within its time."""
+    """Whether a reply that waits for `seconds` is still within REPLY_MAX_SECONDS."""
     return held.now() + timedelta(seconds=seconds) <= held.started_at + timedelta(seconds=settings().reply_max_seconds)
 
 
 def error_code_of(error: ModelError) -> ErrorCode:
-    """The code that the client gets for an error of the model's."""
+    """Return the code that the client gets for a model's error."""
     return ERROR_CODES.get(type(error), ErrorCode.MODEL_UNAVAILABLE)

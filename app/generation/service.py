@@ -27,14 +27,14 @@ log = logging.getLogger(__name__)
 
 
 class ReplyNotCancelable(AppError):
-    """It has ended, or it is no reply."""
+    """It has ended, or is not a reply."""
 
     status, code = HTTPStatus.CONFLICT, "reply_not_cancelable"
     detail = "Only a reply that is queued or generating can be canceled."
 
 
 class ReplyNotRetryable(AppError):
-    """It is no reply, has not ended, is superseded, or is completed while another of its room is under way."""
+    """It is not a reply, has not ended, is superseded, or is completed while another of its room is under way."""
 
     status, code = HTTPStatus.CONFLICT, "reply_not_retryable"
     detail = (
@@ -44,10 +44,10 @@ class ReplyNotRetryable(AppError):
 
 
 def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> Message:
-    """Stop a reply that is queued or generating, and keep what was written of it.
+    """Stop a reply that is queued or generating, and keep the text written so far.
 
-    `LeaseKeeper` (`app/generation/worker.py`) notices that its lease is gone, and aborts the call to Gemini.
-    Its prompt is refunded only if no worker took it. Raises NotFound, ReplyNotCancelable.
+    `LeaseKeeper` (`app/generation/worker.py`) notices that the lease is gone, and aborts the call to Gemini. The prompt
+    is refunded only if no worker has claimed the reply since the charge. Raises NotFound, ReplyNotCancelable.
     """
     reply = get_message(user_id, chatroom_id, reply_id)
     while reply.role is Role.MODEL and not reply.status.is_final:
@@ -63,7 +63,7 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
 
 
 def written_part(reply: Message) -> str:
-    """Close the attempt's stream, and read what came before: followers have got that much and no more."""
+    """Close the attempt's stream and return the text before its end: followers got that much and no more."""
     release_connection()
     try:
         end_id = publish(reply.id, Entry(reply.attempt, status=Status.CANCELED))
@@ -74,11 +74,11 @@ def written_part(reply: Message) -> str:
 
 
 def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datetime) -> tuple[Message, Usage]:
-    """Generate a reply again, for one prompt of the day; the reply, and what is left of the day.
+    """Generate a reply again, for one prompt of the day. Returns the reply, and the usage of the day.
 
-    It sees only the turns before it. One that failed or was canceled is generated again in place, and a part that was
-    kept stays until the new text is there. Of a completed one there is a new reply, and the old one is superseded with
-    all turns after it.
+    Gemini sees only the turns before it. A failed or canceled reply is generated again in place, and text that was kept
+    of it stays until the new text is there. A completed reply is superseded with all turns after it, and a new reply is
+    made.
     Raises TokenRevoked, NotFound, ReplyNotRetryable, ModelNotInTier, QuotaExceeded, redis.RedisError; then nothing
     changed.
     """
@@ -91,7 +91,7 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
             raise ReplyNotRetryable
         if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):
             raise ReplyNotRetryable
-        # After the charge before, though that was made by a machine whose clock is ahead.
+        # Later than the previous charge, even if a machine whose clock is ahead made that.
         asked_at = max(now, (reply.accepted_at or reply.created_at) + timedelta(microseconds=1))
         key, usage = mobile_key(user.mobile), usage_of(user, now)
         require_model(room.model, usage.tier)
@@ -108,13 +108,13 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
 
 
 def retry_failed(reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
-    """Generate a reply again that failed up to `until`, or some of all, at no charge; the ids of those."""
+    """Queue a reply that failed by `until` again, or without an id a batch of them, free of charge. Returns the ids."""
     with transaction() as tx:
         return state.retry_failed(tx, reply_id, until=until, now=now)
 
 
 def failed_replies(*, limit: int) -> list[dict[str, Any]]:
-    """The replies that failed last, newest first, without anything of the conversation."""
+    """Return the replies that failed last, newest first, with nothing of their conversations."""
     columns = messages.c
     shown = (columns.id, columns.chatroom_id, columns.error_code, columns.attempt.label("attempts"))
     times = (columns.created_at, columns.completed_at.label("failed_at"), columns.request_id)

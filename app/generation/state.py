@@ -14,9 +14,9 @@
 | `regenerate` | - | queued | the user's row is locked, the old reply superseded | - | charged by the caller |
 | `retry_failed` | failed | queued | an operator asks | row lock | - |
 
-A claim is one conditional UPDATE that sets a lease and counts the attempt. Every later write names that attempt, so a
-task that runs twice, a second worker, and a sweep that races a slow worker together store one reply. Leases, and when a
-task was queued, go by PostgreSQL's clock: a machine whose own is wrong does no harm.
+A claim is one conditional UPDATE that sets a lease and counts the attempt. Every later write names that attempt. So a
+reply is stored once, even if its task runs twice, two workers take it, or a sweep races a slow worker. Leases, and the
+times at which tasks were queued, go by PostgreSQL's clock: a machine whose clock is wrong does no harm.
 """
 
 import time
@@ -83,7 +83,7 @@ class Claim:
     traceparent: str | None
     streamed: bool
     superseded_before: int
-    model: str | None  # the chatroom's own, as it was chosen
+    model: str | None  # the one chosen for the chatroom
     instruction: str | None
     is_untitled: bool
     messages_sent: int | None = None  # the prompt and turns before it; None until Gemini is asked
@@ -91,7 +91,7 @@ class Claim:
 
     @property
     def context(self) -> Context | None:
-        """The turns that Gemini is sent, and all other current ones up to the prompt; None until it is asked."""
+        """How many turns Gemini is sent, and how many other current ones precede the reply; None until it is asked."""
         if self.messages_sent is None:
             return None
         return Context(self.messages_sent, self.position - self.superseded_before - self.messages_sent)
@@ -102,13 +102,14 @@ class Claim:
 
 
 class ClaimedElsewhere(Exception):
-    """Another reply of the room, or of the user in the same slot, is claimed at this very moment."""
+    """Another reply won a race for the room, or for the user's slot."""
 
 
 def enqueue(tx: Transaction, prompt: Message, reply: Message, charge: PromptCharge, key: IdempotencyKey | None) -> bool:
-    """Store a prompt, its reply and the charge; the task follows the commit. False when the room is not the user's.
+    """Store a prompt, its reply and the charge, and queue the task after the commit.
 
-    key: what it came under. None of these is in the session; prompt and reply get their positions here.
+    key: the Idempotency-Key that the prompt came with. None of these objects is in the session; the prompt and the
+    reply get their positions here. Returns False if the room is not the user's.
     """
     rows = {"prompt": prompt, "reply": reply, "charge": charge} | ({"key": key} if key else {})
     values = {"room": prompt.chatroom_id, "user": charge.user_id, "now": prompt.created_at}
@@ -124,13 +125,13 @@ def enqueue(tx: Transaction, prompt: Message, reply: Message, charge: PromptChar
 
 
 def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
-    """Claim a reply that is next to be generated, or whose holder is gone; None when it cannot be claimed now.
+    """Claim a reply that is next in its room, or whose holder is gone. Returns None if it cannot be claimed now.
 
-    It is next when no other reply of its room is being generated and no earlier one is queued. An attempt whose holder
-    is gone has failed, and is repeated before any other reply of the room. A unique index lets one reply into each of
-    the user's slots; a reply that finds none stays queued, marked for the next one that frees one.
-    Raises ClaimedElsewhere when another reply is claimed at this very moment: the transaction has failed, and the next
-    one sees what that one has left.
+    It is next when no other reply of its room is being generated and no earlier one is queued. If its holder is gone,
+    that attempt counts as failed, and the reply goes before all others of the room. A unique index lets one reply into
+    each of the user's slots. A reply that finds none free is queued and marked: the end of another one queues its task.
+    Raises ClaimedElsewhere if another reply is claimed at the same time: this transaction has failed, and a new one
+    sees what the other has left.
     """
     values = {"reply_id": reply_id, "lease": lease, "slots": settings().generations_per_user}
     try:
@@ -144,9 +145,9 @@ def claim(reply_id: UUID, *, lease: timedelta) -> Claim | None:
 
 
 def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
-    """Extend the leases of which a third is over; which of all are still held.
+    """Renew the leases that have used up a third of their time. Returns the claims that are still held.
 
-    A row that is locked is passed over: its lease stays as it is until the next time, and counts as held.
+    A locked row is skipped: its lease counts as held, and is renewed the next time.
     """
     attempts = {(one.reply_id, one.attempt): one for one in claims}
     held = tuple_(messages.c.id, messages.c.attempt).in_(list(attempts))
@@ -164,7 +165,7 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
 
 
 def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
-    """Store the answer; False when somebody else has taken the reply over."""
+    """Store the answer. Returns False if the lease is lost."""
     ended = {"status": Status.COMPLETED, "completed_at": held.now()}
     said = {"text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model}
     stored = write(held, CLEAR_LEASE | ended | said | asdict(answer.usage), with_cost=True)
@@ -176,19 +177,19 @@ def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
 
 
 def mark_passed_on(held: Claim) -> bool:
-    """Note, before the first piece is published, that there is no refund any more; False when the lease is lost."""
+    """Note, before the first piece is published, that a refund is ruled out. Returns False if the lease is lost."""
     return write(held, {"passed_on": True})
 
 
 def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
-    """Whether a reply that fails so refunds its prompt. passed_on: whether some of its text was published."""
+    """Whether a reply that fails with this code refunds its prompt. passed_on: whether any of it was published."""
     return code not in NON_REFUNDABLE and not passed_on
 
 
 def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
-    """Give the reply up; False when somebody else has taken it over."""
+    """Fail the reply, with a refund if one is due. Returns False if the lease is lost."""
     now = held.now()
-    lock_user(held.user_id)  # before the reply: the order in which everybody locks
+    lock_user(held.user_id)  # before the reply's row: everybody locks in this order
     if not write(held, CLEAR_LEASE | {"status": Status.FAILED, "error_code": code, "completed_at": now}):
         return False
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
@@ -199,22 +200,22 @@ def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
 
 
 def requeue(tx: Transaction, held: Claim, delay: timedelta, *, failures: int) -> bool:
-    """Back into the queue, to be claimed after `delay`; False when somebody else has taken the reply over.
+    """Put the reply back into the queue, to be claimed after `delay`. Returns False if the lease is lost.
 
-    failures: how many attempts count as failed by now.
+    failures: how many attempts have failed by now.
     """
     due = held.now() + delay
     queued = {"status": Status.QUEUED, "not_before": due, "enqueued_at": due, "failures": failures}
     if not write(held, CLEAR_LEASE | queued):
         return False
     enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())
-    # An earlier reply that was retried meanwhile has waited for this one.
+    # An earlier reply that was retried meanwhile may be waiting for this one.
     tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id, exclude=held.reply_id))
     return True
 
 
 def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datetime) -> bool:
-    """Cancel a reply that is still as it was read, and keep the part that was written; False when it is not.
+    """Cancel a reply and keep the part that was written. Returns False if its state has changed since it was read.
 
     The caller has locked the user.
     """
@@ -222,7 +223,7 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
     values = CLEAR_LEASE | {"status": Status.CANCELED, "completed_at": now, "not_before": None}
     if part:
         values |= {"text": part}
-    elif reply.text:  # of an earlier attempt: no follower's cursor may seem to continue it
+    elif reply.text:  # of an earlier attempt: it must not look like the rest of what followers have read
         values |= {"attempt": messages.c.attempt + 1}
     asked_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
     statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, asked_at)
@@ -238,7 +239,7 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
 
 
 def retry(tx: Transaction, reply: Message, now: datetime) -> None:
-    """Queue a failed or canceled reply again. The caller has locked the user and the reply, and charged a prompt."""
+    """Queue a failed or canceled reply again. The caller has locked the user and the reply, and charges a prompt."""
     asked = {"passed_on": False, "request_id": request_id.get(), "traceparent": traceparent.get()}
     for name, value in (queued_again(now) | asked).items():
         setattr(reply, name, value)
@@ -246,9 +247,9 @@ def retry(tx: Transaction, reply: Message, now: datetime) -> None:
 
 
 def regenerate(tx: Transaction, room: Chatroom, old: Message, now: datetime) -> Message:
-    """Queue another reply to the prompt of a superseded one, at the end of the room. As `retry` for the caller.
+    """Queue a new reply to the prompt of the superseded `old`, at the end of the room.
 
-    room: locked, too.
+    The caller has locked the user, the old reply and the room, and charges a prompt.
     """
     reply = new_reply(room.id, cast(UUID, old.in_reply_to), streamed=old.streamed, now=now)
     reply.position, reply.enqueued_at = room.turns, func.now()
@@ -259,16 +260,16 @@ def regenerate(tx: Transaction, room: Chatroom, old: Message, now: datetime) -> 
 
 
 def queued_again(now: datetime) -> dict[str, Any]:
-    """The values of a final reply that goes back into the queue; it waits from now on, for those who look at ages."""
+    """Return the values that put a final reply back into the queue. Its waiting time counts from `now`."""
     fresh = {"status": Status.QUEUED, "error_code": None, "failures": 0, "started_at": None, "completed_at": None}
     unknown = {"messages_sent": None, "messages_omitted": None}
     return fresh | unknown | {"accepted_at": now, "not_before": None, "enqueued_at": func.now()}
 
 
 def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now: datetime) -> list[UUID]:
-    """Queue a reply again that failed up to `until`, or BATCH of all, the earliest first; the ids of those.
+    """Queue a reply that failed by `until` again; without an id, BATCH of them, earliest first. Returns the ids.
 
-    Each sees only the turns before it.
+    Gemini sees only the turns before each.
     """
     failed = (messages.c.status == Status.FAILED, messages.c.completed_at <= until, ~messages.c.superseded)
     chosen = select(messages.c.id).where(*failed)
@@ -283,10 +284,10 @@ def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now
 
 
 def write(held: Claim, values: dict[str, object], *, with_cost: bool = False) -> bool:
-    """Write to the reply as long as its lease is held; False when somebody else has taken it over.
+    """Write to the reply if its lease is still held. Returns False if the lease is lost.
 
-    Also stores how many messages Gemini was sent, and how many were left out, once it is asked. with_cost: note in the
-    ledger what the reply took.
+    Once Gemini has been asked, this also stores how many messages it was sent and how many were left out.
+    with_cost: note in the ledger what the reply took.
     """
     values = values | (asdict(held.context) if held.context else {})
     bound = {f"new_{name}": value for name, value in values.items()}
@@ -296,7 +297,7 @@ def write(held: Claim, values: dict[str, object], *, with_cost: bool = False) ->
 
 @cache
 def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
-    """What writes these columns, built once. The fence: the claim's attempt is the reply's, and holds its lease."""
+    """Return the statement that writes these columns, built once. The fence: the attempt holds the lease."""
     fence = (
         messages.c.id == bindparam("reply"),
         messages.c.attempt == bindparam("held_attempt"),
@@ -311,6 +312,6 @@ def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
 
 
 def announce_end(tx: Transaction, held: Claim, status: Status) -> None:
-    """Tell those who follow this reply, and let the next ones begin."""
+    """Tell the followers of this reply that it has ended, and let the next ones begin."""
     tx.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))
     tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id))

@@ -1,4 +1,4 @@
-"""The worker's entry points to this feature. Every task takes ids, and may run twice."""
+"""The worker's entry points to this feature. Tasks take nothing but ids, and may run twice."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -19,7 +19,7 @@ from app.generation.worker import LeaseKeeper, sweep_replies
 
 @shared_task(name=GENERATE_REPLY)
 def generate_reply(reply_id: str) -> None:
-    """Make one attempt at a reply; does nothing when somebody else holds it or it is done."""
+    """Make one attempt at a reply. Does nothing if it has ended, is held by another worker, or must wait."""
     current_app.extensions["runner"].run(UUID(reply_id))
 
 
@@ -31,7 +31,7 @@ def name_chatroom(chatroom_id: str) -> None:
 
 @shared_task(name="chatrooms.sweep_untitled")
 def sweep_untitled() -> None:
-    """Queue the naming of chatrooms again whose task was lost."""
+    """Queue again the lost tasks that name chatrooms."""
     with transaction() as tx:
         for chatroom_id in untitled_chatrooms(utc_now()):
             tx.enqueue_after_commit(NAME_CHATROOM, str(chatroom_id))
@@ -39,14 +39,14 @@ def sweep_untitled() -> None:
 
 @shared_task(name="messages.sweep")
 def sweep() -> None:
-    """Queue replies again whose worker is gone or whose task was lost."""
+    """Queue again the replies whose worker is gone or whose task was lost."""
     now = database_now()
     release_connection()
     sweep_replies(now=now, requeue_after=timedelta(seconds=settings().reply_requeue_after_seconds))
 
 
 def start_runner(app: Flask) -> None:
-    """Make what asks Gemini for replies and for titles, one of each for all the worker's threads.
+    """Make the runner and the titler, which all threads of the worker share.
 
     Raises ClientNotConfigured.
     """

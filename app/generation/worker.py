@@ -26,16 +26,16 @@ from app.integrations.bounded_calls import BoundedCall
 
 log = logging.getLogger(__name__)
 
-FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: what is not done by then is released
-LOOK_EVERY_SECONDS = 1.0  # how long a call may go on whose reply is canceled, deleted or taken over
+FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: replies that are not done by then are released
+LOOK_EVERY_SECONDS = 1.0  # how long a call may go on after its reply was canceled, deleted or taken over
 SWEEP_CURSOR = "sweeper:goes_on_at"  # in Redis: the chatroom after which the next sweep goes on
 FIRST_ROOM = UUID(int=0)
 
 
 class LeaseKeeper:
-    """Renews every held lease three times within its length, and aborts the calls whose lease was lost.
+    """Renews every held lease once a third of it is over, and aborts the calls whose lease was lost.
 
-    One thread does it for all replies of the process.
+    One thread does this for all replies of the process.
     """
 
     def __init__(self, app: Flask, *, lease: timedelta) -> None:
@@ -70,7 +70,7 @@ class LeaseKeeper:
         timer.start()
 
     def close(self) -> None:
-        """Let the thread end, where there is more than one keeper in a process."""
+        """Let the thread end; needed where a process makes more than one keeper."""
         self._closed.set()
 
     def _stop(self) -> None:
@@ -105,18 +105,18 @@ class LeaseKeeper:
 
 
 class FinishingPool(TaskPool):  # type: ignore[misc]
-    """Celery's threads, which at a shutdown also do what this process has taken and not begun: Celery drops it."""
+    """Celery's thread pool, which at a shutdown also runs tasks taken but not begun: Celery would drop them."""
 
     def on_stop(self) -> None:
         self.executor.shutdown()
 
 
 def sweep_replies(*, now: datetime, requeue_after: timedelta) -> list[UUID]:
-    """Queue the tasks of replies whose worker is gone, and of those in the next rooms whose task was lost; their ids.
+    """Queue again the replies whose worker is gone, and those in the next rooms whose task was lost. Returns the ids.
 
-    requeue_after: how long a task may take to be picked up before it counts as lost. One that was queued after the
-    task that workers take next is not lost: it waits behind it. Safe to run twice at once: a reply is taken by one
-    sweep, and a task too many changes nothing.
+    requeue_after: how long a task may take to be picked up before it counts as lost. A task queued after the one that
+    workers take next is not lost: it waits behind it. Two sweeps may run at once: each reply is taken by one of them,
+    and a duplicate task changes nothing.
     """
     lost_before = min(now, next_published_at(GENERATIONS) or now) - requeue_after
     worker_gone = and_(

@@ -13,7 +13,7 @@ from app.generation.state import is_refundable
 from app.integrations.gemini.client import FinishReason
 
 STREAM = {"type": "string", "description": "Server-Sent Events (HTML standard, 9.2), each a `StreamEvent`."}
-# One of them. Its data is text, as the format has it, and JSON inside.
+# One such event. Its data is text, as the format requires, and the text is JSON.
 STREAM_EVENT: dict[str, Any] = {
     "type": "object",
     "description": "One Server-Sent Event of a reply's stream.",
@@ -102,7 +102,7 @@ class PromptHeaders(KeyHeaders):
 
 
 class HistoryQuery(PageQuery):
-    """Which of a room's messages."""
+    """Which of a room's messages to list."""
 
     superseded = fields.String(
         "Whether superseded ones are listed too.",
@@ -112,7 +112,7 @@ class HistoryQuery(PageQuery):
 
 
 class StreamHeaders(ma.Schema):
-    """Where to go on."""
+    """Where to resume."""
 
     last_event_id = fields.String(
         "The `id` of the last event that arrived; anything else is ignored.",
@@ -211,13 +211,13 @@ EXAMPLE_PROMPT = EXAMPLE_REPLY | {
 
 
 def error_sentence(reply: Message, code: ErrorCode) -> str:
-    """Why a reply failed, for people, and whether that cost a prompt."""
+    """Return why a reply failed, for people, and that its prompt was refunded if it was."""
     refunded = is_refundable(code, passed_on=reply.passed_on)
     return ERROR_SENTENCES[code] + (" The prompt was refunded." if refunded else "")
 
 
 class AcceptedOut(Schema):
-    """A prompt that was taken, and the reply to come."""
+    """A prompt that was accepted, and its reply."""
 
     message = ma.fields.Nested(MessageOut)
     reply = ma.fields.Nested(MessageOut)

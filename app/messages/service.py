@@ -1,4 +1,4 @@
-"""Use cases of a client: send a prompt, read a room."""
+"""Use cases of a client: send or edit a prompt, wait for its reply, read a room."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -45,12 +45,12 @@ ADMISSION = USAGE.add_columns(
     .label("is_known"),
 )
 
-ANSWERED_COLUMNS = (  # kept of a reply that an answer brought
+ANSWERED_COLUMNS = (  # kept of an ended reply that was sent in an answer
     *("status", "text", "error_code", "finish_reason", "model", "completed_at", "passed_on", "superseded"),
     *("prompt_tokens", "output_tokens", "thinking_tokens", "cached_tokens", "total_tokens"),
     *("messages_sent", "messages_omitted"),
 )
-TYPES: dict[str, Callable[[Any], Any]] = {  # of those that JSON keeps as text
+TYPES: dict[str, Callable[[Any], Any]] = {  # of the columns that JSON keeps as text
     "status": Status,
     "error_code": ErrorCode,
     "finish_reason": FinishReason,
@@ -69,7 +69,7 @@ class MessageNotEditable(AppError):
 class Accepted:
     """A prompt, its reply and what is left of the day.
 
-    waits_until: how long the answer may wait for the reply's end. replayed: the Idempotency-Key came again.
+    waits_until: until when the answer may wait for the reply's end. replayed: whether the Idempotency-Key came again.
     """
 
     message: Message
@@ -94,10 +94,10 @@ def accept_prompt(
 ) -> Accepted:
     """Store a prompt with its pending reply, spend a prompt of the day, and queue the generation.
 
-    All of it happens while the user's row is locked, so of parallel requests one after the other.
+    All of it happens while the user's row is locked, so a user's requests run one after the other.
     streamed: whether the reply comes piece by piece. wait_seconds: how long the caller will wait for its end.
-    fingerprint: what an Idempotency-Key may come again with; such a copy waits no longer than the first request does.
-    edited_id: an earlier prompt of the room, which this one takes the place of.
+    fingerprint: must be the same if the Idempotency-Key comes again; a repeated request waits no longer than the first.
+    edited_id: an earlier prompt of the room, which this one replaces.
     Raises TokenRevoked, NotFound, ModelNotInTier, MessageNotEditable, QuotaExceeded, IdempotencyKeyReused,
     redis.RedisError; then nothing was stored or spent.
     """
@@ -127,13 +127,13 @@ def accept_prompt(
             record = IdempotencyKey(user_id=user_id, key=idempotency_key, fingerprint=fingerprint, created_at=now)
             record.prompt_id, record.waits_until, record.answered_with_reply = prompt.id, waits_until, False
         if not state.enqueue(tx, prompt, reply, charge, record):
-            raise NotFound  # deleted in this very moment
+            raise NotFound  # it has just been deleted
         tx.after_commit(lambda: invalidate_list(user_id))
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
 
 def first_exchange(known: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed: bool) -> tuple[Message, Message]:
-    """The first answer's prompt and reply, rebuilt from the repeated request, whatever has become of them since.
+    """Rebuild the prompt and reply of the first answer from the repeated request, whatever has become of them since.
 
     Raises NotFound when the chatroom has just been deleted.
     """
@@ -157,17 +157,17 @@ def supersede_prompt(user_id: UUID, chatroom_id: UUID, prompt_id: UUID) -> None:
 
 @contextmanager
 def acquire_wait_slot(seconds: int) -> Iterator[int]:
-    """Hold the request during the block; how long it may wait: not at all when the process holds many."""
+    """Hold the request during the block. Yields how long it may wait: not at all if the process holds many."""
     half = max(1, settings().streams_allowed // 2)  # so that waits alone never keep streams out
     with held_request("replies", at_most=half if seconds else 0) as has_slot:
         yield seconds if has_slot else 0
 
 
 def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accepted:
-    """Wait until the reply has ended, `accepted.waits_until` at the longest, and answer with it.
+    """Wait until the reply has ended, but no longer than `accepted.waits_until`. Returns `accepted` with that reply.
 
-    Holds no connection. A chatroom that is deleted meanwhile ends the wait, and so does the end of this process.
-    Without PostgreSQL the reply is looked at again, up to the end; the prompt was accepted all the same.
+    Holds no connection. The wait also ends when the chatroom is deleted or this process is about to end.
+    Without PostgreSQL it tries again until the time is up: the prompt was accepted all the same.
     """
     if accepted.waits_until is None:
         return accepted
@@ -177,7 +177,7 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
         try:
             return get_message(user_id, accepted.reply.chatroom_id, accepted.reply.id)
         finally:
-            release_connection()  # also one that was lost: the session would refuse the next look
+            release_connection()  # a lost one too: the session would refuse the next query
 
     try:
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
@@ -197,7 +197,7 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
 
 
 def note_ended(user_id: UUID, key: str, reply: Message) -> None:
-    """The first answer brought the reply itself, so later ones bring it as it was then."""
+    """Keep the reply as the first answer contains it: a repeated request gets the same."""
     kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
     kept["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
     record = update(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)

@@ -44,7 +44,7 @@ from app.streaming.following import Cursor, Event, TooManyStreams, follow_reply
 
 MAX_WAIT_SECONDS = 20
 RECONNECT_MS = 1_000
-LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}  # for some clients
+LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}  # to some clients
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 blp = Blueprint(
@@ -59,7 +59,7 @@ ROOM_FIELDS = tuple(ChatroomOut().fields)
 
 
 def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Describe and read what sending and editing have in common."""
+    """Add the arguments and the responses that sending and editing a prompt have in common."""
     example = {"message": EXAMPLE_PROMPT, "reply": EXAMPLE_REPLY}
     in_time = "With `Prefer: wait=N`: the reply has ended in time, `completed`, `failed` or `canceled`."
     in_time_headers = ACCEPTED_HEADERS | {"Preference-Applied": header("`wait=N` when a wait was asked for.")}
@@ -101,15 +101,15 @@ class MessageCollection(MethodView):
         """Send a message
 
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
-        `Prefer: wait=10` the answer waits for the reply, up to that many seconds, also while earlier replies of the
-        chatroom are written. A prompt answered with 202 does not wait when it comes again under its `Idempotency-Key`.
-        With `stream: true` the reply can be followed as it is written, at its `…/stream`. An archived chatroom stays
-        archived."""
+        `Prefer: wait=10` the answer waits up to that many seconds for the reply, even while earlier replies of the
+        chatroom are written. A request answered with 202 does not wait when it is repeated under its
+        `Idempotency-Key`. With `stream: true` the reply can be followed at its `…/stream` while it is written. An
+        archived chatroom stays archived."""
         return send(body, headers, chatroom_id)
 
 
 def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edited_id: UUID | None = None) -> object:
-    """Accept a prompt and answer with it and its reply. edited_id: the prompt that it takes the place of."""
+    """Accept a prompt and answer with it and its reply. edited_id: the prompt that it replaces."""
     with service.acquire_wait_slot(preferred_wait(headers["prefer"])) as wait_seconds:
         accepted = service.accept_prompt(
             current_user_id(),
@@ -143,13 +143,13 @@ class MessageHistory(MethodView):
     def get(self, query: dict[str, Any], chatroom_id: UUID) -> object:
         """List a chatroom's messages
 
-        Newest first; those of the current conversation, or all with `superseded=include`."""
+        Newest first: the messages of the current conversation, or all of them with `superseded=include`."""
         with_superseded = query.pop("superseded") == "include"
         return service.list_messages(current_user_id(), chatroom_id, **query, with_superseded=with_superseded)
 
 
 def preferred_wait(prefer: str) -> int:
-    """Seconds of the first `wait=N` in `Prefer` (RFC 7240), clamped; 0 when there is none that makes sense."""
+    """Return the seconds of the first `wait=N` in `Prefer` (RFC 7240), clamped; 0 if it is missing or invalid."""
     for preference in parse_http_list(prefer):  # a comma may stand within quotation marks
         name, _, value = preference.split(";", 1)[0].partition("=")
         if name.strip().lower() == "wait":
@@ -166,7 +166,7 @@ class MessageItem(MethodView):
     def get(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Read a message
 
-        Poll a reply here until its `status` is final, follow its stream, or send the prompt with
+        Poll a reply here until its `status` is final; or follow its stream, or send the prompt with
         `Prefer: wait`."""
         return get_message(current_user_id(), chatroom_id, message_id)
 
@@ -179,9 +179,9 @@ class MessageEdit(MethodView):
     def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> object:
         """Edit a prompt
 
-        Stores a new prompt in the place of one of the current conversation, and answers as sending one does; costs a
-        prompt. The old one and all turns after it are superseded: kept, but neither shown by default nor sent to
-        Gemini. Not while a reply of the chatroom is under way."""
+        Replaces a prompt of the current conversation with a new one, and answers as sending one does. Costs a prompt.
+        The old prompt and all turns after it are superseded: kept, but neither shown by default nor sent to Gemini.
+        Refused while a reply of the chatroom is under way."""
         return send(body, headers, chatroom_id, edited_id=message_id)
 
 
@@ -195,14 +195,14 @@ class MessageStream(MethodView):
         """Follow a reply as it is written
 
         Server-Sent Events, one `data: <JSON>` each: `status`, `context` (how much of the chatroom Gemini sees),
-        then `delta` with the next piece of text, `reset` when a new attempt begins (forget what came), and at the
-        end `completed`, `failed` or `canceled` with the message. The joined deltas since the last `reset` are the
-        stored text. An event's `id` is `attempt:characters`: send the last one as `Last-Event-ID` to go on from
-        there, also much later. A comment comes every 15 s while nothing happens; `reconnect` asks to come back at
-        once. Within about 15 s after a logout, or after the chatroom or the account was deleted, the connection closes
-        without a last event; to open the stream again is then 401 or 404.
+        then `delta` with the next piece of text, `reset` when a new attempt begins (discard the text so far), and at
+        the end `completed`, `failed` or `canceled` with the message. The joined deltas since the last `reset` are the
+        stored text. An event's `id` is `attempt:characters`: send the last one as `Last-Event-ID` to resume from
+        there, even much later. While nothing happens, a comment comes every 15 s. `reconnect` asks the client to open
+        the stream again at once. Within about 15 s of a logout, or of the deletion of the chatroom or the account, the
+        connection closes without a final event; opening the stream again then gives 401 or 404.
 
-        Prompts sent with `stream: true` come in pieces, others in one."""
+        The reply to a prompt sent with `stream: true` comes in pieces, any other in one."""
         cursor, hung_up = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
         until_closed = ExitStack()
         events = until_closed.enter_context(
@@ -221,7 +221,7 @@ class MessageCancel(MethodView):
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Cancel a reply
 
-        Stops one that is queued or being written and keeps what there is of it. The prompt is refunded only if work
+        Stops a reply that is queued or being written, and keeps the text so far. The prompt is refunded only if work
         on the reply, or on its latest retry, had not begun."""
         return replies.cancel_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
 
@@ -239,18 +239,18 @@ class MessageRetry(MethodView):
     def post(self, chatroom_id: UUID, message_id: UUID) -> object:
         """Regenerate a reply
 
-        Costs a prompt, and sees only the turns before it. One that failed or was canceled is generated again in
-        place; a part that was kept stays until the new text is there. Of a completed one there is a new reply, and
-        the old one is superseded with all turns after it.
+        Costs a prompt. Gemini sees only the turns before the reply. A failed or canceled reply is generated again in
+        place; text that was kept of it stays until the new text is there. A completed reply is superseded, with all
+        turns after it, and a new one is generated.
 
-        No `Idempotency-Key`: a retry sent again after the reply has ended starts another, and costs another prompt."""
+        Takes no `Idempotency-Key`: a retry repeated after the reply has ended starts and charges another."""
         reply, usage = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
         location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=reply.id)
         return reply, 202, quota_headers(usage) | {"Location": location}
 
 
 def event_lines(event: Event | None) -> str:
-    """One event in the format of the HTML standard, 9.2.6; a comment as a heartbeat."""
+    """Write an event in the format of the HTML standard, 9.2.6; a heartbeat (None) is a comment."""
     if event is None:
         return ": still here\n\n"
     data = {"message": MessageOut().dump(event.message)} if event.message else event.data or {}

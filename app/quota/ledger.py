@@ -1,6 +1,6 @@
-"""The ledger in PostgreSQL: which number spent a prompt on which reply and day, what that took, and reports of it.
+"""The ledger in PostgreSQL: which number spent a prompt on which reply and day, what the reply took, and reports.
 
-Charges and refunds happen while the user's row is locked, one after the other, which makes the ledger exact.
+Charges and refunds happen one after the other, while the user's row is locked, so the ledger is exact.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -37,7 +37,7 @@ ORIGINAL = func.coalesce(PromptCharge.carried_from, PromptCharge.id)
 TOKENS = ("prompt_tokens", "output_tokens", "thinking_tokens")
 COST, COUNTED = ("model", *TOKENS), ("prompts", *TOKENS)
 DAYS_AT_ONCE, DAYS_SHOWN = 92, 30  # of a user's history
-PER_TOKENS = 1_000_000  # what prices are for
+PER_TOKENS = 1_000_000  # the unit of prices
 SUMS: tuple[ColumnElement[Any], ...] = (
     func.count().filter(PromptCharge.refunded_at.is_(None)).label("prompts"),
     *(func.coalesce(func.sum(getattr(PromptCharge, name)), 0).label(name) for name in TOKENS),
@@ -55,7 +55,7 @@ def quota_day(now: datetime) -> date:
 
 
 def new_charge(user_id: UUID, key: str, reply_id: UUID, tier: Tier, now: datetime) -> PromptCharge:
-    """A prompt on the day of the user's number, not stored yet. key: the number's keyed hash."""
+    """Return a charge for a prompt of the number, not stored yet. key: the number's keyed hash."""
     charge = PromptCharge(id=uuid7(), mobile_key=key, user_id=user_id, day=quota_day(now), reply_id=reply_id)
     charge.created_at, charge.tier = now, tier
     return charge
@@ -69,16 +69,17 @@ def newest_charge(reply: Any) -> ScalarSelect[UUID]:
 
 
 def note_cost(reply: Any) -> Update:
-    """Note beside a reply's end what it took. reply: an expression for its id. Asked with `new_<column>` for each."""
+    """The update that notes a reply's COST in its last charge, from `new_<column>`. reply: an expression for its id."""
     columns = PromptCharge.__table__.c
     values = {name: bindparam(f"new_{name}", type_=columns[name].type) for name in COST}
     return update(PromptCharge).where(PromptCharge.id == newest_charge(reply)).values(values)
 
 
 def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EVER) -> None:
-    """Refund the reply's last charge, once, on the day it was charged to.
+    """Refund the reply's last charge and its copies, once, on the day they were charged to.
 
-    The caller has locked the user. The counter in Redis is set when it refuses a prompt that the ledger allows.
+    A charge from before `charged_since` stays. The caller has locked the user. The counter in Redis is reset later,
+    when it refuses a prompt that the ledger allows.
     """
     charge = newest_charge(reply_id)
     charged_to = or_(PromptCharge.id == charge, PromptCharge.carried_from == charge)
@@ -88,9 +89,9 @@ def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EV
 
 
 def disown_charges(user_id: UUID, *, at_most: int) -> int:
-    """Let charges of a deleted account be nobody's, so that they count for its numbers alone; how many were.
+    """Give charges of a deleted account to NOBODY, so that they count for its numbers alone. Returns how many.
 
-    Those that the purge of a chatroom holds are left for the next time: to wait for each other would be a deadlock.
+    Charges that the purge of a chatroom has locked are left for the next time: waiting for each other would deadlock.
     """
     some = select(PromptCharge.id).where(PromptCharge.user_id == user_id).limit(at_most)
     free = PromptCharge.id.in_(locked_keys(some))
@@ -104,7 +105,7 @@ def owns_charges(user_id: UUID) -> bool:
 
 
 def move_charges(old_key: str, new_key: str, now: datetime) -> None:
-    """Let what was spent today with one number be spent with another too, each prompt once; it stays spent on both."""
+    """Copy what was spent today with one number to another, each prompt once: it stays spent on both."""
     there, day = aliased(PromptCharge), quota_day(now)
     spent = select(
         func.gen_random_uuid(),
@@ -126,9 +127,9 @@ def move_charges(old_key: str, new_key: str, now: datetime) -> None:
 
 
 def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[dict[str, Any]]:
-    """What the user's prompts took: `date` and COUNTED of each day, both ends included; by default the last DAYS_SHOWN.
+    """Return what the user's prompts took: a row for each day from `first` to `last`, with `date` and COUNTED.
 
-    Raises ValidationFailed, TokenRevoked when the account is gone.
+    By default these are the last DAYS_SHOWN days. Raises ValidationFailed, TokenRevoked when the account is gone.
     """
     today = quota_day(now)
     last = last or today
@@ -148,7 +149,7 @@ def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: 
 
 
 def usage_report(first: date, last: date, by: str) -> list[dict[str, Any]]:
-    """What everybody's prompts took and cost: a row for each `day`, `model` or `tier`, as `by` says.
+    """Return what everybody's prompts took and cost, a row for each `day`, `model` or `tier`, as `by` says.
 
     `cost` is None where a price is not known.
     """
@@ -166,9 +167,9 @@ def usage_report(first: date, last: date, by: str) -> list[dict[str, Any]]:
 
 
 def cost_of(model: str | None, day: date, prompt_tokens: int, output_tokens: int) -> Decimal | None:
-    """What tokens of a model cost on a day, by MODEL_PRICES; None when it has no price for it.
+    """Return what tokens of a model cost on a day, by MODEL_PRICES; None if there is no price for it.
 
-    output_tokens: with those of thinking, which Google bills alike.
+    output_tokens: including those of thinking, which Google bills as output.
     """
     if not prompt_tokens and not output_tokens:
         return Decimal(0)

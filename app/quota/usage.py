@@ -65,9 +65,9 @@ class Usage:
 
 
 def structured_headers(usage: Usage) -> dict[str, str]:
-    """STRUCTURED_HEADERS of an answer, in the form of draft-ietf-httpapi-ratelimit-headers-11.
+    """Return the values of STRUCTURED_HEADERS, in the form of draft-ietf-httpapi-ratelimit-headers-11.
 
-    Nothing for a tier without a limit.
+    Empty for a tier without a limit.
     """
     if usage.limit is None:
         return {}
@@ -78,7 +78,7 @@ def structured_headers(usage: Usage) -> dict[str, str]:
 
 
 def quota_headers(usage: Usage) -> dict[str, str]:
-    """QUOTA_HEADERS of an answer; nothing for a tier without a limit."""
+    """Return the values of QUOTA_HEADERS; empty for a tier without a limit."""
     if usage.limit is None:
         return {}
     return structured_headers(usage) | {
@@ -89,7 +89,7 @@ def quota_headers(usage: Usage) -> dict[str, str]:
 
 
 def seconds_left(usage: Usage) -> str:
-    """Until the day ends."""
+    """Seconds until the day ends, as text."""
     return str(seconds_until(usage.resets_at, usage.now))
 
 
@@ -107,7 +107,7 @@ class QuotaExceeded(AppError):
 def spend_prompt(key: str, usage: Usage) -> Usage:
     """Count one more prompt of a number's day; the caller writes the charge, in the same transaction.
 
-    key: the number's keyed hash. usage: what was spent, read while the user's row is locked, which makes the count
+    key: the number's keyed hash. usage: what was spent, read while the user's row is locked, so that the count is
     exact. Raises QuotaExceeded, redis.RedisError; then nothing was spent.
     """
     limit, day = UNLIMITED if usage.limit is None else usage.limit, quota_day(usage.now)
@@ -123,7 +123,7 @@ def spend_prompt(key: str, usage: Usage) -> Usage:
 
 
 def set_counter(item: RateLimitItemPerDay, key: str, charged: int) -> None:
-    """Let the counter say what the ledger says."""
+    """Set the counter in Redis to what the ledger says."""
     storage = rate_limits().storage
     storage.clear(item.key_for(key))
     if charged:
@@ -131,22 +131,22 @@ def set_counter(item: RateLimitItemPerDay, key: str, charged: int) -> None:
 
 
 def usage_values(user: User, key: str, now: datetime) -> dict[str, Any]:
-    """What USAGE is asked with. key: the number's keyed hash."""
+    """Return the parameters of USAGE. key: the number's keyed hash."""
     return pro_values(user.id, now) | {"key": key, "day": quota_day(now)}
 
 
 def read_usage(row: Any, now: datetime) -> Usage:
-    """What a row of USAGE says."""
+    """Read a row of USAGE."""
     tier = tier_named(row.is_pro)
     limit = None if tier is Tier.PRO else settings().basic_daily_prompts
     return Usage(tier, limit, row.charged, now)
 
 
 def usage_of(user: User, now: datetime) -> Usage:
-    """What of the day is used up, by the ledger."""
+    """Return the user's usage of the day, by the ledger."""
     return read_usage(db.session.execute(USAGE, usage_values(user, mobile_key(user.mobile), now)).one(), now)
 
 
 def usage_today(user_id: UUID, *, now: datetime) -> Usage:
-    """What the user has spent of the day. Raises TokenRevoked when the account is gone."""
+    """As `usage_of`, for a user's id. Raises TokenRevoked when the account is gone."""
     return usage_of(require_user(user_id), now)

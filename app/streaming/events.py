@@ -1,7 +1,7 @@
-"""What happens to a reply, published as it happens: a Redis stream for each reply, bounded and expiring.
+"""The events of a reply, published as they happen: one Redis stream per reply, bounded and expiring.
 
-An entry is a piece of text, a status or an end, each with the attempt it belongs to. PostgreSQL holds the truth: what
-is lost here costs a follower its early wake-up and nothing else.
+An entry is a piece of text, a status or an end, each with the attempt it belongs to. PostgreSQL holds the truth: if an
+entry is lost here, followers only hear of it later.
 """
 
 import json
@@ -18,8 +18,8 @@ from app.core.redis import redis_client
 
 log = logging.getLogger(__name__)
 
-STREAM_TTL_SECONDS = 900  # from an attempt's beginning, of 600 seconds at most, or its end; later PostgreSQL serves
-MAX_ENTRIES = 10_000  # an answer of as many tokens as one may have, each a piece of its own
+STREAM_TTL_SECONDS = 900  # from the start of an attempt, which takes 600 s at most, or its end; later PostgreSQL serves
+MAX_ENTRIES = 10_000  # enough for the longest answer with every token a piece of its own
 READ_AT_ONCE = 200
 FROM_THE_START = "0"
 
@@ -28,8 +28,8 @@ FROM_THE_START = "0"
 class Entry:
     """One entry of a reply's stream.
 
-    piece: text, which ends at `offset` characters of the attempt's text. status: a state that was reached; a
-    final one is the end of the attempt. context: with the status at the beginning of an attempt.
+    piece: text that ends after `offset` characters of the attempt's text. status: a state that was reached; a final one
+    ends the attempt. context: comes with the status at the beginning of an attempt.
     """
 
     attempt: int
@@ -48,13 +48,13 @@ def stream_key(reply_id: UUID) -> str:
 
 
 def publish(reply_id: UUID, entry: Entry) -> str:
-    """Append an entry; its id in the stream, empty for a piece without a stream. Raises redis.RedisError."""
+    """Append an entry. Returns its id; empty for a piece if there is no stream. Raises redis.RedisError."""
     fields: dict[Any, Any] = {"attempt": entry.attempt}
     fields |= {"piece": entry.piece, "offset": entry.offset} if entry.piece else {}
     fields |= {"status": entry.status.value} if entry.status else {}
     fields |= {"context": json.dumps(asdict(entry.context))} if entry.context else {}
     key, client = stream_key(reply_id), redis_client()
-    if entry.piece:  # makes no stream: one that was purged with its reply meanwhile does not come back
+    if entry.piece:  # never creates a stream: one that was purged with its reply must not come back
         made: Any = client.xadd(key, fields, maxlen=MAX_ENTRIES, approximate=True, nomkstream=True)
         return (made or b"").decode()
     pipeline = client.pipeline(transaction=False)
@@ -64,18 +64,18 @@ def publish(reply_id: UUID, entry: Entry) -> str:
 
 
 def read(client: redis.Redis, reply_id: UUID, after: str, *, seconds: float) -> tuple[str, list[Entry]]:
-    """Entries after the id `after`, waiting up to `seconds` for the first; and the last one's id.
+    """Wait up to `seconds` for entries after the id `after`. Returns the last one's id, and the entries.
 
     client: a blocking one, which waits for MAX_BLOCK_SECONDS at most. Raises redis.RedisError.
     """
-    block_ms = max(1, int(seconds * 1_000))  # 0 would be for ever
+    block_ms = max(1, int(seconds * 1_000))  # 0 would mean for ever
     answer: Any = client.xread({stream_key(reply_id): after}, count=READ_AT_ONCE, block=block_ms)
     entries = answer[0][1] if answer else []
     return (entries[-1][0].decode() if entries else after), [parse(fields) for _, fields in entries]
 
 
 def pieces_until(reply_id: UUID, last_id: str, attempt: int) -> str:
-    """The text that an attempt had written when the entry `last_id` was made. Raises redis.RedisError."""
+    """Return the text that an attempt had published when the entry `last_id` was made. Raises redis.RedisError."""
     entries: Any = redis_client().xrange(stream_key(reply_id), max=last_id)
     text = ""
     for entry in (parse(fields) for _, fields in entries):
@@ -98,19 +98,19 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
 def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
     """Delete the streams of deleted messages. Raises redis.RedisError.
 
-    under_way: the attempt of each of them that had not ended. Its followers look again.
+    under_way: the attempt of each reply that had not ended. Its followers are made to look again.
     """
-    pipeline = redis_client().pipeline(transaction=False)  # in one transaction nobody would see the entry
+    pipeline = redis_client().pipeline(transaction=False)  # in a transaction nobody would see the entries
     for reply_id, attempt in under_way.items():
         pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
     pipeline.unlink(*map(stream_key, messages))
-    pipeline.execute()  # all of it, also when a full Redis takes no entry
+    pipeline.execute()  # runs all commands, even if a full Redis refuses the entries
 
 
 class Publisher:
-    """Publishes the pieces of one attempt. Without Redis the rest is not published, and the reply goes on.
+    """Publishes the pieces of one attempt. If Redis fails, the rest is not published, and the reply goes on.
 
-    may_begin: asked before the first piece, which cannot be taken back; if not, none is published.
+    may_begin: called before the first piece, which cannot be taken back. If it says no, no piece is published.
     """
 
     def __init__(

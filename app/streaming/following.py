@@ -1,8 +1,8 @@
-"""Who follows a reply: streams, which get every event, and waits, which want the end alone.
+"""Following a reply: streams get every event, and waits need only the end.
 
-Pieces come from the reply's Redis stream, and what Redis has lost comes from PostgreSQL in the end. A cursor is an
-attempt and a number of characters, so a resume is a slice of the text; another attempt, or a text that does not
-continue what was sent, begins with `reset`. Nobody holds a database connection while nothing happens.
+Pieces come from the reply's Redis stream, and what Redis has lost comes from PostgreSQL at the end. A cursor is an
+attempt and a number of characters, so to resume is to slice the text. Another attempt, or a text that does not continue
+what was sent, begins with `reset`. Nobody holds a database connection while nothing happens.
 """
 
 import logging
@@ -39,7 +39,7 @@ PAUSE_SECONDS = 1.0
 
 
 class TooManyStreams(RateLimited):
-    """The user follows enough replies at once."""
+    """The user already follows as many replies as allowed."""
 
     code, detail = "too_many_streams", "Too many streams are open. Close one, or poll the reply."
 
@@ -63,7 +63,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell the client, with what it tells: `data`, or the `message` at the end of a reply."""
+    """An event for the client, with its payload: `data`, or the `message` at the end of a reply."""
 
     name: str
     cursor: Cursor | None
@@ -75,11 +75,10 @@ class Event:
 class Follower:
     """Follows one reply for one client.
 
-    message: the reply as it is now. load: reads it anew and holds no connection afterwards; raises NotFound when it is
-    gone, TokenRevoked when the session is. client: a blocking one, for the reply's stream. Nothing here needs an
-    application context.
-    is_draining: whether this process is about to end. hung_up: whether the client is gone. until: when it follows no
-    longer, by `monotonic`. wait: lets time pass.
+    message: the reply as it is now. load: reads it again and holds no connection afterwards; raises NotFound if it is
+    gone, TokenRevoked if the session is. client: a blocking Redis client, for the reply's stream.
+    is_draining: whether this process is about to end. hung_up: whether the client is gone. until: when to stop, by
+    `monotonic`. wait: sleeps. Nothing here needs an application context.
     """
 
     message: Message
@@ -98,9 +97,9 @@ class Follower:
     ended_attempt: int = field(default=0, init=False)
 
     def follow(self) -> Iterator[Event | None]:
-        """The events, up to a final one or `reconnect`; None is a heartbeat while nothing happens.
+        """Yield the events up to a final one or `reconnect`; None is a heartbeat while nothing happens.
 
-        They end without one when the client has hung up, the reply or the session is gone, or the time is over.
+        Stops without either when the client has hung up, the reply or the session is gone, or the time is over.
         """
         message = self.message
         last_word = looked = self.monotonic()
@@ -129,24 +128,24 @@ class Follower:
         yield from self.remaining_events(message)
 
     def look_again(self, message: Message) -> Message:
-        """The reply as it is now; as it was known, a little later, when PostgreSQL does not answer."""
+        """Return the reply as it is now or, if PostgreSQL does not answer, as it was, after a pause."""
         try:
             return self.load()
         except DATABASE_GAVE_UP as error:
             log_database_error(log, "a reply that is followed is looked at again", error)
             self.pause()
-            self.last_id = events.FROM_THE_START  # what it tells of an end must be seen again
+            self.last_id = events.FROM_THE_START  # an end must be seen again
             return message
 
     def read(self, message: Message) -> list[events.Entry] | None:
-        """What is new in the stream, up to SLICE_SECONDS later; None when Redis is unavailable."""
+        """Return what is new in the stream, waiting up to SLICE_SECONDS; None if Redis is unavailable."""
         seconds = min(SLICE_SECONDS, self.until - self.monotonic())
         try:
             self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=seconds)
         except redis.RedisError:
             self.pause()
             return None
-        # What a queued reply's last attempt has written is over; its end may be the reply's.
+        # Pieces of a queued reply's last attempt are stale, but an end with its number may be the reply's own.
         current = message.attempt + (message.status is Status.QUEUED)
         return [entry for entry in entries if entry.attempt >= (message.attempt if entry.is_end else current)]
 
@@ -165,13 +164,13 @@ class Follower:
             yield Event("context", self.cursor, asdict(context))
 
     def events_for(self, entry: events.Entry) -> Iterator[Event]:
-        """What an entry of the stream means for this client."""
+        """Yield what an entry of the stream means for this client."""
         if entry.status is not None:
             self.ended_attempt = entry.attempt if entry.is_end else self.ended_attempt
             yield from self.status_event(entry.status)
             yield from self.context_event(entry.context)
             return
-        if entry.attempt <= self.ended_attempt:  # canceled, which its worker has not noticed yet
+        if entry.attempt <= self.ended_attempt:  # canceled, and its worker has not noticed yet
             return
         if self.cursor is None or self.cursor.attempt < entry.attempt:
             if self.cursor is not None and self.cursor.chars:
@@ -184,7 +183,7 @@ class Follower:
             yield Event("delta", self.cursor, {"text": text})
 
     def remaining_events(self, message: Message) -> Iterator[Event]:
-        """What the client lacks of the stored text, and how it ended."""
+        """Yield the part of the stored text that the client lacks, and how the reply ended."""
         text = message.text or ""
         cursor = self.cursor or Cursor(message.attempt, 0)
         continues = cursor.attempt == message.attempt and cursor.chars <= len(text) and message.status != Status.FAILED
@@ -202,10 +201,10 @@ class Follower:
 def follow_reply(
     user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, cursor: Cursor | None, hung_up: Callable[[], bool]
 ) -> Iterator[Iterator[Event | None]]:
-    """The reply's events from `cursor` on, for as long as the block lasts; None is a heartbeat.
+    """Yield an iterator of the reply's events from `cursor` on, for use within the block; None is a heartbeat.
 
-    They just end when the reply is deleted, when the user's session ends, and when the client has hung up. Held
-    without a database connection. Raises NotFound, TooManyStreams, ServiceUnavailable.
+    The events just stop when the reply is deleted, the user's session ends or the client has hung up. No database
+    connection is held. Raises NotFound, TooManyStreams, ServiceUnavailable.
     """
     message = get_message(user_id, chatroom_id, reply_id)
     release_connection()
@@ -231,9 +230,9 @@ def follow_reply(
 
 
 def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: float) -> Message:
-    """The reply once it has ended; as it is by then, when `seconds` are over or this process is about to end.
+    """Return the reply once it has ended, or as it is when `seconds` are over or this process is about to end.
 
-    load: as a Follower's.
+    load: as for a Follower.
     """
     client, until = redis_client(blocking=True), time.monotonic() + seconds
     events_until_then = Follower(reply, load, None, client=client, is_draining=is_draining, until=until).follow()
