@@ -1,1 +1,1 @@
-"""What measures speed: `make bench`, with the last results in bench/results.md."""
+"""Speed measurements: `make bench`. The latest results are in bench/results.md."""

@@ -1,4 +1,4 @@
-"""`make bench` prints the table; `make bench ARGS=growth`, or `python -m bench growth`, another of the measurements."""
+"""`make bench` prints the table. `make bench ARGS=growth` or `python -m bench growth` runs another measurement."""
 
 import argparse
 
@@ -22,7 +22,7 @@ OTHERS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; the chosen part is the `run` of what it returns."""
+    """The command line's parser. The `run` of its result runs the chosen part."""
     whole = argparse.ArgumentParser(prog="python -m bench", description="Measure speed.")
     parts = whole.add_subparsers(title="measurements", metavar="what", required=True)
     for name, (rows, words) in PARTS.items():

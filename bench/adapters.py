@@ -1,6 +1,6 @@
-"""The two Gemini SDKs side by side, each in a process of its own: what importing, a call and a stream cost.
+"""The two Gemini SDKs side by side, each in a process of its own: what the import, a call and a stream cost.
 
-The stand-in answers at once; the 200 words of a stream come 5 ms apart, so that each is read by itself.
+The stand-in answers at once. The 200 words of a stream come 5 ms apart, so that each is read by itself.
 """
 
 import json
@@ -33,7 +33,7 @@ HEADS = {
 
 
 def cpu_of(work: Callable[[], object]) -> float:
-    """Milliseconds of CPU of doing it once; the best batch, since other processes cost it caches."""
+    """Milliseconds of CPU for doing the work once, in the best batch, since other processes cost it caches."""
     batches = []
     for _ in range(BATCHES):
         begun = time.process_time()
@@ -50,7 +50,7 @@ def ask(client: ModelClient, prompt: str, *, streamed: bool) -> None:
 
 
 def measure(sdk: str, url: str) -> dict[str, str]:
-    """One row, in this process: CPU of importing and of each kind of call, and the memory it all came to."""
+    """Measure one row in this process: CPU of the import and of each kind of call, and the memory that it all took."""
     before, begun = psutil.Process().memory_info().rss, time.process_time()
     client = model_client_class(sdk)(api_key="sandbox", endpoint=url, model="gemini-3.5-flash", system_instruction="")
     import_cpu = time.process_time() - begun

@@ -1,8 +1,8 @@
 """How the cost of a route grows with what is stored: `python -m bench growth`.
 
-A million messages, 100,000 users, and a user with 10,000 chatrooms, one of them of 100,000 messages, beside a database
-that has one user with a few pages of each. Each call is made in both, one after the other, through the whole
-application but no socket; nobody generates. For a route whose median grows too much, its statements' plans follow.
+The large database has a million messages, 100,000 users, and a user with 10,000 chatrooms, one of them with 100,000
+messages; the small one has one user with a few pages of each. Each call is made on both in turn, through the whole
+application but no socket; no replies are generated. If a route's median grows too much, its statements' plans follow.
 """
 
 import statistics
@@ -24,7 +24,7 @@ from sandbox.stack.servers import ValkeyServer
 ROUNDS = 40
 TOO_MUCH = 1.3  # times the median of the small database
 ROOMS, MESSAGES = 10_000, 100_000  # of one user, and of one of these chatrooms
-FEW_ROOMS, FEW_MESSAGES = 100, 400  # some pages, so that both answer with as much
+FEW_ROOMS, FEW_MESSAGES = 100, 400  # some pages, so that both databases return as much
 OTHERS = Size(messages=1_000_000 - MESSAGES, long_room=2, sessions=200_000, backlog=0, users=100_000)
 OWN = (
     """INSERT INTO chatrooms (id, user_id, title, turns, created_at, updated_at, last_prompt_at)
@@ -55,7 +55,7 @@ def visitors() -> Iterator[tuple[Visitor, Visitor]]:
 
 
 def settle(app: Flask, rooms: int, messages: int) -> Visitor:
-    """Let somebody sign up, and give him so many chatrooms and messages in the first."""
+    """Let somebody sign up, and add so many chatrooms, and so many messages in the first of them."""
     visitor = Visitor(app.test_client())
     with app.app_context(), answered_within_an_hour(db.engine) as connection:
         for statement in OWN:
@@ -89,7 +89,7 @@ def medians(case: Case, visitors: tuple[Visitor, ...]) -> list[float]:
 
 
 def plans_of(case: Case, visitor: Visitor) -> list[Plan]:
-    """How PostgreSQL runs what the route asks it."""
+    """How PostgreSQL runs the route's statements."""
     request = case(visitor)
     with visitor.client.application.app_context():
         engine = db.engine

@@ -1,6 +1,6 @@
 """The routes that `python -m bench growth` compares, and the user who calls them.
 
-Not among them are those that wait for somebody else: for Stripe, and for a reply (as an edit does, and the retry of a
+Routes that wait for somebody else are left out: for Stripe, or for a reply (as an edit does, and the retry of a
 completed one).
 """
 
@@ -27,7 +27,7 @@ class Request:
 
 
 class Visitor:
-    """Somebody who has signed up, and has more chatrooms and messages than through the API: `room` is the long one."""
+    """A user who has signed up, with more chatrooms and messages than the API would make. `room` is the long one."""
 
     def __init__(self, client: FlaskClient) -> None:
         self.client = client
@@ -48,7 +48,7 @@ class Visitor:
             self.middle = self.get(f"{self.room}/messages?limit={PAGE}{cursor}")["next_cursor"]
 
     def call(self, request: Request) -> Any:
-        """Send it and read the answer to its end; its JSON. Raises RuntimeError for anything but a success."""
+        """Send a request and read its whole answer. Returns its JSON. Raises RuntimeError unless it is a success."""
         token = request.token or self.token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= {"Idempotency-Key": request.key} if request.key else {}
@@ -92,11 +92,11 @@ class Visitor:
 
 
 API_KEY = {"name": "CI", "scopes": ["chat:read"]}
-Case = Callable[[Visitor], Request]  # what is prepared is not timed
+Case = Callable[[Visitor], Request]  # only sending the request is timed, not preparing it
 
 
 def read(path: str) -> Case:
-    """A route that only reads, of the visitor's attributes in braces."""
+    """A route that only reads. path: with the visitor's attributes in braces."""
     return lambda visitor: Request("GET", path.format(visitor=visitor))
 
 

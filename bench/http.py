@@ -1,4 +1,4 @@
-"""Requests over HTTP, each beside a floor of its own: the first rows of the table."""
+"""Requests over HTTP, each compared with a floor of its own: the first rows of the table."""
 
 import statistics
 import time
@@ -53,7 +53,7 @@ def get(bench: Bench, url: str, token: str = "") -> Load:
 
 
 def accepted(bench: Bench) -> Iterator[Row]:
-    """A prompt, when nobody else asks for anything."""
+    """A prompt on an otherwise idle system."""
     bench.stack.gemini.behave(delay=0)
     times = []
     for person in with_new_rooms(bench.people[:USERS]):
@@ -76,7 +76,7 @@ def accepted(bench: Bench) -> Iterator[Row]:
 
 
 def bare_transaction(stack: Deployment) -> float:
-    """The median seconds of BARE by psycopg2, after pauses as in `accepted`: what has rested is slow at first."""
+    """The median seconds of BARE by psycopg2, after pauses as in `accepted`: an idle machine is slow at first."""
     times = []
     with closing(psycopg2.connect(stack.postgres.url)) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE IF NOT EXISTS bare (id uuid PRIMARY KEY, text text)")
@@ -94,7 +94,7 @@ def bare_transaction(stack: Deployment) -> float:
 
 
 def python_loop(pause_seconds: float) -> float:
-    """The median seconds of a loop, each time after a pause: how much slower the machine is for what has rested."""
+    """The median seconds of a loop, each time after a pause: how much slower the machine is after idling."""
     times = []
     for _ in range(SAMPLES):
         time.sleep(pause_seconds)
@@ -131,7 +131,7 @@ def asked_directly(stack: Deployment) -> float:
 
 
 def sustained(bench: Bench) -> Iterator[Row]:
-    """Everybody waits for a reply and sends again. Raises RuntimeError when somebody was not let wait."""
+    """Everybody waits for a reply and sends again. Raises RuntimeError if any answer is not a finished reply."""
     calls = [prompt(person, prefer="wait=20") for person in with_new_rooms(bench.people[:SUSTAINED_USERS])]
     load = drive(calls, seconds=4 * bench.seconds)
     if set(load.statuses) != {200}:

@@ -1,4 +1,4 @@
-"""A database with a million of everything, and the plans that PostgreSQL makes for what runs on it all the time.
+"""A database with a million of everything, and PostgreSQL's plans for the statements that run on it all the time.
 
 `python -m bench.large [plans]` fills a fresh one and prints a row for each statement, with `plans` the whole plans too.
 """
@@ -33,7 +33,7 @@ HOUR_SECONDS = 3_600
 
 @dataclass(frozen=True)
 class Size:
-    """How much to fill in. Half of the backlog waits one to a room, the other half behind others in 1/1000 as many."""
+    """How much to fill in. Half of the backlog waits one to a room, the other half in a thousandth of as many rooms."""
 
     messages: int = 1_000_000
     long_room: int = 100_000
@@ -43,7 +43,7 @@ class Size:
 
 
 def name(kind: str, number: str = "n") -> str:
-    """SQL for an id that the same number gives again."""
+    """SQL for an id that is always the same for the same number."""
     return f"md5('{kind}' || {number})::uuid"
 
 
@@ -81,7 +81,7 @@ FILL = (
 BACKLOG = (
     f"""{MESSAGE} SELECT {name("waiting prompt")}, {name("room", f"({WAITING_ROOM})")}, {WAITING_POSITION}, 'user',
         'Prompt', 'completed', NULL, now(), now(), false, 0, 0, NULL, NULL, NULL FROM generate_series(1, :backlog) n""",
-    # The first of each room will have been queued just now for a day, those behind it an hour ago: none is lost.
+    # For a day, the first of each room counts as just queued; those behind it were queued an hour ago. None is lost.
     f"""{MESSAGE} SELECT {name("waiting")}, {name("room", f"({WAITING_ROOM})")}, {WAITING_POSITION} + 1, 'model', NULL,
         'queued', {name("waiting prompt")}, now() - interval '1 hour', NULL, false, 0, 0, now(),
         now() - CASE WHEN n > :backlog / 2 + greatest(1, :backlog / 1000) THEN interval '1 h' ELSE interval '-1 d' END,
@@ -102,7 +102,7 @@ def answered_within_an_hour(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def fill(engine: sa.Engine, size: Size, *, counted: bool = True) -> None:
-    """Fill an empty database, and let PostgreSQL count what is there; without the backlog unless `counted`."""
+    """Fill an empty database, and let PostgreSQL count what is there. counted: whether the backlog is counted too."""
     with answered_within_an_hour(engine) as connection:
         for statement in (*FILL, "VACUUM ANALYZE", *BACKLOG, *(["VACUUM ANALYZE"] if counted else [])):
             values = {key: value for key, value in vars(size).items() if f":{key}" in statement}
@@ -141,7 +141,7 @@ class Plan:
 
 @contextmanager
 def explained(engine: sa.Engine) -> Iterator[list[Plan]]:
-    """Run every statement of the block twice: once to explain it, undone at once, and once as it was meant."""
+    """Run every statement of the block twice: first to explain it, which is undone at once, and then for real."""
     plans: list[Plan] = []
 
     def explain(_connection: Any, cursor: Any, statement: str, values: Any, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A load generator that costs little: one thread, kept-alive connections, prepared bytes, no library in between."""
+"""A cheap load generator: one thread, keep-alive connections, prepared bytes, no library in between."""
 
 import json
 import select
@@ -34,7 +34,7 @@ def call(method: str, url: str, *, token: str = "", body: Any = None, prefer: st
 
 
 class Connection:
-    """A kept-alive connection. `answer` is what has come of the last call, `sent_at` when that was sent."""
+    """A keep-alive connection. `answer`: what has arrived for the last call. `sent_at`: when that call was sent."""
 
     def __init__(self, first: Call) -> None:
         self.call, self.answer, self.sent_at = first, b"", 0.0
@@ -48,14 +48,14 @@ class Connection:
         self.socket.sendall(self.call.wire)
 
     def receive(self) -> None:
-        """Take what has come, or wait for it. Raises ConnectionError when the server has closed the connection."""
+        """Receive what has arrived, or wait for it. Raises ConnectionError if the server has closed the connection."""
         more = self.socket.recv(65_536)
         if not more:
             raise ConnectionError(f"{self.call.address} closed a connection after {self.answer[:200]!r}")
         self.answer += more
 
     def ask(self) -> float:
-        """Send the call and wait for all of its answer; the seconds that took. Raises RuntimeError for an error."""
+        """Send the call and wait for its whole answer. Returns the seconds taken. Raises RuntimeError for an error."""
         self.send()
         while not self.is_answered:
             self.receive()
@@ -119,15 +119,16 @@ class Load:
         return len(self.times) / self.seconds
 
     def percentile(self, part: float) -> float:
-        """Seconds within which this part of the answers came."""
+        """The seconds within which this part of the answers arrived."""
         return percentile(self.times, part)
 
 
 def drive(calls: Sequence[Call], *, seconds: float = 0, spread: float = 0) -> Load:
-    """Send each call on a connection of its own, and for so many seconds again as soon as it is answered.
+    """Send each call on a connection of its own, and for so many seconds send it again as soon as it is answered.
 
-    Answers that come later are waited for and not counted. Without seconds each is sent once. spread: seconds before
-    these, over which the first calls are sent, so that not all of them are answered at once; no longer than an answer.
+    Answers that come later are waited for and not counted. Without `seconds` each call is sent once. spread: seconds
+    before that, over which the first calls are sent, so that they are not all answered at once; no longer than one
+    answer takes.
     """
     times: list[float] = []
     statuses: Counter[int] = Counter()

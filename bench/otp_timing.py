@@ -47,14 +47,14 @@ def seconds(call: Call, client: FlaskClient, mobile: str) -> float:
 
 
 def forget_codes(app: Flask) -> None:
-    """As if nobody had asked for a code yet: known numbers were just verified with one."""
+    """Forget all codes and their cooldowns: the known numbers were just verified with one."""
     with app.app_context():
         db.session.execute(text("TRUNCATE one_time_codes, number_guards"))
         db.session.commit()
 
 
 def compare(client: FlaskClient, known: list[str], unknown: list[str]) -> bool:
-    """Print the medians of every route; whether none can be told apart."""
+    """Print the medians of every route. Returns whether none can be told apart."""
     alike = True
     print(f"{'medians of ' + str(len(known)):28} {'known':>10} {'unknown':>10} {'difference':>11}")
     for name, call in ROUTES.items():

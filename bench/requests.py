@@ -27,7 +27,7 @@ def cost(call: Call, times: int) -> tuple[float, float]:
 
 
 def calls(app: Flask) -> dict[str, tuple[Call, int]]:
-    """What is measured, and how often in a round."""
+    """The calls to measure, and how often in a round."""
     empty = Flask("empty")
     empty.add_url_rule("/", "floor", lambda: {})
     floor, visitor = empty.test_client(), Visitor(app.test_client())
@@ -45,7 +45,7 @@ def calls(app: Flask) -> dict[str, tuple[Call, int]]:
 
 def main() -> None:
     with application(rate_limit_per_minute=1_000_000) as app:
-        logging.disable(logging.CRITICAL)  # where lines go is the machine's affair
+        logging.disable(logging.CRITICAL)  # the cost of a log line depends on where the machine writes it
         measured = calls(app)
         rows: dict[str, list[tuple[float, float]]] = {name: [] for name in measured}
         for _ in range(ROUNDS):

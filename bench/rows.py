@@ -13,7 +13,7 @@ HEADS = ("", "measured", "aim", "floor of the same run: times the floor")
 
 @dataclass(frozen=True)
 class Bench:
-    """What a measurement has at hand. seconds: how long each load lasts."""
+    """What a measurement works with. seconds: how long each load lasts."""
 
     stack: Deployment
     floor: FloorServer
@@ -23,7 +23,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Floor:
-    """The least that something can cost. form: words with the value in braces. ratio: ours to it."""
+    """The least that something can cost. form: words with the value in braces. ratio: our cost to it."""
 
     form: str
     value: float

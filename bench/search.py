@@ -75,7 +75,7 @@ class Language:
 
 
 def kinds(language: Language, visitor: Visitor) -> dict[str, Callable[[], str]]:
-    """What is asked for, by name; each call gives another query."""
+    """The kinds of query, by name. Each call returns a new query."""
     pick = language.random
     return {
         "in most messages": lambda: f"q={quote(language.word(0, 10))}",
@@ -96,7 +96,7 @@ def kinds(language: Language, visitor: Visitor) -> dict[str, Callable[[], str]]:
 
 
 def second_page(visitor: Visitor, word: str) -> str:
-    """The query of a word's second page; of its first where there is none."""
+    """The query of a word's second page, or of its first if there is no second."""
     cursor = visitor.get(f"/search?q={quote(word)}")["next_cursor"]
     return f"q={quote(word)}" + (f"&cursor={cursor}" if cursor else "")
 
@@ -140,7 +140,7 @@ def written_meanwhile(url: str) -> Iterator[list[float]]:
 
 
 def migrate(app: Flask, url: str) -> None:
-    """Add the search to what is there, and print how long that took and held others up."""
+    """Add the search to the existing messages. Prints how long that took, and how long it held writes up."""
     with app.app_context(), written_meanwhile(url) as times:
         began = time.perf_counter()
         upgrade(directory=str(MIGRATIONS))

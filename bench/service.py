@@ -1,4 +1,4 @@
-"""What is measured: the service as the Procfile has it, with databases and a Gemini of its own, and its floor."""
+"""The service that is measured, as the Procfile starts it, with databases and a Gemini of its own, and its floor."""
 
 import signal
 import subprocess
@@ -35,7 +35,7 @@ COMMAND += " --no-control-socket --bind {address} bench.floor:app"
 
 @contextmanager
 def service(*, workers: int = 1, environ: dict[str, str] | None = None) -> Iterator[Deployment]:
-    """A service for as long as the block lasts. environ: what it reads besides ENVIRON."""
+    """Run a service during the block. environ: variables in addition to ENVIRON."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as logs,
         Deployment(Path(logs), workers=workers, environ=ENVIRON | (environ or {})) as stack,
@@ -52,7 +52,7 @@ def arrived(stack: Deployment, count: int) -> list[Person]:
 
 
 def with_new_rooms(people: Sequence[Person]) -> Sequence[Person]:
-    """The same people, each in a new chatroom, where nothing was said that would be sent to Gemini."""
+    """The same people, each in a new chatroom, so that no earlier turns are sent to Gemini."""
     for person in people:
         answer = person.session.post(f"{person.base_url}/chatroom", json={"title": "Another"})
         answer.raise_for_status()
@@ -78,7 +78,7 @@ def call_model(stack: Deployment, method: str, *, alt: str) -> Call:
 
 
 def wait_until_idle(stack: Deployment, *, seconds: float = 60) -> float:
-    """Wait until no reply is queued or generated; when the last one ended, in seconds since the epoch.
+    """Wait until no reply is queued or generated. Returns when the last one ended, in seconds since the epoch.
 
     Asks PostgreSQL, which disturbs what is measured less than asking the service. Raises TimeoutError.
     """
@@ -120,7 +120,7 @@ class FloorServer:
 
 @contextmanager
 def floor_server(stack: Deployment) -> Iterator[FloorServer]:
-    """A server of the floor's views beside a service, with as many processes and the same Redis; ended with the block.
+    """Run a server of the floor's views beside a service during the block, with as many processes and the same Redis.
 
     Raises TimeoutError when it does not start.
     """

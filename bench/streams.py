@@ -1,4 +1,4 @@
-"""What streams cost: how soon the first piece comes (for the table), and what 200 open ones do to one web process.
+"""What streams cost: how soon the first piece comes (for the table), and how 200 open ones slow one web process down.
 
 Replies that hang are followed on a single web process, while somebody else reads the list.
 """
@@ -21,7 +21,7 @@ STORY = "[[sandbox: words=40]] Tell me a story"
 
 
 def first_pieces(people: Sequence[Person]) -> list[float]:
-    """Let everybody send a prompt at once and follow the reply to its end: seconds from sending to its first piece."""
+    """Let everybody send a prompt at once and follow the reply to its end. Returns the seconds to each first piece."""
     senders = {Connection(prompt(person, text=STORY, stream=True)): person for person in people}
     sent_at: dict[Connection, float] = {}
     times: dict[Connection, float] = {}
@@ -70,7 +70,7 @@ def main() -> None:
         before = read_list(reader), stack.memory_mb("web")
         for person, reply in zip(people, replies, strict=True):
             for _ in range(STREAMS // FOLLOWED):
-                exits.enter_context(person.follow(reply))  # what comes meanwhile fits into the socket's buffer
+                exits.enter_context(person.follow(reply))  # what arrives meanwhile fits into the socket's buffer
         cpu, begun = stack.cpu_seconds("web"), time.monotonic()
         threading.Event().wait(10)
         idle_cpu = (stack.cpu_seconds("web") - cpu) / (time.monotonic() - begun)

@@ -27,7 +27,7 @@ PROCESSES = ("web", "worker", "beat")
 
 
 def crowd(stack: Deployment, people: Sequence[Person]) -> tuple[float, Load]:
-    """Everybody sends at once: seconds until the last reply has ended, and how the prompts were accepted.
+    """Let everybody send at once. Returns the seconds until the last reply ended, and how the prompts were accepted.
 
     Raises RuntimeError when one was not.
     """
@@ -58,7 +58,7 @@ def replies(bench: Bench) -> Iterator[Row]:
 
 
 def streams(bench: Bench) -> Iterator[Row]:
-    """From sending to the first piece, of a model that begins at once and writes a word every 30 ms."""
+    """The time to the first piece, with a model that begins at once and writes a word every 30 ms."""
     people = with_new_rooms(bench.people[:STREAMS])
     bench.stack.gemini.behave(pace=WORD_SECONDS)
     alone = [piece for person in people[:10] for piece in first_pieces([person])]
@@ -80,7 +80,7 @@ def streams(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """What web, worker and beat hold after what came before."""
+    """The memory that web, worker and beat hold after the measurements before this one."""
     wait_until_idle(bench.stack)
     parts = {name: proportional_mb(bench.stack.process_ids(name)) for name in PROCESSES}
     total, floor = sum(parts.values()), proportional_mb(bench.floor.process_ids)

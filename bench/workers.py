@@ -1,4 +1,4 @@
-"""What another worker process brings: `python -m bench workers`. A model that takes 5 s, and enough users.
+"""What another worker process brings, with a model that takes 5 s and enough users: `python -m bench workers`.
 
 Each row is a service of its own with 1, 2 and 4 worker processes. CPU is that of the row's own processes.
 """
@@ -17,7 +17,7 @@ KINDS = ("web", "worker", "PostgreSQL", "Valkey", "stand-in", "load generator")
 
 
 def measure(workers: int) -> str:
-    """One row. Raises RuntimeError when somebody was not let wait."""
+    """Measure one row. Raises RuntimeError if any answer is not a finished reply."""
     with service(workers=workers, environ=ENVIRON) as stack:
         stack.gemini.behave(delay=MODEL_SECONDS)
         calls = [prompt(person, prefer="wait=20") for person in with_new_rooms(arrived(stack, USERS))]
@@ -27,7 +27,7 @@ def measure(workers: int) -> str:
         in_flight = stack.gemini.stats()["max_in_flight"]
     if set(load.statuses) != {200}:
         raise RuntimeError(f"Not all replies were waited for: {load.statuses}.")
-    replies = len(load.times) + USERS  # CPU is counted until the last one, which comes after the time
+    replies = len(load.times) + USERS  # CPU is counted until the last reply, which comes after the time is up
     each = " | ".join(f"{spent[kind] / replies * 1000:.1f}" for kind in KINDS)
     cores = sum(spent.values()) / (SECONDS + 2 * MODEL_SECONDS)
     return f"| {workers} | {load.per_second:.0f} | {load.percentile(0.5):.1f} s | {in_flight} | {cores:.1f} | {each} |"

@@ -1,6 +1,7 @@
-"""Takes each step of the Dockerfile by hand, where no Docker is needed: the files that .dockerignore lets in and COPY
-takes, a virtual environment of the pins alone, and every process of the image started against real databases, with
-the image's variables and as somebody who may write nowhere but in /tmp, as the image's user.
+"""Takes each step of the Dockerfile by hand, without Docker.
+
+It copies the files that .dockerignore lets in and COPY takes, makes a virtual environment of the pins alone, and starts
+every process of the image against real databases, with the image's variables, as a user who can write only to /tmp.
 """
 
 import fnmatch
@@ -30,7 +31,7 @@ STOP_SECONDS = 90
 
 
 def instructions(name: str, pattern: str = "(.+)") -> list[str]:
-    """The arguments of the Dockerfile's instructions of a name, in their order."""
+    """The arguments of the Dockerfile's instructions with this name, in order."""
     found: list[str] = re.findall(rf"^{name} {pattern}$", DOCKERFILE, flags=re.MULTILINE)
     assert found, f"No {name} in the Dockerfile"
     return found
@@ -42,7 +43,7 @@ def the_only(values: list[str]) -> str:
 
 
 def ordinary_user(account: Account | None) -> list[str]:
-    """What stands before a command to run it as somebody without rights, as USER says; nothing when we are nobody."""
+    """The prefix that runs a command as a user without rights, as USER does; empty when we are not root."""
     assert instructions("USER")[-1] not in {"root", "0"}
     if account is None:
         return []

@@ -23,7 +23,7 @@ RESULTS = ROOT / "var" / "ci"
 STEP_SECONDS = 1500
 SHOWN_LINES = 300
 
-# What comes in from outside: programs, a language, and how to reach the registries. No key, no address, no option.
+# What is kept of the outer environment: paths, the language, how to reach the registries. No key, address or option.
 KEPT = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TERM|LANG|LC_\w+|TZ|TMPDIR|PYENV_\w+"
     r"|(PIP|NPM_CONFIG)_\w+|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_\w+|\w+_CA_(BUNDLE|CERTS)",
@@ -33,10 +33,10 @@ KEPT = re.compile(
 
 @dataclass(frozen=True)
 class Step:
-    """A command of the checkout's folder; `{folder}` in its words is the step's own folder.
+    """A command that runs in the checkout; `{folder}` in its words is the step's own folder.
 
-    reports: it leaves JUnit reports (*.xml) in its folder, and is as many checks as they tell.
-    prepares: it is no check unless it fails.
+    reports: it leaves JUnit reports (*.xml) in its folder, and counts as many checks as they do.
+    prepares: it counts as a check only if it fails.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Result:
 
 
 def environment(outside: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """What a step is told: the part of the outside that is kept, and that nothing else is to be read."""
+    """A step's environment: the part of the outer one that is kept, and variables that keep it from reading more."""
     return {name: value for name, value in outside.items() if KEPT.fullmatch(name)} | {
         "CI": "true",
         "ENV_FILE": os.devnull,

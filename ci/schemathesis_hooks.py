@@ -1,8 +1,8 @@
-"""What Schemathesis cannot know of this API: tokens that live, ids that exist, and that each operation must succeed.
+"""What Schemathesis cannot know about this API: valid tokens, existing ids, and that each operation must succeed once.
 
-What ends tokens is called with those of somebody new; everything else with those of one person. Ids in paths are real
-in every other request of the phases that make them up; stateful tests take them from answers. SUCCESSES names a JUnit
-report: a check for each operation, failed when it was never answered with 2xx.
+Operations that end tokens get those of a new user; all others share one person's. In the phases that make ids up, every
+other request gets real ones in its path; stateful tests take them from answers. SUCCESSES names a JUnit report with a
+check for each operation, which fails if it was never answered with 2xx.
 """
 
 import atexit
@@ -49,7 +49,7 @@ class Person:
         return str(answer.json()["items"][0]["id"])
 
     def ids_for(self, label: str) -> dict[str, str]:
-        """A new room, and where it is wanted a reply in the state that the operation wants."""
+        """The ids of a new room and, if the path has one, of a reply in the state that the operation needs."""
         room = self.post("/chatroom", {"title": "Described"})["id"]
         if "{message_id}" not in label:
             return {"chatroom_id": room}
@@ -82,13 +82,13 @@ class Bearer:
 
 
 def makes_ids_up(case: Any) -> bool:
-    """Whether a case has ids that fit the description and are nobody's."""
+    """Whether a case has ids that are valid but made up."""
     return case.meta is not None and case.meta.generation.mode.is_positive and case.meta.phase.name.value != "stateful"
 
 
 @schemathesis.hook
 def before_load_schema(_context: Any, raw_schema: dict[str, Any]) -> None:
-    """Judge each event of a stream; to programs that generate clients the stream is one text."""
+    """Let each event of a stream be checked; for client generators the description calls the stream one text."""
     answer = raw_schema["paths"]["/chatroom/{chatroom_id}/messages/{message_id}/stream"]["get"]["responses"]["200"]
     answer["content"]["text/event-stream"]["schema"] = {"$ref": "#/components/schemas/StreamEvent"}
 

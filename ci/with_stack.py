@@ -1,4 +1,4 @@
-"""Runs a command with a stack of its own, which it finds under BASE_URL and CHAT_URL, or as `{address}` in its words.
+"""Runs a command with a stack of its own. The command finds it by BASE_URL and CHAT_URL, or `{address}` in its words.
 
     python -m ci.with_stack curl {address}/healthz
 

@@ -1,4 +1,4 @@
-"""Crashes on purpose: strike a running stack with 20 replies in flight, and see whether every message is answered.
+"""Crashes on purpose: break a running stack with 20 replies in flight, and see whether every message is answered.
 
     python -m sandbox.chaos [--short] [--only WORDS]
 
@@ -48,7 +48,7 @@ def pause(seconds: float) -> None:
 
 
 def end_worker(stack: Deployment) -> None:
-    """One after the other, as a platform does that puts a new version in place."""
+    """End and restart the workers one by one, as a platform does that deploys a new version."""
     for worker in stack.workers:
         if not stack.end(worker, seconds=SHUTDOWN_SECONDS):
             raise AssertionError(f"the worker did not end within {SHUTDOWN_SECONDS:.0f} s of SIGTERM")
@@ -56,7 +56,7 @@ def end_worker(stack: Deployment) -> None:
 
 
 def kill(stack: Deployment, *names: str) -> None:
-    """Kill processes at one moment, and start them again as a platform does."""
+    """Kill processes at the same time, and start them again as a platform does."""
     for name in names:
         stack.kill(name)
     pause(RESTART_SECONDS)
@@ -65,7 +65,7 @@ def kill(stack: Deployment, *names: str) -> None:
 
 
 def kill_valkey(stack: Deployment) -> None:
-    """All generations in the workers' slots end while Valkey is away."""
+    """Kill Valkey until all generations in the workers' slots have ended."""
     stack.valkey.kill()
     stack.gemini.wait_for(in_flight_at_most=0)
     pause(RESTART_SECONDS)
@@ -73,7 +73,7 @@ def kill_valkey(stack: Deployment) -> None:
 
 
 def fill_valkey(stack: Deployment) -> None:
-    """No write is taken, and workers go on with what is queued."""
+    """Let Valkey refuse writes for a while; workers go on with what is queued."""
     with redis.Redis.from_url(stack.valkey.url) as client:
         client.config_set("maxmemory", 1)
         pause(OUTAGE_SECONDS)
@@ -86,7 +86,7 @@ def flush_valkey(stack: Deployment) -> None:
 
 
 def drop_broker_connections(stack: Deployment) -> None:
-    """Again and again, so that workers lose them in whatever they are at."""
+    """Drop them again and again, so that workers lose them at any point of their work."""
     with redis.Redis.from_url(stack.valkey.url) as client:
         for _ in range(CUTS):
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -123,7 +123,7 @@ DISASTERS = [
 
 
 def survive(stack: Deployment, disaster: Disaster) -> tuple[Findings, int]:
-    """Let a disaster happen; what was found afterwards, and how often Gemini was asked."""
+    """Let a disaster happen. Returns what was found afterwards, and how often Gemini was asked."""
     people = [Person(stack.url) for _ in range(IN_FLIGHT)]
     everybody(people, Person.arrive)
     stack.gemini.reset()

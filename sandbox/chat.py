@@ -1,4 +1,4 @@
-"""A page to try the whole product in a browser, by nothing but its public API; never in production.
+"""A page to try the whole product in a browser, through its public API alone; never in production.
 
 `python -m sandbox.chat` serves chat.html on this machine, with the API's address filled in and a policy that lets
 nothing else run.
@@ -53,7 +53,7 @@ def filled(api: str) -> str:
 
 
 def policy(html: str, origin: str) -> str:
-    """The Content-Security-Policy: these very scripts and style run, and only the API is talked to."""
+    """The Content-Security-Policy: only this page's scripts and style run, and they can reach only the API."""
     return "; ".join(
         [
             "default-src 'none'",

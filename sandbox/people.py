@@ -44,14 +44,14 @@ class Person:
         self.room = self._call("POST", "/chatroom", json={"title": "Chaos"}).headers["Location"]
 
     def send(self, prompt: str) -> bool:
-        """Send a prompt; whether it was accepted."""
+        """Send a prompt. Returns whether it was accepted."""
         accepted = self._call("POST", f"{self.room}/message", json={"text": prompt}).status_code == 202
         if accepted:
             self.prompts.append(prompt)
         return accepted
 
     def send_streamed(self, prompt: str) -> str:
-        """Send a prompt whose reply is streamed; the reply's path."""
+        """Send a prompt whose reply is streamed. Returns the reply's path."""
         body = {"text": prompt, "stream": True}
         return self._call("POST", f"{self.room}/message", json=body).headers["Location"]
 
@@ -86,7 +86,7 @@ class Person:
 
 @dataclass
 class Findings:
-    """What became of the messages that were sent: none was refused, since nothing had happened yet."""
+    """What became of the messages that were sent. None may be refused: they were sent before anything broke."""
 
     accepted: int = 0
     refused: int = 0
@@ -135,7 +135,7 @@ def look(people: Sequence[Person], *, sent: int) -> Findings:
 
 
 def in_order(prompts: Sequence[str], messages: Sequence[dict[str, Any]]) -> bool:
-    """Whether prompts stand in the order they were sent, and each reply was made with the ones before it."""
+    """Whether prompts are in the order they were sent, and each reply saw the ones before it and ended after them."""
     asked = [message["text"] for message in messages if message["role"] == "user"]
     replies = [message for message in messages if message["role"] == "model" and message["status"] == "completed"]
     ends = [reply["completed_at"] for reply in replies]

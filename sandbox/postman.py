@@ -18,7 +18,7 @@ from sandbox.postman_story import STORY, Step
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 METHODS = ("get", "post", "put", "patch", "delete")
 SUCCESSES = range(200, 300)
-# The variables that the requests fill, and which of all are hidden.
+# The variables that the requests fill, and those among all variables that are hidden.
 FILLED = (
     *("metrics_token", "mobile", "new_mobile", "password", "new_password", "otp", "access_token", "refresh_token"),
     *("session_id", "api_key", "key_id", "chatroom_id", "message_id", "webhook_body", "webhook_signature"),

@@ -78,7 +78,7 @@ pm.environment.set("webhook_signature", "t=" + time + ",v1=" + signature);"""
 
 
 def answers(statuses: tuple[int, ...]) -> str:
-    """The answer has one of these statuses, and every answer has its request id."""
+    """A test that the answer has one of these statuses, and a request id."""
     listed = ", ".join(map(str, statuses))
     said = " or ".join(map(str, statuses))
     return (

@@ -1,4 +1,4 @@
-"""A stand-in, or the chat page, served by gunicorn, which reads its settings here.
+"""Serving a stand-in or the chat page with gunicorn, which reads its settings here.
 
 One process, because the state lives in it, and many threads for waiting calls.
 """

@@ -104,7 +104,7 @@ class RunningStandIn(_Process):
         return answer.json()
 
     def behave(self, **fields: Any) -> None:
-        """Misbehave, e.g. `behave(path="/v1/checkout", status=500, times=1)`; nothing given: behave again."""
+        """Misbehave, e.g. `behave(path="/v1/checkout", status=500, times=1)`; without arguments: behave again."""
         self.call("PUT", "/behaviour", fields)
 
     def wait_held(self, timeout_seconds: float = 10) -> None:
@@ -122,15 +122,15 @@ class RunningStandIn(_Process):
         return self.call("POST", f"/checkout/{session_id}/{action}")
 
     def pay(self, session_id: str) -> Any:
-        """Pay; the session as it is then."""
+        """Pay. Returns the session as it is then."""
         return self.checkout(session_id, "pay")["session"]
 
     def act(self, subscription_id: str, action: str, **options: Any) -> Any:
-        """Do something with a subscription; the subscription as it is then."""
+        """Do something with a subscription. Returns the subscription as it is then."""
         return self.call("POST", f"/subscriptions/{subscription_id}/{action}", options)["subscription"]
 
     def webhooks(self, **changes: Any) -> Any:
-        """Change url, secret, retry_delays; the settings and what is waiting."""
+        """Change url, secret, retry_delays. Returns the settings and what is waiting."""
         return self.call("PUT", "/webhooks", changes)
 
     def wait_delivered(self, timeout_seconds: float = 10) -> None:
@@ -147,7 +147,7 @@ class RunningStandIn(_Process):
         return self.call("POST", "/events", fields | {"type": kind})
 
     def signed(self, event_id: str) -> Any:
-        """`payload` and `headers` to deliver oneself."""
+        """The `payload` and `headers` of an event that the caller delivers."""
         return self.call("GET", f"/events/{event_id}/signed")
 
     def requests(self, path: str = "", method: str = "") -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""All that there is about a user, as one JSON document, written piece by piece.
+"""A user's data as one JSON document, streamed in pieces.
 
-However long the conversations are, a piece at a time is in memory, and no database connection is held while the
-client reads. Pieces come in an order that does not change meanwhile; what is written meanwhile may be in it or not.
+However long the conversations are, only one piece at a time is in memory, and no database connection is held while the
+client reads. Rows come in an order that never changes; those written during the export may be in it or not.
 """
 
 import json
@@ -44,7 +44,7 @@ Row = TypeVar("Row")
 
 
 def chatrooms_after(user_id: UUID, after: UUID, *, at_most: int) -> list[Chatroom]:
-    """The user's chatrooms after the id `after`, in the order of their ids; none once the account is deleted."""
+    """The user's chatrooms after the id `after`, ordered by id; none once the account is deleted."""
     statement = select(Chatroom).join(User, User.id == Chatroom.user_id)
     statement = statement.where(Chatroom.user_id == user_id, User.mobile.is_not(None), Chatroom.id > after)
     return list(db.session.scalars(statement.order_by(Chatroom.id).limit(at_most)))
@@ -60,15 +60,15 @@ def messages_after(chatroom_id: UUID, position: int, *, at_most: int) -> list[Me
 
 @contextmanager
 def export_slot(user_id: UUID) -> Iterator[Slot]:
-    """Hold the user's only export, one of a few of this process, during the block.
+    """Hold the user's only export slot and one of this process's few during the block.
 
     Raises RateLimited, ServiceUnavailable.
     """
-    release_connection()  # while Redis is silent, waits for it must not use them all up
-    # The user's own first: who asks for many at once takes no slot from others meanwhile.
+    release_connection()  # requests that wait for a silent Redis must not use all connections up
+    # The user's own slot first: a user who starts many exports at once takes none of the process's from others.
     own = f"exports:{user_id}"
     with user_slot(own, at_most=1) as slot, held_request(own, at_most=1) as is_only_one:
-        if slot is None or not is_only_one:  # a client that reads slowly outlasts the slot in Redis
+        if slot is None or not is_only_one:  # the slot in Redis may expire while a slow client reads
             raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
         with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
             if not has_slot:
@@ -78,7 +78,7 @@ def export_slot(user_id: UUID) -> Iterator[Slot]:
 
 
 def export(user_id: UUID, session_id: UUID, slot: Slot, *, now: datetime) -> Iterator[str]:
-    """The document in pieces; the first is ready when this returns, so what fails at once is an error answer.
+    """Return the document in pieces. What comes first is read before this returns, so its failure is an error answer.
 
     Raises TokenRevoked when the user is gone.
     """
@@ -93,7 +93,7 @@ def export(user_id: UUID, session_id: UUID, slot: Slot, *, now: datetime) -> Ite
 
 
 def keeping(slot: Slot, document: Iterator[str]) -> Iterator[str]:
-    """The pieces of a document, whose slot is kept while they are read."""
+    """Yield the pieces of a document, and keep its slot while they are read."""
     kept_at = time.monotonic()
     for piece in document:
         yield piece
@@ -103,7 +103,7 @@ def keeping(slot: Slot, document: Iterator[str]) -> Iterator[str]:
 
 
 def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str]:
-    """The object `head` with the user's events and chatrooms, which may be many."""
+    """Yield the object `head`, extended by the user's events and chatrooms, of which there may be many."""
     read_events = partial(events_before, user_id, at_most=MESSAGES_AT_ONCE, now=now)
     yield f'{compact(head)[:-1]},"security_events":['
     yield from array(SecurityEventOut(), pieces(read_events, None, attrgetter("id")))
@@ -119,9 +119,9 @@ def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str
 
 
 def pieces(read: Callable[[Any], list[Row]], start: Any, key: Callable[[Row], Any]) -> Iterator[list[Row]]:
-    """All rows, some at a time: `read` is given the key of the row before, at first `start`.
+    """Yield all rows in batches. read: gets the key of the last row so far (at first `start`), returns the next batch.
 
-    No connection is held while the caller has them, nor afterwards.
+    No connection is held while the caller uses a batch, nor afterwards.
     """
     last = start
     while rows := read(last):
@@ -132,7 +132,7 @@ def pieces(read: Callable[[Any], list[Row]], start: Any, key: Callable[[Row], An
 
 
 def array(schema: Schema, rows_at_once: Iterable[list[Any]]) -> Iterator[str]:
-    """The inside of a JSON array of the rows, some at a time."""
+    """Yield the inside of a JSON array of the rows, a batch at a time."""
     separator = ""
     for rows in rows_at_once:
         yield separator + ",".join(compact(schema.dump(row)) for row in rows)
@@ -140,5 +140,5 @@ def array(schema: Schema, rows_at_once: Iterable[list[Any]]) -> Iterator[str]:
 
 
 def compact(value: Any) -> str:
-    """JSON without spaces; characters beyond ASCII as they are."""
+    """JSON without spaces, and with non-ASCII characters unescaped."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

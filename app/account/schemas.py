@@ -75,7 +75,7 @@ class ExportedChatroomOut(ChatroomOut):
 
 
 class ExportOut(Schema):
-    """What a user takes along; the days' usage is a route of its own."""
+    """A user's data. The usage of each day has a route of its own."""
 
     user = ma.fields.Nested(UserOut)
     subscriptions = fields.List(

@@ -25,17 +25,17 @@ def profile(user_id: UUID, *, now: datetime) -> User:
 
 
 def rename(user_id: UUID, name: str | None, *, now: datetime) -> User:
-    """Change what to call the user. Raises TokenRevoked when the account is gone."""
+    """Change the user's name. Raises TokenRevoked when the account is gone."""
     with transaction():
         require_locked_user(user_id).name = name
     return profile(user_id, now=now)
 
 
 def delete_account(user_id: UUID, *, now: datetime) -> None:
-    """End the account at once: every token stops working, and nobody finds anything of it. A task deletes the rows.
+    """Delete the account at once: every token stops working, and no route shows its data. A task deletes the rows.
 
-    What the user pays for ends first, so that nobody is charged for an account that is gone. The day's quota stays
-    spent, under the number's keyed hash, and the number can be signed up again.
+    Subscriptions are canceled first, so that nobody is charged for an account that is gone. The day's charges stay,
+    under the number's keyed hash, and the number can be signed up again.
     Raises TokenRevoked when the account is gone, ServiceUnavailable, and what `close_account` raises; then nothing was
     deleted.
     """

@@ -1,6 +1,6 @@
-"""What workers delete for good: what belongs to deleted chatrooms and accounts, and rows that have ended.
+"""What workers delete for good: the rows of deleted chatrooms and accounts, and rows that have ended.
 
-How long ended rows are kept is one table, in `delete_ended`.
+A table in `delete_ended` says how long ended rows are kept.
 """
 
 import logging
@@ -35,8 +35,8 @@ from app.quota.ledger import disown_charges, owns_charges
 from app.streaming import events
 from app.users.models import User
 
-AT_ONCE_SECONDS = 2.0  # of a worker's thread: whatever else waits comes in between two runs
-BATCH = 1_000  # rows of a kind in a transaction: messages, with what refers to them, take some tenths of a second
+AT_ONCE_SECONDS = 2.0  # for which a run keeps a worker's thread; other tasks get it between two runs
+BATCH = 1_000  # rows of a kind in a transaction: messages and the rows that refer to them take some tenths of a second
 ENDED_BATCH, TOKEN_BATCH = 500, 5_000
 REVOKED_KEPT = timedelta(days=1)
 UNVERIFIED_KEPT = timedelta(days=1)  # a signup whose number nobody has verified
@@ -46,9 +46,9 @@ log = logging.getLogger(__name__)
 
 @shared_task(name=PURGE)
 def purge() -> None:
-    """Delete for good what was deleted, for a moment, and queue itself again when there is more.
+    """Purge deleted accounts and chatrooms for AT_ONCE_SECONDS, then queue itself again if there is more.
 
-    It may run twice, also at once: each takes a chatroom or an account of its own.
+    Safe to run twice at once: each run takes a different account or chatroom.
     """
     until = time.monotonic() + AT_ONCE_SECONDS
     while purge_account() or purge_chatroom():
@@ -60,14 +60,14 @@ def purge() -> None:
 
 @shared_task(name="account.delete_ended")
 def delete_what_has_ended() -> None:
-    """Delete rows of all features that are kept no longer. It may run twice, also at once."""
-    delete_ended(now=database_now())  # by a clock that is wrong, everybody would be logged out
+    """Delete the rows of all features that are kept no longer. Safe to run twice at once."""
+    delete_ended(now=database_now())  # with a worker's wrong clock, everybody would be logged out
 
 
 def purge_chatroom() -> bool:
-    """Delete a batch of one deleted chatroom, the chatroom with the last; False when there is none to work at.
+    """Delete a batch of a deleted chatroom's messages, and the chatroom with the last. Returns False if none is free.
 
-    Replies that are not finished go first, then the newest messages; `turns` says how far it has come. Charges stay.
+    Unfinished replies go first, then the newest messages; `turns` says how far the purge has come. Charges stay.
     """
     with transaction() as tx:
         disowned = select(Chatroom).where(Chatroom.user_id.is_(None)).order_by(Chatroom.updated_at).limit(1)
@@ -92,9 +92,9 @@ def purge_chatroom() -> bool:
 
 
 def purge_account() -> bool:
-    """Delete a batch of one deleted account, the user with the last; False when there is none to work at.
+    """Delete a batch of a deleted account's rows, and the user with the last. Returns False if no account is free.
 
-    Its chatrooms lose their owner, and with that they are deleted chatrooms like others.
+    Its chatrooms lose their owner, which makes them deleted chatrooms like any other.
     """
     with transaction() as tx:
         deleted = select(User).where(User.mobile.is_(None)).order_by(User.id).limit(1)
@@ -112,30 +112,30 @@ def purge_account() -> bool:
         ]
         if any(counts):
             return True
-        # Only here is a purge of a chatroom waited for, and this transaction holds nothing that it needs.
+        # Only from here on may this wait for the purge of a chatroom; it holds nothing that the purge needs.
         if delete_some(AuthSession, AuthSession.user_id == user.id) < BATCH and not owns_charges(user.id):
             user_id = user.id
             db.session.execute(delete(User).where(User.id == user_id))
-            tx.after_commit(lambda: invalidate_list(user_id))  # a page may have been stored after the first time
+            tx.after_commit(lambda: invalidate_list(user_id))  # a page may have been cached since the deletion
     return True
 
 
 def disown_chatrooms(user_id: UUID) -> int:
-    """Take up to BATCH chatrooms from the user, which deletes them; how many."""
+    """Take up to BATCH chatrooms from the user, which deletes them. Returns how many."""
     some = select(Chatroom.id).where(Chatroom.user_id == user_id).limit(BATCH)
     disowned = update(Chatroom).where(Chatroom.id.in_(some)).values(user_id=None, updated_at=utc_now())
     return len(db.session.scalars(disowned.returning(Chatroom.id)).all())
 
 
 def delete_some(model: type[Model], condition: ColumnElement[bool]) -> int:
-    """Delete up to BATCH rows that nobody else holds; how many."""
+    """Delete up to BATCH rows that nobody else has locked. Returns how many."""
     some = select(*model.__mapper__.primary_key).where(condition).limit(BATCH)
     return len(db.session.execute(deletion(model, locked_keys(some))).all())
 
 
 def delete_ended(*, now: datetime) -> dict[str, int]:
-    """Delete rows of all features that are kept no longer; how many of each kind. Safe to run twice at once."""
-    # An index on each column leads to the oldest rows without a look at the others.
+    """Delete the rows of all features that are kept no longer. Returns how many of each kind."""
+    # Each column has an index, which leads to the oldest rows without reading the others.
     ended: list[tuple[str, InstrumentedAttribute[Any], datetime]] = [
         ("codes", OneTimeCode.expires_at, now - otp.COUNT_WINDOW),
         ("throttles", NumberThrottle.touched_at, now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
@@ -157,7 +157,7 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         if model is User:
             old = old.where(User.verified_at.is_(None))
         old = old.order_by(column).limit(ENDED_BATCH)
-        if model is AuthSession:  # all tokens of 500 may be millions, too many for the time of one statement
+        if model is AuthSession:  # 500 sessions may have millions of tokens, too many for one statement's time
             tokens = select(RefreshToken.id).where(RefreshToken.session_id.in_(old)).limit(TOKEN_BATCH)
             batches[f"refresh tokens of {name}"] = deletion(RefreshToken, tokens)
             empty = ~exists().where(RefreshToken.session_id == AuthSession.id)
@@ -167,10 +167,10 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
 
 
 def delete_in_batches(batches: Mapping[str, ReturningDelete[Any]]) -> dict[str, int]:
-    """Delete rows of several kinds, a batch of each in rotation; how many of each.
+    """Delete rows of several kinds, a batch of each in rotation. Returns how many of each.
 
-    It ends when none are left, or when AT_ONCE_SECONDS are over and each kind has had a batch: the next sweep goes on.
-    batches: each deletes and returns as many rows as a transaction should have.
+    Ends when none are left, or when AT_ONCE_SECONDS are over and each kind has had a batch: the next sweep goes on.
+    batches: each deletes and returns as many rows as one transaction should.
     """
     until, counts, left = time.monotonic() + AT_ONCE_SECONDS, dict.fromkeys(batches, 0), dict(batches)
     while True:
@@ -180,7 +180,7 @@ def delete_in_batches(batches: Mapping[str, ReturningDelete[Any]]) -> dict[str, 
                     deleted = len(db.session.scalars(batch).all())
             except DATABASE_UNAVAILABLE:
                 raise
-            except OperationalError as error:  # a lock, or time: the other kinds need not wait for this one
+            except OperationalError as error:  # a lock or a time-out; it must not hold up the other kinds
                 log_database_error(log, "the next sweep goes on with these rows", error)
                 deleted = 0
             counts[kind] += deleted
@@ -191,6 +191,6 @@ def delete_in_batches(batches: Mapping[str, ReturningDelete[Any]]) -> dict[str, 
 
 
 def deletion(model: Any, keys: Select[Any]) -> ReturningDelete[Any]:
-    """What deletes the rows with these keys, and returns the keys."""
+    """A statement that deletes the rows with these keys, and returns the keys."""
     key = model.__mapper__.primary_key
     return delete(model).where(tuple_(*key).in_(keys)).returning(*key)

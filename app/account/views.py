@@ -56,8 +56,8 @@ class Me(MethodView):
     def delete(self) -> None:
         """Delete your account
 
-        It is gone at once with all that is in it, a subscription is ended, and the number is free to be signed up
-        again. Prompts of today stay spent."""
+        It is gone at once with everything in it, its subscription is canceled, and the number can be signed up again.
+        Today's prompts stay spent."""
         service.delete_account(current_user_id(), now=utc_now())
 
 
@@ -90,7 +90,8 @@ class SecurityEvents(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """See what happened to your account
 
-        Logins, changes of the password, ended sessions, and signs of somebody else; of the last 90 days."""
+        The last 90 days of logins, changes of the password or the number, ended sessions, API keys made and deleted,
+        and signs of an intruder."""
         return list_events(current_user_id(), limit=query["limit"], cursor=query["cursor"], now=utc_now())
 
 
@@ -103,8 +104,8 @@ class ApiKeys(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Make an API key
 
-        For programs, which send it as the bearer: it reaches the routes of its scopes, and counts as you. Ten at
-        most. The answer is the only one with the key itself."""
+        For programs, which send it as the bearer token. It reaches the routes of its scopes, and its requests count as
+        yours. You can have ten. Only this answer has the key itself."""
         session_id = current_session_id()
         return keys.create_key(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
 

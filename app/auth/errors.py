@@ -21,7 +21,7 @@ class AccountNotFound(AppError):
 
 
 class OtpInvalid(AppError):
-    """Wrong, expired, used, guessed at too often or sent for something else; the answer does not say which."""
+    """A code that is wrong, expired, used, guessed at too often or sent for something else; no answer says which."""
 
     status, code = HTTPStatus.UNAUTHORIZED, "otp_invalid"
     detail = "The code is wrong or has expired. Ask for a new one."
@@ -29,7 +29,7 @@ class OtpInvalid(AppError):
 
 
 class InvalidCredentials(AppError):
-    """No such account, no password, or a wrong one; the answer does not say which."""
+    """There is no such account, it has no password, or the password is wrong; the answer does not say which."""
 
     status, code = HTTPStatus.UNAUTHORIZED, "invalid_credentials"
     detail = "The number or the password is wrong."
@@ -43,7 +43,7 @@ class WrongPassword(AppError):
 
 
 class TooManyApiKeys(AppError):
-    """The user has as many keys as a user may have."""
+    """The user already has the most API keys that are allowed."""
 
     status, code = HTTPStatus.CONFLICT, "too_many_api_keys"
     detail = "There are ten API keys. Delete one that is not needed."

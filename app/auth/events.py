@@ -1,6 +1,6 @@
-"""Security events: what happened to an account, told to its owner and kept 90 days.
+"""Security events: what happened to an account, shown to its owner and kept for 90 days.
 
-Each is written in the transaction of what it tells of. None holds a secret, a number or a password.
+Each is written in the same transaction as the change that it reports. None holds a secret, a number or a password.
 """
 
 from dataclasses import asdict
@@ -22,12 +22,12 @@ LOGINS = (EventType.LOGIN, EventType.LOGIN_NEW_DEVICE)
 
 
 def record(user_id: UUID, kind: EventType, client: Client, now: datetime) -> None:
-    """Note what happens to an account, in the caller's transaction."""
+    """Record what happens to an account, in the caller's transaction."""
     db.session.add(SecurityEvent(user_id=user_id, type=kind, created_at=now, **asdict(client)))
 
 
 def record_login(user_id: UUID, client: Client, now: datetime) -> None:
-    """Note a login: `login_new_device` from a network and a program that no login of the last 90 days had."""
+    """Record a login, as `login_new_device` if no login of the last 90 days had the same network and program."""
     seen = [
         SecurityEvent.user_id == user_id,
         SecurityEvent.type.in_(LOGINS),
@@ -41,7 +41,7 @@ def record_login(user_id: UUID, client: Client, now: datetime) -> None:
 
 
 def record_lock(mobile: str, client: Client, now: datetime) -> None:
-    """Note that a number's codes are locked; one statement, which writes nothing for a number without an account."""
+    """Record that a number's codes are locked. One statement, which writes nothing if no account has the number."""
     event = {"id": uuid7(), "type": EventType.CODES_LOCKED, "created_at": now} | asdict(client)
     columns = SecurityEvent.__table__.columns
     owner = select(User.id, *(literal(value, columns[name].type) for name, value in event.items()))
@@ -57,7 +57,7 @@ def list_events(user_id: UUID, *, limit: int, cursor: str | None, now: datetime)
 
 
 def events_before(user_id: UUID, before: UUID | None, *, at_most: int, now: datetime) -> list[SecurityEvent]:
-    """The user's events before an id, newest first; none once the account is deleted."""
+    """The user's events before an id (None: the latest), newest first. Returns none once the account is deleted."""
     kept = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - SHOWN_FOR, User.mobile.is_not(None))
     statement = select(SecurityEvent).join(User, User.id == SecurityEvent.user_id).where(*kept)
     statement = statement.order_by(SecurityEvent.id.desc()).limit(at_most)

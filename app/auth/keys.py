@@ -1,7 +1,7 @@
-"""API keys: how a program acts for a user, within its scopes, without a code every day.
+"""API keys: a program acts for a user within a key's scopes, without a new one-time code every day.
 
-A key is 256 random bits after `gbk_`, which secret scanners can know. It is shown once and stored as a hash. While it
-is active it is remembered like a session (`app.core.admission`), so that most requests with it ask Redis alone.
+A key is 256 random bits after `gbk_`, a prefix that secret scanners can look for. It is shown once, and stored as a
+hash. An active key is remembered like a session (`app.core.admission`), so most requests with it ask Redis alone.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from app.core.transactions import Transaction, release_connection, transaction
 from app.users.service import require_locked_user
 
 MAX_KEYS = 10
-SHOWN_CHARS = 12  # of a key, to know it by
+SHOWN_CHARS = 12  # the beginning of a key, by which its owner recognizes it
 
 
 def create_key(
@@ -39,10 +39,10 @@ def create_key(
     client: Client,
     now: datetime,
 ) -> ApiKey:
-    """Make a key, which has itself as `key` this once. expires_in_days: None for never.
+    """Make an API key. Only the row returned here holds the key itself, as `key`. expires_in_days: None for never.
 
-    session_id: whose request it is; once it has ended no key is made, or one would outlive a new password that ends
-    all keys. Raises TokenRevoked, TooManyApiKeys.
+    session_id: the session of the request. If it has ended, no key is made: otherwise a key could outlive a change of
+    the password that ends all keys. Raises TokenRevoked, TooManyApiKeys.
     """
     key = API_KEY_PREFIX + secrets.token_urlsafe(32)  # bytes
     row = ApiKey(
@@ -80,7 +80,7 @@ def revoke_key(user_id: UUID, key_id: UUID, client: Client, *, now: datetime) ->
 
 
 def revoke_keys(tx: Transaction, user_id: UUID, now: datetime, *, revoked_by: Client | None = None) -> None:
-    """End all of the user's keys. revoked_by: who does it, to be noted as a security event of each; None: not noted."""
+    """End all of the user's keys. revoked_by: the client to record in a security event for each; None records none."""
     ended = revoke(tx, ApiKey, ApiKey.user_id == user_id, *active_key(now), now=now)
     if revoked_by is not None:
         for _ in ended:
@@ -88,7 +88,7 @@ def revoke_keys(tx: Transaction, user_id: UUID, now: datetime, *, revoked_by: Cl
 
 
 def find_key(key: str) -> dict[str, Any] | None:
-    """What never changes of a key, as claims of a token (`app.core.auth`); None when the key is unknown.
+    """Return what never changes about a key, as claims of a token (`app.core.auth`), or None if the key is unknown.
 
     The key may have ended. Holds no connection afterwards.
     """
@@ -101,7 +101,7 @@ def find_key(key: str) -> dict[str, Any] | None:
 
 
 def is_key_active(key_id: UUID, user_id: UUID, now: datetime) -> bool:
-    """Whether the key has not ended; as `note_use`."""
+    """Whether the key is active. Records its use as `note_use` does."""
     return note_use(ApiKey, ApiKey.id == key_id, ApiKey.user_id == user_id, *active_key(now), now=now)
 
 
@@ -111,5 +111,5 @@ def active_key(now: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 def hash_key(key: str) -> str:
-    """The stored form. As no key can be guessed it takes no secret, and outlives a change of the service's secrets."""
+    """The stored form. No key can be guessed, so it needs no secret, and outlives a change of the service's secrets."""
     return hashlib.sha256(key.encode()).hexdigest()

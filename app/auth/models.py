@@ -48,7 +48,7 @@ class OneTimeCode(Model):
 class NumberThrottle(Model):
     """Attempts against a number, known or not, within a window that begins with the first attempt.
 
-    Locking its row makes requests about the number's codes run one by one. Table and columns keep their first names.
+    Locking its row makes requests about the number's codes run one by one. Table and columns keep their original names.
     """
 
     __tablename__ = "number_guards"
@@ -62,7 +62,7 @@ class NumberThrottle(Model):
 
 
 class AuthSession(Model):
-    """One login. Its tokens work as long as it is there and not revoked."""
+    """One login. Its tokens work as long as the row exists and is not revoked."""
 
     __tablename__ = "auth_sessions"
     __table_args__ = (Index("ix_auth_sessions_revoked_at", "revoked_at", postgresql_where="revoked_at IS NOT NULL"),)
@@ -74,11 +74,11 @@ class AuthSession(Model):
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime] = mapped_column(index=True)
     revoked_at: Mapped[datetime | None]
-    current = False  # whether it is the request's own; only in the objects of a list, for it is stored nowhere
+    current = False  # whether it is the request's own session; never stored, set only in a list of sessions
 
 
 class ApiKey(Model):
-    """A user's key for programs; it works until it expires or is revoked. `scope`: names, a space between two."""
+    """A user's key for programs; it works until it expires or is revoked. `scope`: names, separated by spaces."""
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -96,7 +96,7 @@ class ApiKey(Model):
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
-    key = ""  # itself; only in the object that was just made, for it is stored nowhere
+    key = ""  # the key itself; never stored, set only in the object that was just made
 
     @property
     def scopes(self) -> list[Scope]:
@@ -132,9 +132,9 @@ class SecurityEvent(Model):
 
 
 class RefreshToken(Model):
-    """One refresh token of a session, of which exactly one at a time is unused: the current one.
+    """One refresh token of a session. Exactly one of them is unused at any time: the current one.
 
-    `id` is in the token as its claim `rid`; the table keeps its first name.
+    The token carries `id` as its claim `rid`. The table keeps its original name.
     """
 
     __tablename__ = "refresh_rotations"

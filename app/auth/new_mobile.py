@@ -1,7 +1,7 @@
-"""Moving an account to another number, for two proofs: that number's code, and the password or the present one's code.
+"""Moving an account to another number, against two proofs.
 
-The codes are good for this user and this pair of numbers only. Whether the new number is somebody's is told only to who
-has its code.
+They are the new number's code, and the password or the present number's code. The codes are good for this user and this
+pair of numbers only. Nobody learns whether the new number is taken without its code.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NumberChange:
-    """Who moves from where to where, as of the beginning of the request. Both numbers: E.164."""
+    """A user, the present number and the new one, as of the beginning of the request. Both numbers: E.164."""
 
     user_id: UUID
     current: str
@@ -46,7 +46,7 @@ class NumberChange:
 
 
 def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
-    """Send a code to the new number, and one to the present number; the same for numbers that are taken.
+    """Send a code to the new number and one to the present number, whether or not the new one is taken.
 
     new_mobile: E.164. Raises TokenRevoked, ValidationFailed, OtpLocked, OtpCooldown, ServiceUnavailable; then no code
     was sent.
@@ -70,11 +70,11 @@ def change_mobile(
     client: Client,
     now: datetime,
 ) -> Tokens:
-    """Let the user have the new number and begin a new session; every earlier token stops working.
+    """Give the user the new number and begin a new session; every earlier token stops working.
 
-    new_mobile: E.164; otp: its code. current_password, current_otp: one of them. Codes are used up only when all
-    proofs are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked, TokenRevoked,
-    ServiceUnavailable, AccountExists (the proofs were right, and the codes are used up).
+    new_mobile: E.164. otp: its code. current_password, current_otp: one of them, the other is None. Codes are used up
+    only if all proofs are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked,
+    TokenRevoked, ServiceUnavailable, AccountExists (the proofs were right, and the codes are used up).
     """
     change = load_change(user_id, new_mobile)
     codes = {change.new: (Purpose.NEW_MOBILE, otp)}
@@ -100,7 +100,7 @@ def match_codes(
 ) -> list[OneTimeCode]:
     """The rows of the codes that are right. Locks the numbers' throttles. Raises OtpLocked.
 
-    Both throttles are looked at before either code: OtpLocked undoes what was counted, and so must count nothing.
+    Checks both throttles before either code: OtpLocked rolls the transaction back, and no counted guess may get lost.
     """
     mobiles = in_lock_order(codes)
     for mobile in mobiles:
@@ -110,13 +110,13 @@ def match_codes(
 
 
 def apply_change(tx: Transaction, change: NumberChange, client: Client, now: datetime) -> Tokens:
-    """Give the user the new number and the day's spent prompts; what else the user has goes by the user's id.
+    """Give the user the new number, and copy the day's charges to it; everything else belongs to the user's id.
 
-    The new number's throttle is locked, so that nobody verifies it meanwhile. Raises TokenRevoked, AccountExists.
+    The caller holds the new number's throttle, so nobody verifies it meanwhile. Raises TokenRevoked, AccountExists.
     """
     user = users.require_locked_user(change.user_id)
     if (user.mobile, user.password_hash) != (change.current, change.password_hash):
-        raise TokenRevoked  # sessions end with such a change
+        raise TokenRevoked  # either change has ended this session
     revoke_sessions(tx, user.id, now)
     events.record(user.id, EventType.MOBILE_CHANGED, client, now)
     move_charges(mobile_key(change.current), mobile_key(change.new), now)
@@ -127,9 +127,9 @@ def apply_change(tx: Transaction, change: NumberChange, client: Client, now: dat
 
 
 def load_change(user_id: UUID, new_mobile: str) -> NumberChange:
-    """What the user, who may have another number by the end, wants. Raises TokenRevoked, ValidationFailed.
+    """Read what the change starts from; another request may change the user meanwhile.
 
-    Holds no connection afterwards: what follows may wait for Redis.
+    Raises TokenRevoked, ValidationFailed. Holds no connection afterwards: what follows may wait for Redis.
     """
     user = users.require_user(user_id)
     release_connection()
@@ -139,5 +139,5 @@ def load_change(user_id: UUID, new_mobile: str) -> NumberChange:
 
 
 def in_lock_order(mobiles: Iterable[str]) -> list[str]:
-    """The numbers in the one order in which throttles are locked."""
+    """The numbers in the order in which every request locks their throttles, so that no two wait for each other."""
     return sorted(mobiles, key=mobile_key)

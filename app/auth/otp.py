@@ -1,8 +1,8 @@
-"""One-time codes (NIST SP 800-63B-4, 3.1.3): issued, delivered, guessed at five times, used once.
+"""One-time codes (NIST SP 800-63B-4, 3.1.3): they are issued and delivered, allow five guesses, and work once.
 
 A number and its codes are stored as keyed hashes. With OTP_DELIVERY=twilio the worker sends the message, so that a slow
 provider holds up no request. Until then the message waits, encrypted, in the row of its code; Redis carries only the
-row's id. Where a task was lost or the provider did not answer, the sweeper queues another as long as the code lives.
+row's id. If the task is lost or the provider does not answer, the sweeper queues another until the code ends.
 """
 
 import hmac
@@ -36,7 +36,7 @@ LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six d
 MAX_GUESSES = 5
 COOLDOWN = timedelta(seconds=60)  # between two codes for a number and purpose
 COUNT_WINDOW = timedelta(hours=1)
-MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW: using one purpose up leaves the others
+MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW; each purpose has its own count
 SEND_CODE = "auth.send_code"  # the task's name
 SEAL_PURPOSE = "one-time-code"
 SMS_TEXT = "{code} is your code. It is good for {minutes} minutes. Don't share it with anyone."
@@ -89,10 +89,10 @@ def check_cooldown(key: str, purpose: Purpose, now: datetime) -> None:
 def proven_user(
     mobile: str, purpose: Purpose, code: str, client: Client, now: datetime
 ) -> Iterator[tuple[Transaction, User]]:
-    """A transaction with the user, locked and verified, whose number the code proves; the code is used up.
+    """Open a transaction with the user whose number the code proves, locked and verified. The code is used up.
 
-    Only the right code locks the user: for a stranger's wrong ones only requests with the number's codes have to wait.
-    Raises before the block OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used
+    Only the right code locks the user. A stranger's wrong codes hold up only requests with the number's codes.
+    Raises, before the block: OtpInvalid, OtpLocked, ServiceUnavailable, AccountNotFound (the code was right and is used
     up).
     """
     with WRONG_CODES_BUDGET.spend():
@@ -111,10 +111,11 @@ def proven_user(
 def match_code(
     mobile: str, purpose: Purpose, code: str, client: Client, now: datetime, *, bound_to: str = ""
 ) -> OneTimeCode | None:
-    """The number's current code, if it is this one; the caller uses it up, and commits either way.
+    """Return the number's current code if it is this one, else None. The caller uses it up, and commits either way.
 
-    The guess is counted at the code, compared, and noted if it was wrong. The number's throttle is locked until the
-    transaction ends. client: who guesses, for the event of the guess that locks the number's codes. Raises OtpLocked.
+    The guess is counted on the code's row and then compared; a wrong one also counts on the number's throttle, which
+    stays locked until the transaction ends. client: who guesses, for the security event of the guess that locks the
+    number's codes. Raises OtpLocked.
     """
     key = mobile_key(mobile)
     throttle = lock_throttle(key, now)
@@ -140,7 +141,7 @@ def match_code(
 def newest_hash(key: str, purpose: Purpose) -> str:
     """The hash of the newest code, even if it has ended: the right code, sent late or twice, is no wrong guess.
 
-    For a number without any it is the hash of no code, so that comparing takes as long.
+    For a number without a code, returns a hash that no code has, so that the comparison takes as long.
     """
     newest = select(OneTimeCode.code_hash).where(OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose)
     return db.session.scalar(newest.order_by(OneTimeCode.created_at.desc()).limit(1)) or hash_code("", purpose, "")
@@ -157,7 +158,7 @@ def hash_code(mobile: str, purpose: Purpose, code: str, bound_to: str = "") -> s
 
 
 def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str) -> str | None:
-    """Send the code by OTP_DELIVERY once `tx` is committed; the code itself where that is the response."""
+    """Deliver the code as OTP_DELIVERY says, once `tx` is committed. Returns the code if the response shows it."""
     match settings().otp_delivery:
         case "response":
             return code
@@ -170,9 +171,9 @@ def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str) -> str | 
 
 
 def send_message(code_id: UUID, *, now: datetime) -> None:
-    """Send the message of a code by Twilio, unless the code has ended or the message was sent.
+    """Send the message of a code through Twilio, unless the code has ended or the message was already sent.
 
-    The message leaves the row first: a worker that dies while sending sends once, not twice.
+    The message is removed from the row first: if a worker dies while sending, nobody sends it again.
     """
     sealed = take_message(code_id, now)
     if sealed is None:
@@ -202,7 +203,7 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
 
 
 def take_message(code_id: UUID, now: datetime) -> str | None:
-    """Remove the sealed message of a current code from its row and return it; None when there is none."""
+    """Remove the sealed message of a current code from its row and return it, or None when there is none."""
     with transaction():
         statement = select(OneTimeCode).where(OneTimeCode.id == code_id, *unsent(now))
         row = db.session.scalar(statement.with_for_update(skip_locked=True))
@@ -213,19 +214,19 @@ def take_message(code_id: UUID, now: datetime) -> str | None:
 
 
 def restore_message(code_id: UUID, sealed: str) -> None:
-    """Leave the message to the sweeper, unless the code was used meanwhile; one that was replaced is never sent."""
+    """Put the message back for the sweeper, unless the code was used meanwhile. A replaced code's is never sent."""
     with transaction():
         unused = (OneTimeCode.id == code_id, OneTimeCode.used_at.is_(None))
         db.session.execute(update(OneTimeCode).where(*unused).values(sealed=sealed))
 
 
 def oldest_unsent(now: datetime) -> datetime | None:
-    """When the oldest current code whose message is unsent was issued; None when all are sent."""
+    """When the oldest current code with an unsent message was issued; None when all are sent."""
     return db.session.scalar(select(func.min(OneTimeCode.created_at)).where(*unsent(now)))
 
 
 def enqueue_unsent(now: datetime) -> list[UUID]:
-    """Queue tasks for messages that are still unsent long after their code was issued; the codes' ids."""
+    """Queue tasks for messages that are still unsent long after their code was issued. Returns the codes' ids."""
     overdue = select(OneTimeCode.id).where(*unsent(now), OneTimeCode.created_at < now - RESEND_AFTER)
     with transaction() as tx:
         ids = list(db.session.scalars(overdue.order_by(OneTimeCode.created_at).limit(RESEND_BATCH)))

@@ -38,7 +38,7 @@ hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 # A hash takes 19 MiB and a core for some 20 ms: a flood of logins must not take all of either.
 hash_slots = threading.BoundedSemaphore(4)
 HASH_SLOT_SECONDS = 3.0  # how long a request waits for a slot
-# Compared with where the user has none. Of a random password, and of the same cost.
+# Compared when the user has no password: the hash of a random one, at the same cost.
 NOBODYS_HASH = "$argon2id$v=19$m=19456,t=2,p=1$bczIcG7li4T/X0gj6HUPNQ$vHljfI+YNw0jcCvRvj5vBhoeOvrRpADPYXVugpyRLp0"
 
 
@@ -66,7 +66,7 @@ def password_matches(password_hash: str | None, password: str) -> bool:
 def with_hash_slot(work: Any, *args: str) -> Any:
     """Do memory-hungry work in one of the few slots.
 
-    Raises ServiceUnavailable when too many requests hash, or there is no memory for it.
+    Raises ServiceUnavailable when no slot becomes free in time, or there is no memory for the work.
     """
     if not hash_slots.acquire(timeout=HASH_SLOT_SECONDS):
         log.warning("A password is not hashed: all slots were taken for %.0f s", HASH_SLOT_SECONDS)
@@ -94,8 +94,8 @@ def change_password(
 ) -> Tokens:
     """Set a password and begin a new session; every earlier token stops working.
 
-    session_id: whose request it is; it must still be active once the passwords are hashed. current_password: the one
-    that is set now; None only if none is. end_api_keys: whether API keys stop working too.
+    session_id: the session of the request, which must still be active once the passwords are hashed. current_password:
+    the one that is set now; None only if none is. end_api_keys: whether API keys stop working too.
     Raises ValidationFailed, WrongPassword, RateLimited, TokenRevoked, ServiceUnavailable.
     """
     user = require_user(user_id)
@@ -108,7 +108,7 @@ def change_password(
     new_hash = hash_password(new_password)
     with transaction() as tx:
         user = require_locked_user(user_id)
-        lock_session(session_id, user_id)  # ended, if the password was changed meanwhile
+        lock_session(session_id, user_id)  # it has ended if the password was changed meanwhile
         set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)
         return open_session(tx, user, client, now)
 
@@ -121,10 +121,10 @@ def require_password(
     *,
     when_wrong: type[AppError] = WrongPassword,
 ) -> None:
-    """Compare a password, in the same time when there is no hash; no transaction is open meanwhile.
+    """Compare a password; it takes as long when there is no hash. No transaction is open meanwhile.
 
-    It is first recorded as an attempt on the number, which is refunded if it was right or could not be compared: a
-    flood of logins must not lock anybody out. Raises what `when_wrong` says, RateLimited, ServiceUnavailable.
+    The attempt is counted first, and refunded if the password was right or could not be compared: a flood of logins
+    must not lock anybody out. Raises `when_wrong`, RateLimited, ServiceUnavailable.
     """
     key, is_wrong = mobile_key(mobile), False
     with transaction():
@@ -155,7 +155,7 @@ def reset_password(
 def set_password(
     tx: Transaction, user: User, new_hash: str, *, end_api_keys: bool, client: Client, now: datetime
 ) -> None:
-    """Set a locked user's password: every earlier session ends, and the API keys if they are to."""
+    """Set a locked user's password. Ends every earlier session, and the API keys if `end_api_keys`."""
     user.password_hash = new_hash
     events.record(user.id, EventType.PASSWORD_CHANGED, client, now)
     revoke_sessions(tx, user.id, now)

@@ -31,7 +31,7 @@ class MobileNumber(fields.Text):
 
 
 def check_served(mobile: str) -> None:
-    """Refuse a number that codes are not sent to, by its country and type: the defence against SMS pumping."""
+    """Refuse a number whose country or type gets no codes: the defence against SMS pumping."""
     if not is_served(mobile):
         raise ma.ValidationError("Numbers of this country are not served.")
     if not is_personal_number(mobile):
@@ -97,7 +97,7 @@ class LoginIn(Schema):
 
 
 class ChangePasswordIn(Schema):
-    """A new password, and the one that is set."""
+    """A new password, and the one that is set now."""
 
     new_password = NEW_PASSWORD
     current_password = Password(
@@ -125,7 +125,7 @@ class ChangeMobileIn(Schema):
     new_mobile = MobileNumber(required=True)
     otp = CODE
     current_password = Password("The password; it or `current_otp` is required.", load_default=None, allow_none=True)
-    current_otp = fields.Text(  # without an example, which would make that of the body one with both proofs
+    current_otp = fields.Text(  # no example: the body's would then show both proofs
         "The code that was sent to the present number, six digits.",
         load_default=None,
         allow_none=True,
@@ -169,7 +169,7 @@ class UserOut(Schema):
 
 
 class TokensOut(Schema):
-    """A login."""
+    """The tokens of a login, and whose they are."""
 
     access_token = fields.String("For `Authorization: Bearer …`.", example="eyJhbGciOi…")
     refresh_token = fields.String("For new tokens; works once.", example="eyJhbGciOi…")
@@ -219,7 +219,7 @@ class ApiKeyIn(Schema):
 
 
 class ApiKeyOut(Schema):
-    """A key, without itself."""
+    """What is known about a key, without the key itself."""
 
     id = fields.UUID("The key's id.", example="0192d3a4-6a00-7a01-9b02-5123456789ab")
     name = fields.String("What it is for.", example="CI")
@@ -261,7 +261,7 @@ class SecurityEventOut(Schema):
 
 
 class SecurityEventsOut(Schema):
-    """A part of what happened to an account."""
+    """A page of what happened to an account."""
 
     items = fields.List("Newest first.", ma.fields.Nested(SecurityEventOut))
     next_cursor = NEXT_CURSOR

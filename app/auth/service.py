@@ -19,7 +19,7 @@ from app.users.models import User
 
 @dataclass(frozen=True)
 class SentCode:
-    """A code that was sent. `otp`: it, and `current_otp`: that of the present number; with OTP_DELIVERY=response."""
+    """A code that was sent. `otp`, `current_otp`: it and the present number's; None unless OTP_DELIVERY=response."""
 
     mobile: str
     otp: str | None
@@ -38,12 +38,12 @@ def sign_up(mobile: str, *, name: str | None, now: datetime) -> User:
         user = users.replace_unverified(mobile, name=name, now=now)
         if user is None:
             raise AccountExists
-        user.tier = Tier.BASIC  # who has no token yet has bought nothing
+        user.tier = Tier.BASIC  # nobody buys Pro without a token
         return user
 
 
 def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
-    """Issue and deliver a code, the same for known and unknown numbers. mobile: E.164.
+    """Issue and deliver a code, in the same way for known and unknown numbers. mobile: E.164.
 
     Raises OtpLocked, OtpCooldown, ServiceUnavailable.
     """
@@ -60,7 +60,7 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
 
 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:
-    """Exchange a password for tokens, in the same time for every kind of failure.
+    """Exchange a password for tokens. Every kind of failure takes the same time.
 
     Raises InvalidCredentials, RateLimited, ServiceUnavailable.
     """

@@ -1,4 +1,4 @@
-"""Sessions: a login, the pair of tokens that belongs to it, and refreshing, listing and ending it."""
+"""Sessions: opening one at a login, issuing and refreshing its pair of tokens, listing and ending sessions."""
 
 import logging
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ from app.users.models import User
 from app.users.service import require_user
 
 REUSE_GRACE = timedelta(seconds=10)  # for clients that refresh in parallel; public API
-MAX_SESSIONS = 100  # of a user: so many can be shown at once, and ended by one statement
-# As a former primary is, which still answers reads.
+MAX_SESSIONS = 100  # of a user: few enough to show in one list, and to end with one statement
+# A former primary is read-only: it may still answer reads.
 IS_READ_ONLY = (func.current_setting("transaction_read_only") == "on").label("is_read_only")
-TOUCH_EVERY = timedelta(minutes=5)  # how exact `last_used_at` is, for one write in that time
+TOUCH_EVERY = timedelta(minutes=5)  # `last_used_at` is written at most this often, so it is only this exact
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ class Tokens:
 
 
 def open_session(tx: Transaction, user: User, client: Client, now: datetime) -> Tokens:
-    """Begin a session of a user whom the caller has locked, and issue its first tokens.
+    """Begin a session for a user whom the caller has locked, and issue its first tokens.
 
-    One too many ends those that were used longest ago.
+    If the user then has too many, those used longest ago end.
     """
     of_user = (AuthSession.user_id == user.id, AuthSession.revoked_at.is_(None))
     latest_first = select(AuthSession.id).where(*of_user).order_by(AuthSession.last_used_at.desc())
@@ -59,14 +59,14 @@ def open_session(tx: Transaction, user: User, client: Client, now: datetime) -> 
 
 
 def refresh(user_id: UUID, session_id: UUID, jti: UUID, client: Client, *, now: datetime) -> Tokens:
-    """Exchange a refresh token for new tokens; it works once, and for a few seconds more for parallel clients.
+    """Exchange a refresh token for new tokens. It works once, and for REUSE_GRACE after that for parallel clients.
 
-    Raises TokenRevoked: when it comes again later, its whole session ends, because one of two holders stole it.
+    If it is used again later, its whole session ends, because one of its two holders stole it. Raises TokenRevoked.
     """
     with transaction() as tx:
         session = lock_session(session_id, user_id)
         user = require_user(user_id)
-        successor = next_refresh_token(session, jti, database_now())  # parallel clients may come to two machines
+        successor = next_refresh_token(session, jti, database_now())  # two machines' clocks may differ
         if successor is not None:
             session.last_used_at = now
             return issue_tokens(user, session.id, successor, now)
@@ -97,8 +97,8 @@ def list_sessions(user_id: UUID, current_id: UUID, *, now: datetime) -> Sequence
 def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = None, now: datetime) -> None:
     """End one of the user's sessions: its tokens stop working.
 
-    revoked_by: who ends it, to be noted as a security event; None for a session that ends itself, which may be over.
-    Raises NotFound unless it ends itself.
+    revoked_by: who ends it, for the security event; None at a logout, which records none.
+    Raises NotFound if the session has already ended, except at a logout.
     """
     with transaction() as tx:
         ended = update(AuthSession).where(*active_session(session_id, user_id)).values(revoked_at=now)
@@ -118,7 +118,7 @@ def revoke_sessions(tx: Transaction, user_id: UUID, now: datetime) -> None:
 def revoke(
     tx: Transaction, model: type[AuthSession | ApiKey], *which: ColumnElement[bool], now: datetime
 ) -> Sequence[UUID]:
-    """End sessions or keys: in PostgreSQL, and after the commit where Redis knows them; their ids."""
+    """End sessions or keys in PostgreSQL, and tell Redis after the commit. Returns their ids."""
     ended = update(model).where(*which).values(revoked_at=now).returning(model.id)
     ids = db.session.scalars(ended, execution_options={"synchronize_session": False}).all()
     if ids:
@@ -127,12 +127,12 @@ def revoke(
 
 
 def is_session_active(session_id: UUID, user_id: UUID, now: datetime) -> bool:
-    """Whether the session is not revoked, as those of a deleted user are; as `note_use`."""
+    """Whether the session is not revoked; those of a deleted user are. Records its use as `note_use` does."""
     return note_use(AuthSession, *active_session(session_id, user_id), now=now)
 
 
 def note_use(model: type[AuthSession | ApiKey], *active: ColumnElement[bool], now: datetime) -> bool:
-    """Whether there is such a row, by one look-up; its use is recorded, once in TOUCH_EVERY.
+    """Whether there is such a row, by one query. Its use is recorded at most once every TOUCH_EVERY.
 
     active: the conditions of one row, by primary key. Holds no connection afterwards: what follows may wait for Redis.
     """
@@ -147,7 +147,7 @@ def note_use(model: type[AuthSession | ApiKey], *active: ColumnElement[bool], no
 
 
 def session_lifetime() -> timedelta:
-    """How long a session can go unused and still be refreshed or used."""
+    """How long a session can stay idle and still be refreshed or used."""
     return max(settings().refresh_expires_in, settings().jwt_expires_in)
 
 
@@ -159,10 +159,10 @@ def issue_tokens(user: User, session_id: UUID, jti: UUID, now: datetime) -> Toke
 
 
 def next_refresh_token(session: AuthSession, jti: UUID, now: datetime) -> UUID | None:
-    """The refresh token that replaces this one; None when it was used before, and not just now.
+    """The id of the refresh token that replaces this one; None if this one was used longer than REUSE_GRACE ago.
 
     session: locked by the caller. Within REUSE_GRACE of its use a token still gets the current one, so that parallel
-    clients end up with the same token, and a stolen copy shows as soon as both sides go on using it.
+    clients end up with the same token, and a stolen copy is noticed as soon as both holders go on using it.
     """
     offered = db.session.get(RefreshToken, jti)
     if offered is None or offered.session_id != session.id:
@@ -178,7 +178,7 @@ def next_refresh_token(session: AuthSession, jti: UUID, now: datetime) -> UUID |
 
 
 def add_refresh_token(session_id: UUID, now: datetime) -> UUID:
-    """Insert a session's next refresh token, the one before being used; its id."""
+    """Insert a session's next refresh token, once the one before is used. Returns its id."""
     token = RefreshToken(session_id=session_id, created_at=now)
     db.session.add(token)
     db.session.flush()

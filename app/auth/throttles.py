@@ -1,7 +1,7 @@
-"""What bounds guessing and pumping: limits of an address, budgets of the whole service, throttles of a number.
+"""Bounds on guessing and SMS pumping: limits for an address, budgets for the whole service, throttles for a number.
 
 Limits and budgets count in Redis, and are open without it. Throttles count in PostgreSQL, for known and unknown
-numbers alike: exact under concurrency, and nothing lifts them.
+numbers alike. They are exact under concurrency, and nothing lifts them.
 """
 
 import logging
@@ -27,10 +27,10 @@ from app.core.logging import first_line
 from app.core.redis import asking_redis, rate_limits, window_seconds
 
 WRONG_CODES_WINDOW = timedelta(hours=1)
-MAX_WRONG_CODES = 10  # of a million: even a year of guessing succeeds in under nine cases of a hundred
+MAX_WRONG_CODES = 10  # of a million codes: even a year of guessing succeeds in under nine per cent of cases
 PASSWORD_WINDOW = timedelta(minutes=15)
 MAX_PASSWORD_ATTEMPTS = 10  # NIST SP 800-63B-4, 3.2.2, allows a hundred in a row; a person needs a few
-# A person needs a handful of these; the floor keeps a household behind one address going.
+# A person needs a handful of these; the floors of 10 and 30 let a household share an address.
 AUTH_REQUESTS = Limit("auth", RateLimitItemPerMinute, lambda per_minute: min(per_minute, max(10, per_minute // 4)))
 CODES_SENT = Limit("codes", RateLimitItemPerHour, lambda per_minute: max(30, per_minute // 2))
 
@@ -43,7 +43,7 @@ BUDGET_REFUSALS = Counter("code_budget_refusals", "Requests that a budget of the
 class Budget:
     """What all clients together may do in an hour: the setting `{name}_per_hour`, 0 for no such limit.
 
-    costs: the exception that costs one; None: success does.
+    costs: the exception that spends one; None: success does.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Budget:
 
     @contextmanager
     def spend(self) -> Iterator[None]:
-        """Count one before the block, so that parallel requests do not slip through; refund it if it cost nothing.
+        """Count one before the block, so that parallel requests do not slip through; refund it if the block spent none.
 
-        The block begins and ends without a database connection, because Redis may keep it waiting.
+        Hold no database connection when the block begins and ends, because Redis may keep it waiting.
         Raises ServiceUnavailable when the hour's budget is used up.
         """
         item = RateLimitItemPerHour(getattr(settings(), f"{self.name}_per_hour"), namespace="budget")
@@ -73,7 +73,7 @@ class Budget:
             self.refund(item)
 
     def count(self, item: RateLimitItemPerHour) -> bool:
-        """Count one; False without Redis. Raises ServiceUnavailable."""
+        """Count one. Returns False without Redis. Raises ServiceUnavailable when the budget is used up."""
         try:
             with asking_redis():
                 if rate_limits().hit(item, self.name):
@@ -93,7 +93,7 @@ class Budget:
         )
 
     def refund(self, item: RateLimitItemPerHour) -> None:
-        """Give one back; without Redis it stays spent."""
+        """Refund one; without Redis it stays spent."""
         try:
             with asking_redis():
                 rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
@@ -116,9 +116,9 @@ def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:
 
 
 def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
-    """Count a password before it is compared, so that parallel guesses do not slip through; the start of its window.
+    """Count a password before it is compared, so that parallel guesses do not slip through.
 
-    The caller commits. Raises RateLimited.
+    Returns the start of the window that it counts in. The caller commits. Raises RateLimited.
     """
     throttle = lock_row(mobile_key, now)
     if throttle.password_attempts == 0 or throttle.password_attempts_since <= now - PASSWORD_WINDOW:
@@ -133,7 +133,7 @@ def record_password_attempt(mobile_key: str, now: datetime) -> datetime:
 
 
 def refund_password_attempt(mobile_key: str, window_start: datetime) -> None:
-    """Uncount an attempt whose password was right or was never compared; the caller commits.
+    """Refund an attempt whose password was right or was never compared; the caller commits.
 
     window_start: what `record_password_attempt` returned; a later window is left alone.
     """

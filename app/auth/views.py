@@ -42,7 +42,7 @@ class SendOtp(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Send a one-time code
 
-        The answer is the same for known and unknown numbers. A new code ends the one before."""
+        The answer is the same for known and unknown numbers. A new code ends the previous one."""
         return service.send_code(body["mobile"], Purpose.LOGIN, now=utc_now())
 
 
@@ -68,7 +68,7 @@ class Login(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Log in with a password
 
-        After ten wrong passwords in 15 minutes, passwords are refused until these are over; codes still work."""
+        After ten wrong passwords within 15 minutes, passwords are refused until that time is over; codes still work."""
         return service.log_in(body["mobile"], body["password"], current_client(), now=utc_now())
 
 
@@ -81,7 +81,7 @@ class ForgotPassword(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Send a code for a new password
 
-        It works only with `/auth/reset-password`. The answer is the same for known and unknown numbers."""
+        The code works only with `/auth/reset-password`. The answer is the same for known and unknown numbers."""
         return service.send_code(body["mobile"], Purpose.RESET_PASSWORD, now=utc_now())
 
 
@@ -134,8 +134,8 @@ class ChangeMobileVerify(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Change your number
 
-        Takes the new number's code, and as a second proof the password or the present number's code. Chatrooms, Pro
-        and the day's spent prompts go along. Every earlier token stops working; the answer has new ones."""
+        Send the new number's code and, as a second proof, the password or the present number's code. Chatrooms, Pro and
+        the day's spent prompts stay yours. Every earlier token stops working; the answer has new ones."""
         return new_mobile.change_mobile(current_user_id(), **body, client=current_client(), now=utc_now())
 
 
@@ -146,8 +146,8 @@ class Refresh(MethodView):
     def post(self) -> object:
         """Exchange a refresh token for new tokens
 
-        Send the refresh token as the bearer. It works once. Within 10 seconds it still works again, for clients
-        that refresh in parallel; later it ends its whole session, because it must have been stolen."""
+        Send the refresh token as the bearer token. It works once, and for 10 seconds after that for clients that
+        refresh in parallel. If it is used again later, its whole session ends, because it must have been stolen."""
         return sessions.refresh(
             current_user_id(), current_session_id(), current_refresh_jti(), current_client(), now=utc_now()
         )
@@ -171,8 +171,8 @@ class Sessions(MethodView):
     def get(self) -> object:
         """List your sessions
 
-        Where each login came from, when it began, and when it was last used. At most 100 are active: one more login
-        ends the one that was used longest ago."""
+        Shows where each login came from, when it began, and when it was last used. At most 100 are active: one more
+        login ends the session that was used longest ago."""
         return {"items": sessions.list_sessions(current_user_id(), current_session_id(), now=utc_now())}
 
 

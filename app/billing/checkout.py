@@ -1,7 +1,7 @@
-"""Buying Pro: one customer and one open Checkout session a user, however often and at once it is asked for.
+"""Buying Pro: a user has one customer and one open Checkout session, however many requests ask at the same time.
 
-Both are made under idempotency keys that follow from the row (and the price), so parallel calls get the same one from
-Stripe; `attempt` in the key changes once a session is over, or when Stripe refused, for it keeps refusals for a day.
+Both are made under idempotency keys derived from the row (and the price), so parallel calls get the same one from
+Stripe. The key's `attempt` changes once a session has ended, or when Stripe refused: it keeps refusals for a day.
 The account feature calls `close_account` before it deletes a user, and `disown_customers` when it does.
 """
 
@@ -34,18 +34,18 @@ from app.integrations.stripe import (
 )
 from app.users.service import require_locked_user
 
-MAX_ROUNDS = 6  # each makes a step that others may have made at the same time
+MAX_ROUNDS = 6  # each takes one step, which parallel requests may have taken at the same time
 
 
 class AlreadySubscribed(AppError):
-    """There is a subscription that lives, or one whose first payment is under way."""
+    """The user has a live subscription, or one whose first payment is under way."""
 
     status, code = HTTPStatus.CONFLICT, "already_subscribed"
     detail = "You have Pro already, or its payment is due. Manage it with POST /subscription/portal."
 
 
 def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
-    """A Checkout session that is open: the one there is, or a new one.
+    """Return an open Checkout session: the existing one, or a new one.
 
     Raises AlreadySubscribed, PaymentProviderError, ServiceUnavailable, TokenRevoked; then nothing was bought.
     """
@@ -88,10 +88,10 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
 
 
 def close_account(user_id: UUID, *, now: datetime) -> None:
-    """Expire the user's open Checkout sessions and cancel the subscriptions at Stripe, at once, at whatever price.
+    """Expire the user's open Checkout sessions, and cancel all subscriptions at Stripe at once, whatever their price.
 
-    Sessions first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then
-    the account must stay as it is. A payment that slips through all the same is canceled when its event comes.
+    Sessions go first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then the
+    account must stay as it is. A subscription that is paid for all the same is canceled when its event comes.
     """
     existing = (StripeCustomer.stripe_id.is_not(None), StripeCustomer.deleted_at.is_(None))
     customer = db.session.scalar(select(StripeCustomer).where(StripeCustomer.user_id == user_id, *existing))
@@ -112,10 +112,10 @@ def close_account(user_id: UUID, *, now: datetime) -> None:
 
 
 def disown_customers(user_id: UUID) -> bool:
-    """Detach the user's customers, those deleted at Stripe too: what is paid for from now on is canceled.
+    """Detach the user's customers, including those deleted at Stripe: what is paid for from now on is canceled.
 
-    False, and nothing is detached, when a Checkout session was opened since `close_account`. Call it in the transaction
-    that deletes the user: until its end no session can be kept, nor afterwards.
+    Returns False and detaches nothing if a Checkout session was opened since `close_account`. Call it in the
+    transaction that deletes the user: no session can be stored before that ends, nor afterwards.
     """
     existing = (StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
     if db.session.scalar(select(StripeCustomer.session_id).where(*existing).with_for_update()):
@@ -125,13 +125,13 @@ def disown_customers(user_id: UUID) -> bool:
 
 
 def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = False) -> StripeCustomer:
-    """The user's customer, fresh from the database, made on the first call; at Stripe it need not exist yet.
+    """Return the user's customer, fresh from the database; the first call inserts it. Stripe may not know it yet.
 
-    One that was deleted at Stripe does not count. Raises AlreadySubscribed, TokenRevoked.
+    One that was deleted at Stripe does not count. Raises AlreadySubscribed (if `refuse_subscribed`), TokenRevoked.
     """
     own = select(StripeCustomer).where(StripeCustomer.user_id == user_id, StripeCustomer.deleted_at.is_(None))
     with transaction():
-        require_locked_user(user_id)  # of parallel calls one makes it
+        require_locked_user(user_id)  # only one of parallel calls inserts it
         if refuse_subscribed and has_live_subscription(user_id):
             raise AlreadySubscribed
         customer = db.session.scalar(own, execution_options={"populate_existing": True})
@@ -142,7 +142,7 @@ def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = Fals
 
 
 def create_customer(payments: Payments, customer: StripeCustomer) -> None:
-    """Make the customer at Stripe and keep its id, unless somebody else did so first."""
+    """Make the customer at Stripe, and store its id unless a parallel call already has."""
     try:
         key = f"customer-{customer.id}-{customer.attempt}"
         stripe_id = payments.create_customer(user_id=str(customer.user_id), key=key)
@@ -157,7 +157,7 @@ def create_customer(payments: Payments, customer: StripeCustomer) -> None:
 def open_checkout_session(
     payments: Payments, user_id: UUID, customer: StripeCustomer, price_id: str, now: datetime
 ) -> RemoteSession | None:
-    """Open a session; None when something changed meanwhile and another round is needed. Raises AlreadySubscribed."""
+    """Open a session. Returns None if something has changed, and another round is needed. Raises AlreadySubscribed."""
     try:
         cancel_dormant_subscriptions(payments, user_id, customer, now)
         session = payments.create_session(
@@ -172,17 +172,17 @@ def open_checkout_session(
         begin_attempt(customer)
         forget_missing_customer(payments, customer, error, now)
         return None
-    if session.expires_at <= now:  # Stripe may keep an answer for longer than the day that the session lives
+    if session.expires_at <= now:  # Stripe may keep its answer under the key for longer than the session's day
         begin_attempt(customer)
         return None
     if keep_session(customer, session):
         return session
-    payments.expire_session(session.id)  # nobody would ever close it
+    payments.expire_session(session.id)  # otherwise nobody ever would
     return None
 
 
 def keep_session(customer: StripeCustomer, session: RemoteSession) -> bool:
-    """Write down the session that this attempt opened; False when the attempt is over, or the account gone."""
+    """Store the session that this attempt opened. Returns False if the attempt is over, or the account is gone."""
     current = (
         StripeCustomer.id == customer.id,
         StripeCustomer.user_id.is_not(None),
@@ -196,9 +196,9 @@ def keep_session(customer: StripeCustomer, session: RemoteSession) -> bool:
 
 
 def cancel_dormant_subscriptions(payments: Payments, user_id: UUID, customer: StripeCustomer, now: datetime) -> None:
-    """Cancel what could be charged beside a new subscription, by what Stripe says now.
+    """Cancel the subscriptions that Stripe says now could be charged beside a new one.
 
-    Raises AlreadySubscribed when one is live, or the first payment of one is under way: its payer would get nothing.
+    Raises AlreadySubscribed if one is live, or if a first payment is under way: its payer would get nothing.
     """
     copy_subscriptions(payments, customer.id, now=now)
     with transaction():
@@ -214,9 +214,9 @@ def cancel_dormant_subscriptions(payments: Payments, user_id: UUID, customer: St
 
 
 def begin_attempt(customer: StripeCustomer) -> None:
-    """Use other idempotency keys from now on, and forget the session that was open before.
+    """Use new idempotency keys from now on, and forget the session that was open before.
 
-    Does nothing when another attempt began, or another session was kept, since the row was read.
+    Does nothing if another attempt has begun, or another session was stored, since the row was read.
     """
     current = (
         StripeCustomer.id == customer.id,
@@ -229,10 +229,10 @@ def begin_attempt(customer: StripeCustomer) -> None:
 
 
 def forget_missing_customer(payments: Payments, customer: StripeCustomer, error: PaymentsError, now: datetime) -> None:
-    """Forget a customer that Stripe does not know, with what it had: the user's next one is a new one.
+    """End a customer that Stripe does not know, and its subscriptions; the user's next customer is a new one.
 
-    Raises the error again when it says something else, or when a copy of ours says that the customer pays or could be
-    charged again, and Stripe does not say that it was deleted: the key may be another account's.
+    Raises the error again if it says something else. Also raises it if one of our copies has not ended, unless Stripe
+    says that the customer was deleted: the secret key may belong to another Stripe account.
     """
     if not isinstance(error, MissingAtStripe) or error.param != "customer":
         raise error

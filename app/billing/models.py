@@ -18,7 +18,7 @@ class Tier(enum.StrEnum):
 
 
 class ProGrant(Model):
-    """Pro given by hand, apart from anything that Stripe says."""
+    """Pro given by hand, whatever Stripe says."""
 
     __tablename__ = "pro_grants"
 
@@ -33,7 +33,7 @@ class ProGrant(Model):
 class StripeCustomer(Model):
     """A user's customer at Stripe, and the Checkout session that was opened last.
 
-    Outlives the user, so that a payment that comes after the account is gone finds its way here and is undone.
+    Outlives the user, so that a subscription that is paid for after the account is gone is found and canceled.
     `attempt` is a part of the idempotency keys: Stripe keeps an error under its key for a day.
     """
 
@@ -87,7 +87,7 @@ class StripeEvent(Model):
     """An event that Stripe sent: noted when it arrives, applied by a task.
 
     `due_at` is when the sweep applies it, unless its task has done so by then; null once it is applied. `customer_id`
-    says whom it is about; what to believe is fetched then, unless the customer was deleted.
+    says whom it is about. Applying it fetches that customer's subscriptions, unless the customer was deleted.
     """
 
     __tablename__ = "stripe_events"
@@ -95,11 +95,11 @@ class StripeEvent(Model):
 
     id: Mapped[str] = mapped_column(String(255), primary_key=True)
     type: Mapped[str] = mapped_column(String(100))
-    customer_id: Mapped[UUID] = mapped_column(  # none only in rows of before 0009, which are never due
+    customer_id: Mapped[UUID] = mapped_column(  # null only in rows from before migration 0009, which are never due
         ForeignKey("stripe_customers.id"), nullable=True
     )
-    # Written for the release before alone, which fetches nothing where it is null. It is for most invoices: what they
-    # change in a subscription, an event of the subscription tells as well. The next release stops writing it.
+    # Written only for the previous release, which fetches nothing where it is null. Most invoices leave it null: an
+    # event of the subscription reports the same change. The next release stops writing it.
     subscription_id: Mapped[str | None] = mapped_column(String(255))
     received_at: Mapped[datetime] = mapped_column(index=True)
     due_at: Mapped[datetime | None]

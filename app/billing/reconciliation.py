@@ -1,4 +1,4 @@
-"""Comparing our copies with Stripe, for what a lost event left wrong."""
+"""Comparing our copies with Stripe, to correct what lost events left wrong."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from app.integrations.stripe import ENDED
 log = logging.getLogger(__name__)
 
 BATCH = 500
-UNANSWERED_IN_A_ROW = 3  # one may be a customer with many subscriptions; three are Stripe
+UNANSWERED_IN_A_ROW = 3  # one may be a customer with many subscriptions; three mean that Stripe is down
 # Stripe sends an event for up to three days: https://docs.stripe.com/webhooks#automatic-retries
 SESSION_PATIENCE = timedelta(days=3)
 UNENDED = exists().where(Subscription.customer_id == StripeCustomer.id, Subscription.status.not_in(ENDED))
@@ -37,7 +37,7 @@ class Failure:
 
 @dataclass
 class Comparison:
-    """What came of a run. `left`: customers that were not reached, because Stripe does not answer."""
+    """The result of a run. `left`: how many customers were not reached, because Stripe does not answer."""
 
     compared: int = 0
     corrected: list[Change] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def sync_due(*, now: datetime) -> list[Change]:
-    """Compare up to BATCH customers that are due; what was corrected. Does nothing where there is no key.
+    """Compare up to BATCH customers that are due. Returns what was corrected. Does nothing without a secret key.
 
     Ends early when Stripe does not answer: the next run goes on. Safe to run twice at once.
     """
@@ -59,10 +59,10 @@ def sync_due(*, now: datetime) -> list[Change]:
 
 
 def due_customers() -> Sequence[StripeCustomer]:
-    """Up to BATCH customers with something that can still change, those not compared for the longest time first.
+    """Up to BATCH customers with something that can still change, those compared longest ago first.
 
-    A session counts until Stripe answers a comparison that begins SESSION_PATIENCE after its end, however long nobody
-    compared (`keep_counting`).
+    A Checkout session can change something until Stripe answers a comparison that begins SESSION_PATIENCE after the
+    session's end, however late that is (`keep_counting`).
     """
     session_counts = StripeCustomer.session_expires_at > StripeCustomer.checked_at - SESSION_PATIENCE
     due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(UNENDED, session_counts))
@@ -70,9 +70,9 @@ def due_customers() -> Sequence[StripeCustomer]:
 
 
 def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
-    """The customers one by one, each marked as compared before it is; without those that another run took.
+    """Yield the customers one by one, each marked as compared beforehand. Skips those that another run took.
 
-    They end when this process is about to: the next run goes on.
+    Stops when this process is draining: the next run goes on.
     """
     for customer in customers:
         if is_draining():
@@ -86,9 +86,9 @@ def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[Stri
 
 
 def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
-    """Compare every customer, or one user's, but not those that are gone with all that they had.
+    """Compare every customer, or one user's, except those deleted at Stripe whose subscriptions have all ended.
 
-    Raises ServiceUnavailable where there is no key.
+    Raises ServiceUnavailable without a secret key.
     """
     required("stripe_secret_key")
     can_change = or_(StripeCustomer.deleted_at.is_(None), UNENDED)
@@ -104,7 +104,7 @@ def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
 
 
 def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison:
-    """Compare one customer after the other, until UNANSWERED_IN_A_ROW are not answered for."""
+    """Compare the customers one by one. Stops when Stripe does not answer for UNANSWERED_IN_A_ROW of them."""
     result, unanswered = Comparison(), 0
     for customer in customers:
         try:
@@ -125,7 +125,7 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
 
 
 def keep_counting(customer: StripeCustomer, now: datetime) -> None:
-    """Let the customer's session count as if it ended now: Stripe may not have told yet what it led to."""
+    """Let the customer's session count as if it ended now: Stripe has not said yet what came of it."""
     with_session = (StripeCustomer.id == customer.id, StripeCustomer.session_expires_at < now)
     with transaction():
         db.session.execute(update(StripeCustomer).where(*with_session).values(session_expires_at=now))

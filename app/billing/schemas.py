@@ -46,7 +46,7 @@ class SubscriptionStatusOut(Schema):
 
 
 class ReceivedOut(Schema):
-    """The event is taken."""
+    """The event was received."""
 
     received = fields.Boolean("Always true.", example=True)
 

@@ -1,4 +1,4 @@
-"""The way to Stripe for this feature: one connection a process, and its errors as a client sees them."""
+"""This feature's connection to Stripe, one for each process, and its errors as a client sees them."""
 
 import logging
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class PaymentProviderError(AppError):
-    """Stripe refuses what it was asked for; nothing was changed here."""
+    """Stripe refused the request; nothing was changed here."""
 
     status, code = HTTPStatus.BAD_GATEWAY, "payment_provider_error"
     detail = "The payment provider refused the request. Nothing was changed; the operator has been told."
@@ -37,7 +37,7 @@ def connect(secret_key: str, api_base: str, timeout_seconds: float) -> Payments:
 
 @contextmanager
 def stripe_calls() -> Iterator[Payments]:
-    """Stripe, for the calls of one use case, which are bounded together. Holds no database connection.
+    """Yield Stripe for the calls of one use case, which share one time limit. Holds no database connection.
 
     Raises PaymentProviderError (Stripe refuses), ServiceUnavailable (no key, or Stripe does not answer in time).
     """

@@ -1,4 +1,4 @@
-"""Our copies of Stripe's subscriptions, from which the tier follows, and the one way in which they are written."""
+"""Our copies of Stripe's subscriptions, which the tier is computed from, and the only code that writes them."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """A copy that was corrected, by Stripe's id; `before` is None for a subscription that was not known."""
+    """The status of a copy before and after it was corrected. `before` is None for a subscription that was unknown."""
 
     subscription: str
     before: str | None
@@ -36,11 +36,11 @@ class Change:
 
 
 def copy_subscriptions(payments: Payments, customer_id: UUID, *, now: datetime) -> list[Change]:
-    """Fetch all of a customer's subscriptions and write what Stripe says; what that changed. Safe to repeat.
+    """Fetch all of a customer's subscriptions and write what Stripe says. Returns the changes. Safe to repeat.
 
-    A ticket is taken before the fetch, so that of two fetches at once the later one wins, whichever writes last.
-    Where the user is gone, nobody may be charged any more: what is not ended is canceled first. A customer that was
-    deleted at Stripe, which may list nothing of it, ends here too. Raises a PaymentsError; then nothing was written.
+    A ticket is taken before the fetch, so that the later of two parallel fetches wins, whichever writes last. If the
+    user is gone, nobody may be charged any more: subscriptions that have not ended are canceled first. If Stripe lists
+    nothing because the customer was deleted there, it ends here too. Raises PaymentsError; then nothing was written.
     """
     with transaction():
         ticket = take_ticket()
@@ -60,7 +60,7 @@ def copy_subscriptions(payments: Payments, customer_id: UUID, *, now: datetime) 
         end_customer(customer_id, now=now)
         return []
     with transaction():
-        in_order = sorted(fetched, key=lambda one: one.id)  # in which others write them at the same time
+        in_order = sorted(fetched, key=lambda one: one.id)  # parallel transactions lock the rows in the same order
         changes = [write_copy(customer_id, one, ticket, now) for one in in_order]
     return [change for change in changes if change is not None]
 
@@ -71,7 +71,7 @@ def take_ticket() -> int:
 
 
 def write_copy(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: datetime) -> Change | None:
-    """Write one copy, in the caller's transaction; what that changed."""
+    """Write one copy, in the caller's transaction. Returns the change, or None if nothing changed."""
     copy = db.session.get(Subscription, remote.id, populate_existing=True)
     before = {name: getattr(copy, name) for name in COMPARED} if copy else {}
     values = values_of(customer_id, remote)
@@ -84,9 +84,9 @@ def write_copy(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: 
 
 
 def values_of(customer_id: UUID, remote: RemoteSubscription) -> dict[str, Any]:
-    """The columns of a copy. What is owed is owed from the start of its period on.
+    """The columns of a copy. A subscription that is past due is owed from the start of its period.
 
-    Of several items the one that makes it Pro is kept.
+    Of several items, the first with a price of Pro is kept, else the first.
     """
     values, accepted = asdict(remote), settings().stripe_pro_price_id
     items = values.pop("items")
@@ -96,13 +96,13 @@ def values_of(customer_id: UUID, remote: RemoteSubscription) -> dict[str, Any]:
 
 
 def upsert(values: dict[str, Any]) -> bool:
-    """Insert a copy, or overwrite one with a lower ticket; whether it was written.
+    """Insert a copy, or overwrite one with a lower ticket. Returns whether it was written.
 
-    One that stays past due keeps the start of the first period owed.
+    A subscription that stays past due keeps the start of the first period that is owed.
     """
     fresh = insert(Subscription).values(values)
     new = fresh.excluded
-    earliest = func.least(Subscription.past_due_since, new.past_due_since)  # of those that there are
+    earliest = func.least(Subscription.past_due_since, new.past_due_since)  # ignores nulls
     owed_since = {"past_due_since": case((new.status == "past_due", earliest))}
     replaced = {name: new[name] for name in values if name not in {"id", "customer_id", "created_at"}}
     statement = fresh.on_conflict_do_update(
@@ -112,7 +112,7 @@ def upsert(values: dict[str, Any]) -> bool:
 
 
 def end_customer(customer_id: UUID, *, now: datetime) -> None:
-    """The customer was deleted at Stripe, which cancels every subscription."""
+    """Mark a customer as deleted at Stripe, and end our copies: Stripe has canceled every subscription."""
     unended = (Subscription.customer_id == customer_id, Subscription.status.not_in(ENDED))
     with transaction():
         ticket = take_ticket()
@@ -126,7 +126,7 @@ def end_customer(customer_id: UUID, *, now: datetime) -> None:
 
 
 def has_live_subscription(user_id: UUID) -> bool:
-    """Whether one for Pro is live, paid for or owed."""
+    """Whether the user has a subscription for Pro that is live, paid for or past due."""
     live = exists().where(
         StripeCustomer.user_id == user_id,
         Subscription.customer_id == StripeCustomer.id,
@@ -137,7 +137,7 @@ def has_live_subscription(user_id: UUID) -> bool:
 
 
 def dormant_subscriptions(customer_id: UUID) -> list[Subscription]:
-    """Those for Pro that give nothing, yet could be charged again. One for another price is no Pro."""
+    """The customer's subscriptions for a price of Pro that give nothing now, yet could be charged again."""
     dormant = (
         Subscription.customer_id == customer_id,
         Subscription.status.in_(DORMANT_STATUSES),
@@ -147,6 +147,6 @@ def dormant_subscriptions(customer_id: UUID) -> list[Subscription]:
 
 
 def has_unended_subscription(customer_id: UUID) -> bool:
-    """Whether one of the customer's has not ended, as far as we know."""
+    """Whether one of the customer's subscriptions has not ended, according to our copies."""
     unended = exists().where(Subscription.customer_id == customer_id, Subscription.status.not_in(ENDED))
     return bool(db.session.scalar(select(unended)))

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 @shared_task(name=webhook.APPLY_EVENT)
 def apply_event(event_id: str) -> None:
-    """Apply one event of Stripe's; does nothing when it was applied. Where Stripe fails, the sweep comes back to it."""
+    """Apply one of Stripe's events, unless it was already applied. If Stripe fails, the sweep tries it again."""
     try:
         webhook.apply_event(event_id, now=utc_now())
     except (PaymentProviderError, ServiceUnavailable) as error:

@@ -1,4 +1,4 @@
-"""A user's tier: what follows from the copies of Stripe's subscriptions, and from Pro given by hand."""
+"""A user's tier, computed from our copies of Stripe's subscriptions and from Pro given by hand."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,9 +26,9 @@ class SubscriptionStatus:
     grace_until: datetime | None = None
 
 
-# Conditions of statements that are built once, with the values of `pro_values`: whether a subscription counts as Pro
-# (it is for one of the prices, and is not owed for longer than the grace), which grants count, and whether a user has
-# either of them.
+# Conditions for statements that are built once and run with `pro_values`. GIVES_PRO: a subscription counts as Pro (it
+# is for one of the prices, and not past due for longer than the grace). ACTIVE_GRANT: a grant counts. IS_PRO: a user
+# has either of them.
 GIVES_PRO = func.coalesce(
     and_(
         Subscription.price_id == any_(bindparam("prices", type_=ARRAY(String))),
@@ -37,7 +37,7 @@ GIVES_PRO = func.coalesce(
             and_(Subscription.status == "past_due", Subscription.past_due_since > bindparam("owed_after")),
         ),
     ),
-    false(),  # without a price, or a start of what is owed; PostgreSQL would put null before true
+    false(),  # null without a price or `past_due_since`, and PostgreSQL would sort null before true
 )
 ACTIVE_GRANT = and_(
     ProGrant.user_id == bindparam("user"),
@@ -47,7 +47,8 @@ ACTIVE_GRANT = and_(
 OF_USER = and_(StripeCustomer.user_id == bindparam("user"), Subscription.customer_id == StripeCustomer.id)
 IS_PRO = or_(exists().where(ACTIVE_GRANT), exists().where(OF_USER, GIVES_PRO))
 TIER = select(IS_PRO)
-# The subscription to show (one that gives Pro, one that is live, the latest), and whether it gives Pro.
+# The subscription to show (first choice: one that gives Pro, then one that is live, then the latest), and whether it
+# gives Pro.
 LEADING = (
     select(Subscription, GIVES_PRO)
     .join(StripeCustomer, OF_USER)
@@ -58,7 +59,7 @@ LONGEST_GRANT = select(ProGrant).where(ACTIVE_GRANT).order_by(ProGrant.ends_at.d
 
 
 def pro_values(user_id: UUID, now: datetime) -> dict[str, Any]:
-    """What IS_PRO and its parts are asked with."""
+    """The parameters of IS_PRO and its parts."""
     return {"user": user_id, "now": now, "prices": settings().stripe_pro_price_id, "owed_after": now - grace()}
 
 
@@ -68,7 +69,7 @@ def grace() -> timedelta:
 
 
 def tier_of(user_id: UUID, now: datetime) -> Tier:
-    """The user's tier at `now`, by one indexed query. Read it at each request: a token never says it."""
+    """The user's tier at `now`, by one indexed query. Read it at each request: no token carries it."""
     return tier_named(db.session.scalar(TIER, pro_values(user_id, now)))
 
 
@@ -101,7 +102,7 @@ def grant_pro(user_id: UUID, *, reason: str, ends_at: datetime | None, now: date
 
 
 def revoke_pro(user_id: UUID, *, now: datetime) -> int:
-    """Take back every grant that is active; how many. What the user pays for is not touched."""
+    """Revoke every active grant. Returns how many. What the user pays for is not touched."""
     statement = update(ProGrant).where(ACTIVE_GRANT).values(revoked_at=now).returning(ProGrant.id)
     with transaction():
         return len(db.session.scalars(statement, {"user": user_id, "now": now}).all())

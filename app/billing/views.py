@@ -25,9 +25,9 @@ class ProCheckout(MethodView):
     def post(self) -> object:
         """Buy Pro
 
-        Opens a Stripe Checkout page, or gives the one that is open already. Pro begins when Stripe says that it
-        is paid, which is a moment after the payment. An earlier subscription that is unpaid or paused ends for
-        good. While its first payment is under way, the answer is `already_subscribed`."""
+        Opens a Stripe Checkout page, or returns the one that is already open. Pro begins when Stripe reports the
+        payment, a moment after it. An earlier subscription that is unpaid or paused is canceled for good. While the
+        first payment of one is under way, the answer is `already_subscribed`."""
         return checkout.start_checkout(current_user_id(), now=utc_now())
 
 
@@ -78,7 +78,7 @@ class Webhook(MethodView):
     def post(self) -> object:
         """Take an event from Stripe
 
-        For Stripe alone. The event is noted, and takes effect a moment later. Any 5xx makes Stripe send it again."""
+        For Stripe only. The event is stored, and takes effect a moment later. Any 5xx makes Stripe send it again."""
         request.max_content_length = MAX_EVENT_BYTES
         webhook.receive(request.get_data(), request.headers.get("Stripe-Signature", ""), now=utc_now())
         return {"received": True}

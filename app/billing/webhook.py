@@ -30,16 +30,16 @@ RETRY_AFTER = timedelta(seconds=30)  # an event's task has run by then, or was l
 MAX_RETRY_AFTER = timedelta(hours=1)
 # As long as Stripe itself tries to deliver an event: https://docs.stripe.com/webhooks#automatic-retries
 GIVE_UP_AFTER = timedelta(days=3)
-EVENTS_KEPT = timedelta(days=30)  # as long as Stripe lets one send an event again by hand
+EVENTS_KEPT = timedelta(days=30)  # as long as an operator can let Stripe send an event again
 BATCH = 100
-MAX_UNANSWERED = 3  # of a sweep: each takes a worker up to STRIPE_TIMEOUT seconds
+MAX_UNANSWERED = 3  # in one sweep: each takes a worker up to STRIPE_TIMEOUT seconds
 WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
 
 log = logging.getLogger(__name__)
 
 
 class InvalidSignature(AppError):
-    """The webhook's body is not what Stripe signed for us, or not just now."""
+    """The webhook's body was not signed for us by Stripe, or not recently."""
 
     status, code = HTTPStatus.BAD_REQUEST, "invalid_signature"
     detail = "The body does not carry a valid, recent signature of Stripe's."
@@ -52,7 +52,7 @@ def refresh_subscriptions(event: StripeEvent, now: datetime) -> None:
 
 
 def end_subscriptions(event: StripeEvent, now: datetime) -> None:
-    """End our copies for a deleted customer: Stripe has canceled its subscriptions, and may not show them any more."""
+    """End our copies for a deleted customer: Stripe has canceled its subscriptions, and may no longer list them."""
     end_customer(event.customer_id, now=now)
 
 
@@ -72,9 +72,9 @@ HANDLERS: dict[str, Callable[[StripeEvent, datetime], None]] = {
 
 
 def receive(body: bytes, signature: str, *, now: datetime) -> None:
-    """Verify a webhook, note its event and queue the task that applies it. Asks Stripe nothing.
+    """Verify a webhook, note its event and queue the task that applies it. Does not call Stripe.
 
-    One that was applied has no effect again; one that was not is queued again.
+    An event that comes again has no effect if it was applied, and is queued again if it was not.
     Raises InvalidSignature, ServiceUnavailable (no signing secret): then nothing was noted.
     """
     try:
@@ -97,7 +97,7 @@ def receive(body: bytes, signature: str, *, now: datetime) -> None:
 
 
 def note_event(event: RemoteEvent, now: datetime) -> bool:
-    """Write an event of a known customer down, once; whether it is still to be applied."""
+    """Store an event of a known customer, once. Returns whether it still has to be applied."""
     known = select(StripeCustomer.id).where(StripeCustomer.stripe_id == event.customer_id)
     customer_id = db.session.scalar(known) if event.customer_id else None
     if customer_id is None:
@@ -110,10 +110,10 @@ def note_event(event: RemoteEvent, now: datetime) -> bool:
 
 
 def apply_event(event_id: str, *, now: datetime, due_at: datetime | None = None) -> None:
-    """Bring our copies up to date with the customer of a noted event; does nothing when it was applied before.
+    """Bring our copies of the event's customer up to date; does nothing if the event was already applied.
 
-    due_at: when the sweep saw that it is due; nothing is done when another took it since.
-    Safe to run twice, and at once. Raises PaymentProviderError, ServiceUnavailable: the sweep comes back to it.
+    due_at: the event's own, as the sweep read it; does nothing if another worker has claimed the event since.
+    Safe to run twice at once. Raises PaymentProviderError, ServiceUnavailable: the sweep tries again.
     """
     event = claim_event(event_id, now, due_at)
     if event is None:
@@ -124,7 +124,10 @@ def apply_event(event_id: str, *, now: datetime, due_at: datetime | None = None)
 
 
 def claim_event(event_id: str, now: datetime, due_at: datetime | None) -> StripeEvent | None:
-    """The event, due again later should this attempt fail: the older it is, the later. None as `apply_event` has it."""
+    """Claim the event, and make it due again in case this attempt fails: the older it is, the later.
+
+    Returns None if it was already applied, or claimed by another worker since `due_at` was read.
+    """
     unapplied = StripeEvent.due_at == due_at if due_at else StripeEvent.due_at.is_not(None)
     with transaction():
         event = db.session.scalar(select(StripeEvent).where(StripeEvent.id == event_id, unapplied).with_for_update())
@@ -134,10 +137,10 @@ def claim_event(event_id: str, now: datetime, due_at: datetime | None) -> Stripe
 
 
 def sweep_events(*, now: datetime) -> None:
-    """Apply up to BATCH events that are due: their task was lost, or Stripe failed it. Give up those too old.
+    """Apply up to BATCH events that are due: their task was lost, or Stripe failed. Give up those that are too old.
 
-    Ends with this process, and after MAX_UNANSWERED that Stripe does not answer: the next sweep goes on. Leaves to
-    another sweep what that one has taken meanwhile.
+    Ends when this process is draining, or when Stripe has not answered MAX_UNANSWERED times: the next sweep goes on.
+    Skips events that another sweep has claimed meanwhile.
     """
     give_up_events(now)
     due = select(StripeEvent.id, StripeEvent.due_at).where(StripeEvent.due_at <= now)
@@ -148,7 +151,7 @@ def sweep_events(*, now: datetime) -> None:
         try:
             apply_event(event_id, now=now, due_at=due_at)
         except PaymentProviderError:
-            continue  # refused, which is logged: the others may not be
+            continue  # Stripe refused it, which is logged; it may accept the others
         except ServiceUnavailable:
             unanswered += 1
             if unanswered == MAX_UNANSWERED:
@@ -156,15 +159,15 @@ def sweep_events(*, now: datetime) -> None:
                 return
         except DATABASE_UNAVAILABLE:
             raise
-        except Exception:  # a fault in one event keeps no other back
+        except Exception:  # an event that fails must not hold up the others
             log.exception("Stripe's event %s could not be applied", event_id)
 
 
 def give_up_events(now: datetime) -> None:
-    """Forget events that could not be applied for GIVE_UP_AFTER: sent again by hand, they are taken as new.
+    """Delete events that could not be applied for GIVE_UP_AFTER. If one is sent again by hand, it counts as new.
 
-    Each is tried once more when it is that old, since no worker may have run before, and forgotten when it would be
-    due again: until then its last attempt may be under way.
+    An event that old is tried once more, since no worker may have run before. It is deleted when it would be due again:
+    until then its last attempt may be under way.
     """
     was_tried = StripeEvent.due_at > StripeEvent.received_at + GIVE_UP_AFTER + MAX_RETRY_AFTER  # see `claim_event`
     too_old = (StripeEvent.due_at <= now, was_tried)
@@ -175,5 +178,5 @@ def give_up_events(now: datetime) -> None:
 
 
 def oldest_unapplied() -> datetime | None:
-    """When the oldest event that is not applied was received; None when all are."""
+    """When the oldest event that is not applied yet was received; None when all are applied."""
     return db.session.scalar(select(func.min(StripeEvent.received_at)).where(StripeEvent.due_at.is_not(None)))

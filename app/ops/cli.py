@@ -55,7 +55,7 @@ def user_named(id_or_mobile: str) -> User:
 
 
 def seconds_option(name: str, default: float, text: str) -> Callable[[Any], Any]:
-    """An option of `flask health`: what is still well."""
+    """An option of `flask health`: the most that still passes."""
     return click.option(name, default=default, show_default=True, type=click.FloatRange(min=0), help=text)
 
 

@@ -21,7 +21,7 @@ DEPENDENCY, QUEUE, BEAT, WORKER = 1, 2, 3, 4  # exit codes of `flask health`
 
 @dataclass(frozen=True)
 class Check:
-    """One check and its result; `exit_code`: the command's when it failed."""
+    """One check and its result. `exit_code`: what `flask health` exits with if the check failed."""
 
     name: str
     passed: bool
@@ -32,7 +32,7 @@ class Check:
 def checks(
     *, now: datetime, max_queued_seconds: float, max_tick_seconds: float, max_worker_seconds: float
 ) -> list[Check]:
-    """Dependencies, the queue, beat, and each worker process, without those whose server does not answer."""
+    """Check the dependencies, the queue, beat and each worker process. Skips checks whose server does not answer."""
     failing = failing_dependencies()
     found = [
         Check(name, name not in failing, "does not answer" if name in failing else "answers", DEPENDENCY)
@@ -79,7 +79,7 @@ def beat_check(now: datetime, max_seconds: float) -> Check:
 
 
 def worker_checks(now: datetime, max_seconds: float) -> list[Check]:
-    """One for each worker process that took a task within the last hour and did not stop in order since."""
+    """A check for each worker process that took a task within the last hour and has not shut down cleanly since."""
     ages = {name: (now - taken_at).total_seconds() for name, taken_at in last_tasks(now).items()}
     return [
         Check(f"worker {name}", age <= max_seconds, f"last took a task {age:.0f} s ago", WORKER)

@@ -1,9 +1,9 @@
 """`/metrics`: the web processes' own numbers, and those of the queue and the workers, read from PostgreSQL.
 
 Where gunicorn.conf.py has set PROMETHEUS_MULTIPROC_DIR, each web process writes its numbers into a file there, and any
-of them can serve the sum; elsewhere a process knows its own. A counter stands in the module that counts. Labels
-come from small fixed sets, never from the client.
-Every web process and machine serves the same of PostgreSQL: take `max`, not `sum`, over instances.
+of them can serve the sum; elsewhere a process knows only its own. Each counter is defined in the module that counts.
+Labels come from small fixed sets, never from the client.
+Every web process and machine serves the same numbers from PostgreSQL: take `max`, not `sum`, over instances.
 """
 
 import logging
@@ -48,8 +48,8 @@ def exposition() -> bytes:
 def web_exposition() -> bytes:
     """The web processes' numbers in Prometheus' text format.
 
-    Tries again while the file of a new process is still empty, or one is removed meanwhile: prometheus_client raises
-    struct.error and FileNotFoundError.
+    Tries again while a new process's file is still empty, for which prometheus_client raises struct.error, or when a
+    file is removed meanwhile (FileNotFoundError).
     """
     for pause_seconds in READ_AGAIN_AFTER_SECONDS:
         try:
@@ -63,7 +63,7 @@ def web_registry() -> CollectorRegistry:
     """The registry with the numbers of all web processes, or of this one."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
-    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # old files are cleaned up on many machines
+    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # many machines clean old files up
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
@@ -75,7 +75,7 @@ class FromPostgres:
     def collect(self) -> Iterable[Metric]:
         answers = 1
         try:
-            now = database_now()  # by which heartbeats and leases are dated
+            now = database_now()  # the clock of heartbeats and leases
             yield from queue(now)
             yield from heartbeat(now)
             yield from work_that_waits(now)
@@ -113,7 +113,7 @@ def heartbeat(now: datetime) -> Iterator[Metric]:
 
 
 def work_that_waits(now: datetime) -> Iterator[Metric]:
-    """How long Stripe's events and codes wait for a worker: meanwhile a tier may be wrong, and nobody gets in."""
+    """How long Stripe's events and codes wait for a worker: meanwhile tiers may be wrong, and nobody gets a code."""
     for name, what, since in (
         ("oldest_unapplied_stripe_event_seconds", "of Stripe's events that is not applied", oldest_unapplied()),
         ("oldest_unsent_code_seconds", "one-time code that is not sent and has not expired", oldest_unsent(now)),
@@ -123,7 +123,7 @@ def work_that_waits(now: datetime) -> Iterator[Metric]:
 
 
 def ended_replies() -> Iterator[Metric]:
-    """Totals of what has ended; half a minute behind, so that they never shrink."""
+    """Totals of what has ended. They are half a minute behind, so that no reply is missed."""
     known = totals.read_totals()
     for name, help_text, label, values in COUNTERS:
         family = CounterMetricFamily(name, help_text, labels=[label])

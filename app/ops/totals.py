@@ -1,8 +1,8 @@
 """Replies in numbers: the queue now, totals of what has ended, and heartbeats. Nothing of a conversation.
 
 Totals are added up a few times a minute, so that a scrape reads some twenty rows (decision 0009 compares other ways).
-One task at a time adds what has ended since the last time. It stays SETTLING behind the clock: what ended before that
-is committed, and nothing can still appear there. Totals never shrink, whatever is deleted or regenerated.
+One task at a time adds what has ended since the last time. It stays SETTLING behind the clock: every reply that ended
+before then is committed by now, so none is missed. Totals never shrink, whatever is deleted or regenerated.
 """
 
 import math
@@ -26,12 +26,12 @@ COUNTED_ROWS = 50_000  # a longer queue is shown as this long: its exact length 
 BEAT = "beat"
 COUNTED_UNTIL = "replies counted until"
 SETTLING = timedelta(seconds=30)  # longer than a transaction that ends a reply may take
-MAX_CATCH_UP = timedelta(hours=1)  # of replies in one go; the next ticks take up the rest
+MAX_CATCH_UP = timedelta(hours=1)  # of replies that one tick counts; the next ticks count the rest
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Replies that are not finished, how long the oldest due one has waited for a worker, and the oldest to be done."""
+    """Unfinished replies, how long the oldest due one has waited for a worker, and how old the oldest of all is."""
 
     by_status: dict[str, int]
     oldest_due_seconds: float
@@ -41,8 +41,8 @@ class Queue:
 def queue(now: datetime) -> Queue:
     """The unfinished replies at `now`.
 
-    A reply is due when a worker could take it at once: queued, past its pause, first in its chatroom, and not held
-    for another one of its user; or generating under a lease that has run out.
+    A reply is due when a worker could take it at once: it is queued, past its pause, first in its chatroom, and waits
+    for no slot of its user; or it is generating under a lease that has run out.
     """
     oldest = (
         select(messages)
@@ -79,7 +79,7 @@ def tick(now: datetime) -> None:
 
 
 def seconds_since_tick(now: datetime) -> float:
-    """How long ago a worker last ran a tick of beat's; infinity when none has, so that an alarm finds it."""
+    """How long ago a worker last ran a tick of beat's; infinity if none has, so that an alarm goes off."""
     last = db.session.scalar(select(Heartbeat.at).where(Heartbeat.name == BEAT))
     return (now - last).total_seconds() if last else math.inf
 
@@ -91,7 +91,7 @@ def read_totals() -> dict[tuple[str, str], float]:
 
 
 def count_replies(now: datetime) -> datetime | None:
-    """Add the replies that ended since the last time; until when they are counted (None: another worker is at it)."""
+    """Add the replies that ended since the last time. Returns until when, or None while another worker does so."""
     with transaction():
         first = insert(Heartbeat).values(name=COUNTED_UNTIL, at=now - SETTLING)
         db.session.execute(first.on_conflict_do_nothing())
@@ -111,11 +111,11 @@ def count_replies(now: datetime) -> datetime | None:
 def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str]]:
     """The amounts to add to the totals for replies that ended within (after, until], by name and label.
 
-    `reply_seconds_bucket` counts each reply once, under the smallest bound it is within. A call to Gemini that was
-    cut short by a shutdown, or whose reply was canceled, is not counted.
+    `reply_seconds_bucket` counts each completed reply once, under the smallest bound it is within. A call to Gemini
+    that was cut short by a shutdown, or whose reply was canceled, is not counted.
     """
     accepted_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
-    seconds = func.greatest(func.extract("epoch", messages.c.completed_at - accepted_at), 0)  # by two clocks
+    seconds = func.greatest(func.extract("epoch", messages.c.completed_at - accepted_at), 0)  # two clocks
     bucket = case(*[(seconds <= bound, str(bound)) for bound in REPLY_SECONDS], else_="+Inf")
     statement = (
         select(

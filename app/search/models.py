@@ -12,9 +12,9 @@ from app.core.db import Model
 class SearchableMessage(Model):
     """The words of a message that is not superseded, written by a trigger on `messages` (migration 0014).
 
-    Each word begins with a part of its owner's id, so that a search costs by what its user has written and not by what
-    all have; who reads makes sure of the owner. user_id: who had the chatroom when the message was written. The rows of
-    a deleted one stay until it is purged.
+    Each word begins with a part of its owner's id, so that a search costs as much as its user has written, not as much
+    as everybody has. A reader must check the owner. user_id: who owned the chatroom when the message was written. The
+    rows of a deleted chatroom stay until it is purged.
     """
 
     __tablename__ = "searchable_messages"

@@ -1,8 +1,8 @@
 """Searching one's own messages, best first.
 
-GIN knows no order, so a word that is in most messages would be looked up in all of them. Therefore the user's latest
-messages are compared first, one by one; only a query that few of them match asks the index. What either finds is one
-block: it is ranked as a whole, and the pages after its last one begin the next block, of older messages.
+A GIN index returns rows in no order, so a word that is in most messages would be looked up in all of them. Therefore
+the user's latest messages are compared first, one by one, and the index is asked only if few of them match. All that is
+found in this way is a block. It is ranked as a whole; after its last page, the next block has older messages.
 """
 
 from collections.abc import Sequence
@@ -38,19 +38,19 @@ from app.search.models import searchable
 from app.search.words import Matcher, excerpt, query_words, tsquery
 
 RECENT = 1_000  # messages that are compared one by one
-ENOUGH = 25  # matches among them, for a block
-BLOCK = 200  # matches at most that the index gives for a block
-RANKING = 1 | 32  # ts_rank: a word counts less in a long text; at most 1, where many words begin with the query
+ENOUGH = 25  # matches among them that make a block without the index
+BLOCK = 200  # at most so many matches of the index in a block
+RANKING = 1 | 32  # ts_rank: a word counts less in a long text; below 1, however many words begin with the query
 MILLIONTHS = 1_000_000
 OLDEST, NEWEST = UUID(int=0), UUID(int=2**128 - 1)
-BEST = (MILLIONTHS + 1, NEWEST)  # before the best match
-IS_INDEXED = {"compared": False, "indexed": True}  # by a cursor's word; "next": the block is not chosen yet
+BEST = (MILLIONTHS + 1, NEWEST)  # sorts before the best match
+IS_INDEXED = {"compared": False, "indexed": True}  # by a cursor's word; for "next" it is not decided yet (None)
 FIRST = (NEWEST, OLDEST, None, *BEST)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A message, the part of it that matches, and where in that: pairs of characters' numbers."""
+    """A message, an excerpt of it, and where the matches are in the excerpt: pairs of character indexes."""
 
     message_id: UUID
     chatroom_id: UUID
@@ -65,15 +65,15 @@ def number_of(table: Any) -> ColumnElement[int]:
 
 
 def edge_of(table: Any, *, newest: bool = False) -> ColumnElement[UUID]:
-    """The id of the oldest message in it, or of the newest."""
+    """The id of the oldest message in the table, or of the newest."""
     message_id = table.c.message_id
     return select(message_id).order_by(message_id.desc() if newest else message_id).limit(1).scalar_subquery()
 
 
 def search_statement(column: str, parameter: str) -> Select[Any]:
-    """A page of a block: its rows, each with the block's edges; one row without a message when there is none.
+    """Select a page of a block. Each row has the block's edges too; an empty page is one row without a message.
 
-    column, parameter: those messages are searched whose column has that value, `user_id` or `chatroom_id`.
+    column: `user_id` or `chatroom_id`; only messages with the value of the bound `parameter` there are searched.
     """
     query, value = cast(bindparam("query"), TSQUERY), bindparam(parameter, type_=Uuid)
     in_block = searchable.c.message_id.between(bindparam("oldest"), bindparam("newest"))
@@ -82,7 +82,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     among_recent = select(recent).where(recent.c.words.op("@@")(query)).cte("among_recent")
     are_all, are_enough = number_of(recent) < RECENT, number_of(among_recent) >= ENOUGH
     is_indexed = func.coalesce(bindparam("is_indexed", type_=Boolean), ~are_all & ~are_enough)
-    # OFFSET 0 keeps PostgreSQL from walking through all messages in the order that is wanted: the index is faster.
+    # OFFSET 0 keeps PostgreSQL from scanning all messages in the order that is wanted: the GIN index is faster.
     indexed = select(searchable).where(searchable.c.words.op("@@")(query)).offset(0).subquery("indexed")
     older = (
         select(indexed)
@@ -105,7 +105,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
         .where(Chatroom.user_id == bindparam("user"), ~Message.superseded)
     )
     page_of_block = best_first(page, ranked).limit(bindparam("limit")).subquery("page")
-    # Of the block: its newest message, and the oldest that was compared when there are older ones.
+    # The block's edges: its newest message and its oldest one, or null if no older messages are left.
     oldest = case(
         (are_all, null()),
         (are_enough, edge_of(recent)),
@@ -127,9 +127,9 @@ IN_ALL, IN_CHATROOM = search_statement("user_id", "user"), search_statement("cha
 
 
 def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, cursor: str | None) -> Page[Found]:
-    """A page of the user's messages that have all words of the query, the last one as the beginning of a word.
+    """A page of the user's messages that have all words of the query; the last one may be the beginning of a word.
 
-    It may have fewer than `limit` and yet a next one. Raises NotFound for a room that is not the user's, InvalidCursor.
+    It may have fewer than `limit` and still a next page. Raises NotFound if the room is not the user's, InvalidCursor.
     """
     newest, oldest, is_indexed, score, after = FIRST
     if cursor is not None:
@@ -142,18 +142,18 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
     values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, asked)}
     values |= {"newest": newest, "oldest": oldest, "is_indexed": is_indexed}
     values |= {"score": min(score, BEST[0]), "after": after, "limit": limit + 1}
-    # Replies that end between two pages join the block; the larger limits keep its last matches in.
+    # Replies that end between two pages join the block; the larger limits keep its last matches from falling out.
     times = 1 if is_indexed is None else 2
     values |= {"recent": times * RECENT, "older": times * BLOCK}
     rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
-    release_connection()  # to cut excerpts out of long texts takes a moment
+    release_connection()  # cutting excerpts out of long texts takes a moment
     matcher = Matcher(asked)
     items = [
         Found(row.id, row.chatroom_id, row.role, row.created_at, *excerpt(row.text, matcher))
         for row in rows[:limit]
         if row.id is not None
     ]
-    if is_indexed is None:  # what the block is from now on, whatever comes into it or goes
+    if is_indexed is None:  # the block's edges stay fixed from now on, whatever messages come or go
         newest, oldest, is_indexed = rows[0].newest, rows[0].oldest or OLDEST, rows[0].is_indexed
     if len(rows) > limit:
         last, block = rows[limit - 1], "indexed" if is_indexed else "compared"

@@ -1,4 +1,4 @@
-"""The route of the search, with what it is asked and answers."""
+"""The route of the search, with its query and its answer."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ class FoundOut(Schema):
 
 
 class FoundPageOut(Schema):
-    """A part of what was found."""
+    """A page of what was found."""
 
     items = ma.fields.List(ma.fields.Nested(FoundOut))
     next_cursor = NEXT_CURSOR
@@ -62,7 +62,7 @@ class Search(MethodView):
     def get(self, query: dict[str, Any]) -> object:
         """Search your messages
 
-        Prompts and replies of all your chatrooms, archived ones too, without what was superseded. Best first; among
-        very many messages, recent matches come before older ones. Case, accents and signs make no difference. A page
-        may be short and yet have a next one: go on until `next_cursor` is null."""
+        Finds prompts and replies in all your chatrooms, archived ones too, but nothing superseded. The best matches
+        come first; among very many messages, recent ones come before older ones. Case, accents and punctuation make no
+        difference. A page may be short and still have a next one: go on until `next_cursor` is null."""
         return service.search(current_user_id(), **query)

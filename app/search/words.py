@@ -1,13 +1,13 @@
-"""The words of a text and of a query, and where the one stands in the other.
+"""The words of a text and of a query, and where the words of a query are in a text.
 
-PostgreSQL's function `search_words` (migration 0014) does the same to what is stored; a test compares the two.
+PostgreSQL's function `search_words` (migration 0014) splits stored texts in the same way; a test compares the two.
 
 - Case, accents, vowel points and the width of a letter make no difference: `cafe` finds `CAFÉ`. A sigma at the end of a
-  word is kept as it is written, and a query asks for both.
-- Chinese, Japanese, Thai, Lao, Burmese and Khmer have no spaces between words. There each two neighbours are a word,
-  and the first and the last alone: 日本語 is 日, 日本, 本語 and 語. A query asks for its pairs, and one letter alone
-  for what begins with it.
-- Elsewhere a word is what stands between two signs or spaces, with the vowel signs of Indian scripts.
+  word is stored as it is written, and a query asks for both forms.
+- Chinese, Japanese, Thai, Lao, Burmese and Khmer have no spaces between words. There each pair of neighbours is a word,
+  and so are the first and the last letter alone: 日本語 is 日, 日本, 本語 and 語. A query asks for its pairs; a single
+  letter asks for the words that begin with it.
+- Elsewhere a word is what stands between two spaces or punctuation marks. Vowel signs of Indian scripts belong to it.
 """
 
 import re
@@ -20,7 +20,7 @@ from uuid import UUID
 ACCENTS = "\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670"
 SINGLE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = "\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
-# What PostgreSQL takes for a letter and `\w` does not, and the other way round: of Arabic, Syriac, Thaana, Meetei
+# What is a letter to PostgreSQL but not to `\w`, and the other way round: characters of Arabic, Syriac, Thaana, Meetei
 # Mayek, N'Ko, Tibetan and Mongolian, and letters and numbers in circles. Rarer scripts are left out.
 ALPHABETIC = (
     "\u0610-\u061a\u06d6-\u06dc\u06e1-\u06e4\u06e7\u06e8\u06ed\u0711\u0730-\u073f\u07a6-\u07b0\u08d4-\u08df\u08e3-\u08e9"
@@ -33,8 +33,8 @@ ACCENT = re.compile(f"[{ACCENTS}]")
 IS_SINGLE = re.compile(f"[{SINGLE}]").match
 NOTHING = r"(?!)"  # matches nowhere
 SEARCHED_CHARS = 60_000  # of a text, as in `search_words`
-AS_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # what begins with a digit might be read as a number
-LAST_SIGMA, SIGMA = "\u03c2", "\u03c3"  # of a word, and any other: both are one letter in upper case
+AS_LETTERS = str.maketrans("0123456789", "ghijklmnop")  # a word that begins with a digit might be read as a number
+LAST_SIGMA, SIGMA = "\u03c2", "\u03c3"  # at the end of a word, and elsewhere: in upper case they are one letter
 SPACE = re.compile(r"\s")
 # Marks join the letter before them, and so do the later parts of Korean syllables, half-width voiced marks, and vowels
 # of Kirat Rai, which Python 3.14 knows.
@@ -45,7 +45,7 @@ CUT = "…"
 
 
 def fold(text: str) -> str:
-    """The text without what makes no difference."""
+    """The text without the differences that do not count: case, accents, width."""
     if text.isascii():
         return text.lower()
     plain = ACCENT.sub("", unicodedata.normalize("NFKD", text))
@@ -53,13 +53,13 @@ def fold(text: str) -> str:
 
 
 def query_words(query: str) -> list[str]:
-    """The words of a query, folded, each once. The last one is meant as the beginning of a word."""
+    """The words of a query, folded: each once, and then the last one, which may be the beginning of a word."""
     words = WORD.findall(fold(query))
     return [*dict.fromkeys(words[:-1]), *words[-1:]]
 
 
 def tsquery(user_id: UUID, words: list[str]) -> str:
-    """What PostgreSQL looks for: the user's messages that have all these words."""
+    """PostgreSQL's query for the user's messages that have all these words."""
     owner = user_id.hex[-6:].translate(AS_LETTERS)
     terms = []
     for number, word in enumerate(words, start=1):
@@ -75,15 +75,15 @@ def tsquery(user_id: UUID, words: list[str]) -> str:
 
 
 class FoldedText:
-    """A text's first SEARCHED_CHARS, folded, and where its letters stood.
+    """A text's first SEARCHED_CHARS, folded, and where its letters are in the text.
 
-    It is folded in parts, of which only a few are looked into.
+    It is folded in parts; letters are located only in the few parts that are asked for.
     """
 
     def __init__(self, text: str) -> None:
         self.parts: list[str] = []
         folded: list[str] = []
-        self.begins, self.ends = [0], [0]  # of the parts: in the text, and folded
+        self.begins, self.ends = [0], [0]  # of the parts: in the text, and in the folded text
         for part in PART.finditer(text):
             self.parts.append(part[0])
             folded.append(fold(part[0]))
@@ -92,10 +92,10 @@ class FoldedText:
             if self.ends[-1] >= SEARCHED_CHARS:  # one letter may become eighteen
                 break
         self.text = "".join(folded).replace(LAST_SIGMA, SIGMA)
-        self.places: dict[int, list[tuple[int, int]]] = {}  # of the letters of a part, as far as asked for
+        self.places: dict[int, list[tuple[int, int]]] = {}  # of each letter of a part, once it is asked for
 
     def place(self, index: int) -> tuple[int, int]:
-        """Where the letter stood that the folded character `index` is a part of, with its marks."""
+        """Where the text has the letter that the folded character `index` belongs to, with its marks."""
         number = bisect(self.ends, index) - 1
         if number not in self.places:
             begin, self.places[number] = self.begins[number], []
@@ -105,12 +105,12 @@ class FoldedText:
         return self.places[number][index - self.ends[number]]
 
     def origin(self, span: tuple[int, int]) -> tuple[int, int]:
-        """Where a part of the folded text stood."""
+        """Where the text has what this span of the folded text was made from."""
         return self.place(span[0])[0], self.place(span[1] - 1)[1]
 
 
 def letters_of(text: str) -> Iterator[str]:
-    """The letters of a text, each with what joins it."""
+    """Yield the letters of a text, each with the characters that join it."""
     begin = 0
     for end in range(1, len(text) + 1):
         if end == len(text) or text[end].isascii() or not joins(text[begin:end], text[end]):
@@ -119,14 +119,14 @@ def letters_of(text: str) -> Iterator[str]:
 
 
 def joins(letter: str, character: str) -> bool:
-    """Whether the character is a part of the letter before it. One of JOINING is, if the two make one."""
+    """Whether the character is a part of the letter before it. One of JOINING is, if the two fold into one letter."""
     if unicodedata.category(character).startswith("M"):
         return True
     return bool(JOINING.match(character)) and len(fold(letter + character)) < len(fold(letter)) + len(fold(character))
 
 
 class Matcher:
-    """Finds the words of a query in texts. Its cost follows the texts' length alone: anybody may ask for anything."""
+    """Finds the words of a query in texts. Its cost depends only on the texts' length: anybody may ask for anything."""
 
     def __init__(self, words: Sequence[str]) -> None:
         """words: one or more, of `query_words`."""
@@ -136,7 +136,7 @@ class Matcher:
         self.runs = re.compile("|".join(map(re.escape, runs)) or NOTHING)
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they stand in a text, each letter once; of the last one, where a word begins with it."""
+        """Yield where the words are in a text, without overlaps. Of the last one: where a word begins with it."""
         folded, end = FoldedText(text), 0
         for span in map(folded.origin, self.folded_spans(folded.text)):
             if span[0] >= end:  # one character may be several words, as a fraction is
@@ -155,7 +155,7 @@ class Matcher:
 
 
 def excerpt(text: str, matcher: Matcher) -> tuple[str, list[tuple[int, int]]]:
-    """The part of a text around its first match, and where the matches stand in it, counted in characters."""
+    """The part of a text around its first match, and where the matches are in that part, counted in characters."""
     matches = matcher.spans(text)
     first = next(matches, None)
     begin, end = window(text, first[0] if first else 0)
@@ -166,7 +166,7 @@ def excerpt(text: str, matcher: Matcher) -> tuple[str, list[tuple[int, int]]]:
 
 
 def window(text: str, first: int) -> tuple[int, int]:
-    """Where an excerpt with the character `first` begins and ends: between two words, where there are spaces."""
+    """Where an excerpt that has the character `first` begins and ends: between two words, if there are spaces."""
     if len(text) <= SNIPPET_CHARS:
         return 0, len(text)
     begin = max(0, min(first - LEAD_CHARS, len(text) - SNIPPET_CHARS))

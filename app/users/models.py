@@ -11,7 +11,7 @@ E164 = r"\+[1-9][0-9]{6,14}"  # ITU-T E.164, 6.2.1: at most 15 digits, country c
 
 
 class User(Model):
-    """A person, known by a mobile number. Before `verified_at` is set it is only a claim, without a password."""
+    """A person, known by a mobile number. Until `verified_at` is set, the row is only a claim, without a password."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -21,12 +21,12 @@ class User(Model):
     )
 
     id: Mapped[RowId]
-    mobile: Mapped[str] = mapped_column(String(16), unique=True, nullable=True)  # null: deleted, and found by no query
+    mobile: Mapped[str] = mapped_column(String(16), unique=True, nullable=True)  # null: deleted, and no query finds it
     name: Mapped[str | None] = mapped_column(String(100))
     password_hash: Mapped[str | None] = mapped_column(String(255))
     created_at: Mapped[datetime]
     verified_at: Mapped[datetime | None]
-    tier = ""  # as of the request; only in an object that is shown, for it is stored nowhere
+    tier = ""  # as of the request; never stored, set only in an object that is shown
 
     @property
     def has_password(self) -> bool:

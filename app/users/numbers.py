@@ -35,7 +35,7 @@ def to_e164(spelling: str) -> str | None:
 
 
 def is_served(mobile: str) -> bool:
-    """Whether ALLOWED_COUNTRY_CODES, regions (`DE`) or calling codes (`49`), has the country of a number in E.164."""
+    """Whether ALLOWED_COUNTRY_CODES (regions like `DE`, calling codes like `49`) has the country of an E.164 number."""
     allowed = settings().allowed_country_codes
     number = phonenumbers.parse(mobile)
     return not allowed or bool({str(number.country_code), phonenumbers.region_code_for_number(number)} & {*allowed})

@@ -31,13 +31,13 @@ def lock_user(user_id: UUID) -> User | None:
 
 
 def lock_user_by_mobile(mobile: str) -> User | None:
-    """As `lock_user`; meanwhile no other signup replaces an unverified user."""
+    """As `lock_user`. While the row is locked, no other signup replaces an unverified user."""
     statement = select(User).where(User.mobile == mobile).with_for_update(key_share=True)
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
 def give_number(user: User, mobile: str, now: datetime) -> bool:
-    """Let a locked user have another number, in place of one who never verified it; False if it is verified."""
+    """Give a locked user another number, in place of a user who never verified it. Returns False if it is verified."""
     claim = replace_unverified(mobile, name=None, now=now)
     if claim is None:
         return False
@@ -48,15 +48,15 @@ def give_number(user: User, mobile: str, now: datetime) -> bool:
 
 
 def mark_deleted(user: User) -> None:
-    """Clear the personal data of the row: nobody finds it any more, and the number is free at once."""
+    """Clear the row's personal data: no query finds it any more, and the number is free at once."""
     statement = update(User).where(User.id == user.id)
     db.session.execute(statement.values(mobile=None, name=None, password_hash=None))
 
 
 def replace_unverified(mobile: str, *, name: str | None, now: datetime) -> User | None:
-    """Insert a user in place of one who never verified the number; None if the number is verified.
+    """Insert a user in place of one who never verified the number. Returns None if the number is verified.
 
-    The earlier id is gone then. No row refers to it: everything a user owns takes a token, which an unverified user
+    The earlier user's id is gone then. No row refers to it: to own anything takes a token, which an unverified user
     cannot have.
     """
     values = {"id": uuid7(), "name": name, "created_at": now}
@@ -78,7 +78,7 @@ def require_user(user_id: UUID) -> User:
 
 
 def require_locked_user(user_id: UUID) -> User:
-    """As `require_user`, locked as by `lock_user`. Raises TokenRevoked."""
+    """As `require_user`, with the row locked as by `lock_user`. Raises TokenRevoked."""
     user = lock_user(user_id)
     if user is None:
         raise TokenRevoked

@@ -2,8 +2,8 @@
 
 Revision: 0005, after nothing
 
-The five migrations from before anything was deployed, in one. It kept the id of the last, so that a developer's
-database that stands there goes on from it.
+It joins the five migrations from before anything was deployed. It has the id of the last of them, so that a developer's
+database that has them all goes on from here.
 """
 
 import sqlalchemy as sa

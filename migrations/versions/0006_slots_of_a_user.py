@@ -1,4 +1,4 @@
-"""A bound on the replies of one user that are generated at a time, and an index that finds the next of a room
+"""A limit on the replies of one user that are generated at once, and an index that finds a room's next reply
 
 Revision: 0006, after 0005
 """
@@ -23,7 +23,7 @@ def upgrade() -> None:
     op.add_column("messages", sa.Column("slot", sa.SmallInteger(), nullable=True), if_not_exists=True)
     with op.get_context().autocommit_block():
         for name, columns, condition in INDEXES:
-            # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+            # An earlier attempt that was cut short leaves an invalid index behind, which is in the way.
             op.drop_index(name, table_name="messages", postgresql_concurrently=True, if_exists=True)
             op.create_index(
                 name,

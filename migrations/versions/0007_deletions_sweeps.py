@@ -1,4 +1,4 @@
-"""What is deleted in the background, and indexes of the sweeps
+"""Deletion of chatrooms and accounts in the background, and indexes for the sweeps
 
 Revision: 0007, after 0006
 """
@@ -11,7 +11,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# Name, table, column, and the few rows that are in it.
+# Name, table, column, and the few rows that each index has.
 INDEXES = (
     ("ix_messages_failed", "messages", "completed_at", "status = 'failed'"),
     ("ix_auth_sessions_revoked_at", "auth_sessions", "revoked_at", "revoked_at IS NOT NULL"),
@@ -22,10 +22,10 @@ INDEXES = (
 
 
 def upgrade() -> None:
-    # First what commits by itself: cut short, all of this can be run again.
+    # First what commits by itself: if this is cut short, all of it can be run again.
     with op.get_context().autocommit_block():
         for name, table, column, rows in INDEXES:
-            # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+            # An earlier attempt that was cut short leaves an invalid index behind, which is in the way.
             op.drop_index(name, table_name=table, postgresql_concurrently=True, if_exists=True)
             op.create_index(name, table, [column], postgresql_where=sa.text(rows), postgresql_concurrently=True)
     op.alter_column("users", "mobile", nullable=True)
@@ -33,7 +33,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # What has no owner and no number any more is deleted already, all but its rows.
+    # A chatroom without an owner, or a user without a number, is already deleted; only its rows are left.
     op.execute("DELETE FROM chatrooms WHERE user_id IS NULL")
     op.execute("DELETE FROM users WHERE mobile IS NULL")
     op.alter_column("chatrooms", "user_id", nullable=False)

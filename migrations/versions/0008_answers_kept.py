@@ -1,4 +1,4 @@
-"""Whether text of a reply was passed on, so that its prompt stays spent; the reply that was answered under a key
+"""Whether text of a reply was passed on, so that its prompt stays spent; the reply that an idempotency key got
 
 Revision: 0008, after 0007
 """

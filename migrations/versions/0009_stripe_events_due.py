@@ -1,4 +1,4 @@
-"""What a Stripe event is about and when it is due: events are noted first and applied by a task
+"""Whom a Stripe event is about and when it is due: events are noted first, then applied by a task
 
 Revision: 0009, after 0008
 """
@@ -12,8 +12,8 @@ branch_labels = None
 depends_on = None
 
 INDEX = "ix_stripe_events_due_at"
-# A reference of a new column is valid at once, without a look at the rows: all are null. For events that the earlier
-# code notes after it has applied them, null is right as well: nothing is due.
+# A foreign key of a new column is valid at once, without reading the rows: all are null. Null is also right for events
+# that the earlier code notes, because it has already applied them: nothing is due.
 ADD_CUSTOMER = """
     ALTER TABLE stripe_events ADD COLUMN IF NOT EXISTS customer_id uuid
     CONSTRAINT fk_stripe_events_customer_id REFERENCES stripe_customers (id)
@@ -26,7 +26,7 @@ def upgrade() -> None:
     due_at = sa.Column("due_at", sa.DateTime(timezone=True), nullable=True)
     op.add_column("stripe_events", due_at, if_not_exists=True)
     with op.get_context().autocommit_block():
-        # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+        # An earlier attempt that was cut short leaves an invalid index behind, which is in the way.
         op.drop_index(INDEX, table_name="stripe_events", postgresql_concurrently=True, if_exists=True)
         op.create_index(
             INDEX,
@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # The earlier code takes each event that is noted for applied: those that are not are left to `billing.sync`.
+    # To the earlier code each noted event is applied. `billing.sync` makes up for those that are not.
     with op.get_context().autocommit_block():
         op.drop_index(INDEX, table_name="stripe_events", postgresql_concurrently=True, if_exists=True)
     for column in ("due_at", "subscription_id", "customer_id"):

@@ -36,9 +36,9 @@ def check_codes(codes: list[str]) -> None:
 
 
 def check(name: str, condition: str) -> None:
-    """A constraint of `messages`, in place of the one of that name. Writers go on while the rows are looked at.
+    """Replace a constraint of `messages`. Writers go on while PostgreSQL checks the rows.
 
-    The look commits what is before it: cut short, all of this can be run again.
+    The check commits what is before it. If this is cut short, all of it can be run again.
     """
     op.execute(f"ALTER TABLE messages DROP CONSTRAINT IF EXISTS ck_messages_{name}")
     op.execute(f"ALTER TABLE messages ADD CONSTRAINT ck_messages_{name} CHECK ({condition}) NOT VALID")

@@ -27,7 +27,7 @@ def upgrade() -> None:
     op.add_column("messages", column, if_not_exists=True)
     with op.get_context().autocommit_block():
         for name, columns, condition in INDEXES:
-            # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+            # An earlier attempt that was cut short leaves an invalid index behind, which is in the way.
             op.drop_index(name, table_name="messages", postgresql_concurrently=True, if_exists=True)
             op.create_index(
                 name,

@@ -1,4 +1,4 @@
-"""Chatrooms that have no title yet, an instruction or a model of their own, that are pinned or archived
+"""Chatrooms without a title yet, with an instruction or a model of their own, pinned or archived
 
 Revision: 0012, after 0011
 """
@@ -51,7 +51,7 @@ def downgrade() -> None:
 
 
 def make_index(name: str, columns: list[str], condition: str | None = None) -> None:
-    """An index of `chatrooms`, in place of what an earlier attempt that was cut short has left behind."""
+    """Make an index of `chatrooms`, in place of one that an earlier attempt, cut short, has left behind."""
     drop_index(name)
     where = None if condition is None else sa.text(condition)
     op.create_index(name, "chatrooms", columns, postgresql_where=where, postgresql_concurrently=True)

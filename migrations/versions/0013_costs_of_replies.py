@@ -26,7 +26,7 @@ def upgrade() -> None:
     op.execute(f"ALTER TABLE prompt_charges ADD CONSTRAINT {TIER_IS_KNOWN} CHECK (tier IN ('basic', 'pro')) NOT VALID")
     with op.get_context().autocommit_block():
         op.execute(f"ALTER TABLE prompt_charges VALIDATE CONSTRAINT {TIER_IS_KNOWN}")
-        # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+        # An earlier attempt that was cut short leaves an invalid index behind, which is in the way.
         op.drop_index(BY_DAY, table_name="prompt_charges", postgresql_concurrently=True, if_exists=True)
         op.create_index(BY_DAY, "prompt_charges", ["day"], postgresql_using="brin", postgresql_concurrently=True)
 

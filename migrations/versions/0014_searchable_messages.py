@@ -1,9 +1,9 @@
-"""The words of messages, to search them by
+"""The words of messages, for the search
 
 Revision: 0014, after 0013
 
-A trigger keeps them in step, whoever writes a message. Those of before are read in batches that are committed one by
-one, while the version of before serves: about four minutes for a million messages.
+A trigger keeps them up to date, whoever writes a message. Existing messages are read in batches that are committed one
+by one, while the previous version serves: about four minutes for a million messages.
 """
 
 import sqlalchemy as sa
@@ -18,8 +18,8 @@ depends_on = None
 BATCH = 1_000
 TABLE, WORDS = "searchable_messages", "ix_searchable_messages_words"
 
-# As app/search/words.py has them, which says why; to PostgreSQL, signs of scripts without spaces are no letters either.
-# A tsvector takes 1 MB: 60,000 characters of whatever words always fit.
+# As in app/search/words.py, which says why. To PostgreSQL, signs of scripts without spaces are no letters either.
+# A tsvector holds 1 MB: 60,000 characters always fit, whatever the words.
 ACCENTS = r"\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670"
 SINGLE = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 MARKS = r"\u0660-\u0669\u06f0-\u06f9\u0900-\u0963\u0966-\u0dff\u0f71-\u0f84\u0f90-\u0fbc"
@@ -95,7 +95,7 @@ def upgrade() -> None:
         behind = "00000000-0000-0000-0000-000000000000"
         while behind:
             behind = op.get_bind().scalar(READ_BATCH, {"behind": behind, "batch": BATCH})
-        # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+        # An earlier attempt that was cut short leaves an invalid index behind, which is in the way.
         op.drop_index(WORDS, table_name=TABLE, postgresql_concurrently=True, if_exists=True)
         op.create_index(WORDS, TABLE, ["words"], postgresql_using="gin", postgresql_concurrently=True)
 

@@ -1,4 +1,4 @@
-"""Numbers that change: codes for it, the event, and charges that go along with their user
+"""Changing the number: codes for it, its event, and charges that go along with their user
 
 Revision: 0016, after 0015
 """
@@ -29,7 +29,7 @@ def upgrade() -> None:
         for table, column in (("one_time_codes", "purpose"), ("security_events", "type")):
             op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT ck_{table}_{column}_is_known")
         for name, columns, condition in INDEXES:
-            # What an earlier attempt that was cut short has left behind is invalid, and in the way.
+            # An earlier attempt that was cut short leaves an invalid index behind, which is in the way.
             op.drop_index(name, table_name="prompt_charges", postgresql_concurrently=True, if_exists=True)
             op.create_index(name, "prompt_charges", columns, postgresql_where=condition, postgresql_concurrently=True)
 
@@ -46,7 +46,7 @@ def downgrade() -> None:
 
 
 def allow(table: str, column: str, values: tuple[str, ...]) -> None:
-    """Let a column have these values from now on; rows that are there are looked at later, without a long lock."""
+    """Let a column have these values from now on. Existing rows are checked later, without a long lock."""
     name = op.f(f"ck_{table}_{column}_is_known")
     known = ", ".join(f"'{value}'" for value in values)
     op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")

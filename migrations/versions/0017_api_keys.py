@@ -1,4 +1,4 @@
-"""Keys for programs
+"""API keys
 
 Revision: 0017, after 0016
 """

@@ -1,4 +1,4 @@
-"""No second index of the replies that are not finished: `ix_messages_open_by_room` has the same rows
+"""Remove the second index of unfinished replies: `ix_messages_open_by_room` has the same rows
 
 Revision: 0020, after 0019
 """
@@ -19,7 +19,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    drop_index()  # what an earlier attempt that was cut short has left behind is invalid, and in the way
+    drop_index()  # an earlier attempt that was cut short leaves an invalid index behind, which is in the way
     with op.get_context().autocommit_block():
         op.create_index(
             UNFINISHED_BY_ROOM,

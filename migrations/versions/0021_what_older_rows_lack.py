@@ -1,9 +1,9 @@
-"""What rows of before 0010, 0012 and 0016 lack: all counts of tokens, who named a chatroom, whose a charge is
+"""What rows from before 0010, 0012 and 0016 lack: all counts of tokens, who named a chatroom, whose a charge is
 
 Revision: 0021, after 0020
 
-In batches that are committed one by one, while the version of before serves. Rows that somebody else holds come last,
-one by one: only for them is anything waited, and nothing is held meanwhile.
+Rows are filled in batches that are committed one by one, while the previous version serves. Rows that somebody else has
+locked come last, one by one: the migration waits only for those, and holds no lock meanwhile.
 """
 
 import sqlalchemy as sa
@@ -61,4 +61,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Nothing: the code of before takes these rows as well."""
+    """Do nothing: the previous version reads these rows as well."""

@@ -173,7 +173,7 @@ def _danger() -> Json:
 
 @dataclass(frozen=True)
 class Format:
-    """How the client wants its answer: streamed or whole, JSON or server-sent events, enums as numbers."""
+    """How the client wants its answer: streamed or whole, JSON or server-sent events, enums as names or numbers."""
 
     streamed: bool = False
     sse: bool = False

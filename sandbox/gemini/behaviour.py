@@ -1,4 +1,4 @@
-"""What the stand-in is told to do, by directives in a prompt or for every request, and waiting on the client's socket.
+"""What the stand-in is told to do, by a prompt's directives or for all requests, and waiting on the client's socket.
 
 A waiting request costs a sleeping thread and no CPU: it sits in one poll() on the client's socket (so it
 notices when the client leaves) and on wakers (so that it can be let go).

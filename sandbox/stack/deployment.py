@@ -30,7 +30,7 @@ from sandbox.stack.settings import DEFAULT_PORT, MIGRATE, given_environment, pro
 from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 
 START_SECONDS = 90.0
-# The stack's own deadlines are shorter, and what it says then tells more.
+# The stack's own deadlines are shorter, and its own messages say more.
 LONGEST_START_SECONDS = START_SECONDS + MIGRATION_SECONDS + READY_SECONDS
 STOP_SECONDS = 60.0
 
@@ -90,7 +90,7 @@ class Deployment:
             "GEMINI_API_KEY": "sandbox-key",
             "GEMINI_API_ENDPOINT": self.gemini.url,
             "RATE_LIMIT_PER_MINUTE": "0",
-            "TMPDIR": str(self.logs),  # who is killed cleans up nothing
+            "TMPDIR": str(self.logs),  # killed processes clean nothing up
             **self._environ,
         }
         return process_environment(os.environ, own)
@@ -107,7 +107,7 @@ class Deployment:
         process.wait()
 
     def end(self, name: str, *, seconds: float) -> bool:
-        """Ask a process to end; whether it did within `seconds`. It is killed if not."""
+        """Ask a process to end. Returns whether it did within `seconds`; it is killed if not."""
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
         in_time = wait_until(lambda: process.poll() is not None, seconds=seconds)
@@ -193,9 +193,9 @@ def reachable_api(environ: Mapping[str, str], say: Callable[[str], None]) -> Ite
 
 @contextmanager
 def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) -> Iterator[str]:
-    """A running `python -m sandbox.stack`, stopped at the end; its address. Its data is that of `make run`,
-    or in the folder that SANDBOX_VAR names.
+    """Run `python -m sandbox.stack` during the block, and yield its address.
 
+    Its data is that of `make run`, or in the folder that SANDBOX_VAR names.
     Raises StackError, with the stack's last words, when it does not start.
     """
     port = free_port(preferred_port)

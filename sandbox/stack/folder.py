@@ -32,7 +32,7 @@ class Lock:
         self._write({"pid": os.getpid(), "processes": self._started})
 
     def end_leftovers(self) -> None:
-        """End what a killed stack left running; a process id that is somebody else's by now is left alone."""
+        """End what a killed stack left running. A process id that another process has by now is left alone."""
         left = _recorded(self._path).get("processes", {})
         orphans = [pid for pid, began in left.values() if _is_same(pid, began)]
         processes.end_orphans(orphans, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)

@@ -108,7 +108,7 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def reserve(port: int) -> bool:
-    """Keep a port from the other processes that ask here; False when one has it, or when we have it already.
+    """Reserve a port against other processes that ask here. Returns False if one has it, or if we already do.
 
     Its UDP twin is the token: the system gives it to one process alone and takes it back when that ends.
     """
@@ -135,8 +135,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own, with `output` for both of its streams.
 
-    errors: where the second one goes instead; None: where ours goes.
-    account: who runs it, when that is somebody else than us (needs root).
+    errors: where its standard error goes instead; None: where ours goes.
+    account: who runs it, if not we ourselves (needs root).
     parent_death_signal: the signal it gets when we die without stopping it (Linux only).
     """
 
@@ -196,7 +196,7 @@ def end_orphans(pids: Iterable[int], how: signal.Signals, *, seconds: float) -> 
 
 
 def command_of(pid: int) -> list[str]:
-    """The command line of a process; empty when there is no such process or it is none of our business."""
+    """The command line of a process; empty when there is no such process or we may not see it."""
     try:
         return list(psutil.Process(pid).cmdline())
     except psutil.Error:
@@ -250,7 +250,7 @@ class Processes:
         self._running: dict[str, _Running] = {}
 
     def start(self, name: str, command: Sequence[str], environ: Mapping[str, str]) -> int:
-        """Start a process; its id."""
+        """Start a process. Returns its id."""
         process = spawn(command, output=subprocess.PIPE, env=environ, cwd=ROOT)
         colour = _COLOURS[len(self._running) % len(_COLOURS)]
         pump = threading.Thread(target=self._pump, args=(name, process, colour), daemon=True)
@@ -290,7 +290,7 @@ class Processes:
         self._print("stack", text)
 
     def wait_for_silence(self, *, unless: Callable[[], bool]) -> None:
-        """Let the others say their first words, so that what comes next stays on the screen."""
+        """Let the processes print their first lines, so that what comes next stays on the screen."""
         wait_until(
             lambda: unless() or time.monotonic() - self._last_line > _SILENCE_SECONDS,
             seconds=_CHATTER_SECONDS,

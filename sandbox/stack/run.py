@@ -92,7 +92,7 @@ class StopSignals:
 
 
 def welcome(*, port: int, locations: dict[str, str]) -> str:
-    """The text; `locations` are further lines of what is where."""
+    """The welcome text. locations: further lines that say what is where."""
     lines = "\n".join(f"   {name:<9} {where}" for name, where in locations.items())
     return _TEXT.format(rule="─" * _WIDTH, port=port, locations=lines, conversation=conversation(port))
 
@@ -143,7 +143,7 @@ class Stack:
                 time.sleep(POLL_SECONDS)
 
     def _start_servers(self, given: dict[str, str], at_the_end: ExitStack) -> dict[str, str]:
-        """Start the databases that no address was given for; their addresses."""
+        """Start the databases that no address was given for. Returns their addresses."""
         addresses = {}
         if not given.get("DATABASE_URL"):
             addresses["DATABASE_URL"] = self._start_server(PostgresServer(self._var / "postgres"), at_the_end)
@@ -160,7 +160,7 @@ class Stack:
         return server.url
 
     def _start_stand_ins(self, given: dict[str, str], port: int, lock: Lock) -> dict[str, str]:
-        """Start the stand-ins; the variables by which the others find them."""
+        """Start the stand-ins. Returns the variables by which the others find them."""
         variables: dict[str, str] = {}
         stand_ins = settings.stand_ins(given, port=port, var=self._var)
         chat = settings.chat_page(given, api_port=port)
@@ -212,7 +212,7 @@ class Stack:
             raise StackError(f"{ended}, so everything is being stopped.")
 
     def _stop_processes(self) -> None:
-        """First what uses the others, then what they use; the databases come last, with their own context."""
+        """Stop what uses others first, then what they use. The databases end last, with their own context."""
         if self._app:
             self._processes.say("Stopping (Ctrl-C again to hurry)")
         for names in (self._app, self._stand_ins):

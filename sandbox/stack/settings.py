@@ -33,7 +33,7 @@ class StandIn:
 
 
 def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment with `.env` (or ENV_FILE) below it, as the application reads them: an empty value is none.
+    """The environment, then `.env` (or ENV_FILE) for what it lacks, as the application reads them: empty means unset.
 
     The application requires APP_ENV; without one the stack runs in `development`.
     """
@@ -52,7 +52,7 @@ def chosen_port(environ: Mapping[str, str]) -> int:
         raise StackError(f"PORT is {text!r}, and must be a number from 1 to {_LAST_PORT}.")
     port = int(text)
     in_use = f"Port {port} is in use: free it, or choose another, as in {_OTHER_PORT}."
-    for host in ("127.0.0.1", "0.0.0.0"):  # one of them alone does not show on every system
+    for host in ("127.0.0.1", "0.0.0.0"):  # on some systems one of them alone does not show it
         error = bind_error(port, host)
         if isinstance(error, PermissionError):
             raise StackError(f"This account may not use port {port}: choose another, as in {_OTHER_PORT}.")

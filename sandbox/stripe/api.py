@@ -33,7 +33,7 @@ Handler = Callable[..., Json]
 
 
 class IdempotencyKeys:
-    """The keys in use and the answers kept. Keys are counted by account; the stand-in has one."""
+    """The keys in use and the answers kept. Stripe has a set of keys for each account; the stand-in has one."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -47,7 +47,7 @@ class Behaviour(BaseModel):
         self._released.set()
 
     def wait_held(self, timeout_seconds: float) -> bool:
-        """Wait until a call is on hold; whether that came in time."""
+        """Wait until a call is on hold. Returns whether that came in time."""
         return self._reached.wait(timeout_seconds)
 
     def apply(self, when: str, method: str, path: str) -> None:

@@ -122,7 +122,7 @@ def _object(here: StandIn, object_id: str) -> Json:
 
 @blueprint.get("/events/<event_id>/signed")
 def signed(event_id: str) -> Response:
-    """Payload and headers to deliver oneself."""
+    """The payload and headers of an event that the caller delivers."""
     here = stand_in()
     with here.store.lock:
         record = here.store.table("events").get(event_id)

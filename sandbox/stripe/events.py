@@ -41,7 +41,7 @@ def sign(payload: str, secret: str, timestamp: int | None = None) -> str:
 
 
 class Events:
-    """The log of events. A batch is what one action made; it is handed on when the action is through."""
+    """The log of events. A batch is what one action made; it is handed on when the action is done."""
 
     def __init__(self, store: Store, hand_on: Callable[[list[str]], None]) -> None:
         self._store = store
@@ -49,7 +49,7 @@ class Events:
         self._fresh: list[str] = []
 
     def emit(self, kind: str, item: Json, previous: Json | None = None, api_version: str | None = None) -> Json:
-        """Make one event of the object as it is now, to be sent at the next `flush`; the event."""
+        """Make one event of the object as it is now, to be sent at the next `flush`. Returns the event."""
         in_request = has_request_context()
         event: Json = {
             "id": new_id("evt_"),
@@ -172,12 +172,12 @@ class Sender:
         }
 
     def wait_idle(self, timeout_seconds: float) -> bool:
-        """Wait until nothing is queued; whether that came in time."""
+        """Wait until nothing is queued. Returns whether that came in time."""
         with self._wake:
             return self._wake.wait_for(lambda: not self._queue and not self._sending, timeout_seconds)
 
     def wait_tried(self, ids: list[str], timeout_seconds: float) -> bool:
-        """Wait until each of these was tried at least once, or need not be; whether that came in time."""
+        """Wait until each of these was tried at least once, or need not be. Returns whether that came in time."""
 
         def tried() -> bool:
             records = self._store.table("events")

@@ -29,7 +29,7 @@ class Payments:
         }
 
     def act(self, session_id: str, action: str) -> Json:
-        """Do an action; the session. Raises StripeError for an unknown action and one whose time is not now."""
+        """Do an action. Returns the session. Raises StripeError for an action that is unknown or not possible now."""
         if action not in self._actions:
             raise parameter_invalid("action", f"Actions: decline, {', '.join(self._actions)}.")
         return self._actions[action](session_id)

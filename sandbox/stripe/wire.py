@@ -1,4 +1,4 @@
-"""Stripe's way of speaking: parameters as nested forms, and errors.
+"""Stripe's format of requests and errors: parameters are nested forms.
 
 `a[b]=1` is an object, `a[]=1` and `a[0]=1` are lists, every value is a string (https://docs.stripe.com/api); errors are
 those of https://docs.stripe.com/api/errors.

@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(143)  # through the end of every `with`: no stack is left behind
+    sys.exit(143)  # every `with` still ends, so no stack is left behind
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The visitor who makes the tour's requests, shows every step, and expects an answer of each."""
+"""The visitor who makes the tour's requests, shows every step, and checks each answer."""
 
 import json
 import time
@@ -67,7 +67,7 @@ class Visitor:
         return answer
 
     def prompt(self, text: str, *, brief: bool = False) -> tuple[requests.Response, dict[str, Any]]:
-        """Send a prompt that is to be answered; the response, and the reply once it has ended.
+        """Send a prompt that must be answered. Returns the response, and the reply once it has ended.
 
         Raises TourError when the reply is not `completed`.
         """
@@ -101,7 +101,7 @@ class Visitor:
         return seen
 
     def follow(self, path: str) -> str:
-        """Follow a reply's stream and show its text as it comes; the text. Raises TourError."""
+        """Follow a reply's stream, and show its text as it comes. Returns the text. Raises TourError."""
         shown = {"Authorization": "Bearer $TOKEN"}
         self.page.request(curl_line("GET", path, shown).replace("curl ", "curl -N ", 1))
         text = ""
