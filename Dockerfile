@@ -1,13 +1,13 @@
 # One image for every process. The default command serves the API; the others are named when a container starts:
 #   worker   celery -A celery_worker worker …          (the line in Procfile)
-#   beat     python celery_beat.py                    (the line in Procfile; one of it, no more)
+#   beat     python celery_beat.py                    (the line in Procfile; run exactly one)
 #   migrate  flask --app wsgi db upgrade               (before a new version takes traffic)
 
 FROM python:3.11-slim AS packages
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
-# Alone, so that the layer is built again only when a pin has changed. Wheels only: there is no compiler here.
-# The pins are complete and each has its hashes: what was tested is installed, and nothing else.
+# In a layer of its own, which is rebuilt only when a pin has changed. Wheels only: there is no compiler here.
+# The pins are complete, and each has its hashes: exactly what was tested is installed.
 COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --no-deps --require-hashes -r requirements.txt
 

@@ -1,4 +1,4 @@
-# Everything runs from a virtual environment in .venv, which is made and kept up to date by itself.
+# Everything runs from a virtual environment in .venv, which is created and kept up to date automatically.
 # `make` alone lists the targets.
 
 PYTHON ?= python3

@@ -1,6 +1,6 @@
-"""What queues the tasks that run by themselves: `python celery_beat.py`, one process of it.
+"""Queues the periodic tasks: `python celery_beat.py`. Run exactly one.
 
-It knows the schedule and the broker, and not the application.
+It knows the schedule and the broker, but not the application.
 """
 
 import json
@@ -18,15 +18,15 @@ from app.core.logging import configure_logging, first_line
 
 
 class SteadyScheduler(Scheduler):  # type: ignore[misc]
-    """Celery's scheduler in memory, which goes on when the machine's clock is set back.
+    """Celery's in-memory scheduler, but it continues when the machine's clock is set back.
 
     Celery's own would queue nothing until the clock shows the old time again.
     """
 
-    seen: datetime | None = None  # the clock at the last look
+    seen: datetime | None = None  # the clock at the last tick
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Queue the task that is due; seconds until the next look."""
+        """Queue the task that is due. Returns the seconds until the next tick."""
         now = self.app.now()
         if self.seen is not None and now < self.seen:
             for entry in self.schedule.values():
@@ -47,12 +47,12 @@ def main() -> None:
     celery = Celery("gemini_backend")
     celery.conf.update(broker_settings(needed["redis_url"], pool_size=needed["pool_size"]))
     celery.conf.beat_schedule = needed["schedule"]
-    # A schedule in memory: nothing is lost with it, since everything is asked for again within an hour.
+    # The schedule is only in memory: nothing is lost with it, since every task is due again within an hour.
     celery.Beat(scheduler=SteadyScheduler, quiet=True, loglevel="INFO").run()
 
 
 def shorten_scheduling_error(record: logging.LogRecord) -> bool:
-    """Log a task that the broker refuses in one line: beat adds two stacks, several times in ten seconds."""
+    """Logging filter: log a SchedulingError in one line. beat adds two stack traces, several times in ten seconds."""
     if record.levelno >= logging.ERROR and record.exc_info and isinstance(record.exc_info[1], SchedulingError):
         record.msg, record.args = "%s; beat asks again when it is due", (first_line(record.exc_info[1]),)
         record.exc_info = None

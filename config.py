@@ -1,7 +1,7 @@
 """Every setting, read and validated in one place.
 
-`load_settings()` is called by the app factory and the entry points alone; everything else is handed the
-`Settings` it returns. A wrong value stops the start with one clear sentence for each variable.
+Only the app factory and the entry points call `load_settings()`; all other code is handed the `Settings` it returns. If
+a value is wrong, the process does not start, and prints one clear sentence for each variable.
 """
 
 import os
@@ -37,18 +37,18 @@ Value = TypeVar("Value")
 
 REFUSED = "refused"
 APP_ENV_MISSING = "APP_ENV is not set: say `production`, or `development` on a machine that nobody else reaches."
-WHEN_UNSET = {  # in production, and in development, where all of a team's tests come from one address
+WHEN_UNSET = {  # (in production, in development): a team's tests all come from one address
     "rate_limit_per_minute": (120, 6_000),
     "codes_per_hour": (2_000, 0),
-    "wrong_codes_per_hour": (2_000, 0),  # more than one address may try
+    "wrong_codes_per_hour": (2_000, 0),  # more than one address can try in an hour
 }
 MODEL_NAME = "[A-Za-z0-9._-]{1,100}"
-SPARE_THREADS = 16  # of a web process, when as many streams are open as allowed
+SPARE_THREADS = 16  # left in a web process that has as many streams open as allowed
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class ConfigError(SystemExit):
-    """A setting is missing or wrong; the message names it in one sentence, with which the process ends."""
+    """A setting is missing or wrong. The process ends with the message, which names the setting in one sentence."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -65,7 +65,7 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class ModelPrice:
-    """What a million tokens of a model cost from a day on. Thinking is billed as output."""
+    """The price of a million tokens of a model, from a day on. Thinking is billed as output."""
 
     model: str
     since: date
@@ -74,7 +74,7 @@ class ModelPrice:
 
 
 def parse_prices(value: Any) -> Any:
-    """`model:2026-01-01:0.30:2.50, …` as ModelPrices. Raises ValueError."""
+    """Parse `model:2026-01-01:0.30:2.50, …` into ModelPrices. Raises ValueError."""
     if not isinstance(value, str):
         return value
     prices = []
@@ -91,25 +91,25 @@ def parse_prices(value: Any) -> Any:
 
 
 def parse_models(value: Any) -> Any:
-    """`name:tier, …` as ModelChoices; anything else passes on to be refused."""
+    """Parse `name:tier, …` into ModelChoices. Anything else is returned as it is, to be refused later."""
     if not isinstance(value, str):
         return value
     return tuple(ModelChoice(*map(str.strip, part.rpartition(":")[::2])) for part in split_on_commas(value))
 
 
 def parse_duration(value: Any) -> Any:
-    """`1d`, `12h`, `30m`, `45s` or plain seconds as a timedelta; anything else passes on to be refused."""
+    """Parse `1d`, `12h`, `30m`, `45s` or plain seconds into a timedelta. Anything else is returned, to be refused."""
     match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", str(value).strip().lower())
     return timedelta(seconds=int(match[1]) * UNIT_SECONDS[match[2]]) if match else value
 
 
 def split_on_commas(value: Any) -> Any:
-    """`a, b` as ["a", "b"]."""
+    """Split `a, b` into ["a", "b"]."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def calling_codes_and_regions(value: Any) -> Any:
-    """`+49, at` as ["49", "AT"]: calling codes without their plus, regions as ISO 3166-1 writes them."""
+    """Split `+49, at` into ["49", "AT"]: calling codes without their plus, regions as ISO 3166-1 writes them."""
     return [part.lstrip("+").upper() for part in split_on_commas(value)]
 
 
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    # Where it runs, and what production refuses unless it is said here: first, since other settings are judged by it
+    # Where it runs, and the exceptions to what production refuses. They come first: other settings are judged by them
     app_env: Literal["development", "production"]
     otp_response_in_production: bool = Field(False, description="Tell codes in responses, for a demonstration")
     otp_log_in_production: bool = Field(False, description="Tell codes in the log")
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
         12_000, ge=0, le=2_000_000, description="The same in tokens, as far as they are known; 0: characters alone"
     )
 
-    # Replies. After a day nobody waits for one
+    # Replies. Nobody waits longer than a day for one
     reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")
     reply_max_seconds: float = Field(300, ge=0.1, le=86_400, description="Seconds from the first attempt to the last")
     generations_per_user: int = Field(8, ge=1, le=1_000, description="Replies of one user generated at a time")
@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     codes_per_hour: Limit | None = Field(None, description="Codes sent by the whole service; 0 for no such limit")
     wrong_codes_per_hour: Limit | None = Field(None, description="Wrong codes, of all numbers together; as above")
     streams_per_user: int = Field(10, ge=1, le=1_000, description="Replies that one user may follow at once")
-    streams_per_process: int = Field(  # a pool has a slot for each from the start
+    streams_per_process: int = Field(  # a connection pool has a slot for each from the start
         200, ge=1, le=10_000, description="Replies that are followed in one web process at once, if WEB_THREADS allows"
     )
     export_max_seconds: int = Field(300, ge=1, le=3_600, description="How long one export of a user's data may take")
@@ -239,14 +239,14 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def without_blanks(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Dashboards leave spaces and ends of lines; of blanks alone a setting has its default."""
+        """Strip every value: dashboards leave spaces and line ends. An all-blank setting gets its default."""
         stripped = {name: value.strip() if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in stripped.items() if value or not given[name]}
 
     @field_validator("database_url")
     @classmethod
     def name_the_driver(cls, url: str) -> str:
-        """SQLAlchemy 2.1 reads `postgresql://` as psycopg 3 and refuses `postgres://`; this service runs psycopg2."""
+        """Name psycopg2 explicitly: SQLAlchemy 2.1 reads `postgresql://` as psycopg 3, and refuses `postgres://`."""
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
             raise ValueError("must start with postgres:// or postgresql://")
@@ -257,7 +257,7 @@ class Settings(BaseSettings):
     @field_validator("rate_limit_per_minute", "codes_per_hour", "wrong_codes_per_hour")
     @classmethod
     def choose_by_environment(cls, value: int | None, info: ValidationInfo) -> int:
-        """Unset it is strict in production alone."""
+        """Choose the default of an unset limit, which is strict only in production."""
         return WHEN_UNSET[str(info.field_name)][not in_production(info)] if value is None else value
 
     @field_validator("twilio_account_sid", "twilio_auth_token", "twilio_from")
@@ -270,7 +270,7 @@ class Settings(BaseSettings):
     @field_validator("gemini_models")
     @classmethod
     def with_the_default(cls, value: tuple[ModelChoice, ...], info: ValidationInfo) -> tuple[ModelChoice, ...]:
-        """Unset there is GEMINI_MODEL alone, for everybody."""
+        """Check the models. If unset, GEMINI_MODEL is the only one, for everybody."""
         default = ModelChoice(str(info.data.get("gemini_model", "")), "basic")
         models = value or (default,)
         well_formed = all(re.fullmatch(MODEL_NAME, one.name) and one.tier in {"basic", "pro"} for one in models)
@@ -283,7 +283,7 @@ class Settings(BaseSettings):
     @field_validator("*")
     @classmethod
     def fit_for_production(cls, value: Value, info: ValidationInfo) -> Value:
-        """What production refuses stands in production_rules.py."""
+        """Apply what production_rules.py refuses in production."""
         told = refusal(str(info.field_name), value, info.data) if in_production(info) else None
         return must(value, told is None, str(told))
 
@@ -293,7 +293,7 @@ class Settings(BaseSettings):
 
     @property
     def streams_allowed(self) -> int:
-        """Replies that are followed in one web process at once, so that threads stay free for other requests."""
+        """How many replies one web process may follow at once, so that threads stay free for other requests."""
         return min(self.streams_per_process, max(self.web_threads // 2, self.web_threads - SPARE_THREADS))
 
     @property
@@ -306,23 +306,23 @@ def in_production(info: ValidationInfo) -> bool:
 
 
 def must(value: Value, condition: bool, sentence: str) -> Value:
-    """The value, or a refusal to start: a whole sentence that names the variable."""
+    """Return the value if the condition holds. Otherwise refuse to start, with a sentence that names the variable."""
     if not condition:
         raise PydanticCustomError(REFUSED, "{sentence}", {"sentence": sentence})
     return value
 
 
 def env_file() -> str:
-    """The file that development reads variables from; one that is not there, such as /dev/null, says nothing."""
+    """Return the file that development reads variables from. A missing file, or /dev/null, sets none."""
     return os.environ.get("ENV_FILE") or ".env"
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment, and in development ENV_FILE (`.env` when it is not set), into `Settings`.
+    """Read the environment, and in development ENV_FILE (`.env` if it is not set), into `Settings`.
 
-    overrides: fields that win over the environment.
-    Raises ConfigError with one sentence for each variable that is missing or wrong; without APP_ENV with that alone,
-    since the others are judged by it.
+    overrides: fields that take precedence over the environment.
+    Raises ConfigError with one sentence for each variable that is missing or wrong. If APP_ENV is missing, the error
+    names only that one, because the others are judged by it.
     """
     is_production = os.environ.get("APP_ENV", "").strip().lower() == "production"
     try:
@@ -338,7 +338,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def sentence(problem: Mapping[str, Any]) -> str:
-    """A pydantic error as a sentence that names the variable and never repeats its value."""
+    """Turn a pydantic error into a sentence that names the variable and never repeats its value."""
     variable = str(problem["loc"][0]).upper() if problem["loc"] else "The configuration"
     if problem["type"] == REFUSED:
         return str(problem["msg"])

@@ -1,7 +1,7 @@
-"""What no process starts with: addresses that its clients cannot use, and what production refuses, as one table.
+"""Settings that stop the start: addresses that our clients cannot use, and a table of what production refuses.
 
-`config.py` asks `refusal` about each setting once its value is known. Whatever somebody may want all the same has a
-setting that says so; the sentence names it. No sentence repeats a part of an address: it may be one of a password.
+`config.py` calls `refusal` for each setting once its value is known. If somebody may want a refused value all the same,
+another setting allows it, and the sentence names it. No sentence repeats a part of an address: it may be a password's.
 """
 
 import os
@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError
 DEVELOPMENT_JWT_SECRET = "development-only-secret-change-it-before-production"  # noqa: S105 - refused in production
 MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: a key for HS256 is at least as long as the hash
 EXAMPLE_MARKS = ("change-me", "changeme", "change-it", "change_me", "example")
-SANDBOX_MARK = "sandbox"  # in every key that the stand-ins of the sandbox take
+SANDBOX_MARK = "sandbox"  # in every key that the sandbox's stand-ins accept
 STRIPE_TEST_KEYS = ("sk_test_", "rk_test_")  # https://docs.stripe.com/keys#test-live-modes
 PLAIN_MODES = {"disable", "allow", "prefer"}
 ENCRYPTED_MODES = {"require", "verify-ca", "verify-full"}  # https://www.postgresql.org/docs/current/libpq-ssl.html
@@ -38,7 +38,7 @@ API_ADDRESSES = ("gemini_api_endpoint", "stripe_api_base", "twilio_api_base")
 
 @dataclass(frozen=True)
 class Rule:
-    """A value of a setting that production refuses, unless another setting, declared before it, is true."""
+    """A rule: production refuses these values of the settings, unless another setting, declared earlier, is true."""
 
     settings: tuple[str, ...]
     refuses: Callable[[Any], object]
@@ -47,7 +47,7 @@ class Rule:
 
 
 def with_host(address: str) -> str:
-    """The address, or none. Raises ValueError for one without a host, or with a port that does not exist."""
+    """Return the address, which may be empty. Raises ValueError if it has no host, or a port that cannot exist."""
     try:
         parts = urlsplit(address)
         is_complete = re.fullmatch(r"[\w.:-]+", parts.hostname or "") and parts.port != 0
@@ -60,16 +60,16 @@ def with_host(address: str) -> str:
 
 
 def fit_for_a_header(key: str) -> str:
-    """The key. Raises ValueError for one that no HTTP request could carry, as when a line's end was copied with it."""
+    """Return the key. Raises ValueError if no HTTP request can carry it, as when a line end was copied with it."""
     if not re.fullmatch("[!-~]*", key):
         raise ValueError("must be visible characters of ASCII, with no space between them")
     return key
 
 
 def read_alike(redis_url: str) -> str:
-    """The address. Raises ValueError if redis-py and kombu read two in it: tasks would be queued elsewhere, or nowhere.
+    """Return the address. Raises ValueError if redis-py and kombu would read it differently: tasks would go astray.
 
-    redis-py takes any option, also a database, a user and a password; kombu fails on all but those of TLS.
+    redis-py accepts any option, even a database, a user and a password; kombu fails on all but those of TLS.
     """
     parts = urlsplit(redis_url)
     if not re.fullmatch("/?[0-9]{0,5}", parts.path) or parts.fragment:
@@ -81,7 +81,7 @@ def read_alike(redis_url: str) -> str:
 
 
 def check_database_address(address: str) -> None:
-    """Raises ValueError for what psycopg2 would refuse at each connection, as far as that shows without one."""
+    """Raise ValueError for an address that psycopg2 would always refuse, as far as that shows without connecting."""
     try:
         url = make_url(address)
         options = url.get_dialect()().create_connect_args(url)[1]
@@ -112,9 +112,9 @@ def is_loopback(host: str) -> bool:
 
 
 def is_readable_on_the_way(database_url: str) -> bool:
-    """Whether PostgreSQL is asked over a network without TLS being demanded.
+    """Return whether connections to PostgreSQL cross a network without demanding TLS.
 
-    What the URL leaves open libpq takes from PGHOST and PGSSLMODE; a host that is a folder is a unix socket.
+    What the URL leaves open, libpq takes from PGHOST and PGSSLMODE. A host that begins with / or @ is a unix socket.
     """
     url = make_url(database_url)
     said = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
@@ -184,7 +184,7 @@ RULES = (
 
 
 def refusal(setting: str, value: Any, said: Mapping[str, Any]) -> str | None:
-    """The sentence with which production refuses a value; None when it does not.
+    """Return the sentence with which production refuses a value, or None if it accepts it.
 
     said: the settings that are known already.
     """

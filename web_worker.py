@@ -1,7 +1,7 @@
-"""gunicorn's worker: no silent client keeps others waiting, and broken requests are rejected as the application would.
+"""gunicorn's worker, adapted: no silent client delays others, and broken requests get errors like the application's.
 
-gunicorn has no setting for what is replaced here: its HTML error pages, its `Server` header, and a packet of its own
-for the headers.
+gunicorn has no setting for what is replaced here: its HTML error pages, its `Server` header, and a separate packet for
+the headers.
 """
 
 import json
@@ -21,7 +21,7 @@ from app.core.errors import PROBLEM_TYPE, REFUSALS, AppError, code_of, problem
 from app.core.http import network
 from app.core.tracing import REQUEST_ID_HEADER, request_id, traceparent
 
-SILENT_SECONDS = 10  # of a client in the middle of a request or of an answer; a thread is held meanwhile
+SILENT_SECONDS = 10  # how long a client may pause within a request or a response; it holds a thread meanwhile
 DETAILS = {
     414: "The address is too long.",
     417: "`Expect` can only be `100-continue`.",
@@ -34,7 +34,7 @@ gunicorn_headers, gunicorn_write = Response.default_headers, Response.write
 
 
 class WebWorker(ThreadWorker):  # type: ignore[misc]
-    """gthread with problem documents, request ids, and an end to each wait for a client, which holds up no other."""
+    """gthread with problem documents, request ids, and a bound on each wait for a client, which delays no other."""
 
     def init_process(self) -> None:
         util.write_error = write_problem
@@ -44,15 +44,15 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def is_parent_alive(self) -> bool:
-        """Whether the master is there; without it this process ends as if told to."""
+        """Return whether the master is alive. Without it this process ends as if it had been told to."""
         if not super().is_parent_alive():
             self.alive = False
         return bool(self.alive)
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Take connections, or not. A process that ends takes those that wait, and lets the system refuse all others.
+        """Start or stop accepting connections. When ending, accept those that wait, and let the system refuse others.
 
-        gunicorn keeps its socket until its last request has ended: whoever came meanwhile waited, and got no answer.
+        gunicorn keeps its socket until its last request has ended: clients that came then waited, and got no answer.
         """
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
@@ -66,7 +66,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         self.sockets: list[Any] = []
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request. The kernel times reads and writes out: gunicorn sets no time-out on the socket."""
+        """Serve a request. The kernel bounds each read and write, because gunicorn sets no time-out on the socket."""
         limit = struct.pack("ll", SILENT_SECONDS, 0)
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             conn.sock.setsockopt(socket.SOL_SOCKET, option, limit)
@@ -77,37 +77,37 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         return keep
 
     def wait_until_closed(self, connection: socket.socket) -> None:
-        """Give the client the time to read its answer before the connection goes, in the request's own thread.
+        """Give the client time to read its response before the connection closes, in the request's own thread.
 
-        gunicorn does it in the one that accepts connections. That one finds nothing to wait for any more.
+        gunicorn would wait in the thread that accepts connections. After this, it finds nothing left to wait for.
         """
         util.close_graceful(socket.socket(fileno=os.dup(connection.fileno())))  # TLS sockets have no dup()
         connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Reject a request without quoting it in the log: it may hold a password or a token."""
-        request_id.set(str(uuid7()))  # for the log's line and the answer
-        traceparent.set(None)  # that of the thread's last request
+        request_id.set(str(uuid7()))  # for the log line and the response
+        traceparent.set(None)  # otherwise that of the thread's last request
         error = scrub_exception(exc) if type(exc).__module__.startswith("gunicorn.") else exc
         super().handle_error(req, client, (network(addr[0]) if addr else "-", -1), error)
 
 
 def scrub_exception(error: Exception) -> Exception:
-    """An error of the same class whose text is only the class's name."""
+    """Return an error of the same class whose text is only the name of the class."""
     kind = type(error)
     quiet: type[Exception] = type(kind.__name__, (kind,), {"__str__": lambda _: kind.__name__})
     return quiet.__new__(quiet)
 
 
 def is_no_silent_client(record: logging.LogRecord) -> bool:
-    """A filter: a client that falls silent is no error of ours."""
+    """Logging filter: drop the error of a client that fell silent, which is not our fault."""
     return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
 def headers_without_server(response: Response) -> list[str]:
-    """gunicorn's default headers, without the one that names the server and its version.
+    """Return gunicorn's default headers, except the one that names the server.
 
-    They announce the end of a connection on which a part of a body is left (`drain_unread`).
+    If a part of the body is left unread (`drain_unread`), they announce that the connection closes.
     """
     if getattr(response.req.body, "is_left_unread", False):
         response.force_close()
@@ -115,7 +115,7 @@ def headers_without_server(response: Response) -> list[str]:
 
 
 def write_with_headers(response: Response, piece: bytes) -> None:
-    """Write a piece of the body, the first one in one packet with the headers: a client need not wake for these."""
+    """Write a piece of the body. The first shares a packet with the headers, so that the client wakes only once."""
     is_first = not response.headers_sent
     if is_first:
         hold_packets(response.sock, True)
@@ -125,7 +125,7 @@ def write_with_headers(response: Response, piece: bytes) -> None:
 
 
 def hold_packets(connection: socket.socket, held: bool) -> None:
-    """Let the kernel wait for a full packet, or send what there is. Only Linux can, and no unix socket."""
+    """Let the kernel wait for a full packet, or send what there is. Works on Linux only, and not on a unix socket."""
     with suppress(AttributeError, OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, held)
 

@@ -20,7 +20,7 @@ from app.core.tracing import register_tracing
 from app.schedule import ROUTES
 from config import Settings, load_settings
 
-# Imported where they are needed alone.
+# By name, because each is imported only where it is needed.
 BLUEPRINTS = (
     *("app.auth.views:blp", "app.auth.views:sessions_blp", "app.account.views:blp"),
     *("app.chatrooms.views:blp", "app.chatrooms.views:models_blp", "app.messages.views:blp"),
@@ -34,10 +34,10 @@ COMMANDS = (
 
 
 def create_app(settings: Settings | None = None, *, routes: bool = True, commands: bool = True) -> Flask:
-    """A new application. settings: read from the environment when None. Raises config.ConfigError.
+    """Create an application. settings: read from the environment if None. Raises config.ConfigError.
 
-    routes: with what answers requests: a worker needs none of it. commands: with what `flask` runs. What only serves is
-    lighter without: alembic alone takes 12 MB.
+    routes: register the routes, of which a worker needs none. commands: register the commands of `flask`. A process
+    that only serves is lighter without them: alembic alone takes 12 MB.
     """
     settings = settings or load_settings()
     configure_logging(level=settings.log_level, as_json=settings.logs_json, secrets=secrets_of(settings.model_dump()))

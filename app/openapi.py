@@ -23,7 +23,7 @@ TITLE = "Gemini Backend"
 VERSION = "1.0.0"
 API_KEY = "A key of `POST /user/api-keys`, on the routes of its scopes."
 INTRODUCTION = Path(__file__).with_name("introduction.md").read_text(encoding="utf-8")
-# All other fields of answers are there, null or not.
+# Every other field of a response is always present, even if it is null.
 MAY_BE_MISSING = {
     ("SentCodeOut", "otp"), ("SentCodesOut", "otp"), ("SentCodesOut", "current_otp"), ("Problem", "errors"),
 }  # fmt: skip
@@ -37,7 +37,7 @@ class Api(flask_smorest.Api):  # type: ignore[misc]
 
 
 def without_null(_: object, field: ma.fields.Field[Any], ret: dict[str, Any]) -> dict[str, Any]:
-    """A query string or a header leaves out what is not there; none is null."""
+    """Keep null out of the description of query strings and headers: a client leaves an argument out instead."""
     if field.load_default is None:
         del ret["schema"]["default"]
         ret["schema"]["type"] = ret["schema"]["type"][0]
@@ -45,8 +45,8 @@ def without_null(_: object, field: ma.fields.Field[Any], ret: dict[str, Any]) ->
 
 
 def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
-    """The OpenAPI description of the blueprints' routes."""
-    # flask-smorest describes what it registers, so it gets an app to do it
+    """Return the OpenAPI description of the blueprints' routes."""
+    # flask-smorest describes what it registers on an app, so it gets an app of its own
     app = Flask("description", static_folder=None)
     app.url_map.converters["id"] = UUIDConverter
     app.config.update(API_TITLE=TITLE, API_VERSION=VERSION, OPENAPI_VERSION="3.1.0")
@@ -84,14 +84,14 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
 def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
     """Serve the description of these blueprints at /openapi.json.
 
-    It is made when first asked for, since that takes longer than the rest of create_app, and most processes are never
-    asked.
+    It is built on the first request for it: that takes longer than the rest of create_app, and most processes never get
+    such a request.
     """
     making = Lock()
 
     @cache
     def serialised() -> tuple[bytes, bytes, str]:
-        """As JSON, the same gzipped, and a hash for their ETags."""
+        """Return the description as JSON, the same gzipped, and a hash for their ETags."""
         plain = json.dumps(describe(blueprints), separators=(",", ":")).encode()
         return plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32]
 

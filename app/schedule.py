@@ -1,7 +1,7 @@
-"""What runs by itself, and which queue a task goes to. `python -m app.schedule` tells beat, as JSON.
+"""The periodic tasks, and the queue of each task. `python -m app.schedule` prints what beat needs, as JSON.
 
-beat asks in a process of its own that ends at once, since to read and check the settings takes more memory than all
-that beat does.
+beat runs it as a separate process that ends at once, because reading and checking the settings takes more memory than
+all that beat does.
 """
 
 import json
@@ -17,15 +17,15 @@ ROUTES = {"messages.generate_reply": {"queue": GENERATIONS}}  # all other tasks 
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The tasks that beat queues, by name. A run that no worker takes in time is dropped, as others have come since.
+    """Return the tasks that beat queues, by name. A run that no worker takes in time is dropped: a later one follows.
 
-    In time is by the worker's clock, of an expiry by beat's.
+    Beat's clock sets an expiry and the worker's clock checks it, so none is shorter than CLOCK_SKEW_SECONDS.
     """
     every_seconds = {
         "messages.sweep": settings.reply_sweep_seconds,
         "auth.sweep": 10.0,  # a code lives for minutes: one whose task was lost is queued again soon
         "chatrooms.sweep_untitled": 60.0,
-        "billing.sweep_events": 60.0,  # an event of Stripe's whose task was lost is applied soon
+        "billing.sweep_events": 60.0,  # a Stripe event whose task was lost is applied soon
         "billing.sync": settings.billing_sync_seconds,
         "ops.tick": 10.0,  # how fresh the heartbeat of beat and the workers is
         "account.delete_ended": 60.0,

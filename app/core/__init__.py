@@ -1,4 +1,4 @@
-"""What every feature stands on, and the settings that the factory was given; knows no feature."""
+"""The foundation of every feature, and the settings that the factory was given. It imports no feature."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -9,5 +9,5 @@ if TYPE_CHECKING:
 
 
 def settings() -> "Settings":
-    """The settings of the running application."""
+    """Return the settings of the running application."""
     return cast("Settings", current_app.extensions["settings"])

@@ -1,13 +1,13 @@
-"""Admitting a request: is its session active, and is its user or its address within the limits?
+"""Admission of requests: checks that the session is active, and enforces the limits of its user or its address.
 
-A limit is so many requests a minute or an hour for a user or an address, counted by flask-limiter in Redis. Each is a
-share of RATE_LIMIT_PER_MINUTE, and 0 lifts them all; without Redis they are open. The limits of each mobile number live
-in the auth feature and in PostgreSQL: nothing lifts those.
+A limit is a number of requests per minute or per hour for one user or one address. flask-limiter counts them in Redis.
+Each limit is a share of RATE_LIMIT_PER_MINUTE; 0 lifts them all, and without Redis none is enforced. The limits of each
+mobile number are kept by the auth feature in PostgreSQL: nothing lifts those.
 
-An API key counts as a session here. `session:{id}` holds the user's id while the session is active, for ACTIVE_SECONDS,
-written (NX) after a look into PostgreSQL, which the auth feature does. The end of a session replaces it, after the
-commit, by a tombstone that outlives any entry: a look that was begun before writes nothing over it. Without Redis each
-request asks PostgreSQL. A known session is looked up, and its user's request counted, in one round trip.
+An API key counts as a session here. `session:{id}` holds the user's id for ACTIVE_SECONDS. It is written (NX) after the
+auth feature has found the session active in PostgreSQL. When a session ends, a tombstone replaces the entry after the
+commit. It outlives any entry, so that a check which began before the end cannot write a new one. Without Redis each
+request asks PostgreSQL. One round trip looks up a known session and counts its user's request.
 """
 
 import ipaddress
@@ -28,8 +28,8 @@ from app.core.errors import RateLimited
 from app.core.logging import first_line
 from app.core.redis import RedisCircuitOpen, asking_redis, rate_limits, redis_client, window_seconds
 
-# RFC 6177: one customer has a /64, a /56 or a /48, and all of its addresses. A carrier gives each phone a /64, so the
-# wider networks may be many customers: each may do four times as much as the one before.
+# RFC 6177: one customer gets a whole /64, /56 or /48. A carrier gives each phone a /64, so a wider network may hold
+# many customers: each is allowed four times as much as the next narrower one.
 IPV6_NETWORKS = {64: 1, 56: 4, 48: 16}
 
 SessionValidator = Callable[[UUID, UUID, datetime], bool]
@@ -37,7 +37,7 @@ SessionValidator = Callable[[UUID, UUID, datetime], bool]
 ACTIVE_SECONDS = 60
 TOMBSTONE_SECONDS = 120
 TOMBSTONE = b"ended"
-# The session's entry and, if it is this user's, the user's requests in the window, as flask-limiter counts them.
+# Returns the session's entry. If it names this user, counts the user's request as flask-limiter does.
 ADMIT = """
 local user = redis.call('GET', KEYS[1])
 if user ~= ARGV[1] then return {user, 0} end
@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit for each key. share: from RATE_LIMIT_PER_MINUTE to the amount in one window."""
+    """A limit for each key. share: maps RATE_LIMIT_PER_MINUTE to the number of requests in one window."""
 
     name: str
     window: type[RateLimitItem]
@@ -65,10 +65,10 @@ REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minu
 
 
 def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValidator) -> bool:
-    """Whether the session is active; a request of one counts against its user's limit. Raises RateLimited.
+    """Return whether the session is active; count an active one's request against its user's limit.
 
-    validate: asks PostgreSQL whether the session is active: `auth.sessions.is_session_active`, or
-    `auth.keys.is_key_active`, which the factory passes in. Holds no database connection afterwards.
+    validate: asks PostgreSQL whether the session is active; the factory passes in `auth.sessions.is_session_active` or
+    `auth.keys.is_key_active`. No database connection is held afterwards. Raises RateLimited.
     """
     try:
         with asking_redis():
@@ -83,7 +83,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
     if entry is None:
         if not validate(session_id, user_id, now):
             with suppress(redis.RedisError), asking_redis():
-                forget_sessions([session_id])  # for good: its next requests ask Redis alone
+                forget_sessions([session_id])  # it has ended for good: its next requests need only Redis
             return False
         remember_active(session_id, user_id)
         enforce(REQUESTS, f"user:{user_id}")
@@ -92,7 +92,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
 
 
 def session_and_count(session_id: UUID, user_id: UUID) -> tuple[bytes | None, int]:
-    """The session's entry, and how many requests its user has made in the window; 0 without a limit."""
+    """Count the request. Return the session's entry and its user's requests in the window (0 if not counted)."""
     key = session_key(session_id)
     if not settings().rate_limit_per_minute:
         return cast("bytes | None", redis_client().get(key)), 0
@@ -103,15 +103,15 @@ def session_and_count(session_id: UUID, user_id: UUID) -> tuple[bytes | None, in
 
 
 def remember_active(session_id: UUID, user_id: UUID) -> None:
-    """Let the next requests of the session do without PostgreSQL."""
+    """Let the next requests of the session skip PostgreSQL."""
     with suppress(redis.RedisError), asking_redis():
         redis_client().set(session_key(session_id), str(user_id), nx=True, ex=ACTIVE_SECONDS)
 
 
 def forget_sessions(session_ids: Iterable[UUID]) -> None:
-    """Put a tombstone on each session that has ended, after the commit. Raises redis.RedisError.
+    """Replace the entries of ended sessions by tombstones. Call it after the commit. Raises redis.RedisError.
 
-    The entry goes first: a full Redis refuses a tombstone, and forgets nevertheless.
+    The entry is deleted first: a full Redis refuses the tombstone, but still deletes the entry.
     """
     pipeline = redis_client().pipeline(transaction=False)
     for session_id in session_ids:
@@ -121,14 +121,14 @@ def forget_sessions(session_ids: Iterable[UUID]) -> None:
 
 
 def session_key(session_id: UUID) -> str:
-    """The session's key in Redis."""
+    """Return the session's key in Redis."""
     return f"session:{session_id}"
 
 
 def limit_address(*limits: Limit) -> None:
-    """Count a request by its client's address; all without an address count as one. Raises RateLimited.
+    """Count the request against its client's address; all without an address share one. Raises RateLimited.
 
-    What a narrow network is refused does not count for the wider ones.
+    A request that exceeds a narrow network's limit does not count against the wider networks.
     """
     for limit in limits:
         for network, times in (client_networks(request.remote_addr) or {"unknown": 1}).items():
@@ -136,9 +136,9 @@ def limit_address(*limits: Limit) -> None:
 
 
 def enforce(limit: Limit, key: str, times: int = 1) -> None:
-    """Count one for the key: one round trip to Redis, two when it is refused. Raises RateLimited.
+    """Count one request for the key. Takes one round trip to Redis, or two if it is refused. Raises RateLimited.
 
-    times: how many times the limit the key may do.
+    times: how many times the limit this key is allowed.
     """
     if not settings().rate_limit_per_minute:
         return
@@ -155,9 +155,9 @@ def enforce(limit: Limit, key: str, times: int = 1) -> None:
 
 
 def client_networks(text: str | None) -> dict[str, int]:
-    """The networks that a client's address counts for, and how many times as much as one client each may do.
+    """Return the networks that a client's address counts for, and how many clients' limits each is allowed.
 
-    IPv4: the address itself. IPv6: its /64, /56 and /48. Empty when it is no address.
+    For IPv4 it is the address itself, for IPv6 its /64, /56 and /48. Empty if the text is not an address.
     """
     address = parse_address(text)
     if isinstance(address, ipaddress.IPv6Address):
@@ -167,15 +167,15 @@ def client_networks(text: str | None) -> dict[str, int]:
 
 
 def client_address(text: str | None) -> str | None:
-    """The address in its canonical spelling, at most 39 characters; None when it is no address."""
+    """Return the address in its canonical spelling, at most 39 characters, or None if the text is not an address."""
     address = parse_address(text)
     return None if address is None else str(address)
 
 
 def parse_address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address alone, without port, brackets and zone, IPv4 as such; None when it is no address.
+    """Parse an address, without its port, brackets and zone. Returns None if the text is not an address.
 
-    Some proxies write `198.51.100.4:5123` or `[2001:db8::1]:443`.
+    An IPv4 address mapped to IPv6 becomes IPv4. Some proxies write `198.51.100.4:5123` or `[2001:db8::1]:443`.
     """
     text = (text or "").strip()
     if text.startswith("["):

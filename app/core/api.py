@@ -48,7 +48,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def header(description: str, kind: str = "string") -> dict[str, Any]:
-    """The description of a header of an answer."""
+    """Describe a response header."""
     return {"description": description, "schema": {"type": kind}}
 
 
@@ -62,20 +62,20 @@ HEADERS_OF_STATUS = {
 
 
 def refuse_constant(name: str) -> NoReturn:
-    """`NaN` and `Infinity` are Python's, not JSON's. Raises ValueError."""
+    """Refuse `NaN` and `Infinity`, which Python reads but JSON does not have. Raises ValueError."""
     raise ValueError(name)
 
 
 class ArgumentsParser(FlaskParser):
-    """Reads arguments, and refuses them with our own errors."""
+    """Reads a request's arguments, and refuses invalid ones with our own errors."""
 
-    # In a query string the schema decides about unknown names, as it does in a body.
+    # The schema decides about unknown names in a query string, as it does in a body.
     DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {"headers": ma.EXCLUDE}  # noqa: RUF012 - as webargs has it
 
     def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - webargs' signature
-        """The body as JSON; `missing` when there is none.
+        """Return the parsed body, or `missing` if there is none.
 
-        Raises UnsupportedMediaType, MalformedJson (also for nesting or numbers that no parser should follow),
+        Raises UnsupportedMediaType, MalformedJson (also for nesting too deep or numbers too long to parse),
         BodyTooLarge, BodyTooSlow.
         """
         raw = req.get_data()
@@ -103,12 +103,12 @@ class ArgumentsParser(FlaskParser):
 
 
 def readable(name: str) -> str:
-    """A name as the client sent it, fit for an answer: a lone surrogate is not."""
+    """Return a name that the client sent, with lone surrogates replaced: a response cannot contain them."""
     return name.encode(errors="replace").decode()
 
 
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
-    """A feature's routes, each of which declares its auth and its errors."""
+    """A feature's routes. Each declares its authentication and its errors."""
 
     ARGUMENTS_PARSER = ArgumentsParser()
 
@@ -117,16 +117,16 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         self._prepare_doc_cbks.append(describe_contract)
 
     def arguments(self, schema: Any, *, location: str = "json", **kwargs: Any) -> Any:
-        """What a route takes; the example of a body is made from its fields' examples."""
+        """Declare what a route takes. The example of a body is built from its fields' examples."""
         schema = schema()  # once, not for each request
         if location == "json":
             kwargs.setdefault("example", example_of(schema))
         return super().arguments(schema, location=location, **kwargs)
 
     def response(self, status_code: int, schema: Any = None, *, conditional: bool = False, **kwargs: Any) -> Any:
-        """What a route answers; unless it is given, the example is made from the fields' examples.
+        """Declare what a route returns. Unless an example is given, it is built from the fields' examples.
 
-        conditional: answer 304 where `If-None-Match` names this very answer.
+        conditional: answer 304 if `If-None-Match` names this exact response.
         """
         if isinstance(schema, type):
             schema = schema()
@@ -139,30 +139,30 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     def authenticated(
         self, name: str, *limits: Limit, refresh: bool = False, scope: Scope | None = None
     ) -> Callable[[View], View]:
-        """Require a valid access token (or refresh token). The outermost decorator.
+        """Require a valid access token (or refresh token). Use it as the outermost decorator.
 
-        name: what generated clients call the operation; one that is out is never changed.
-        limits: those of one address, besides that of the user. scope: that of API keys which are good here too.
+        name: what generated clients call the operation; never change a published one.
+        limits: limits of one address, in addition to the user's. scope: API keys with this scope are accepted too.
         """
         check = partial(require_token, *limits, refresh=refresh, scope=scope)
         auth = "refreshToken" if refresh else "accessToken"
         return lambda view: note(preceded(view, check), name=name, auth=auth, scope=scope)
 
     def public(self, name: str, *limits: Limit) -> Callable[[View], View]:
-        """Require no token, explicitly, so that no route is open by an oversight. The outermost decorator.
+        """Declare that a route needs no token, so that none is open by oversight. Use it as the outermost decorator.
 
-        name: as `authenticated` has it. limits: those of one address; none for health checks, webhooks and the like.
+        name: as for `authenticated`. limits: limits of one address; none for health checks, webhooks and the like.
         """
         check = partial(limit_address, *limits)
         return lambda view: note(preceded(view, check), name=name, auth="public", limits=limits)
 
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
-        """The errors of this route, besides those of every route of its kind."""
+        """Declare the errors of this route, in addition to those of every route of its kind."""
         return lambda view: note(view, errors=errors)
 
 
 def preceded(view: View, check: Callable[[], None]) -> View:
-    """The view, behind a check that raises what refuses the request."""
+    """Wrap the view so that `check` runs first. The check refuses a request by raising."""
 
     @wraps(view)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -181,10 +181,10 @@ def note(view: View, **facts: Any) -> View:
 
 
 def example_of(schema: ma.Schema) -> dict[str, Any]:
-    """A body in which every field shows its example; a nested document, those of its own fields."""
+    """Build an example of a body from its fields' examples, including those of nested documents."""
     body = {}
     for name, field in schema.fields.items():
-        item = getattr(field, "inner", field)  # a list shows one
+        item = getattr(field, "inner", field)  # a list shows one item
         if "example" in field.metadata:
             body[name] = field.metadata["example"]
         elif isinstance(item, ma.fields.Nested):
@@ -194,7 +194,7 @@ def example_of(schema: ma.Schema) -> dict[str, Any]:
 
 
 def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-    """Add a route's name, its auth and every error of it, with an example of each, to its OpenAPI description."""
+    """Add a route's name, its authentication and an example of each of its errors to its OpenAPI description."""
     contract = doc_info.get("contract", {})
     arguments = doc_info.get("arguments", {})
     doc["operationId"] = contract["name"]
@@ -224,7 +224,7 @@ def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any
 
 
 def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
-    """The OpenAPI response of one status, with its codes."""
+    """Return the OpenAPI response of one status, with an example of each code."""
     examples = {kind.code: {"summary": kind.detail, "value": kind.example()} for kind in kinds}
     headers = dict(HEADERS_OF_STATUS.get(kinds[0].status, {}))
     for kind in kinds:
@@ -237,9 +237,9 @@ def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
 
 
 def conditional_get(view: View) -> View:
-    """The view as a conditional GET (RFC 9110, 13): 304 for a client that has this very body, by its ETag.
+    """Make the view a conditional GET (RFC 9110, 13): it answers 304 if the client's ETag matches the body.
 
-    Answers stay `no-store`: a program that keeps one knows what it does, and a cache on the way is not to have it.
+    Responses stay `no-store`: a client may keep one deliberately, but a cache on the way must not.
     """
 
     @wraps(view)

@@ -1,7 +1,7 @@
-"""Bearer tokens, which this module alone makes and reads; the auth feature knows their sessions, and the API keys.
+"""Bearer tokens: only this module makes and reads them. The auth feature manages their sessions, and the API keys.
 
-To the routes an API key is a token: what never changes of it comes as a token's claims, with `scopes`, and with the
-key's id for a session's.
+Routes see an API key as a token. What never changes about a key is presented as a token's claims, with `scopes` added
+and with the key's id in place of the session's.
 """
 
 import enum
@@ -57,7 +57,7 @@ class TokenInvalid(TokenError):
 
 
 class UnknownKey(TokenInvalid):
-    """It looks like an API key and is none of ours."""
+    """The token looks like an API key, but is none of ours."""
 
 
 class TokenExpired(TokenError):
@@ -73,7 +73,7 @@ class TokenRevoked(TokenError):
 
 
 class InsufficientScope(AppError):
-    """An API key on a route that is not its own; the challenge is that of RFC 6750, section 3."""
+    """The API key is not valid for this route. The challenge follows RFC 6750, section 3."""
 
     status, code = HTTPStatus.FORBIDDEN, "insufficient_scope"
     detail = "This API key is not for this route."
@@ -98,11 +98,11 @@ def register_auth(
     find_key: Callable[[str], dict[str, Any] | None],
     is_key_active: SessionValidator,
 ) -> None:
-    """Let flask-jwt-extended accept tokens of active sessions, and answer others with problem documents.
+    """Set up flask-jwt-extended, and the functions that look up and check sessions and API keys.
 
-    JWT_SECRET signs tokens; those of JWT_SECRET_PREVIOUS are accepted too. is_session_active, is_key_active: called
-    with the ids of a session, or an API key, and its user, and now, when Redis does not know it. find_key: returns an
-    API key's claims, or None. All three hold no database connection when they return.
+    JWT_SECRET signs tokens; those signed with JWT_SECRET_PREVIOUS are accepted too. is_session_active, is_key_active:
+    called when Redis does not know the session or the API key, with its id, its user's id and the time. find_key:
+    returns an API key's claims, or None. All three hold no database connection when they return.
     """
     app.extensions[SESSION_VALIDATOR] = is_session_active
     app.extensions[KEY_VALIDATOR] = is_key_active
@@ -111,7 +111,7 @@ def register_auth(
         JWT_SECRET_KEY=settings.jwt_secret,
         JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
         JWT_REFRESH_TOKEN_EXPIRES=settings.refresh_expires_in,
-        JWT_DECODE_LEEWAY=CLOCK_SKEW_SECONDS,  # for `iat` and `nbf`; `read_token` looks at `exp` itself
+        JWT_DECODE_LEEWAY=CLOCK_SKEW_SECONDS,  # for `iat` and `nbf`; `read_token` checks `exp` itself
     )
     current, previous = settings.jwt_secret, settings.jwt_secret_previous
     current_id, secrets = key_id(current), {key_id(previous): previous} if previous else {}
@@ -121,18 +121,18 @@ def register_auth(
 
 
 def require_token(*limits: Limit, refresh: bool, scope: Scope | None) -> None:
-    """Require a valid access token (or refresh token) of an active session, then count the request.
+    """Require a valid access token (or refresh token) of an active session, and count the request.
 
-    scope: that of API keys which are good here too; None: none is.
-    A request of an active session counts against its user, any other against its address: the holder of a revoked
-    token uses up nothing of the user's limit. Raises TokenError, InsufficientScope, RateLimited.
+    scope: API keys with this scope are accepted too; None: no API key is.
+    A request of an active session counts against its user, any other against its address, so that the holder of a
+    revoked token cannot use up the user's limit. Raises TokenError, InsufficientScope, RateLimited.
     """
     try:
         claims = read_token(refresh=refresh)
         if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now(), validator_of(claims)):
             raise TokenRevoked
     except TokenError as error:
-        if not isinstance(error, UnknownKey):  # counted before it was looked up
+        if not isinstance(error, UnknownKey):  # `claims_of` has counted it already
             limit_address(REQUESTS)
         raise
     if "scopes" in claims and scope not in claims["scopes"]:
@@ -142,14 +142,14 @@ def require_token(*limits: Limit, refresh: bool, scope: Scope | None) -> None:
 
 
 def validator_of(claims: Mapping[str, Any]) -> SessionValidator:
-    """What decides, by PostgreSQL, whether the token's session, or the key, is active."""
+    """Return the function that asks PostgreSQL whether the token's session, or the API key, is active."""
     return cast(SessionValidator, current_app.extensions[KEY_VALIDATOR if "scopes" in claims else SESSION_VALIDATOR])
 
 
 def claims_of(token: str, find_key: Callable[[str], dict[str, Any] | None]) -> dict[str, Any]:
-    """The claims of a token or an API key that is ours. Raises TokenInvalid, TokenExpired, RateLimited.
+    """Return the claims of a token or an API key that is ours. Raises TokenInvalid, TokenExpired, RateLimited.
 
-    Before a key is looked up its address is counted: a flood of invented keys asks PostgreSQL little.
+    The address is counted before a key is looked up, so that a flood of invented keys causes few queries.
     """
     if token.startswith(API_KEY_PREFIX):
         limit_address(REQUESTS)
@@ -166,60 +166,60 @@ def claims_of(token: str, find_key: Callable[[str], dict[str, Any] | None]) -> d
 
 
 def read_token(*, refresh: bool) -> dict[str, Any]:
-    """The claims of the request's token or API key. Raises TokenMissing, TokenInvalid, TokenExpired.
+    """Return the claims of the request's token or API key.
 
-    A process verifies a signature once, and looks a key up once: what was found to be ours stays so. Its time is looked
-    at again.
+    A process verifies each signature once and looks up each key once: what was ours stays ours. Only the expiry is
+    checked again. Raises TokenMissing, TokenInvalid, TokenExpired, RateLimited.
     """
     token = bearer_token()
     is_key = token.startswith(API_KEY_PREFIX)
     claims: dict[str, Any] = current_app.extensions[KNOWN_CLAIMS](token)
     if not is_key and ("scopes" in claims or claims["type"] != ("refresh" if refresh else "access")):
         raise TokenInvalid
-    if float(claims.get("exp", 0)) <= utc_now().timestamp():  # PyJWT takes text that is a number
+    if float(claims.get("exp", 0)) <= utc_now().timestamp():  # PyJWT accepts a number as text
         raise TokenExpired("The API key has expired. Make a new one." if is_key else None)
     return claims
 
 
 def bearer_token() -> str:
-    """What the request's `Authorization` carries. Raises TokenMissing."""
+    """Return the token in the request's `Authorization` header. Raises TokenMissing."""
     scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
     token = rest.strip()  # after one space or more: RFC 9110, 11.4
-    if scheme.lower() != "bearer" or not token:  # in any case: RFC 9110, 11.1
+    if scheme.lower() != "bearer" or not token:  # case-insensitive: RFC 9110, 11.1
         raise TokenMissing
     return token
 
 
 def current_user_id() -> UUID:
-    """The user of the request's token."""
+    """Return the user of the request's token."""
     return UUID(g.token_claims["sub"])
 
 
 def current_session_id() -> UUID:
-    """The session of the request's token, or the API key's id."""
+    """Return the session of the request's token, or the API key's id."""
     return UUID(g.token_claims["sid"])
 
 
 def current_refresh_jti() -> UUID:
-    """The id of the request's refresh token. Raises TokenInvalid."""
+    """Return the id of the request's refresh token. Raises TokenInvalid."""
     return claimed_id(g.token_claims, REFRESH_JTI_CLAIM)
 
 
 def encode_tokens(user_id: UUID, session_id: UUID, jti: UUID) -> tuple[str, str]:
-    """A signed access token and a signed refresh token. jti: the id of the refresh token's row."""
+    """Return a signed access token and a signed refresh token. jti: the id of the refresh token's row."""
     claims = {"sid": str(session_id)}
     access_token = create_access_token(str(user_id), additional_claims=claims)
     return access_token, create_refresh_token(str(user_id), additional_claims=claims | {REFRESH_JTI_CLAIM: str(jti)})
 
 
 def current_session_check() -> Callable[[], bool]:
-    """A function that says whether this request's session is still active, also after the request."""
+    """Return a function that checks whether this request's session is still active, even after the request."""
     is_active, session_id, user_id = validator_of(g.token_claims), current_session_id(), current_user_id()
     return lambda: is_active(session_id, user_id, utc_now())
 
 
 def claimed_id(claims: Mapping[str, Any], name: str) -> UUID:
-    """The id in a claim. Raises TokenInvalid when there is none."""
+    """Return the id in a claim. Raises TokenInvalid if there is none."""
     try:
         return UUID(claims[name])
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -227,5 +227,5 @@ def claimed_id(claims: Mapping[str, Any], name: str) -> UUID:
 
 
 def key_id(secret: str) -> str:
-    """The `kid` of a signing secret in a token's header (RFC 7515, 4.1.4)."""
+    """Return the `kid` that names a signing secret in a token's header (RFC 7515, 4.1.4)."""
     return derive_key(secret, "token-key-id").hex()[:16]

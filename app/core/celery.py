@@ -25,7 +25,7 @@ TASK_REQUEST_ID = "request_id"
 PUBLISHED_HEADER = "published_at"
 WORKERS = "workers"  # a sorted set in Redis: when each worker process last took a task, by host and process id
 WORKER_FORGOTTEN_AFTER = timedelta(hours=1)
-NOTE_EVERY_SECONDS = 1.0  # a round trip for each task would add nothing
+NOTE_EVERY_SECONDS = 1.0  # noting each task would cost a round trip and tell nothing more
 
 log = logging.getLogger(__name__)
 task_log = logging.getLogger("app.tasks")
@@ -34,11 +34,11 @@ task_log = logging.getLogger("app.tasks")
 class AppTask(Task):  # type: ignore[misc]
     """A task that runs inside an application context, under the id of the request that queued it, and logs one line.
 
-    Without PostgreSQL it ends: the row that it was for is still there, and a sweep queues it again.
+    If PostgreSQL is unavailable, the task ends: its row is still there, and a sweep queues it again.
     """
 
     flask_app: Flask
-    noted_at = float("-inf")  # this process's, on time.monotonic()
+    noted_at = float("-inf")  # by time.monotonic(); one for all tasks of this process
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         request_id.set(self.request.get(TASK_REQUEST_ID))
@@ -58,7 +58,7 @@ class AppTask(Task):  # type: ignore[misc]
         return result
 
     def note_taken(self, now: datetime) -> None:
-        """Record that this process takes a task, at most once a second and only if Redis answers."""
+        """Record that this process has taken a task, at most once a second and only if Redis answers."""
         if time.monotonic() - AppTask.noted_at < NOTE_EVERY_SECONDS:
             return
         AppTask.noted_at = time.monotonic()
@@ -75,28 +75,28 @@ class AppTask(Task):  # type: ignore[misc]
 
 
 def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, dict[str, str]]) -> None:
-    """Set Celery up: tasks of this app, taken one a thread, that no request waits for a broker to queue.
+    """Set up Celery: tasks run in this app, a worker takes one per thread, and queueing one never blocks for long.
 
-    pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is no chore.
+    pool_size: connections that this process opens to queue tasks. routes: the queue of each task that is not a chore.
     """
     celery = Celery("gemini_backend", task_cls=type("TaskOfApp", (AppTask,), {"flask_app": app}))
     celery.conf.update(
         **broker_settings(url, pool_size=pool_size),
         task_routes=routes,
-        task_acks_late=True,  # or a worker would reserve a second task for each of its threads
+        task_acks_late=True,  # otherwise a worker would reserve a second task for each of its threads
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )
     celery.set_default()
     logging.getLogger("celery.app.trace").addFilter(without_data)
-    _ = celery.pool, celery.producer_pool  # made here, in this order: of threads that ask first each may make its own
+    _ = celery.pool, celery.producer_pool  # made now, in this order: otherwise several threads could each make one
     before_task_publish.connect(add_task_headers)
     app.extensions["celery"] = celery
 
 
 def without_data(record: logging.LogRecord) -> bool:
-    """A filter: of a task's error Celery logs all text, in which PostgreSQL puts the whole row."""
+    """Logging filter: keep one line of a task's error. Celery logs all of it, and PostgreSQL adds the whole row."""
     context = record.__dict__.pop("data", None)
     if context and record.exc_info and record.exc_info[1]:
         record.msg = "Task %s[%s] failed: %s"
@@ -105,20 +105,20 @@ def without_data(record: logging.LogRecord) -> bool:
 
 
 def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
-    """Queue a task by its name; its arguments are ids. Raises when the broker does not answer in time."""
+    """Queue a task by its name. Its arguments are ids. Raises an error if the broker does not answer in time."""
     celery: Celery = current_app.extensions["celery"]
     celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
 
 
 def add_task_headers(headers: dict[str, Any], **_: Any) -> None:
-    """Send the id of the request that a task serves along, its trace, and when it was queued."""
+    """Add the request's id, its trace and the time of queueing to a task's headers."""
     headers[TASK_REQUEST_ID] = request_id.get()
     headers[TRACE_HEADER] = traceparent.get()
     headers[PUBLISHED_HEADER] = utc_now().isoformat()
 
 
 def next_published_at(queue: str) -> datetime | None:
-    """When the task that workers take next was queued; None when none waits, or Redis does not say.
+    """Return when the task that workers take next was queued, or None if none is waiting or Redis does not tell.
 
     kombu keeps a queue as a list of JSON documents in Redis, the oldest at its end.
     """
@@ -130,9 +130,9 @@ def next_published_at(queue: str) -> datetime | None:
 
 
 def last_tasks(now: datetime) -> dict[str, datetime]:
-    """When each worker process last took a task, within the last hour. Raises redis.RedisError.
+    """Return when each worker process last took a task, within the last hour. Raises redis.RedisError.
 
-    A stuck process shows only here: the others do its work, and nothing waits.
+    Only this reveals a stuck process: the others do its work, so that nothing waits.
     """
     since = (now - WORKER_FORGOTTEN_AFTER).timestamp()
     known: Any = redis_client().zrangebyscore(WORKERS, since, "+inf", withscores=True)
@@ -140,11 +140,11 @@ def last_tasks(now: datetime) -> dict[str, datetime]:
 
 
 def note_worker_ended() -> None:
-    """Remove this process's record: it stops in order."""
+    """Remove this process's record, because it stops normally."""
     with suppress(RedisError):
         redis_client().zrem(WORKERS, worker_name())
 
 
 def worker_name() -> str:
-    """This process's name among the workers."""
+    """Return this process's name among the workers."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,4 +1,4 @@
-"""What commands print: a table for people, one JSON object a line for programs, a sentence for what fails."""
+"""The output of commands: a table for people, one JSON object per line for programs, one sentence for a failure."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 
 class CommandGroup(AppGroup):
-    """Commands that end in a sentence when a use case refuses, or without PostgreSQL."""
+    """Commands that end with one sentence if a use case refuses, or if PostgreSQL is unavailable."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises click.ClickException, whose exit code is 1."""
@@ -30,15 +30,15 @@ class CommandGroup(AppGroup):
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> str:
-    """The rows as one JSON object a line, in ASCII: what a user wrote must neither end a line nor draw on a terminal.
+    """Format the rows as one JSON object per line, in ASCII: a user's text must not end a line or control a terminal.
 
-    JSON itself lets the control characters of C1 stand, and what Unicode counts among the ends of a line.
+    Plain JSON would keep C1 control characters, and what else Unicode counts as the end of a line.
     """
     return "\n".join(json.dumps(dict(row), default=to_plain) for row in rows)
 
 
 def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
-    """The rows as aligned columns under their names; a missing value is `-`."""
+    """Format the rows as aligned columns under their names. A missing value is `-`."""
     cells = [[cell(row.get(name)) for name in columns] for row in rows]
     lines = [[name.replace("_", " ") for name in columns], *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -48,14 +48,14 @@ def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
 
 
 def cell(value: object) -> str:
-    """A value in a table, its control characters escaped: what a user wrote must not draw on the terminal."""
+    """Format a value for a table, with control characters escaped: a user's text must not control the terminal."""
     plain = to_plain(value)
     text = "-" if plain is None else str(plain)
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def to_plain(value: object) -> str | int | float | bool | None:
-    """A value that JSON knows; times in RFC 3339, to the second."""
+    """Convert a value to one that JSON knows. Times are in RFC 3339, to the second."""
     if isinstance(value, datetime):
         return as_rfc3339(value, timespec="seconds")
     return value if value is None or isinstance(value, int | float) else str(value)

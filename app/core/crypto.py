@@ -1,6 +1,6 @@
-"""Keyed hashes and encryption, each purpose under a key of its own, derived from HASH_SECRET.
+"""Keyed hashes and encryption. Each purpose has a key of its own, derived from HASH_SECRET.
 
-Without HASH_SECRET the keys derive from JWT_SECRET, which then must stay as long as anything that it hashes.
+Without HASH_SECRET the keys are derived from JWT_SECRET, which must then stay the same for as long as any hash is kept.
 """
 
 import base64
@@ -16,17 +16,17 @@ from app.core import settings
 
 
 def keyed_hash(purpose: str, *parts: str) -> str:
-    """HMAC-SHA-256 over `parts`, hexadecimal: recognisable, not readable."""
+    """Return the HMAC-SHA-256 of `parts` in hexadecimal: equal inputs can be recognised, but not read."""
     return hmac.new(purpose_key(f"hash:{purpose}"), "\x1f".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
 def seal(purpose: str, text: str) -> str:
-    """The text, encrypted and authenticated (Fernet): readable by this service alone."""
+    """Encrypt and authenticate the text (Fernet), so that only this service can read it."""
     return sealer(purpose).encrypt(text.encode()).decode()
 
 
 def unseal(purpose: str, sealed: str) -> str | None:
-    """The sealed text; None when it was not sealed under this secret."""
+    """Decrypt a sealed text. Returns None if it was not sealed with this secret."""
     try:
         return sealer(purpose).decrypt(sealed.encode()).decode()
     except InvalidToken:
@@ -34,16 +34,16 @@ def unseal(purpose: str, sealed: str) -> str | None:
 
 
 def sealer(purpose: str) -> Fernet:
-    """Fernet under the key of one purpose."""
+    """Return Fernet with the key of one purpose."""
     return Fernet(base64.urlsafe_b64encode(purpose_key(f"seal:{purpose}")))
 
 
 def purpose_key(purpose: str) -> bytes:
-    """The key of one purpose of this service."""
+    """Return the key of one purpose of this service."""
     return derive_key(settings().hash_secret or settings().jwt_secret, purpose)
 
 
-@lru_cache(maxsize=32)  # the same few at each request
+@lru_cache(maxsize=32)  # each request needs the same few
 def derive_key(secret: str, purpose: str) -> bytes:
-    """32 bytes for one purpose (HKDF-SHA-256, RFC 5869), from which neither the secret nor another key follows."""
+    """Derive 32 bytes for one purpose (HKDF-SHA-256, RFC 5869). They reveal neither the secret nor another key."""
     return HKDF(SHA256(), length=32, salt=None, info=purpose.encode()).derive(secret.encode())

@@ -1,8 +1,8 @@
-"""The database: engine settings, the base of every model, and an end to every wait on PostgreSQL.
+"""The database: engine settings, the base of every model, and a bound on every wait for PostgreSQL.
 
-The server's own time-outs need a server that runs, and libpq waits for ever on a connection whose other end is
-frozen: its kernel still acknowledges, so `tcp_user_timeout` does not help. So psycopg2 waits by our own callback, with
-poll(2), which costs about 3 µs of CPU a query. It is the process's; each thread runs it on its own connection.
+The server's own time-outs need a running server. libpq waits for ever for a frozen one, whose kernel still acknowledges
+packets, so that `tcp_user_timeout` does not help. So psycopg2 waits through our own callback, with poll(2), which costs
+about 3 µs of CPU per query. The process has one; each thread runs it for its own connection.
 """
 
 import enum
@@ -32,13 +32,13 @@ from app.core.logging import first_line
 
 CONNECT_SECONDS = 2.0
 STATEMENT_TIMEOUT_MS = 4_000  # the server's own
-ANSWER_SECONDS = 4.3  # a little longer, so that a server that runs ends the statement itself
-# A burst passes; with a new connection behind it, still within 5 seconds. A whole number, because SQLAlchemy's
-# `engine_from_config`, which flask-sqlalchemy calls, cuts off the rest.
+ANSWER_SECONDS = 4.3  # a little longer, so that a running server ends the statement itself
+# Long enough for a burst to pass, and still within 5 seconds if a new connection follows. A whole number, because
+# SQLAlchemy's `engine_from_config`, which Flask-SQLAlchemy calls, cuts off a fraction.
 POOL_TIMEOUT_SECONDS = 2
 LOCK_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_MS = 15_000
-# SQLSTATEs of a server that takes no statement now, besides class 08, connection exceptions:
+# SQLSTATEs of a server that takes no statements now, in addition to class 08 (connection exceptions):
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY = "25006"  # read_only_sql_transaction: a former primary, or one whose disk is full
 ABSENT_STATES = {
@@ -49,7 +49,7 @@ ABSENT_STATES = {
     "57P03",  # cannot_connect_now
 }
 IN_TRANSACTION = "in_transaction"  # in a session's `info`
-HAS_SERVED = "has_served"  # in a pooled connection's `info`, which goes with it
+HAS_SERVED = "has_served"  # in a pooled connection's `info`, which ends with it
 
 RowId = Annotated[UUID, mapped_column(primary_key=True, default=uuid7)]  # UUIDv7: later rows have greater ids
 
@@ -79,8 +79,8 @@ class DatabaseUnavailable(OperationalError):
 
 # PostgreSQL cannot be reached, or no connection to it came free in time.
 DATABASE_UNAVAILABLE = (DatabaseUnavailable, PoolTimeoutError)
-# The same, and what a running server gives up: a deadlock, a lock or statement that takes too long, a full disk.
-# Nothing was stored and the next try may succeed, but one of these that comes back is a defect.
+# The same, and statements that a running server ends: a deadlock, a lock or statement that takes too long, a full disk.
+# Nothing was stored and a retry may succeed, but an error that keeps coming back is a defect.
 DATABASE_GAVE_UP = (OperationalError, PoolTimeoutError)
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
@@ -97,25 +97,25 @@ else:
 
 
 def register_database(app: Flask, url: str, *, pool_size: int) -> None:
-    """Connect SQLAlchemy to PostgreSQL, with an answer or an error to every statement within 5 seconds.
+    """Connect SQLAlchemy to PostgreSQL. Every statement gets an answer or an error within 5 seconds.
 
-    pool_size: connections of one process; a thread that finds none free waits POOL_TIMEOUT_SECONDS.
+    pool_size: connections of one process; a thread that finds none free waits up to POOL_TIMEOUT_SECONDS.
     """
     server_limits = {
         "statement_timeout": STATEMENT_TIMEOUT_MS,
         "lock_timeout": LOCK_TIMEOUT_MS,
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
         "timezone": "UTC",
-        "default_transaction_isolation": r"read\ committed",  # whoever waited for a lock reads what is there by then
+        "default_transaction_isolation": r"read\ committed",  # after waiting for a lock, read the current rows
     }
     of_address = make_url(url).normalized_query.get("options", ())
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-        "hide_parameters": True,  # SQLAlchemy's errors would show what was to be stored
+        "hide_parameters": True,  # otherwise SQLAlchemy's errors show the values
         "isolation_level": "AUTOCOMMIT",  # but see `open_transaction`
         "pool_size": pool_size,
         "max_overflow": 0,
-        "pool_use_lifo": True,  # the last one used: its server process has caches that are warm
+        "pool_use_lifo": True,  # take the one used last: its server process has warm caches
         "pool_timeout": POOL_TIMEOUT_SECONDS,
         "pool_recycle": 1_800,
         "connect_args": {
@@ -138,12 +138,12 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
 
 
 class BoundedConnection(extensions.connection):  # type: ignore[misc]
-    """A connection of our pool, whose statements are bounded; those of others in this process are not."""
+    """A connection of our pool. Only its statements are bounded, not those of other connections in this process."""
 
 
 @contextmanager
 def answers_within(seconds: float) -> Iterator[None]:
-    """Let statements of this thread take that long: longer, for work without a client, or shorter."""
+    """Allow this thread's statements this many seconds: more for work that no client waits for, or less."""
     token = _allowed_seconds.set(seconds)
     try:
         yield
@@ -152,9 +152,9 @@ def answers_within(seconds: float) -> Iterator[None]:
 
 
 def wait_for_answer(connection: Any) -> None:
-    """Wait until libpq has what it waits for.
+    """Wait until libpq has finished what it is doing.
 
-    Raises psycopg2.OperationalError when that takes too long; psycopg2 closes the connection then.
+    Raises psycopg2.OperationalError if that takes too long; psycopg2 then closes the connection.
     """
     deadline = time.monotonic() + seconds_allowed(connection)
     while (state := connection.poll()) != extensions.POLL_OK:
@@ -166,7 +166,7 @@ def wait_for_answer(connection: Any) -> None:
 
 
 def seconds_allowed(connection: Any) -> float:
-    """How long this wait may take: for connecting, or for a statement."""
+    """Return how long this wait may take, for connecting or for a statement."""
     if connection.status not in {extensions.STATUS_READY, extensions.STATUS_BEGIN, extensions.STATUS_PREPARED}:
         return CONNECT_SECONDS
     if not isinstance(connection, BoundedConnection):
@@ -175,10 +175,10 @@ def seconds_allowed(connection: Any) -> float:
 
 
 def refuse_closed(connection: Any, record: Any, _proxy: object) -> None:
-    """Let the pool replace a connection that the server has closed, without asking the server (`pool_pre_ping` does).
+    """Let the pool replace a connection that the server has closed, without a query (unlike `pool_pre_ping`).
 
-    Nothing is to be read from an idle connection but its end. A new one is taken as it is: when it was closed already,
-    its first statement says so, where the pool would raise a misuse of ours. Raises DisconnectionError.
+    The only thing to read from an idle connection is its end. A new connection is not checked: if it is closed already,
+    its first statement says so, whereas the pool would raise InvalidRequestError. Raises DisconnectionError.
     """
     if not record.info.get(HAS_SERVED):
         record.info[HAS_SERVED] = True
@@ -191,9 +191,9 @@ def refuse_closed(connection: Any, record: Any, _proxy: object) -> None:
 
 
 def open_transaction(session: Session, _: object, connection: Connection) -> None:
-    """Let psycopg2 send BEGIN for the connection of a `transaction()`, and of nobody else: a read is one round trip.
+    """Let psycopg2 send BEGIN inside a `transaction()` only: a read outside of one takes a single round trip.
 
-    psycopg2's own switch sends nothing to the server; SQLAlchemy's isolation levels would.
+    Setting psycopg2's `autocommit` sends nothing to the server; SQLAlchemy's isolation levels would.
     """
     driver = cast(Any, connection.connection.driver_connection)
     if session.info.get(IN_TRANSACTION) and driver.autocommit:
@@ -201,20 +201,20 @@ def open_transaction(session: Session, _: object, connection: Connection) -> Non
 
 
 def close_transaction(connection: Any, _record: object) -> None:
-    """Give a connection back to the pool as it came; None has been thrown away."""
+    """Put a connection back into autocommit before it returns to the pool. It is None if it was discarded."""
     if connection is not None and not connection.closed:
         connection.autocommit = True
 
 
 def distinguish_absence(context: ExceptionContext) -> BaseException | None:
-    """Turn errors of a server that is gone into DatabaseUnavailable.
+    """Turn errors of an unavailable server into DatabaseUnavailable.
 
     psycopg2 has one class for these and for statements that a running server has ended.
     """
     error = context.sqlalchemy_exception
     if not isinstance(error, DBAPIError) or error.orig is None:
         return None
-    state = getattr(error.orig, "pgcode", None)  # libpq has none for what it finds out by itself
+    state = getattr(error.orig, "pgcode", None)  # errors that libpq itself detects have none
     is_connecting = context.connection is None and isinstance(error, OperationalError)
     is_absent = state.startswith("08") or state in ABSENT_STATES if state else context.is_disconnect or is_connecting
     if not is_absent:
@@ -231,7 +231,7 @@ def distinguish_absence(context: ExceptionContext) -> BaseException | None:
 
 
 def log_database_error(log: logging.Logger, consequence: str, error: Exception) -> None:
-    """Log one of DATABASE_GAVE_UP: an absence in a line, anything else with its traceback."""
+    """Log one of DATABASE_GAVE_UP: an unavailable server in one line, anything else with its traceback."""
     if isinstance(error, DATABASE_UNAVAILABLE):
         log.warning("PostgreSQL is unavailable (%s): %s", first_line(error), consequence)
     else:
@@ -239,16 +239,16 @@ def log_database_error(log: logging.Logger, consequence: str, error: Exception) 
 
 
 def locked_keys(rows: Select[Any]) -> Select[Any]:
-    """The keys of rows that nobody else holds, and that are locked now; for the `IN` of an UPDATE or a DELETE.
+    """Lock rows that nobody else has locked, and select their keys, for the `IN` of an UPDATE or a DELETE.
 
-    PostgreSQL looks for them once: without the common table expression it may do so for each row of the table, and each
-    time come upon others than those it has locked, so that LIMIT bounds nothing.
+    The common table expression makes PostgreSQL run the query once. Without it PostgreSQL may run it for each row of
+    the table, and lock other rows each time, so that LIMIT bounds nothing.
     """
     return select(rows.with_for_update(skip_locked=True).cte())
 
 
 def text_enum(kind: type[enum.StrEnum], name: str) -> Enum:
-    """A column type that stores an enum's values as text, guarded by a check constraint."""
+    """Return a column type that stores an enum's values as text, guarded by a check constraint."""
     return Enum(
         kind,
         name=name,

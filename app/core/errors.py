@@ -54,7 +54,7 @@ class AppError(Exception):
     detail = "Something went wrong here; it has been logged."
     errors: Mapping[str, Any] | None = None  # messages by field, where fields are at fault
     headers: Mapping[str, str] = {}
-    described_headers: Mapping[str, Any] = {}  # as OpenAPI has them, besides those of the status
+    described_headers: Mapping[str, Any] = {}  # for OpenAPI, in addition to those of the status
 
     def __init__(self, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.detail)
@@ -63,7 +63,7 @@ class AppError(Exception):
 
     @classmethod
     def example(cls) -> dict[str, Any]:
-        """The problem document of this error, as the API's description shows it."""
+        """Return the problem document of this error, as the API's description shows it."""
         return problem(cls.status, cls.code, cls.detail) | {"request_id": EXAMPLE_REQUEST_ID}
 
 
@@ -144,12 +144,12 @@ def register_error_handlers(app: Flask) -> None:
 
 
 def code_of(status: int) -> str:
-    """The code of an error that has no class of its own."""
+    """Return the code of an error that has no class of its own."""
     return CODES.get(status, "internal_error" if status >= 500 else "bad_request")  # noqa: PLR2004
 
 
 def problem(status: int, code: str, detail: str) -> dict[str, Any]:
-    """The body of a problem document."""
+    """Return the body of a problem document."""
     title = TITLES.get(status) or HTTPStatus(status).phrase
     return {
         "type": "about:blank",
@@ -162,7 +162,7 @@ def problem(status: int, code: str, detail: str) -> dict[str, Any]:
 
 
 def handle_app_error(error: AppError) -> Response:
-    """One of our own errors, as a response."""
+    """Answer with one of our own errors."""
     REFUSALS.labels(error.code).inc()
     body = problem(error.status, error.code, error.detail)
     if error.errors is not None:
@@ -172,8 +172,8 @@ def handle_app_error(error: AppError) -> Response:
 
 
 def handle_http_exception(error: HTTPException) -> Response:
-    """Werkzeug's own errors, with the headers they bring (`Allow`, `Retry-After`)."""
-    status = HTTPStatus(cast(int, error.code))  # Flask hands over neither those without a code nor redirects
+    """Answer with one of Werkzeug's errors, and with the headers it brings (`Allow`, `Retry-After`)."""
+    status = HTTPStatus(cast(int, error.code))  # Flask passes on neither errors without a code nor redirects
     headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Retry-After"}}
     ours = AppError(DETAILS.get(status) or error.description or status.phrase, headers=headers)
     ours.status, ours.code = status, code_of(status)
@@ -181,7 +181,7 @@ def handle_http_exception(error: HTTPException) -> Response:
 
 
 def handle_dependency_error(error: Exception) -> Response:
-    """PostgreSQL or Redis does not answer in time, or PostgreSQL ended a statement: the next try may succeed."""
+    """Answer 503 if PostgreSQL or Redis does not answer, or PostgreSQL has ended a statement: a retry may succeed."""
     if isinstance(error, (*DATABASE_UNAVAILABLE, redis.RedisError)):
         log.error("A dependency does not answer: %s", first_line(error))
     else:
@@ -190,6 +190,6 @@ def handle_dependency_error(error: Exception) -> Response:
 
 
 def handle_unexpected(error: Exception) -> Response:
-    """A defect: its traceback goes to the log, not to the client."""
+    """Answer 500 to a defect. Its traceback goes to the log, not to the client."""
     log.error("Unexpected error", exc_info=error)
     return handle_app_error(AppError())

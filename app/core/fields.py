@@ -1,6 +1,6 @@
-"""The kinds of fields that schemas are made of: marshmallow's, but each says what it is.
+"""The fields that schemas are made of: marshmallow's, each with a mandatory description.
 
-What needs no description, such as the items of a list, is a field of marshmallow's own.
+A field that needs no description, such as the item of a list, is one of marshmallow's own.
 """
 
 import re
@@ -16,7 +16,7 @@ from app.core.clock import as_rfc3339
 
 
 class Described(ma.fields.Field[Any]):
-    """A field with its description and, if it is given one, its example."""
+    """A field with a description and an optional example."""
 
     def __init__(self, description: str, *args: Any, example: Any = ma.missing, **kwargs: Any) -> None:
         shown = {} if example is ma.missing else {"example": example}
@@ -56,16 +56,16 @@ class Choice(Described, ma.fields.Enum[Any]):
 
 
 class Preserialized(Described, ma.fields.Nested):
-    """A nested document that its schema describes, and that is given in the form in which it is sent."""
+    """A nested document whose schema only describes it. Its value is given in the form in which it is sent."""
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         return value
 
 
 class Text(String):
-    """Text within `min_chars` and `max_chars`, after trimming; no NUL character, no lone surrogate.
+    """Text of `min_chars` to `max_chars` characters after trimming, with no NUL character and no lone surrogate.
 
-    PostgreSQL stores neither of the two, and no client means them.
+    PostgreSQL stores neither, and no client means to send them.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class JsonBoolean(Boolean):
 
 
 class QueryInteger(Integer):
-    """A whole number in plain digits, as a query string has it: `1_0` is none, nor are digits of other scripts."""
+    """A whole number in a query string, in plain digits: neither `1_0` nor digits of other scripts are accepted."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not re.fullmatch(r"-?[0-9]{1,9}", str(value)):

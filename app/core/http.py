@@ -1,4 +1,4 @@
-"""The edge: bodies, headers, proxies, the client's connection, and one log line and one count for each request."""
+"""The HTTP edge: bodies, headers, proxies, the client's connection, and one log line and one count per request."""
 
 import logging
 import socket
@@ -28,12 +28,12 @@ MAX_BODY_BYTES = 128 * 1024
 MAX_DRAIN_BYTES = 8 * 1024 * 1024
 DRAIN_CHUNK_BYTES = 64 * 1024
 MAX_USER_AGENT_CHARS = 255
-SERVER_DRAIN_BYTES = 64 * 1024  # of an unread body, by gunicorn itself: gunicorn/http/parser.py
+SERVER_DRAIN_BYTES = 64 * 1024  # of an unread body that gunicorn itself drains: gunicorn/http/parser.py
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self' 'unsafe-inline'",  # Swagger UI styles its elements in place
+        "style-src 'self' 'unsafe-inline'",  # Swagger UI uses inline styles
         "img-src 'self' data:",
         "connect-src 'self'",
         "base-uri 'none'",
@@ -41,7 +41,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-STRICT_TRANSPORT_SECURITY = "max-age=31536000"  # a year; subdomains are not this service's to bind
+STRICT_TRANSPORT_SECURITY = "max-age=31536000"  # a year; this service does not decide for subdomains
 CORS_EXPOSED_HEADERS = [
     "Allow",
     "Content-Disposition",
@@ -75,14 +75,14 @@ _drain_signals: list[Callable[[], bool]] = []
 
 
 class Request(flask.Request):
-    """A request whose body is bounded, and fails with our own errors."""
+    """A request whose body is bounded, and whose failures are our own errors."""
 
     def get_data(self, *args: Any, **kwargs: Any) -> Any:
-        """The body. Raises BodyTooLarge, BodyTooSlow, MalformedJson (cut short, or broken chunks)."""
+        """Return the body. Raises BodyTooLarge, BodyTooSlow, MalformedJson (cut short, or broken chunks)."""
         body = self.environ["wsgi.input"]
         try:
             data = super().get_data(*args, **kwargs)
-            # werkzeug cuts a chunked body off at the limit, and raises nothing
+            # Werkzeug cuts a chunked body off at the limit, and raises nothing
             is_cut = self.content_length is None and self.environ.get("wsgi.input_terminated") and body.read(1)
         except RequestEntityTooLarge:
             raise BodyTooLarge from None
@@ -92,24 +92,24 @@ class Request(flask.Request):
             raise MalformedJson from None
         if is_cut:
             raise BodyTooLarge
-        if len(data) < (self.content_length or 0):  # the client has left, and werkzeug takes what there is
+        if len(data) < (self.content_length or 0):  # the client has left, and Werkzeug returns what it has
             raise MalformedJson
         return data
 
 
 def drain_unread(response: Response) -> Response:
-    """Read away what is left of a large body, up to MAX_DRAIN_BYTES; mark the body when there is more.
+    """Drain what is left of a large body, up to MAX_DRAIN_BYTES. Mark the body if there is more.
 
-    A server that closes while its client still sends breaks the connection, and the client never sees the answer. And
-    gunicorn announces keep-alive, finds more than it drains by itself, and closes: the client's next request fails. For
-    a marked body `web_worker.py` announces the close.
+    If a server closes while its client still sends, the connection breaks and the client never sees the response. And
+    if more is left than gunicorn drains itself, it announces keep-alive and then closes, so that the client's next
+    request fails. For a marked body `web_worker.py` announces the close.
     """
     is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
     if is_large and request.environ.get("wsgi.input_terminated"):
         body, left = request.environ["wsgi.input"], MAX_DRAIN_BYTES
         with suppress(Exception):  # a client that falls silent or goes away; a server whose bodies take no mark
             body.is_left_unread = True
-            if response.status_code == HTTPStatus.REQUEST_TIMEOUT:  # it was waited for already
+            if response.status_code == HTTPStatus.REQUEST_TIMEOUT:  # the body was waited for already
                 return response
             while left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, left))):
                 left -= len(chunk)
@@ -118,11 +118,11 @@ def drain_unread(response: Response) -> Response:
 
 
 def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[str]) -> None:
-    """Bound every body and harden every answer.
+    """Bound every body, and harden every response.
 
-    trusted_proxies: how many stand in front, each of which adds to X-Forwarded-For; with 0 nothing that a client
-    sends about its address or TLS is believed.
-    cors_origins: whose pages may call the API from a browser; none when empty.
+    trusted_proxies: how many proxies in front add to X-Forwarded-For; with 0 nothing that a client sends about its
+    address or TLS is believed.
+    cors_origins: the origins whose pages may call the API from a browser; none if empty.
     """
     app.request_class = Request
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -144,20 +144,20 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
 
 
 def without_quotes(application: Callable[..., Any], environ: dict[str, Any], start_response: Any) -> Any:
-    """Serve a request whose addresses have no quotation marks: after an open one Werkzeug reads no proxy's word."""
+    """Remove quotation marks from X-Forwarded-For: Werkzeug ignores what proxies append after an open one."""
     if '"' in (forwarded := environ.get("HTTP_X_FORWARDED_FOR", "")):
         environ["HTTP_X_FORWARDED_FOR"] = forwarded.replace('"', "")
     return application(environ, start_response)
 
 
 def ignore_preconditions() -> None:
-    """Hide ranges and `If-Match` from every route: Werkzeug would refuse them without a problem document."""
+    """Hide `Range`, `If-Match` and the like from every route: Werkzeug would refuse them without a problem document."""
     for header in ("HTTP_RANGE", "HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE"):
         request.environ.pop(header, None)
 
 
 def add_security_headers(response: Response) -> Response:
-    """Forbid caching, sniffing, framing and the like, unless the view says otherwise; give no type to no content."""
+    """Forbid sniffing, framing and the like, and caching unless the view says otherwise."""
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -170,7 +170,7 @@ def add_security_headers(response: Response) -> Response:
 
 
 def register_request_log(app: Flask) -> None:
-    """Log and count each request at its very end; that of a stream is its last event."""
+    """Log and count each request at its very end: for a stream, after its last event."""
 
     def begin() -> None:
         g.began = time.monotonic()
@@ -184,14 +184,14 @@ def register_request_log(app: Flask) -> None:
             "network": network(request.remote_addr),
         }
         began, actions = getattr(g, "began", time.monotonic()), g.setdefault(ACTIONS_AFTER_RESPONSE, [])
-        response.direct_passthrough = False  # of a file, which nobody would close
-        response.call_on_close(partial(copy_context().run, end, fields, began, actions))  # under its id and trace
+        response.direct_passthrough = False  # otherwise Werkzeug never closes the response of a file
+        response.call_on_close(partial(copy_context().run, end, fields, began, actions))  # with its id and trace
         return response
 
     def end(fields: dict[str, Any], began: float, actions: list[Callable[[], None]]) -> None:
         try:
             log_request(fields, began)
-        finally:  # also where the numbers cannot be written
+        finally:  # even if the metrics cannot be written
             while actions:  # once, however often the response is closed
                 actions.pop(0)()
 
@@ -200,7 +200,7 @@ def register_request_log(app: Flask) -> None:
 
 
 def after_response(action: Callable[[], None]) -> None:
-    """Run `action` once the client has its response, under the request's id and trace. It handles its own errors."""
+    """Run `action` once the client has its response, under the request's id and trace. `action` handles its errors."""
     g.setdefault(ACTIONS_AFTER_RESPONSE, []).append(action)
 
 
@@ -215,7 +215,7 @@ def log_request(fields: dict[str, Any], began: float) -> None:
 
 @lru_cache(maxsize=4_096)
 def network(address: str | None) -> str:
-    """The network of a client: its /24 or /48 is enough for an investigation, and names nobody."""
+    """Return a client's network. Its /24 or /48 is enough for an investigation, and identifies nobody."""
     parsed = parse_address(address)
     if parsed is None:
         return "-"
@@ -224,7 +224,7 @@ def network(address: str | None) -> str:
 
 @dataclass(frozen=True)
 class Client:
-    """Where a request comes from, as far as it is known, by the columns that keep it.
+    """Where a request comes from, as far as known. The fields are named after the columns that keep them.
 
     user_agent: MAX_USER_AGENT_CHARS at most.
     """
@@ -234,16 +234,16 @@ class Client:
 
 
 def current_client() -> Client:
-    """The client of the request."""
+    """Return the client of the request."""
     agent = request.user_agent.string[:MAX_USER_AGENT_CHARS]
     return Client(ip=client_address(request.remote_addr), user_agent=agent or None)
 
 
 def has_hung_up(environ: Mapping[str, Any]) -> bool:
-    """Whether the client has closed its connection, or its half of it.
+    """Return whether the client has closed its connection, or its half of it.
 
-    Always False where the server does not show the connection: only gunicorn does, and not under TLS of its own. A
-    next request's bytes hide it as well.
+    Always False if the server does not expose the connection: only gunicorn does, and not when it terminates TLS
+    itself. The bytes of a next request hide the close as well.
     """
     connection: socket.socket | None = environ.get("gunicorn.socket")
     if connection is None or isinstance(connection, ssl.SSLSocket):
@@ -257,10 +257,10 @@ def has_hung_up(environ: Mapping[str, Any]) -> bool:
 
 
 def add_drain_signal(signal: Callable[[], bool]) -> None:
-    """Add a sign that this process is about to end; the server's hooks know one."""
+    """Add a function that tells whether this process is about to end. The server's hooks provide one."""
     _drain_signals.append(signal)
 
 
 def is_draining() -> bool:
-    """Whether this process is about to end, so that streams and waits should end now."""
+    """Return whether this process is about to end, so that streams and waits should end now."""
     return any(signal() for signal in _drain_signals)

@@ -22,7 +22,7 @@ from app.core.tracing import request_id, trace_id
 
 READABLE = "%(levelname)-7s %(name)s: %(message)s [%(request_id)s]"
 FIELDS = "%(levelname)s %(name)s %(message)s %(request_id)s"
-# At INFO these repeat what we say ourselves, or more than a log may hold: stripe a part of the key.
+# At INFO these repeat what we log ourselves, or log too much: stripe logs a part of the key.
 NOISY = (
     "alembic.runtime.plugins",
     "urllib3",
@@ -35,13 +35,13 @@ NOISY = (
 )
 SECRET_NAMES = re.compile("secret|key|token|password")
 SECRET_OPTIONS = re.compile(r"(?<=[?&])(password|sslpassword|ssl_password)=([^&#]+)")  # of libpq's and redis-py's URLs
-MIN_SECRET_CHARS = 6  # anything shorter is found in innocent words
-MASKS = (  # each with the words without which it need not be looked for
+MIN_SECRET_CHARS = 6  # anything shorter occurs in ordinary words
+MASKS = (  # each with words of which a line must have one before the pattern is tried
     (("eyJ",), re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "[token]"),
     (("gbk_",), re.compile(r"\bgbk_[\w-]+"), "[key]"),
     (("://",), re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"), "[credentials]"),
-    # A mobile number, but its last two digits. Its sign stands before what must not precede it: a regular expression
-    # that begins with a character finds it much sooner.
+    # A mobile number except its last two digits. The sign comes before the lookbehinds: a regular expression that
+    # begins with a character searches much faster.
     (("+", "%2B"), re.compile(r"(\+|%2B)(?<![\w+]\+)(?<![\w+]%2B)[1-9]\d{4,12}(\d\d)(?!\d)"), r"…\2"),
 )
 
@@ -51,7 +51,7 @@ ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | N
 def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ()) -> None:
     """Send every log record to standard error in one format. Safe to call twice.
 
-    secrets: what no line may show, wherever it comes from.
+    secrets: texts that no line may show, whatever its source.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(add_request_id)
@@ -65,9 +65,9 @@ def configure_logging(*, level: str, as_json: bool, secrets: Iterable[str] = ())
 
 
 def log_event(log: logging.Logger, event: str, sentence: str | None = None, /, **facts: object) -> None:
-    """Log something that happened, with facts as fields in JSON.
+    """Log an event. Its facts are fields in JSON.
 
-    sentence: what people read, with `%(name)s` for facts; without one they read the facts as `name=value`.
+    sentence: the message for people, with `%(name)s` for facts; without one it lists the facts as `name=value`.
     """
     fields = {name: value if isinstance(value, int | float) else str(value) for name, value in facts.items()}
     sentence = sentence or " ".join([event, *(f"{name}=%({name})s" for name in fields)])
@@ -75,13 +75,13 @@ def log_event(log: logging.Logger, event: str, sentence: str | None = None, /, *
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line, for what is known to happen and needs no traceback."""
+    """Describe an error in one line, for errors that are expected and need no traceback."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def add_request_id(record: logging.LogRecord) -> bool:
-    """A handler's filter: which request, and which trace if it is part of one."""
+    """Logging filter: add the request's id, and its trace if it is part of one."""
     record.request_id = request_id.get() or "-"
     if trace := trace_id():
         record.trace_id = trace
@@ -110,7 +110,7 @@ class ReadableFormatter(RedactingFormatter):
 
 
 class JsonLineFormatter(RedactingFormatter, JsonFormatter):
-    """One JSON object a line, facts as fields of their own."""
+    """One JSON object per line, with the facts as fields."""
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         super().add_fields(log_data, record, message_dict)
@@ -118,7 +118,7 @@ class JsonLineFormatter(RedactingFormatter, JsonFormatter):
 
 
 def secrets_of(settings: Mapping[str, object]) -> list[str]:
-    """The values of settings that are secret: by their names, and the passwords within URLs."""
+    """Return the secret values of settings: those with a secret's name, and the passwords in URLs."""
     found = set()
     for name, value in settings.items():
         if not isinstance(value, str):
@@ -135,7 +135,7 @@ def secrets_of(settings: Mapping[str, object]) -> list[str]:
 
 
 def redact(line: str, secrets: Iterable[str] = ()) -> str:
-    """A log line without these secrets, tokens, credentials in URLs, and whole mobile numbers."""
+    """Remove these secrets, tokens, keys, credentials in URLs and whole mobile numbers from a log line."""
     for secret in secrets:
         line = line.replace(secret, "[secret]")
     for words, pattern, mask in MASKS:
@@ -145,7 +145,7 @@ def redact(line: str, secrets: Iterable[str] = ()) -> str:
 
 
 def traceback_without_data(error: BaseException) -> str:
-    """A traceback with only the first line of each error: PostgreSQL puts the whole row into the others."""
+    """Format a traceback with only the first line of each error: PostgreSQL puts the whole row into the others."""
     parts = []
     for link in chain(error):
         parts += ["Traceback (most recent call last):\n", *traceback.format_tb(link.__traceback__), first_line(link)]
@@ -154,7 +154,7 @@ def traceback_without_data(error: BaseException) -> str:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it, the first cause first."""
+    """Yield the causes of an error, the first cause first, then the error itself."""
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None:
         yield from chain(earlier)

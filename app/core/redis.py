@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POOL_WAIT_SECONDS = 0.6  # for one of the pool's connections: a burst passes, and two commands still take under 3 s
+POOL_WAIT_SECONDS = 0.6  # for a connection of the pool: a burst passes, and two commands still take under 3 s
 OPEN_SECONDS = 5.0  # how long Redis is not asked after a time-out
 CACHE_PREFIX = "cache:"  # of the keys that flask-caching writes
 MAX_BLOCK_SECONDS = 5  # a blocking read asks again this often, so a silent Redis is noticed
 
 
 class TextSerializer(BaseSerializer):
-    """Keeps text as JSON. The library's own serializers unpickle, and so run, what anybody put into Redis."""
+    """Stores text as JSON. The library's own serializers unpickle, and so execute, whatever anybody put into Redis."""
 
     def dumps(self, value: str, *_: object) -> bytes:
         return json.dumps(value).encode()
 
     def loads(self, stored: bytes | None) -> str | None:
-        """The text; None, a miss, for anything that is not our text."""
+        """Return the text, or None (a miss) for anything that is not our text."""
         try:
             text = json.loads(stored or b"null")
         except (ValueError, RecursionError):
@@ -53,10 +53,10 @@ class RedisCircuitOpen(redis.ConnectionError):
 
 
 class RedisBreaker:
-    """Keeps one process from waiting again and again for a silent Redis.
+    """A circuit breaker: keeps one process from waiting again and again for a silent Redis.
 
-    A time-out opens it for OPEN_SECONDS: only one caller at a time may probe Redis, and the first answer closes it. A
-    refused connection costs no wait, so it changes nothing.
+    A time-out opens it for OPEN_SECONDS. Meanwhile only one caller at a time may probe Redis, and the first answer
+    closes it. A refused connection costs no wait, so it changes nothing.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class RedisBreaker:
     def asking(self, *, probing: bool) -> Iterator[None]:
         """Ask Redis within the block. Raises RedisCircuitOpen, and what the block raises.
 
-        probing: ask also while it is open, if nobody else does.
+        probing: ask even while the breaker is open, if nobody else does.
         """
         is_probe = self.is_open
         if is_probe and not (probing and self._probe.acquire(blocking=False)):
@@ -97,7 +97,7 @@ def register_redis(app: Flask, settings: "Settings") -> None:
     """
     pool = make_pool(settings.redis_url, settings.redis_pool_size)
     patient = {"socket_timeout": MAX_BLOCK_SECONDS + TIMEOUT_SECONDS}
-    # One request may wait even where no stream is allowed. To redis-py a pool of 0 is one of 2³¹, and it fills that.
+    # One request may wait even if no stream is allowed. redis-py turns a size of 0 into 2³¹, and fills that pool.
     blocking = make_pool(settings.redis_url, max(1, settings.streams_allowed), **patient)
     app.extensions["redis"] = redis.Redis(connection_pool=pool)
     app.extensions["redis_blocking"] = redis.Redis(connection_pool=blocking)
@@ -120,7 +120,7 @@ def register_redis(app: Flask, settings: "Settings") -> None:
 
 
 def make_pool(url: str, size: int, **options: Any) -> redis.BlockingConnectionPool:
-    """A pool of `size` connections: who finds none free for POOL_WAIT_SECONDS gets redis.ConnectionError."""
+    """Make a pool of `size` connections. If none is free within POOL_WAIT_SECONDS, it raises redis.ConnectionError."""
     tls = {"ssl_cert_reqs": "required"} if url.startswith("rediss://") else {}
     return redis.BlockingConnectionPool.from_url(
         url, max_connections=size, timeout=POOL_WAIT_SECONDS, **(TIMEOUTS | tls | options)
@@ -128,22 +128,22 @@ def make_pool(url: str, size: int, **options: Any) -> redis.BlockingConnectionPo
 
 
 def redis_client(*, blocking: bool = False) -> redis.Redis:
-    """The client; `blocking` for reads that wait, up to MAX_BLOCK_SECONDS each."""
+    """Return the client. blocking: for reads that wait, up to MAX_BLOCK_SECONDS each."""
     return cast(redis.Redis, current_app.extensions["redis_blocking" if blocking else "redis"])
 
 
 def rate_limits() -> RateLimiter:
-    """flask-limiter's strategy and, as its `storage`, the counters in Redis; for limits that a use case applies."""
+    """Return flask-limiter's strategy, for limits that a use case applies. Its `storage` has the counters in Redis."""
     return cast(RateLimiter, current_app.extensions["rate_limits"])
 
 
 def window_seconds(item: RateLimitItem, key: str) -> int:
-    """Until the window is over in which the key is counted: a value for `Retry-After`. Raises redis.RedisError."""
+    """Return the seconds until the key's window ends: a value for `Retry-After`. Raises redis.RedisError."""
     return int(rate_limits().get_window_stats(item, key).reset_time - time.time()) + 1
 
 
 def redis_breaker() -> RedisBreaker:
-    """This process's breaker."""
+    """Return this process's breaker."""
     return cast(RedisBreaker, current_app.extensions["redis_breaker"])
 
 
@@ -156,16 +156,16 @@ def asking_redis() -> AbstractContextManager[None]:
 
 
 def require_redis() -> None:
-    """Refuse work that needs Redis while it is silent; the caller holds no database connection.
+    """Refuse work that needs Redis while Redis is silent. The caller must hold no database connection.
 
-    A request has just asked Redis about its session, so it is pinged again only if it did not answer: one caller at a
-    time, and the first answer closes the breaker. Raises redis.RedisError.
+    A request has just asked Redis about its session, so Redis is pinged only if it did not answer then. One caller at a
+    time pings, and the first answer closes the breaker. Raises redis.RedisError.
     """
     if redis_breaker().is_open:
         ping_redis()
 
 
 def ping_redis() -> None:
-    """Ping Redis; the caller holds no database connection. Raises redis.RedisError within two time-outs."""
+    """Ping Redis. The caller must hold no database connection. Raises redis.RedisError within two time-outs."""
     with redis_breaker().asking(probing=True):
         redis_client().ping()

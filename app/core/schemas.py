@@ -1,6 +1,6 @@
 """Schemas that all features share, and keyset pagination.
 
-Cursors are opaque and neither skip nor repeat while rows are inserted.
+Cursors are opaque. Pages neither skip nor repeat rows while others are inserted.
 """
 
 import base64
@@ -32,19 +32,19 @@ class InvalidCursor(AppError):
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """A part of a list, and the cursor of the next part (None: there is none)."""
+    """A part of a list, and the cursor of the next part (None if there is none)."""
 
     items: list[Row]
     next_cursor: str | None
 
 
 def encode_cursor(*parts: object) -> str:
-    """The position after a row, as text for a URL."""
+    """Encode the position after a row as text for a URL."""
     return base64.urlsafe_b64encode("|".join(map(str, parts)).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, *parsers: Callable[[str], Any]) -> list[Any]:
-    """The parts of a cursor, each through its parser. Raises InvalidCursor."""
+    """Decode a cursor into its parts, each through its parser. Raises InvalidCursor."""
     try:
         if len(cursor) > MAX_CURSOR_CHARS:
             raise InvalidCursor
@@ -68,7 +68,7 @@ class Schema(ma.Schema):
         unknown = ma.RAISE
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        """A field's value: by its name alone, which marshmallow would try as a path and as an index as well."""
+        """Return a field's value by its plain name, which marshmallow would also try as a path and as an index."""
         return obj.get(attr, default) if isinstance(obj, dict) else getattr(obj, attr, default)
 
 

@@ -1,6 +1,6 @@
-"""Slots for requests that are held open: of this process, and of one user on all processes together.
+"""Slots for requests that are held open: per process, and per user across all processes.
 
-A held request has a thread, and all other requests need some too.
+A held request occupies a thread, and all other requests need threads too.
 """
 
 import logging
@@ -17,14 +17,14 @@ from app.core.redis import redis_client
 
 log = logging.getLogger(__name__)
 
-SLOT_SECONDS = 60  # without a renewal: of a process that died
+SLOT_SECONDS = 60  # without a renewal; then it is free again, since its process died
 _held: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
 @contextmanager
 def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
-    """Count a request among the held ones during the block; False, and not counted, when `at_most` are held."""
+    """Count a request as held during the block. Yields False, and counts nothing, if `at_most` are held already."""
     with _lock:
         has_slot = _held[kind] < at_most
         _held[kind] += has_slot
@@ -38,19 +38,19 @@ def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
 
 
 class Slot:
-    """One of the few requests that a user may hold open at once, of those under the same key.
+    """One of the few requests of a kind that a user may hold open at once.
 
-    key: what they are, a colon, and the user's id.
+    key: the kind of request, a colon, and the user's id.
     """
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.kind = key.partition(":")[0]
         self.name = secrets.token_hex(8)
-        self.client = redis_client()  # a slot is given up when its request is over, and its context with it
+        self.client = redis_client()  # kept, because a slot outlives its request's context
 
     def keep(self) -> int:
-        """Say within SLOT_SECONDS that the request is still open; how many the user has open, 0 without Redis."""
+        """Take or renew the slot for SLOT_SECONDS. Returns how many slots the user holds, or 0 without Redis."""
         now = time.time()
         pipeline = self.client.pipeline(transaction=True)
         pipeline.zremrangebyscore(self.key, "-inf", now)
@@ -72,7 +72,7 @@ class Slot:
 
 @contextmanager
 def user_slot(key: str, *, at_most: int) -> Iterator[Slot | None]:
-    """Hold one of a user's slots during the block; None when `at_most` are held. Without Redis nobody counts them."""
+    """Hold one of a user's slots during the block. Yields None if `at_most` are held. Without Redis none is counted."""
     slot = Slot(key)
     try:
         yield slot if slot.keep() <= at_most else None

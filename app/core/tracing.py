@@ -1,8 +1,8 @@
-"""Whose work this is: a request's id and its trace go along to its tasks, to Gemini and into the logs.
+"""Request ids and traces, which are passed on to a request's tasks, to Gemini and into the logs.
 
-Every request has an id: the client's own if it is sane. The trace (W3C Trace Context) is the client's `traceparent`, as
-it came, in most deployments. With OTEL_EXPORTER_OTLP_ENDPOINT requests, tasks and calls of Gemini are spans, which
-OpenTelemetry's SDK exports (docs/tracing.md); without it nothing of that is imported.
+Every request has an id: the client's own if it is well formed. The trace (W3C Trace Context) is the client's
+`traceparent`, as it came, unless spans are exported. With OTEL_EXPORTER_OTLP_ENDPOINT requests, tasks and calls to
+Gemini are spans, which OpenTelemetry's SDK exports (docs/tracing.md); without it the SDK is not imported.
 """
 
 import re
@@ -18,25 +18,25 @@ from uuid_utils.compat import uuid7
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACE_HEADER = "traceparent"
-# Version, trace, parent and flags; what a later version may add after them is not passed on.
+# Version, trace, parent and flags; anything that a later version adds after them is not passed on.
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 TRACER = "tracer"  # its key in app.extensions
-SERVICE_NAME = "gemini-backend"  # unless OTEL_SERVICE_NAME says another
+SERVICE_NAME = "gemini-backend"  # unless OTEL_SERVICE_NAME is set
 
 # The id of the current request or, in the worker, of the request that queued the task.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-# The place in a trace of what this thread does; None outside of one.
+# Where in a trace this thread's work is; None outside of one.
 traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
 def trace_id() -> str | None:
-    """The trace of what this thread does."""
+    """Return the id of the trace that this thread's work belongs to, or None."""
     value = traceparent.get()
     return value.split("-")[1] if value else None
 
 
 def parse_traceparent(header: str) -> str | None:
-    """A `traceparent` header in version 00; None when it is none."""
+    """Return a `traceparent` header in version 00, or None if it is not a valid one."""
     match = TRACEPARENT.fullmatch(header)
     if match is None or (match[1] == "00" and match[5]):
         return None
@@ -44,16 +44,16 @@ def parse_traceparent(header: str) -> str | None:
 
 
 def outgoing_headers() -> dict[str, str]:
-    """What a call on behalf of the current request carries, so that it can be found in two logs."""
+    """Return the headers of a call on behalf of the current request, so that both sides' logs can be matched."""
     found = {"x-request-id": request_id.get(), TRACE_HEADER: traceparent.get()}
     return {name: value for name, value in found.items() if value}
 
 
 def register_tracing(app: Flask, *, endpoint: str) -> None:
-    """Give each request its id and its place in a trace, before anything else, and its response the same id.
+    """Give each request an id and a place in a trace, before anything else, and return the id in its response.
 
     endpoint: where spans are exported to; empty: nowhere.
-    Raises SystemExit, with a sentence for the operator, when OpenTelemetry is asked for and not installed.
+    Raises SystemExit, with a sentence for the operator, if OpenTelemetry is configured but not installed.
     """
     app.extensions[TRACER] = make_tracer(endpoint) if endpoint else None
     app.before_request(begin_request)
@@ -61,7 +61,7 @@ def register_tracing(app: Flask, *, endpoint: str) -> None:
 
 
 def make_tracer(endpoint: str) -> Any:
-    """OpenTelemetry's tracer, which exports in a thread of each process. Raises SystemExit."""
+    """Return OpenTelemetry's tracer, which exports in a thread of each process. Raises SystemExit."""
     try:
         exporter = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter").OTLPSpanExporter
         export = import_module("opentelemetry.sdk.trace.export")
@@ -80,7 +80,7 @@ def make_tracer(endpoint: str) -> Any:
 
 @contextmanager
 def span(name: str, kind: str) -> Iterator[None]:
-    """A span around the block, where spans are exported. kind: `SERVER`, `CONSUMER` or `CLIENT`."""
+    """Put a span around the block if spans are exported. kind: `SERVER`, `CONSUMER` or `CLIENT`."""
     begun = begin_span(name, kind)
     if begun is None:
         yield
@@ -90,16 +90,16 @@ def span(name: str, kind: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        begun.set_attribute("error.type", type(error).__qualname__)  # its text may hold a row of the database
+        begun.set_attribute("error.type", type(error).__qualname__)  # the error's text may hold a row of the database
         raise
     finally:
-        if traceparent.get() == own:  # a task goes on in the trace of its reply, whatever queued it
+        if traceparent.get() == own:  # not if a task has switched to its reply's trace
             traceparent.set(before)
         begun.end()
 
 
 def begin_span(name: str, kind: str) -> Any:
-    """A span below `traceparent`, which the caller ends; None where none is exported."""
+    """Begin a span below `traceparent`; the caller ends it. Returns None if no spans are exported."""
     tracer = current_app.extensions[TRACER]
     if tracer is None:
         return None
@@ -110,7 +110,7 @@ def begin_span(name: str, kind: str) -> Any:
 
 
 def traceparent_of(begun: Any) -> str:
-    """A span as a `traceparent`."""
+    """Format a span as a `traceparent`."""
     context = begun.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
@@ -125,7 +125,7 @@ def begin_request() -> None:
 
 
 def finish_request(response: Response) -> Response:
-    """Tell the request's id, and end its span with the response; that of a stream with its last event."""
+    """Add the request's id to the response, and end its span with it: for a stream, after its last event."""
     response.headers[REQUEST_ID_HEADER] = request_id.get() or str(uuid7())
     if begun := g.get("span"):
         route = request.url_rule.rule if request.url_rule else ""

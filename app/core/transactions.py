@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Transaction:
-    """The current transaction; collects what must follow its commit."""
+    """The current transaction. It collects what must follow its commit."""
 
     def __init__(self, *, respond_first: bool = True) -> None:
         self._respond_first = respond_first
@@ -29,11 +29,11 @@ class Transaction:
         self._after_commit.append(action)
 
     def enqueue_after_commit(self, task_name: str, *args: str, delay_seconds: float = 0) -> None:
-        """Queue a task after the commit and, in a request, after its response; if that fails, a sweep queues it."""
+        """Queue a task after the commit, and in a request after its response. If that fails, a sweep queues it."""
         self._tasks.append(lambda: enqueue(task_name, *args, delay_seconds=delay_seconds))
 
     def run_actions(self) -> None:
-        """Run the actions, then queue the tasks, or do so after the response; whatever fails is logged."""
+        """Run the actions, then queue the tasks, now or after the response. Failures are logged."""
         for action in self._after_commit:
             try:
                 action()
@@ -42,12 +42,12 @@ class Transaction:
             except Exception:
                 log.exception("An action after a commit failed")
         if self._tasks and self._respond_first and has_request_context():
-            after_response(self._enqueue_tasks)  # it takes a millisecond, and workers that wake take the CPU
+            after_response(self._enqueue_tasks)  # it takes a millisecond, and workers that wake up take the CPU
         else:
             self._enqueue_tasks()
 
     def _enqueue_tasks(self) -> None:
-        """Queue the tasks, up to the first failure: hundreds of a sweep would each wait and be logged."""
+        """Queue the tasks until Redis fails: the hundreds of a sweep would each wait, and each be logged."""
         for index, enqueue_task in enumerate(self._tasks):
             try:
                 enqueue_task()
@@ -61,12 +61,12 @@ class Transaction:
 
 @contextmanager
 def transaction(*, respond_first: bool = True) -> Iterator[Transaction]:
-    """Commit what the block wrote, or roll all of it back when it raises.
+    """Commit what the block wrote, or roll all of it back if it raises.
 
-    respond_first: whether the tasks of a request are queued once its response is sent: not for one that waits for them.
-    Outside of a request they are queued right after the commit.
-    Afterwards no connection is held; loaded rows stay readable.
-    Raises RuntimeError inside another one: a use case is one transaction.
+    respond_first: queue the tasks of a request after its response; False for a request that waits for them. Outside of
+    a request they are queued right after the commit.
+    Afterwards no connection is held, and loaded rows stay readable.
+    Raises RuntimeError inside another transaction: a use case is one transaction.
     """
     session = db.session()
     if session.info.get(IN_TRANSACTION):  # flask-sqlalchemy: one session a request or task
@@ -74,7 +74,7 @@ def transaction(*, respond_first: bool = True) -> Iterator[Transaction]:
     session.info[IN_TRANSACTION] = True
     tx = Transaction(respond_first=respond_first)
     try:
-        if session.in_transaction():  # something was read before, without one of PostgreSQL's
+        if session.in_transaction():  # something was read before, in autocommit
             open_transaction(session, None, session.connection())
         yield tx
         session.commit()
@@ -87,6 +87,6 @@ def transaction(*, respond_first: bool = True) -> Iterator[Transaction]:
 
 
 def release_connection() -> None:
-    """Free the connection of what was read, before something slow. Loaded rows stay readable."""
+    """Give the database connection back before something slow. Loaded rows stay readable."""
     if db.session.registry.has():
         db.session.close()

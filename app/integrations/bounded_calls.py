@@ -1,9 +1,9 @@
-"""A bound on a whole HTTP call, which no time-out of a socket gives: those start anew with each byte.
+"""A time limit for a whole HTTP call. The time-outs of a socket cannot give one: they start again with each byte.
 
-A `BoundedCall` knows the socket that its thread's request goes through, from before it connects to the end of the
-answer; when its time is over, or another thread aborts it, the socket is shut down, and whatever the thread was
-waiting for there ends at once with an error. Before the connection goes back into its pool, the call forgets it: from
-then on it may be another call's. Only the look-up of a host's addresses is bounded by the resolver alone.
+A `BoundedCall` knows the socket of its thread's request, from before it connects until the response has been read. When
+its time is over, or another thread aborts it, it shuts the socket down, and whatever the thread was waiting for there
+fails at once. The call forgets the connection before that goes back into its pool, because another call may then use
+it. The look-up of a host's addresses is not covered: only the resolver bounds it.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ _of_thread = threading.local()
 
 
 class BoundedCall:
-    """What runs inside `with BoundedCall(seconds):` ends within that time, if it waits for a bounded session.
+    """Requests of a bounded session inside `with BoundedCall(seconds):` end within that time.
 
-    So does an answer that a client reads slowly, once its own connection is bound by `bind_socket`.
+    So does a response that a client of ours reads slowly, if the client's connection is bound by `bind_socket`.
 
-    It has one request under way at a time. `timed_out` and `aborted` tell afterwards why it ended.
+    It has one request in flight at a time. `timed_out` and `aborted` tell afterwards why it ended.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -63,14 +63,14 @@ class BoundedCall:
         return self.timed_out or self.aborted
 
     def bind_socket(self, descriptor: int) -> None:
-        """The call waits at the socket of this descriptor from now on."""
-        # A handle of the call's own: TLS takes the socket out of its object, and another may get a closed one's number.
+        """From now on, shut down the socket of this descriptor when the call is over."""
+        # A handle of its own: TLS detaches the socket from its object, and another socket may reuse a closed number.
         self._hold(socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM))
         if self.is_over:
             self._shut_down()
 
     def release_socket(self) -> None:
-        """The answer is read: from now on the connection is not this call's to shut down."""
+        """Forget the socket: the response has been read, and the connection may serve another call."""
         self._hold(None)
 
     def _hold(self, handle: socket.socket | None) -> None:
@@ -86,19 +86,19 @@ class BoundedCall:
 
 
 def current_call() -> BoundedCall | None:
-    """The call that this thread makes, if it makes one."""
+    """Return this thread's call, if it makes one."""
     return getattr(_of_thread, "call", None)
 
 
 def bind_socket(descriptor: int) -> None:
-    """Let this thread's call, if it makes one, bound what it waits for at the socket of this descriptor."""
+    """Let this thread's call, if it makes one, bound every wait on the socket of this descriptor."""
     call = current_call()
     if call is not None:
         call.bind_socket(descriptor)
 
 
 def raise_if_over() -> None:
-    """Raises ConnectionAbortedError when this thread's call is over."""
+    """Raise ConnectionAbortedError if this thread's call is over."""
     call = current_call()
     if call is not None and call.is_over:
         raise ConnectionAbortedError("the call is over")
@@ -107,11 +107,11 @@ def raise_if_over() -> None:
 def open_socket(
     host: str, port: int, timeout_seconds: float | None, options: Iterable[tuple[Any, ...]]
 ) -> socket.socket:
-    """A socket connected to the first of the host's addresses that answers, bounded by this thread's call.
+    """Connect to the first of the host's addresses that answers. This thread's call bounds the socket.
 
-    timeout_seconds: for each read and write, and for each address, which gets CONNECT_SECONDS at most.
+    timeout_seconds: for each read and write, and for connecting to each address, which takes CONNECT_SECONDS at most.
     options: arguments of `setsockopt`.
-    Raises OSError: that of the last address, or ConnectionAbortedError when the call is over.
+    Raises OSError: that of the last address, or ConnectionAbortedError if the call is over.
     """
     raise_if_over()
     failure = OSError("the host has no address")
@@ -123,7 +123,7 @@ def open_socket(
             connection.settimeout(min(CONNECT_SECONDS, timeout_seconds or CONNECT_SECONDS))
             bind_socket(connection.fileno())
             connection.connect(address)
-            raise_if_over()  # Linux calls a socket connected that was shut down just before
+            raise_if_over()  # on Linux `connect` succeeds on a socket that was just shut down
             connection.settimeout(timeout_seconds)
         except OSError as error:
             connection.close()
@@ -135,7 +135,7 @@ def open_socket(
 
 
 class _Bound:
-    """A connection that tells the thread's call its socket, new or kept alive, with each request."""
+    """A connection that binds its socket, new or kept alive, to the thread's call with each request."""
 
     sock: Any
 
@@ -183,7 +183,7 @@ BOUND_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class BoundedAdapter(HTTPAdapter):
-    """Mount it on a `requests` session to make its calls obey `BoundedCall`, those through an HTTP proxy too."""
+    """Mount it on a `requests` session to make its calls obey `BoundedCall`, also those through an HTTP proxy."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

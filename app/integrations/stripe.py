@@ -1,12 +1,12 @@
-"""Stripe, through its own SDK: the only module that imports it. No database, own exceptions.
+"""Stripe, through its own SDK, which only this module imports. It uses no database, and has exceptions of its own.
 
-What this product wants to know of Stripe's objects, the calls that it makes, and the events that it is sent.
+Here are the parts of Stripe's objects that this product needs, the calls that it makes, and the events it receives.
 Sources: https://docs.stripe.com/api/subscriptions/object, https://docs.stripe.com/api/checkout/sessions/object,
 https://docs.stripe.com/api/events/object
 
-A call has short time-outs and one retry by the SDK, which retries read time-outs too; on top of that, all calls
-inside one `with payments.bounded():` end together, whatever they wait for. The key is in no message and no log:
-an error shows only its type, status, code and Stripe's request id.
+A call has short time-outs, and the SDK retries it once, also after a read time-out. In addition, all calls inside one
+`with payments.bounded():` share a time limit, whatever they wait for. The key is in no message and no log: an error
+shows only its type, status, code and parameter, and Stripe's request id.
 """
 
 import re
@@ -23,12 +23,12 @@ import stripe
 
 from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
 
-ENDED = frozenset({"canceled", "incomplete_expired"})  # nothing follows on these
+ENDED = frozenset({"canceled", "incomplete_expired"})  # final statuses
 
 
 @dataclass(frozen=True)
 class RemoteItem:
-    """What is sold in a subscription: each item has a price and a billing period of its own."""
+    """An item of a subscription. Each has a price and a billing period of its own."""
 
     price_id: str
     current_period_start: datetime | None
@@ -37,7 +37,7 @@ class RemoteItem:
 
 @dataclass(frozen=True)
 class RemoteSubscription:
-    """A subscription as Stripe said it is; times aware, in UTC."""
+    """A subscription as Stripe described it. Times are aware, in UTC."""
 
     id: str
     status: str
@@ -53,7 +53,7 @@ class RemoteSubscription:
 
 @dataclass(frozen=True)
 class RemoteSession:
-    """A Checkout session; `status` is open, complete or expired; `url` is there while it is open.
+    """A Checkout session. `status` is open, complete or expired; `url` is set while it is open.
 
     `payment_status` is `unpaid` until the money arrives, which may take days after the session is complete.
     """
@@ -79,10 +79,10 @@ class RemoteEvent:
 
 
 def parse_subscription(source: Any) -> RemoteSubscription:
-    """From the SDK's object.
+    """Convert the SDK's object.
 
-    In flexible billing mode a cancellation asked for in the portal shows in `cancel_at` alone
-    (https://docs.stripe.com/billing/subscriptions/billing-mode/compare). A date after the period is another matter.
+    In flexible billing mode a cancellation requested in the portal shows only in `cancel_at`
+    (https://docs.stripe.com/billing/subscriptions/billing-mode/compare). A date after the period does not count as one.
     """
     data = source.to_dict()
     items = (data.get("items") or {}).get("data") or []
@@ -104,7 +104,7 @@ def parse_subscription(source: Any) -> RemoteSubscription:
 
 
 def parse_session(source: Any) -> RemoteSession:
-    """From the SDK's object."""
+    """Convert the SDK's object."""
     data = source.to_dict()
     return RemoteSession(
         id=data["id"],
@@ -116,22 +116,22 @@ def parse_session(source: Any) -> RemoteSession:
 
 
 def id_of(value: Any) -> str | None:
-    """The id in a field that holds an id or, expanded, the object itself; None for what can be none."""
+    """Return the id in a field that holds an id or the expanded object. Returns None if it cannot be an id."""
     found = value.get("id") if isinstance(value, dict) else value
     return found if isinstance(found, str) and ID.fullmatch(found) else None
 
 
 def utc_time(timestamp: int | None) -> datetime | None:
-    """Unix seconds as a time."""
+    """Convert Unix seconds to a time."""
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
 
 
 class PaymentsError(Exception):
-    """A call to Stripe did not give what was asked for; the message is for the log."""
+    """A call to Stripe failed, or an event was rejected. The message is for the log."""
 
 
 class PaymentsUnavailable(PaymentsError):
-    """Stripe does not answer, not in time, or not now: the same call may succeed later."""
+    """Stripe cannot be reached, is too slow, or refuses for now: the same call may succeed later."""
 
 
 class PaymentsRejected(PaymentsError):
@@ -147,7 +147,7 @@ class MissingAtStripe(PaymentsRejected):
 
 
 class PaymentsFailed(PaymentsUnavailable):
-    """Stripe's own failure (5xx): it may keep this answer under the idempotency key of the call."""
+    """Stripe failed (5xx). It may repeat this answer for the call's idempotency key."""
 
 
 class EventRejected(PaymentsError):
@@ -155,13 +155,13 @@ class EventRejected(PaymentsError):
 
 
 class KeyInUse(PaymentsUnavailable):
-    """The same call is under way elsewhere."""
+    """Another request with the same idempotency key is in flight."""
 
 
 CONNECT_SECONDS, READ_SECONDS = 2, 8
 MAX_RETRIES = 1
 CONNECTIONS = 64  # kept open to Stripe at most
-PAGE_SIZE = 100  # Stripe's most: https://docs.stripe.com/api/pagination
+PAGE_SIZE = 100  # Stripe's maximum: https://docs.stripe.com/api/pagination
 IN_USE_PAUSE_SECONDS = 0.2
 EVENT_WORD = re.compile(r"[A-Za-z0-9_.]{1,100}")  # an event's id or type
 ID = re.compile(r"[!-~]{1,255}")  # of an object, as long as Stripe promises: https://docs.stripe.com/upgrades
@@ -186,15 +186,15 @@ class Payments:
         )
 
     def bounded(self) -> BoundedCall:
-        """Let all calls in the block end within `timeout_seconds` together (and the SDK's pause before its retry)."""
+        """Let all calls in the block end within `timeout_seconds` together (plus the SDK's pause before its retry)."""
         return BoundedCall(self._timeout_seconds)
 
     def create_customer(self, *, user_id: str, key: str) -> str:
-        """A new customer's id, or that of the customer made under the idempotency key before."""
+        """Create a customer and return its id. A used idempotency key returns the customer that was created with it."""
         return call_patiently(self._stripe.v1.customers.create, {"metadata": {"user_id": user_id}}, key).id
 
     def is_deleted(self, customer_id: str) -> bool:
-        """Whether the customer was deleted; False when it never was there."""
+        """Return whether the customer was deleted. Returns False if it never existed."""
         with suppress(MissingAtStripe):
             return bool(call(lambda: self._stripe.v1.customers.retrieve(customer_id)).to_dict().get("deleted"))
         return False
@@ -202,7 +202,7 @@ class Payments:
     def create_session(
         self, *, customer_id: str, user_id: str, price_id: str, success_url: str, cancel_url: str, key: str
     ) -> RemoteSession:
-        """An open Checkout session for a subscription, the one made under the idempotency key before included."""
+        """Open a Checkout session for a subscription. A used idempotency key returns the session created with it."""
         params: Any = {
             "mode": "subscription",
             "customer": customer_id,
@@ -216,18 +216,18 @@ class Payments:
         return parse_session(call_patiently(self._stripe.v1.checkout.sessions.create, params, key))
 
     def session(self, session_id: str) -> RemoteSession | None:
-        """The session as it is now; None when Stripe does not know it."""
+        """Return the session as it is now, or None if Stripe does not know it."""
         try:
             return parse_session(call(lambda: self._stripe.v1.checkout.sessions.retrieve(session_id)))
         except MissingAtStripe:
             return None
 
     def open_sessions(self, customer_id: str) -> list[RemoteSession]:
-        """The customer's open Checkout sessions."""
+        """Return the customer's open Checkout sessions."""
         return self._sessions({"customer": customer_id, "status": "open", "limit": PAGE_SIZE})
 
     def awaits_payment(self, subscription_id: str) -> bool:
-        """Whether the subscription was bought in a Checkout session whose payment has not arrived yet."""
+        """Return whether the subscription was bought in a Checkout session whose payment has not arrived yet."""
         sessions = self._sessions({"subscription": subscription_id})
         return any((one.status, one.payment_status) == ("complete", "unpaid") for one in sessions)
 
@@ -236,7 +236,7 @@ class Payments:
         return [parse_session(session) for session in page.data]
 
     def expire_session(self, session_id: str) -> None:
-        """End a session; one that has ended by itself stays as it is."""
+        """End a session. One that has already ended stays as it is."""
         try:
             call(lambda: self._stripe.v1.checkout.sessions.expire(session_id))
         except PaymentsRejected:
@@ -245,27 +245,27 @@ class Payments:
                 raise
 
     def subscriptions(self, customer_id: str) -> list[RemoteSubscription]:
-        """Every subscription of the customer, those that have ended included."""
+        """Return every subscription of the customer, including those that have ended."""
         params: Any = {"customer": customer_id, "status": "all", "limit": PAGE_SIZE}
         listed = call(lambda: list(self._stripe.v1.subscriptions.list(params).auto_paging_iter()))
         return [parse_subscription(subscription) for subscription in listed]
 
     def cancel_subscription(self, subscription_id: str) -> None:
-        """Cancel at once; one that has ended already, which Stripe calls missing, stays as it is."""
+        """Cancel at once. A subscription that has already ended, which Stripe calls missing, stays as it is."""
         with suppress(MissingAtStripe):
             call(lambda: self._stripe.v1.subscriptions.cancel(subscription_id))
 
     def portal_url(self, customer_id: str, *, return_url: str) -> str:
-        """Where the customer manages the subscription, good for a few minutes."""
+        """Return the address where the customer manages the subscription. It is valid for a few minutes."""
         params: Any = {"customer": customer_id, "return_url": return_url}
         return str(call(lambda: self._stripe.v1.billing_portal.sessions.create(params)).url)
 
 
 def parse_event(body: bytes, signature: str, secret: str, *, now_seconds: float) -> RemoteEvent:
-    """The event in a webhook's body, once the SDK has checked its signature and age.
+    """Return the event in a webhook's body, once the SDK has checked its signature and age.
 
-    Raises EventRejected, whatever the body or the header may be. The SDK accepts a time in the future, which would
-    keep a signature valid for long: it is rejected here.
+    Raises EventRejected for any other body or header. The SDK accepts a time in the future, which would keep a
+    signature valid for long, so it is rejected here.
     """
     try:
         event = stripe.Webhook.construct_event(body, signature, secret, TOLERANCE_SECONDS).to_dict()
@@ -286,9 +286,9 @@ def parse_event(body: bytes, signature: str, secret: str, *, now_seconds: float)
 
 
 def call_patiently(create: Callable[[Any, Any], Result], params: Any, key: str) -> Result:
-    """Make something under an idempotency key; while another request works on that key, wait and ask again.
+    """Create something under an idempotency key. While another request with this key is in flight, wait and retry.
 
-    The `BoundedCall` around it ends that: once it is over, the next call fails. Raises a PaymentsError.
+    The surrounding `BoundedCall` ends the wait: once its time is over, the next call fails. Raises a PaymentsError.
     """
     while True:
         with suppress(KeyInUse):
@@ -297,7 +297,7 @@ def call_patiently(create: Callable[[Any, Any], Result], params: Any, key: str) 
 
 
 def call(work: Callable[[], Result]) -> Result:
-    """Do one call. Raises a PaymentsError."""
+    """Make one call. Raises a PaymentsError."""
     try:
         return work()
     except stripe.StripeError as error:
@@ -305,7 +305,7 @@ def call(work: Callable[[], Result]) -> Result:
 
 
 def payments_error(error: stripe.StripeError) -> PaymentsError:
-    """What an error of the SDK means."""
+    """Translate an error of the SDK into one of ours."""
     status = error.http_status
     facts = f"{type(error).__name__} HTTP {status} {error.code or '-'} {error.request_id or '-'}"
     if status in {None, HTTPStatus.TOO_MANY_REQUESTS} or isinstance(error, stripe.APIConnectionError):

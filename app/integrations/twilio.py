@@ -10,7 +10,7 @@ MESSAGING_SERVICE = "MG"  # how Twilio's ids of a messaging service begin
 
 
 class SmsRejected(Exception):
-    """Twilio refuses this message and would again."""
+    """Twilio refuses this message, and would refuse it again."""
 
 
 class SmsUnavailable(Exception):
@@ -18,7 +18,7 @@ class SmsUnavailable(Exception):
 
 
 def send_sms(mobile: str, text: str, *, account_sid: str, auth_token: str, sender: str, api_base: str) -> str:
-    """Send a text to a number in E.164; Twilio's id of the message.
+    """Send a text to a number in E.164. Returns Twilio's id of the message.
 
     sender: one of the account's numbers, or a messaging service (`MG…`).
     Takes up to CONNECT_SECONDS + READ_SECONDS. Raises SmsRejected, SmsUnavailable.

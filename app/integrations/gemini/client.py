@@ -1,6 +1,6 @@
-"""The interface to a model: what goes there and comes back, what Google's answers mean, and the choice of a client.
+"""The interface to a model: requests and answers, what Google's errors mean, and the choice of a client.
 
-Costs nothing to import; `model_client_class` imports the chosen SDK alone, for a worker or `flask gemini check`.
+It imports no SDK. `model_client_class` imports only the chosen one, for a worker or `flask gemini check`.
 Source of the fields: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from app.integrations.bounded_calls import BoundedCall
 
-CONNECTIONS = 256  # kept open to Google at most: as many as a worker has threads, and some
+CONNECTIONS = 256  # kept open to Google at most: more than a worker has threads
 TRANSIENT = {408, 429, 499}  # and 5xx
 BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
 MAX_TOKENS = "MAX_TOKENS"
@@ -45,7 +45,7 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """What an answer took, in the model's tokens. Thinking is billed as output and counted apart from it."""
+    """The tokens that an answer took, by the model's count. Thinking is billed as output, but counted separately."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -56,7 +56,7 @@ class TokenUsage:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model replied. `model`: the one that answered, as it names itself."""
+    """What a model replied. `model`: the model that answered, by the name it gives itself."""
 
     text: str
     model: str
@@ -66,7 +66,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One response: all of an answer, or the next part of a stream. Empty where Google says nothing.
+    """One response: a whole answer, or the next part of a stream. Fields are empty if Google says nothing.
 
     blocked: why the prompt was refused. finish: why the answer ended. usage: of the answer so far.
     """
@@ -83,7 +83,7 @@ class ModelError(Exception):
 
 
 class ModelUnavailable(ModelError):
-    """It may work when tried again; `retry_after`: seconds that the provider asks for, if it does."""
+    """A retry may succeed. `retry_after`: the seconds that the provider asks us to wait, if it does."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -91,7 +91,7 @@ class ModelUnavailable(ModelError):
 
 
 class ModelTimeout(ModelUnavailable):
-    """The attempt took longer than it may."""
+    """The attempt took too long."""
 
 
 class CallAborted(ModelError):
@@ -99,7 +99,7 @@ class CallAborted(ModelError):
 
 
 class ModelRejected(ModelError):
-    """The provider refuses the request, the key or the model, and would again."""
+    """The provider refuses the request, the key or the model, and would refuse it again."""
 
 
 class ReplyBlocked(ModelError):
@@ -111,12 +111,12 @@ class ReplyEmpty(ModelError):
 
 
 class OutputLimit(ModelError):
-    """All that the model may write went into thinking; there is no text."""
+    """The model spent its whole output limit on thinking, so there is no text."""
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What goes to a model. system_parts: of the system instruction. read_seconds: how long nothing may come."""
+    """A request to a model. system_parts: parts of the system instruction. read_seconds: the longest silence."""
 
     turns: Sequence[Turn]
     model: str
@@ -127,7 +127,7 @@ class ModelRequest:
 
 
 class ModelClient(ABC):
-    """A client of a model; shared by the threads of a worker process. Each SDK has a subclass.
+    """A client of a model, shared by the threads of a worker process. Each SDK has a subclass.
 
     generation_config: fields of Google's GenerationConfig, which both SDKs spell alike; None leaves one to the model.
     client: the SDK's own.
@@ -158,16 +158,16 @@ class ModelClient(ABC):
         model: str | None = None,
         instruction: str | None = None,
     ) -> Answer:
-        """Ask for the next turn of a conversation, oldest first, ending with the user's.
+        """Ask for the next turn of a conversation. turns: oldest first, ending with the user's.
 
-        call: entered by the caller; bounds the attempt as a whole. read_seconds: how long nothing may come.
+        call: entered by the caller; bounds the attempt as a whole. read_seconds: how long the model may send nothing.
         headers: sent along.
-        on_piece: asks for a streamed reply; called with each piece, which joined are the answer's text. One whose time
-        is over is an answer as far as it came.
-        model: another one than the client's own. instruction: its user's, which never stands above the client's own.
-        Raises a ModelError, also after some pieces; any other error is a defect of ours, and not the model's doing.
+        on_piece: asks for a streamed reply, and is called with each piece; together they are the answer's text. If a
+        streamed reply runs out of time, its text so far is the answer.
+        model: overrides the client's own. instruction: the user's, which never takes precedence over the client's own.
+        Raises a ModelError, even after some pieces. Any other error is a defect of ours, not the model's fault.
         """
-        # The service's own first; what a user writes stands apart from it.
+        # The service's own instruction comes first; the user's is a separate part.
         parts = [part for part in (self.system_instruction, instruction and USERS_INSTRUCTION + instruction) if part]
         asked = ModelRequest(
             turns, model or self.model, parts, read_seconds, headers or {}, streamed=on_piece is not None
@@ -175,7 +175,7 @@ class ModelClient(ABC):
         try:
             with closing(self.responses(asked)) as responses:
                 return read_answer(map(self.read_chunk, responses), call, asked.model, on_piece)
-        except Exception as error:  # once the call was cut off, it was the cutting off that ended it
+        except Exception as error:  # if the call was cut off, that is the cause, whatever the error says
             if call.aborted:
                 raise CallAborted("aborted") from error
             if call.timed_out:
@@ -184,24 +184,24 @@ class ModelClient(ABC):
 
     @abstractmethod
     def connect(self, api_key: str, endpoint: str) -> Any:
-        """The SDK's client, whose calls obey `BoundedCall`."""
+        """Return the SDK's client, whose calls obey `BoundedCall`."""
 
     @abstractmethod
     def responses(self, asked: ModelRequest) -> Generator[Any, None, None]:
-        """What Google answers. Raises a ModelError for what the network and the SDK raise, and for nothing else."""
+        """Yield Google's responses. Raises a ModelError for errors of the network and the SDK, and for nothing else."""
 
     @abstractmethod
     def read_chunk(self, response: Any) -> Chunk:
-        """What a response tells."""
+        """Convert one of the SDK's responses to a chunk."""
 
 
 def read_answer(
     chunks: Iterator[Chunk], call: BoundedCall, asked_model: str, on_piece: Callable[[str], None] | None
 ) -> Answer:
-    """The answer that the chunks of a whole response, or of a stream, make. Hands each piece of a stream on.
+    """Join the chunks of a whole response, or of a stream, into an answer. Passes on each piece of a stream.
 
-    A stream whose time is over is an answer as far as it came.
-    Raises ModelTimeout, CallAborted, ModelUnavailable, ReplyBlocked, ReplyEmpty, OutputLimit.
+    If a stream runs out of time, its text so far is the answer.
+    Raises ReplyBlocked, ReplyEmpty, OutputLimit, ModelUnavailable, and whatever the chunks raise.
     """
     pieces: list[str] = []
     finish, model, usage = "", asked_model, TokenUsage()
@@ -227,7 +227,7 @@ def read_answer(
 
 
 def checked(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """The chunks, as long as Google stands by them. Raises ReplyBlocked, ModelUnavailable."""
+    """Yield the chunks. Raises ReplyBlocked if Google blocks prompt or answer, ModelUnavailable if it breaks off."""
     is_ended = is_begun = has_prompt = False
     for chunk in chunks:
         if chunk.blocked:
@@ -237,17 +237,17 @@ def checked(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         is_ended, is_begun = is_ended or bool(chunk.finish), is_begun or bool(chunk.text)
         has_prompt = has_prompt or bool(chunk.usage.prompt_tokens)
         yield chunk
-    if not is_ended and (is_begun or not has_prompt):  # it would pass for a whole answer, or for an empty one
+    if not is_ended and (is_begun or not has_prompt):  # it would count as a whole answer, or as an empty one
         raise ModelUnavailable("the answer broke off, or never began")
 
 
 def latest(known: TokenUsage, update: TokenUsage) -> TokenUsage:
-    """What is known once a chunk has told its part: each counts from the beginning of the answer."""
+    """Merge a chunk's usage into the known one. Each chunk counts from the beginning of the answer."""
     return TokenUsage(*(new or old for new, old in zip(vars(update).values(), vars(known).values(), strict=True)))
 
 
 def error_of(response: Any) -> ModelError:
-    """What an error answer means. response: of either SDK's HTTP client, once its body is read."""
+    """Translate an HTTP error response. response: of either SDK's HTTP client, with its body read."""
     try:
         body = json.loads(response.content)  # in UTF-8 (RFC 8259), whatever its header says
     except ValueError:  # a gateway's page: the status decides
@@ -256,7 +256,7 @@ def error_of(response: Any) -> ModelError:
 
 
 def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
-    """What an error means. body: JSON with the error in it, as it came."""
+    """Translate an error of Google's. body: the JSON that holds it, as it came."""
     details = details_in(body)
     if is_spent_for_today(details):
         return ModelUnavailable(f"HTTP {status}: the day's quota at Google is spent", retry_after=DAY_SECONDS)
@@ -273,15 +273,15 @@ def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
 
 
 def details_in(body: Any) -> list[dict[str, Any]]:
-    """The details of google.rpc.Status; what stands between Google and us may answer with anything."""
-    body = body[0] if isinstance(body, list) and body else body  # instead of a stream, which is an array
+    """Return the details of google.rpc.Status, or none: a gateway between Google and us may answer with anything."""
+    body = body[0] if isinstance(body, list) and body else body  # in place of a stream, which is an array
     error = body.get("error") if isinstance(body, dict) else None
     details = error.get("details") if isinstance(error, dict) else None
     return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
 
 
 def retry_after_of(details: list[dict[str, Any]], headers: Mapping[str, str]) -> float | None:
-    """Seconds that Google asks to wait: google.rpc.RetryInfo, or the header `Retry-After`."""
+    """Return the seconds that Google asks us to wait: google.rpc.RetryInfo, or the header `Retry-After`."""
     delay = str(detail_of(details, "google.rpc.RetryInfo").get("retryDelay", "")).removesuffix("s")
     for seconds in (delay, headers.get("Retry-After", "")):
         try:
@@ -292,18 +292,18 @@ def retry_after_of(details: list[dict[str, Any]], headers: Mapping[str, str]) ->
 
 
 def is_spent_for_today(details: list[dict[str, Any]]) -> bool:
-    """Whether Google names a quota that comes back with the day: google.rpc.QuotaFailure, `…PerDay…` in its ids."""
+    """Return whether Google names a daily quota: google.rpc.QuotaFailure with `…PerDay…` in an id."""
     violations = detail_of(details, "google.rpc.QuotaFailure").get("violations")
     named = violations if isinstance(violations, list) else []
     return any("PerDay" in str(one.get("quotaId", "")) for one in named if isinstance(one, dict))
 
 
 def detail_of(details: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """One of the details that Google adds to an error, or nothing."""
+    """Return one of the details that Google adds to an error, or an empty one."""
     return next((detail for detail in details if str(detail.get("@type", "")).endswith(kind)), {})
 
 
-CLIENTS = {  # by what GEMINI_SDK says: module, class, and the file that installs the library
+CLIENTS = {  # by GEMINI_SDK: module, class, and the file that installs the library
     "google-generativeai": ("app.integrations.gemini.generativeai", "Gemini", "requirements.txt"),
     "google-genai": ("app.integrations.gemini.genai", "GenAI", "requirements-genai.txt"),
 }
@@ -314,7 +314,7 @@ class ClientNotConfigured(Exception):
 
 
 def model_client_class(sdk: str) -> Callable[..., ModelClient]:
-    """What makes a client on the library that GEMINI_SDK names. Raises ClientNotConfigured."""
+    """Return the client class for the library that GEMINI_SDK names. Raises ClientNotConfigured."""
     module, name, requirements = CLIENTS[sdk]
     try:
         client: Callable[..., ModelClient] = getattr(import_module(module), name)

@@ -1,7 +1,7 @@
 """Google Gemini, through google-genai. Imported only when GEMINI_SDK chooses it: decision 0008.
 
-What the library would do beyond one request is off: calling functions, asking for continuations. Its connections,
-httpcore's, are made to obey `BoundedCall` as those of requests do.
+Whatever the library would do beyond one request is off: function calls and continuations. Its httpcore connections obey
+`BoundedCall`, as those of requests do.
 """
 
 import socket
@@ -28,10 +28,10 @@ from app.integrations.gemini.client import (
     error_of,
 )
 
-KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 would begin anew with TLS after 5
+KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 closes after 5 by default, and TLS starts again
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
 OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]  # as httpcore2 sets it
-# What the network and the SDK raise; ValueErrors are those of an answer that cannot be read.
+# What the network and the SDK raise. A response that cannot be read raises a ValueError.
 SDK_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError)
 
 
@@ -77,7 +77,7 @@ class GenAI(ModelClient):
             raise classify(error) from error
 
     def read_chunk(self, response: types.GenerateContentResponse) -> Chunk:
-        """What a response tells. Thoughts, code that was run and its results are no part of the text."""
+        """Convert a response. Thoughts, executed code and its results are not part of the text."""
         feedback = response.prompt_feedback
         usage = response.usage_metadata or types.GenerateContentResponseUsageMetadata()
         candidate = response.candidates[0] if response.candidates else types.Candidate()
@@ -100,7 +100,7 @@ class GenAI(ModelClient):
 
 
 def classify(error: Exception) -> ModelError:
-    """What one of SDK_ERRORS means for the reply."""
+    """Translate one of SDK_ERRORS."""
     if isinstance(error, httpx2.TimeoutException):
         return ModelTimeout(type(error).__name__)
     if isinstance(error, errors.APIError):
@@ -109,8 +109,8 @@ def classify(error: Exception) -> ModelError:
 
 
 def bound(client: httpx2.Client) -> httpx2.Client:
-    """Make the client's calls obey `BoundedCall`, those through a proxy of the environment's too."""
-    for transport in (client._transport, *client._mounts.values()):  # httpx2 has no door to the network backend
+    """Make the client's calls obey `BoundedCall`, also those through a proxy from the environment."""
+    for transport in (client._transport, *client._mounts.values()):  # httpx2 does not expose the network backend
         if isinstance(transport, httpx2.HTTPTransport):
             transport._pool._network_backend = BoundedBackend()
     client.event_hooks["request"].append(release_after_answer)
@@ -119,7 +119,7 @@ def bound(client: httpx2.Client) -> httpx2.Client:
 
 
 def raise_error(response: httpx2.Response) -> None:
-    """Raises a ModelError for an error answer or a redirect: of a body that is not in UTF-8 the SDK tells nothing."""
+    """Raise a ModelError for an error or a redirect: the SDK says nothing about a body that is not in UTF-8."""
     if not response.is_success:
         response.read()
         raise error_of(response)
@@ -137,7 +137,7 @@ def release_after_answer(request: httpx2.Request) -> None:
 
 
 class BoundedBackend(httpcore2.SyncBackend):
-    """Opens connections that the thread's call bounds. What else httpx2 may ask for, our client does not."""
+    """Opens connections that the thread's call bounds. Ignores the options that our client never sets."""
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any
@@ -151,7 +151,7 @@ class BoundedBackend(httpcore2.SyncBackend):
 
 
 class BoundedStream(httpcore2.NetworkStream):
-    """A connection that tells the thread's call which socket it is, with each request that it carries."""
+    """A connection that binds its socket to the thread's call with each request that it carries."""
 
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream

@@ -1,7 +1,7 @@
 """Google Gemini, through google-generativeai's REST client. Imported only when GEMINI_SDK chooses it: decision 0008.
 
-The client below `GenerativeModel` is used: it needs no global `configure()`, and it hands out each piece of a
-stream as it comes. Its own retries are off (they hold a 503 for ten minutes).
+It uses the client below `GenerativeModel`, which needs no global `configure()` and yields each piece of a stream as it
+arrives. The client's own retries are off: they would retry a 503 for ten minutes.
 """
 
 import json
@@ -29,13 +29,13 @@ from app.integrations.gemini.client import (
     error_of,
 )
 
-# What the network and the SDK raise; OSErrors are those of requests too, ValueErrors those of an unreadable answer.
+# What the network and the SDK raise. Errors of requests are OSErrors; an unreadable response raises a ValueError.
 SDK_ERRORS = (urllib3.exceptions.HTTPError, json_format.Error, OSError, ValueError)
-# Messages of protobuf: the fields of proto-plus, which wraps them, cost ten times as much.
+# Plain protobuf messages: access to fields through proto-plus, which wraps them, costs ten times as much.
 REQUEST, RESPONSE = protos.GenerateContentRequest.pb(), protos.GenerateContentResponse.pb()
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
 REASONS: Any = (protos.Candidate.FinishReason, protos.GenerateContentResponse.PromptFeedback.BlockReason)
-# Google has more of them by now than the library knows.
+# By number, because Google has more of them by now than the library knows.
 FINISHES, BLOCKS = ({int(reason): reason.name for reason in reasons} for reasons in REASONS)
 BETWEEN_RESPONSES = "[], \t\r\n"  # of a stream, which is an array
 
@@ -44,16 +44,16 @@ class Gemini(ModelClient):
     """A `ModelClient` on google-generativeai."""
 
     def connect(self, api_key: str, endpoint: str) -> GenerativeServiceClient:
-        """The SDK's client, with the calls of its session bounded."""
+        """Return the SDK's client, with the calls of its session bounded."""
         client = GenerativeServiceClient(
             transport="rest", client_options={"api_endpoint": endpoint.rstrip("/"), "api_key": api_key}
         )
-        session = vars(client.transport)["_session"]  # google-api-core does not show it
+        session = vars(client.transport)["_session"]  # google-api-core does not expose it
         adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         session.hooks["response"].append(raise_error)
-        # Which proxy and which certificates: the environment is read once, and not for each call.
+        # The proxy and the certificates: the environment is read once, not for each call.
         found = session.merge_environment_settings(endpoint, {}, None, None, None)
         session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
         return client
@@ -79,7 +79,7 @@ class Gemini(ModelClient):
             raise classify(error) from error
 
     def read_chunk(self, response: Any) -> Chunk:
-        """What a message of protobuf tells. It knows no thinking tokens: they are what is left of the total."""
+        """Convert a protobuf message. It has no thinking tokens: they are what is left of the total."""
         candidate = response.candidates[0] if response.candidates else NO_CANDIDATE
         usage, finish = response.usage_metadata, candidate.finish_reason
         block_reason = response.prompt_feedback.block_reason
@@ -100,30 +100,30 @@ class Gemini(ModelClient):
 
 
 def classify(error: Exception) -> ModelError:
-    """What one of SDK_ERRORS means for the reply."""
-    cause = error.args[0] if error.args else None  # requests says so of a stream that falls silent
+    """Translate one of SDK_ERRORS."""
+    cause = error.args[0] if error.args else None  # how requests reports a stream that falls silent
     if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
         return ModelTimeout(type(error).__name__)
     return ModelUnavailable(type(error).__name__)
 
 
 def read_stream(stream: Any) -> Iterator[Any]:
-    """The responses of a stream, as they come. Raises a ModelError when Google ends it with an error.
+    """Yield the responses of a stream as they arrive. Raises a ModelError if Google ends it with an error.
 
-    google-api-core takes a stream apart character by character, in time that grows with the square of a response's
-    length, whatever the call's bound; and it reads an error as a response without any known field.
+    google-api-core parses a stream character by character, in time that grows with the square of a response's length,
+    and no bound on the call stops it. It also reads an error as a response without any known field.
     """
     decoder, rest = json.JSONDecoder(), ""
-    answer: requests.Response = stream._response  # it has no door to the text
+    answer: requests.Response = stream._response  # it gives no public access to the text
     answer.encoding = "utf-8"  # as JSON is (RFC 8259), whatever a gateway says
-    for text in answer.iter_content(None, decode_unicode=True):  # in the network's pieces, not bytes: half the CPU
+    for text in answer.iter_content(None, decode_unicode=True):  # piece by piece, not byte by byte: half the CPU
         rest = (rest + text).lstrip(BETWEEN_RESPONSES)
         while rest:
             if rest[0] != "{":
                 raise ValueError("no array of responses")
             try:
                 response, end = decoder.raw_decode(rest)
-            except ValueError:  # its end has not come yet
+            except ValueError:  # its end has not arrived yet
                 break
             rest = rest[end:].lstrip(BETWEEN_RESPONSES)
             if isinstance(response.get("error"), dict):
@@ -135,7 +135,7 @@ def read_stream(stream: Any) -> Iterator[Any]:
 
 
 def raise_error(response: requests.Response, **_: Any) -> None:
-    """Raises a ModelError for an error answer, which may be in no form that google-api-core can read, or a redirect.
+    """Raise a ModelError for a redirect, or for an error response, which google-api-core may not be able to read.
 
     requests would send the key and the conversation wherever a redirect leads.
     """
