@@ -30,14 +30,14 @@ class UsageQuery(Schema):
     """Which days, both included."""
 
     first = fields.Date(
-        "The first day, UTC; absent: 29 days before the last.",
+        "The first day, UTC; default: 29 days before the last.",
         data_key="from",
         format="%Y-%m-%d",
         load_default=None,
         example="2026-11-01",
     )
     last = fields.Date(
-        "The last day, UTC; absent: today.", data_key="to", format="%Y-%m-%d", load_default=None, example="2026-11-21"
+        "The last day, UTC; default: today.", data_key="to", format="%Y-%m-%d", load_default=None, example="2026-11-21"
     )
 
 
@@ -48,7 +48,7 @@ class DayOfUsageOut(Schema):
     prompts = fields.Integer("Prompts spent.", example=3)
     prompt_tokens = fields.Integer("Tokens of the conversations sent.", example=420)
     output_tokens = fields.Integer("Tokens of the replies' texts.", example=180)
-    thinking_tokens = fields.Integer("Tokens of thinking.", example=510)
+    thinking_tokens = fields.Integer("Tokens spent on thinking.", example=510)
 
 
 class UsageHistoryOut(Schema):
@@ -79,9 +79,9 @@ class ExportOut(Schema):
 
     user = ma.fields.Nested(UserOut)
     subscriptions = fields.List(
-        "All that made the user Pro.", ma.fields.Dict(keys=ma.fields.String()), example=[EXAMPLE_GRANT]
+        "Every subscription, and every grant of Pro.", ma.fields.Dict(keys=ma.fields.String()), example=[EXAMPLE_GRANT]
     )
     sessions = fields.List("Active sessions.", ma.fields.Nested(SessionOut))
-    api_keys = fields.List("Active keys.", ma.fields.Nested(ApiKeyOut))
+    api_keys = fields.List("Active API keys.", ma.fields.Nested(ApiKeyOut))
     security_events = fields.List("Those of the last 90 days, newest first.", ma.fields.Nested(SecurityEventOut))
     chatrooms = fields.List("Oldest first.", ma.fields.Nested(ExportedChatroomOut))

@@ -1,6 +1,6 @@
 """Moving an account to another number, against two proofs.
 
-They are the new number's code, and the password or the present number's code. The codes are good for this user and this
+They are the new number's code, and the password or the current number's code. The codes are good for this user and this
 pair of numbers only. Nobody learns whether the new number is taken without its code.
 """
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NumberChange:
-    """A user, the present number and the new one, as of the beginning of the request. Both numbers: E.164."""
+    """A user, the current number and the new one, as of the beginning of the request. Both numbers: E.164."""
 
     user_id: UUID
     current: str
@@ -46,7 +46,7 @@ class NumberChange:
 
 
 def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
-    """Send a code to the new number and one to the present number, whether or not the new one is taken.
+    """Send a code to the new number and one to the current number, whether or not the new one is taken.
 
     new_mobile: E.164. Raises TokenRevoked, ValidationFailed, OtpLocked, OtpCooldown, ServiceUnavailable; then no code
     was sent.

@@ -100,9 +100,7 @@ class ChangePasswordIn(Schema):
     """A new password, and the one that is set now."""
 
     new_password = NEW_PASSWORD
-    current_password = Password(
-        "The password that is set; required once there is one.", load_default=None, allow_none=True
-    )
+    current_password = Password("The current password; required if one is set.", load_default=None, allow_none=True)
     end_api_keys = END_API_KEYS
 
 
@@ -124,9 +122,9 @@ class ChangeMobileIn(Schema):
 
     new_mobile = MobileNumber(required=True)
     otp = CODE
-    current_password = Password("The password; it or `current_otp` is required.", load_default=None, allow_none=True)
+    current_password = Password("The password; send either it or `current_otp`.", load_default=None, allow_none=True)
     current_otp = fields.Text(  # no example: the body's would then show both proofs
-        "The code that was sent to the present number, six digits.",
+        "The code that was sent to the current number, six digits.",
         load_default=None,
         allow_none=True,
         max_chars=MAX_CODE_CHARS,
@@ -142,8 +140,8 @@ class SentCodeOut(Schema):
     """A code is on its way."""
 
     mobile = fields.String("The number in E.164.", example="+14155552671")
-    expires_in = fields.Integer("Seconds the code is good for.", example=300)
-    resend_in = fields.Integer("Seconds until another one can be requested.", example=60)
+    expires_in = fields.Integer("Seconds for which the code is valid.", example=300)
+    resend_in = fields.Integer("Seconds until another code can be requested.", example=60)
     otp = fields.String("The code; only with `OTP_DELIVERY=response`.", example="294817")
 
     @ma.post_dump
@@ -152,9 +150,9 @@ class SentCodeOut(Schema):
 
 
 class SentCodesOut(SentCodeOut):
-    """Codes are on their way, to a new number and to the present one."""
+    """Codes are on their way, to a new number and to the current one."""
 
-    current_otp = fields.String("The code of the present number; only with `OTP_DELIVERY=response`.", example="530166")
+    current_otp = fields.String("The code for the current number; only with `OTP_DELIVERY=response`.", example="530166")
 
 
 class UserOut(Schema):
@@ -172,9 +170,9 @@ class TokensOut(Schema):
     """The tokens of a login, and whose they are."""
 
     access_token = fields.String("For `Authorization: Bearer …`.", example="eyJhbGciOi…")
-    refresh_token = fields.String("For new tokens; works once.", example="eyJhbGciOi…")
+    refresh_token = fields.String("Get new tokens with it; works once.", example="eyJhbGciOi…")
     token_type = fields.String("Always `Bearer`.", example="Bearer")
-    expires_in = fields.Integer("Seconds the access token is good for.", example=86_400)
+    expires_in = fields.Integer("Seconds for which the access token is valid.", example=86_400)
     user = ma.fields.Nested(UserOut)
 
 
@@ -182,34 +180,34 @@ class SessionOut(Schema):
     """An active session."""
 
     id = fields.UUID("The session's id.", example="0192d3a4-6a00-7b1c-9d22-3123456789ab")
-    current = fields.Boolean("Whether it is this request's own.", example=True)
+    current = fields.Boolean("Whether this request uses it.", example=True)
     created_at = fields.Timestamp("When it began.", example="2026-11-21T09:30:30.000000Z")
     last_used_at = fields.Timestamp(
         "When it was last used, to within five minutes.", example="2026-11-21T09:41:00.000000Z"
     )
-    ip = fields.String("The address it began from.", allow_none=True, example="203.0.113.7")
-    user_agent = fields.String("The program it began in.", allow_none=True, example="curl/8.5.0")
+    ip = fields.String("The address that it was opened from.", allow_none=True, example="203.0.113.7")
+    user_agent = fields.String("The program that it was opened in.", allow_none=True, example="curl/8.5.0")
 
 
 class SessionsOut(Schema):
     """A user's active sessions."""
 
-    items = fields.List("The latest used first.", ma.fields.Nested(SessionOut))
+    items = fields.List("Most recently used first.", ma.fields.Nested(SessionOut))
 
 
 class ApiKeyIn(Schema):
     """A key to make."""
 
-    name = fields.Text("What it is for.", required=True, max_chars=MAX_NAME_CHARS, example="CI")
+    name = fields.Text("What the key is for.", required=True, max_chars=MAX_NAME_CHARS, example="CI")
     scopes = fields.List(
-        "What it may do.",
+        "What the key may do.",
         ma.fields.Enum(Scope, by_value=True),
         required=True,
         validate=ma.validate.Length(min=1, max=len(Scope)),
         example=["chat:read", "chat:write"],
     )
     expires_in_days = fields.Integer(
-        "Days until it stops working; absent: it works until it is deleted.",
+        "Days until the key stops working; without this, it works until it is deleted.",
         strict=True,
         load_default=None,
         allow_none=True,
@@ -224,7 +222,7 @@ class ApiKeyOut(Schema):
     id = fields.UUID("The key's id.", example="0192d3a4-6a00-7a01-9b02-5123456789ab")
     name = fields.String("What it is for.", example="CI")
     scopes = fields.List("What it may do.", ma.fields.Enum(Scope, by_value=True), example=["chat:read", "chat:write"])
-    prefix = fields.String("The key's beginning, to know it by.", example="gbk_Zr3uYw1k")
+    prefix = fields.String("The beginning of the key, to recognize it by.", example="gbk_Zr3uYw1k")
     created_at = fields.Timestamp("When it was made.", example="2026-11-21T09:30:30.000000Z")
     expires_at = fields.Timestamp(
         "When it stops working; null: never.", allow_none=True, example="2027-02-19T09:30:30.000000Z"
@@ -237,7 +235,7 @@ class ApiKeyOut(Schema):
 class NewApiKeyOut(ApiKeyOut):
     """A key that was just made."""
 
-    key = fields.String("For `Authorization: Bearer …`; shown this once.", example="gbk_Zr3uYw1k…")
+    key = fields.String("For `Authorization: Bearer …`; shown only in this answer.", example="gbk_Zr3uYw1k…")
 
 
 class ApiKeysOut(Schema):
@@ -251,12 +249,12 @@ class SecurityEventOut(Schema):
 
     id = fields.UUID("The event's id.", example="0192d3a4-6a00-7c44-8a01-4123456789ab")
     type = fields.Choice(
-        "`login_new_device`: from a network and a program that no login of the last 90 days had.",
+        "`login_new_device`: a login from a network and a program that no login of the last 90 days had.",
         EventType,
         example="login_new_device",
     )
     created_at = fields.Timestamp("When it happened.", example="2026-11-21T09:30:30.000000Z")
-    ip = fields.String("The address of the request that did it.", allow_none=True, example="203.0.113.7")
+    ip = fields.String("The address of the request that caused it.", allow_none=True, example="203.0.113.7")
     user_agent = fields.String("The program of that request.", allow_none=True, example="curl/8.5.0")
 
 

@@ -19,7 +19,7 @@ from app.users.models import User
 
 @dataclass(frozen=True)
 class SentCode:
-    """A code that was sent. `otp`, `current_otp`: it and the present number's; None unless OTP_DELIVERY=response."""
+    """A code that was sent. `otp`, `current_otp`: it and the current number's; None unless OTP_DELIVERY=response."""
 
     mobile: str
     otp: str | None

@@ -121,7 +121,7 @@ class ChangeMobile(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Send codes for a new number
 
-        One to the new number, one to the present one. The answer does not say whether the new one is taken."""
+        One to the new number, one to the current one. The answer does not say whether the new one is taken."""
         return new_mobile.send_codes(current_user_id(), body["new_mobile"], now=utc_now())
 
 
@@ -134,7 +134,7 @@ class ChangeMobileVerify(MethodView):
     def post(self, body: dict[str, Any]) -> object:
         """Change your number
 
-        Send the new number's code and, as a second proof, the password or the present number's code. Chatrooms, Pro and
+        Send the new number's code and, as a second proof, the password or the current number's code. Chatrooms, Pro and
         the day's spent prompts stay yours. Every earlier token stops working; the answer has new ones."""
         return new_mobile.change_mobile(current_user_id(), **body, client=current_client(), now=utc_now())
 

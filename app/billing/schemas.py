@@ -32,16 +32,17 @@ class SubscriptionStatusOut(Schema):
 
     tier = fields.Choice("The tier as of this request.", Tier, example="pro")
     status = fields.String(
-        "Stripe's status of the subscription; `none` before the first, `granted` for Pro by hand.", example="active"
+        "Stripe's status of the subscription; `none` before the first, `granted` if Pro was given by hand.",
+        example="active",
     )
     current_period_end = fields.Timestamp(
-        "When the period ends, or the grant; null when it does not.",
+        "When the subscription's period, or the grant, ends; null if there is no end.",
         allow_none=True,
         example="2026-12-21T09:30:00.000000Z",
     )
-    cancel_at_period_end = fields.Boolean("Whether it ends with the period; until then Pro stays.", example=False)
+    cancel_at_period_end = fields.Boolean("Whether it ends with its period; Pro stays until then.", example=False)
     grace_until = fields.Timestamp(
-        "Of a subscription that is `past_due`: how long Pro stays.", allow_none=True, example=None
+        "How long Pro stays while the subscription is `past_due`; otherwise null.", allow_none=True, example=None
     )
 
 

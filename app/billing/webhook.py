@@ -42,7 +42,7 @@ class InvalidSignature(AppError):
     """The webhook's body was not signed for us by Stripe, or not recently."""
 
     status, code = HTTPStatus.BAD_REQUEST, "invalid_signature"
-    detail = "The body does not carry a valid, recent signature of Stripe's."
+    detail = "The request has no valid, recent signature from Stripe."
 
 
 def refresh_subscriptions(event: StripeEvent, now: datetime) -> None:

@@ -35,7 +35,7 @@ class ChatroomIn(Schema):
     """A new chatroom. Every field is optional."""
 
     title = fields.Text(
-        "1–255 characters after trimming. Without one it gets one after its first completed reply.",
+        "1–255 characters after trimming. Without a title, the chatroom gets one after its first completed reply.",
         allow_none=True,
         max_chars=MAX_TITLE_CHARS,
         example="How the internet works",
@@ -73,7 +73,7 @@ class ListQuery(PageQuery):
 class ModelOut(Schema):
     """A model that a chatroom may be given."""
 
-    name = fields.String("For a chatroom's `model`.", example="gemini-3.5-flash")
+    name = fields.String("The value for a chatroom's `model`.", example="gemini-3.5-flash")
     tier = fields.Choice("The lowest tier that may use it.", Tier, example="basic")
     default = fields.Boolean("Whether chatrooms without a model use it.", example=True)
 
@@ -88,9 +88,9 @@ class ChatroomOut(Schema):
     """A chatroom."""
 
     id = fields.UUID("The chatroom's id.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
-    title = fields.String("Its title; null: not there yet.", allow_none=True, example="How the internet works")
+    title = fields.String("Its title; null until it has one.", allow_none=True, example="How the internet works")
     title_source = fields.Choice("Who named it; null without a title.", TitleSource, allow_none=True, example="user")
-    instruction = fields.String("How Gemini should reply, if said.", allow_none=True, example=None)
+    instruction = fields.String("How Gemini should reply; null: no instruction.", allow_none=True, example=None)
     model = fields.String("Its model; null: the default.", allow_none=True, example=None)
     pinned = fields.Boolean("Whether it comes first in the list.", example=False)
     archived = fields.Boolean("Whether it is listed among the archived ones.", example=False)

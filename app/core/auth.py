@@ -76,7 +76,7 @@ class InsufficientScope(AppError):
     """The API key is not valid for this route. The challenge follows RFC 6750, section 3."""
 
     status, code = HTTPStatus.FORBIDDEN, "insufficient_scope"
-    detail = "This API key is not for this route."
+    detail = "The scopes of this API key do not include this route."
 
     def __init__(self, needed: "Scope | None") -> None:
         scope = f', scope="{needed}"' if needed else ""

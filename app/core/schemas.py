@@ -17,7 +17,7 @@ from app.core.errors import AppError
 
 MAX_LIMIT = 100
 MAX_CURSOR_CHARS = 200
-NEXT_CURSOR = fields.String("For the next page; null at the end.", allow_none=True, example=None)
+NEXT_CURSOR = fields.String("The `cursor` of the next page; null on the last page.", allow_none=True, example=None)
 MESSAGES = {"type": "array", "items": {"type": "string"}}
 
 Row = TypeVar("Row")
@@ -27,7 +27,7 @@ class InvalidCursor(AppError):
     """The cursor is not one of this service's."""
 
     status, code = HTTPStatus.BAD_REQUEST, "invalid_cursor"
-    detail = "The cursor is not one that this list gave out."
+    detail = "The cursor does not come from this list."
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Problem(Schema):
     code = fields.String("What went wrong, for programs; never renamed.")
     request_id = fields.String("Quote it when you ask for help.")
     errors = fields.Dict(
-        "Messages by field, of a list by the item's number; on `validation_error` only.",
+        "Messages by field, and by index for the items of a list; only with `validation_error`.",
         keys=ma.fields.String(),
         metadata={"additionalProperties": {"anyOf": [MESSAGES, {"type": "object", "additionalProperties": MESSAGES}]}},
     )
@@ -95,7 +95,7 @@ class PageQuery(Schema):
         f"Rows on a page, 1–{MAX_LIMIT}.", load_default=20, validate=validate.Range(1, MAX_LIMIT), example=20
     )
     cursor = fields.String(
-        "`next_cursor` of the page before; absent for the first page.",
+        "`next_cursor` of the previous page; leave it out for the first page.",
         load_default=None,
         metadata={"maxLength": MAX_CURSOR_CHARS},
     )

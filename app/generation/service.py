@@ -38,8 +38,8 @@ class ReplyNotRetryable(AppError):
 
     status, code = HTTPStatus.CONFLICT, "reply_not_retryable"
     detail = (
-        "Only a reply that has ended and was not superseded can be retried;"
-        " a completed one, only while the chatroom waits for no other reply."
+        "Only a reply that has ended and is not superseded can be retried."
+        " A completed one can be retried only while no other reply of its chatroom is under way."
     )
 
 

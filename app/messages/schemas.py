@@ -25,10 +25,10 @@ STREAM_EVENT: dict[str, Any] = {
             "description": "What happened.",
         },
         "id": {"type": "string", "description": "`attempt:characters so far`, for `Last-Event-ID`."},
-        "retry": {"type": "integer", "description": "Milliseconds after which to come back; with `reconnect`."},
+        "retry": {"type": "integer", "description": "Milliseconds after which to reconnect; with `reconnect`."},
         "data": {
             "type": "string",
-            "description": "JSON, as `contentSchema` has it.",
+            "description": "JSON that matches `contentSchema`.",
             "contentMediaType": "application/json",
             "contentSchema": {
                 "type": "object",
@@ -87,7 +87,7 @@ class PromptIn(Schema):
         max_chars=8_000,
         example="Explain DNS to a child",
     )
-    stream = fields.JsonBoolean("Whether the reply comes piece by piece.", load_default=False, example=False)
+    stream = fields.JsonBoolean("Whether the reply is streamed piece by piece.", load_default=False, example=False)
 
 
 class PromptHeaders(KeyHeaders):
@@ -105,7 +105,7 @@ class HistoryQuery(PageQuery):
     """Which of a room's messages to list."""
 
     superseded = fields.String(
-        "Whether superseded ones are listed too.",
+        "Whether superseded messages are listed too.",
         load_default="exclude",
         validate=ma.validate.OneOf(["exclude", "include"]),
     )
@@ -125,8 +125,8 @@ class StreamHeaders(ma.Schema):
 class ErrorOut(Schema):
     """Why a reply failed."""
 
-    code = fields.Choice("For programs.", ErrorCode)
-    message = fields.String("For people.")
+    code = fields.Choice("What went wrong, for programs.", ErrorCode)
+    message = fields.String("What went wrong, for people.")
 
 
 class TokensUsedOut(Schema):
@@ -135,7 +135,7 @@ class TokensUsedOut(Schema):
     prompt_tokens = fields.Integer("Tokens of the conversation sent.", example=12)
     output_tokens = fields.Integer("Tokens of the reply's text.", example=48)
     thinking_tokens = fields.Integer("Tokens of thinking, which Google bills as output.", example=130)
-    cached_tokens = fields.Integer("Of the prompt's: those that Google had in its cache.", example=0)
+    cached_tokens = fields.Integer("Those of the prompt's tokens that Google had in its cache.", example=0)
     total_tokens = fields.Integer("Prompt, output and thinking together.", example=190)
 
 
@@ -147,7 +147,7 @@ class ContextOut(Schema):
 
     messages_sent = fields.Integer("Messages sent to Gemini, the prompt included.", example=1)
     messages_omitted = fields.Integer(
-        "Earlier ones left out: those without an answer, and what was too much.", example=0
+        "Earlier messages left out: those without an answer, and those that did not fit.", example=0
     )
 
 
@@ -158,8 +158,8 @@ class MessageOut(Schema):
     chatroom_id = fields.UUID("Its chatroom.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
     role = fields.Choice("`user` for a prompt, `model` for a reply.", Role, example="model")
     text = fields.String(
-        "The text. Of a reply null until it has completed, or what was written before it was canceled; a retry keeps "
-        "that until the new text is there.",
+        "The text. Of a reply: null until it has completed. If it was canceled, what was written by then, which a "
+        "retry keeps until the new text is there.",
         allow_none=True,
         example="DNS is the phone book of the internet…",
     )
@@ -167,17 +167,19 @@ class MessageOut(Schema):
         "Of a reply: queued → generating → completed, failed or canceled.", Status, example="completed"
     )
     finish_reason = fields.Choice(
-        "Of a completed reply: `stop`, `max_tokens` (cut at the model's limit) or `time_limit` "
-        "(cut when its time was over); else null.",
+        "Of a completed reply: `stop`, `max_tokens` (cut off at the output limit) or `time_limit` "
+        "(cut off when its time was up); otherwise null.",
         FinishReason,
         allow_none=True,
         example="stop",
     )
-    error = fields.Preserialized("Why a reply failed, else null.", ErrorOut, allow_none=True, example=None)
+    error = fields.Preserialized("Why a reply failed; otherwise null.", ErrorOut, allow_none=True, example=None)
     model = fields.String("The model that replied.", allow_none=True, example="gemini-3.5-flash")
-    usage = fields.Preserialized("Of a reply; null until it is known.", TokensUsedOut, allow_none=True)
-    context = fields.Preserialized("Of a reply; null until Gemini was asked.", ContextOut, allow_none=True)
-    superseded = fields.Boolean("Whether an edit or a new reply has replaced it, or a turn before it.", example=False)
+    usage = fields.Preserialized("What a reply took; null until it is known.", TokensUsedOut, allow_none=True)
+    context = fields.Preserialized(
+        "What a reply is based on; null until Gemini was asked.", ContextOut, allow_none=True
+    )
+    superseded = fields.Boolean("Whether an edit or a new reply has replaced it or a turn before it.", example=False)
     in_reply_to = fields.UUID(
         "Of a reply: the prompt's id.", allow_none=True, example="0192d3a4-7100-7d11-b0c1-1123456789ab"
     )
@@ -237,5 +239,5 @@ class ChatroomWithMessagesOut(ChatroomOut):
         "The latest 50, oldest first.", ma.fields.Nested(MessageOut), example=[EXAMPLE_PROMPT, EXAMPLE_REPLY]
     )
     next_cursor = fields.String(
-        "For `…/messages?cursor=`: the older ones; null when there are none.", allow_none=True, example=None
+        "The `cursor` of `…/messages` for the older ones; null when there are none.", allow_none=True, example=None
     )

@@ -187,7 +187,7 @@ def look_back(visitor: Visitor) -> None:
 
 def change_the_number(visitor: Visitor) -> None:
     """Another number for the account"""
-    visitor.page.note("Two proofs: the code sent to the new number, and the password or the present number's code.")
+    visitor.page.note("Two proofs: the code sent to the new number, and the password or the current number's code.")
     new = fresh_number()
     sent = visitor.call("POST", "/auth/change-mobile", {"new_mobile": new}, expect=202).json()
     body = {"new_mobile": new, "otp": sent["otp"], "current_otp": sent["current_otp"]}

@@ -97,7 +97,7 @@ class Mover(Visitor):
         return self.post("/auth/change-mobile/verify", token=self.token, **body)
 
     def codes(self) -> tuple[str, str]:
-        """New codes: the new number's and the present one's."""
+        """New codes: the new number's and the current one's."""
         sent = self.ask()
         assert sent.status_code == 202, sent.text
         return sent.json["otp"], sent.json["current_otp"]  # type: ignore[index]

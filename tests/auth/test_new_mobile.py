@@ -130,7 +130,7 @@ def test_codes_are_not_good_for_the_next_user_of_the_present_number(app, mover, 
 def test_codes_cool_down_for_either_number(app, mover, other_numbers):
     mover.codes()
     assert_problem(mover.ask(), 429, "otp_cooldown")
-    assert_problem(mover.ask(next(other_numbers)), 429, "otp_cooldown")  # the present number got one just now
+    assert_problem(mover.ask(next(other_numbers)), 429, "otp_cooldown")  # the current number got one just now
     age_codes(app, mover.mobile, seconds=61)
     assert_problem(mover.ask(), 429, "otp_cooldown")
     assert mover.send_otp().status_code == 202  # a login is another purpose
