@@ -99,7 +99,7 @@ def parse_models(value: Any) -> Any:
 
 def parse_duration(value: Any) -> Any:
     """Parse `1d`, `12h`, `30m`, `45s` or plain seconds into a timedelta. Anything else is returned, to be refused."""
-    match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", str(value).strip().lower())
+    match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", str(value).lower())
     return timedelta(seconds=int(match[1]) * UNIT_SECONDS[match[2]]) if match else value
 
 
@@ -271,7 +271,9 @@ class Settings(BaseSettings):
     @classmethod
     def with_the_default(cls, value: tuple[ModelChoice, ...], info: ValidationInfo) -> tuple[ModelChoice, ...]:
         """Check the models. If unset, GEMINI_MODEL is the only one, for everybody."""
-        default = ModelChoice(str(info.data.get("gemini_model", "")), "basic")
+        if "gemini_model" not in info.data:  # it is wrong, which is reported already
+            return value
+        default = ModelChoice(info.data["gemini_model"], "basic")
         models = value or (default,)
         well_formed = all(re.fullmatch(MODEL_NAME, one.name) and one.tier in {"basic", "pro"} for one in models)
         must(value, well_formed, "GEMINI_MODELS must be like `name:basic,name:pro`.")
@@ -324,7 +326,7 @@ def load_settings(**overrides: Any) -> Settings:
     Raises ConfigError with one sentence for each variable that is missing or wrong. If APP_ENV is missing, the error
     names only that one, because the others are judged by it.
     """
-    is_production = os.environ.get("APP_ENV", "").strip().lower() == "production"
+    is_production = os.environ.get("APP_ENV", "").strip() == "production"
     try:
         settings = Settings(_env_file=None if is_production else env_file(), **overrides)
     except ValidationError as error:

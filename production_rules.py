@@ -121,7 +121,7 @@ def is_readable_on_the_way(database_url: str) -> bool:
     hosts = said.get("hostaddr") or said.get("host") or url.host or os.environ.get("PGHOST", "")
     if (said.get("sslmode") or os.environ.get("PGSSLMODE")) in ENCRYPTED_MODES:
         return False
-    return any(host and host[0] not in "/@" and not is_loopback(host.strip("[]")) for host in hosts.split(","))
+    return any(host and host[0] not in "/@" and not is_loopback(host) for host in hosts.split(","))
 
 
 RULES = (
@@ -176,7 +176,7 @@ RULES = (
     ),
     Rule(
         API_ADDRESSES,
-        lambda address: not address.lower().startswith("https://"),
+        lambda address: not address.startswith("https://"),
         "{} shows keys and conversations on the way: production needs https://",
         unless="plain_http_in_production",
     ),

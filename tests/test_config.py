@@ -46,8 +46,9 @@ def load(**changes):
     return load_settings(**{name: value for name, value in (GOOD | changes).items() if value is not None})
 
 
-def test_production_starts_with_settings_of_its_own():
-    settings = load()
+def test_production_starts_with_settings_of_its_own(monkeypatch):
+    monkeypatch.setenv("APP_ENV", "production\n")
+    settings = load(app_env=None)
     assert settings.is_production
     assert settings.rate_limit_per_minute == 120
     assert (settings.codes_per_hour, settings.wrong_codes_per_hour) == (2_000, 2_000)
@@ -61,6 +62,8 @@ def test_production_starts_with_settings_of_its_own():
         ({"jwt_secret": "short-but-random-8hGf3"}, "JWT_SECRET is too short"),
         ({"jwt_secret": "change-me-to-something-long-and-random"}, "JWT_SECRET is an example"),
         ({"jwt_secret": "an-EXAMPLE-secret-that-is-long-enough"}, "JWT_SECRET is an example"),
+        ({"jwt_secret": "changeme" * 4}, "JWT_SECRET is an example"),
+        ({"jwt_secret": "change_me_" * 4}, "JWT_SECRET is an example"),
         ({"jwt_secret": ""}, "JWT_SECRET must be set in production."),
         ({"jwt_secret_previous": "short-but-random-8hGf3"}, "JWT_SECRET_PREVIOUS is too short"),
         ({"jwt_secret_previous": DEVELOPMENT_JWT_SECRET}, "JWT_SECRET_PREVIOUS is an example"),
@@ -71,7 +74,7 @@ def test_production_starts_with_settings_of_its_own():
         ({"stripe_webhook_secret": "whsec_sandbox"}, "STRIPE_WEBHOOK_SECRET is the sandbox's"),
         ({"stripe_secret_key": "sk_test_sandbox"}, "STRIPE_SECRET_KEY is the sandbox's"),
         ({"gemini_api_key": "sandbox-key"}, "GEMINI_API_KEY is the sandbox's"),
-        ({"gemini_api_endpoint": "http://127.0.0.1:8081"}, "GEMINI_API_ENDPOINT is a stand-in's"),
+        ({"gemini_api_endpoint": "http://0.0.0.0:8081"}, "GEMINI_API_ENDPOINT is a stand-in's"),
         ({"gemini_api_endpoint": "http://[::1]:8081"}, "GEMINI_API_ENDPOINT is a stand-in's"),
         ({"stripe_api_base": "http://localhost:8082"}, "STRIPE_API_BASE is a stand-in's"),
         ({**TWILIO, "twilio_api_base": "http://127.0.0.1:8083"}, "TWILIO_API_BASE is a stand-in's"),
@@ -141,6 +144,7 @@ def test_production_logs_json_unless_told_otherwise(log_format, logs_json):
         {"stripe_api_base": "http://127.0.0.1:8082", "plain_http_in_production": "true"},
         {"database_url": "postgresql://dpg-a1b2-a/app", "plain_database_in_production": "true"},
         {"database_url": "postgresql://db.example.org/app?sslmode=verify-full&sslrootcert=system"},
+        {"database_url": "postgresql://db.example.org/app?sslmode=verify-ca"},
         {"database_url": "postgresql://localhost/app"},
         {"database_url": "postgresql://[::1]:5432/app"},
         {"database_url": "postgresql://app@/app?host=/run/postgresql"},

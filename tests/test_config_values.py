@@ -1,6 +1,7 @@
 """Addresses and numbers: what no process starts with, in production or not, since nothing would work."""
 
-from typing import get_args
+import re
+from datetime import timedelta
 
 import pytest
 
@@ -89,8 +90,8 @@ WEB_ADDRESSES = [
     ("setting", "address"),
     [("database_url", address) for address in NO_DATABASES]
     + [("redis_url", address) for address in NO_REDIS]
-    + [("gemini_api_endpoint", address) for address in ("ftp://x", *NO_WEB)]
-    + [(setting, "https://") for setting in WEB_ADDRESSES],
+    + [("gemini_api_endpoint", address) for address in NO_WEB]
+    + [(setting, address) for setting in WEB_ADDRESSES for address in ("https://", "ftp://x")],
 )
 def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence_without_a_part_of_it(setting, address):
     with pytest.raises(ConfigError) as refusal:
@@ -154,10 +155,55 @@ def test_blanks_around_a_value_are_none_of_it(variable, given, value, monkeypatc
     assert getattr(load_settings(), variable.lower()) == value
 
 
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ("gemini-3.5-flash", "must be like `name:basic,name:pro`."),
+        ("gemini-3.5-flash:gold", "must be like `name:basic,name:pro`."),
+        ("gemini-3.5-flash:basic,:pro", "must be like `name:basic,name:pro`."),
+        ("gemini-3.5-flash:basic,models/gemini-3.5-pro:pro", "must be like `name:basic,name:pro`."),
+        ("gemini-3.5-flash:basic,gemini-3.5-flash:pro", "names a model twice."),
+        ("gemini-3.5-pro:basic", "must have GEMINI_MODEL, for `basic`."),
+        ("gemini-3.5-flash:pro", "must have GEMINI_MODEL, for `basic`."),
+    ],
+)
+def test_a_list_of_models_that_nobody_could_use_is_refused(models, told):
+    with pytest.raises(ConfigError, match=f"^GEMINI_MODELS {re.escape(told)}$"):
+        load(gemini_models=models)
+
+
+@pytest.mark.parametrize("models", ["", "gemini-3.5-flash:basic"])
+def test_an_impossible_name_of_a_model_is_reported_once(models):
+    with pytest.raises(ConfigError, match=r"^GEMINI_MODEL is wrong: .*pattern '[^']+'\.$"):
+        load(gemini_model="models/gemini-3.5-flash", gemini_models=models)
+
+
+@pytest.mark.parametrize(
+    ("price", "told"),
+    [
+        ("gemini-3.5-flash:0.30:2.50", "each price is like "),
+        ("gemini-3.5-flash:2026-13-01:0.30:2.50", "each price is like "),
+        ("gemini-3.5-flash:2026-01-01:free:2.50", "each price is like "),
+        ("gemini-3.5-flash:2026-01-01:-0.30:2.50", "a price is a number, 0 or more"),
+        ("gemini-3.5-flash:2026-01-01:0.30:-2.50", "a price is a number, 0 or more"),
+        ("gemini-3.5-flash:2026-01-01:inf:2.50", "a price is a number, 0 or more"),
+        ("gemini-3.5-flash:2026-01-01:0.30:nan", "a price is a number, 0 or more"),
+    ],
+)
+def test_an_impossible_price_is_refused(price, told):
+    with pytest.raises(ConfigError, match=f"^MODEL_PRICES is wrong: {told}"):
+        load(model_prices=f"gemini-3.5-pro:2026-01-01:0:0, {price}")
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"), [("90", 90), ("45s", 45), ("30m", 1_800), ("12 H", 43_200), ("1d", 86_400)]
+)
+def test_a_duration_is_a_number_with_its_unit(duration, seconds):
+    assert load(jwt_expires_in=duration).jwt_expires_in == timedelta(seconds=seconds)
+
+
 NUMBERS = [
-    name
-    for name, field in Settings.model_fields.items()
-    if {int, float} & {field.annotation, *get_args(field.annotation)}
+    name for name, field in Settings.model_fields.items() if re.search(r"\b(int|float)\b", str(field.annotation))
 ]
 
 

@@ -196,7 +196,6 @@ def example_of(schema: ma.Schema) -> dict[str, Any]:
 def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any) -> dict[str, Any]:
     """Add a route's name, its authentication and an example of each of its errors to its OpenAPI description."""
     contract = doc_info.get("contract", {})
-    arguments = doc_info.get("arguments", {})
     doc["operationId"] = contract["name"]
     kinds: list[type[AppError]] = [*contract.get("errors", ()), RateLimited, ServiceUnavailable, AppError]
     doc["security"] = []
@@ -205,7 +204,7 @@ def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any
         if contract.get("scope"):
             doc["security"].append({"apiKey": [contract["scope"].value]})
         kinds += [TokenMissing, TokenInvalid, TokenExpired, TokenRevoked, InsufficientScope]
-    if arguments or "requestBody" in doc:
+    if doc_info.get("arguments"):
         kinds.append(ValidationFailed)
     if "requestBody" in doc:
         kinds += [MalformedJson, UnsupportedMediaType, BodyTooLarge]

@@ -107,7 +107,7 @@ def without_data(record: logging.LogRecord) -> bool:
 def enqueue(task_name: str, *args: str, delay_seconds: float = 0) -> None:
     """Queue a task by its name. Its arguments are ids. Raises an error if the broker does not answer in time."""
     celery: Celery = current_app.extensions["celery"]
-    celery.send_task(task_name, args=args, countdown=delay_seconds or None, retry=False)
+    celery.send_task(task_name, args=args, countdown=delay_seconds, retry=False)
 
 
 def add_task_headers(headers: dict[str, Any], **_: Any) -> None:

@@ -31,18 +31,15 @@ CODES = {
     413: "body_too_large",
     414: "uri_too_long",
     415: "unsupported_media_type",
-    422: "validation_error",
     429: "rate_limited",
     431: "headers_too_large",
     501: "not_implemented",
-    503: "service_unavailable",
 }
 DETAILS = {
     404: "There is nothing at this address, or it is not yours.",
     405: "This address does not know that method; `Allow` names those it knows.",
     413: "The request body is too large.",
     415: "Send the body as JSON, with `Content-Type: application/json`.",
-    422: "The request is not valid.",
 }
 
 

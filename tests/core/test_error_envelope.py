@@ -40,6 +40,13 @@ def test_malformed_id_is_404(user, malformed):
     assert_problem(user.get(f"/chatroom/{uuid.uuid4()}/messages/{malformed}"), 404, "not_found")
 
 
+def test_an_id_of_somebody_else_and_one_of_nobody_get_the_same_answer(user, make_user):
+    elsewhere = make_user().make_chatroom()
+    addresses = [elsewhere, f"/chatroom/{uuid.uuid4()}", "/chatroom/abc", "/nothing"]
+    answers = [assert_problem(user.get(address), 404, "not_found") for address in addresses]
+    assert {answer["detail"] for answer in answers} == {"There is nothing at this address, or it is not yours."}
+
+
 def test_id_in_capitals_is_the_same_id(user):
     room = user.make_chatroom()
     prefix, room_id = room.rsplit("/", 1)

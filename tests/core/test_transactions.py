@@ -146,6 +146,18 @@ def test_an_action_that_fails_after_the_commit_is_told_and_undoes_nothing(contex
     assert bool(record.exc_info) == (level == "ERROR")
 
 
+def test_a_task_that_cannot_be_queued_is_logged_and_holds_up_no_other(context, caplog):
+    waiting = redis_client().llen(GENERATIONS)
+    with transaction() as tx:
+        for argument in (object(), "of a reply"):
+            tx.enqueue_after_commit("messages.generate_reply", argument)
+        db.session.add(Heartbeat(name="one", at=utc_now()))
+    assert (heartbeats(), redis_client().llen(GENERATIONS)) == (1, waiting + 1)
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "A task was not queued")
+    assert record.exc_info
+
+
 def test_transactions_do_not_nest(context):
     with transaction(), pytest.raises(RuntimeError), transaction():
         pass

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from app.core.clock import utc_now
+from app.core.clock import database_now, utc_now
 from app.core.db import db
 from app.ops import metrics
 from app.ops import totals as rollup
@@ -156,18 +156,28 @@ def test_each_end_of_a_reply_is_counted_with_its_calls_and_tokens(room, make_run
     for _ in range(3):
         room.sql("UPDATE messages SET not_before = NULL")
         room.generate(runner, failed)
-    canceled = room.send("Hello")
-    assert room.person.post(f"{room.path}/messages/{canceled}/cancel").status_code == 200
+    for canceled in (room.send("Hello"), room.send("Again")):
+        assert room.person.post(f"{room.path}/messages/{canceled}/cancel").status_code == 200
     with room.app.app_context():
         rollup.count_replies(now + rollup.SETTLING + timedelta(minutes=1))
     scraped = scrape(room.person.client)
     outcomes = ("completed", "model_rejected", "model_unavailable", "canceled")
-    assert [scraped["replies_total", outcome] for outcome in outcomes] == [1, 1, 1, 1]
+    assert [scraped["replies_total", outcome] for outcome in outcomes] == [1, 1, 1, 2]
     assert [scraped["gemini_calls_total", result] for result in ("answered", "refused", "failed")] == [1, 1, 3]
     assert 0 < scraped["reply_seconds_sum",] < 60
     for kind, tokens in (("prompt", usage["prompt_tokens"]), ("thinking", 70), ("output", usage["output_tokens"])):
         assert scraped["gemini_tokens_total", kind] == tokens
         assert scraped["gemini_model_tokens_total", kind, "gemini-3.5-flash"] == tokens
+
+
+def test_what_ends_later_is_added_to_what_was_counted(room, runner):
+    with room.app.app_context():
+        rollup.count_replies(utc_now())
+    for so_far in (1, 2):
+        room.answer(runner, "Hello")
+        with room.app.app_context():
+            rollup.count_replies(database_now() + rollup.SETTLING)
+        assert scrape(room.person.client)["replies_total", "completed"] == so_far
 
 
 @pytest.mark.processes
@@ -319,10 +329,11 @@ def test_a_process_that_has_just_begun_disturbs_no_scrape(client, tmp_path, monk
     assert len(looks) == 1
 
 
-def test_metrics_survive_without_postgres(make_app):
+def test_metrics_survive_without_postgres(make_app, capsys):
     client = make_app(database_url="postgresql://127.0.0.1:1/nothing").test_client()
     scraped = scrape(client)
     assert scraped["postgres_answers",] == 0
+    assert capsys.readouterr().err.count("metrics are few") == 1
     assert ("http_errors_total", "daily_quota_exceeded") in scraped
 
 

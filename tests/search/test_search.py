@@ -169,6 +169,7 @@ def test_pages_have_all_of_it_once(mine, limit):
         [("word N", 2_500)],  # in most messages: blocks of the latest
         [("word N", 30), ("other", 1_100)],  # in few: the index
         [("word N", 1_200), ("other", 1_100)],  # in many, of which the index gives two blocks
+        [("word N", 700), ("other", 2_100)],  # in more of the older ones than one look into the index gives
         [("word N", 500), ("other", 700), ("word 1N", 400), ("other", 500)],  # first the one, then the other
     ],
 )
