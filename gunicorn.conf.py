@@ -25,8 +25,11 @@ settings = load_settings()
 
 # ── Where ────────────────────────────────────────────────────────────────────
 bind = f"0.0.0.0:{settings.port}"
-# Only TRUSTED_PROXIES decides which forwarded headers are believed.
+# Only TRUSTED_PROXIES decides which forwarded headers are believed. On a unix socket gunicorn trusts every peer, so
+# none of these headers may mean anything to it.
 forwarded_allow_ips = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 
 # ── How many ─────────────────────────────────────────────────────────────────
 # Threads, because `Prefer: wait` and streams hold a request open without using the CPU. `sync` would need a

@@ -41,10 +41,13 @@ class WebProcess:
 
 
 @contextmanager
-def serving(environment: Mapping[str, str], log_file: Path, *, workers: int = 1) -> Iterator[WebProcess]:
-    """gunicorn with the environment, until the block ends."""
+def serving(
+    environment: Mapping[str, str], log_file: Path, *, workers: int = 1, unix_socket: Path | None = None
+) -> Iterator[WebProcess]:
+    """gunicorn with the environment, until the block ends. unix_socket: where it listens as well."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "wsgi:app"]
+    command += ["-b", f"127.0.0.1:{port}", "-b", f"unix:{unix_socket}"] if unix_socket else []
     own = {"PORT": str(port), "WEB_CONCURRENCY": str(workers)}
     variables = {**os.environ, "WEB_THREADS": "32", **environment, **own}
     web = WebProcess(f"http://127.0.0.1:{port}", log_file)

@@ -1,5 +1,7 @@
 """The edge: TLS, browsers of other origins, and headers that reveal nothing."""
 
+import socket
+
 import pytest
 
 from app.core.auth import TokenMissing
@@ -34,6 +36,24 @@ def test_tls_at_the_proxy_is_kept_by_hsts(web):
 def test_nobody_claims_tls_without_a_trusted_proxy(client):
     response = client.get("/healthz", headers={"X-Forwarded-Proto": "https"})
     assert "Strict-Transport-Security" not in response.headers
+
+
+def test_nobody_claims_tls_or_another_path_through_a_unix_socket_either(own_environment, app, tmp_path):
+    """gunicorn trusts whoever comes that way, whatever its own settings of trusted addresses say."""
+    path = tmp_path / "web.sock"
+    request = (
+        b"GET /docs HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-Proto: https\r\nSCRIPT_NAME: /other\r\n\r\n"
+    )
+    with (
+        serving(own_environment, tmp_path / "web.log", unix_socket=path),
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
+        connection.connect(str(path))
+        connection.sendall(request)
+        with connection.makefile("rb") as answer:
+            head, _, _ = answer.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"Strict-Transport-Security" not in head
 
 
 def test_session_tells_the_address_that_the_proxy_saw(web, mobile_numbers, app):

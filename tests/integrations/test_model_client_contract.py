@@ -1,7 +1,9 @@
 """What every client of the model owes the worker, held against both, whole and streamed."""
 
 import json
+import socket
 import threading
+from typing import Any
 
 import pytest
 
@@ -128,6 +130,48 @@ def test_whatever_a_gateway_calls_a_stream_it_is_json_in_utf_8(make_asker, sdk, 
     body = f"[{text}]" if sdk == "google-generativeai" else f"data: {text}\r\n\r\n"
     with serving(says(SSE.replace(b"text/event-stream", kind), body.encode())) as url:
         assert make_asker(endpoint=url).ask("Hello", streamed=True).answer.text == "Grüße"
+
+
+@pytest.mark.parametrize("head", [SSE, SSE.replace(b"HTTP/1.1", b"HTTP/1.0")], ids=["1.1", "1.0"])
+def test_pieces_of_a_stream_that_is_not_chunked_come_as_they_are_written_too(make_asker, sdk, head):
+    """As a gateway may send it."""
+    first_is_here = threading.Event()
+    first, last = stream_of(sdk, "One ", "two.")
+
+    def script(connection: socket.socket) -> None:
+        connection.sendall(head + first)
+        if first_is_here.wait(20):
+            connection.sendall(last)
+
+    with serving(script) as url:
+        outcome = make_asker(endpoint=url).ask(
+            "Hello", streamed=True, seconds=30, on_piece=lambda _: first_is_here.set()
+        )
+    assert outcome.answer.text == "One two."
+
+
+@pytest.mark.parametrize("falls_silent", [False, True])
+def test_a_stream_whose_connection_breaks_after_the_finish_reason_is_a_whole_answer(make_asker, sdk, falls_silent):
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in stream_of(sdk, "All ", "of it."))
+
+    def script(connection: socket.socket) -> None:
+        connection.sendall(SSE.replace(b"Connection: close", b"Transfer-Encoding: chunked") + chunks)
+        if falls_silent:
+            connection.recv(1)
+
+    with serving(script) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=True, seconds=2, call=BoundedCall(30))
+    assert (outcome.answer.text, outcome.answer.finish_reason) == ("All of it.", FinishReason.STOP)
+
+
+def stream_of(sdk: str, *texts: str) -> list[bytes]:
+    """What Google sends for a stream of these pieces, the last one with the finish reason; without the array's end."""
+    candidates: list[dict[str, Any]] = [{"content": {"parts": [{"text": text}]}} for text in texts]
+    candidates[-1]["finishReason"] = 1 if sdk == "google-generativeai" else "STOP"
+    responses = [json.dumps({"candidates": [candidate]}).encode() for candidate in candidates]
+    if sdk == "google-generativeai":
+        return [b"[" + responses[0], *(b",\r\n" + response for response in responses[1:])]
+    return [b"data: " + response + b"\r\n\r\n" for response in responses]
 
 
 @both_ways

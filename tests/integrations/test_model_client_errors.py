@@ -161,6 +161,21 @@ def test_a_broken_answer_may_be_tried_again(model, streamed, directive):
     assert model.ask("Hello again", streamed=streamed).answer
 
 
+@pytest.mark.parametrize("sdk", ["google-generativeai"])
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"<html>Welcome</html>", "the answer is not a stream of responses"),
+        (b'[{"candidates": [{"content"', "the answer broke off within a response"),
+    ],
+)
+def test_the_log_says_what_is_wrong_with_a_stream(make_asker, body, sentence):
+    with serving(says(JSON, body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=True)
+
+    assert (type(outcome.error), str(outcome.error)) == (ModelUnavailable, sentence)
+
+
 def test_no_answer_at_all_is_no_empty_answer(make_asker):
     with serving(says(JSON)) as url:
         outcome = make_asker(endpoint=url).ask("Hello")

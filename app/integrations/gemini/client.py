@@ -200,7 +200,8 @@ def read_answer(
 ) -> Answer:
     """Join the chunks of a whole response, or of a stream, into an answer. Passes on each piece of a stream.
 
-    If a stream runs out of time, its text so far is the answer.
+    If a stream runs out of time, its text so far is the answer. Once its finish reason has come, it is complete,
+    even if the connection breaks then.
     Raises ReplyBlocked, ReplyEmpty, OutputLimit, ModelUnavailable, and whatever the chunks raise.
     """
     pieces: list[str] = []
@@ -216,10 +217,11 @@ def read_answer(
                 if on_piece:
                     on_piece(piece)
     except ModelUnavailable as error:
-        is_over = not call.aborted and (call.timed_out or isinstance(error, ModelTimeout))
+        is_over = not call.aborted and (finish or call.timed_out or isinstance(error, ModelTimeout))
         if not (is_over and on_piece and "".join(pieces).strip()):
             raise
-        return Answer("".join(pieces), model, FinishReason.TIME_LIMIT, usage)
+        if not finish:
+            return Answer("".join(pieces), model, FinishReason.TIME_LIMIT, usage)
     text = "".join(pieces)
     if text.strip():
         return Answer(text, model, FinishReason.MAX_TOKENS if finish == MAX_TOKENS else FinishReason.STOP, usage)

@@ -4,8 +4,11 @@ It uses the client below `GenerativeModel`, which needs no global `configure()` 
 arrives. The client's own retries are off: they would retry a 503 for ten minutes.
 """
 
+import codecs
 import json
 from collections.abc import Generator, Iterator
+from contextlib import closing
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -31,6 +34,7 @@ from app.integrations.gemini.client import (
 
 # What the network and the SDK raise. Errors of requests are OSErrors; an unreadable response raises a ValueError.
 SDK_ERRORS = (urllib3.exceptions.HTTPError, json_format.Error, OSError, ValueError)
+TIMEOUTS = (requests.Timeout, urllib3.exceptions.ReadTimeoutError)
 # Plain protobuf messages: access to fields through proto-plus, which wraps them, costs ten times as much.
 REQUEST, RESPONSE = protos.GenerateContentRequest.pb(), protos.GenerateContentResponse.pb()
 NO_CANDIDATE = protos.Candidate.pb(protos.Candidate())
@@ -101,37 +105,38 @@ class Gemini(ModelClient):
 
 def classify(error: Exception) -> ModelError:
     """Translate one of SDK_ERRORS."""
-    cause = error.args[0] if error.args else None  # how requests reports a stream that falls silent
-    if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+    cause = error.args[0] if error.args else None  # how requests reports an error answer that falls silent
+    if isinstance(error, TIMEOUTS) or isinstance(cause, TIMEOUTS):
         return ModelTimeout(type(error).__name__)
     return ModelUnavailable(type(error).__name__)
 
 
 def read_stream(stream: Any) -> Iterator[Any]:
-    """Yield the responses of a stream as they arrive. Raises a ModelError if Google ends it with an error.
+    """Yield the responses of a stream as they arrive. Raises a ModelError if it is not one, breaks off or has an error.
 
     google-api-core parses a stream character by character, in time that grows with the square of a response's length,
     and no bound on the call stops it. It also reads an error as a response without any known field.
     """
     decoder, rest = json.JSONDecoder(), ""
-    answer: requests.Response = stream._response  # it gives no public access to the text
-    answer.encoding = "utf-8"  # as JSON is (RFC 8259), whatever a gateway says
-    for text in answer.iter_content(None, decode_unicode=True):  # piece by piece, not byte by byte: half the CPU
-        rest = (rest + text).lstrip(BETWEEN_RESPONSES)
-        while rest:
-            if rest[0] != "{":
-                raise ValueError("no array of responses")
-            try:
-                response, end = decoder.raw_decode(rest)
-            except ValueError:  # its end has not arrived yet
-                break
-            rest = rest[end:].lstrip(BETWEEN_RESPONSES)
-            if isinstance(response.get("error"), dict):
-                code = response["error"].get("code")
-                raise error_for(code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR, response, {})
-            yield json_format.ParseDict(response, RESPONSE(), ignore_unknown_fields=True)
+    with closing(stream._response.raw) as answer:  # it gives no public access to the bytes
+        # Piece by piece, even if the answer is not chunked: requests would wait for the end of that one.
+        pieces = iter(partial(answer.read1, decode_content=True), b"")
+        for text in codecs.iterdecode(pieces, "utf-8", "replace"):  # as JSON is (RFC 8259), whatever a gateway says
+            rest = (rest + text).lstrip(BETWEEN_RESPONSES)
+            while rest:
+                if rest[0] != "{":
+                    raise ModelUnavailable("the answer is not a stream of responses")
+                try:
+                    response, end = decoder.raw_decode(rest)
+                except ValueError:  # its end has not arrived yet
+                    break
+                rest = rest[end:].lstrip(BETWEEN_RESPONSES)
+                if isinstance(response.get("error"), dict):
+                    code = response["error"].get("code")
+                    raise error_for(code if isinstance(code, int) else HTTPStatus.INTERNAL_SERVER_ERROR, response, {})
+                yield json_format.ParseDict(response, RESPONSE(), ignore_unknown_fields=True)
     if rest:
-        raise ValueError("a response without an end")
+        raise ModelUnavailable("the answer broke off within a response")
 
 
 def raise_error(response: requests.Response, **_: Any) -> None:
