@@ -8,7 +8,7 @@ m ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-# A virtual environment that was moved here from elsewhere, or whose interpreter is gone, does not work: make it again.
+# A virtual environment that was moved here, or whose interpreter is gone, does not work: make it again.
 ifneq ($(shell $(BIN)/python -c "" 2>/dev/null && cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 endif
@@ -41,7 +41,7 @@ lint: $(STAMP) ## Check style and formatting
 types: $(STAMP) ## Check types
 	@$(BIN)/mypy
 
-imports: $(STAMP) ## Check who imports whom
+imports: $(STAMP) ## Check the rules for imports between packages
 	@$(BIN)/lint-imports
 
 danger: $(STAMP) ## Search the product's code for dangerous calls
@@ -49,11 +49,11 @@ danger: $(STAMP) ## Search the product's code for dangerous calls
 
 check: lint types imports danger ## All four checks
 
-format: $(STAMP) ## Format the code and repair what can be repaired
+format: $(STAMP) ## Format the code and fix what can be fixed automatically
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-pins: $(STAMP) ## Write requirements*.txt from requirements*.in; ARGS=--upgrade takes the newest
+pins: $(STAMP) ## Write requirements*.txt from requirements*.in; ARGS=--upgrade takes the newest versions
 	@sh sandbox/stack/pins.sh $(BIN)/python $(ARGS)
 
 migration: $(STAMP) ## Write a migration from the models: make migration m="What changes"
@@ -65,7 +65,7 @@ postman: $(STAMP) ## Write the Postman collection in docs/postman/ from the API'
 chaos: $(STAMP) ## Kill processes under load and check that nothing is lost
 	@exec $(BIN)/python -m sandbox.chaos $(ARGS)
 
-bench: $(STAMP) ## Print what the service costs beside its floors; ARGS=growth measures something else
+bench: $(STAMP) ## Measure what the service costs, beside its floors; ARGS=growth measures something else
 	@exec $(BIN)/python -m bench $(or $(ARGS),table)
 
 clean: ## Remove .venv and the caches; your data in var/ stays

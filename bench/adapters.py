@@ -1,4 +1,4 @@
-"""The two Gemini SDKs side by side, each in a process of its own: what the import, a call and a stream cost.
+"""The two Gemini SDKs side by side, each in its own process: what the import, a call and a stream cost.
 
 The stand-in answers at once. The 200 words of a stream come 5 ms apart, so that each is read by itself.
 """
@@ -33,7 +33,7 @@ HEADS = {
 
 
 def cpu_of(work: Callable[[], object]) -> float:
-    """Milliseconds of CPU for doing the work once, in the best batch, since other processes cost it caches."""
+    """Return the CPU milliseconds of doing the work once, in the batch that other processes disturbed least."""
     batches = []
     for _ in range(BATCHES):
         begun = time.process_time()
@@ -69,7 +69,7 @@ def measure(sdk: str, url: str) -> dict[str, str]:
 
 
 def main() -> None:
-    print(f"CPU of one process, for replies of 4 KB or 200 words.\n\n{ROW.format(**HEADS)}", flush=True)
+    print(f"CPU and memory of one process, for replies of 4 KB or 200 words.\n\n{ROW.format(**HEADS)}", flush=True)
     with running_gemini_stand_in() as gemini:
         for sdk in CLIENTS:
             command = [sys.executable, "-W", "ignore", "-m", "bench.adapters", sdk, gemini.url]

@@ -1,4 +1,4 @@
-"""The whole application on databases of the bench's own, inside the bench's process."""
+"""The whole application in the bench's process, on its own databases."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
 
 def make_app(database_url: str, redis_url: str, **others: Any) -> Flask:
-    """An application with the newest tables and no limit that a load would meet. others: more settings.
+    """Return an application with the newest tables and no limit that a load would reach. others: more settings.
 
-    A second application migrates, because web processes do not: alembic leaves connections that send one SET more.
+    A second application runs the migrations, as web processes do not: Alembic leaves connections that send one more
+    SET.
     """
     urls = {"database_url": database_url, "redis_url": redis_url}
     limits = {"rate_limit_per_minute": 0, "basic_daily_prompts": 100_000}
@@ -32,6 +33,6 @@ def make_app(database_url: str, redis_url: str, **others: Any) -> Flask:
 
 @contextmanager
 def application(**settings: Any) -> Iterator[Flask]:
-    """As `make_app`, with PostgreSQL and Valkey during the block."""
+    """Yield an application as `make_app` does, with PostgreSQL and Valkey during the block."""
     with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         yield make_app(postgres.url, valkey.url, **settings)

@@ -1,4 +1,4 @@
-"""What the service is compared with: views that do next to nothing, on the same server with the same settings.
+"""What the service is compared with: views that do almost nothing, on the same server with the same settings.
 
 `/empty` does nothing; `/token` checks a token as flask-jwt-extended does and reads one key of Redis.
 """

@@ -2,7 +2,8 @@
 
 The large database has a million messages, 100,000 users, and a user with 10,000 chatrooms, one of them with 100,000
 messages; the small one has one user with a few pages of each. Each call is made on both in turn, through the whole
-application but no socket; no replies are generated. If a route's median grows too much, its statements' plans follow.
+application without a socket, and no replies are generated. If a route's median grows too much, the plans of its
+statements are printed.
 """
 
 import statistics
@@ -41,7 +42,7 @@ OWN = (
 
 @contextmanager
 def visitors() -> Iterator[tuple[Visitor, Visitor]]:
-    """A user of a small database, and one of a large one."""
+    """Yield a user of a small database and one of a large one."""
     with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         connection = psycopg2.connect(postgres.url)
         connection.autocommit = True
@@ -55,7 +56,7 @@ def visitors() -> Iterator[tuple[Visitor, Visitor]]:
 
 
 def settle(app: Flask, rooms: int, messages: int) -> Visitor:
-    """Let somebody sign up, and add so many chatrooms, and so many messages in the first of them."""
+    """Sign a user up, and add this many chatrooms, and this many messages to the first one."""
     visitor = Visitor(app.test_client())
     with app.app_context(), answered_within_an_hour(db.engine) as connection:
         for statement in OWN:
@@ -67,7 +68,7 @@ def settle(app: Flask, rooms: int, messages: int) -> Visitor:
 
 
 def contents(visitor: Visitor) -> str:
-    """How much is stored in the visitor's database."""
+    """Return how much is stored in the visitor's database."""
     with visitor.client.application.app_context():
         counts = {
             name: db.session.execute(sa.text(f"SELECT count(*) FROM {name}")).scalar_one()
@@ -77,7 +78,7 @@ def contents(visitor: Visitor) -> str:
 
 
 def medians(case: Case, visitors: tuple[Visitor, ...]) -> list[float]:
-    """The median seconds of a route for each visitor."""
+    """Return the median seconds of a route for each visitor."""
     times: list[list[float]] = [[] for _ in visitors]
     for round_number in range(ROUNDS):
         for number in (range(len(visitors)), reversed(range(len(visitors))))[round_number % 2]:
@@ -89,7 +90,7 @@ def medians(case: Case, visitors: tuple[Visitor, ...]) -> list[float]:
 
 
 def plans_of(case: Case, visitor: Visitor) -> list[Plan]:
-    """How PostgreSQL runs the route's statements."""
+    """Return how PostgreSQL runs the route's statements."""
     request = case(visitor)
     with visitor.client.application.app_context():
         engine = db.engine

@@ -1,7 +1,6 @@
 """The routes that `python -m bench growth` compares, and the user who calls them.
 
-Routes that wait for somebody else are left out: for Stripe, or for a reply (as an edit does, and the retry of a
-completed one).
+Routes that would wait for Stripe or for a reply are left out, such as an edit and the retry of a completed reply.
 """
 
 import itertools
@@ -17,7 +16,7 @@ PAGE = 100  # the most that a page may have
 
 @dataclass(frozen=True)
 class Request:
-    """A request that is ready to be sent, as the visitor unless `token` is given."""
+    """A request that is ready to send. It is the visitor's own unless `token` is given."""
 
     method: str
     path: str
@@ -39,7 +38,7 @@ class Visitor:
         self.room, self.next_rooms, self.middle, self.finished = "", "", "", ""
 
     def find_the_middle(self, messages: int) -> None:
-        """Learn where the long room is, and a reply in it, and the cursors of the second page and of the middle."""
+        """Find the long room, a reply in it, and the cursors of the list's second page and of the room's middle."""
         rooms = self.get("/chatroom")
         self.room, self.next_rooms = f"/chatroom/{rooms['items'][0]['id']}", rooms["next_cursor"]
         self.finished = f"{self.room}/messages/{self.get(f'{self.room}/messages')['items'][0]['id']}"
@@ -53,7 +52,7 @@ class Visitor:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= {"Idempotency-Key": request.key} if request.key else {}
         sent: dict[str, Any] = {"method": request.method, "json": request.body, "headers": headers}
-        answer = self.client.open(request.path, buffered=True, **sent)  # to its end: its task is queued there
+        answer = self.client.open(request.path, buffered=True, **sent)  # to its end, where its task is queued
         content = answer.get_data()
         if answer.status_code >= 300:
             raise RuntimeError(f"{request.method} {request.path} answered {answer.status_code}: {content[:300]!r}")
@@ -66,18 +65,18 @@ class Visitor:
         return self.call(Request("POST", path, body, token))
 
     def key(self) -> str:
-        """A key that was not used before."""
+        """Return a key that was not used before."""
         return f"key-{next(self._keys)}"
 
     def number(self, *, signed_up: bool = True) -> str:
-        """A number that nobody had before."""
+        """Return a number that nobody had before."""
         mobile = f"+1415{next(self._numbers)}"
         if signed_up:
             self.post("/auth/signup", mobile=mobile)
         return mobile
 
     def newcomer(self, password: str = "") -> Any:
-        """The tokens of somebody new."""
+        """Sign up a new user. Returns the tokens."""
         mobile = self.number()
         code = self.post("/auth/send-otp", mobile=mobile)["otp"]
         tokens = self.post("/auth/verify-otp", mobile=mobile, otp=code)
@@ -86,7 +85,7 @@ class Visitor:
         return tokens
 
     def pending(self) -> str:
-        """The address of a reply in the long room that waits to be generated."""
+        """Return the address of a reply in the long room that waits to be generated."""
         reply = self.post(f"{self.room}/message", text="Hello")["reply"]
         return f"{self.room}/messages/{reply['id']}"
 
@@ -96,7 +95,7 @@ Case = Callable[[Visitor], Request]  # only sending the request is timed, not pr
 
 
 def read(path: str) -> Case:
-    """A route that only reads. path: with the visitor's attributes in braces."""
+    """Return a case of a route that only reads. path: with the visitor's attributes in braces."""
     return lambda visitor: Request("GET", path.format(visitor=visitor))
 
 

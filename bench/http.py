@@ -1,4 +1,4 @@
-"""Requests over HTTP, each compared with a floor of its own: the first rows of the table."""
+"""Requests over HTTP, each compared with its own floor: the first rows of the table."""
 
 import statistics
 import time
@@ -24,7 +24,7 @@ BARE = (  # the rows of a prompt: the user's lock, the room's positions, prompt,
 
 
 def cached_list(bench: Bench) -> Iterator[Row]:
-    """The cached list of ten rooms."""
+    """Measure the cached list of ten rooms."""
     person = bench.people[0]
     for _ in range(9):
         with_new_rooms([person])
@@ -41,7 +41,7 @@ def cached_list(bench: Bench) -> Iterator[Row]:
             for name, floor in (("an empty view", empty), ("a view that checks a token and reads one key", checked))
         ),
     )
-    yield Row("… what the load generator used of it", "{:.2f} cores", (ours.cores,))
+    yield Row("… CPU that the load generator used", "{:.2f} cores", (ours.cores,))
 
 
 def get(bench: Bench, url: str, token: str = "") -> Load:
@@ -53,7 +53,7 @@ def get(bench: Bench, url: str, token: str = "") -> Load:
 
 
 def accepted(bench: Bench) -> Iterator[Row]:
-    """A prompt on an otherwise idle system."""
+    """Measure a prompt on an otherwise idle system."""
     bench.stack.gemini.behave(delay=0)
     times = []
     for person in with_new_rooms(bench.people[:USERS]):
@@ -72,11 +72,11 @@ def accepted(bench: Bench) -> Iterator[Row]:
         (Floor("a bare transaction of the same rows, as idle, {:.2f} ms", milliseconds(bare), p50 / bare),),
     )
     loops = tuple(milliseconds(python_loop(pause)) for pause in (0, POLL_SECONDS))
-    yield Row("… a loop of Python alone, at once / after a pause as before each prompt", "{:.2f} / {:.2f} ms", loops)
+    yield Row("… a pure Python loop, at once / after the pause before each prompt", "{:.2f} / {:.2f} ms", loops)
 
 
 def bare_transaction(stack: Deployment) -> float:
-    """The median seconds of BARE by psycopg2, after pauses as in `accepted`: an idle machine is slow at first."""
+    """Return the median seconds of BARE in psycopg2, with pauses as in `accepted`: a machine is slow after idling."""
     times = []
     with closing(psycopg2.connect(stack.postgres.url)) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE IF NOT EXISTS bare (id uuid PRIMARY KEY, text text)")
@@ -94,7 +94,7 @@ def bare_transaction(stack: Deployment) -> float:
 
 
 def python_loop(pause_seconds: float) -> float:
-    """The median seconds of a loop, each time after a pause: how much slower the machine is after idling."""
+    """Return the median seconds of a loop, each time after a pause: this shows how idling slows the machine."""
     times = []
     for _ in range(SAMPLES):
         time.sleep(pause_seconds)
@@ -105,7 +105,7 @@ def python_loop(pause_seconds: float) -> float:
 
 
 def waited(bench: Bench) -> Iterator[Row]:
-    """A reply that the request waits for, one at a time."""
+    """Measure replies that the request waits for, one at a time."""
     times = []
     for person in with_new_rooms(bench.people[:USERS]):
         wait_until_idle(bench.stack)
@@ -123,7 +123,7 @@ def waited(bench: Bench) -> Iterator[Row]:
 
 
 def asked_directly(stack: Deployment) -> float:
-    """The median seconds of a reply of Gemini's stand-in."""
+    """Return the median seconds of a reply of Gemini's stand-in."""
     connection = Connection(call_model(stack, "generateContent", alt="json"))
     times = [connection.ask() for _ in range(10)]
     connection.socket.close()
@@ -131,7 +131,7 @@ def asked_directly(stack: Deployment) -> float:
 
 
 def sustained(bench: Bench) -> Iterator[Row]:
-    """Everybody waits for a reply and sends again. Raises RuntimeError if any answer is not a finished reply."""
+    """Measure users who each wait for a reply and send again. Raises RuntimeError if an answer is no finished reply."""
     calls = [prompt(person, prefer="wait=20") for person in with_new_rooms(bench.people[:SUSTAINED_USERS])]
     load = drive(calls, seconds=4 * bench.seconds)
     if set(load.statuses) != {200}:
@@ -142,6 +142,6 @@ def sustained(bench: Bench) -> Iterator[Row]:
         "{:.0f}",
         (load.per_second,),
         "≥ 115",
-        (Floor("were the service to take no time, {:.0f}", possible, load.per_second / possible),),
+        (Floor("if the service took no time, {:.0f}", possible, load.per_second / possible),),
     )
-    yield Row("… what the load generator used of it", "{:.2f} cores", (load.cores,))
+    yield Row("… CPU that the load generator used", "{:.2f} cores", (load.cores,))

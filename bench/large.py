@@ -1,6 +1,6 @@
 """A database with a million of everything, and PostgreSQL's plans for the statements that run on it all the time.
 
-`python -m bench.large [plans]` fills a fresh one and prints a row for each statement, with `plans` the whole plans too.
+`python -m bench.large [plans]` fills a fresh one and prints a row for each case; with `plans`, its costliest plan too.
 """
 
 import json
@@ -33,7 +33,7 @@ HOUR_SECONDS = 3_600
 
 @dataclass(frozen=True)
 class Size:
-    """How much to fill in. Half of the backlog waits one to a room, the other half in a thousandth of as many rooms."""
+    """How much to fill in. Half of the backlog waits one to a room, the other half in `backlog / 1000` rooms."""
 
     messages: int = 1_000_000
     long_room: int = 100_000
@@ -43,7 +43,7 @@ class Size:
 
 
 def name(kind: str, number: str = "n") -> str:
-    """SQL for an id that is always the same for the same number."""
+    """Return SQL for an id that is always the same for the same number."""
     return f"md5('{kind}' || {number})::uuid"
 
 
@@ -92,17 +92,17 @@ BACKLOG = (
 
 @contextmanager
 def answered_within_an_hour(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection on which each statement is committed by itself, and may take long."""
+    """Yield a connection that commits each statement by itself and lets it take long."""
     engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     with answers_within(HOUR_SECONDS), engine.connect() as connection:
         connection.execute(sa.text("SET statement_timeout = 0"))
-        connection.execute(sa.text("SET session_replication_role = replica"))  # the rows fit together: nothing to check
+        connection.execute(sa.text("SET session_replication_role = replica"))  # the rows fit together: skip the checks
         yield connection
-        connection.invalidate()  # with its settings
+        connection.invalidate()  # so that its settings go with it
 
 
 def fill(engine: sa.Engine, size: Size, *, counted: bool = True) -> None:
-    """Fill an empty database, and let PostgreSQL count what is there. counted: whether the backlog is counted too."""
+    """Fill an empty database, and let PostgreSQL analyze it. counted: whether it analyzes the backlog too."""
     with answered_within_an_hour(engine) as connection:
         for statement in (*FILL, "VACUUM ANALYZE", *BACKLOG, *(["VACUUM ANALYZE"] if counted else [])):
             values = {key: value for key, value in vars(size).items() if f":{key}" in statement}
@@ -125,7 +125,7 @@ class Plan:
 
     @property
     def scanned_whole(self) -> set[str]:
-        """The tables that were read from end to end."""
+        """The tables that were read from end to end, without an index."""
         return {node["Relation Name"] for node in self.nodes() if node["Node Type"] == "Seq Scan"}
 
     @property
@@ -141,7 +141,7 @@ class Plan:
 
 @contextmanager
 def explained(engine: sa.Engine) -> Iterator[list[Plan]]:
-    """Run every statement of the block twice: first to explain it, which is undone at once, and then for real."""
+    """Run every statement of the block twice: first to explain it, which is undone at once, then for real."""
     plans: list[Plan] = []
 
     def explain(_connection: Any, cursor: Any, statement: str, values: Any, *_: Any) -> None:
@@ -168,7 +168,7 @@ def room_id(number: int) -> UUID:
 
 
 def cases() -> dict[str, Callable[[], object]]:
-    """What runs all the time, or when an operator asks, by name."""
+    """Return by name what runs all the time, or when an operator asks for it."""
     now, failed = utc_now(), timedelta(days=365)
     return {
         "sweeper, nothing lost": lambda: sweep_replies(now=now, requeue_after=timedelta(seconds=8)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-PATIENCE_SECONDS = 60.0  # for answers that are still missing when the time is over
+PATIENCE_SECONDS = 60.0  # for answers that are still missing when the time is up
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Call:
 
 
 def call(method: str, url: str, *, token: str = "", body: Any = None, prefer: str = "") -> Call:
-    """Prepare a request. body: JSON values, or None for none. prefer: the header's value."""
+    """Prepare a request. body: JSON values, or None for no body. prefer: the header's value."""
     parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     content = b"" if body is None else json.dumps(body).encode()
@@ -42,7 +42,7 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, another: Call | None = None) -> None:
-        """Send a call: another one, or the last again."""
+        """Send another call, or the last one again."""
         self.call, self.answer = another or self.call, b""
         self.sent_at = time.perf_counter()
         self.socket.sendall(self.call.wire)
@@ -80,15 +80,15 @@ class Connection:
 
 
 def header(head: bytes, name: bytes) -> bytes:
-    """The value of a header; empty when there is none."""
+    """Return the value of a header; empty if there is none."""
     lines = (line.partition(b":") for line in head.split(b"\r\n"))
     return next((value.strip() for key, _, value in lines if key.lower() == name), b"")
 
 
 def watch(connections: Iterable[Connection], is_done: Callable[[Connection], bool], *, seconds: float) -> None:
-    """Receive whatever comes until `is_done`, which is asked each time, has held for every connection.
+    """Receive whatever comes until `is_done`, called each time, has returned True for every connection.
 
-    Closes them. Raises TimeoutError when that takes longer than `seconds`.
+    Closes each connection that is done. Raises TimeoutError if it all takes longer than `seconds`.
     """
     open_ones = {connection.socket.fileno(): connection for connection in connections}
     deadline, poll = time.perf_counter() + seconds, select.epoll()
@@ -107,7 +107,7 @@ def watch(connections: Iterable[Connection], is_done: Callable[[Connection], boo
 
 @dataclass(frozen=True)
 class Load:
-    """What came of a load: the sorted seconds of each answer, answers by status, and the cores it took to make it."""
+    """The result of a load: its answers' seconds, sorted; answers by status; and the cores that the generator used."""
 
     seconds: float
     times: Sequence[float]
@@ -119,15 +119,15 @@ class Load:
         return len(self.times) / self.seconds
 
     def percentile(self, part: float) -> float:
-        """The seconds within which this part of the answers arrived."""
+        """Return the seconds within which this part of the answers arrived."""
         return percentile(self.times, part)
 
 
 def drive(calls: Sequence[Call], *, seconds: float = 0, spread: float = 0) -> Load:
-    """Send each call on a connection of its own, and for so many seconds send it again as soon as it is answered.
+    """Send each call on its own connection, and for `seconds` send it again as soon as it is answered.
 
-    Answers that come later are waited for and not counted. Without `seconds` each call is sent once. spread: seconds
-    before that, over which the first calls are sent, so that they are not all answered at once; no longer than one
+    Later answers are awaited but not counted. Without `seconds`, each call is sent once. spread: the seconds over which
+    the first calls are sent, before the time starts, so that they are not all answered at once; no longer than an
     answer takes.
     """
     times: list[float] = []

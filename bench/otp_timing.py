@@ -1,8 +1,8 @@
-"""Whether known and unknown numbers can be told apart by time: `python -m bench.otp_timing`.
+"""Checks whether known and unknown numbers can be told apart by time: `python -m bench.otp_timing`.
 
-Calls each route in turn for a number that is known and one that is not, on an application of its own with real
-databases, and compares the medians. Exits with 1 when one differs by more than NOTICEABLE of the other and by
-more than NOTICEABLE_SECONDS.
+Calls each route in turn for a known and an unknown number, on its own application with real databases, and compares the
+medians. Exits with 1 if a route's medians differ by more than NOTICEABLE (a share of the known one) and by more than
+NOTICEABLE_SECONDS.
 """
 
 import statistics

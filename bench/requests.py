@@ -1,7 +1,7 @@
 """What one request costs a web process: `python -m bench requests`. CPU and wall time, and the ratio to an empty view.
 
-Requests go through the whole application but no socket, on real databases of the bench's own; nobody generates. The
-floor is a Flask view that answers `{}`, in the same process, asked in turn.
+Requests go through the whole application without a socket, on the bench's own real databases, and no replies are
+generated. The floor is a Flask view that answers `{}`, called in turn in the same process.
 """
 
 import logging
@@ -19,7 +19,7 @@ Call = Callable[[int], object]
 
 
 def cost(call: Call, times: int) -> tuple[float, float]:
-    """CPU and wall milliseconds of one call."""
+    """Return the CPU and wall milliseconds of one call."""
     cpu, wall = time.process_time(), time.perf_counter()
     for number in range(times):
         call(number)
@@ -27,13 +27,13 @@ def cost(call: Call, times: int) -> tuple[float, float]:
 
 
 def calls(app: Flask) -> dict[str, tuple[Call, int]]:
-    """The calls to measure, and how often in a round."""
+    """Return the calls to measure, and how often to make each in a round."""
     empty = Flask("empty")
     empty.add_url_rule("/", "floor", lambda: {})
     floor, visitor = empty.test_client(), Visitor(app.test_client())
     rooms = [f"/chatroom/{visitor.post('/chatroom', title='A room')['id']}" for _ in range(10)]
     reply = f"{rooms[0]}/messages/{visitor.post(f'{rooms[0]}/message', text='Hello')['reply']['id']}"
-    # All of an answer: what follows it, a task that is queued, belongs to the request.
+    # Read each answer to its end: the task that is queued after it belongs to the request.
     client, whole = visitor.client, {"headers": {"Authorization": f"Bearer {visitor.token}"}, "buffered": True}
     return {
         "an empty view (the floor)": (lambda _: floor.get("/"), 500),

@@ -23,7 +23,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Floor:
-    """The least that something can cost. form: words with the value in braces. ratio: our cost to it."""
+    """The least that something can cost. form: words with the value in braces. ratio: our value divided by it."""
 
     form: str
     value: float
@@ -35,7 +35,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class Row:
-    """form: words with each value in braces."""
+    """A row of the table. form: words with each value in braces."""
 
     name: str
     form: str
@@ -57,7 +57,7 @@ def milliseconds(seconds: float) -> float:
 
 
 def median_of(rows: Sequence[Row]) -> Row:
-    """One row of several runs of the same measurement: the median of each number in it."""
+    """Return one row for several runs of the same measurement, with the median of each number."""
     values = tuple(map(statistics.median, zip(*(row.values for row in rows), strict=True)))
     floors = tuple(
         replace(

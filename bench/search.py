@@ -1,8 +1,8 @@
 """Search for somebody with 100,000 messages among a million: `python -m bench search`.
 
-The messages are there before the search is: its migration reads them while somebody writes, and the longest that a
-write took meanwhile is printed. Then each kind of query is asked through the whole application but no socket, a fresh
-one each time, and the plan of the slowest follows.
+The messages exist before the search does: its migration reads them while something else writes, and the longest time
+that such a write took is printed. Then each kind of query is made through the whole application without a socket, with
+new words each time. The plan of the slowest query follows.
 """
 
 import itertools
@@ -39,7 +39,7 @@ FILL = (
     """INSERT INTO chatrooms (id, user_id, title, turns, created_at, updated_at, last_prompt_at)
     SELECT md5('room' || n)::uuid, CASE WHEN n <= :own_rooms THEN :user ELSE md5('user' || n - :own_rooms)::uuid END,
         'Room ' || n, :messages, now(), now(), now() FROM generate_series(1, :own_rooms + :others) n""",
-    # One a minute, in the order of their ids, as they are made; every tenth is the user's.
+    # One message a minute, with ids in this order, as in the product; every tenth is the user's.
     """INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, completed_at, streamed, attempt,
         failures)
     SELECT (lpad(to_hex(1700000000000 + n * 60000::bigint), 12, '0') || '7' || substr(md5(n::text), 1, 19))::uuid,
@@ -52,7 +52,7 @@ FILL = (
 
 
 class Language:
-    """Words as a language has them: the tenth is a tenth as frequent as the first."""
+    """Words whose frequency falls with their rank, as 1 / (rank + 3): roughly as in a language."""
 
     def __init__(self) -> None:
         self.random = random.Random(1)
@@ -70,12 +70,12 @@ class Language:
         return " ".join(words).capitalize() + "."
 
     def word(self, first: int, last: int) -> str:
-        """One of the words of these ranks."""
+        """Return one of the words of these ranks."""
         return self.random.choice(self.words[first:last])
 
 
 def kinds(language: Language, visitor: Visitor) -> dict[str, Callable[[], str]]:
-    """The kinds of query, by name. Each call returns a new query."""
+    """Return the kinds of query, by name. Each call of one returns a new query."""
     pick = language.random
     return {
         "in most messages": lambda: f"q={quote(language.word(0, 10))}",
@@ -96,13 +96,13 @@ def kinds(language: Language, visitor: Visitor) -> dict[str, Callable[[], str]]:
 
 
 def second_page(visitor: Visitor, word: str) -> str:
-    """The query of a word's second page, or of its first if there is no second."""
+    """Return the query of a word's second page, or of its first if there is no second."""
     cursor = visitor.get(f"/search?q={quote(word)}")["next_cursor"]
     return f"q={quote(word)}" + (f"&cursor={cursor}" if cursor else "")
 
 
 def fill(app: Flask, language: Language, user_id: str) -> None:
-    """A million messages, a tenth of them the user's, in a database without a search."""
+    """Add a million messages, a tenth of them the user's, to a database without the search."""
     values = {"messages": MESSAGES, "own_one_in": OWN_ONE_IN, "own_rooms": OWN_ROOMS, "others": OTHERS, "texts": TEXTS}
     with app.app_context():
         downgrade(directory=str(MIGRATIONS), revision=BEFORE)
@@ -117,7 +117,7 @@ def fill(app: Flask, language: Language, user_id: str) -> None:
 
 @contextmanager
 def written_meanwhile(url: str) -> Iterator[list[float]]:
-    """The seconds that each write to the newest message took, one every 20 ms."""
+    """Write to the newest message every 20 ms during the block. Yields the list of the seconds that each write took."""
     times: list[float] = []
     ended = threading.Event()
 
@@ -140,7 +140,7 @@ def written_meanwhile(url: str) -> Iterator[list[float]]:
 
 
 def migrate(app: Flask, url: str) -> None:
-    """Add the search to the existing messages. Prints how long that took, and how long it held writes up."""
+    """Add the search to the existing messages. Prints how long that took, and how long it delayed writes."""
     with app.app_context(), written_meanwhile(url) as times:
         began = time.perf_counter()
         upgrade(directory=str(MIGRATIONS))
@@ -152,7 +152,7 @@ def migrate(app: Flask, url: str) -> None:
             name: connection.execute(sa.text(f"SELECT {sizes}"), {"t": name}).one()
             for name in ("messages", "searchable_messages")
         }
-    print(f"The migration took {took:.0f} s; a write meanwhile {max(times) * 1000:.0f} ms at most ({len(times):,}).")
+    print(f"The migration took {took:.0f} s. The longest of {len(times):,} writes took {max(times) * 1000:.0f} ms.")
     print("; ".join(f"{name}: {table}, indexes {indexes}" for name, (table, indexes) in of.items()) + ".\n")
 
 
@@ -190,7 +190,7 @@ def row(cuts: list[float]) -> str:
 
 
 def outline(node: dict[str, Any], depth: int = 0) -> str:
-    """A plan in short: of each step the rows, the milliseconds and the pages of 8 KB."""
+    """Return an outline of a plan: each step's rows, milliseconds and pages of 8 KB."""
     name = " ".join(str(node[key]) for key in ("Node Type", "Index Name", "CTE Name", "Relation Name") if key in node)
     pages = node["Shared Hit Blocks"] + node["Shared Read Blocks"]
     rows, loops, milliseconds = node["Actual Rows"], node["Actual Loops"], node["Actual Total Time"]

@@ -1,4 +1,4 @@
-"""The service that is measured, as the Procfile starts it, with databases and a Gemini of its own, and its floor."""
+"""The measured service, as the Procfile starts it, with its own databases and Gemini stand-in; and its floor."""
 
 import signal
 import subprocess
@@ -20,15 +20,15 @@ from sandbox.stack import processes
 from sandbox.stack.deployment import Deployment
 from sandbox.stack.processes import free_port, wait_until
 
-ARRIVE_AT_ONCE = 30  # to sign up costs much more than what is measured here
+ARRIVE_AT_ONCE = 30  # signing up costs much more than what is measured here
 ENVIRON = {
     "RATE_LIMIT_PER_MINUTE": "0",
     "BASIC_DAILY_PROMPTS": "100000",
     "LOG_FORMAT": "json",
-    "GUNICORN_CMD_ARGS": "--max-requests 0",  # a process that is replaced in the middle would close connections
+    "GUNICORN_CMD_ARGS": "--max-requests 0",  # a process that is replaced midway would close connections
 }
 
-# The settings of gunicorn.conf.py, whose hooks want the application.
+# The settings of gunicorn.conf.py without its hooks, which need the application.
 COMMAND = "--config /dev/null --worker-class gthread --workers {workers} --threads 256 --keep-alive 75 --preload"
 COMMAND += " --no-control-socket --bind {address} bench.floor:app"
 
@@ -44,7 +44,7 @@ def service(*, workers: int = 1, environ: dict[str, str] | None = None) -> Itera
 
 
 def arrived(stack: Deployment, count: int) -> list[Person]:
-    """So many users, each with a token and a chatroom."""
+    """Return this many users, each with a token and a chatroom."""
     people = [Person(stack.url) for _ in range(count)]
     for first in range(0, count, ARRIVE_AT_ONCE):
         everybody(people[first : first + ARRIVE_AT_ONCE], Person.arrive)
@@ -52,7 +52,7 @@ def arrived(stack: Deployment, count: int) -> list[Person]:
 
 
 def with_new_rooms(people: Sequence[Person]) -> Sequence[Person]:
-    """The same people, each in a new chatroom, so that no earlier turns are sent to Gemini."""
+    """Return the same people, each in a new chatroom, so that no earlier turns are sent to Gemini."""
     for person in people:
         answer = person.session.post(f"{person.base_url}/chatroom", json={"title": "Another"})
         answer.raise_for_status()
@@ -65,13 +65,13 @@ def token(person: Person) -> str:
 
 
 def prompt(person: Person, *, prefer: str = "", **body: Any) -> Call:
-    """The call that sends a prompt into the person's chatroom."""
+    """Return the call that sends a prompt to the person's chatroom."""
     url = f"{person.base_url}{person.room}/message"
     return call("POST", url, token=token(person), body={"text": "Hello"} | body, prefer=prefer)
 
 
 def call_model(stack: Deployment, method: str, *, alt: str) -> Call:
-    """The call by which a worker asks Gemini. method: Google's name of it. alt: the answer's form, `json` or `sse`."""
+    """Return the call that a worker makes to Gemini. method: Google's name. alt: the answer's form, `json` or `sse`."""
     body = {"contents": [{"role": "user", "parts": [{"text": "Hello"}]}]}
     url = f"{stack.gemini.url}/v1beta/models/gemini-3.5-flash:{method}?alt={alt}&key={stack.gemini.api_key}"
     return call("POST", url, body=body)
@@ -80,7 +80,7 @@ def call_model(stack: Deployment, method: str, *, alt: str) -> Call:
 def wait_until_idle(stack: Deployment, *, seconds: float = 60) -> float:
     """Wait until no reply is queued or generated. Returns when the last one ended, in seconds since the epoch.
 
-    Asks PostgreSQL, which disturbs what is measured less than asking the service. Raises TimeoutError.
+    Asks PostgreSQL, which disturbs the measurement less than asking the service. Raises TimeoutError.
     """
     with closing(psycopg2.connect(stack.postgres.url)) as connection:
         connection.autocommit = True
@@ -91,7 +91,7 @@ def wait_until_idle(stack: Deployment, *, seconds: float = 60) -> float:
             return bool(cursor.fetchone()[0])
 
         if not wait_until(is_idle, seconds=seconds):
-            raise TimeoutError(f"Replies are still under way after {seconds:.0f} s.")
+            raise TimeoutError(f"Replies are still in progress after {seconds:.0f} s.")
         cursor.execute("SELECT extract(epoch FROM max(completed_at)) FROM messages WHERE role = 'model'")
         return float(cursor.fetchone()[0] or time.time())
 
@@ -120,9 +120,9 @@ class FloorServer:
 
 @contextmanager
 def floor_server(stack: Deployment) -> Iterator[FloorServer]:
-    """Run a server of the floor's views beside a service during the block, with as many processes and the same Redis.
+    """Run a server of the floor's views during the block, with the service's number of web processes and its Redis.
 
-    Raises TimeoutError when it does not start.
+    Raises TimeoutError if it does not start.
     """
     address = f"127.0.0.1:{free_port()}"
     words = COMMAND.format(workers=len(stack.process_ids("web")) - 1, address=address)

@@ -1,6 +1,6 @@
-"""What streams cost: how soon the first piece comes (for the table), and how 200 open ones slow one web process down.
+"""What streams cost: how soon the first piece comes (for the table), and how 200 open ones slow down a web process.
 
-Replies that hang are followed on a single web process, while somebody else reads the list.
+For the latter, hanging replies are followed on a single web process while another user reads the list.
 """
 
 import statistics
@@ -45,7 +45,7 @@ def first_pieces(people: Sequence[Person]) -> list[float]:
 
 
 def first_pieces_directly(stack: Deployment, count: int) -> list[float]:
-    """Seconds until the first piece of each of so many streams at once, without the service: the stand-in's own."""
+    """Return the seconds to the first piece of each of `count` streams at once, read directly from the stand-in."""
     connections = [Connection(call_model(stack, "streamGenerateContent", alt="sse")) for _ in range(count)]
     times: list[float] = []
 
@@ -75,14 +75,14 @@ def main() -> None:
         threading.Event().wait(10)
         idle_cpu = (stack.cpu_seconds("web") - cpu) / (time.monotonic() - begun)
         after = read_list(reader), stack.memory_mb("web")
-        print(f"{'open streams':<18} {'list p50':>10} {'web memory':>12} {'CPU idle':>10}")
+        print(f"{'open streams':<18} {'list p50':>10} {'web memory':>12} {'idle CPU':>10}")
         print(f"{0:<18} {before[0] * 1000:>7.1f} ms {before[1]:>9.0f} MB")
         print(f"{STREAMS:<18} {after[0] * 1000:>7.1f} ms {after[1]:>9.0f} MB {idle_cpu * 100:>8.1f} %", flush=True)
         stack.gemini.reset()
 
 
 def read_list(person: Person) -> float:
-    """The median time of reading the list of chatrooms, in seconds."""
+    """Return the median seconds of reading the list of chatrooms."""
     times = []
     for _ in range(LIST_READS):
         begun = time.perf_counter()

@@ -1,7 +1,7 @@
-"""The table of what the service costs, beside aims and floors of the same run: `python -m bench table`.
+"""The table of what the service costs, beside its aims and floors of the same run: `python -m bench table`.
 
-Everything runs on this machine as the Procfile has it, the load generator and a Gemini that takes 500 ms included.
-Compare within one run, never between machines. `--repeat 3` starts all of it three times: medians, and what each was.
+Everything runs on this machine as in the Procfile, with the load generator and a Gemini stand-in that takes 500 ms.
+Compare within one run, never between machines. `--repeat 3` runs all of it three times and prints medians and each run.
 """
 
 import re
@@ -29,7 +29,7 @@ PROCESSES = ("web", "worker", "beat")
 def crowd(stack: Deployment, people: Sequence[Person]) -> tuple[float, Load]:
     """Let everybody send at once. Returns the seconds until the last reply ended, and how the prompts were accepted.
 
-    Raises RuntimeError when one was not.
+    Raises RuntimeError if one was not accepted.
     """
     calls = [prompt(person, text="All at once") for person in with_new_rooms(people)]
     wait_until_idle(stack)
@@ -41,7 +41,7 @@ def crowd(stack: Deployment, people: Sequence[Person]) -> tuple[float, Load]:
 
 
 def replies(bench: Bench) -> Iterator[Row]:
-    """A hundred users send at the same moment."""
+    """Measure a hundred users who send at the same moment."""
     last, accepted = crowd(bench.stack, bench.people)
     empty = drive([call("GET", f"{bench.floor.url}/empty")] * USERS)
     p50, floor = accepted.percentile(0.5), empty.percentile(0.5)
@@ -58,7 +58,7 @@ def replies(bench: Bench) -> Iterator[Row]:
 
 
 def streams(bench: Bench) -> Iterator[Row]:
-    """The time to the first piece, with a model that begins at once and writes a word every 30 ms."""
+    """Measure the time to the first piece, with a model that begins at once and writes a word every 30 ms."""
     people = with_new_rooms(bench.people[:STREAMS])
     bench.stack.gemini.behave(pace=WORD_SECONDS)
     alone = [piece for person in people[:10] for piece in first_pieces([person])]
@@ -80,12 +80,12 @@ def streams(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """The memory that web, worker and beat hold after the measurements before this one."""
+    """Measure the memory that web, worker and beat hold after the earlier measurements."""
     wait_until_idle(bench.stack)
     parts = {name: proportional_mb(bench.stack.process_ids(name)) for name in PROCESSES}
     total, floor = sum(parts.values()), proportional_mb(bench.floor.process_ids)
     yield Row(
-        "memory of web + worker + beat after it, proportional set size",
+        "memory of web + worker + beat after the measurements, proportional set size",
         f"{{:.0f}} MB ({', '.join(f'{name} {{:.0f}}' for name in parts)})",
         (total, *parts.values()),
         "≤ 260 MB",
@@ -94,7 +94,7 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 
 def proportional_mb(process_ids: Iterable[int]) -> float:
-    """MiB of some processes together: what several share counts once (smaps_rollup of proc(5), Linux)."""
+    """Return the MiB of some processes; what several share counts once (smaps_rollup of proc(5), Linux)."""
     rollups = (Path(f"/proc/{process_id}/smaps_rollup").read_text() for process_id in process_ids)
     return sum(int(kilobytes) for rollup in rollups for kilobytes in re.findall(r"^Pss: +(\d+)", rollup, re.M)) / 1024
 
@@ -111,7 +111,7 @@ MEASURES: dict[str, Callable[[Bench], Iterator[Row]]] = {
 
 
 def run(names: Sequence[str], seconds: float) -> list[Row]:
-    """Start a service, measure, and end it."""
+    """Start a service, measure, and stop it. Returns the rows."""
     with service() as stack, floor_server(stack) as floor:
         stack.gemini.behave(delay=MODEL_SECONDS)
         bench = Bench(stack, floor, arrived(stack, USERS), seconds)
@@ -119,8 +119,8 @@ def run(names: Sequence[str], seconds: float) -> list[Row]:
 
 
 def main(names: Sequence[str], *, seconds: float, repeat: int) -> None:
-    """Print the table. seconds: of each load; the sustained one lasts four times as long. repeat: how many runs."""
-    print(f"{psutil.cpu_count()} cores, Python {sys.version.split()[0]}; {repeat} run(s), {seconds:g} s a load\n")
+    """Print the table. seconds: length of a load; the sustained one lasts four times as long. repeat: how many runs."""
+    print(f"{psutil.cpu_count()} cores, Python {sys.version.split()[0]}; {repeat} run(s), {seconds:g} s per load\n")
     heads = (*HEADS, *([] if repeat == 1 else ["each run"]))
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|", flush=True)
     runs = [run(names, seconds) for _ in range(repeat)]

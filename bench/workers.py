@@ -1,6 +1,6 @@
-"""What another worker process brings, with a model that takes 5 s and enough users: `python -m bench workers`.
+"""What more worker processes bring, with a model that takes 5 s and enough users: `python -m bench workers`.
 
-Each row is a service of its own with 1, 2 and 4 worker processes. CPU is that of the row's own processes.
+Each row has its own service, with 1, 2 or 4 worker processes, and counts the CPU of its own processes.
 """
 
 import time
@@ -11,7 +11,7 @@ from sandbox.stack.deployment import Deployment, cpu_seconds
 from sandbox.stack.processes import family
 
 MODEL_SECONDS, USERS, SECONDS = 5.0, 240, 30
-# All of them may wait at once, however the connections fall to the web processes.
+# All users may wait at once, however their connections are distributed over the web processes.
 ENVIRON = {"WEB_THREADS": "512", "STREAMS_PER_PROCESS": "480"}
 KINDS = ("web", "worker", "PostgreSQL", "Valkey", "stand-in", "load generator")
 
@@ -34,7 +34,7 @@ def measure(workers: int) -> str:
 
 
 def cpu_by_kind(stack: Deployment) -> dict[str, float]:
-    """Seconds of CPU that the processes of each kind have used so far."""
+    """Return the CPU seconds that the processes of each kind have used so far."""
     servers = (stack.postgres.pid, stack.valkey.pid, stack.gemini.process.pid)
     spent = (
         stack.cpu_seconds("web"),

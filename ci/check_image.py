@@ -1,7 +1,7 @@
-"""Takes each step of the Dockerfile by hand, without Docker.
+"""Performs each step of the Dockerfile without Docker.
 
-It copies the files that .dockerignore lets in and COPY takes, makes a virtual environment of the pins alone, and starts
-every process of the image against real databases, with the image's variables, as a user who can write only to /tmp.
+It copies the files that .dockerignore lets in and COPY takes, makes a virtual environment with only the pins, and
+starts every process of the image with real databases and the image's variables, as a user who can write only to /tmp.
 """
 
 import fnmatch
@@ -31,19 +31,19 @@ STOP_SECONDS = 90
 
 
 def instructions(name: str, pattern: str = "(.+)") -> list[str]:
-    """The arguments of the Dockerfile's instructions with this name, in order."""
+    """Return the arguments of the Dockerfile's instructions with this name, in order."""
     found: list[str] = re.findall(rf"^{name} {pattern}$", DOCKERFILE, flags=re.MULTILINE)
-    assert found, f"No {name} in the Dockerfile"
+    assert found, f"There is no {name} in the Dockerfile"
     return found
 
 
 def the_only(values: list[str]) -> str:
-    assert len(set(values)) == 1, f"The Dockerfile names several: {values}"
+    assert len(set(values)) == 1, f"The Dockerfile has several values where one is expected: {values}"
     return values[0]
 
 
 def ordinary_user(account: Account | None) -> list[str]:
-    """The prefix that runs a command as a user without rights, as USER does; empty when we are not root."""
+    """Return the prefix that runs a command as an unprivileged user, as USER does; empty if we are not root."""
     assert instructions("USER")[-1] not in {"root", "0"}
     if account is None:
         return []
@@ -52,10 +52,10 @@ def ordinary_user(account: Account | None) -> list[str]:
 
 
 def python_of_the_image(as_user: list[str]) -> Path:
-    """A Python of the image's version that an ordinary user can run; ours must be of that version."""
+    """Return a Python of the image's version that an ordinary user can run. Ours must have that version too."""
     version = the_only([re.sub(r"^python:(\d+\.\d+)-slim.*", r"\1", words) for words in instructions("FROM")])
     ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert ours == version, f"The image runs Python {version}, and everything here was checked on {ours}"
+    assert ours == version, f"The image runs Python {version}, but the other checks ran on {ours}"
     for candidate in (Path(sys.executable).resolve(), Path(f"/usr/bin/python{version}")):
         ask = [*as_user, str(candidate), "-c", "import sys; print(sys.prefix, end='')"]
         if subprocess.run(ask, capture_output=True, text=True, check=False).stdout == str(candidate.parents[1]):
@@ -64,7 +64,7 @@ def python_of_the_image(as_user: list[str]) -> Path:
 
 
 def let_in(path: Path) -> bool:
-    """Whether .dockerignore leaves a file of the checkout to the image: the last line that fits decides."""
+    """Return whether .dockerignore lets a file of the checkout into the image: the last line that matches decides."""
     inside = True
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         rule = line.removeprefix("!").removeprefix("**/").rstrip("/")
@@ -79,15 +79,15 @@ def let_in(path: Path) -> bool:
 
 
 def copy_files(into: Path) -> None:
-    """What the last stage copies out of the checkout."""
+    """Copy what the last stage takes from the checkout."""
     for words in instructions("COPY", r"(?!--from)(.+)"):
         *sources, target = words.split()
-        if target == ".":  # the first stage's
+        if target == ".":  # of the first stage
             continue
         for source in sources:
             files = [ROOT / source] if (ROOT / source).is_file() else sorted((ROOT / source).rglob("*"))
             wanted = [file for file in files if file.is_file() and let_in(file.relative_to(ROOT))]
-            assert wanted, f"COPY {source}: .dockerignore leaves nothing of it"
+            assert wanted, f"COPY {source}: .dockerignore lets nothing of it in"
             for file in wanted:
                 place = into / target / file.relative_to(ROOT / source if file != ROOT / source else ROOT)
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def copy_files(into: Path) -> None:
 
 
 def install(python: Path, folder: Path) -> None:
-    """The first stage: the virtual environment, and its RUN pip install word by word but for the cache."""
+    """Do the first stage: make the virtual environment, and run its `pip install` word for word, with a cache."""
     run([str(python), "-m", "venv", str(folder)], ROOT, os.environ)
     pip = next(command for command in instructions("RUN") if command.startswith("pip install"))
     words = [word for word in shlex.split(pip) if word != "--no-cache-dir"]
@@ -104,7 +104,7 @@ def install(python: Path, folder: Path) -> None:
 
 
 def variables(programs: Path) -> dict[str, str]:
-    """The ENV of the last stage, with the virtual environment where it is here."""
+    """Return the ENV of the last stage, with the path of the virtual environment here."""
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     [words] = re.findall(r"^ENV (.+)$", last_stage, flags=re.MULTILINE)
     named = dict(word.split("=", 1) for word in shlex.split(words))
@@ -113,7 +113,7 @@ def variables(programs: Path) -> dict[str, str]:
 
 
 def json_command(pattern: str) -> list[str]:
-    """The JSON command behind an instruction."""
+    """Return the JSON command of an instruction."""
     return list(json.loads(the_only(re.findall(pattern + r"\s*(\[.+\])$", DOCKERFILE, flags=re.MULTILINE))))
 
 
@@ -123,7 +123,7 @@ def run(command: list[str], folder: Path, environ: Mapping[str, str]) -> None:
 
 
 def run_process(command: list[str], folder: Path, environ: Mapping[str, str], *, works: Callable[[str], bool]) -> None:
-    """Start a process, wait until its log or an answer says that it works, end it as a platform does."""
+    """Start a process, wait until `works`, which gets its log, says so, and stop it as a platform does."""
     print(f"   {' '.join(command)[:150]}", flush=True)
     with tempfile.NamedTemporaryFile() as log:
         process = processes.spawn(command, output=log.file, env=environ, cwd=folder)
@@ -133,7 +133,7 @@ def run_process(command: list[str], folder: Path, environ: Mapping[str, str], *,
             assert process.poll() is None, said.read_text()
             assert works(said.read_text()), said.read_text()
             process.send_signal(signal.SIGTERM)
-            assert wait_until(lambda: process.poll() is not None, seconds=STOP_SECONDS), "It does not end on SIGTERM"
+            assert wait_until(lambda: process.poll() is not None, seconds=STOP_SECONDS), "It does not stop on SIGTERM"
             assert process.returncode == 0, f"exit code {process.returncode}\n{said.read_text()}"
         finally:
             processes.stop(process, signal.SIGTERM, seconds=STOP_SECONDS)
@@ -175,7 +175,7 @@ def main() -> None:
         commands = procfile_commands(ROOT / "Procfile")
         run_process([*as_user, *commands["worker"]], image, environ, works=lambda log: " ready." in log)
         run_process([*as_user, *commands["beat"]], image, environ, works=lambda log: "beat: Starting" in log)
-    print("The image's files, packages, variables and rights are enough for every process.")
+    print("Every process works with the image's files, packages, variables and permissions.")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Pastes README's curls into a shell and looks for the answers they promise. BASE_URL is where the stack runs.
+"""Pastes README's commands into a shell and looks for the answers that they promise. BASE_URL is the stack's address.
 
-A command that fails, in a pipe too, ends the shell and the check.
+A command that fails, even in a pipe, ends the shell and the check.
 """
 
 import os
@@ -21,7 +21,7 @@ PROMISED = {
 
 
 def curls() -> str:
-    """README's commands in the order of the page; the first block signs up."""
+    """Return README's commands in their order. The first block signs up."""
     blocks = re.findall(r"^```bash\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert "/auth/signup" in blocks[0], "README's first block of commands must begin at /auth/signup"
     assert ADDRESS in blocks[0], f"README's commands must be for {ADDRESS}"

@@ -1,4 +1,4 @@
-"""How large a folder of Python is: files, code lines, slivers, long files, imports.
+"""Prints how large a folder of Python is: files, code lines, slivers, long files, imports.
 
 `python -m ci.code_lines [folder]` counts `app` by default. A code line is a physical line that holds code: not blank,
 not a comment alone, not part of a docstring.
@@ -31,12 +31,12 @@ class Size:
 
 
 def lines_of(node: ast.AST) -> set[int]:
-    """The numbers of the lines that a statement covers."""
+    """Return the numbers of the lines that a statement covers."""
     return set(range(node.lineno, node.end_lineno + 1))  # type: ignore[attr-defined]
 
 
 def docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
-    """The docstrings of a module, its classes and its functions."""
+    """Yield the docstrings of a module, its classes and its functions."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node):
             yield node.body[0]
@@ -60,7 +60,7 @@ def size_of(path: Path) -> Size:
 
 
 def report(folder: Path) -> str:
-    """The counts of all Python files below a folder, one a line."""
+    """Return the counts for all Python files below a folder, one per line."""
     sizes = [size_of(path) for path in sorted(folder.rglob("*.py"))]
     code, imports = sum(size.code for size in sizes), sum(size.imports for size in sizes)
     facts = {

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what the checks need beside .venv: curl, Node.js and Chromium where they are missing (as root, on Debian),
+# Installs what the checks need besides .venv: curl, Node.js and Chromium if they are missing (as root, on Debian),
 # Playwright and Schemathesis in a virtual environment, and newman. Called as: install.sh FOLDER
 #
-# Python's and npm's packages are pinned with hashes. Debian's are those of its stable release on that day: its archive
-# keeps one version of Chromium, so an exact pin would fail from the next security update on.
+# Python's and npm's packages are pinned with hashes. Debian's are those of its stable release on the day: its archive
+# keeps only one version of Chromium, so an exact pin would fail from the next security update on.
 set -eu
 folder=$1
 
@@ -13,7 +13,7 @@ for program in curl node npm chromium; do
 done
 if [ -n "$missing" ]; then
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-        echo "Missing:$missing. Install them, or run this as root on Debian." >&2
+        echo "Missing:$missing. Install these programs, or run this as root on Debian." >&2
         exit 1
     fi
     apt-get update -qq

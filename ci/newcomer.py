@@ -1,4 +1,4 @@
-"""Somebody new at a running service, for checks that need a token."""
+"""Signs a new user up at a running service, for checks that need a token."""
 
 import secrets
 from typing import Any
@@ -9,7 +9,7 @@ SECONDS = 30
 
 
 def tokens(base_url: str) -> dict[str, Any]:
-    """Sign somebody up and log in: what the service answers. Raises requests.HTTPError."""
+    """Sign a new user up and log in. Returns the service's answer. Raises requests.HTTPError."""
     mobile = {"mobile": f"+1415{secrets.randbelow(8_000_000) + 2_000_000}"}
     post(f"{base_url}/auth/signup", mobile)
     otp = post(f"{base_url}/auth/send-otp", mobile)["otp"]

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Tests what needs requirements-otel.txt, which .venv is without: redis-py imports OpenTelemetry wherever it is
-# installed, which would cost every process of `make run` its time and memory. Called as: opentelemetry.sh FOLDER
+# Runs the tests that need requirements-otel.txt. It is not in .venv: redis-py imports OpenTelemetry wherever it is
+# installed, and that would cost every process of `make run` time and memory. Called as: opentelemetry.sh FOLDER
 set -eu
 awk '/^[a-z]/ { keep = /^opentelemetry/ } keep' requirements-otel.txt >"$1/opentelemetry.txt"
 .venv/bin/python -m pip install --quiet --no-input --no-deps --require-hashes --target "$1/packages" \

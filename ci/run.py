@@ -1,7 +1,7 @@
-"""Runs every check in turn, and ends with one line: `N passed, N failed`.
+"""Runs every check in turn, and prints `N passed, N failed` as the last line.
 
-A step is one check, or as many as its JUnit reports tell. Each has a folder below var/ci/ for its output, shown when it
-failed, and for a stack of its own where it wants one. The standard library is enough: nothing is installed yet.
+A step is one check, or as many as its JUnit reports list. Each has a folder below var/ci/, for its output, which is
+shown if it fails, and for its own stack if it needs one. Only the standard library is used: nothing is installed yet.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ RESULTS = ROOT / "var" / "ci"
 STEP_SECONDS = 1500
 SHOWN_LINES = 300
 
-# What is kept of the outer environment: paths, the language, how to reach the registries. No key, address or option.
+# The part of the outer environment that is kept: paths, language, access to the registries. No key, address or option.
 KEPT = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TERM|LANG|LC_\w+|TZ|TMPDIR|PYENV_\w+"
     r"|(PIP|NPM_CONFIG)_\w+|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_\w+|\w+_CA_(BUNDLE|CERTS)",
@@ -33,9 +33,9 @@ KEPT = re.compile(
 
 @dataclass(frozen=True)
 class Step:
-    """A command that runs in the checkout; `{folder}` in its words is the step's own folder.
+    """A command that runs in the checkout. `{folder}` in its words stands for the step's own folder.
 
-    reports: it leaves JUnit reports (*.xml) in its folder, and counts as many checks as they do.
+    reports: it leaves JUnit reports (*.xml) in its folder, and counts as the checks that they list.
     prepares: it counts as a check only if it fails.
     """
 
@@ -56,7 +56,7 @@ class Result:
 
 
 def environment(outside: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """A step's environment: the part of the outer one that is kept, and variables that keep it from reading more."""
+    """Return a step's environment: the kept part of the outer one, and variables that stop it from reading more."""
     return {name: value for name, value in outside.items() if KEPT.fullmatch(name)} | {
         "CI": "true",
         "ENV_FILE": os.devnull,
@@ -70,7 +70,7 @@ def environment(outside: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def count(folder: Path) -> Result:
-    """What the JUnit reports in a folder tell."""
+    """Return what the JUnit reports in a folder say."""
     result = Result()
     for report in sorted(folder.glob("*.xml")):
         for case in ElementTree.parse(report).iter("testcase"):
@@ -84,7 +84,7 @@ def count(folder: Path) -> Result:
 
 
 def run(step: Step, folder: Path, outside: Mapping[str, str] = os.environ) -> Result:
-    """Run a step to its end, with its output in `folder`; whatever it started is ended with it."""
+    """Run a step to its end, with its output in `folder`. Then kill whatever it has left running."""
     folder.mkdir(parents=True)
     command = [word.replace("{folder}", str(folder)) for word in step.command]
     with (folder / "output.txt").open("wb") as output:
@@ -100,7 +100,7 @@ def run(step: Step, folder: Path, outside: Mapping[str, str] = os.environ) -> Re
             code = process.wait(timeout=STEP_SECONDS)
             remark = f"exit code {code}" if code else ""
         except subprocess.TimeoutExpired:
-            remark = f"not over after {STEP_SECONDS} s"
+            remark = f"not finished after {STEP_SECONDS} s"
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -120,19 +120,19 @@ def last_lines(path: Path) -> str:
 
 
 def main(steps: Sequence[Step], results: Path) -> int:
-    """Run everything, unless another run has the folder of the results: it is emptied first."""
+    """Run everything, unless another run is using the folder of the results, which is emptied first."""
     results.parent.mkdir(parents=True, exist_ok=True)
     with results.with_suffix(".lock").open("w") as lock:  # the system drops the lock with the process
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"Another run writes to {results}: wait until it is over.\n0 passed, 1 failed", flush=True)
+            print(f"Another run is writing to {results}: wait until it has finished.\n0 passed, 1 failed", flush=True)
             return 1
         return run_all(steps, results)
 
 
 def run_all(steps: Sequence[Step], results: Path) -> int:
-    """0 when every check passed. Says a line for each step, shows what failed, and the sum at the end."""
+    """Print a line for each step, the output of each that failed, and the sum. Returns 0 if every check passed."""
     shutil.rmtree(results, ignore_errors=True)
     began = time.monotonic()
     sum_of = Result()
@@ -146,7 +146,7 @@ def run_all(steps: Sequence[Step], results: Path) -> int:
         print(f"{step.name:<34} {outcome:<7} {seconds:6.1f} s  {counts}".rstrip(), flush=True)
         if result.failed:
             output = folder / "output.txt"
-            print(f"\n{last_lines(output)}\n({result.remark}; all of it: {output})\n", flush=True)
+            print(f"\n{last_lines(output)}\n({result.remark}; the whole output is in {output})\n", flush=True)
         else:
             shutil.rmtree(folder / "stack", ignore_errors=True)
         sum_of.passed += result.passed
@@ -154,7 +154,7 @@ def run_all(steps: Sequence[Step], results: Path) -> int:
         sum_of.skipped += result.skipped
     for skipped in sum_of.skipped:
         print(f"Skipped: {skipped}")
-    print(f"All of it in {time.monotonic() - began:.0f} s.")
+    print(f"Everything took {time.monotonic() - began:.0f} s.")
     print(f"{sum_of.passed} passed, {sum_of.failed} failed", flush=True)
     return 1 if sum_of.failed or not sum_of.passed else 0
 
@@ -178,14 +178,14 @@ SCHEMATHESIS = [
 
 STEPS = [
     Step("Tests", ["make", "test", "ARGS=--junitxml='{folder}/pytest.xml'"], reports=True),
-    Step("What the other checks need", ["sh", "ci/install.sh", "var/ci/tools"], prepares=True),
+    Step("Tools for the other checks", ["sh", "ci/install.sh", "var/ci/tools"], prepares=True),
     Step("Tests of whole processes", ["make", "test-processes", "ARGS=--junitxml='{folder}/pytest.xml'"], reports=True),
     Step("Tests with OpenTelemetry", ["sh", "ci/opentelemetry.sh", "{folder}"], reports=True),
     Step("Style", ["make", "lint"]),
     Step("Types", ["make", "types"]),
     Step("Imports", ["make", "imports"]),
     Step("Dangerous calls", ["make", "danger"]),
-    Step("Chaos, in its short form", ["make", "chaos", "ARGS=--short"]),
+    Step("Chaos, short form", ["make", "chaos", "ARGS=--short"]),
     Step("Demo", [*OWN_STACK, "make", "demo"]),
     Step("README's commands", [*OWN_STACK, PYTHON, "-m", "ci.check_readme"]),
     Step("Checkout in a browser", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.browser.buy_pro"]),
@@ -193,10 +193,10 @@ STEPS = [
     Step("Docs page in a browser", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.browser.docs_page"]),
     Step("Postman collection, assertions", [*OWN_STACK, *NEWMAN], reports=True),
     Step("Generated clients", [*OWN_STACK, f"{TOOLS}/python", "-m", "ci.clients.check", "{folder}/clients"]),
-    Step("API as described, operations", [*UNLIMITED, *OWN_STACK, *SCHEMATHESIS], reports=True),
+    Step("API against its description", [*UNLIMITED, *OWN_STACK, *SCHEMATHESIS], reports=True),
     Step("Image, step by step", [PYTHON, "-m", "ci.check_image"]),
 ]
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: no step is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs each `finally`, so that no step is left behind
     sys.exit(main(STEPS, RESULTS))

@@ -1,8 +1,8 @@
-"""What Schemathesis cannot know about this API: valid tokens, existing ids, and that each operation must succeed once.
+"""Tells Schemathesis what it cannot know: valid tokens, existing ids, and that each operation must succeed once.
 
-Operations that end tokens get those of a new user; all others share one person's. In the phases that make ids up, every
+Operations that end tokens use those of a new user; all others share one person's. In the phases that make ids up, every
 other request gets real ones in its path; stateful tests take them from answers. SUCCESSES names a JUnit report with a
-check for each operation, which fails if it was never answered with 2xx.
+check for each operation, which fails if the operation was never answered with 2xx.
 """
 
 import atexit
@@ -49,7 +49,7 @@ class Person:
         return str(answer.json()["items"][0]["id"])
 
     def ids_for(self, label: str) -> dict[str, str]:
-        """The ids of a new room and, if the path has one, of a reply in the state that the operation needs."""
+        """Return the ids of a new room and, if the path has one, of a reply in the state that the operation needs."""
         room = self.post("/chatroom", {"title": "Described"})["id"]
         if "{message_id}" not in label:
             return {"chatroom_id": room}
@@ -82,13 +82,13 @@ class Bearer:
 
 
 def makes_ids_up(case: Any) -> bool:
-    """Whether a case has ids that are valid but made up."""
+    """Return whether a case has ids that are valid but made up."""
     return case.meta is not None and case.meta.generation.mode.is_positive and case.meta.phase.name.value != "stateful"
 
 
 @schemathesis.hook
 def before_load_schema(_context: Any, raw_schema: dict[str, Any]) -> None:
-    """Let each event of a stream be checked; for client generators the description calls the stream one text."""
+    """Describe a stream by its events, so that each is checked: for client generators, it is described as one text."""
     answer = raw_schema["paths"]["/chatroom/{chatroom_id}/messages/{message_id}/stream"]["get"]["responses"]["200"]
     answer["content"]["text/event-stream"]["schema"] = {"$ref": "#/components/schemas/StreamEvent"}
 

@@ -1,8 +1,8 @@
-"""Runs a command with a stack of its own. The command finds it by BASE_URL and CHAT_URL, or `{address}` in its words.
+"""Runs a command with its own stack, which it finds by BASE_URL and CHAT_URL, or by `{address}` in its words.
 
     python -m ci.with_stack curl {address}/healthz
 
-SANDBOX_VAR names the folder of the stack's data.
+SANDBOX_VAR names the folder for the stack's data.
 """
 
 import os

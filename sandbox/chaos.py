@@ -1,9 +1,9 @@
-"""Crashes on purpose: break a running stack with 20 replies in flight, and see whether every message is answered.
+"""Break a running stack on purpose, with 20 replies in flight, and check that every message is answered.
 
     python -m sandbox.chaos [--short] [--only WORDS]
 
-Exits 1 when a message was refused, lost, doubled, answered out of order or charged wrongly, or when a worker takes no
-more.
+Exits with 1 if a message was refused, lost, doubled, answered out of order or charged wrongly, or if a worker takes no
+more tasks.
 """
 
 import argparse
@@ -25,8 +25,8 @@ IN_FLIGHT = 20
 PATIENCE_SECONDS = 90.0
 GENERATION_SECONDS = 1.5
 WORKERS = 2
-SLOTS = IN_FLIGHT // WORKERS  # of each: all are taken when disaster strikes
-ROW = "{name:<40} {accepted:>8} {refused:>7} {lost:>4} {doubled:>7} {out_of_order:>8} {miscounted:>7} {calls:>5} "
+SLOTS = IN_FLIGHT // WORKERS  # of each worker: all are taken when the disaster strikes
+ROW = "{name:<40} {accepted:>8} {refused:>7} {lost:>4} {doubled:>7} {out_of_order:>8} {miscounted:>10} {calls:>5} "
 ROW += "{longest:>8}"
 RESTART_SECONDS = 2.0  # how long a platform takes to start something again
 SHUTDOWN_SECONDS = 25.0
@@ -48,7 +48,7 @@ def pause(seconds: float) -> None:
 
 
 def end_worker(stack: Deployment) -> None:
-    """End and restart the workers one by one, as a platform does that deploys a new version."""
+    """Stop and restart the workers one by one, as a platform does when it deploys a new version."""
     for worker in stack.workers:
         if not stack.end(worker, seconds=SHUTDOWN_SECONDS):
             raise AssertionError(f"the worker did not end within {SHUTDOWN_SECONDS:.0f} s of SIGTERM")
@@ -65,7 +65,7 @@ def kill(stack: Deployment, *names: str) -> None:
 
 
 def kill_valkey(stack: Deployment) -> None:
-    """Kill Valkey until all generations in the workers' slots have ended."""
+    """Kill Valkey, and start it again once all generations in the workers' slots have ended."""
     stack.valkey.kill()
     stack.gemini.wait_for(in_flight_at_most=0)
     pause(RESTART_SECONDS)
@@ -73,7 +73,7 @@ def kill_valkey(stack: Deployment) -> None:
 
 
 def fill_valkey(stack: Deployment) -> None:
-    """Let Valkey refuse writes for a while; workers go on with what is queued."""
+    """Make Valkey refuse writes for a while. Workers continue with what is queued."""
     with redis.Redis.from_url(stack.valkey.url) as client:
         client.config_set("maxmemory", 1)
         pause(OUTAGE_SECONDS)
@@ -86,7 +86,7 @@ def flush_valkey(stack: Deployment) -> None:
 
 
 def drop_broker_connections(stack: Deployment) -> None:
-    """Drop them again and again, so that workers lose them at any point of their work."""
+    """Drop all connections again and again, so that workers lose theirs at any point of their work."""
     with redis.Redis.from_url(stack.valkey.url) as client:
         for _ in range(CUTS):
             client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -123,7 +123,7 @@ DISASTERS = [
 
 
 def survive(stack: Deployment, disaster: Disaster) -> tuple[Findings, int]:
-    """Let a disaster happen. Returns what was found afterwards, and how often Gemini was asked."""
+    """Let a disaster happen. Returns what was found afterwards, and how many calls Gemini got."""
     people = [Person(stack.url) for _ in range(IN_FLIGHT)]
     everybody(people, Person.arrive)
     stack.gemini.reset()
@@ -139,9 +139,9 @@ def survive(stack: Deployment, disaster: Disaster) -> tuple[Findings, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Crashes on purpose, and what becomes of accepted messages.")
-    parser.add_argument("--short", action="store_true", help="only the disasters that tell most")
-    parser.add_argument("--only", default="", help="only those whose name has these words")
+    parser = argparse.ArgumentParser(description="Break the stack on purpose and check every message.")
+    parser.add_argument("--short", action="store_true", help="run only the most telling disasters")
+    parser.add_argument("--only", default="", help="run only the disasters whose name contains this text")
     chosen = parser.parse_args()
     disasters = [
         disaster
@@ -153,9 +153,9 @@ def main() -> int:
     logs = Path(tempfile.mkdtemp(prefix="chaos-"))
     begun = time.monotonic()
     all_good = True
-    print(f"{IN_FLIGHT} replies in flight, as many queued behind them, each time. Logs: {logs}\n", flush=True)
+    print(f"Each time, {IN_FLIGHT} replies are in flight and as many queued behind them. Logs: {logs}\n", flush=True)
     heads = {"name": "what happens", "accepted": "accepted", "refused": "refused", "lost": "lost", "doubled": "doubled"}
-    heads |= {"out_of_order": "disorder", "miscounted": "charged", "calls": "calls", "longest": "longest"}
+    heads |= {"out_of_order": "disorder", "miscounted": "mischarged", "calls": "calls", "longest": "longest"}
     print(ROW.format(**heads), flush=True)
     environ = {"GEMINI_TIMEOUT": "4", "WORKER_CONCURRENCY": str(SLOTS)}
     with Deployment(logs, workers=WORKERS, environ=environ) as stack:
@@ -164,10 +164,10 @@ def main() -> int:
             silent = stack.silent_workers(seconds=PATIENCE_SECONDS)
             all_good &= found.good and not silent
             row = vars(found) | {"name": disaster.name, "calls": calls, "longest": f"{found.longest_wait:.1f} s"}
-            print(ROW.format(**row), *(f"{worker} takes no task any more" for worker in silent), flush=True)
+            print(ROW.format(**row), *(f"{worker} no longer takes tasks" for worker in silent), flush=True)
     if all_good:
         shutil.rmtree(logs)
-    verdict = "Every message was accepted and has one reply." if all_good else f"Not all came through; see {logs}."
+    verdict = "Every message was accepted and has one reply." if all_good else f"Some checks failed; see {logs}."
     print(f"\n{verdict} ({time.monotonic() - begun:.0f} s)")
     return 0 if all_good else 1
 

@@ -1,7 +1,7 @@
-"""A page to try the whole product in a browser, through its public API alone; never in production.
+"""A page for trying the whole product in a browser, through its public API alone. It is not for production.
 
-`python -m sandbox.chat` serves chat.html on this machine, with the API's address filled in and a policy that lets
-nothing else run.
+`python -m sandbox.chat` serves chat.html on this machine, with the API's address filled in and a
+Content-Security-Policy that lets no other script run.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from flask.typing import ResponseReturnValue
 from sandbox.serving import serve
 
 FILE = Path(__file__).with_name("chat.html")
-LIBRARY = "vendor/markdown-it-15.0.3.min.js"  # from npm, as it came; its licence is beside it
-# The addresses under FRONTEND_URL that Stripe's pages lead back to, and the page's own.
+LIBRARY = "vendor/markdown-it-15.0.3.min.js"  # from npm, unchanged; its licence is next to it
+# The page's own path, and the paths under FRONTEND_URL that Stripe's pages lead back to.
 PATHS = ("/", "/billing", "/billing/success", "/billing/cancel")
 
 
 def create_app(api: str) -> Flask:
-    """The page for the API at this address, under each of its paths."""
+    """Return an app that serves the page at each of PATHS, for the API at this address."""
     html = filled(api.rstrip("/"))
     headers = {
         "Cache-Control": "no-store",
@@ -36,7 +36,7 @@ def create_app(api: str) -> Flask:
     app = Flask(__name__, static_folder=None)
 
     def page() -> ResponseReturnValue:
-        if request.host.partition(":")[0] == "localhost":  # the API lets in 127.0.0.1
+        if request.host.partition(":")[0] == "localhost":  # the API allows the origin with 127.0.0.1
             return redirect(request.url.replace("localhost", "127.0.0.1", 1), 307)
         return html, headers
 
@@ -46,14 +46,14 @@ def create_app(api: str) -> Flask:
 
 
 def filled(api: str) -> str:
-    """The page with the API's address and the Markdown parser in it."""
+    """Return the page with the API's address and the Markdown parser in it."""
     library = (FILE.parent / LIBRARY).read_text()
     html = FILE.read_text().replace('<meta name="api" content="">', f'<meta name="api" content="{escape(api)}">')
     return html.replace(f'<script src="{LIBRARY}"></script>', f"<script>{library}</script>")
 
 
 def policy(html: str, origin: str) -> str:
-    """The Content-Security-Policy: only this page's scripts and style run, and they can reach only the API."""
+    """Return the Content-Security-Policy: only this page's scripts and style run, and they reach only the API."""
     return "; ".join(
         [
             "default-src 'none'",
@@ -76,8 +76,8 @@ def _hashes(html: str, element: str) -> str:
 
 
 def main() -> None:
-    """Read the options and become gunicorn, so that signals reach it directly."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.chat", description="A chat page that uses the API.")
+    """Read the options and replace this process with gunicorn, so that signals reach it directly."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.chat", description="Serve a chat page that uses the API.")
     parser.add_argument("--port", type=int, default=8083, help="port on 127.0.0.1 (default 8083)")
     parser.add_argument("--api", default="http://127.0.0.1:5000", help="the API's address, as browsers reach it")
     options = parser.parse_args()

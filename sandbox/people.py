@@ -1,4 +1,4 @@
-"""People who use the service over HTTP, all at once, and what became of their messages."""
+"""People who use the service over HTTP at the same time, and checks of what became of their messages."""
 
 import secrets
 import time
@@ -20,13 +20,13 @@ AREA_CODES = (202, 212, 303, 312, 404, 415, 503, 617, 702, 808)
 
 
 def fresh_number() -> str:
-    """A random valid number that nobody has: North America keeps 555 free."""
+    """Return a random valid number that nobody has: North America keeps 555 free."""
     return f"+1{secrets.choice(AREA_CODES)}555{secrets.randbelow(10_000):04}"
 
 
 @dataclass
 class Person:
-    """Somebody with a token and one chatroom."""
+    """A user with a token and one chatroom."""
 
     base_url: str
     session: requests.Session = field(default_factory=direct_session)
@@ -65,12 +65,12 @@ class Person:
         self._call("GET", "/chatroom").raise_for_status()
 
     def messages(self) -> list[dict[str, Any]]:
-        """The room's messages, oldest first."""
+        """Return the room's messages, oldest first."""
         messages: list[dict[str, Any]] = self._call("GET", self.room).json()["messages"]
         return messages
 
     def all_ended(self) -> bool:
-        """Whether every reply has reached its end; False also while the service does not answer."""
+        """Return whether every reply has ended; False also if the service does not answer."""
         try:
             replies = [message for message in self.messages() if message["role"] == "model"]
         except (requests.RequestException, KeyError):
@@ -103,20 +103,20 @@ class Findings:
 
 
 def everybody(people: Sequence[Person], what: Callable[[Person], Result]) -> list[Result]:
-    """Let all of them do something at the same time."""
+    """Let all people do something at the same time. Returns the results, in their order."""
     with ThreadPoolExecutor(len(people)) as pool:
         return list(pool.map(what, people))
 
 
 def wait_for_all(people: Sequence[Person], *, seconds: float) -> None:
-    """Wait until every reply has ended, or until `seconds` are over."""
+    """Wait until every reply has ended, but no longer than `seconds`."""
     deadline = time.monotonic() + seconds
     for person in people:
         wait_until(person.all_ended, seconds=deadline - time.monotonic())
 
 
 def look(people: Sequence[Person], *, sent: int) -> Findings:
-    """Compare what was accepted with what is there. sent: how many messages each of them sent."""
+    """Compare what was accepted with what is there. sent: how many messages each person tried to send."""
     found = Findings()
     for person in people:
         messages = person.messages()
@@ -135,7 +135,7 @@ def look(people: Sequence[Person], *, sent: int) -> Findings:
 
 
 def in_order(prompts: Sequence[str], messages: Sequence[dict[str, Any]]) -> bool:
-    """Whether prompts are in the order they were sent, and each reply saw the ones before it and ended after them."""
+    """Return whether prompts are in the order sent, and each reply saw the earlier ones and ended after them."""
     asked = [message["text"] for message in messages if message["role"] == "user"]
     replies = [message for message in messages if message["role"] == "model" and message["status"] == "completed"]
     ends = [reply["completed_at"] for reply in replies]

@@ -1,4 +1,4 @@
-"""The Postman collection, made from the API's own description and the story in `postman_story`.
+"""Makes the Postman collection from the API's own description and the story in `postman_story`.
 
 `python -m sandbox.postman` writes docs/postman/.
 """
@@ -18,7 +18,7 @@ from sandbox.postman_story import STORY, Step
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 METHODS = ("get", "post", "put", "patch", "delete")
 SUCCESSES = range(200, 300)
-# The variables that the requests fill, and those among all variables that are hidden.
+# The variables that start empty, and those whose values Postman hides.
 FILLED = (
     *("metrics_token", "mobile", "new_mobile", "password", "new_password", "otp", "access_token", "refresh_token"),
     *("session_id", "api_key", "key_id", "chatroom_id", "message_id", "webhook_body", "webhook_signature"),
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 
 def operations_of(description: Json) -> dict[str, Json]:
-    """Every operation by `METHOD /path`."""
+    """Return every operation by `METHOD /path`."""
     return {
         f"{method.upper()} {path}": operation
         for path, item in description["paths"].items()
@@ -41,7 +41,7 @@ def operations_of(description: Json) -> dict[str, Json]:
 
 
 def collection_of(description: Json) -> Json:
-    """The collection: the story's steps."""
+    """Return the collection: the story's steps, in a folder for each part."""
     operations = operations_of(description)
     folders = [
         {"name": name, "item": [item_of(step, operations[step.operation]) for step in steps]}
@@ -83,7 +83,7 @@ def headers_of(step: Step) -> dict[str, str]:
 
 
 def url_of(path: str, query: dict[str, str]) -> Json:
-    """`/chatroom/{chatroom_id}` as Postman has it: `{{base_url}}/chatroom/{{chatroom_id}}`."""
+    """Return a path as Postman writes it: `/chatroom/{id}` becomes `{{base_url}}/chatroom/{{id}}`."""
     filled = re.sub(r"{(\w+)}", r"{{\1}}", path)
     url: Json = {"raw": "{{base_url}}" + filled, "host": ["{{base_url}}"], "path": filled.strip("/").split("/")}
     if query:
@@ -108,7 +108,7 @@ def raw_body(body: Json | str) -> str:
 
 
 def environment() -> Json:
-    """The variables that the requests share, for the stack of `make run`."""
+    """Return the variables that the requests share, with values for the stack of `make run`."""
     given = {"base_url": "http://127.0.0.1:5000", "webhook_secret": "whsec_sandbox"}
     values = given | dict.fromkeys(FILLED, "")
     return {
@@ -123,11 +123,11 @@ def environment() -> Json:
 
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "postman"
-NOWHERE = {"database_url": "postgresql://127.0.0.1:1/none", "redis_url": "redis://127.0.0.1:1"}  # nothing is asked
+NOWHERE = {"database_url": "postgresql://127.0.0.1:1/none", "redis_url": "redis://127.0.0.1:1"}  # never connected to
 
 
 def files() -> dict[Path, str]:
-    """The files and what must be in them."""
+    """Return each file with the text that it must have."""
     app = create_app(load_settings(app_env="development", **NOWHERE))
     description = app.test_client().get("/openapi.json").get_json()
     return {

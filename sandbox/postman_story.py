@@ -1,9 +1,7 @@
-"""What the requests do before and after: JavaScript for Postman's sandbox.
+"""The story that the Postman collection tells: its requests in order, and what each needs beyond its description.
 
-The order in which the requests of the collection tell the whole story, and what each needs beyond its description.
-
-A route that is not served is left out. One that is served and missing here is put at the end of its folder, with
-the example body of its description.
+Before and after a request, Postman runs JavaScript such as NEW_PERSON. Every step must name an operation that the API
+describes; a test requires a step for each operation.
 """
 
 from dataclasses import dataclass, field
@@ -78,7 +76,7 @@ pm.environment.set("webhook_signature", "t=" + time + ",v1=" + signature);"""
 
 
 def answers(statuses: tuple[int, ...]) -> str:
-    """A test that the answer has one of these statuses, and a request id."""
+    """Return JavaScript that tests that the answer has one of these statuses, and a request id."""
     listed = ", ".join(map(str, statuses))
     said = " or ".join(map(str, statuses))
     return (
@@ -89,7 +87,7 @@ def answers(statuses: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class Step:
-    """A request. `also`: statuses that are fine beside the documented successes."""
+    """A request. also: statuses that are fine besides the documented successes. only: the only fine statuses."""
 
     operation: str
     name: str

@@ -1,6 +1,6 @@
-"""Serving a stand-in or the chat page with gunicorn, which reads its settings here.
+"""Serves a stand-in or the chat page with gunicorn, which reads its settings from this module.
 
-One process, because the state lives in it, and many threads for waiting calls.
+There is one process, because it holds the state, and many threads, because calls may wait.
 """
 
 import os
@@ -25,7 +25,7 @@ ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Let go of hanging calls when the process is told to end, before gunicorn's own handler waits for them."""
+    """Make a signal that ends the process release hanging calls before gunicorn's own handler waits for them."""
     stand_in = worker.wsgi.extensions.get("stand_in")
     if stand_in is None:
         return
@@ -42,10 +42,10 @@ def post_worker_init(worker: Any) -> None:
 
 
 def serve(name: str, factory: str, *, port: int, **options: object) -> NoReturn:
-    """Become the gunicorn that serves this on 127.0.0.1.
+    """Replace this process with a gunicorn that serves an app on 127.0.0.1.
 
-    factory: `module:function`, called with the options. Ends the process with one sentence when the port is taken;
-    gunicorn would try for five seconds first.
+    factory: `module:function`, called with the options. Exits with one sentence if it cannot listen on the port;
+    gunicorn would first retry for five seconds.
     """
     error = bind_error(port)
     if error is not None:

@@ -1,6 +1,6 @@
-"""The stand-ins of Gemini and Stripe as processes: started by tests and benchmarks, and steered.
+"""The stand-ins for Gemini and Stripe as processes, which tests and benchmarks start and steer.
 
-The routes behind each method are in sandbox/README.md.
+sandbox/README.md lists the routes behind the methods.
 """
 
 import signal
@@ -23,10 +23,10 @@ FAST_RETRIES = [0.05, 0.1, 0.2, 0.4]
 
 
 class _Process:
-    """A stand-in's process, answering at `url`."""
+    """A stand-in's process, which answers at `url`."""
 
     def __init__(self, module: str, *arguments: str) -> None:
-        """Start it on a free port and wait until it answers. Raises RuntimeError when it does not within 20 s."""
+        """Start it on a free port and wait until it answers. Raises RuntimeError if it does not within 20 s."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._session = direct_session()
@@ -43,7 +43,7 @@ class _Process:
             return False
 
     def stop(self) -> None:
-        """End it, hanging calls included."""
+        """Stop it, even if calls hang."""
         self._session.close()
         processes.stop(self.process, signal.SIGTERM, seconds=STOP_SECONDS)
 
@@ -52,19 +52,19 @@ class _Process:
 
 
 class GeminiStandIn(_Process):
-    """A running stand-in of Gemini. Any `api_key` works that does not begin with `invalid`."""
+    """A running stand-in for Gemini. Any API key works unless it begins with `invalid`."""
 
     api_key = "sandbox-key"
 
     def behave(self, **fields: Any) -> None:
-        """Treat every request so: `behave(status=503, times=2)`, `behave(hang=True)`. Raises ValueError."""
+        """Treat every request alike: `behave(status=503, times=2)`, `behave(hang=True)`. Raises ValueError."""
         response = self._control("PUT", "/behaviour", json=fields)
         if response.status_code == requests.codes.bad_request:
             raise ValueError(response.json()["error"]["message"])
         response.raise_for_status()
 
     def reset(self) -> None:
-        """Answer normally again; hanging requests go on to a normal answer."""
+        """Answer normally again. Hanging requests get a normal answer too."""
         self._control("DELETE", "/behaviour").raise_for_status()
 
     def requests(self) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ class GeminiStandIn(_Process):
     def wait_for(self, *, timeout: float = 10.0, **conditions: int) -> dict[str, int]:
         """Wait for `in_flight_at_least` or `in_flight_at_most`.
 
-        timeout: seconds. Returns the counts; raises TimeoutError when they have not come to it by then.
+        timeout: seconds. Returns the counts. Raises TimeoutError if the condition does not hold by then.
         """
         query = {**conditions, "timeout": timeout}
         counts: dict[str, int] = self._control("GET", "/stats", params=query).json()
@@ -95,42 +95,42 @@ class GeminiStandIn(_Process):
 
 
 class RunningStandIn(_Process):
-    """A running stand-in of Stripe. A refused call raises requests.HTTPError."""
+    """A running stand-in for Stripe. A refused call raises requests.HTTPError."""
 
     def call(self, verb: str, route: str, body: Any = None, **params: Any) -> Any:
-        """Call the control API; route: what follows `/sandbox`."""
+        """Call the control API. route: what follows `/sandbox`."""
         answer = self._control(verb, route, json=body, params=params)
         answer.raise_for_status()
         return answer.json()
 
     def behave(self, **fields: Any) -> None:
-        """Misbehave, e.g. `behave(path="/v1/checkout", status=500, times=1)`; without arguments: behave again."""
+        """Fail calls: `behave(path="/v1/checkout", status=500, times=1)`. Without arguments, answer normally."""
         self.call("PUT", "/behaviour", fields)
 
     def wait_held(self, timeout_seconds: float = 10) -> None:
-        """Wait until a call is on hold; `behave()` lets it go on. Raises TimeoutError."""
+        """Wait until a call is on hold; `behave()` releases it. Raises TimeoutError."""
         if not self.call("POST", "/behaviour/wait", {"timeout": timeout_seconds})["held"]:
             raise TimeoutError("No call to the stand-in is on hold.")
 
     def reset(self) -> None:
-        """Forget everything and go back to the settings of the start, with quick retries."""
+        """Forget everything and return to the initial settings, but with quick retries."""
         self.call("POST", "/reset")
         self.webhooks(retry_delays=FAST_RETRIES)
 
     def checkout(self, session_id: str, action: str) -> Any:
-        """pay, decline, expire, pay_async, async_succeed, async_fail: `{session, events}`."""
+        """Act on a session: pay, decline, expire, pay_async, async_succeed, async_fail. Returns `{session, events}`."""
         return self.call("POST", f"/checkout/{session_id}/{action}")
 
     def pay(self, session_id: str) -> Any:
-        """Pay. Returns the session as it is then."""
+        """Pay. Returns the session as it is afterwards."""
         return self.checkout(session_id, "pay")["session"]
 
     def act(self, subscription_id: str, action: str, **options: Any) -> Any:
-        """Do something with a subscription. Returns the subscription as it is then."""
+        """Do something with a subscription. Returns the subscription as it is afterwards."""
         return self.call("POST", f"/subscriptions/{subscription_id}/{action}", options)["subscription"]
 
     def webhooks(self, **changes: Any) -> Any:
-        """Change url, secret, retry_delays. Returns the settings and what is waiting."""
+        """Change `url`, `secret` or `retry_delays`. Returns `{configured: true}`."""
         return self.call("PUT", "/webhooks", changes)
 
     def wait_delivered(self, timeout_seconds: float = 10) -> None:
@@ -139,25 +139,25 @@ class RunningStandIn(_Process):
             raise TimeoutError("The stand-in still has webhooks to deliver.")
 
     def events(self, *types: str) -> list[dict[str, Any]]:
-        """The events made, oldest first: `id`, `type`, `event`, `payload`, `delivery`, `attempts`."""
+        """Return the events, oldest first, with `id`, `type`, `event`, `payload`, `delivery`, `attempts`."""
         return list(self.call("GET", "/events", type=list(types))["events"])
 
     def make_event(self, kind: str, **fields: Any) -> Any:
-        """Make an event of any type: `object` or `object_id`, `api_version`, `send`."""
+        """Make an event of any type. fields: `object` or `object_id`, `api_version`, `send`."""
         return self.call("POST", "/events", fields | {"type": kind})
 
     def signed(self, event_id: str) -> Any:
-        """The `payload` and `headers` of an event that the caller delivers."""
+        """Return an event's `payload` and `headers`, for the caller to deliver."""
         return self.call("GET", f"/events/{event_id}/signed")
 
     def requests(self, path: str = "", method: str = "") -> list[dict[str, Any]]:
-        """The calls under /v1, oldest first: `method`, `path`, `params`, `idempotency_key`, …"""
+        """Return the calls under /v1, oldest first, with `method`, `path`, `params`, `idempotency_key`, …"""
         return list(self.call("GET", "/requests", path=path, method=method)["requests"])
 
 
 @contextmanager
 def running_gemini_stand_in(*, pace: float = 0.0) -> Iterator[GeminiStandIn]:
-    """A running stand-in, ended with the block. pace: seconds between a stream's words. Raises RuntimeError."""
+    """Run a stand-in for Gemini during the block. pace: seconds between a stream's words. Raises RuntimeError."""
     stand_in = GeminiStandIn("sandbox.gemini", "--pace", str(pace))
     try:
         yield stand_in
@@ -169,9 +169,9 @@ def running_gemini_stand_in(*, pace: float = 0.0) -> Iterator[GeminiStandIn]:
 def running_stripe_stand_in(
     *, webhook_url: str = "", webhook_secret: str = "whsec_sandbox", state: Path | None = None
 ) -> Iterator[RunningStandIn]:
-    """A running stand-in, ended with the block; webhooks are retried quickly. Raises RuntimeError.
+    """Run a stand-in for Stripe during the block, with quick retries of webhooks. Raises RuntimeError.
 
-    state: the file in which it keeps its state; None for memory alone.
+    state: the file in which it keeps its state; None to keep it only in memory.
     """
     arguments = ["--webhook-url", webhook_url, "--webhook-secret", webhook_secret]
     arguments += ["--state", str(state)] if state else []

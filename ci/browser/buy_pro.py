@@ -1,9 +1,9 @@
-"""Buys Pro in a browser, through the checkout page of the Stripe stand-in, from a stack that is running.
+"""Buys Pro in a browser from a running stack, through the checkout page of the Stripe stand-in.
 
     BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python -m ci.browser.buy_pro
 
-CHROMIUM is the browser's path (`chromium` on PATH when it is not given). The pages are used as a person does:
-on a large screen and a phone, by buttons and by keyboard alone. Pictures of them are left in SCREENSHOTS.
+CHROMIUM is the browser's path (by default `chromium` on PATH). The pages are used as a person would: on a large screen
+and a phone, with buttons and with the keyboard alone. SCREENSHOTS is the folder for pictures of them.
 """
 
 import os
@@ -22,16 +22,16 @@ PHONE = {"width": 360, "height": 740}
 
 
 class Client:
-    """Somebody new who talks to the API."""
+    """A new user who calls the API."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         self.headers = {"Authorization": f"Bearer {tokens(base_url)['access_token']}"}
 
     def call(self, method: str, path: str, status: int, body: Any = None) -> Any:
-        """The answer's JSON, once its status is the expected one."""
+        """Make a call. Returns the answer's JSON. Raises AssertionError for another status."""
         answer = requests.request(method, self.base_url + path, headers=self.headers, json=body, timeout=WAIT_SECONDS)
-        assert answer.status_code == status, f"{method} {path}: {answer.status_code}, not {status}: {answer.text}"
+        assert answer.status_code == status, f"{method} {path}: {answer.status_code} instead of {status}: {answer.text}"
         return answer.json()
 
     def wait_for_status(self, **wanted: Any) -> None:
@@ -46,7 +46,7 @@ class Client:
 
 
 def spend_the_day(client: Client) -> str:
-    """Spend a Basic day; where prompts go."""
+    """Use up a Basic user's day. Returns the path that prompts go to."""
     room = client.call("POST", "/chatroom", 201, {"title": "Browser"})["id"]
     path = f"/chatroom/{room}/message"
     limit = client.call("GET", "/user/usage", 200)["limit"]
@@ -58,17 +58,17 @@ def spend_the_day(client: Client) -> str:
 
 
 def open_page(browser: Browser, url: str, **options: Any) -> Page:
-    """A page of its own, without a past."""
+    """Open a page in a new browser context."""
     page = browser.new_context(**options).new_page()
     page.goto(url)
     return page
 
 
 def check_on_a_phone(browser: Browser, url: str, picture: Path) -> None:
-    """The page fits a small screen, and its buttons are large enough for a thumb."""
+    """Check that the page fits a small screen, and that its buttons are large enough for a thumb."""
     page = open_page(browser, url, viewport=PHONE, is_mobile=True, has_touch=True)
     wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wider <= 0, f"The checkout page is {wider} px wider than a phone."
+    assert wider <= 0, f"The checkout page is {wider} px wider than a phone's screen."
     box = page.get_by_role("button", name="Pay $").bounding_box()
     assert box is not None
     assert box["height"] >= 44, box
@@ -77,7 +77,7 @@ def check_on_a_phone(browser: Browser, url: str, picture: Path) -> None:
 
 
 def pay_by_keyboard(browser: Browser, url: str, pictures: Path) -> None:
-    """A declined card first; then Tab to Pay, and Enter."""
+    """Have the card declined first, then press Tab until Pay, and Enter."""
     page = open_page(browser, url)
     page.screenshot(path=pictures / "checkout.png", full_page=True)
     page.get_by_role("button", name="Decline the card").click()
@@ -99,7 +99,7 @@ def pay_by_keyboard(browser: Browser, url: str, pictures: Path) -> None:
 
 
 def cancel_in_the_portal(browser: Browser, client: Client, picture: Path) -> None:
-    """Cancel for the end of the period, and think better of it."""
+    """Cancel at the end of the period, then withdraw the cancellation."""
     page = open_page(browser, client.call("POST", "/subscription/portal", 200)["url"])
     page.get_by_role("button", name="Cancel at period end").click()
     expect(page.get_by_role("button", name="Keep the subscription")).to_be_visible()
@@ -111,7 +111,7 @@ def cancel_in_the_portal(browser: Browser, client: Client, picture: Path) -> Non
 
 
 def main() -> None:
-    """Raises AssertionError or playwright's errors when something is not as a person would expect."""
+    """Raises AssertionError or playwright's errors if something is not as a person would expect."""
     base_url = os.environ.get("BASE_URL", "http://127.0.0.1:5000")
     pictures = Path(os.environ.get("SCREENSHOTS", "var/screenshots"))
     pictures.mkdir(parents=True, exist_ok=True)

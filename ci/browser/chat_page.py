@@ -4,7 +4,7 @@ refresh in mid-reply, stop, retry, edit, regenerate, upgrade, pay, log out; on a
     sh ci/install.sh var/tools
     CHAT_URL=http://127.0.0.1:8083 SCREENSHOTS=var/screenshots var/tools/bin/python -m ci.browser.chat_page
 
-CHROMIUM names the browser's program (default: `chromium` on the PATH); SCREENSHOTS a folder for what was seen.
+CHROMIUM is the browser's path (by default `chromium` on PATH), SCREENSHOTS a folder for pictures of what was seen.
 """
 
 import json
@@ -13,8 +13,8 @@ from playwright.sync_api import Route, expect, sync_playwright
 
 from ci.browser.visit import CHAT_URL, DESK, PHONE, TIMEOUT_MS, Visit, open_browser
 
-# At the stand-in's pace of 30 ms a word. Nobody waits for the end of the first, which comes after 27 seconds, so that
-# pictures and a reload fit into it on a slow machine too; the second takes 12.
+# The stand-in writes a word every 30 ms. The first reply would take 27 seconds, so that pictures and a reload fit into
+# it on a slow machine too; nothing waits for its end. The second one would take 12 seconds.
 LONGEST_WORDS, LONG_WORDS = 900, 400
 LONGEST = f"Explain DNS to a child [[sandbox:words={LONGEST_WORDS}]]"
 LONG = f"And IPv6 [[sandbox:words={LONG_WORDS}]]"
@@ -42,7 +42,7 @@ a line of code that is longer than any telephone is wide, so that it has to be s
 
 
 def talk(visit: Visit) -> None:
-    """A room, a reply that grows, a refresh in the middle of it, a stop; another stop and a retry."""
+    """Watch a reply grow, refresh the page in the middle, and stop it; stop another one and retry it."""
     page = visit.page
     visit.send(LONGEST)
     visit.watch_growth()
@@ -83,13 +83,13 @@ def keep_rooms(visit: Visit) -> None:
 
 
 def set_a_room_up(visit: Visit) -> None:
-    """An instruction, a model, and the archive, from which a room comes back."""
+    """Set an instruction and a model, archive the room, and bring it back."""
     page = visit.page
     settings = page.get_by_role("dialog", name="Settings of this room")
     page.get_by_role("button", name="Settings of this room").click()
     settings.get_by_label("How Gemini should reply").fill("Answer like a pirate.")
     settings.get_by_label("Model").select_option(index=1)
-    settings.get_by_label("Put it away").check()
+    settings.get_by_label("Move it to the archived rooms").check()
     visit.shot("settings")
     settings.get_by_role("button", name="Save").click()
     expect(page.locator("#rooms li")).to_have_count(0)
@@ -97,7 +97,7 @@ def set_a_room_up(visit: Visit) -> None:
     expect(page.locator("#rooms li")).to_have_count(1)
     page.get_by_role("button", name="Settings of this room").click()
     expect(settings.get_by_label("How Gemini should reply")).to_have_value("Answer like a pirate.")
-    settings.get_by_label("Put it away").uncheck()
+    settings.get_by_label("Move it to the archived rooms").uncheck()
     settings.get_by_role("button", name="Save").click()
     expect(page.locator("#rooms li")).to_have_count(0)
     page.get_by_role("button", name="Back to all rooms").click()
@@ -107,7 +107,7 @@ def set_a_room_up(visit: Visit) -> None:
 
 
 def spend_the_day(visit: Visit) -> None:
-    """The sixth prompt is refused kindly, and comes back into the box."""
+    """The sixth prompt is refused kindly, and stays in the box."""
     visit.send("The fifth")
     visit.wait_for("completed")
     visit.type("The sixth")
@@ -133,7 +133,7 @@ def upgrade(visit: Visit) -> None:
 
 
 def read_markdown(visit: Visit) -> None:
-    """A long answer in Markdown is shown as such, holds nothing that runs or loads, and goes on after a cut."""
+    """A long Markdown answer is formatted, holds nothing that runs or loads, and continues after a cut."""
     page = visit.page
     expect(page.locator("li.user").first).to_be_visible()
     visit.send(f"[[sandbox: finish=MAX_TOKENS pace=0 say={json.dumps(MARKDOWN)}]]")
@@ -160,7 +160,7 @@ def read_markdown(visit: Visit) -> None:
 
 
 def change_ones_mind(visit: Visit) -> None:
-    """An edited prompt and a regenerated reply take the place of what was there, which can still be looked at."""
+    """An edited prompt and a regenerated reply replace the earlier ones, which can still be shown."""
     page = visit.page
     before = page.locator("li.user").count()
     page.locator("li.user").last.get_by_role("button", name="Edit").click()
@@ -171,21 +171,21 @@ def change_ones_mind(visit: Visit) -> None:
     expect(page.locator("li.user .text").last).to_have_text("Something else")
     expect(page.locator("li.user")).to_have_count(before)
     visit.wait_for("completed")
-    with page.expect_response(lambda answer: "superseded=include" in answer.url):  # the room is shown anew
+    with page.expect_response(lambda answer: "superseded=include" in answer.url):  # the room is opened again
         page.locator("li.model").last.get_by_role("button", name="Regenerate").click()
-    expect(page.get_by_role("button", name="Show what was replaced")).to_be_visible()
+    expect(page.get_by_role("button", name="Show replaced messages")).to_be_visible()
     visit.wait_for("completed")
     expect(page.locator("li.superseded")).to_have_count(0)
-    page.get_by_role("button", name="Show what was replaced").click()
+    page.get_by_role("button", name="Show replaced messages").click()
     expect(page.locator("li.superseded")).to_have_count(3)
     visit.shot("replaced")
-    assert page.evaluate("document.scrollingElement.scrollTop") == 0, "the page itself does not scroll"
-    page.get_by_role("button", name="Hide what was replaced").click()
+    assert page.evaluate("document.scrollingElement.scrollTop") == 0, "the page itself has scrolled"
+    page.get_by_role("button", name="Hide replaced messages").click()
     expect(page.locator("li.superseded")).to_have_count(0)
 
 
 def find_it_again(visit: Visit) -> None:
-    """A search shows where its words stand and leads to the message; what was replaced is not found."""
+    """A search highlights its words and leads to the message. Superseded messages are not found."""
     page = visit.page
     box = page.get_by_role("searchbox", name="Search messages")
     box.fill("dns chi")
@@ -236,7 +236,7 @@ def on_a_phone(visit: Visit) -> None:
 
 
 def lose_things(visit: Visit) -> None:
-    """An answer lost on its way, a stream that breaks off, a token that ran out: nothing is doubled or missing."""
+    """After a lost answer, a broken stream and an expired token, nothing is doubled or missing."""
     page, asked = visit.page, []
 
     def lose_answer(route: Route) -> None:
@@ -259,7 +259,7 @@ def lose_things(visit: Visit) -> None:
     expect(page.locator("li.user")).to_have_count(2)
     keys = {headers["idempotency-key"] for _, headers in asked if "idempotency-key" in headers}
     places = [headers.get("last-event-id") for url, headers in asked if url.endswith("/stream")]
-    assert len(keys) == 1, "a prompt sent again has the same key"
+    assert len(keys) == 1, "a retried prompt must have the same key"
     assert places[-2:] == [None, "1:5"], places
     visit.check_stored()
 
@@ -267,7 +267,7 @@ def lose_things(visit: Visit) -> None:
     page.route("**/user/me", expire, times=1)
     page.reload()
     expect(page.locator("li.user")).to_have_count(2)
-    assert page.evaluate("localStorage.getItem('chat.tokens')") != before, "the token was renewed"
+    assert page.evaluate("localStorage.getItem('chat.tokens')") != before, "the token was not renewed"
 
 
 def log_out(visit: Visit) -> None:

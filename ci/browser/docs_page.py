@@ -1,10 +1,10 @@
-"""Opens /docs in headless Chromium, authorizes, sends a message by "Try it out" and sees the reply.
+"""Opens /docs in headless Chromium, authorizes, sends a message with "Try it out" and sees the reply.
 
 No request may leave the service's own origin, and the console may show no error.
 
     BASE_URL=http://127.0.0.1:5000 SCREENSHOTS=var/screenshots python -m ci.browser.docs_page
 
-CHROMIUM is the browser's path (`chromium` on PATH when it is not given). A picture is left in SCREENSHOTS.
+CHROMIUM is the browser's path (by default `chromium` on PATH). SCREENSHOTS is the folder for a picture.
 """
 
 import json
@@ -44,7 +44,7 @@ class Visit:
             self.errors.append(message.text)
 
     def operation(self, method: str, path: str) -> Locator:
-        """An operation of the page, opened."""
+        """Open an operation of the page. Returns its block."""
         block = self.page.locator(f".opblock-{method}").filter(
             has=self.page.locator(f'.opblock-summary-path[data-path="{path}"]')
         )
@@ -62,7 +62,7 @@ class Visit:
         dialog.locator("button.close-modal").click()
 
     def send(self, block: Locator) -> Any:
-        """Press Execute; the answer as the page shows it."""
+        """Press Execute. Returns the answer as the page shows it."""
         block.locator("button.execute").click()
         live = block.locator(".live-responses-table .response")
         expect(live).to_be_visible()
@@ -73,7 +73,7 @@ class Visit:
 
 
 def tour(visit: Visit, token: str) -> str:
-    """What a newcomer does on the page; the reply's text."""
+    """Do what a newcomer does on the page. Returns the reply's text."""
     page = visit.page
     page.goto(f"{visit.address}/docs")
     expect(page.locator(".opblock").first).to_be_visible()

@@ -27,17 +27,17 @@ READ_STORED = """async (id) => {
 
 
 def open_browser(playwright: Playwright) -> Browser:
-    """Chromium: the one that CHROMIUM names, or the `chromium` on PATH."""
+    """Start the Chromium that CHROMIUM names, or the `chromium` on PATH."""
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     assert chromium, "There is no Chromium: install Debian's package, or name one in CHROMIUM."
-    # Chromium refuses its own sandbox to root, which is who runs in a container.
+    # Chromium's own sandbox does not work for root, the usual user in a container.
     return playwright.chromium.launch(
         executable_path=chromium, args=OPTIONS + (["--no-sandbox"] if os.geteuid() == 0 else [])
     )
 
 
 class Visit:
-    """One browser window with its complaints."""
+    """One browser window, and the errors that its page reports."""
 
     def __init__(self, browser: Browser, size: dict[str, int], **options: Any) -> None:
         self.name = "phone" if size is PHONE else "desk"
@@ -50,11 +50,11 @@ class Visit:
         self.page.on("console", self._listen)
 
     def _listen(self, message: Any) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:  # the page deals with those
+        if message.type == "error" and "Failed to load resource" not in message.text:  # the page handles those
             self.complaints.append(message.text)
 
     def shot(self, what: str) -> None:
-        """Keep what is seen, in both colour schemes."""
+        """Take a picture in each of the two colour schemes."""
         if not SCREENSHOTS:
             return
         for scheme in ("dark", "light"):
@@ -86,7 +86,7 @@ class Visit:
         self.page.keyboard.press("Enter")
 
     def watch_growth(self) -> None:
-        """See the latest reply grow in steps, each a continuation of the one before."""
+        """Watch the latest reply grow in steps, each of which continues the one before."""
         text = self.page.locator("li.model .text").last
         seen, deadline = [""], time.monotonic() + TIMEOUT_MS / 1000
         while len(seen) <= ENOUGH_STEPS:
@@ -101,14 +101,14 @@ class Visit:
         expect(self.page.locator("li.model").last).to_have_attribute("data-status", status)
 
     def stop(self, words: int) -> None:
-        """Stop the latest reply, which would have as many words; it keeps what was seen of it."""
+        """Stop the latest reply before it has all of its words, and check that it keeps what was shown."""
         self.page.get_by_role("button", name="Stop the reply").click()
         self.wait_for("canceled")
-        assert 0 < len(self.check_stored().split()) < words, "a stopped reply keeps its part"
+        assert 0 < len(self.check_stored().split()) < words, "a stopped reply must keep what was written"
 
     def check_stored(self) -> str:
-        """The latest reply's text, once it is seen to be the stored one."""
-        self.page.evaluate("() => new Promise(requestAnimationFrame)")  # in which the page draws what it knows
+        """Return the latest reply's text as shown. Raises AssertionError if another text is stored."""
+        self.page.evaluate("() => new Promise(requestAnimationFrame)")  # the frame in which the page draws it
         shown = self.page.locator("li.model .text").last.text_content() or ""
-        assert shown == self.page.evaluate(READ_STORED), "not the stored text"
+        assert shown == self.page.evaluate(READ_STORED), "the shown text is not the stored one"
         return shown

@@ -1,8 +1,9 @@
-"""Generates a client in Python and one in TypeScript from the API's description, checks their types, and uses them.
+"""Generates a Python and a TypeScript client from the API's description, checks their types, and uses them.
 
     python -m ci.with_stack var/ci/tools/bin/python -m ci.clients.check FOLDER
 
-FOLDER is where they are put. Called with the Python of ci/install.sh, which has the generator; mypy is .venv's.
+FOLDER is where they are put. Run it with the Python that ci/install.sh sets up, which has the generator; mypy comes
+from .venv.
 """
 
 import json
@@ -23,19 +24,19 @@ NODE = ROOT / "ci" / "node" / "node_modules" / ".bin"
 
 
 def run(*command: str | Path, **variables: str) -> None:
-    """Raises CalledProcessError."""
+    """Run a command with these variables. Raises CalledProcessError."""
     subprocess.run([str(word) for word in command], check=True, env=os.environ | variables)
 
 
 def snippet(language: str) -> str:
-    """The code of docs/clients.md in a language."""
+    """Return the code in docs/clients.md in a language."""
     found = re.search(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert found, f"docs/clients.md shows no {language}"
     return found[1]
 
 
 def check_python(folder: Path, description: Path) -> None:
-    """The story, by a typed client and the page's way to follow a reply."""
+    """Generate the Python client, check its types, and tell the story with it and the page's `follow`."""
     tools = Path(sys.executable).parent
     target = folder / "python"
     generate = (tools / "openapi-python-client", "generate", "--path", description, "--meta", "none")
@@ -44,7 +45,7 @@ def check_python(folder: Path, description: Path) -> None:
     (target / "follow.py").write_text(snippet("python"))
     mypy = (ROOT / ".venv" / "bin" / "mypy", "--python-executable", sys.executable, "--config-file", os.devnull)
     story = ROOT / "ci" / "clients" / "story.py"
-    # Not its client.py, which is the generator's own and the same for every description.
+    # Without client.py, which is the generator's own and the same for every description.
     described = (target / PACKAGE / "api", target / PACKAGE / "models", story)
     strictly = ("--strict", "--follow-imports", "silent", "--cache-dir", folder / "mypy")
     run(*mypy, *strictly, *described, MYPYPATH=str(target))
@@ -52,7 +53,7 @@ def check_python(folder: Path, description: Path) -> None:
 
 
 def check_typescript(folder: Path, description: Path) -> None:
-    """The types, and the page's way to follow a reply."""
+    """Generate the TypeScript types, check a use of them, and run the page's `follow`."""
     types = folder / "api.d.ts"
     run(NODE / "openapi-typescript", description, "--output", types, "--default-non-nullable", "false")
     use = folder / "use.ts"
@@ -74,7 +75,7 @@ def check_typescript(folder: Path, description: Path) -> None:
 
 
 def streamed_reply() -> dict[str, str]:
-    """The address of a reply that is being written, and a token."""
+    """Return the address of a reply that is being written, and a token, as variables."""
     base = os.environ["BASE_URL"]
     token = tokens(base)["access_token"]
 

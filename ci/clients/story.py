@@ -1,6 +1,6 @@
-"""A day with the API, by the client that was generated from its description: nothing here is written by hand but this.
+"""A day with the API, told with the client that was generated from its description. Only this file is hand-written.
 
-Its types are checked with the client's, by ci/clients/check.py.
+ci/clients/check.py checks its types together with the client's.
 """
 
 import os
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 def told(answer: object, kind: type[T]) -> T:
-    """The answer, which must be of that kind."""
+    """Return the answer, which must be of that kind."""
     assert isinstance(answer, kind), answer
     return answer
 
@@ -68,7 +68,7 @@ def get_in() -> AuthenticatedClient:
 
 
 def chat(client: AuthenticatedClient) -> None:
-    """A room, a reply that is waited for, one that is followed, one again, an edit, and the day's end."""
+    """Open a room, wait for a reply, follow one, regenerate it, edit its prompt, use up the day, and search."""
     room = told(create_chatroom.sync(client=client, body=ChatroomIn(title="By the sea")), ChatroomOut).id
     waited = send_message.sync_detailed(
         room, client=client, body=PromptIn(text="What lives in tide pools?"), prefer="wait=15"
@@ -122,7 +122,7 @@ def buy_pro(client: AuthenticatedClient) -> None:
 
 
 def use_a_key(client: AuthenticatedClient) -> None:
-    """A program without a login, within its scope."""
+    """Call the API with a key, within its scope and without a login, until the key is deleted."""
     made = told(create_api_key.sync(client=client, body=ApiKeyIn("CI", [ApiKeyInScopesItem.CHATREAD])), NewApiKeyOut)
     program = AuthenticatedClient(BASE_URL, token=made.key, timeout=httpx.Timeout(SECONDS))
     assert list_chatrooms.sync_detailed(client=program).status_code == 200

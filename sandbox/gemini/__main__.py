@@ -1,4 +1,4 @@
-"""`python -m sandbox.gemini`: serve the stand-in until it is told to end."""
+"""`python -m sandbox.gemini`: serves the stand-in until it is told to stop."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from sandbox.serving import serve
 
 
 def main() -> None:
-    """Read the options and become gunicorn, so that signals reach it directly."""
+    """Read the options and replace this process with gunicorn, so that signals reach it directly."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.gemini", description="A stand-in for the Gemini API.")
     parser.add_argument("--port", type=int, default=8081, help="port on 127.0.0.1 (default 8081)")
     parser.add_argument("--pace", type=float, default=0.03, help="seconds between the words of a stream (default 0.03)")

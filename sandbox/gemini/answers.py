@@ -1,4 +1,4 @@
-"""The answers: a text that shows what was seen, Google's JSON around it, and sending it or failing as asked.
+"""The answers: a text that shows what the request held, Google's JSON around it, and sending it or failing as asked.
 
 Source of the shapes: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse.
 """
@@ -25,20 +25,20 @@ SSE_TYPE = "text/event-stream"
 CODE = {"executableCode": {"language": "PYTHON", "code": "print(6 * 7)"}}
 RESULT = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "42"}}
 SOURCE = "https://example.com/source"
-NAMES_A_CONVERSATION, WORDS_OF_A_NAME = "Name the conversation", 5  # as the product asks for a title
+NAMES_A_CONVERSATION, WORDS_OF_A_NAME = "Name the conversation", 5  # begins the product's request for a title
 GARBAGE = "<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"
 
 Json = dict[str, Any]
 
 
 def tokens(characters: int) -> int:
-    """Return the tokens of a text of this length."""
+    """Return how many tokens a text of this length has."""
     return -(-characters // CHARACTERS_A_TOKEN)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request is answered: `text` is None where the model gives none."""
+    """The answer to a request. `text` is None if the model gives none."""
 
     conversation: Conversation
     text: str | None
@@ -51,7 +51,7 @@ class Answer:
         return self._response(self.text, written=self.text or "", finish=self.finish)
 
     def pieces(self) -> Iterator[Json]:
-        """Yield the responses of a stream, a word each; the last one tells why it ended."""
+        """Yield the responses of a stream, one word each. The last one says why the stream ended."""
         words = re.findall(r"\s*\S+|\s+", self.text or "")
         blocked_at, written = self.behaviour.block_after, ""
         for number, word in enumerate(words, start=1):
@@ -105,7 +105,7 @@ class Answer:
         return usage | {f"{name}TokenCount": count for name, count in counts if count}
 
     def _id(self) -> str:
-        """The same request gets the same id, as it gets the same text."""
+        """Return an id that, like the text, is always the same for the same request."""
         seen = repr((self.conversation.turns, self.conversation.system_instruction, self.text))
         return hashlib.sha256(seen.encode()).hexdigest()[:22]
 
@@ -181,7 +181,7 @@ class Format:
 
     @property
     def errors_in_array(self) -> bool:
-        """A stream of JSON is an array from its first byte, errors included."""
+        """Whether an error is in an array too: a stream of JSON is one from its first byte."""
         return self.streamed and not self.sse
 
     @property
@@ -195,7 +195,7 @@ class Format:
 
 
 def serve(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) -> Response:
-    """Answer as the behaviour says. Raises ApiError for a status that was asked for."""
+    """Answer as the behaviour says. Raises ApiError for a status or quota that was asked for."""
     silent_seconds = behaviour.delay + (0 if wanted.streamed else behaviour.think)
     if not line.pause(silent_seconds) or (behaviour.hang and not line.hang()) or behaviour.drop:
         return line.cut()
@@ -220,7 +220,7 @@ def _stream(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) ->
     """Yield the pieces as they would be written, `pace` seconds apart, once the thinking is over."""
     if not wanted.sse:
         yield "["
-    if not line.pause(behaviour.think):  # in silence: Google's own SDK takes a comment for an error
+    if not line.pause(behaviour.think):  # in silence: Google's own SDK would take an SSE comment for an error
         line.cut()
         return
     for number, piece in enumerate(answer.pieces()):
@@ -240,7 +240,7 @@ def _stream(answer: Answer, behaviour: Behaviour, wanted: Format, line: Line) ->
 
 
 def _trickle(answer: Answer, seconds_a_byte: float, wanted: Format, line: Line) -> Iterator[str]:
-    """Yield a valid body whose blanks take ten minutes to come."""
+    """Yield a valid body, padded with blanks that take ten minutes to arrive."""
     whole = wanted.encode(answer.whole())
     opening, rest = {
         (True, True): (":", f"\r\ndata: {whole}\r\n\r\n"),

@@ -20,17 +20,17 @@ LONGEST_WATCH_SECONDS = 60.0
 
 WELCOME = (
     "This is the sandbox's stand-in for the Gemini API (POST /v1beta/models/gemini-3.5-flash:generateContent "
-    "with any API key); steer one request by a directive in its prompt, such as [[sandbox: status=503]] or "
-    "[[sandbox: delay=3]], and all of them by PUT /sandbox/behaviour.\n"
+    "with any API key). Steer one request with a directive in its prompt, such as [[sandbox: status=503]] or "
+    "[[sandbox: delay=3]], or all requests with PUT /sandbox/behaviour.\n"
 )
 HEADERS_OF_INTEREST = ("x-request-id", "traceparent")
 
 google = Blueprint("google", __name__, url_prefix="/v1beta")
-control = Blueprint("control", __name__)  # for steering and watching; none of these routes exists at Google's
+control = Blueprint("control", __name__)  # for steering and watching; Google has none of these routes
 
 
 def create_app(pace: float) -> Flask:
-    """Build the stand-in; pace: seconds between the words of a stream."""
+    """Build the stand-in. pace: seconds between the words of a stream."""
     app = Flask(__name__)
     app.extensions["stand_in"] = StandIn(pace_seconds=pace)
     app.register_blueprint(google)
@@ -79,14 +79,14 @@ def healthz() -> ResponseReturnValue:
 
 @control.put("/sandbox/behaviour")
 def set_behaviour() -> ResponseReturnValue:
-    """Treat every request so, until the next PUT or DELETE."""
+    """Treat every request as the body says, until the next PUT or DELETE."""
     _stand_in().behave(read_fields(request.get_json(force=True)))
     return "", 204
 
 
 @control.delete("/sandbox/behaviour")
 def reset_behaviour() -> ResponseReturnValue:
-    """Answer normally again; hanging requests go on."""
+    """Answer normally again, and release hanging requests."""
     _stand_in().reset()
     return "", 204
 
@@ -106,7 +106,7 @@ def forget_requests() -> ResponseReturnValue:
 
 @control.get("/sandbox/stats")
 def stats() -> ResponseReturnValue:
-    """Give the counts, at once or when they reach what the query asks for."""
+    """Return the counts, at once or when they reach what the query asks for."""
     return _stand_in().counters.wait_for(
         in_flight_at_least=request.args.get("in_flight_at_least", 0, type=int),
         in_flight_at_most=request.args.get("in_flight_at_most", type=int),
@@ -127,7 +127,7 @@ def _require_key() -> None:
             "Method doesn't allow unregistered callers (callers without established identity). "
             "Please use API Key or other form of API consumer identity to call this API.",
         )
-    if key.startswith("invalid"):  # 400, not 401: so Google answers a key it does not know
+    if key.startswith("invalid"):  # 400, not 401, is Google's answer to an unknown key
         details = {"reason": "API_KEY_INVALID", "domain": "googleapis.com", "metadata": {"service": SERVICE}}
         kind = {"@type": "type.googleapis.com/google.rpc.ErrorInfo"}
         raise ApiError(400, "API key not valid. Please pass a valid API key.", details=[kind | details])

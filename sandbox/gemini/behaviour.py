@@ -1,7 +1,7 @@
-"""What the stand-in is told to do, by a prompt's directives or for all requests, and waiting on the client's socket.
+"""What the stand-in is told to do, by a prompt's directives or for all requests, and how a request waits.
 
-A waiting request costs a sleeping thread and no CPU: it sits in one poll() on the client's socket (so it
-notices when the client leaves) and on wakers (so that it can be let go).
+A waiting request costs a sleeping thread and no CPU: it sits in one poll() on the client's socket, to notice when the
+client leaves, and on wakers, which can release it.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sandbox.gemini.errors import BLOCK_REASONS, FINISH_REASONS, ApiError
 
 LONGEST_HANG_SECONDS = 600.0
-# POLLRDHUP is Linux; elsewhere a readable socket in mid-request means that the client has closed it.
+# Only Linux has POLLRDHUP. Elsewhere, a socket that is readable in mid-request was closed by the client.
 CLIENT_LEFT = getattr(select, "POLLRDHUP", select.POLLIN)
 
 Fields = dict[str, Any]
@@ -74,7 +74,7 @@ class Behaviour(BaseModel):
     extras: bool = False
 
 
-# `times` ends these; what shapes a good answer (delay, pace, words, say, think and so on) stays.
+# `times` ends these; fields that shape a good answer (delay, pace, words, say, think and so on) stay.
 FAULTS = frozenset(
     {"status", "retry_after", "block", "finish", "empty", "hang", "hang_after", "trickle"}
     | {"drop", "drop_after", "garbage", "quota", "block_after"}
@@ -85,7 +85,7 @@ TOKEN = re.compile(r'\s*([a-z_]+)(?:=("(?:\\.|[^"\\])*"|[^\s"]+))?(?=\s|$)', re.
 
 
 def read_fields(raw: Any) -> Fields:
-    """Check names and values and return them typed; null means "not given". Raises ApiError."""
+    """Check names and values, and return them typed. null means "not given". Raises ApiError."""
     if not isinstance(raw, Mapping):
         raise ApiError(400, "[sandbox] A JSON object of behaviour fields is expected.")
     try:
@@ -125,33 +125,33 @@ def _unquoted(value: str | None) -> str:
 
 
 def without_directives(prompt: str) -> str:
-    """Return the prompt as a person would read it."""
+    """Return the prompt without its directives, as a person would read it."""
     return " ".join(DIRECTIVE.sub(" ", prompt).split())
 
 
 def without_faults(fields: Fields) -> Fields:
-    """Return what is left of the fields once their failures have happened often enough."""
+    """Return the fields that remain once the failures have happened `times` times."""
     return {name: value for name, value in fields.items() if name not in FAULTS}
 
 
 class Waker:
-    """Wakes every thread that waits on it, at once, and is then ready for the next ones."""
+    """Wakes all waiting threads at the same time. Others can wait on it afterwards."""
 
     def __init__(self) -> None:
         self._ends = socket.socketpair()
 
     def current(self) -> socket.socket:
-        """Return what a thread polls on; it becomes readable when the waker fires."""
+        """Return the socket that a thread polls. It becomes readable when the waker fires."""
         return self._ends[0]
 
     def fire(self) -> None:
-        """Wake all who hold the current socket."""
+        """Wake every thread that polls the current socket."""
         fired, self._ends = self._ends, socket.socketpair()
         fired[1].close()
 
 
 class Closing(Waker):
-    """A waker that fires once and stays so, for the end of the process. Safe in a signal handler."""
+    """A waker that fires once, for good, when the process ends. Safe in a signal handler."""
 
     def fire(self) -> None:
         self._ends[1].close()
@@ -166,15 +166,15 @@ class Line:
         self._released = released
 
     def pause(self, seconds: float) -> bool:
-        """Wait; False when the client has left or the process is ending."""
+        """Wait. Returns False if the client has left or the process is ending."""
         return seconds <= 0 or self._poll(seconds, None)
 
     def hang(self) -> bool:
-        """Wait until released, 10 minutes at most; False when there is nobody left to answer."""
+        """Wait until released, 10 minutes at most. Returns False if nobody is left to answer."""
         return self._poll(LONGEST_HANG_SECONDS, self._released.current())
 
     def cut(self) -> Response:
-        """Close the connection; what is returned or written after this reaches nobody."""
+        """Close the connection. What is returned or written afterwards reaches nobody."""
         if self._client is not None:
             with contextlib.suppress(OSError):
                 self._client.shutdown(socket.SHUT_RDWR)

@@ -91,7 +91,7 @@ def with_numbers_for_enums(value: Any) -> Any:
 
 
 class ApiError(Exception):
-    """An answer that is an error of Google's. `retry_after_seconds` goes into RetryInfo and Retry-After."""
+    """An error, answered as Google does. `retry_after_seconds` goes into RetryInfo and Retry-After."""
 
     def __init__(
         self, code: int, message: str, *, details: Details = (), retry_after_seconds: float | None = None
@@ -117,7 +117,7 @@ class ApiError(Exception):
         return {"error": error}
 
     def response(self, *, as_array: bool) -> Response:
-        """Return the HTTP answer; a JSON stream wraps its error into an array, as Google's does."""
+        """Return the HTTP answer. as_array: wrap the error in an array, as Google's JSON streams do."""
         if self.code == 502:
             return Response(BAD_GATEWAY_PAGE, 502, mimetype="text/html")
         response = Response(
@@ -131,7 +131,7 @@ class ApiError(Exception):
 
 
 def model_not_found(model: str, method: str) -> ApiError:
-    """404: no such model, or not for this method."""
+    """Return the 404 for a model that does not exist or does not support this method."""
     return ApiError(
         404,
         f"models/{model} is not found for API version v1beta, or is not supported for {method}. "
@@ -152,7 +152,7 @@ def asked_for(code: int, *, model: str, retry_after_seconds: float | None) -> Ap
 
 
 def quota_spent(period: str, *, model: str) -> ApiError:
-    """429: the requests of a minute or of a day are used up. Google names seconds to wait for in both cases."""
+    """Return the 429 for a spent quota of a minute or a day. Google names seconds to wait in both cases."""
     message = f"{MESSAGES[429]}\nPlease retry in 17s."
     return ApiError(429, message, details=_quota_details(model, period.capitalize()), retry_after_seconds=17)
 

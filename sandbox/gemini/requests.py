@@ -5,8 +5,8 @@ Sources: https://ai.google.dev/api/generate-content (the request), https://ai.go
 https://protobuf.dev/programming-guides/json (camelCase and snake_case alike; a repeated field may hold a single
 object).
 
-Consecutive turns of one role are accepted, as Google does. A conversation that ends with a model's turn is
-refused for every model: Google's newer ones refuse it, and a chat never means it.
+Consecutive turns of one role are accepted, as at Google. A conversation that ends with a model's turn is refused for
+every model: Google's newer models refuse it, and a chat never needs it.
 """
 
 import re
@@ -65,7 +65,7 @@ class Conversation:
 
     @property
     def system_instruction(self) -> str | None:
-        """Its parts as one text."""
+        """The parts of the system instruction as one text; None if there is none."""
         return "".join(self.system_parts) if self.system_parts else None
 
     @property
@@ -75,7 +75,7 @@ class Conversation:
 
     @property
     def characters(self) -> int:
-        """How long everything is that the model reads."""
+        """The length of everything that the model reads."""
         return sum(len(turn.text) for turn in self.turns) + len(self.system_instruction or "")
 
 
@@ -131,7 +131,7 @@ def _part(value: Any, path: str) -> dict[str, Any]:
 
 
 def _object(value: Any, path: str, known: frozenset[str]) -> dict[str, Any]:
-    """Return the object with camelCase names; Google tells of all its unknown fields at once."""
+    """Return the object with camelCase names. Raises ApiError, which names all unknown fields, as Google does."""
     if not isinstance(value, dict):
         raise ApiError(400, f"Invalid value at '{path}': an object is expected.")
     renamed = {_camel(name): item for name, item in value.items()}

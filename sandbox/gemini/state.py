@@ -33,7 +33,7 @@ class Counters:
             self._changed.notify_all()
 
     def clear(self) -> None:
-        """Begin counting anew; calls in flight stay so."""
+        """Start counting again. Calls in flight stay counted."""
         with self._changed:
             self.calls = 0
             self.max_in_flight = self.in_flight
@@ -45,7 +45,7 @@ class Counters:
         in_flight_at_most: int | None = None,
         timeout_seconds: float = 10.0,
     ) -> dict[str, int]:
-        """Return the counts as soon as they fit, or as they are at the timeout."""
+        """Return the counts as soon as the condition holds, or at the timeout."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
@@ -58,7 +58,7 @@ class Counters:
 
 
 class StandIn:
-    """The one process's state; safe to use from every thread."""
+    """The state of the one process. Safe to use from every thread."""
 
     def __init__(self, *, pace_seconds: float) -> None:
         self.counters = Counters()
@@ -71,18 +71,18 @@ class StandIn:
         self._failures_of_prompt: dict[str, int] = {}
 
     def behave(self, fields: Fields) -> None:
-        """Treat every request so from now on."""
+        """Treat every request in this way from now on."""
         with self._lock:
             self._everywhere = dict(fields)
 
     def reset(self) -> None:
-        """Answer normally again and let the hanging requests go on."""
+        """Answer normally again, and release hanging requests."""
         with self._lock:
             self._everywhere = {}
         self.released.fire()
 
     def close(self) -> None:
-        """Let go of every waiting request for good: the process is ending. Safe in a signal handler."""
+        """Release every waiting request for good: the process is ending. Safe in a signal handler."""
         self.closing.fire()
 
     def behaviour_for(self, prompt: str) -> Behaviour:
@@ -102,7 +102,7 @@ class StandIn:
         return fields
 
     def _count_prompt(self, prompt: str, own: Fields) -> Fields:
-        """Fail `times` times, answer once, and then begin anew, so that a demo can be repeated."""
+        """Fail `times` times, answer once, then start over, so that a demo can be repeated."""
         if "times" not in own:
             return own
         failures = self._failures_of_prompt.pop(prompt, 0)

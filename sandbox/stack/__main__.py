@@ -1,4 +1,4 @@
-"""`python -m sandbox.stack`: run the whole stack in the foreground until Ctrl-C."""
+"""`python -m sandbox.stack`: runs the whole stack in the foreground until Ctrl-C."""
 
 import signal
 import sys

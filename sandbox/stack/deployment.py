@@ -1,6 +1,6 @@
-"""The whole stack for those who need one: with every process to be killed alone, or as `make run` starts it.
+"""The whole stack for tests and tools: with processes that can be killed one by one, or as `make run` starts it.
 
-`Deployment` is for crashes on purpose and benchmarks; `reachable_api` and `own_stack` for the tour and CI.
+`Deployment` is for chaos and the benchmarks; `reachable_api` and `own_stack` are for the tour and CI.
 """
 
 import os
@@ -30,7 +30,7 @@ from sandbox.stack.settings import DEFAULT_PORT, MIGRATE, given_environment, pro
 from sandbox.stand_ins import GeminiStandIn, running_gemini_stand_in
 
 START_SECONDS = 90.0
-# The stack's own deadlines are shorter, and its own messages say more.
+# Longer than the stack's own deadlines, because its own messages say more.
 LONGEST_START_SECONDS = START_SECONDS + MIGRATION_SECONDS + READY_SECONDS
 STOP_SECONDS = 60.0
 
@@ -38,8 +38,8 @@ STOP_SECONDS = 60.0
 class Deployment:
     """PostgreSQL, Valkey, the Gemini stand-in, and the processes of the Procfile.
 
-    logs: the folder that gets a log file for each process, and what they leave. workers: how many there are: `worker`,
-    `worker-2` …
+    logs: the folder for each process's log and for temporary files. workers: how many run, as `worker`, `worker-2` and
+    so on.
     """
 
     postgres: PostgresServer
@@ -79,7 +79,7 @@ class Deployment:
         """The environment of the product's processes."""
         own = {
             "APP_ENV": "development",
-            "ENV_FILE": os.devnull,  # the developer's own may name the real Stripe, and the real senders of codes
+            "ENV_FILE": os.devnull,  # the developer's own file may name the real Stripe and real senders of codes
             "FLASK_SKIP_DOTENV": "1",
             "OTP_DELIVERY": "response",
             "STRIPE_SECRET_KEY": "",
@@ -90,7 +90,7 @@ class Deployment:
             "GEMINI_API_KEY": "sandbox-key",
             "GEMINI_API_ENDPOINT": self.gemini.url,
             "RATE_LIMIT_PER_MINUTE": "0",
-            "TMPDIR": str(self.logs),  # killed processes clean nothing up
+            "TMPDIR": str(self.logs),  # killed processes do not clean up
             **self._environ,
         }
         return process_environment(os.environ, own)
@@ -101,13 +101,13 @@ class Deployment:
             self._running[name] = processes.spawn(self._commands[name], output=log, env=self.environ, cwd=ROOT)
 
     def kill(self, name: str) -> None:
-        """End a process and its children as a crash does (SIGKILL)."""
+        """Kill a process and its children, as a crash does (SIGKILL)."""
         process = self._running.pop(name)
         processes.kill_group(process.pid)
         process.wait()
 
     def end(self, name: str, *, seconds: float) -> bool:
-        """Ask a process to end. Returns whether it did within `seconds`; it is killed if not."""
+        """Ask a process to stop, and kill it if it has not after `seconds`. Returns whether it stopped in time."""
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
         in_time = wait_until(lambda: process.poll() is not None, seconds=seconds)
@@ -116,7 +116,7 @@ class Deployment:
         return in_time
 
     def silent_workers(self, *, seconds: float) -> list[str]:
-        """Workers that take no task within `seconds` from now on."""
+        """Return the workers that take no task within `seconds` from now."""
         begun = time.time()
 
         def silent() -> list[str]:
@@ -132,15 +132,15 @@ class Deployment:
         return silent()
 
     def process_ids(self, name: str) -> list[int]:
-        """The ids of a process and its children."""
+        """Return the ids of a process and its children."""
         return [process.pid for process in processes.family(self._running[name].pid)]
 
     def memory_mb(self, name: str) -> float:
-        """Resident memory of a process and its children, in MiB (pages shared after a fork count in each)."""
+        """Return the resident memory of a process and its children in MiB; shared pages count in each process."""
         return float(sum(one.memory_info().rss for one in processes.family(self._running[name].pid)) / 2**20)
 
     def cpu_seconds(self, name: str) -> float:
-        """CPU time that a process and its children have used."""
+        """Return the CPU time that a process and its children have used."""
         return cpu_seconds(processes.family(self._running[name].pid))
 
     def _migrate(self) -> None:
@@ -164,16 +164,16 @@ class Deployment:
 
 
 def cpu_seconds(family: Iterable[psutil.Process]) -> float:
-    """CPU time that some processes have used."""
+    """Return the CPU time that some processes have used."""
     times = [process.cpu_times() for process in family]
     return float(sum(time.user + time.system for time in times))
 
 
 @contextmanager
 def reachable_api(environ: Mapping[str, str], say: Callable[[str], None]) -> Iterator[str]:
-    """The address of an API that answers: BASE_URL, the running stack, or one started for the purpose.
+    """Yield the address of an API that answers: at BASE_URL, of the running stack, or of one started for the block.
 
-    Raises StackError when BASE_URL does not answer, or no stack can be started.
+    Raises StackError if BASE_URL does not answer, or no stack can be started.
     """
     given = given_environment(ROOT, environ)
     base_url = given.get("BASE_URL", "").rstrip("/")
@@ -195,8 +195,8 @@ def reachable_api(environ: Mapping[str, str], say: Callable[[str], None]) -> Ite
 def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) -> Iterator[str]:
     """Run `python -m sandbox.stack` during the block, and yield its address.
 
-    Its data is that of `make run`, or in the folder that SANDBOX_VAR names.
-    Raises StackError, with the stack's last words, when it does not start.
+    It uses the data of `make run`, or the folder that SANDBOX_VAR names.
+    Raises StackError with the last lines of the stack's log if it does not start.
     """
     port = free_port(preferred_port)
     address = f"http://127.0.0.1:{port}"
@@ -218,10 +218,10 @@ def own_stack(environ: Mapping[str, str], *, preferred_port: int | None = None) 
 
 
 def wanted_port(given: Mapping[str, str]) -> int:
-    """PORT; else the port of the stack that runs here; else the default. Raises StackError."""
+    """Return PORT, else the port of the stack that runs here, else the default. Raises StackError."""
     running = dotenv_values(stack_folder() / "stack.env")
     text = given.get("PORT") or running.get("PORT") or str(DEFAULT_PORT)
     try:
         return int(text)
     except ValueError:
-        raise StackError(f"PORT is {text!r}, and must be a number.") from None
+        raise StackError(f"PORT is {text!r}, but must be a number.") from None

@@ -1,4 +1,4 @@
-"""`var/`: where everything that must survive a restart is kept, for one stack at a time."""
+"""`var/`: the folder for everything that must survive a restart, used by one stack at a time."""
 
 import fcntl
 import json
@@ -14,8 +14,8 @@ from sandbox.stack import processes
 from sandbox.stack.processes import ROOT, StackError, wait_until
 
 _CLOCK_SLACK_SECONDS = 1.0
-_LEFTOVER_SECONDS = 4.0  # they were told to end when their runner was killed, and their servers are gone
-_HANDOVER_SECONDS = 1.0  # a runner that is just leaving
+_LEFTOVER_SECONDS = 4.0  # leftovers were told to stop when their runner was killed, and their servers are gone
+_HANDOVER_SECONDS = 1.0  # for a runner that is just exiting
 
 
 class Lock:
@@ -27,12 +27,12 @@ class Lock:
         self._started: dict[str, tuple[int, float]] = {}
 
     def record(self, name: str, pid: int) -> None:
-        """Remember a process, so that the next start can end it should we be killed."""
+        """Record a process, so that the next start can end it if this one is killed."""
         self._started[name] = (pid, processes.started_at(pid) or 0.0)
         self._write({"pid": os.getpid(), "processes": self._started})
 
     def end_leftovers(self) -> None:
-        """End what a killed stack left running. A process id that another process has by now is left alone."""
+        """End what a killed stack left running. A process id that now belongs to another process is left alone."""
         left = _recorded(self._path).get("processes", {})
         orphans = [pid for pid, began in left.values() if _is_same(pid, began)]
         processes.end_orphans(orphans, signal.SIGTERM, seconds=_LEFTOVER_SECONDS)
@@ -49,15 +49,15 @@ class Lock:
 
 
 def stack_folder() -> Path:
-    """`var/` of the checkout, or the folder that SANDBOX_VAR names: nothing is shared with `make run` then."""
+    """Return `var/` of the checkout, or the folder that SANDBOX_VAR names, which shares nothing with `make run`."""
     return ROOT / (os.environ.get("SANDBOX_VAR") or "var")
 
 
 @contextmanager
 def locked(var: Path) -> Iterator[Lock]:
-    """Hold `var/` alone. The system drops the lock with the process, so a stale one never blocks.
+    """Lock `var/` during the block. The system drops the lock with the process, so a stale one never blocks.
 
-    Raises StackError when the folder cannot be written to, or another stack holds it.
+    Raises StackError if the folder cannot be written to, or another stack holds the lock.
     """
     try:
         var.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _recorded(path: Path) -> dict[str, Any]:
-    """What a stack wrote into its lock; nothing when it ended in order."""
+    """Return what a stack wrote into its lock; empty if it stopped cleanly."""
     try:
         return dict(json.loads(path.read_text()))
     except ValueError:
@@ -110,7 +110,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 
 def kept_secret(path: Path) -> str:
-    """A random secret that stays the same from start to start, readable by its owner alone."""
+    """Return a random secret that is the same at every start, in a file that only its owner can read."""
     path.touch(mode=0o600)
     if not path.read_text():
         path.write_text(secrets.token_urlsafe(48))

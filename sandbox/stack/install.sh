@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes .venv with everything that development and the sandbox need. Called by make as: install.sh PYTHON STAMP
-# The stamp is written last and holds the folder's path, so an install that was cut short or moved is done again.
-# The mark is written first: nothing is ever deleted that was not made here.
+# Creates .venv with everything that development and the sandbox need. Called by make as: install.sh PYTHON STAMP
+# The stamp is written last and holds the folder's path, so an install that was interrupted or moved is done again.
+# The mark is written first, so that a folder is only ever deleted if this script made it.
 set -u
 wanted=$1
 stamp=$2
@@ -35,11 +35,11 @@ fi
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
     refuse "$python cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt install python3-venv)."
 
-# One at a time. The system drops the lock with the last process that has it, so a killed run leaves none.
+# Only one run at a time. The system drops the lock with the last process that has it, so a killed run leaves none.
 exec 9<.
 if ! "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; then
-    echo "Another make is at work on $venv: waiting for it …"
-    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null # NFS may refuse: then without
+    echo "Another make is installing $venv: waiting for it …"
+    "$python" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' 2>/dev/null # NFS may refuse the lock: go on without it
     [ "$(cat "$stamp" 2>/dev/null)" = "$(pwd -P)" ] && ! [ requirements-dev.txt -nt "$stamp" ] && exit 0
 fi
 
@@ -48,14 +48,14 @@ if ! [ -w . ] || { [ -e "$venv" ] && ! [ -w "$venv" ]; }; then
 fi
 
 if [ -L "$venv" ] || { [ -e "$venv" ] && ! [ -e "$mark" ]; }; then
-    refuse "$venv is there and was not made by make: move it away first, so that nothing in it is lost."
+    refuse "$venv exists and was not made by make: move it away first, so that nothing in it is lost."
 fi
 
 echo "Installing packages into $venv, about a minute the first time …"
 report=$(mktemp) || exit 1
 trap 'rm -f "$report"' EXIT
 trap 'exit 1' HUP INT TERM
-rm -rf "$venv" # it may have packages that are not pinned any more
+rm -rf "$venv" # it may have packages that are no longer pinned
 mkdir "$venv" && : >"$mark" || exit 1
 "$python" -m venv "$venv" >"$report" 2>&1 || {
     cat "$report" >&2

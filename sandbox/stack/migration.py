@@ -1,4 +1,4 @@
-"""`make migration m="…"`: write a migration against a fresh database that stands at the newest one."""
+"""`make migration m="…"`: writes a migration, from a fresh database with all migrations so far."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from sandbox.stack.servers import ValkeyServer
 
 
 def main() -> int:
-    """Run `flask db migrate` with the message given as the only argument: the next number, in the house's format."""
+    """Run `flask db migrate` with the only argument as the message. The migration gets the next number."""
     if len(sys.argv) != 2 or not sys.argv[1].strip():
         print('A migration needs a name: make migration m="Add the colour of a chatroom"', file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Resolves requirements*.in into requirements*.txt with hashes, for every Python from 3.11 and every system, keeping
-# the versions that are pinned already. Called by make as: pins.sh PYTHON [--upgrade and the like]
+# Resolves requirements*.in into requirements*.txt with hashes, for every Python from 3.11 on and every system. Keeps
+# the versions that are already pinned. Called by make as: pins.sh PYTHON [options such as --upgrade]
 set -eu
 python=$1
 shift

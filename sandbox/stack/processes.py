@@ -1,6 +1,6 @@
-"""Processes: those of the stack with their output as one log, waiting with a deadline, and free ports.
+"""Processes of the stack with their output in one log, waits with deadlines, and free ports.
 
-A child is in a session of its own, which the terminal's Ctrl-C does not reach, and ends with its parent.
+A child has its own session, which the terminal's Ctrl-C does not reach. On Linux it ends with its parent.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from sandbox.stack.accounts import Account
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 POLL_SECONDS = 0.05
-# Below the range from which systems take the ports of outgoing connections (32768 on Linux, 49152 elsewhere),
-# so that nothing slips into the port of a server that is being restarted.
+# Below the ports that systems use for outgoing connections (from 32768 on Linux, 49152 elsewhere), so that none of them
+# takes the port of a server that is being restarted.
 _PORTS = range(20_000, 32_000)
 _reserved: set[int] = set()
 _DRAIN_SECONDS = 25.0  # Render sends SIGKILL 30 s after SIGTERM
@@ -46,11 +46,11 @@ class StackError(Exception):
 
 
 class StoppedError(Exception):
-    """Somebody asked for the end before the start was complete."""
+    """A stop was requested before the start was complete."""
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Ask `condition` every 50 ms until it holds; False when it still does not after `seconds`."""
+    """Check `condition` every 50 ms until it holds. Returns False if it still does not after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= deadline:
@@ -60,20 +60,20 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
 
 
 def direct_session() -> requests.Session:
-    """A session that goes through no proxy of the environment."""
+    """Return a session that uses no proxy of the environment."""
     session = requests.Session()
     session.trust_env = False
     return session
 
 
 def comes_up(process: subprocess.Popen[bytes], answers: Callable[[], bool], *, seconds: float) -> bool:
-    """Wait until a process answers; False when it has ended, or `seconds` are over."""
+    """Wait until a process answers. Returns False if it has ended, or has not answered after `seconds`."""
     wait_until(lambda: process.poll() is not None or answers(), seconds=seconds)
     return process.poll() is None and answers()
 
 
 def says_ok(url: str) -> bool:
-    """Whether the API, and nothing else, answers there: `/healthz` when it runs, `/readyz` when it can serve."""
+    """Return whether it is the API that answers there: `/healthz` if it runs, `/readyz` if it can serve."""
     try:
         with direct_session() as session:
             return bool(session.get(url, timeout=5).json() == {"status": "ok"})
@@ -82,7 +82,7 @@ def says_ok(url: str) -> bool:
 
 
 def bind_error(port: int, host: str = "127.0.0.1") -> OSError | None:
-    """Why a server could not listen on this port; None when it could."""
+    """Return why a server could not listen on this port, or None if it could."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -94,9 +94,9 @@ def bind_error(port: int, host: str = "127.0.0.1") -> OSError | None:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A port of 127.0.0.1 on which nothing listens, ours until this process ends: the preferred one if it is free.
+    """Return a port of 127.0.0.1 that nothing listens on: the preferred one if it is free, else a random one.
 
-    No other process that asks here gets it meanwhile, however long the server takes to listen.
+    It is ours until this process ends: no other process that calls this gets it, however late our server listens.
     """
     candidates = random.sample(_PORTS, 200)
     if preferred is not None:
@@ -108,9 +108,10 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def reserve(port: int) -> bool:
-    """Reserve a port against other processes that ask here. Returns False if one has it, or if we already do.
+    """Reserve a port against other processes that ask here. Returns False if one of them has it, or we already do.
 
-    Its UDP twin is the token: the system gives it to one process alone and takes it back when that ends.
+    The token is the UDP port with the same number: the system gives it to one process only, and frees it when that
+    process ends.
     """
     token = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -133,11 +134,11 @@ def spawn(
     account: Account | None = None,
     parent_death_signal: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own, with `output` for both of its streams.
+    """Start `command` in its own session, with `output` for both of its streams.
 
-    errors: where its standard error goes instead; None: where ours goes.
-    account: who runs it, if not we ourselves (needs root).
-    parent_death_signal: the signal it gets when we die without stopping it (Linux only).
+    errors: where its standard error goes instead; None for our own standard error.
+    account: who runs it; None for the current user (another account needs root).
+    parent_death_signal: the signal it gets if we die without stopping it (Linux only).
     """
 
     def end_with_parent() -> None:
@@ -160,7 +161,7 @@ def spawn(
 
 
 def kill_group(leader_pid: int) -> None:
-    """Kill what is left of the session that a process started by `spawn` leads."""
+    """Kill what is left of the session that a process started with `spawn` leads."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader_pid, signal.SIGKILL)
 
@@ -172,7 +173,7 @@ def stop(
     seconds: float,
     hurried: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Ask a process to end, and kill it when it has not after `seconds` or when `hurried` says so."""
+    """Ask a process to stop, and kill it if it has not after `seconds` or as soon as `hurried` says so."""
     if process.poll() is None:
         process.send_signal(how)
         wait_until(lambda: process.poll() is not None or hurried(), seconds=seconds)
@@ -181,7 +182,7 @@ def stop(
 
 
 def end_orphans(pids: Iterable[int], how: signal.Signals, *, seconds: float) -> None:
-    """End processes that an earlier run left behind, and theirs; the caller knows that they are ours."""
+    """End processes that an earlier run left behind, with their children. The caller knows that they are ours."""
     ours = []
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -196,7 +197,7 @@ def end_orphans(pids: Iterable[int], how: signal.Signals, *, seconds: float) -> 
 
 
 def command_of(pid: int) -> list[str]:
-    """The command line of a process; empty when there is no such process or we may not see it."""
+    """Return the command line of a process; empty if there is no such process or we may not see it."""
     try:
         return list(psutil.Process(pid).cmdline())
     except psutil.Error:
@@ -204,7 +205,7 @@ def command_of(pid: int) -> list[str]:
 
 
 def started_at(pid: int) -> float | None:
-    """When a process began, in seconds since the epoch; None when there is none."""
+    """Return when a process started, in seconds since the epoch; None if there is no such process."""
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
@@ -212,13 +213,13 @@ def started_at(pid: int) -> float | None:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and those below it, at any depth. Raises psutil.NoSuchProcess."""
+    """Return a process and all its descendants. Raises psutil.NoSuchProcess."""
     leader = psutil.Process(pid)
     return [leader, *leader.children(recursive=True)]
 
 
 def descendants(pid: int) -> list[int]:
-    """The ids of the processes below one; none when it is gone."""
+    """Return the ids of a process's descendants; none if it is gone."""
     try:
         return [process.pid for process in family(pid)[1:]]
     except psutil.Error:
@@ -226,7 +227,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -240,7 +241,7 @@ class _Running:
 
 
 class Processes:
-    """Starts processes, prints what they say, notices when one ends, stops them together."""
+    """Starts processes, prints their output, notices when one ends, and stops them together."""
 
     def __init__(self, *, lost_output: Callable[[], None], output: TextIO | None = None) -> None:
         self._lost_output = lost_output
@@ -259,7 +260,7 @@ class Processes:
         return process.pid
 
     def ended(self) -> str | None:
-        """Which process has ended by itself, and how; None while all run."""
+        """Return which process has ended by itself, and how; None while all run."""
         for name, running in self._running.items():
             code = running.process.poll()
             if code is not None:
@@ -269,7 +270,7 @@ class Processes:
         return None
 
     def stop(self, names: Sequence[str], *, hurried: Callable[[], bool]) -> None:
-        """Ask these to end all at once, and wait while they finish what they have begun."""
+        """Ask these processes to stop, all at once, and wait while they finish their work."""
         leaving = [self._running[name] for name in names if name in self._running]
         for running in leaving:
             if running.process.poll() is None:
@@ -286,7 +287,7 @@ class Processes:
             self._running.pop(name, None)
 
     def say(self, text: str) -> None:
-        """Print lines of the stack's own, with its prefix."""
+        """Print the stack's own lines, with its prefix."""
         self._print("stack", text)
 
     def wait_for_silence(self, *, unless: Callable[[], bool]) -> None:
@@ -297,7 +298,7 @@ class Processes:
         )
 
     def show(self, text: str) -> None:
-        """Print a text as it is, to be pasted from."""
+        """Print a text without a prefix, so that it can be copied."""
         with self._printing:
             try:
                 print(text, file=self._output, flush=True)
@@ -311,7 +312,7 @@ class Processes:
                 self._print(name, line.decode(errors="replace"), colour)
 
     def _print(self, name: str, text: str, colour: str = "") -> None:
-        """Print lines after the time and a name, which is in colour on a terminal."""
+        """Print lines with a prefix of the time and a name, in colour on a terminal."""
         prefix = f"{datetime.now().astimezone():%H:%M:%S} {name:<{_NAME_WIDTH}} | "
         with self._printing:
             self._last_line = time.monotonic()
@@ -324,7 +325,7 @@ class Processes:
 
 
 def procfile_commands(path: Path) -> dict[str, list[str]]:
-    """The Procfile's processes, each as a command that becomes the process instead of a shell's child."""
+    """Return the Procfile's processes. Each command becomes the process itself, not the child of a shell."""
     try:
         lines = re.findall(r"^([\w-]+):\s*(.+)$", path.read_text(), flags=re.MULTILINE)
     except OSError as error:

@@ -32,8 +32,8 @@ MIGRATION_SECONDS = 600.0
 _ECHO_SECONDS = 0.7
 
 
-# Pasted into bash or zsh: no comments (an interactive zsh has none), no unquoted `?` or `!`. Each paste takes
-# another number (555 ones are nobody's): neither the quota nor the wait between two codes is in the way.
+# To be pasted into bash or zsh: no comments (an interactive zsh knows none), no unquoted `?` or `!`. Each paste takes
+# another number (nobody has a 555 one), so that neither the quota nor the wait between two codes is in the way.
 _CONVERSATION = r"""API=http://127.0.0.1:{port}
 JSON='Content-Type: application/json'
 MOBILE="+1202555$((RANDOM % 9000 + 1000))"
@@ -81,29 +81,29 @@ class StopSignals:
             self.hurried = True
 
     def request(self) -> None:
-        """Ask for the end, as a signal does."""
+        """Request the stop, as a signal does."""
         self.requested = True
         self._first = time.monotonic()
 
     def check(self) -> None:
-        """Raise StoppedError when the end was asked for."""
+        """Raise StoppedError if the stop was requested."""
         if self.requested:
             raise StoppedError
 
 
 def welcome(*, port: int, locations: dict[str, str]) -> str:
-    """The welcome text. locations: further lines that say what is where."""
+    """Return the welcome text. locations: more names and places to list."""
     lines = "\n".join(f"   {name:<9} {where}" for name, where in locations.items())
     return _TEXT.format(rule="─" * _WIDTH, port=port, locations=lines, conversation=conversation(port))
 
 
 def conversation(port: int) -> str:
-    """From signup to an answered message, as shell commands for bash and zsh."""
+    """Return shell commands for bash and zsh that go from signup to an answered message."""
     return _CONVERSATION.format(port=port)
 
 
 class Stack:
-    """One run, from the checks to the last process."""
+    """One run, from the first check to the end of the last process."""
 
     def __init__(self, stop: StopSignals) -> None:
         self._var = stack_folder()
@@ -115,7 +115,7 @@ class Stack:
         self._locations: dict[str, str] = {}
 
     def run(self) -> None:
-        """Start everything, wait for the end, stop everything. Raises what `main` catches."""
+        """Start everything, wait until a stop is requested, and stop everything. Raises what `main` catches."""
         began = time.monotonic()
         given = settings.given_environment(ROOT, os.environ)
         commands = procfile_commands(ROOT / "Procfile")
@@ -143,7 +143,7 @@ class Stack:
                 time.sleep(POLL_SECONDS)
 
     def _start_servers(self, given: dict[str, str], at_the_end: ExitStack) -> dict[str, str]:
-        """Start the databases that no address was given for. Returns their addresses."""
+        """Start the databases that have no given address. Returns their addresses."""
         addresses = {}
         if not given.get("DATABASE_URL"):
             addresses["DATABASE_URL"] = self._start_server(PostgresServer(self._var / "postgres"), at_the_end)
@@ -160,7 +160,7 @@ class Stack:
         return server.url
 
     def _start_stand_ins(self, given: dict[str, str], port: int, lock: Lock) -> dict[str, str]:
-        """Start the stand-ins. Returns the variables by which the others find them."""
+        """Start the stand-ins and the chat page. Returns the variables that the product needs to use them."""
         variables: dict[str, str] = {}
         stand_ins = settings.stand_ins(given, port=port, var=self._var)
         chat = settings.chat_page(given, api_port=port)
@@ -176,9 +176,9 @@ class Stack:
         return variables
 
     def _migrate(self, environ: dict[str, str]) -> None:
-        """Bring the database up to date; its output matters only when it fails."""
+        """Bring the database up to date. The output is shown only if that fails."""
         self._stop.check()
-        if is_up_to_date(environ["DATABASE_URL"]):  # to find that out takes Flask-Migrate some seconds
+        if is_up_to_date(environ["DATABASE_URL"]):  # Flask-Migrate takes some seconds to find out
             return
         self._processes.say("Bringing the database up to date")
         with tempfile.TemporaryFile() as output:
@@ -212,7 +212,7 @@ class Stack:
             raise StackError(f"{ended}, so everything is being stopped.")
 
     def _stop_processes(self) -> None:
-        """Stop what uses others first, then what they use. The databases end last, with their own context."""
+        """Stop the app's processes, then the stand-ins they use. The databases end last, with their own contexts."""
         if self._app:
             self._processes.say("Stopping (Ctrl-C again to hurry)")
         for names in (self._app, self._stand_ins):
@@ -220,12 +220,12 @@ class Stack:
 
 
 def newest_migration() -> str:
-    """Its number, with which its file begins."""
+    """Return the newest migration's number, with which its file name begins."""
     return max(file.name[:4] for file in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
 
 
 def is_up_to_date(database_url: str) -> bool:
-    """Whether the database has the newest migration; False when it cannot be asked."""
+    """Return whether the database has the newest migration; False if it cannot be asked."""
     try:
         with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT version_num FROM alembic_version")
@@ -235,7 +235,7 @@ def is_up_to_date(database_url: str) -> bool:
 
 
 def main() -> int:
-    """0 after Ctrl-C or SIGTERM; 1, with a sentence, when something is in the way or breaks."""
+    """Return 0 after Ctrl-C or SIGTERM, or 1 after a sentence about what is in the way or broke."""
     try:
         Stack(StopSignals()).run()
     except StoppedError:

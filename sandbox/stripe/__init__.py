@@ -1,5 +1,5 @@
 """A stand-in for Stripe: a small stateful server that speaks the part of its REST API that the product uses.
 
-The shapes are those of the API version that the installed `stripe` package pins. How to run and to steer it is in
-sandbox/README.md.
+The shapes are those of the API version that the installed `stripe` package pins. sandbox/README.md says how to run and
+steer it.
 """

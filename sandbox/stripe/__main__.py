@@ -1,4 +1,4 @@
-"""`python -m sandbox.stripe`: serve the stand-in until it is told to end."""
+"""`python -m sandbox.stripe`: serves the stand-in until it is told to stop."""
 
 import argparse
 import os
@@ -7,11 +7,11 @@ from sandbox.serving import serve
 
 
 def main() -> None:
-    """Read the options and become gunicorn, so that signals reach it directly."""
+    """Read the options and replace this process with gunicorn, so that signals reach it directly."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.stripe", description="A stand-in for the Stripe API.")
     parser.add_argument("--port", type=int, default=8082, help="port on 127.0.0.1 (default 8082)")
-    parser.add_argument("--webhook-url", default="", help="where events are sent; nowhere when empty")
-    parser.add_argument("--webhook-secret", default="whsec_sandbox", help="what events are signed with")
+    parser.add_argument("--webhook-url", default="", help="where events are sent; nowhere if empty")
+    parser.add_argument("--webhook-secret", default="whsec_sandbox", help="the secret that signs events")
     parser.add_argument("--state", default="", metavar="FILE", help="keep the state in this JSON file")
     options = parser.parse_args()
     serve(

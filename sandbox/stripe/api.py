@@ -1,9 +1,8 @@
-"""The stand-in's parts, and how every call under /v1 is answered: key, parameters, idempotency, failures on purpose.
+"""The stand-in's parts, and the steps of every call under /v1: key, parameters, idempotency, failures on purpose.
 
-Idempotency keys are as https://docs.stripe.com/api/idempotent_requests describes them. The first answer to a POST with
-a key, a failure included, is kept for 24 hours and given again to the same request. Another request with the key is
-refused. A request that comes while the first is still being worked on conflicts. Parameters that were refused keep
-nothing.
+Idempotency keys follow https://docs.stripe.com/api/idempotent_requests. The first answer to a POST with a key, even a
+failure, is kept for 24 hours and given again to the same request. A different request with the key is refused. A
+request that arrives while the first one is in flight conflicts. Refused parameters are not kept.
 """
 
 import copy
@@ -40,10 +39,10 @@ class IdempotencyKeys:
         self._working: dict[str, str] = {}
 
     def begin(self, key: str, request: str) -> Json | None:
-        """The kept answer `{status, body}` of this request, or None when it is to be worked on.
+        """Return the kept answer `{status, body}` to this request, or None if the caller must do the work.
 
-        Raises StripeError for a key of another request (400) and for one being worked on (409). After None,
-        `finish` or `abandon` must follow.
+        Raises StripeError if the key belongs to another request (400) or the first request is in flight (409).
+        After None, the caller must call `finish` or `abandon`.
         """
         with self._store.lock:
             kept = self._store.table("idempotency")
@@ -72,7 +71,7 @@ class IdempotencyKeys:
             self._store.save()
 
     def abandon(self, key: str) -> None:
-        """Keep nothing, if it has not finished: the next request with the key is worked on."""
+        """Free the key if its request has not finished: the next request with the key does the work."""
         with self._store.lock:
             self._working.pop(key, None)
 
@@ -101,7 +100,7 @@ class StandIn:
         self.keys = IdempotencyKeys(self.store)
 
     def behave(self, behaviour: Behaviour) -> None:
-        """Put a behaviour in force and let go of every call that waits."""
+        """Put a behaviour in force and release every waiting call."""
         earlier, self.behaviour = self.behaviour, behaviour
         earlier.release()
 
@@ -115,12 +114,12 @@ class StandIn:
             self.store.save()
 
     def close(self) -> None:
-        """Let go of every hanging call: the process is ending. Safe in a signal handler."""
+        """Release every hanging call: the process is ending. Safe in a signal handler."""
         self.behaviour.release()
 
 
 def stand_in() -> StandIn:
-    """The stand-in that serves the current request."""
+    """Return the stand-in that serves the current request."""
     return cast(StandIn, current_app.extensions["stand_in"])
 
 
@@ -129,9 +128,9 @@ def endpoint(
 ) -> Callable[[Handler], Handler]:
     """Serve a handler at a path of Stripe's API.
 
-    accepts: the `stripe` package's class of the parameters, so that an endpoint knows exactly those of the
-    pinned version; None for none. The handler gets the stand-in, the parameters and the ids of
-    the path, runs with the store's lock held, and returns the object to send.
+    accepts: the `stripe` package's class of the parameters, so that the endpoint accepts exactly those of the pinned
+    version; None if it has none. The handler gets the stand-in, the parameters and the path's ids. It runs with the
+    store's lock held and returns the object to send.
     """
     known = set(accepts.__annotations__ if accepts else ())
 
@@ -147,7 +146,7 @@ def endpoint(
 
 
 def before_call() -> Response | None:
-    """Log a call under /v1 and check its key; anything else passes."""
+    """Record a call under /v1 and check its key. Returns the error to answer with, if any."""
     if not request.path.startswith("/v1/"):
         return None
     g.request_id = new_id("req_")
@@ -179,11 +178,11 @@ def _check_key() -> None:
         message = "You did not provide an API key: send it as 'Authorization: Bearer YOUR_SECRET_KEY'."
         raise StripeError(401, message, keep=False)
     if not key.startswith(TEST_KEY):
-        raise StripeError(401, "Invalid API Key provided.", keep=False)  # not even a part of it is repeated
+        raise StripeError(401, "Invalid API Key provided.", keep=False)  # without even a part of the key
 
 
 def error_response(error: StripeError) -> Response:
-    """An error with the headers of every answer."""
+    """Return an error with the headers of every answer."""
     response = respond(error.status, error.body)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="Stripe"'
@@ -191,7 +190,7 @@ def error_response(error: StripeError) -> Response:
 
 
 def respond(status: int, body: Json) -> Response:
-    """A JSON answer with the headers that Stripe sends."""
+    """Return a JSON answer with the headers that Stripe sends."""
     response = jsonify(body)
     response.status_code = status
     response.headers["Request-Id"] = g.get("request_id") or new_id("req_")
@@ -226,7 +225,7 @@ def _check_parameters(params: Params, known: set[str], required: tuple[str, ...]
 
 
 def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
-    """Do the work unless its idempotency key has an answer already."""
+    """Do the work unless its idempotency key already has an answer."""
     key = g.idempotency_key
     if not key:
         return respond(*_work(here, work))
@@ -245,7 +244,7 @@ def _once(here: StandIn, work: Callable[[], Json], params: Any) -> Response:
 
 
 def _work(here: StandIn, work: Callable[[], Json]) -> tuple[int, Json]:
-    """Status and body. Raises the errors that no key keeps."""
+    """Do the work. Returns status and body. Raises the errors that no idempotency key keeps."""
     here.behaviour.apply("during", request.method, request.path)
     with here.store.lock:
         try:

@@ -1,4 +1,4 @@
-"""The application, put together."""
+"""Puts the application together."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 def create_app(webhook_url: str, webhook_secret: str, state_file: str) -> Flask:
-    """The stand-in as a WSGI application, its sender started.
+    """Build the stand-in as a WSGI application, and start its sender.
 
-    webhook_url: where events go; nowhere when empty. state_file: where the state is kept; in memory alone when empty.
+    webhook_url: where events go; nowhere if empty. state_file: where the state is kept; only in memory if empty.
     """
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -33,10 +33,10 @@ def create_app(webhook_url: str, webhook_secret: str, state_file: str) -> Flask:
 
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:
-    """Unknown paths and methods, in Stripe's shape where Stripe's API is called."""
+    """Answer errors such as an unknown path or method, under /v1 in Stripe's shape."""
     if error.response is not None:
         return error.response
     if request.path.startswith("/v1/"):
-        message = f"Unrecognized request URL ({request.method}: {request.path}). The stand-in does not speak this part."
+        message = f"Unrecognized request URL ({request.method}: {request.path}). The stand-in does not have it."
         return error_response(StripeError(404, message))
     return jsonify({"error": {"message": error.description}}), error.code or 500

@@ -17,13 +17,13 @@ class ConnectionDroppedError(Exception):
 
 
 class Behaviour(BaseModel):
-    """What happens to the calls that fit.
+    """What happens to the calls that match.
 
-    path: the beginning of the paths it is for. method: e.g. POST; any when empty. times: how many calls; all
-    when None. when: `before` the call is seen, so that nothing happens at Stripe; `during`, while its
-    idempotency key is in use; `within`, so that the key keeps the failure; or `after`, so that all of it
-    happened and only the answer is lost. A call on `hold` goes on when another behaviour is put in force, one
-    that is to `hang` never does. The default does nothing.
+    path: what their paths begin with. method: such as POST; any if empty. times: how many calls; all if None. when:
+    `before` the call is seen, so that nothing happens at Stripe; `during`, while its idempotency key is in use;
+    `within`, so that the key keeps the failure; or `after`, so that everything has happened and only the answer is
+    lost. A call on `hold` continues when another behaviour is put in force; one that has to `hang` never does. The
+    default does nothing.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -43,15 +43,15 @@ class Behaviour(BaseModel):
     _released: threading.Event = PrivateAttr(default_factory=threading.Event)
 
     def release(self) -> None:
-        """Let go of every call that waits. Safe in a signal handler: it takes no lock of ours."""
+        """Release every waiting call. Safe in a signal handler: it takes no lock of ours."""
         self._released.set()
 
     def wait_held(self, timeout_seconds: float) -> bool:
-        """Wait until a call is on hold. Returns whether that came in time."""
+        """Wait until a call is on hold. Returns False if none is in time."""
         return self._reached.wait(timeout_seconds)
 
     def apply(self, when: str, method: str, path: str) -> None:
-        """Delay or fail a call if it fits. Raises StripeError, or ConnectionDroppedError for a connection to cut."""
+        """Delay or fail a call if it matches. Raises StripeError, or ConnectionDroppedError to cut the connection."""
         fits = when == self.when and path.startswith(self.path) and self.method.upper() in ("", method)
         with self._lock:
             if not fits or self.times == 0:

@@ -16,10 +16,10 @@ LONGEST_WAIT_SECONDS = 30.0
 
 
 def _body() -> Any:
-    """The body's fields. Raises TypeError when it is no object."""
+    """Return the body's fields. Raises TypeError if the body is not an object."""
     body = request.get_json(force=True, silent=True) if request.data else {}
     if not isinstance(body, dict):
-        raise TypeError("The body is no JSON object.")
+        raise TypeError("The body is not a JSON object.")
     return body
 
 
@@ -31,12 +31,12 @@ def refuse(error: Exception) -> ResponseReturnValue:
 
 
 def _timeout() -> float:
-    """Seconds that a call may wait: `timeout` (5), cut at the longest."""
+    """Return how many seconds a call may wait: `timeout` (default 5), at most LONGEST_WAIT_SECONDS."""
     return min(float(_body().get("timeout", 5)), LONGEST_WAIT_SECONDS)
 
 
 def _done(here: StandIn, answer: Json) -> Response:
-    """Send what an action made, keep the state, and answer with it."""
+    """Send the events that an action made, save the state, and add the events' ids to the answer."""
     answer = answer | {"events": here.events.flush()}
     here.store.save()
     return jsonify(answer)
@@ -44,20 +44,20 @@ def _done(here: StandIn, answer: Json) -> Response:
 
 @blueprint.put("/behaviour")
 def put_behaviour() -> Response:
-    """Put a behaviour in force instead of the one before."""
+    """Put a behaviour in force in place of the one before."""
     stand_in().behave(Behaviour(**_body()))
     return jsonify({})
 
 
 @blueprint.post("/behaviour/wait")
 def wait_for_held() -> Response:
-    """Wait up to `timeout` seconds (5) until a call is on hold."""
+    """Wait up to `timeout` seconds (default 5) until a call is on hold."""
     return jsonify({"held": stand_in().behaviour.wait_held(_timeout())})
 
 
 @blueprint.post("/checkout/<session_id>/<action>")
 def checkout(session_id: str, action: str) -> Response:
-    """pay, decline, expire, pay_async, async_succeed, async_fail."""
+    """Do one of pay, decline, expire, pay_async, async_succeed and async_fail with a Checkout session."""
     here = stand_in()
     with here.store.lock:
         if action == "decline":  # changes nothing at Stripe: the session stays open
@@ -67,7 +67,7 @@ def checkout(session_id: str, action: str) -> Response:
 
 @blueprint.post("/subscriptions/<subscription_id>/<action>")
 def subscription(subscription_id: str, action: str) -> Response:
-    """An action of `Lifecycle`, with its options as JSON."""
+    """Do an action of `Lifecycle`, with its options as JSON."""
     here = stand_in()
     with here.store.lock:
         return _done(here, {"subscription": here.lifecycle.act(subscription_id, action, _body())})
@@ -82,13 +82,13 @@ def put_webhooks() -> Response:
 
 @blueprint.post("/webhooks/wait")
 def wait_for_webhooks() -> Response:
-    """Wait up to `timeout` seconds (5) until nothing is left to send."""
+    """Wait up to `timeout` seconds (default 5) until nothing is left to send."""
     return jsonify({"idle": stand_in().sender.wait_idle(_timeout())})
 
 
 @blueprint.get("/events")
 def events() -> Response:
-    """All events, oldest first, with payload and delivery; `?type=` selects."""
+    """List all events, oldest first, with payload and delivery. `?type=` filters."""
     here, wanted = stand_in(), request.args.getlist("type")
     with here.store.lock:
         records = [shown(record) for record in here.store.table("events").values()]
@@ -97,7 +97,7 @@ def events() -> Response:
 
 @blueprint.post("/events")
 def make_event() -> Response:
-    """Make an event of any type about an object, whole or by `object_id`; sent unless `send` is false."""
+    """Make an event of any type about `object`, or about the one named by `object_id`. `send`: whether to send it."""
     here, body = stand_in(), _body()
     if not body.get("type"):
         raise parameter_missing("type")
@@ -122,7 +122,7 @@ def _object(here: StandIn, object_id: str) -> Json:
 
 @blueprint.get("/events/<event_id>/signed")
 def signed(event_id: str) -> Response:
-    """The payload and headers of an event that the caller delivers."""
+    """Return the payload and headers of an event, for the caller to deliver."""
     here = stand_in()
     with here.store.lock:
         record = here.store.table("events").get(event_id)
@@ -133,7 +133,7 @@ def signed(event_id: str) -> Response:
 
 @blueprint.get("/requests")
 def requests_seen() -> Response:
-    """The calls under /v1, oldest first; never with their key. `?path=` and `?method=` select."""
+    """List the calls under /v1, oldest first, without their API keys. `?path=` and `?method=` filter."""
     path, method = request.args.get("path", ""), request.args.get("method", "").upper()
     calls = [
         call for call in list(stand_in().calls) if call["path"].startswith(path) and method in ("", call["method"])
@@ -143,7 +143,7 @@ def requests_seen() -> Response:
 
 @blueprint.get("/stats")
 def stats() -> Response:
-    """How many there are of everything."""
+    """Count the objects of every kind, and the calls."""
     here = stand_in()
     with here.store.lock:
         counts = {name: len(rows) for name, rows in here.store.tables.items()}
@@ -152,12 +152,12 @@ def stats() -> Response:
 
 @blueprint.post("/reset")
 def reset() -> Response:
-    """Forget everything and go back to the settings of the start."""
+    """Forget everything and return to the initial settings."""
     stand_in().reset()
     return jsonify({"reset": True})
 
 
 @blueprint.errorhandler(StripeError)
 def refused(error: StripeError) -> tuple[Response, int]:
-    """Errors look as they do under /v1."""
+    """Answer errors as under /v1."""
     return jsonify(error.body), error.status

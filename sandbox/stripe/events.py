@@ -1,7 +1,7 @@
-"""Events: made with every change, kept, and delivered to one endpoint, in order, again after failures.
+"""Events: made with every change, kept, delivered to one endpoint in order, and retried after failures.
 
-https://docs.stripe.com/api/events and https://docs.stripe.com/webhooks: any 2xx is a success; everything else is tried
-again with growing pauses.
+https://docs.stripe.com/api/events and https://docs.stripe.com/webhooks: any 2xx is a success; everything else is
+retried with growing pauses.
 """
 
 import copy
@@ -30,10 +30,10 @@ REMEMBERED_EVENTS = 5_000  # so that a state kept for months stays small
 
 
 def sign(payload: str, secret: str, timestamp: int | None = None) -> str:
-    """The `Stripe-Signature` header of a payload.
+    """Return the `Stripe-Signature` header of a payload.
 
     https://docs.stripe.com/webhooks#verify-manually: HMAC-SHA256 of "timestamp.payload", in hex.
-    timestamp: Unix seconds; now when None.
+    timestamp: Unix seconds; None for now.
     """
     at = int(time.time()) if timestamp is None else timestamp
     digest = hmac.new(secret.encode(), f"{at}.{payload}".encode(), hashlib.sha256).hexdigest()
@@ -41,7 +41,7 @@ def sign(payload: str, secret: str, timestamp: int | None = None) -> str:
 
 
 class Events:
-    """The log of events. A batch is what one action made; it is handed on when the action is done."""
+    """The log of events. The events that one action makes are a batch, handed on when the action is done."""
 
     def __init__(self, store: Store, hand_on: Callable[[list[str]], None]) -> None:
         self._store = store
@@ -49,7 +49,7 @@ class Events:
         self._fresh: list[str] = []
 
     def emit(self, kind: str, item: Json, previous: Json | None = None, api_version: str | None = None) -> Json:
-        """Make one event of the object as it is now, to be sent at the next `flush`. Returns the event."""
+        """Make an event about the object as it is now; the next `flush` sends it. Returns the event."""
         in_request = has_request_context()
         event: Json = {
             "id": new_id("evt_"),
@@ -82,14 +82,14 @@ class Events:
         return event
 
     def update(self, subscription: Json, changes: Json, before: Json | None = None) -> None:
-        """Change a subscription and make the event of it. before: as in the last event; as it is now when None."""
+        """Change a subscription and make its event. before: its state in the last event; None for its current state."""
         before = before or dict(subscription)
         subscription |= changes
         previous = {name: before.get(name) for name in subscription if before.get(name) != subscription[name]}
         self.emit("customer.subscription.updated", subscription, previous)
 
     def flush(self) -> list[str]:
-        """Hand the new events to the sender, in the order they were made; returns their ids."""
+        """Hand the new events to the sender, in the order they were made. Returns their ids."""
         with self._store.lock:
             fresh, self._fresh = self._fresh, []
             records = self._store.table("events")
@@ -102,7 +102,7 @@ class Events:
 
 
 def shown(record: Json) -> Json:
-    """A record for the control API: the event with what became of its delivery."""
+    """Return a record for the control API: the event, and what became of its delivery."""
     event = json.loads(record["payload"])
     told = {name: record[name] for name in ("id", "delivery", "attempts", "payload")}
     return told | {"type": event["type"], "event": event}
@@ -131,7 +131,7 @@ class Sender:
         self._session = direct_session()
 
     def start(self) -> None:
-        """Begin to deliver; what an earlier run left undelivered comes first."""
+        """Start to deliver, first what an earlier run left undelivered."""
         with self._store.lock:
             left = [
                 record["id"]
@@ -157,14 +157,14 @@ class Sender:
         self.endpoint = Endpoint(**self.endpoint.model_dump() | changes)
 
     def reset(self) -> None:
-        """Forget what is queued and go back to the first settings."""
+        """Forget what is queued and return to the initial settings."""
         with self._wake:
             self._queue = []
             self.endpoint = self._first
             self._wake.notify_all()
 
     def headers(self, payload: str) -> dict[str, str]:
-        """What goes with a payload."""
+        """Return the headers that go with a payload."""
         return {
             "Content-Type": "application/json; charset=utf-8",
             "Stripe-Signature": sign(payload, self.endpoint.secret),
@@ -172,12 +172,12 @@ class Sender:
         }
 
     def wait_idle(self, timeout_seconds: float) -> bool:
-        """Wait until nothing is queued. Returns whether that came in time."""
+        """Wait until nothing is queued. Returns False if that takes too long."""
         with self._wake:
             return self._wake.wait_for(lambda: not self._queue and not self._sending, timeout_seconds)
 
     def wait_tried(self, ids: list[str], timeout_seconds: float) -> bool:
-        """Wait until each of these was tried at least once, or need not be. Returns whether that came in time."""
+        """Wait until each of these was tried once, or need not be. Returns False if that takes too long."""
 
         def tried() -> bool:
             records = self._store.table("events")

@@ -16,7 +16,7 @@ STATUSES = ("active", "trialing", "past_due", "unpaid", "paused", "incomplete", 
 
 
 class Payments:
-    """Use cases of a Checkout session. Call them with the store's lock held."""
+    """Actions on a Checkout session, by name. Call them with the store's lock held."""
 
     def __init__(self, store: Store, events: Events) -> None:
         self._store, self._events = store, events
@@ -35,7 +35,7 @@ class Payments:
         return self._actions[action](session_id)
 
     def session(self, session_id: str) -> Json:
-        """The session, expired first if its time is over."""
+        """Return the session, after expiring it if its time is up."""
         session = self._store.get("checkout.session", session_id)
         if session["status"] == "open" and session["expires_at"] <= now():
             self._expire(session)
@@ -58,7 +58,7 @@ class Payments:
         return session
 
     def pay_async(self, session_id: str) -> Json:
-        """The customer pays by a method that takes days: complete, yet unpaid, and nothing is active."""
+        """The customer pays by a method that takes days: the session is complete but unpaid, and nothing is active."""
         session = self._open(session_id, "paid")
         subscription = self._subscribe(session)
         self._events.emit("checkout.session.completed", session)
@@ -87,7 +87,7 @@ class Payments:
     def settle(self, subscription: Json, status: str, before: Json | None = None) -> None:
         """Pay the subscription's latest invoice, if it is open, and give the subscription a status.
 
-        before: the subscription as in the last event; as it is now when None.
+        before: the subscription's state in the last event; None for its current state.
         """
         invoice = self._store.table("invoice").get(subscription["latest_invoice"] or "")
         if invoice and invoice["status"] == "open":
@@ -98,7 +98,7 @@ class Payments:
         self._events.update(subscription, {"status": status}, before)
 
     def new_invoice(self, subscription: Json, reason: str) -> Json:
-        """An open invoice for the current period, the subscription's latest from now on."""
+        """Add an open invoice for the current period, which becomes the subscription's latest one."""
         invoice = self._store.add(invoice_object(subscription, reason))
         subscription["latest_invoice"] = invoice["id"]
         return invoice
@@ -133,7 +133,7 @@ class Payments:
     def _unsettled(self, session_id: str) -> Json:
         session = self.session(session_id)
         if (session["status"], session["payment_status"]) != ("complete", "unpaid"):
-            raise StripeError(400, "This Session waits for no payment.")
+            raise StripeError(400, "This Session is not waiting for a payment.")
         subscription = self._store.get("subscription", session["subscription"])
         if subscription["status"] != "incomplete":
             raise StripeError(400, "The payment of this Session has already failed.")
@@ -173,7 +173,7 @@ class Lifecycle:
         return subscription
 
     def renew(self, subscription: Json, options: Json) -> None:
-        """The period ends: the next one begins and is paid, or the subscription ends if it was to."""
+        """The period ends: the next one begins and is paid, or the subscription ends if that was scheduled."""
         if subscription["cancel_at"]:
             self._end(subscription)
             return
@@ -182,7 +182,7 @@ class Lifecycle:
         self._payments.settle(subscription, "active", before)
 
     def fail_payment(self, subscription: Json, options: Json) -> None:
-        """The period ends now and the payment of the next one fails: past due from now on."""
+        """The period ends now and the payment for the next one fails: the subscription is past due."""
         start = options.get("period_start") or now()
         before = self._next_period(subscription, start, options.get("period_end"))
         invoice = self._store.get("invoice", subscription["latest_invoice"])
@@ -195,16 +195,16 @@ class Lifecycle:
         self._payments.settle(subscription, "active")
 
     def cancel_at_period_end(self, subscription: Json, _: Json) -> None:
-        """End when the period does, as the portal does it in flexible billing mode: by `cancel_at` alone."""
+        """Schedule the end for the period's end, by `cancel_at` alone, as the portal does in flexible billing mode."""
         at = subscription["items"]["data"][0]["current_period_end"]
         self._events.update(subscription, {"cancel_at": at, "canceled_at": now()})
 
     def resume(self, subscription: Json, _: Json) -> None:
-        """Go on after all: the cancellation for the end of the period is withdrawn."""
+        """Withdraw the cancellation that was scheduled for the end of the period."""
         self._events.update(subscription, {"cancel_at": None, "canceled_at": None})
 
     def set_fields(self, subscription: Json, options: Json) -> None:
-        """Any status and any period, however it came about."""
+        """Set any status and any period, without the steps that lead there."""
         status = options.get("status", subscription["status"])
         if status not in STATUSES:
             raise parameter_invalid("status", f"Statuses: {', '.join(STATUSES)}.")

@@ -1,7 +1,7 @@
 """Stripe's objects as JSON, in the shapes of the pinned API version.
 
-The `stripe` package's typed classes name the fields that may be null; https://docs.stripe.com/api says what the others
-are. Fields that only features outside of this product use are null or left out.
+The `stripe` package's typed classes name the fields that may be null; https://docs.stripe.com/api describes the others.
+Fields of features that the product does not use are null or left out.
 """
 
 import calendar
@@ -18,7 +18,7 @@ CHECKOUT_LIFETIME_SECONDS = 24 * 3600  # https://docs.stripe.com/api/checkout/se
 
 
 def new(kind: type, name: str, prefix: str) -> Json:
-    """A new object of a class of Stripe's, null where it may be; name: as in its field `object`."""
+    """Return a new object of one of Stripe's classes, with null where it may be. name: the value of `object`."""
     hints = kind.__annotations__
     nulls = {field: None for field, hint in hints.items() if type(None) in get_args(hint) and field != "deleted"}
     common = {"id": new_id(prefix), "object": name, "created": now(), "livemode": False, "metadata": {}}
@@ -26,7 +26,7 @@ def new(kind: type, name: str, prefix: str) -> Json:
 
 
 def month_later(timestamp: int) -> int:
-    """The same day and time a month on; the last day of the month when there is no such day."""
+    """Return the same day and time a month later, or the last day of that month if it has no such day."""
     at = datetime.fromtimestamp(timestamp, UTC)
     year, month = divmod(at.year * 12 + at.month, 12)
     day = min(at.day, calendar.monthrange(year, month + 1)[1])
@@ -54,7 +54,7 @@ def price_object(price_id: str) -> Json:
 
 
 def subscription_object(customer: str, price: Json, start: int, metadata: Json) -> Json:
-    """https://docs.stripe.com/api/subscriptions/object: the billing period is that of its only item."""
+    """https://docs.stripe.com/api/subscriptions/object: its only item has the billing period."""
     subscription = new(stripe.Subscription, "subscription", "sub_")
     item = new(stripe.SubscriptionItem, "subscription_item", "si_") | {
         "current_period_end": month_later(start),
@@ -108,9 +108,9 @@ def session_object(price: Json, base_url: str, **fields: Any) -> Json:
 
 
 def invoice_object(subscription: Json, reason: str) -> Json:
-    """An open invoice for the subscription's current period.
+    """Return an open invoice for the subscription's current period.
 
-    https://docs.stripe.com/api/invoices/object: the subscription is named under `parent`.
+    https://docs.stripe.com/api/invoices/object: `parent` names the subscription.
     """
     amount = subscription["items"]["data"][0]["price"]["unit_amount"]
     named = {"metadata": dict(subscription["metadata"]), "subscription": subscription["id"]}

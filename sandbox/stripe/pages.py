@@ -1,4 +1,4 @@
-"""The pages people see: home, Checkout and the billing portal. Plain HTML and forms, no JavaScript."""
+"""The pages that people see: home, Checkout and the billing portal. Plain HTML and forms, no JavaScript."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ from sandbox.stripe.store import Json
 from sandbox.stripe.wire import StripeError
 
 blueprint = Blueprint("pages", __name__)
-# Stripe's Checkout waits up to ten seconds for the webhook's answer before it goes to the success URL.
+# Stripe's Checkout waits up to ten seconds for the webhook's answer before it redirects to the success URL.
 REDIRECT_WAIT_SECONDS = 10
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'",
@@ -19,8 +19,8 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 OUTCOMES = {
-    "cancel_at_period_end": "The subscription will end with its period.",
-    "resume": "The subscription goes on.",
+    "cancel_at_period_end": "The subscription will end with the current period.",
+    "resume": "The subscription continues.",
     "cancel": "The subscription was canceled at once.",
     "renew": "The period ended.",
     "fail_payment": "The period ended and its payment failed: the subscription is past due.",
@@ -30,39 +30,39 @@ OUTCOMES = {
 
 @blueprint.after_request
 def page_headers(response: Response) -> Response:
-    """No script, no cache, no referrer."""
+    """Forbid scripts, caching and referrers."""
     response.headers.update(PAGE_HEADERS)
     return response
 
 
 @blueprint.app_template_filter()
 def money(cents: int) -> str:
-    """An amount for people: every price of the stand-in is in US dollars."""
+    """Format an amount for people: every price of the stand-in is in US dollars."""
     return f"${cents / 100:,.2f}"
 
 
 @blueprint.app_template_filter()
 def day(timestamp: int) -> str:
-    """A date, for people."""
+    """Format a date for people."""
     at = datetime.fromtimestamp(timestamp, UTC)
     return f"{at.day} {at:%B %Y}"
 
 
 @blueprint.get("/")
 def home() -> str:
-    """What this server is."""
+    """Say what this server is."""
     return render_template("base.html")
 
 
 @blueprint.get("/healthz")
 def health() -> Json:
-    """The process answers."""
+    """Say that the process answers."""
     return {"status": "ok"}
 
 
 @blueprint.get("/c/pay/<session_id>")
 def checkout_page(session_id: str) -> str:
-    """Pay, decline or cancel; a session that is over says so."""
+    """Offer to pay, decline or cancel, or say how the session ended."""
     here = stand_in()
     with here.store.lock:
         session = here.payments.session(session_id)
@@ -102,7 +102,7 @@ def decline(session_id: str) -> BaseResponse:
 
 @blueprint.post("/c/pay/<session_id>/cancel")
 def leave(session_id: str) -> BaseResponse:
-    """Back to the cancel URL; the session stays open."""
+    """Go back to the cancel URL; the session stays open."""
     here = stand_in()
     with here.store.lock:
         session = here.payments.session(session_id)
@@ -111,7 +111,7 @@ def leave(session_id: str) -> BaseResponse:
 
 @blueprint.get("/portal/<portal_id>")
 def portal_page(portal_id: str) -> str:
-    """The customer's subscriptions and what can be done with each."""
+    """Show the customer's subscriptions and what can be done with each."""
     here = stand_in()
     with here.store.lock:
         portal = here.store.get("billing_portal.session", portal_id)
@@ -129,7 +129,7 @@ def portal_page(portal_id: str) -> str:
 
 @blueprint.post("/portal/<portal_id>/<subscription_id>/<action>")
 def portal_action(portal_id: str, subscription_id: str, action: str) -> BaseResponse:
-    """Do what the button says and show the page again once the webhooks were answered."""
+    """Do what the button says, wait for the webhooks' answers, and show the page again."""
     here = stand_in()
     with here.store.lock:
         portal = here.store.get("billing_portal.session", portal_id)
@@ -145,7 +145,7 @@ def portal_action(portal_id: str, subscription_id: str, action: str) -> BaseResp
 
 @blueprint.errorhandler(StripeError)
 def not_possible(error: StripeError) -> tuple[str, int]:
-    """An error as a page."""
+    """Show an error as a page."""
     return render_template("base.html", problem=str(error)), error.status
 
 

@@ -1,7 +1,7 @@
 """The part of Stripe's API that the product calls: customers, Checkout sessions, subscriptions, the billing portal.
 
-https://docs.stripe.com/api. Any price id exists from its first use on, so that the product runs without setting up a
-catalogue; only ids that begin with `price_missing` do not.
+https://docs.stripe.com/api. Any price id that begins with `price_` exists from its first use on, so that nobody has to
+set up a catalogue; only those that begin with `price_missing` do not.
 """
 
 from flask import Blueprint, request
@@ -38,7 +38,7 @@ def create_customer(here: StandIn, params: Params) -> Json:
 
 @endpoint(blueprint, "GET", "/v1/customers/<customer_id>", None)
 def retrieve_customer(here: StandIn, _: Params, customer_id: str) -> Json:
-    """One customer; of a deleted one only that it was deleted."""
+    """Return a customer; of a deleted one, only that it was deleted."""
     customer = here.store.get("customer", customer_id)
     return _deleted(customer_id) if customer.get("deleted") else customer
 
@@ -61,7 +61,7 @@ def delete_customer(here: StandIn, _: Params, customer_id: str) -> Json:
 def create_session(here: StandIn, params: Params) -> Json:
     """Create a session in `subscription` mode for one price, paid on the stand-in's own page."""
     if as_required_text(params, "mode") != "subscription":
-        raise StripeError(400, "The stand-in knows the mode `subscription` only.", param="mode")
+        raise StripeError(400, "The stand-in supports only the mode `subscription`.", param="mode")
     customer = _customer(here.store, params)
     price = _price(here.store, as_required_text(params["line_items"][0], "price"))
     email = customer["email"]
@@ -92,7 +92,7 @@ def list_sessions(here: StandIn, params: Params) -> Json:
 
 @endpoint(blueprint, "GET", "/v1/checkout/sessions/<session_id>", None)
 def retrieve_session(here: StandIn, _: Params, session_id: str) -> Json:
-    """One session."""
+    """Return a session."""
     return here.payments.session(session_id)
 
 
@@ -104,7 +104,7 @@ def expire_session(here: StandIn, _: Params, session_id: str) -> Json:
 
 @endpoint(blueprint, "GET", "/v1/subscriptions", SubscriptionListParams)
 def list_subscriptions(here: StandIn, params: Params) -> Json:
-    """List subscriptions; without `status` those that are canceled are left out, `all` gives every one."""
+    """List subscriptions: without `status`, all but the canceled ones; with `all`, every one."""
     status = as_text(params, "status")
     if status not in (None, "all", *STATUSES):
         raise parameter_invalid("status", f"Invalid status: {status}")
@@ -121,13 +121,13 @@ def list_subscriptions(here: StandIn, params: Params) -> Json:
 
 @endpoint(blueprint, "GET", "/v1/subscriptions/<subscription_id>", None)
 def retrieve_subscription(here: StandIn, _: Params, subscription_id: str) -> Json:
-    """One subscription, ended ones included."""
+    """Return a subscription, even one that has ended."""
     return here.store.get("subscription", subscription_id)
 
 
 @endpoint(blueprint, "DELETE", "/v1/subscriptions/<subscription_id>", SubscriptionCancelParams)
 def cancel_subscription(here: StandIn, _: Params, subscription_id: str) -> Json:
-    """Cancel at once. Stripe answers as if one that has ended were not there."""
+    """Cancel at once. As at Stripe, a subscription that has ended is answered as missing."""
     if here.store.get("subscription", subscription_id)["status"] in ENDED:
         raise missing_resource("subscription", subscription_id)
     return here.lifecycle.act(subscription_id, "cancel", {})
@@ -145,7 +145,7 @@ def _deleted(customer_id: str) -> Json:
 
 
 def _customer(store: Store, params: Params) -> Json:
-    """The customer that a parameter names. Raises StripeError `resource_missing`, for a deleted one too."""
+    """Return the customer that a parameter names. Raises StripeError `resource_missing`, also for a deleted one."""
     customer_id = as_required_text(params, "customer")
     customer = store.get("customer", customer_id, "customer")
     if customer.get("deleted"):
@@ -154,14 +154,14 @@ def _customer(store: Store, params: Params) -> Json:
 
 
 def _check_customer(store: Store, params: Params) -> None:
-    """Raises StripeError `resource_missing` when the customer asked for was never there."""
+    """Raise StripeError `resource_missing` if the customer asked for never existed."""
     customer_id = as_text(params, "customer")
     if customer_id:
         store.get("customer", customer_id, "customer")
 
 
 def _price(store: Store, price_id: str) -> Json:
-    """The price, made now if it was never used. Raises StripeError `resource_missing`."""
+    """Return the price, and make it if it is used for the first time. Raises StripeError `resource_missing`."""
     if price_id.startswith(MISSING_PREFIX) or not price_id.startswith("price_"):
         raise missing_resource("price", price_id, "line_items[0][price]")
     if price_id not in store.table("price"):

@@ -1,4 +1,4 @@
-"""What the stand-in remembers: tables of Stripe objects, in memory and optionally in a JSON file; lists by cursor."""
+"""What the stand-in remembers: tables of Stripe objects, in memory and optionally in a JSON file, and their pages."""
 
 import json
 import os
@@ -24,18 +24,18 @@ TABLES = {
     "invoice": "invoices",
     "billing_portal.session": "portals",
 }
-OTHER_TABLES = ("line_items", "events", "idempotency")  # the line of a session, and its subscription's metadata
+OTHER_TABLES = ("line_items", "events", "idempotency")  # line_items: a session's line, and its subscription's metadata
 DEFAULT_LIMIT, MAX_LIMIT = 10, 100
 
 
 def new_id(prefix: str) -> str:
-    """An id that looks like Stripe's."""
+    """Return an id that looks like Stripe's."""
     length = ID_LENGTHS.get(prefix, 14)
     return prefix + "".join(secrets.choice(ALPHABET) for _ in range(length))
 
 
 def now() -> int:
-    """Unix time in whole seconds, as Stripe gives it."""
+    """Return the Unix time in whole seconds, as Stripe gives it."""
     return int(time.time())
 
 
@@ -55,7 +55,7 @@ class Store:
         self.tables = {name: {} for name in (*TABLES.values(), *OTHER_TABLES)}
 
     def table(self, kind: str) -> dict[str, Json]:
-        """The table of a kind of object (`customer`, …) or of the server's own records."""
+        """Return the table of a kind of object (`customer`, …) or of the server's own records."""
         return self.tables[TABLES.get(kind, kind)]
 
     def add(self, item: Json) -> Json:
@@ -64,9 +64,9 @@ class Store:
         return item
 
     def get(self, kind: str, object_id: str, param: str | None = None) -> Json:
-        """The object itself, to read or to change.
+        """Return the object itself, to read or to change.
 
-        param: the parameter that named it; None when the path did.
+        param: the parameter that named it; None if the path did.
         Raises StripeError `resource_missing`.
         """
         item = self.table(kind).get(object_id)
@@ -75,7 +75,7 @@ class Store:
         return item
 
     def newest_first(self, kind: str) -> list[Json]:
-        """All objects of a kind in the order of Stripe's lists."""
+        """Return all objects of a kind in the order of Stripe's lists."""
         return list(reversed(self.table(kind).values()))
 
     def save(self) -> None:
@@ -98,7 +98,7 @@ def list_object(data: list[Json], url: str, has_more: bool = False) -> Json:
 
 
 def page(items: list[Json], params: Params, url: str) -> Json:
-    """One page of `items`, newest first, by `limit` and `starting_after`."""
+    """Return one page of `items`, newest first, by `limit` and `starting_after`."""
     limit = int(params.get("limit") or DEFAULT_LIMIT)
     if not 1 <= limit <= MAX_LIMIT:
         raise parameter_invalid("limit", "This value must be between 1 and 100.", "parameter_invalid_integer")

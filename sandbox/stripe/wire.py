@@ -1,7 +1,7 @@
-"""Stripe's format of requests and errors: parameters are nested forms.
+"""The format of Stripe's requests and errors.
 
-`a[b]=1` is an object, `a[]=1` and `a[0]=1` are lists, every value is a string (https://docs.stripe.com/api); errors are
-those of https://docs.stripe.com/api/errors.
+Parameters are nested forms: `a[b]=1` is an object, `a[]=1` and `a[0]=1` are lists, and every value is a string
+(https://docs.stripe.com/api). Errors are those of https://docs.stripe.com/api/errors.
 """
 
 import re
@@ -14,7 +14,7 @@ DOC_URL = "https://docs.stripe.com/error-codes#"
 
 
 def parse_form(pairs: Iterable[tuple[str, str]]) -> Params:
-    """Nested objects and lists from flat pairs, in the order they came."""
+    """Return nested objects and lists made from flat pairs, in the order they came."""
     tree: Params = {}
     for name, value in pairs:
         first, *rest = re.findall(r"[^\[\]]+|(?<=\[)(?=\])", name) or [name]
@@ -35,13 +35,13 @@ def _with_lists(node: Any) -> Any:
 
 
 def as_text(params: Params, name: str) -> str | None:
-    """A plain value; empty means null."""
+    """Return a plain value. An empty one means null."""
     value: str | None = params.get(name) or None
     return value
 
 
 def as_required_text(params: Params, name: str) -> str:
-    """A plain value that must be there."""
+    """Return a plain value that must be there. Raises StripeError."""
     value = as_text(params, name)
     if value is None:
         raise parameter_missing(name)
@@ -49,15 +49,15 @@ def as_required_text(params: Params, name: str) -> str:
 
 
 def as_metadata(params: Params) -> dict[str, str]:
-    """The object's `metadata` (https://docs.stripe.com/api/metadata)."""
+    """Return the object's `metadata` (https://docs.stripe.com/api/metadata)."""
     return dict(params.get("metadata") or {})
 
 
 class StripeError(Exception):
     """An answer that is not a success.
 
-    `keep`: whether an idempotency key remembers it. Stripe keeps only what an endpoint answered once it
-    had begun; refused parameters and conflicts are not kept.
+    `keep`: whether an idempotency key keeps it. Stripe keeps only the answer of an endpoint that has begun its work,
+    so refused parameters and conflicts are not kept.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class StripeError(Exception):
 
 
 def missing_resource(kind: str, object_id: str, param: str | None = None) -> StripeError:
-    """No such object: 404 for the id of the path, 400 for one named by a parameter."""
+    """Return the error for a missing object: 404 if the path named it, 400 if a parameter did."""
     return StripeError(
         HTTPStatus.BAD_REQUEST if param else HTTPStatus.NOT_FOUND,
         f"No such {kind}: '{object_id}'",
@@ -92,18 +92,18 @@ def missing_resource(kind: str, object_id: str, param: str | None = None) -> Str
 
 
 def parameter_missing(param: str) -> StripeError:
-    """A required parameter is not there."""
+    """Return the error for a missing parameter."""
     message = f"Missing required param: {param}."
     return StripeError(400, message, code="parameter_missing", param=param, keep=False)
 
 
 def parameter_invalid(param: str, message: str, code: str | None = None) -> StripeError:
-    """A parameter of the wrong kind."""
+    """Return the error for an invalid parameter."""
     return StripeError(400, message, code=code, param=param, keep=False)
 
 
 def card_declined() -> StripeError:
-    """The customer's bank said no (https://docs.stripe.com/declines)."""
+    """Return the error for a card that the customer's bank declined (https://docs.stripe.com/declines)."""
     return StripeError(
         402,
         "Your card was declined.",
@@ -114,7 +114,7 @@ def card_declined() -> StripeError:
 
 
 def of_status(status: int, code: str | None = None) -> StripeError:
-    """The error that Stripe typically sends with a status, for failures made on purpose."""
+    """Return the error that Stripe typically sends with a status, for failures made on purpose."""
     if status == HTTPStatus.PAYMENT_REQUIRED:
         return card_declined()
     if status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -1,4 +1,4 @@
-"""`python -m sandbox.tour`: against BASE_URL, the running stack, or one that it starts for itself."""
+"""`python -m sandbox.tour`: runs the tour against BASE_URL, the running stack, or one that it starts itself."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from sandbox.tour.visitor import TourError, Visitor
 
 
 def main() -> int:
-    """0 when every step came out as expected; else 1, with a sentence."""
+    """Return 0 if every step came out as expected, or 1 after saying in a sentence what did not."""
     signal.signal(signal.SIGTERM, _leave)
     page = Page(colour=wants_colour(os.environ))
     try:
@@ -28,7 +28,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # whoever read the output has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

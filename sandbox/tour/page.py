@@ -1,4 +1,4 @@
-"""What a tour looks like on the screen: headings, requests as curl lines, answers as short JSON."""
+"""How a tour looks on the screen: headings, requests as curl lines, answers as short JSON."""
 
 import json
 import shlex
@@ -25,7 +25,7 @@ _BOLD, _DIM, _GREEN, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[32m", "\x1b[3
 
 
 def shortened(value: Any, name: str = "") -> Any:
-    """A JSON value with long texts and lists cut, and tokens reduced to their beginning."""
+    """Return a JSON value with long texts and lists cut, and tokens reduced to their first characters."""
     if isinstance(value, dict):
         return {key: shortened(item, key) for key, item in value.items()}
     if isinstance(value, list):
@@ -39,7 +39,7 @@ def shortened(value: Any, name: str = "") -> Any:
 
 
 def curl_line(method: str, path: str, headers: Mapping[str, str], body: Any = None) -> str:
-    """The request as a shell command; `$API` and `$TOKEN` stand for the address and the token."""
+    """Return the request as a shell command; `$API` and `$TOKEN` stand for the address and the token."""
     verb = "" if method == ("GET" if body is None else "POST") else f"-X {method} "
     words = [f'curl {verb}"$API{path}"']
     words += [f'-H "{name}: {value}"' for name, value in headers.items()]
@@ -67,7 +67,7 @@ class Page:
         self.say(f"\n{self._in(_BOLD, line.ljust(WIDTH, '─'))}")
 
     def note(self, text: str) -> None:
-        """A sentence about what comes next."""
+        """Print a sentence about what comes next."""
         self.say(f"\n{self._in(_DIM, f'# {text}')}")
         self._after_note = True
 
@@ -77,7 +77,7 @@ class Page:
         self.say(f"{gap}{self._in(_BOLD, '$')} {line}")
 
     def answer(self, status: str, headers: Mapping[str, str], body: Any, *, brief: bool) -> None:
-        """status: such as `200 OK`. brief: leave the body out."""
+        """Print an answer. status: such as `200 OK`. brief: leave out the body."""
         self.say(self._in(_GREEN if status.startswith("2") else _YELLOW, status))
         for name in SHOWN_HEADERS:
             if name in headers:
@@ -86,7 +86,7 @@ class Page:
             self.say(json.dumps(shortened(body), indent=2, ensure_ascii=False))
 
     def write(self, text: str) -> None:
-        """A piece of text, after the one before."""
+        """Print a piece of text right after the one before."""
         print(text, end="", flush=True)
 
     def _in(self, style: str, text: str) -> str:
@@ -94,5 +94,5 @@ class Page:
 
 
 def wants_colour(environ: Mapping[str, str]) -> bool:
-    """Whether colours are wanted: a terminal, and no NO_COLOR (https://no-color.org)."""
+    """Return whether to print in colour: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
     return sys.stdout.isatty() and not environ.get("NO_COLOR")

@@ -21,7 +21,7 @@ class TourError(Exception):
 
 
 class Visitor:
-    """Makes requests with a token, prints them with their answers, and expects a status of each.
+    """Makes requests with a token, prints them with their answers, and checks each status.
 
     What a chapter leaves for later ones is kept here: `mobile`, `token`, `room` (a path) and `limit`.
     """
@@ -45,9 +45,9 @@ class Visitor:
         headers: dict[str, str] | None = None,
         brief: bool = False,
     ) -> requests.Response:
-        """Make a request and show it. brief: without the answer's body.
+        """Make a request and show it. brief: leave out the answer's body.
 
-        Raises TourError when the answer has another status than those expected.
+        Raises TourError if there is no answer, or its status is not an expected one.
         """
         extra = headers or {}
         shown = {"Authorization": "Bearer $TOKEN", **extra} if self.token else extra
@@ -63,13 +63,13 @@ class Visitor:
         wanted = expect if isinstance(expect, tuple) else (expect,)
         if answer.status_code not in wanted:
             expected = " or ".join(map(str, wanted))
-            raise TourError(f"{method} {path} was answered {answer.status_code}, and {expected} was expected.")
+            raise TourError(f"{method} {path} was answered {answer.status_code}, but {expected} was expected.")
         return answer
 
     def prompt(self, text: str, *, brief: bool = False) -> tuple[requests.Response, dict[str, Any]]:
         """Send a prompt that must be answered. Returns the response, and the reply once it has ended.
 
-        Raises TourError when the reply is not `completed`.
+        Raises TourError if the reply is not `completed`.
         """
         answer = self.call(
             "POST",
@@ -84,7 +84,7 @@ class Visitor:
             reply = self.wait_for_reply(answer.headers["Location"])
         if reply["status"] != "completed":
             code = (reply["error"] or {}).get("code")
-            raise TourError(f"The reply ended {reply['status']} ({code}), and completed was expected.")
+            raise TourError(f"The reply ended as {reply['status']} ({code}), but completed was expected.")
         return answer, reply
 
     def wait_for_reply(self, location: str) -> Any:
@@ -92,7 +92,7 @@ class Visitor:
         return self.read_until(lambda reply: reply["completed_at"] is not None, location, "The reply", brief=True)
 
     def read_until(self, wanted: Callable[[Any], bool], path: str, what: str, *, brief: bool = False) -> Any:
-        """Read something until it is as wanted. Raises TourError when that takes too long."""
+        """Read `path` until its JSON is as wanted. Raises TourError if that takes too long."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not wanted(seen := self.call("GET", path, expect=200, brief=brief).json()):
             late = f"{what} was not there after {_PATIENCE_SECONDS} s: is the worker running?"
@@ -125,11 +125,11 @@ class Visitor:
         except requests.RequestException as error:
             raise TourError(f"GET {path} broke off ({type(error).__name__}).") from None
         self.page.say()
-        self.expect(event == "completed", f"The stream ended with {event or 'nothing'}, and completed was expected.")
+        self.expect(event == "completed", f"The stream ended with {event or 'nothing'}, but completed was expected.")
         return text
 
     def press(self, url: str) -> None:
-        """Press a button of a page elsewhere: a form without fields, and no token goes along. Raises TourError."""
+        """Press a button on another site's page: send a form without fields and no token. Raises TourError."""
         self.page.request(f'curl -X POST "{url}"')
         try:
             answer = self._session.post(url, timeout=_TIMEOUT_SECONDS, allow_redirects=False)
@@ -137,16 +137,16 @@ class Visitor:
             raise TourError(f"{url} got no answer ({type(error).__name__}).") from None
         self.page.answer(f"{answer.status_code} {answer.reason}", answer.headers, None, brief=True)
         if not answer.is_redirect:
-            raise TourError(f"{url} was answered {answer.status_code}, and a redirect was expected.")
+            raise TourError(f"{url} was answered {answer.status_code}, but a redirect was expected.")
 
     def expect(self, truth: bool, complaint: str) -> None:
-        """Raise TourError with the complaint unless it is true."""
+        """Raise TourError with the complaint if `truth` is False."""
         if not truth:
             raise TourError(complaint)
 
 
 def json_of(answer: requests.Response) -> Any:
-    """The body, when it is JSON; else None."""
+    """Return the body if it is JSON, else None."""
     try:
         return answer.json()
     except ValueError:

@@ -119,7 +119,7 @@ def test_a_second_run_in_the_same_checkout_leaves_the_first_alone(running, tmp_p
     done = subprocess.run(["bash", ".ci/run"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        f"Another run writes to {tmp_path / 'var' / 'ci'}: wait until it is over.",
+        f"Another run is writing to {tmp_path / 'var' / 'ci'}: wait until it has finished.",
         "0 passed, 1 failed",
     ]
     assert processes.alive(int(said.read_text()))

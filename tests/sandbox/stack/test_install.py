@@ -55,7 +55,7 @@ def test_somebody_elses_environment_is_left_as_it_is(tmp_path: Path):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "treasure").touch()
 
-    assert ".venv is there and was not made by make" in refusal(install(tmp_path))
+    assert ".venv exists and was not made by make" in refusal(install(tmp_path))
     assert (tmp_path / ".venv" / "treasure").exists()
 
 
@@ -65,7 +65,7 @@ def test_a_linked_environment_is_left_as_it_is(tmp_path: Path):
         (tmp_path / "elsewhere" / name).touch()
     (tmp_path / ".venv").symlink_to(tmp_path / "elsewhere")
 
-    assert ".venv is there and was not made by make" in refusal(install(tmp_path))
+    assert ".venv exists and was not made by make" in refusal(install(tmp_path))
     assert (tmp_path / "elsewhere" / "treasure").exists()
 
 

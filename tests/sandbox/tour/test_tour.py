@@ -103,7 +103,7 @@ def test_an_unexpected_status_ends_it_with_a_sentence(serve):
     with serve(broken) as api:
         done = tour(api)
     assert done.returncode == 1
-    assert done.stderr.strip() == "POST /auth/signup was answered 404, and 201 or 409 was expected."
+    assert done.stderr.strip() == "POST /auth/signup was answered 404, but 201 or 409 was expected."
 
 
 def test_a_daily_limit_that_leaves_no_story_ends_it_with_a_sentence(app, worker, make_app, served_environment, serve):
