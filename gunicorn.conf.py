@@ -163,7 +163,7 @@ def post_fork(_server: Any, worker: Any) -> None:
     from app.core.db import db  # noqa: PLC0415 - only in the worker
 
     atexit.unregister(shutil.rmtree)
-    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # many machines clean up old files
+    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # many machines remove old files
     current_process().name = f"web-{worker.place}"
     with worker.app.wsgi().app_context():
         db.engine.dispose(close=False)

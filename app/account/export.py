@@ -78,7 +78,7 @@ def export_slot(user_id: UUID) -> Iterator[Slot]:
 
 
 def export(user_id: UUID, session_id: UUID, slot: Slot, *, now: datetime) -> Iterator[str]:
-    """Return the document in pieces. What comes first is read before this returns, so its failure is an error answer.
+    """Return the document in pieces. Its head is read before this returns, so a failure there is an error answer.
 
     Raises TokenRevoked when the user is gone.
     """

@@ -214,7 +214,7 @@ def take_message(code_id: UUID, now: datetime) -> str | None:
 
 
 def restore_message(code_id: UUID, sealed: str) -> None:
-    """Put the message back for the sweeper, unless the code was used meanwhile. A replaced code's is never sent."""
+    """Put the message back for the sweeper, unless the code was used meanwhile. A replaced code is never sent."""
     with transaction():
         unused = (OneTimeCode.id == code_id, OneTimeCode.used_at.is_(None))
         db.session.execute(update(OneTimeCode).where(*unused).values(sealed=sealed))

@@ -19,7 +19,7 @@ from app.users.models import User
 
 @dataclass(frozen=True)
 class SentCode:
-    """A code that was sent. `otp`, `current_otp`: it and the current number's; None unless OTP_DELIVERY=response."""
+    """A code that was sent. `otp`: the code, `current_otp`: the current number's; None unless OTP_DELIVERY=response."""
 
     mobile: str
     otp: str | None
@@ -60,7 +60,7 @@ def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) 
 
 
 def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Tokens:
-    """Exchange a password for tokens. Every kind of failure takes the same time.
+    """Exchange a password for tokens. A refusal takes as long without an account or a password as with a wrong one.
 
     Raises InvalidCredentials, RateLimited, ServiceUnavailable.
     """

@@ -98,7 +98,7 @@ def end_session(user_id: UUID, session_id: UUID, *, revoked_by: Client | None = 
     """End one of the user's sessions: its tokens stop working.
 
     revoked_by: who ends it, for the security event; None at a logout, which records none.
-    Raises NotFound if the session has already ended, except at a logout.
+    Raises NotFound if the user has no such active session, except at a logout.
     """
     with transaction() as tx:
         ended = update(AuthSession).where(*active_session(session_id, user_id)).values(revoked_at=now)
@@ -161,8 +161,9 @@ def issue_tokens(user: User, session_id: UUID, jti: UUID, now: datetime) -> Toke
 def next_refresh_token(session: AuthSession, jti: UUID, now: datetime) -> UUID | None:
     """The id of the refresh token that replaces this one; None if this one was used longer than REUSE_GRACE ago.
 
-    session: locked by the caller. Within REUSE_GRACE of its use a token still gets the current one, so that parallel
-    clients end up with the same token, and a stolen copy is noticed as soon as both holders go on using it.
+    Also None if it is not one of the session's. session: locked by the caller. Within REUSE_GRACE of its use a token
+    still gets the current one, so that parallel clients end up with the same token, and a stolen copy is noticed as
+    soon as both holders go on using it.
     """
     offered = db.session.get(RefreshToken, jti)
     if offered is None or offered.session_id != session.id:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """The status of a copy before and after it was corrected. `before` is None for a subscription that was unknown."""
+    """A corrected copy, by Stripe's id, and its status before (None: it was unknown) and after."""
 
     subscription: str
     before: str | None

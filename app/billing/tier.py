@@ -27,8 +27,8 @@ class SubscriptionStatus:
 
 
 # Conditions for statements that are built once and run with `pro_values`. GIVES_PRO: a subscription counts as Pro (it
-# is for one of the prices, and not past due for longer than the grace). ACTIVE_GRANT: a grant counts. IS_PRO: a user
-# has either of them.
+# is for one of the prices and live, and not past due for longer than the grace). ACTIVE_GRANT: a grant counts. IS_PRO:
+# a user has either of them.
 GIVES_PRO = func.coalesce(
     and_(
         Subscription.price_id == any_(bindparam("prices", type_=ARRAY(String))),

@@ -48,7 +48,7 @@ def offered_models() -> dict[str, Tier]:
 
 
 def chosen_model(name: str | None) -> str:
-    """Return the model to use for a chatroom's: the default if it has none, or one that is no longer offered."""
+    """Return the model to use for a chatroom's choice: the default if that is None or no longer offered."""
     return name if name in offered_models() else settings().gemini_model
 
 

@@ -37,7 +37,8 @@ SessionValidator = Callable[[UUID, UUID, datetime], bool]
 ACTIVE_SECONDS = 60
 TOMBSTONE_SECONDS = 120
 TOMBSTONE = b"ended"
-# Returns the session's entry. If it names this user, counts the user's request as flask-limiter does.
+# If the session's entry names this user, counts the user's request as flask-limiter does. Returns the entry, and the
+# user's requests in the window (0 if not counted).
 ADMIT = """
 local user = redis.call('GET', KEYS[1])
 if user ~= ARGV[1] then return {user, 0} end

@@ -17,9 +17,9 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
 
     pool_size: connections that this process opens to queue tasks.
 
-    PostgreSQL knows what is in progress, and sweeps requeue what a worker loses. So kombu's Redis transport neither
-    records the tasks that a worker holds nor restores them. Its records made workers stop for good: an acknowledgement
-    that failed on a broken connection kept its slot (https://github.com/celery/celery/issues/8030,
+    PostgreSQL knows what is in progress, and sweeps queue again what a worker loses. So kombu's Redis transport neither
+    records the tasks that a worker holds nor puts them back. Its records made workers stop for good: an acknowledgement
+    that failed on a broken connection kept its place (https://github.com/celery/celery/issues/8030,
     https://github.com/celery/celery/issues/8091), and a full Redis let tasks be taken but not recorded.
     """
     Channel.do_restore = False  # no transport option sets it; if on, a lost connection runs each held task twice

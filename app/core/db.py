@@ -2,7 +2,7 @@
 
 The server's own time-outs need a running server. libpq waits for ever for a frozen one, whose kernel still acknowledges
 packets, so that `tcp_user_timeout` does not help. So psycopg2 waits through our own callback, with poll(2), which costs
-about 3 µs of CPU per query. The process has one; each thread runs it for its own connection.
+about 3 µs of CPU per query. The callback is set for the process; each thread runs it for its own connection.
 """
 
 import enum

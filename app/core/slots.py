@@ -17,7 +17,7 @@ from app.core.redis import redis_client
 
 log = logging.getLogger(__name__)
 
-SLOT_SECONDS = 60  # without a renewal; then it is free again, since its process died
+SLOT_SECONDS = 60  # how long a slot lasts without a renewal, as when its process has died
 _held: Counter[str] = Counter()
 _lock = threading.Lock()
 

@@ -63,7 +63,7 @@ def web_registry() -> CollectorRegistry:
     """The registry with the numbers of all web processes, or of this one."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return REGISTRY
-    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # many machines clean old files up
+    os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # many machines remove old files
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
@@ -123,7 +123,7 @@ def work_that_waits(now: datetime) -> Iterator[Metric]:
 
 
 def ended_replies() -> Iterator[Metric]:
-    """Totals of what has ended. They are half a minute behind, so that no reply is missed."""
+    """Totals of what has ended. They are half a minute behind, so that no reply is committed too late to be counted."""
     known = totals.read_totals()
     for name, help_text, label, values in COUNTERS:
         family = CounterMetricFamily(name, help_text, labels=[label])

@@ -1,8 +1,9 @@
 """Replies in numbers: the queue now, totals of what has ended, and heartbeats. Nothing of a conversation.
 
 Totals are added up a few times a minute, so that a scrape reads some twenty rows (decision 0009 compares other ways).
-One task at a time adds what has ended since the last time. It stays SETTLING behind the clock: every reply that ended
-before then is committed by now, so none is missed. Totals never shrink, whatever is deleted or regenerated.
+One task at a time adds what has ended since the last time. It stays SETTLING behind the clock: every end from before
+then is committed by now, so none comes too late to be counted. Totals never shrink, whatever is deleted or regenerated;
+an end is not counted if its reply is deleted or retried before its turn.
 """
 
 import math

@@ -105,7 +105,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
         .where(Chatroom.user_id == bindparam("user"), ~Message.superseded)
     )
     page_of_block = best_first(page, ranked).limit(bindparam("limit")).subquery("page")
-    # The block's edges: its newest message and its oldest one, or null if no older messages are left.
+    # The block's edges: the newest and the oldest message that it covers, found or not; null if no older ones are left.
     oldest = case(
         (are_all, null()),
         (are_enough, edge_of(recent)),

@@ -19,7 +19,7 @@ from app.core.redis import redis_client
 log = logging.getLogger(__name__)
 
 STREAM_TTL_SECONDS = 900  # from the start of an attempt, which takes 600 s at most, or its end; later PostgreSQL serves
-MAX_ENTRIES = 10_000  # enough for the longest answer with every token a piece of its own
+MAX_ENTRIES = 10_000  # more than the default GEMINI_MAX_OUTPUT_TOKENS, even if each token is a piece of its own
 READ_AT_ONCE = 200
 FROM_THE_START = "0"
 

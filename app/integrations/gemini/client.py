@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from app.integrations.bounded_calls import BoundedCall
 
-CONNECTIONS = 256  # kept open to Google at most: more than a worker has threads
+CONNECTIONS = 256  # kept open to Google at most: more than a worker has threads by default
 TRANSIENT = {408, 429, 499}  # and 5xx
 BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE"}
 MAX_TOKENS = "MAX_TOKENS"
