@@ -16,7 +16,7 @@ from tests.web_process import ROOT
 
 @contextmanager
 def celery_process(name: str, environment: Mapping[str, str], log_file: Path, *words: str) -> Iterator[psutil.Process]:
-    """`worker` or `beat` with the environment, until the block ends; words: more of its command line."""
+    """Run `worker` or `beat` with the environment until the block ends. words: more of its command line."""
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = os.environ | environment | {"PATH": programs}
     *shell, line = procfile_commands(ROOT / "Procfile")[name]

@@ -1,6 +1,6 @@
-"""What every test stands on: real PostgreSQL and Valkey from wheels, the stand-ins, a real worker process.
+"""The base of every test: real PostgreSQL and Valkey from wheels, the stand-ins, and a real worker process.
 
-A test gets an empty database and an empty Valkey. Only the outside worlds are stand-ins.
+A test gets an empty database and an empty Valkey. Only external services are stand-ins.
 """
 
 import itertools
@@ -41,14 +41,14 @@ from tests.transactions import watch_writes
 
 pytest_plugins = ["tests.people", "tests.rooms", "tests.running"]
 
-# What the product's processes, the sandbox's and their libraries read beside the settings.
+# What the product's processes, the sandbox's and their libraries read besides the settings.
 FAMILIES = ("CELERY_", "FLASK_", "GUNICORN_", "PG", "PROMETHEUS_", "WEB_", "WORKER_")
 OTHER_VARIABLES = {"BASE_URL", "ENV_FILE", "FORWARDED_ALLOW_IPS", "PORT", "SANDBOX_VAR"}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_environment() -> None:
-    """Neither a variable nor the `.env` of the developer reaches a test, or a process that a test starts."""
+    """Keep the developer's variables and `.env` away from the tests and the processes that they start."""
     settings = {field.upper() for field in Settings.model_fields}
     for name in list(os.environ):
         if name in settings | OTHER_VARIABLES or name.startswith(FAMILIES) or name.lower().endswith("_proxy"):
@@ -60,7 +60,7 @@ def clean_environment() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def writes_in_transactions() -> None:
-    """Each test fails in which the product writes or locks outside of `transaction()`."""
+    """Fail each test in which the product writes or locks outside of `transaction()`."""
     watch_writes()
 
 
@@ -86,7 +86,7 @@ def gemini_process() -> Iterator[GeminiStandIn]:
 
 @pytest.fixture
 def gemini(gemini_process: GeminiStandIn) -> Iterator[GeminiStandIn]:
-    """The Gemini stand-in, well-behaved again after the test."""
+    """The Gemini stand-in, which is reset after the test."""
     yield gemini_process
     gemini_process.reset()
 
@@ -110,7 +110,7 @@ def environment(
 
 @pytest.fixture(scope="session")
 def make_redis_url(valkey: Database) -> Callable[[], str]:
-    """Name a database of Valkey's where no other worker listens, emptied."""
+    """Return the URL of an emptied Valkey database where no other worker listens."""
     server, _, first = valkey.url.rpartition("/")
     numbers = itertools.cycle(range(int(first) + 1, int(first) + DATABASES_EACH - 1))  # the last is the worker's
 
@@ -131,7 +131,7 @@ def own_environment(environment: dict[str, str], make_redis_url: Callable[[], st
 
 @pytest.fixture(scope="session")
 def make_app(environment: dict[str, str]) -> Callable[..., Flask]:
-    """Make an application with settings of one's own."""
+    """Make an application with these settings in place of the usual ones."""
 
     def make(**overrides: Any) -> Flask:
         values = {name.lower(): value for name, value in environment.items()} | overrides
@@ -148,9 +148,9 @@ def migrated_app(make_app: Callable[..., Flask]) -> Flask:
 
 
 def empty_tables(app: Flask) -> None:
-    """Forget every row, in one round trip; a tenth of what TRUNCATE takes on tables this small.
+    """Delete every row in one round trip, in a tenth of the time that TRUNCATE takes on tables this small.
 
-    A worker may still delete what an earlier test left, in another order: then it is tried again.
+    A worker may still be deleting an earlier test's rows in another order. After a deadlock this tries again.
     """
     deletions = text("; ".join(f"DELETE FROM {table}" for table in reversed(db.metadata.sorted_tables)))
     with app.app_context():
@@ -167,7 +167,7 @@ def empty_tables(app: Flask) -> None:
 
 @pytest.fixture
 def app(request: pytest.FixtureRequest, redis_db: redis.Redis) -> Flask:
-    """The application, with nothing in its database. Its tasks wait, unless the test has a `worker`."""
+    """The application with an empty database. Its tasks wait, unless the test has a `worker`."""
     return fresh(request.getfixturevalue("served_app" if has_worker(request) else "migrated_app"))
 
 
@@ -176,7 +176,7 @@ def has_worker(request: pytest.FixtureRequest) -> bool:
 
 
 def fresh(app: Flask) -> Flask:
-    """An application for the next test: no rows, and Celery's default in place of any that a test made."""
+    """Prepare an application for the next test: no rows, and Celery's default instead of any that a test made."""
     empty_tables(app)
     app.extensions["celery"].set_default()
     return app
@@ -184,7 +184,7 @@ def fresh(app: Flask) -> Flask:
 
 @pytest.fixture
 def redis_db(request: pytest.FixtureRequest, redis_clients: Callable[[str], redis.Redis]) -> redis.Redis:
-    """A client of the application's own Valkey, emptied."""
+    """A client of the application's own Valkey database, emptied."""
     name = "served_environment" if has_worker(request) else "environment"
     client = redis_clients(request.getfixturevalue(name)["REDIS_URL"])
     client.flushdb()
@@ -193,13 +193,13 @@ def redis_db(request: pytest.FixtureRequest, redis_clients: Callable[[str], redi
 
 @pytest.fixture(scope="session")
 def redis_clients() -> Iterator[Callable[[str], redis.Redis]]:
-    """The client of a URL, the same for all tests."""
+    """Return the client of a URL, the same one for all tests."""
     with ExitStack() as exits:
         yield cache(lambda url: exits.enter_context(redis.Redis.from_url(url)))
 
 
 def purge_all(app: Flask) -> None:
-    """Delete for good what was deleted, as a worker does in the background."""
+    """Purge what was deleted, as a worker does in the background."""
     with app.app_context():
         while purge_account() or purge_chatroom():
             pass
@@ -207,7 +207,7 @@ def purge_all(app: Flask) -> None:
 
 @pytest.fixture
 def drain() -> Iterator[Callable[[], None]]:
-    """Lets this process be about to end, until the test is over."""
+    """Let this process drain, as it does before it ends, until the test is over."""
     draining: list[bool] = []
     http.add_drain_signal(lambda: bool(draining))
     yield lambda: draining.append(True)
@@ -216,7 +216,7 @@ def drain() -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def statements(app: Flask) -> Iterator[list[str]]:
-    """Every statement that is sent to the database."""
+    """Collect every statement that is sent to the database."""
     sent: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -231,13 +231,13 @@ def statements(app: Flask) -> Iterator[list[str]]:
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
-    """Somebody without a token."""
+    """A client without a token."""
     return app.test_client()
 
 
 @pytest.fixture(scope="session")
 def served_environment(environment: dict[str, str], valkey: Database) -> dict[str, str]:
-    """The variables of the worker that lasts as long as the tests: it takes no task of those that want none."""
+    """The variables of the worker that lasts as long as the tests. It takes no tasks of tests without `worker`."""
     server, _, first = valkey.url.rpartition("/")
     return environment | {"REDIS_URL": f"{server}/{int(first) + DATABASES_EACH - 1}"}
 
@@ -249,7 +249,7 @@ def served_app(make_app: Callable[..., Flask], served_environment: dict[str, str
 
 @pytest.fixture(scope="session")
 def worker_process(served_environment: dict[str, str], tmp_path_factory: Any) -> Iterator[Path]:
-    """A real Celery worker; its log file."""
+    """Run a real Celery worker. Yields its log file."""
     log_file = tmp_path_factory.mktemp("worker") / "worker.log"
     with celery_process("worker", served_environment, log_file):
         assert wait_until(lambda: " ready." in log_file.read_text(), seconds=30), log_file.read_text()
@@ -258,5 +258,5 @@ def worker_process(served_environment: dict[str, str], tmp_path_factory: Any) ->
 
 @pytest.fixture
 def worker(worker_process: Path, app: Flask, gemini: GeminiStandIn) -> Path:
-    """A worker that generates replies during the test; its log file. `app` is then one that it works for."""
+    """Let a worker generate replies during the test; `app` is then one that it works for. Returns its log file."""
     return worker_process

@@ -16,7 +16,7 @@ class SentEvent:
 
 
 def events_of(chunks: Iterator[bytes]) -> Iterator[SentEvent]:
-    """The events in a response's chunks, as they come; comments are passed over."""
+    """Yield the events in a response's chunks as they come, without the comments."""
     buffer = ""
     for chunk in chunks:
         buffer += chunk.decode()
@@ -28,7 +28,7 @@ def events_of(chunks: Iterator[bytes]) -> Iterator[SentEvent]:
 
 
 def text_of(events: list[SentEvent], already: str = "") -> str:
-    """What a client shows after these events."""
+    """Return the text that a client shows after these events."""
     text = already
     for event in events:
         if event.name == "reset":
@@ -39,7 +39,7 @@ def text_of(events: list[SentEvent], already: str = "") -> str:
 
 
 def follow(room, reply_id, last_event_id=None):
-    """Open the stream; an iterator over its events."""
+    """Open the stream. Returns an iterator over its events."""
     headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
     response = room.person.get(f"{room.path}/messages/{reply_id}/stream", headers=headers)
     assert response.status_code == 200, response.text

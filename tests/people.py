@@ -23,7 +23,7 @@ from app.users.service import replace_unverified
 
 
 class PatientClient(FlaskClient):
-    """A client whose calls return when the answer is over, and with it what follows an answer; of a stream at once."""
+    """A client whose calls return after the answer and what follows it. For a stream they return at once."""
 
     def open(self, *args: Any, buffered: bool | None = None, **kwargs: Any) -> TestResponse:
         answer = super().open(*args, buffered=bool(buffered), **kwargs)
@@ -60,7 +60,7 @@ class Person:
         return self.call("DELETE", path, **kwargs)
 
     def make_chatroom(self, title: str = "A room") -> str:
-        """Open a chatroom; its path."""
+        """Open a chatroom. Returns its path."""
         response = self.post("/chatroom", json={"title": title})
         assert response.status_code == 201, response.text
         return f"/chatroom/{response.json['id']}"
@@ -73,7 +73,7 @@ def mobile_numbers() -> Iterator[str]:
 
 
 def age_codes(app: Flask, mobile: str, *, seconds: float) -> None:
-    """Let time pass for all that concerns the number's codes, so that the next one can be asked for."""
+    """Let time pass for everything about the number's codes, so that the next one can be asked for."""
     clocks = {
         "one_time_codes": ("created_at", "expires_at"),
         "number_guards": ("wrong_codes_since", "password_tries_since", "touched_at"),
@@ -96,9 +96,9 @@ def log_in(client: FlaskClient, mobile: str) -> TestResponse:
 
 @pytest.fixture
 def make_user(app: Flask, mobile_numbers: Iterator[str]) -> Callable[..., Person]:
-    """A person who has signed up and logged in.
+    """Make a person who has signed up and logged in.
 
-    Straight in the database, which is what most tests begin with; through the API it costs four times as much.
+    This writes to the database: most tests begin with it, and through the API it takes four times as long.
     """
 
     def make(*, mobile: str | None = None, name: str | None = None) -> Person:
@@ -119,10 +119,10 @@ def user(make_user: Callable[..., Person]) -> Person:
 
 
 def all_at_once(calls: Sequence[Callable[[], Any]], *, retry: bool = True) -> list[Any]:
-    """Do all of it at the same moment; what came of each, in their order.
+    """Make all calls at the same moment. Returns what came of each, in their order.
 
-    retry: ask again, one by one, what was answered 503. A machine under load lets some wait for too long at a row
-    that they all lock; that stores and spends nothing.
+    retry: repeat the calls that were answered 503, one by one. On a machine under load some wait too long for a row
+    that they all lock. Such a call stores and spends nothing.
     """
     together = threading.Barrier(len(calls))
 

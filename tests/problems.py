@@ -7,14 +7,14 @@ import requests
 from werkzeug.test import TestResponse
 
 FIELDS = {"type", "title", "status", "detail", "code", "request_id"}
-# Words of the machinery, which no client may read.
+# Internal words, which no client may read.
 LEAKS = re.compile(
     r"Traceback|psycopg|sqlalchemy|SELECT |INSERT |redis\.[a-z]|File \"|line \d+|marshmallow|werkzeug", re.I
 )
 
 
 def assert_problem(response: TestResponse | requests.Response, status: int, code: str) -> dict:
-    """The response is a problem document (RFC 9457) with this status and code; its body."""
+    """Assert that the response is a problem document (RFC 9457) with this status and code. Returns its body."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     body = json.loads(response.text)

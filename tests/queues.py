@@ -8,7 +8,7 @@ import redis
 
 
 def waiting_tasks(client: redis.Redis, queue: str) -> list[tuple[str, tuple[Any, ...]]]:
-    """Names and arguments of the tasks in a queue, in the order in which workers take them."""
+    """Return the names and arguments of the tasks in a queue, in the order in which workers take them."""
     messages = [json.loads(document) for document in reversed(client.lrange(queue, 0, -1))]  # type: ignore[arg-type]
     return [(message["headers"]["task"], tuple(arguments_of(message))) for message in messages]
 

@@ -35,7 +35,7 @@ def gemini_timeout() -> float:
 
 @pytest.fixture(scope="session")
 def make_quiet_app(make_app: Callable[..., Flask], make_redis_url: Callable[[], str]) -> Callable[[float], Flask]:
-    """One application for all tests with the same time-out: to make one takes longer than most of these tests."""
+    """Make one application for all tests with the same time-out: making one takes longer than most of these tests."""
 
     @cache
     def make(gemini_timeout: float) -> Flask:
@@ -47,7 +47,7 @@ def make_quiet_app(make_app: Callable[..., Flask], make_redis_url: Callable[[], 
 
 @pytest.fixture
 def quiet_app(app: Flask, make_quiet_app: Callable[[float], Flask], gemini_timeout: float) -> Flask:
-    """The application on a database of Valkey's that no worker listens to: tasks just wait."""
+    """The application on a Valkey database that no worker listens to, so that tasks just wait."""
     quiet = make_quiet_app(gemini_timeout)
     quiet.extensions["redis"].flushdb()
     quiet.extensions["celery"].set_default()
@@ -56,7 +56,7 @@ def quiet_app(app: Flask, make_quiet_app: Callable[[float], Flask], gemini_timeo
 
 @pytest.fixture
 def make_runner(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..., Runner]]:
-    """A runner as the worker has one: the real SDK against the stand-in. app: the quiet one unless it is given."""
+    """Make a runner like the worker's: the real SDK against the stand-in. app: the quiet one by default."""
     keepers = []
 
     def make(
@@ -91,13 +91,13 @@ class Room:
         self.app, self.person, self.path = app, person, path
 
     def send(self, prompt: str, **fields: Any) -> UUID:
-        """Send a prompt; the reply's id."""
+        """Send a prompt. Returns the reply's id."""
         response = self.person.post(f"{self.path}/message", json={"text": prompt, **fields})
         assert response.status_code == 202, response.text
         return UUID(response.json["reply"]["id"])
 
     def read(self, reply_id: UUID) -> SimpleNamespace:
-        """The reply as the API shows it."""
+        """Return the reply as the API shows it."""
         return SimpleNamespace(**self.person.get(f"{self.path}/messages/{reply_id}").json)
 
     def generate(self, runner: Runner, reply_id: UUID) -> None:
@@ -105,7 +105,7 @@ class Room:
             runner.run(reply_id)
 
     def generate_meanwhile(self, runner: Runner, reply_id: UUID) -> threading.Thread:
-        """Generate in another thread; join it in the end."""
+        """Generate in another thread. Returns the thread, to be joined in the end."""
         thread = threading.Thread(target=self.generate, args=(runner, reply_id))
         thread.start()
         return thread
@@ -117,7 +117,7 @@ class Room:
         return self.read(reply_id)
 
     def row(self, reply_id: UUID) -> Message:
-        """The reply's row in the database."""
+        """Return the reply's row in the database."""
         with self.app.app_context():
             return db.session.scalars(select(Message).where(Message.id == reply_id)).one()
 
@@ -126,13 +126,13 @@ class Room:
             return list(db.session.scalars(select(PromptCharge).order_by(PromptCharge.created_at)))
 
     def sql(self, statement: str, **values: Any) -> None:
-        """Age or break rows, however long that takes on a busy machine."""
+        """Age or break rows. This may take long on a busy machine."""
         with self.app.app_context(), answers_within(60), transaction():
             db.session.execute(text("SET LOCAL statement_timeout = '60s'"))
             db.session.execute(text(statement), values)
 
     def let_leases_run_out(self) -> None:
-        """As if their workers had died."""
+        """Let all leases run out, as if their workers had died."""
         self.sql("UPDATE messages SET lease_expires_at = now() - interval '1 second' WHERE status = 'generating'")
 
     def used(self) -> int:
@@ -154,7 +154,7 @@ def room(quiet_app: Flask, make_user: Callable[..., Any]) -> Room:
 
 @pytest.fixture
 def make_runner_for(make_runner: Callable[..., Runner]) -> Callable[[Flask, Any], Room]:
-    """A room with a runner of its own, on an application of the test's."""
+    """Make a room with a runner of its own, on an application of the test's."""
 
     def make(app: Flask, person: Any) -> Room:
         room = Room(app, person, person.make_chatroom())
@@ -173,6 +173,6 @@ def retry(room: Room, reply_id: UUID | str) -> Any:
 
 
 def sweep(room: Room, later: timedelta = timedelta(seconds=9)) -> list[UUID]:
-    """Sweep as a worker does for beat, so much later."""
+    """Sweep as a worker does for beat, this much later."""
     with room.app.app_context():
         return sweep_replies(now=utc_now() + later, requeue_after=REQUEUE_AFTER)

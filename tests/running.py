@@ -19,7 +19,7 @@ PROCESS_FILES = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: half of a test is waiting."""
+    """Use two more processes than there are cores, because half of a test is waiting."""
     return min(os.cpu_count() or 1, MAX_CORES) + 2
 
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the collector pass over what stays until the end, and come less often: it took a sixth of the tests' CPU."""
+    """Let the collector skip what stays until the end, and come less often. It took a sixth of the tests' CPU."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -1,4 +1,4 @@
-"""One PostgreSQL and one Valkey a run, however many processes test: each has databases of its own on them.
+"""One PostgreSQL and one Valkey for a run; each of the processes that test has its own databases on them.
 
 pytest itself starts them and tells the processes of xdist where they are; alone it does the same for itself. They end
 with it, however it ends: see `sandbox.stack.servers`.
@@ -28,7 +28,7 @@ _running = pytest.StashKey[dict[str, str]]()
 
 @dataclass(frozen=True)
 class Database:
-    """Where a process has its data: PostgreSQL's database, or the first of its databases of Valkey's."""
+    """Where a process has its data: its PostgreSQL database, or the first of its Valkey databases."""
 
     url: str
 
@@ -43,12 +43,12 @@ def pytest_configure(config: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a process of xdist, before it begins."""
+    """Tell a process of xdist where the servers are, before it begins."""
     node.workerinput["servers"] = servers_of_run(node.config)
 
 
 def servers_of_run(config: Any) -> dict[str, str]:
-    """The addresses of the run's two servers, which are started for the first who asks."""
+    """Return the addresses of the run's two servers. The first call starts them."""
     if hasattr(config, "workerinput"):
         return dict(config.workerinput["servers"])
     if _running not in config.stash:
@@ -61,13 +61,13 @@ def servers_of_run(config: Any) -> dict[str, str]:
 
 
 def process_number(config: Any) -> int:
-    """0, 1, 2, … for the processes of xdist; 0 for a pytest that runs alone."""
+    """Return 0, 1, 2, … for the processes of xdist, and 0 for a pytest that runs alone."""
     name = config.workerinput["workerid"] if hasattr(config, "workerinput") else "gw0"
     return int(name.removeprefix("gw"))
 
 
 def own_database(server_url: str, name: str, *, redis_url: str) -> Database:
-    """A new database with everything the migrations make, which run once for all processes."""
+    """Make a new database with everything the migrations make. They run once for all processes."""
     with closing(psycopg2.connect(server_url)) as admin, admin.cursor() as cursor:
         admin.autocommit = True
         cursor.execute("SELECT pg_advisory_lock(1)")  # until this connection is closed

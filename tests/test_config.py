@@ -36,7 +36,7 @@ PLAIN = "DATABASE_URL leads beyond this machine without demanding TLS"
 
 @pytest.fixture(autouse=True)
 def own_environment(clean_environment, monkeypatch, tmp_path):
-    """A folder of its own, and none of the developer's variables."""
+    """Work in a folder of the test's own, without any of the developer's variables."""
     monkeypatch.chdir(tmp_path)
     for name in ("FLASK_DEBUG", "APP_ENV", "PGHOST", "PGSSLMODE"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +80,7 @@ def test_production_starts_with_settings_of_its_own(monkeypatch):
         ({**TWILIO, "twilio_api_base": "http://127.0.0.1:8083"}, "TWILIO_API_BASE is a stand-in's"),
         ({"otp_delivery": None}, "OTP_DELIVERY is `response`"),
         ({"otp_log_in_production": None}, "OTP_DELIVERY is `log`"),
-        ({"otp_delivery": "response"}, "OTP_DELIVERY is `response`"),  # the one confirmation is not the other
+        ({"otp_delivery": "response"}, "OTP_DELIVERY is `response`"),  # one confirmation is not the other
         ({"stripe_secret_key": "sk_test_something"}, "STRIPE_SECRET_KEY is of Stripe's test mode"),
         ({"stripe_secret_key": "rk_test_something"}, "STRIPE_SECRET_KEY is of Stripe's test mode"),
         ({"gemini_api_endpoint": "http://gemini.example.org"}, "GEMINI_API_ENDPOINT shows keys and conversations"),
@@ -169,7 +169,7 @@ def test_every_refusal_that_can_be_confirmed_names_what_confirms_it():
         load(otp_log_in_production=None)
 
 
-def test_what_the_url_leaves_open_libpq_takes_from_its_own_variables(monkeypatch):
+def test_libpqs_own_variables_count_for_what_the_url_leaves_open(monkeypatch):
     monkeypatch.setenv("PGHOST", "db.example.org")
     with pytest.raises(ConfigError, match=PLAIN):
         load(database_url="postgresql:///app")
@@ -180,7 +180,7 @@ def test_what_the_url_leaves_open_libpq_takes_from_its_own_variables(monkeypatch
 
 
 @pytest.mark.parametrize("variable", [None, ""])
-def test_whoever_is_not_told_where_it_runs_says_that_alone(variable, monkeypatch):
+def test_a_missing_app_env_is_reported_alone(variable, monkeypatch):
     if variable is not None:
         monkeypatch.setenv("APP_ENV", variable)
     with pytest.raises(ConfigError, match=r"^APP_ENV is not set: [^.]+\.$"):
@@ -192,7 +192,7 @@ def test_a_misspelt_environment_is_refused():
         load(app_env="prod")
 
 
-def test_development_takes_all_of_it():
+def test_development_accepts_what_production_refuses():
     settings = load_settings(
         app_env="development",
         database_url="postgres://db.example.org/app",
@@ -219,13 +219,13 @@ def test_origins_are_named_one_by_one(origins):
 
 
 @pytest.mark.parametrize("duration", ["0", "-1d", "99999999d", "1 week", "inf", "nan", "PT0.001S"])
-def test_a_token_lasts_for_some_time_that_a_date_can_tell(duration):
+def test_a_tokens_lifetime_must_be_positive_and_fit_into_a_date(duration):
     with pytest.raises(ConfigError, match="JWT_EXPIRES_IN is wrong"):
         load(jwt_expires_in=duration)
 
 
 @pytest.mark.parametrize("codes", ["Germany", "+", "0", "4915"])
-def test_country_codes_are_calling_codes_or_regions(codes):
+def test_country_codes_must_be_calling_codes_or_regions(codes):
     with pytest.raises(ConfigError, match="ALLOWED_COUNTRY_CODES is wrong"):
         load(allowed_country_codes=codes)
 
@@ -267,7 +267,7 @@ def test_another_env_file_may_be_named(env_file, monkeypatch, tmp_path):
     assert prompts_of_a_process(tmp_path) == 2
 
 
-def test_production_is_not_told_by_a_file_that_it_does_not_read(env_file, monkeypatch):
+def test_production_cannot_be_set_in_a_file_that_it_does_not_read(env_file, monkeypatch):
     monkeypatch.delenv("ENV_FILE")
     env_file.write_text(ENV_TEXT.replace("development", "production"))
     with pytest.raises(ConfigError, match=r"^APP_ENV is `production` in a file"):
@@ -283,7 +283,7 @@ COMMANDS = [
 
 
 def last_words(command, **variables):
-    """What a process says that refuses to start."""
+    """Return what a process prints that refuses to start."""
     environ = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"} | variables
     environ |= {"REDIS_URL": "redis://x", "DATABASE_URL": "postgres://x"}
     done = subprocess.run(
@@ -295,7 +295,7 @@ def last_words(command, **variables):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_process_that_is_not_told_where_it_runs_says_so_in_one_sentence_and_ends(command):
+def test_a_process_without_app_env_says_so_in_one_sentence_and_ends(command):
     said = last_words(command)
     assert said.startswith("Configuration: APP_ENV is not set: ")
     assert (said.count("\n"), said.count(".")) == (1, 1)
@@ -321,12 +321,12 @@ def test_web_without_a_number_of_threads_has_the_default(given, threads, clean_e
 @pytest.mark.processes
 @pytest.mark.parametrize("threads", [8, 1_000, 10_000])
 def test_web_takes_more_connections_than_it_has_threads(threads, clean_environment):
-    """gunicorn accepts none beyond that number, and keeps none open between requests without some to spare."""
+    """gunicorn accepts no more than that number, and keeps none open between requests unless some are to spare."""
     assert printed_numbers(str(threads))["worker_connections"] >= max(1_000, 2 * threads)
 
 
 def printed_numbers(web_threads: str) -> dict[str, int]:
-    """gunicorn's settings that are whole numbers, as it prints them."""
+    """Return gunicorn's settings that are whole numbers, as it prints them."""
     environ = os.environ | {"APP_ENV": "development", "DATABASE_URL": "postgres://x", "REDIS_URL": "redis://x"}
     done = subprocess.run(
         [sys.executable, "-m", *COMMANDS[0], "--print-config"],
@@ -341,7 +341,7 @@ def printed_numbers(web_threads: str) -> dict[str, int]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("command", COMMANDS[:2], ids=" ".join)
-def test_process_says_it_in_one_line_and_ends(command):
+def test_a_process_with_missing_settings_says_so_without_a_traceback_and_ends(command):
     said = last_words(command, APP_ENV="production")
     assert "JWT_SECRET must be set in production." in said
     assert "STRIPE_WEBHOOK_SECRET must be set in production." in said

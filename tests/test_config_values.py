@@ -1,4 +1,4 @@
-"""Addresses and numbers: what no process starts with, in production or not, since nothing would work."""
+"""Addresses and numbers with which no process starts, in production or not, because nothing would work."""
 
 import re
 from datetime import timedelta
@@ -12,7 +12,7 @@ NEEDED = {"app_env": "development", "database_url": "postgres://x/y", "redis_url
 
 @pytest.fixture(autouse=True)
 def own_folder(clean_environment, monkeypatch, tmp_path):
-    """Where no `.env` is."""
+    """Work in a folder without a `.env`."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -93,7 +93,7 @@ WEB_ADDRESSES = [
     + [("gemini_api_endpoint", address) for address in NO_WEB]
     + [(setting, address) for setting in WEB_ADDRESSES for address in ("https://", "ftp://x")],
 )
-def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence_without_a_part_of_it(setting, address):
+def test_an_address_that_no_client_can_use_is_refused_in_one_sentence_that_does_not_show_it(setting, address):
     with pytest.raises(ConfigError) as refusal:
         load(**{setting: address})
     told = str(refusal.value)
@@ -121,7 +121,7 @@ def test_an_address_that_no_client_can_use_is_refused_everywhere_in_one_sentence
         ("otel_exporter_otlp_endpoint", ""),
     ],
 )
-def test_an_address_that_clients_can_use_is_taken(setting, address):
+def test_an_address_that_clients_can_use_is_accepted(setting, address):
     assert getattr(load(**{setting: address}), setting).endswith(address.partition(":")[2])
 
 
@@ -130,7 +130,7 @@ def test_an_address_that_clients_can_use_is_taken(setting, address):
     ["gemini_api_key", "stripe_secret_key", "stripe_webhook_secret", "twilio_auth_token", "metrics_token"],
 )
 @pytest.mark.parametrize("key", ["sk_hush\u200b", "sk_hush\nsk_more", "sk hush", "ключ"])
-def test_a_key_that_no_request_could_carry_is_refused_without_a_part_of_it(setting, key):
+def test_a_key_that_no_request_could_carry_is_refused_without_showing_it(setting, key):
     with pytest.raises(ConfigError, match=f"^{setting.upper()} is wrong: must be visible characters") as refusal:
         load(**{setting: key})
     assert "hush" not in str(refusal.value)
@@ -148,7 +148,7 @@ def test_a_key_that_no_request_could_carry_is_refused_without_a_part_of_it(setti
         ("GEMINI_SYSTEM_INSTRUCTION", "\n", Settings.model_fields["gemini_system_instruction"].default),
     ],
 )
-def test_blanks_around_a_value_are_none_of_it(variable, given, value, monkeypatch):
+def test_blanks_around_a_value_are_removed(variable, given, value, monkeypatch):
     for name, text in {"APP_ENV": "development", "DATABASE_URL": "postgres://x/y", "REDIS_URL": "redis://x"}.items():
         monkeypatch.setenv(name, text)
     monkeypatch.setenv(variable, given)

@@ -67,7 +67,7 @@ def drawn_tables() -> dict[str, set[str]]:
     return {table: set(re.findall(r"^ +\w+ (\w+)", columns, flags=re.MULTILINE)) for table, columns in drawn}
 
 
-def test_architecture_draws_every_table_and_no_column_that_is_not_there(app):
+def test_architecture_draws_every_table_and_no_unknown_column(app):
     tables = {name: set(table.columns.keys()) for name, table in db.metadata.tables.items()}
     drawn = drawn_tables()
     assert set(drawn) == set(tables), "each table is drawn in docs/architecture.md, under The tables"
@@ -80,7 +80,7 @@ def test_architecture_knows_every_state_of_a_reply_and_every_status_that_counts_
     assert {*map(str, Status), *LIVE_STATUSES, *ENDED} <= drawn
 
 
-def test_architecture_names_functions_that_there_are():
+def test_architecture_names_only_functions_that_exist():
     table = re.search(
         r"^### In the code\n(.*?)^## ", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE | re.DOTALL
     )
@@ -97,7 +97,7 @@ def test_architecture_names_functions_that_there_are():
     assert missing == []
 
 
-def test_architecture_has_the_state_machine_as_the_code_tells_it():
+def test_architecture_has_the_state_machine_of_the_code():
     told = [line for line in (state.__doc__ or "").splitlines() if line.startswith("|")]
     functions = re.findall(r"^\| `(\w+)`", "\n".join(told), re.MULTILINE)
     assert len(functions) > 8
@@ -170,7 +170,7 @@ def test_security_counts_what_bandit_skips():
     assert "two kinds of finding in `pyproject.toml` and three single lines" in SECURITY
 
 
-def test_every_metric_that_the_documents_name_is_told(client, app):
+def test_every_metric_that_the_documents_name_is_exported(client, app):
     with app.app_context():
         totals.tick(utc_now())
     named = set(re.findall(r"`([a-z_]+_(?:total|seconds|unfinished))`", OPERATIONS + SECURITY))
@@ -229,7 +229,7 @@ def test_every_module_that_a_document_runs_exists(page):
 
 
 @pytest.mark.parametrize("page", DOCS)
-def test_every_variable_that_a_document_names_is_one(page):
+def test_every_variable_that_a_document_names_exists(page):
     named = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)[`=]", (ROOT / page).read_text()))
     opentelemetrys = {name for name in named if name.startswith("OTEL_")}
     assert named - setting_names() - process_names() - opentelemetrys == set()

@@ -48,7 +48,7 @@ def settings_with(**values: Any) -> Settings:
     return Settings(_env_file=None, **REQUIRED | values)
 
 
-def test_readme_lists_variables_that_there_are_and_all_that_must_be_set():
+def test_readme_lists_only_existing_variables_and_all_that_must_be_set():
     required = {name.upper() for name, field in Settings.model_fields.items() if field.is_required()}
     assert required <= set(documented_variables()) <= setting_names()
 
@@ -135,7 +135,7 @@ def test_readme_marks_the_routes_that_want_a_token(make_app):
 
 
 def variables_to_deploy_with() -> dict[str, str]:
-    """What the first sentence of README's second step of a deployment sets; the values it leaves open are filled in."""
+    """Return what the first sentence of README's second deployment step sets, with the open values filled in."""
     found = re.search(r"^2\. (.+?)\. ", section("Processes"), flags=re.MULTILINE | re.DOTALL)
     assert found
     named = dict(re.findall(r"`([A-Z_]+)=?([a-z]*)`", found[1]))

@@ -21,14 +21,14 @@ SSL_REQUEST, SSL_ACCEPTED = bytes.fromhex("0000000804d2162f"), b"S"
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate that signs itself. `trusted`: the file that makes clients trust it; `context`: serves with it."""
+    """A self-signed certificate. `trusted`: the file that makes clients trust it; `context`: serves with it."""
 
     trusted: Path
     context: ssl.SSLContext
 
 
 def make_certificate(folder: Path, host: str = "localhost") -> Certificate:
-    """A certificate for a host, or 127.0.0.1, valid for an hour, with its files in a folder that is there."""
+    """Make a certificate for a host, or 127.0.0.1, valid for an hour, with its files in an existing folder."""
     named = x509.IPAddress(ip_address(host)) if host == "127.0.0.1" else x509.DNSName(host)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
@@ -64,8 +64,8 @@ class Proxy:
         self.stop: Callable[[], object] = lambda: None
 
     async def serve(self) -> None:
-        """Until `stop`; what is connected then is cut off."""
-        context = None if self.is_postgres else self.context  # there TLS begins after a word in the clear
+        """Serve until `stop`, which cuts off what is connected then."""
+        context = None if self.is_postgres else self.context  # there TLS begins after a plain message
         server = await asyncio.start_server(self.pass_on, "127.0.0.1", 0, ssl=context)
         self.port = server.sockets[0].getsockname()[1]
         loop, over = asyncio.get_running_loop(), asyncio.Event()
@@ -79,7 +79,7 @@ class Proxy:
             ends.callback(abort, writer)
             if self.is_postgres:
                 if await reader.readexactly(len(SSL_REQUEST)) != SSL_REQUEST:
-                    return  # somebody who wants no TLS
+                    return  # a client without TLS
                 writer.write(SSL_ACCEPTED)
                 await writer.start_tls(self.context)
                 query = parse_qs(self.parts.query)
@@ -92,7 +92,7 @@ class Proxy:
 
 
 def abort(writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()  # which one that is, TLS changes
+    writer.transport.abort()  # TLS replaces the writer's own transport
 
 
 async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -104,9 +104,9 @@ async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> No
 
 @contextmanager
 def tls_in_front_of(url: str, certificate: Certificate, *, trusted: Path | None = None) -> Iterator[str]:
-    """A proxy that shows the certificate for the server of a Redis or PostgreSQL URL; where it is, by TLS.
+    """Run a proxy that shows the certificate, before the server of a Redis or PostgreSQL URL. Yields its TLS URL.
 
-    trusted: the file that PostgreSQL's client believes; redis-py believes SSL_CERT_FILE.
+    trusted: the file that PostgreSQL's client trusts; redis-py trusts SSL_CERT_FILE.
     """
     proxy = Proxy(url, certificate.context)
     thread = threading.Thread(target=lambda: asyncio.run(proxy.serve()), daemon=True)

@@ -1,4 +1,4 @@
-"""Transactions in tests: one of which nothing stays, and an alarm for what the product writes outside of any."""
+"""Transactions in tests: one that leaves nothing, and an alarm for what the product writes outside of any."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ WRITES = re.compile(
 
 
 class Undone(Exception):
-    """Ends a transaction that is to leave nothing."""
+    """Ends a transaction so that it leaves nothing."""
 
 
 @contextmanager

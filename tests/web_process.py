@@ -26,7 +26,7 @@ class WebProcess:
         self.pid = 0
 
     def call(self, method: str, path: str, *, token: str | None = None, **kwargs: Any) -> requests.Response:
-        """A request on a connection of its own; `response.took` is how long it took, in seconds."""
+        """Send a request on a connection of its own; `response.took` is how long it took, in seconds."""
         headers = kwargs.pop("headers", {}) | ({"Authorization": f"Bearer {token}"} if token else {})
         began = time.monotonic()
         response = requests.request(method, self.url + path, headers=headers, timeout=30, **kwargs)
@@ -34,7 +34,7 @@ class WebProcess:
         return response
 
     def log_in(self, mobile: str) -> dict:
-        """Sign up and log in; the tokens."""
+        """Sign up and log in. Returns the tokens."""
         assert self.call("POST", "/auth/signup", json={"mobile": mobile}).status_code == 201
         otp = self.call("POST", "/auth/send-otp", json={"mobile": mobile}).json()["otp"]
         return self.call("POST", "/auth/verify-otp", json={"mobile": mobile, "otp": otp}).json()
@@ -44,7 +44,7 @@ class WebProcess:
 def serving(
     environment: Mapping[str, str], log_file: Path, *, workers: int = 1, unix_socket: Path | None = None
 ) -> Iterator[WebProcess]:
-    """gunicorn with the environment, until the block ends. unix_socket: where it listens as well."""
+    """Run gunicorn with the environment until the block ends. unix_socket: where it listens as well."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "wsgi:app"]
     command += ["-b", f"127.0.0.1:{port}", "-b", f"unix:{unix_socket}"] if unix_socket else []

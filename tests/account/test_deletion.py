@@ -1,4 +1,4 @@
-"""An account that is deleted: what goes, what stays, and what happens meanwhile."""
+"""What the deletion of an account removes, what it keeps, and what happens to requests during it."""
 
 from uuid import uuid4
 
@@ -22,7 +22,7 @@ def count(app, table):
         return db.session.scalar(text(f"SELECT count(*) FROM {table}"))
 
 
-def test_deletion_removes_all_that_is_the_persons(app, user, make_user):
+def test_deletion_removes_all_data_of_the_user(app, user, make_user):
     other = make_user()
     kept = other.make_chatroom()
     room = user.make_chatroom()
@@ -49,7 +49,7 @@ def test_every_token_of_a_deleted_user_is_revoked(client, user):
     assert_problem(client.post("/auth/refresh", headers=headers), 401, "token_revoked")
 
 
-def test_day_stays_spent_after_signing_up_again(user, make_user):
+def test_prompts_of_the_day_stay_spent_after_signing_up_again(user, make_user):
     room = user.make_chatroom()
     for _ in range(3):
         user.post(f"{room}/message", json={"text": "Hello"})
@@ -66,13 +66,13 @@ def test_deleted_number_is_unknown_until_it_signs_up(app, client, user):
 
 
 @pytest.mark.parametrize("path", ["/user/me", "/user/me/export"])
-def test_without_a_token_nothing_is_deleted_or_told(client, path):
+def test_a_request_without_a_token_deletes_and_reveals_nothing(client, path):
     method = "DELETE" if path == "/user/me" else "GET"
     assert_problem(client.open(path, method=method), 401, "token_missing")
 
 
-def test_what_races_the_deletion_is_told_that_the_token_no_longer_counts(app):
-    """A request whose token was looked up just before the account went."""
+def test_a_request_that_races_the_deletion_gets_token_revoked(app):
+    """The request's token was checked just before the account was deleted."""
     nobody, now = uuid4(), utc_now()
     with app.app_context():
         for do in (

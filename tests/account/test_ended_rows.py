@@ -1,4 +1,4 @@
-"""Rows that have ended go in batches, a batch of each kind in rotation."""
+"""A sweep deletes ended rows in batches, one batch of each kind in turn."""
 
 from contextlib import closing
 from itertools import count
@@ -21,7 +21,7 @@ def context(app):
         yield
 
 
-def test_all_kinds_of_a_sweep_have_their_turns_within_one_allowance_of_time(context, monkeypatch):
+def test_a_sweep_serves_all_kinds_of_rows_in_turn_within_one_time_budget(context, monkeypatch):
     names = [f"{number} of a backlog" for number in range(9)]
     with transaction():
         db.session.add_all(Heartbeat(name=name, at=utc_now()) for name in names)
@@ -41,7 +41,7 @@ def test_all_kinds_of_a_sweep_have_their_turns_within_one_allowance_of_time(cont
     assert [*delete_in_batches(batches).values()] == [3, 3, 0]
 
 
-def test_a_kind_of_row_that_cannot_be_deleted_keeps_no_other_kind(context, postgres):
+def test_a_kind_of_row_that_cannot_be_deleted_does_not_block_the_others(context, postgres):
     with transaction():
         db.session.add_all([Heartbeat(name="locked", at=utc_now()), Total(name="free", label="", value=1)])
     locked, free = delete(Heartbeat).where(Heartbeat.name == "locked"), delete(Total).where(Total.name == "free")

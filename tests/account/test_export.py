@@ -1,4 +1,4 @@
-"""All that there is about a user, as one streamed document."""
+"""The export streams everything about a user as one document."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_export_holds_everything_as_the_api_shows_it(app, user, small_pieces):
     rooms = [user.make_chatroom(f"Room “{number}”") for number in range(5)]
     for number in range(4):
         assert user.post(f"{rooms[1]}/message", json={"text": f'Quote " and \\ {number}'}).status_code == 202
-        # Ended here, so that no worker of another test's changes it between the export and the page.
+        # Ended here, so that a worker of another test changes nothing between the export and the page.
         with app.app_context():
             db.session.execute(
                 text("UPDATE messages SET status = 'completed', lease_expires_at = NULL, text = coalesce(text, 'Done')")
@@ -81,7 +81,7 @@ def test_no_connection_is_held_while_the_client_reads(app, user, small_pieces):
     assert {connections for _, connections in told} == {0}
 
 
-def test_what_was_deleted_meanwhile_is_not_in_it(user, small_pieces):
+def test_export_leaves_out_what_is_deleted_while_it_runs(user, small_pieces):
     for _ in range(5):
         make_key(user)
         user.make_chatroom()
@@ -95,7 +95,7 @@ def test_what_was_deleted_meanwhile_is_not_in_it(user, small_pieces):
 
 
 @pytest.mark.parametrize("deleted", ["room", "account"])
-def test_what_is_deleted_in_the_midst_of_a_room_is_not_in_it(app, user, make_user, monkeypatch, deleted):
+def test_export_leaves_out_the_rest_when_a_room_or_account_is_deleted(app, user, make_user, monkeypatch, deleted):
     monkeypatch.setattr(export, "MESSAGES_AT_ONCE", 1)
     room = user.make_chatroom()
     for text_of_prompt in ("The first", "The second"):
@@ -114,13 +114,13 @@ def test_what_is_deleted_in_the_midst_of_a_room_is_not_in_it(app, user, make_use
 
 
 def open_export(user):
-    """An export whose client has read its first piece."""
+    """Open an export whose client has read its first piece."""
     answer = user.get("/user/me/export", buffered=False)
     next(answer.iter_encoded())
     return answer
 
 
-def test_a_user_exports_once_at_a_time(user, make_user):
+def test_a_user_has_one_export_at_a_time(user, make_user):
     first = open_export(user)
     refused = user.get("/user/me/export")
     assert_problem(refused, 429, "rate_limited")
@@ -130,8 +130,8 @@ def test_a_user_exports_once_at_a_time(user, make_user):
     assert user.get("/user/me/export").status_code == 200
 
 
-def test_a_user_exports_once_at_a_time_though_the_slot_in_redis_is_gone(app, user, make_user):
-    """As that of a client that reads slowly for a minute: it must not take other users' exports away."""
+def test_a_user_has_one_export_at_a_time_even_when_its_slot_in_redis_is_gone(app, user, make_user):
+    """The slot expires when a client reads nothing for a minute; its user must not use up the exports of others."""
     first = open_export(user)
     app.extensions["redis"].delete(f"exports:{user.id}")
     assert_problem(user.get("/user/me/export"), 429, "rate_limited")
@@ -140,7 +140,7 @@ def test_a_user_exports_once_at_a_time_though_the_slot_in_redis_is_gone(app, use
     assert user.get("/user/me/export").status_code == 200
 
 
-def test_a_process_has_few_exports_under_way(user, make_user, monkeypatch, caplog):
+def test_a_process_limits_its_exports_in_flight(user, make_user, monkeypatch, caplog):
     monkeypatch.setattr(export, "EXPORTS_PER_PROCESS", 1)
     held = open_export(make_user())
     refused = user.get("/user/me/export")
@@ -151,8 +151,8 @@ def test_a_process_has_few_exports_under_way(user, make_user, monkeypatch, caplo
     assert user.get("/user/me/export").status_code == 200
 
 
-def test_who_exports_already_is_told_so_though_the_process_has_no_place_left(user, make_user, monkeypatch):
-    """Many requests of one user's must not take, for a moment each, the places of others."""
+def test_a_second_export_of_a_user_is_429_even_when_the_process_is_full(user, make_user, monkeypatch):
+    """Repeated requests of one user must not briefly take the places of others."""
     monkeypatch.setattr(export, "EXPORTS_PER_PROCESS", 1)
     held = open_export(user)
     assert_problem(user.get("/user/me/export"), 429, "rate_limited")
@@ -160,8 +160,8 @@ def test_who_exports_already_is_told_so_though_the_process_has_no_place_left(use
     assert make_user().get("/user/me/export").status_code == 200
 
 
-def test_the_slot_of_a_process_that_died_is_free_in_a_minute_and_is_kept_by_one_that_lives(app, user, monkeypatch):
-    monkeypatch.setattr(export, "SLOT_SECONDS", 0)  # so that each piece keeps it
+def test_an_export_slot_expires_within_a_minute_unless_its_process_renews_it(app, user, monkeypatch):
+    monkeypatch.setattr(export, "SLOT_SECONDS", 0)  # so that each piece renews it
     key, valkey = f"exports:{user.id}", app.extensions["redis"]
     answer = user.get("/user/me/export", buffered=False)
     pieces = iter(answer.response)
@@ -174,20 +174,20 @@ def test_the_slot_of_a_process_that_died_is_free_in_a_minute_and_is_kept_by_one_
     answer.close()
 
 
-def test_an_export_that_was_never_read_gives_its_slot_back(user):
+def test_an_export_that_is_never_read_releases_its_slot(user):
     assert user.call("HEAD", "/user/me/export").status_code == 200
     user.get("/user/me/export", buffered=False).close()
     assert user.get("/user/me/export").status_code == 200
 
 
 @pytest.mark.processes
-def test_an_export_that_takes_too_long_is_cut(app, own_environment, mobile_numbers, tmp_path):
-    """However slowly its client reads, it holds a thread no longer; what came is no whole answer."""
+def test_an_export_that_takes_too_long_is_cut_off(app, own_environment, mobile_numbers, tmp_path):
+    """However slowly its client reads, it must not hold a thread any longer. What came is not a whole answer."""
     with serving(own_environment | {"EXPORT_MAX_SECONDS": "1"}, tmp_path / "web.log") as web:
         token = web.log_in(next(mobile_numbers))["access_token"]
         room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).json()["id"]
         with app.app_context(), transaction():
-            db.session.execute(text("SET LOCAL session_replication_role = replica"))  # no words to search, for speed
+            db.session.execute(text("SET LOCAL session_replication_role = replica"))  # no search words, for speed
             db.session.execute(
                 text(
                     "INSERT INTO messages (id, chatroom_id, position, role, text, status, created_at, streamed,"

@@ -1,4 +1,4 @@
-"""One's own profile, and the usage of the day."""
+"""The user's own profile, and the day's usage."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -7,7 +7,7 @@ import pytest
 from tests.problems import assert_problem
 
 
-def test_profile_is_what_signup_told(make_user):
+def test_profile_shows_the_data_of_the_signup(make_user):
     ada = make_user(name="Ada")
     me = ada.get("/user/me")
     assert me.status_code == 200
@@ -22,7 +22,7 @@ def test_profile_is_what_signup_told(make_user):
     ("given", "kept"),
     [("Grace", "Grace"), ("  Grace ", "Grace"), ("a" * 100, "a" * 100), ("😀", "😀"), ("محمد", "محمد"), (None, None)],
 )
-def test_name_can_be_changed_and_taken_away(make_user, given, kept):
+def test_name_can_be_changed_and_removed(make_user, given, kept):
     ada = make_user(name="Ada")
     changed = ada.patch("/user/me", json={"name": given})
     assert changed.status_code == 200
@@ -48,7 +48,7 @@ def test_nothing_but_a_name_can_be_changed(user, body):
     assert user.get("/user/me").json == before
 
 
-def test_profiles_are_ones_own(make_user):
+def test_a_change_of_one_profile_leaves_others_alone(make_user):
     ada, bob = make_user(name="Ada"), make_user(name="Bob")
     ada.patch("/user/me", json={"name": "Grace"})
     assert bob.get("/user/me").json["name"] == "Bob"
@@ -63,14 +63,14 @@ def test_usage_counts_the_prompts_of_the_day(user):
         assert user.post(f"{room}/message", json={"text": "Hello"}).status_code == 202
 
 
-def test_usage_tells_the_next_midnight_utc(user):
+def test_usage_resets_at_the_next_midnight_utc(user):
     before = datetime.now(UTC)
     resets_at = user.get("/user/usage").json["resets_at"]
     assert resets_at.endswith("T00:00:00.000000Z")
     assert timedelta(0) < datetime.fromisoformat(resets_at) - before <= timedelta(days=1)
 
 
-def test_usage_is_spent_by_no_refusal(user, make_user):
+def test_refused_prompts_do_not_count_as_used(user, make_user):
     room = user.make_chatroom()
     assert make_user().post(f"{room}/message", json={"text": "Hello"}).status_code == 404
     assert user.post(f"{room}/message", json={"text": ""}).status_code == 422
@@ -78,7 +78,7 @@ def test_usage_is_spent_by_no_refusal(user, make_user):
     assert user.get("/user/usage").json["used"] == 0
 
 
-def test_usage_without_a_limit_is_null(app, user):
+def test_usage_shows_null_for_the_limit_of_pro(app, user):
     from app.billing.tier import grant_pro
 
     with app.app_context():

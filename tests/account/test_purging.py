@@ -1,4 +1,4 @@
-"""What was deleted is gone at once for everybody, and its rows go in batches, whatever happens in between."""
+"""Deleted data is gone for everybody at once, and its rows are purged in batches, whatever happens in between."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def quiet_app(app, make_app, make_redis_url):
 
 @pytest.fixture
 def quiet(quiet_app, make_user):
-    """Make somebody whose tasks just wait."""
+    """Make a user whose tasks stay in the queue."""
 
     def make():
         person = make_user()
@@ -53,7 +53,7 @@ def quiet(quiet_app, make_user):
 
 
 def fill(person, *, rooms=3, prompts=4):
-    """Rooms with prompts, each under an Idempotency-Key; their paths."""
+    """Make rooms with prompts, each under its own Idempotency-Key. Returns the rooms' paths."""
     paths, keys = [person.make_chatroom() for _ in range(rooms)], numbers()
     for path in paths:
         for _ in range(prompts):
@@ -78,7 +78,7 @@ def test_an_account_is_deleted_in_batches_and_its_charges_stay(quiet_app, quiet,
         left = [before["messages"]]
         while purge_account() or purge_chatroom():
             left += rows(quiet_app, "messages").values()
-    assert max(one - next_one for one, next_one in pairwise(left)) <= 2 * 3  # unfinished ones, and the newest
+    assert max(one - next_one for one, next_one in pairwise(left)) <= 2 * 3  # unfinished replies, then newest messages
     assert rows(quiet_app, "users", "chatrooms", "messages") == {"users": 1, "chatrooms": 1, "messages": 4}
     assert rows(quiet_app, "auth_sessions", "idempotency_keys") == {"auth_sessions": 1, "idempotency_keys": 2}
     assert rows(quiet_app, "prompt_charges") == {"prompt_charges": 23}
@@ -87,17 +87,17 @@ def test_an_account_is_deleted_in_batches_and_its_charges_stay(quiet_app, quiet,
 
 @pytest.fixture
 def odd_plans(quiet_app):
-    """PostgreSQL looks for the rows of a batch anew for each row of the table, as it may with other statistics."""
+    """Make PostgreSQL look up a batch's rows again for each row of the table, as other statistics may make it do."""
     with quiet_app.app_context():
         for way in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
-            db.session.execute(text(f"SET enable_{way} = off"))  # on the connection that is taken first
+            db.session.execute(text(f"SET enable_{way} = off"))  # on the connection that the pool gives out first
     yield
     with quiet_app.app_context():
         db.session.execute(text("RESET ALL"))
 
 
-def test_what_an_account_has_most_of_goes_in_batches_too(quiet_app, quiet, small_batches, odd_plans):
-    """One statement would not delete millions of security events in its time, nor ever come to the next account."""
+def test_security_events_and_keys_of_an_account_are_deleted_in_batches_too(quiet_app, quiet, small_batches, odd_plans):
+    """One statement would not delete millions of security events in time, and would never reach the next account."""
     person, other = quiet(), quiet()
     eight = "FROM generate_series(1, 8)"
     event = "gen_random_uuid(), CAST(:user AS uuid), 'api_key_created', now()"
@@ -132,7 +132,7 @@ def test_a_deleted_account_loses_number_name_and_password_before_its_row(quiet_a
         assert db.session.execute(known).one() == (None, None, None)
 
 
-def test_the_queries_that_an_operator_is_told_count_what_is_still_to_be_deleted(quiet_app, quiet):
+def test_the_documented_queries_count_what_is_still_to_be_deleted(quiet_app, quiet):
     page = (ROOT / "docs/operations.md").read_text()
     queries = re.findall(r"^SELECT .*;$", page.partition("What is still to be deleted:")[2], flags=re.MULTILINE)
 
@@ -166,7 +166,7 @@ def test_a_deleted_chatroom_is_gone_before_its_rows_are(quiet_app, quiet, small_
     assert rows(quiet_app, "chatrooms", "messages") == {"chatrooms": 1, "messages": 8}
 
 
-def test_a_deletion_looks_at_no_more_rows_however_many_messages_there_are(quiet_app, quiet):
+def test_a_deletion_reads_no_more_rows_however_many_messages_there_are(quiet_app, quiet):
     person = quiet()
     room = person.make_chatroom()
     thousand = text(
@@ -175,7 +175,7 @@ def test_a_deletion_looks_at_no_more_rows_however_many_messages_there_are(quiet_
         " FROM generate_series(0, 999) n"
     )
     with quiet_app.app_context():
-        for first in range(0, 20_000, 1_000):  # each within a statement's time
+        for first in range(0, 20_000, 1_000):  # each below the statement timeout
             db.session.execute(thousand, {"room": room.removeprefix("/chatroom/"), "first": first})
         db.session.execute(text("UPDATE chatrooms SET turns = 20000"))
         db.session.commit()
@@ -188,8 +188,8 @@ def test_a_deletion_looks_at_no_more_rows_however_many_messages_there_are(quiet_
     assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
 
 
-def test_an_account_waits_for_no_charge_that_the_purge_of_its_chatroom_holds(quiet_app, quiet, postgres):
-    """Two who wait for each other's charges are a deadlock."""
+def test_the_purge_of_an_account_does_not_wait_for_a_locked_charge(quiet_app, quiet, postgres):
+    """Two purges that wait for each other's charges are a deadlock."""
     person = quiet()
     fill(person, rooms=1, prompts=4)
     assert person.delete("/user/me").status_code == 204
@@ -206,7 +206,7 @@ def test_an_account_waits_for_no_charge_that_the_purge_of_its_chatroom_holds(qui
         assert db.session.scalar(owned, {"user": person.id}) == 0
 
 
-def test_two_that_purge_at_once_are_not_in_each_others_way(quiet_app, quiet, small_batches):
+def test_purges_at_the_same_time_do_not_block_each_other(quiet_app, quiet, small_batches):
     people = [quiet() for _ in range(3)]
     for person in people:
         fill(person)
@@ -230,7 +230,7 @@ def test_two_that_purge_at_once_are_not_in_each_others_way(quiet_app, quiet, sma
 
 
 @pytest.mark.parametrize(("table", "purge_some"), [("chatrooms", purge_chatroom), ("users", purge_account)])
-def test_a_purge_leaves_to_another_what_that_one_is_at(quiet_app, quiet, postgres, table, purge_some):
+def test_a_purge_skips_rows_that_another_purge_has_locked(quiet_app, quiet, postgres, table, purge_some):
     first = "updated_at" if table == "chatrooms" else "id"
     for person in (quiet(), quiet()):
         room = person.make_chatroom()
@@ -250,7 +250,7 @@ def lost(*_, **__):
     raise BrokerError("Redis is gone")
 
 
-def test_a_purge_that_is_cut_short_goes_on_and_one_that_has_more_to_do_queues_itself(
+def test_an_interrupted_purge_resumes_and_one_with_more_to_do_queues_itself(
     quiet_app, quiet, small_batches, monkeypatch
 ):
     person = quiet()
@@ -279,7 +279,7 @@ def test_beat_asks_for_purges_every_minute(quiet_app):
     assert beat_schedule(quiet_app.extensions["settings"])[PURGE]["schedule"] == 60
 
 
-def test_the_number_signs_up_again_before_the_rows_are_gone(quiet_app, quiet, make_user):
+def test_a_number_can_sign_up_again_before_its_old_rows_are_purged(quiet_app, quiet, make_user):
     person = quiet()
     fill(person, rooms=1, prompts=2)
     assert person.delete("/user/me").status_code == 204
@@ -291,7 +291,7 @@ def test_the_number_signs_up_again_before_the_rows_are_gone(quiet_app, quiet, ma
     assert again.get("/user/usage").json["used"] == 2
 
 
-def test_redis_holds_no_text_of_what_was_deleted(room, runner):
+def test_redis_keeps_no_text_of_deleted_rooms(room, runner):
     client, person = room.app.extensions["redis"], room.person
     person.patch(room.path, json={"title": "A secret title"})
     archived = person.make_chatroom("A secret archive")
@@ -314,14 +314,14 @@ def test_redis_holds_no_text_of_what_was_deleted(room, runner):
 
 
 def keys_with(client, word):
-    """The keys in Redis whose value holds the word."""
+    """Return the keys in Redis whose value contains the word."""
     read = {b"stream": client.xrange, b"string": client.get, b"list": lambda key: client.lrange(key, 0, -1)}
     known = [(key, client.type(key)) for key in client.scan_iter()]
     return [key for key, kind in known if kind in read and word in str(read[kind](key))]
 
 
 @pytest.mark.parametrize("what", ["room", "account"])
-def test_no_worker_begins_a_reply_of_what_was_deleted(room, runner, gemini, what):
+def test_no_worker_begins_a_reply_of_a_deleted_room_or_account(room, runner, gemini, what):
     gemini.clear_requests()
     reply_id = room.send("Hello")
     room.person.delete(room.path if what == "room" else "/user/me")
@@ -330,7 +330,7 @@ def test_no_worker_begins_a_reply_of_what_was_deleted(room, runner, gemini, what
     assert room.row(reply_id).attempt == 0
 
 
-def test_a_piece_that_comes_late_does_not_bring_a_purged_stream_back(room):
+def test_a_late_piece_does_not_recreate_a_purged_stream(room):
     reply_id = room.send("Hello", stream=True)
     with room.app.app_context():
         publisher = Publisher(reply_id, 1, Context(1, 0))

@@ -44,7 +44,7 @@ def operations(description) -> list[Operation]:
 
 
 def walk(value: Any) -> Iterator[Any]:
-    """Every object inside a document."""
+    """Yield every object inside a document."""
     if isinstance(value, dict):
         yield value
         for child in value.values():
@@ -117,7 +117,7 @@ def test_every_route_is_described(migrated_app, description):
     assert served == described
 
 
-def test_every_operation_says_what_it_does_and_where_it_belongs(operations, description):
+def test_every_operation_has_a_summary_and_a_known_tag(operations, description):
     tags = {tag["name"]: tag for tag in description["tags"]}
     for operation in operations:
         assert operation.description.get("summary"), operation
@@ -149,13 +149,13 @@ def test_every_operation_declares_who_may_call_it(migrated_app, description):
             assert security == expected, rule
 
 
-def test_every_protected_operation_tells_of_401_and_every_one_of_500_and_503(operations):
+def test_every_operation_documents_500_and_503_and_every_protected_one_401(operations):
     for operation in operations:
         responses = operation.description["responses"]
         assert {"500", "503"} <= set(responses), operation
         assert ("401" in responses) or not operation.description.get("security"), operation
         for media in operation.description.get("requestBody", {}).get("content", {}).values():
-            # A body without a schema of ours is read raw: a webhook's.
+            # A body without one of our schemas is read raw, as a webhook's is.
             assert ({"400", "413", "415", "422"} if "$ref" in media["schema"] else {"400", "413"}) <= set(responses)
         if any(parameter["in"] == "query" for parameter in operation.description.get("parameters", [])):
             assert "422" in responses, operation
@@ -208,12 +208,12 @@ def test_every_error_has_an_example_that_fits_its_schema(operations, description
 
 
 def headers_of(operations, status) -> dict[str, set[str]]:
-    """The headers of each operation's answers with a status."""
+    """Return the header names of each operation's answer with this status."""
     answers = [(str(operation), operation.description["responses"].get(status)) for operation in operations]
     return {name: set(answer.get("headers", {})) for name, answer in answers if answer}
 
 
-def test_errors_and_304_have_the_headers_that_they_come_with(operations):
+def test_errors_and_304_document_the_headers_that_come_with_them(operations):
     for status, names in {"304": {"ETag"}, "401": {"WWW-Authenticate"}, "503": {"Retry-After"}}.items():
         found = headers_of(operations, status)
         assert found
@@ -227,13 +227,13 @@ def test_errors_and_304_have_the_headers_that_they_come_with(operations):
     assert not any(headers_of(operations, "404").values())
 
 
-def test_a_preference_is_applied_only_where_the_reply_came(operations):
+def test_preference_applied_is_documented_for_200_and_not_for_202(operations):
     send = "POST /chatroom/{chatroom_id}/message"
     assert "Preference-Applied" in headers_of(operations, "200")[send]
     assert "Preference-Applied" not in headers_of(operations, "202")[send]
 
 
-def test_no_parameter_is_null(operations):
+def test_no_parameter_is_nullable(operations):
     for operation in operations:
         for parameter in operation.description.get("parameters", []):
             schema = parameter["schema"]
@@ -249,20 +249,20 @@ def test_no_parameter_is_null(operations):
         ("Problem/properties/errors", {"text": "No."}, {"text": ["No."], "scopes": {"0": ["No."]}}),
     ],
 )
-def test_schemas_refuse_what_never_comes(description, field, wrong, right):
+def test_schemas_refuse_values_that_the_api_never_sends(description, field, wrong, right):
     fits = validator({"$ref": f"#/components/schemas/{field}"}, description)
     assert fits.is_valid(right)
     assert not fits.is_valid(wrong)
 
 
-def test_addresses_are_uris(description):
+def test_urls_have_the_format_uri(description):
     for name in ("CheckoutOut", "PortalOut"):
         assert description["components"]["schemas"][name]["properties"]["url"]["format"] == "uri"
 
 
 def test_every_schema_is_used(description):
     used = {part["$ref"].rsplit("/", 1)[1] for part in walk(description) if "$ref" in part}
-    assert set(description["components"]["schemas"]) - used <= {"StreamEvent"}  # which the stream's text names
+    assert set(description["components"]["schemas"]) - used <= {"StreamEvent"}  # the description of the stream names it
 
 
 def test_the_last_event_of_the_example_is_complete(description):
@@ -288,7 +288,7 @@ def test_every_field_and_parameter_is_described(operations, description):
             assert parameter["in"] == "path" or parameter.get("description"), (str(operation), parameter["name"])
 
 
-def test_patterns_are_regular_expressions_of_javascript_too(description):
+def test_patterns_are_valid_in_javascript_too(description):
     patterns = [part["pattern"] for part in walk(description) if isinstance(part.get("pattern"), str)]
     for pattern in patterns:
         re.compile(pattern)

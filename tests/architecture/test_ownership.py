@@ -13,12 +13,12 @@ from werkzeug.routing import Rule, UUIDConverter
 from tests.problems import assert_problem
 
 METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
-# Arguments of a route that name a file of the documentation, and nobody's property.
+# Route arguments that name a file of the documentation, which belongs to nobody.
 PUBLIC_ARGUMENTS = {("docs.swagger_ui_asset", "name"), ("docs.static", "filename")}
 
 
 def owned_by(owner: Any) -> dict[str, str]:
-    """An id of the owner's for every argument that a route has."""
+    """Return an id of the owner's for every argument that a route has."""
     room = owner.make_chatroom("Private")
     accepted = owner.post(f"{room}/message", json={"text": "A secret"})
     assert accepted.status_code == 202, accepted.text
@@ -31,7 +31,7 @@ def owned_by(owner: Any) -> dict[str, str]:
 
 
 def rules_with_ids(app: Flask) -> list[tuple[str, Rule]]:
-    """Every method and rule that names somebody's property."""
+    """Return every method and rule with the id of somebody's property."""
     found = []
     for rule in app.url_map.iter_rules():
         for name in rule.arguments:
@@ -57,7 +57,7 @@ def address(app: Flask, rule: Rule, values: dict[str, Any]) -> str:
 
 
 def described_bodies(app: Flask) -> dict[tuple[str, str], dict[str, Any]]:
-    """What a request says so that nothing but ownership decides: the example in the API's description."""
+    """Return the example bodies of the API's description. They are valid, so that only ownership decides."""
     paths, found = app.test_client().get("/openapi.json").get_json()["paths"], {}
     for method, rule in rules_with_ids(app):
         operation = paths[re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)][method.lower()]
@@ -68,16 +68,16 @@ def described_bodies(app: Flask) -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.fixture
 def body_of(app: Flask) -> Callable[[str, Rule], dict[str, Any]]:
-    """The arguments of a call that give it a body, where the route takes one."""
+    """Return the keyword arguments for a call's body, if the route takes one."""
     known = described_bodies(app)
     return lambda method, rule: {"json": known[method, rule.rule]} if (method, rule.rule) in known else {}
 
 
-def test_there_are_routes_to_look_at(app):
+def test_the_routes_with_ids_are_found(app):
     assert len(rules_with_ids(app)) >= 7
 
 
-def test_somebody_elses_is_404_and_looks_like_nothing(app, user, body_of, property_of_another):
+def test_property_of_another_user_is_404_exactly_like_an_unknown_id(app, user, body_of, property_of_another):
     for method, rule in rules_with_ids(app):
         path = address(app, rule, property_of_another)
         nothing = address(app, rule, {name: uuid7() for name in property_of_another})
@@ -90,7 +90,7 @@ def test_somebody_elses_is_404_and_looks_like_nothing(app, user, body_of, proper
         assert [name for name, _ in theirs.headers] == [name for name, _ in missing.headers]
 
 
-def test_without_a_token_it_is_401(app, client, body_of, property_of_another):
+def test_property_of_a_user_is_401_without_a_token(app, client, body_of, property_of_another):
     for method, rule in rules_with_ids(app):
         path = address(app, rule, property_of_another)
         response = client.open(path, method=method, **body_of(method, rule))
@@ -98,7 +98,7 @@ def test_without_a_token_it_is_401(app, client, body_of, property_of_another):
         assert_problem(response, 401, "token_missing")
 
 
-def test_nothing_was_changed_by_asking(app, user, make_user, body_of):
+def test_refused_requests_change_nothing_of_the_owner(app, user, make_user, body_of):
     owner = make_user()
     values = owned_by(owner)
     before = owner.get(f"/chatroom/{values['chatroom_id']}").json
@@ -111,7 +111,7 @@ def test_nothing_was_changed_by_asking(app, user, make_user, body_of):
     assert user.get("/user/usage").json["used"] == 0
 
 
-def test_route_that_nobody_covered_fails(app):
+def test_a_route_with_an_unknown_kind_of_id_fails_the_tests(app):
     class Stranger:
         rule, arguments = "/invoice/<id:invoice_id>", {"invoice_id"}
 

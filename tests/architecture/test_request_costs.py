@@ -8,7 +8,7 @@ from sqlalchemy import event
 
 from app.core.db import db
 
-COSTS = {  # SQL statements, and round trips to Redis, the list's version and the task included
+COSTS = {  # SQL statements; round trips to Redis, including those for the list's version and for the task
     "GET /chatroom": (0, 2),
     "GET /chatroom/{room}": (2, 1),
     "GET /chatroom/{room}/messages/{reply}": (1, 1),
@@ -26,7 +26,7 @@ COSTS = {  # SQL statements, and round trips to Redis, the list's version and th
 
 @pytest.fixture
 def round_trips(monkeypatch):
-    """Every packet that this thread sends to Redis."""
+    """Collect every packet that this thread sends to Redis."""
     sent, own = [], get_ident()
     send = AbstractConnection.send_packed_command
 
@@ -46,14 +46,14 @@ def test_a_request_costs_no_more_than_its_budget(user, statements, round_trips, 
     method, path = call.split()
     path = path.replace("/chatroom/{room}", room).replace("{reply}", reply)
     body = {"json": {"text": "Hello again"} if "message" in path else {}} if method == "POST" else {}
-    assert user.call(method, path, **body).status_code < 300  # connections and the list's page are there now
+    assert user.call(method, path, **body).status_code < 300  # opens the connections and caches the list's page
     statements.clear()
     round_trips.clear()
     assert user.call(method, path, **body).status_code < 300
     assert (len(statements), len(round_trips)) == COSTS[call], (statements, round_trips)
 
 
-def test_a_request_with_an_api_key_costs_what_one_with_a_token_does(app, user, statements, round_trips):
+def test_a_request_with_an_api_key_costs_as_much_as_one_with_a_token(app, user, statements, round_trips):
     room = user.make_chatroom()
     key = user.post("/user/api-keys", json={"name": "CI", "scopes": ["chat:read", "chat:write"]}).json["key"]
     for call in ("GET /chatroom", "GET /models", "POST /chatroom/{room}/message"):
@@ -68,7 +68,7 @@ def test_a_request_with_an_api_key_costs_what_one_with_a_token_does(app, user, s
         assert (len(statements), len(round_trips)) == COSTS[call], (call, statements, round_trips)
 
 
-def test_a_prompt_with_an_idempotency_key_costs_what_one_without_does(user, statements, round_trips):
+def test_a_prompt_with_an_idempotency_key_costs_as_much_as_one_without(user, statements, round_trips):
     path = f"{user.make_chatroom()}/message"
     for key in ("first", "second"):
         statements.clear()
@@ -79,7 +79,7 @@ def test_a_prompt_with_an_idempotency_key_costs_what_one_without_does(user, stat
     assert (len(statements), len(round_trips)) == cost, (statements, round_trips)
 
 
-CHANGES = {"edit": (6, 4), "retry": (9, 3)}  # of a prompt and of a completed reply: the same
+CHANGES = {"edit": (6, 4), "retry": (9, 3)}  # the same, for editing a prompt and retrying a completed reply
 
 
 @pytest.mark.parametrize("verb", CHANGES)
@@ -97,7 +97,7 @@ def test_a_change_of_the_conversation_costs_no_more_than_its_budget(room, runner
 
 GENERATIONS = {  # SQL statements and commits of the worker, from the task to the stored end
     "whole": (4, 2),
-    "streamed": (5, 3),  # once more, to note that text was passed on before it is
+    "streamed": (5, 3),  # one more of each: before it publishes text, the worker notes that it does
 }
 
 
@@ -106,7 +106,7 @@ def test_a_generation_costs_no_more_than_its_budget(room, runner, kind):
     with room.app.app_context():
         engine = db.engine
     room.answer(runner, "Hello")
-    runner.keeper.close()  # it would look at the lease each second
+    runner.keeper.close()  # otherwise it reads the lease each second
     reply_id = room.send("Hello again", stream=kind == "streamed")
     statements, commits = [], []
     event.listen(engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))

@@ -20,7 +20,7 @@ from tests.web_process import ROOT
 SOURCES = sorted((ROOT / "app").rglob("*.py"))
 MAX_LINES = 350
 MIN_LINES = 40
-MAY_BE_SHORT = {"__init__", "errors", "models", "tasks", "cli"}  # as a feature names them, however short
+MAY_BE_SHORT = {"__init__", "errors", "models", "tasks", "cli"}  # a feature has modules of these names, however short
 
 # The codes of the API's contract: public, never renamed.
 PUBLIC_CODES = {
@@ -35,12 +35,12 @@ PUBLIC_CODES = {
     "daily_quota_exceeded", "rate_limited", "otp_cooldown", "otp_locked", "too_many_streams",
     "internal_error", "payment_provider_error", "service_unavailable",
 }  # fmt: skip
-# Given by the web server's own errors alone, which no route declares.
+# Only the web server's own errors have these codes, and no route declares them.
 RARE_CODES = {"bad_request", "request_timeout", "uri_too_long", "headers_too_large", "not_implemented"}
 
 
 def error_classes() -> list[type[AppError]]:
-    """Every error of every feature."""
+    """Return the error classes of every feature."""
     for source in SOURCES:
         import_module(".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
 
@@ -96,7 +96,7 @@ def test_nothing_is_imported_inside_a_function(trees):
     assert found == []
 
 
-def test_no_view_touches_the_session(trees):
+def test_no_view_uses_the_database_session(trees):
     found = [
         str(path.relative_to(ROOT))
         for path, tree in trees.items()
@@ -107,7 +107,7 @@ def test_no_view_touches_the_session(trees):
     assert found == []
 
 
-def test_only_one_place_commits(trees):
+def test_only_one_module_commits(trees):
     found = {
         str(path.relative_to(ROOT))
         for path, tree in trees.items()
@@ -117,7 +117,7 @@ def test_only_one_place_commits(trees):
     assert found == {"app/core/transactions.py"}
 
 
-def test_only_one_place_asks_for_the_time(trees):
+def test_only_one_module_reads_the_clock(trees):
     found = {
         str(path.relative_to(ROOT))
         for path, tree in trees.items()
@@ -133,14 +133,14 @@ def test_every_file_stays_short():
     assert not long, f"over {MAX_LINES} lines: move what is a thing of its own out of {long}"
 
 
-def test_no_file_is_a_sliver():
+def test_no_file_is_too_short():
     short = [path for path in SOURCES if len(path.read_text().splitlines()) < MIN_LINES]
     slivers = [str(path.relative_to(ROOT)) for path in short if path.stem not in MAY_BE_SHORT]
     assert not slivers, f"under {MIN_LINES} lines: put {slivers} into the module that uses it"
 
 
 @pytest.mark.parametrize(("name", "registered"), [("views", BLUEPRINTS), ("tasks", TASKS), ("cli", COMMANDS)])
-def test_every_door_is_registered(name, registered):
+def test_every_module_of_views_tasks_and_commands_is_registered(name, registered):
     doors = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES if path.stem == name}
     shut = doors - {module.partition(":")[0] for module in registered}
     assert not shut, f"add {sorted(shut)} to BLUEPRINTS, TASKS or COMMANDS in app/factory.py"
@@ -177,7 +177,7 @@ def test_a_worker_imports_no_route(environment):
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_beat_imports_neither_the_application_nor_what_it_stands_on():
+def test_beat_imports_neither_the_application_nor_its_heavy_dependencies():
     program = (
         "import sys, celery_beat; heavy = ('app.factory', 'config', 'pydantic', 'sqlalchemy', 'flask_', 'stripe');"
         "print([name for name in sys.modules if name.startswith(heavy)])"
@@ -193,8 +193,8 @@ CONSTRAINTS = """
 """
 
 
-def test_every_constraint_of_the_models_is_in_the_database_as_they_say_it(migrated_app):
-    """Autogeneration compares no checks and no actions of foreign keys: let PostgreSQL spell both out."""
+def test_the_migrated_database_has_exactly_the_constraints_of_the_models(migrated_app):
+    """Autogeneration compares neither checks nor actions of foreign keys, so PostgreSQL spells both sides out."""
     in_transaction = {"isolation_level": "READ COMMITTED"}
     with migrated_app.app_context(), db.engine.connect().execution_options(**in_transaction) as connection:
         migrated = {tuple(row) for row in connection.execute(text(CONSTRAINTS))}

@@ -1,4 +1,4 @@
-"""What makes a test fail that would pass unseen otherwise."""
+"""Errors that would pass unseen fail the test."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What tests of accounts share."""
+"""Fixtures and helpers for the tests of accounts."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ PASSWORD = "correct horse battery"
 
 
 class Visitor:
-    """Somebody with a number and no token, at an address of his own."""
+    """Somebody with a number, an address of his own, and no token."""
 
     def __init__(self, app: Flask, mobile: str, ip: str = "203.0.113.7") -> None:
         self.app, self.mobile, self.ip = app, mobile, ip
@@ -64,7 +64,7 @@ def visitor(app: Flask, other_numbers: Iterator[str]) -> Visitor:
 
 @pytest.fixture
 def make_member(app: Flask, other_numbers: Iterator[str]) -> Callable[..., tuple[Visitor, dict[str, Any]]]:
-    """Somebody who has verified his number, and set the password if one is given, long ago; and his tokens."""
+    """Make somebody who verified a number long ago, with a password if one is given. Returns him and his tokens."""
 
     def make(*, password: str | None = None, **signup: Any) -> tuple[Visitor, dict[str, Any]]:
         from tests.people import age_codes
@@ -83,7 +83,7 @@ def make_member(app: Flask, other_numbers: Iterator[str]) -> Callable[..., tuple
 
 
 class Mover(Visitor):
-    """Somebody logged in who wants another number, `new`."""
+    """A logged-in user who wants another number, `new`."""
 
     def __init__(self, visitor: Visitor, tokens: dict[str, Any], new: str) -> None:
         super().__init__(visitor.app, visitor.mobile)
@@ -97,7 +97,7 @@ class Mover(Visitor):
         return self.post("/auth/change-mobile/verify", token=self.token, **body)
 
     def codes(self) -> tuple[str, str]:
-        """New codes: the new number's and the current one's."""
+        """Ask for new codes. Returns the new number's and the current number's."""
         sent = self.ask()
         assert sent.status_code == 202, sent.text
         return sent.json["otp"], sent.json["current_otp"]  # type: ignore[index]
@@ -118,7 +118,7 @@ def mover(make_mover: Callable[..., Mover]) -> Mover:
 
 
 def sql(app: Flask, statement: str, **values: Any) -> Any:
-    """Run a statement and commit; the rows that it returns."""
+    """Run a statement and commit. Returns its rows, if it has any."""
     with app.app_context():
         result: Any = db.session.execute(text(statement), values)
         rows = result.all() if result.returns_rows else None
@@ -127,7 +127,7 @@ def sql(app: Flask, statement: str, **values: Any) -> Any:
 
 
 def wrong(otp: str) -> str:
-    """Another code."""
+    """Return another code than this one."""
     return f"{(int(otp) + 1) % 1_000_000:06}"
 
 
@@ -142,7 +142,7 @@ def make_key(user: Any, **body: Any) -> dict[str, Any]:
 
 
 class Program:
-    """What calls with a key."""
+    """A program that calls the API with a key."""
 
     def __init__(self, app: Flask, key: str) -> None:
         self.client, self.headers = app.test_client(), {"Authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""What using API keys costs, and what limits it: the last use, the requests of a user or an address, ten at most."""
+"""API keys: when their last use is noted, which rate limits they spend, and how many a user may have."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from tests.people import all_at_once, log_in
 from tests.problems import assert_problem
 
 
-def test_its_last_use_is_noted_every_five_minutes(app, user, program, redis_db, statements):
+def test_the_last_use_of_a_key_is_noted_every_five_minutes(app, user, program, redis_db, statements):
     def last_use():
         return user.get("/user/api-keys").json["items"][0]["last_used_at"]
 
@@ -37,7 +37,7 @@ def test_a_request_with_a_known_key_costs_no_sql(user, program, statements):
     assert statements == []
 
 
-def test_it_counts_in_its_users_limit(make_app, make_user, make_redis_url):
+def test_requests_with_a_key_count_towards_its_users_limit(make_app, make_user, make_redis_url):
     limited = make_app(rate_limit_per_minute=5, redis_url=make_redis_url())
     user = make_user()
     user.client = limited.test_client()
@@ -48,13 +48,13 @@ def test_it_counts_in_its_users_limit(make_app, make_user, make_redis_url):
     assert_problem(user.get("/models"), 429, "rate_limited")
 
 
-def test_keys_of_nobody_count_against_their_address(make_app, make_redis_url):
+def test_requests_with_unknown_keys_count_towards_the_limit_of_their_address(make_app, make_redis_url):
     limited = make_app(rate_limit_per_minute=3, redis_url=make_redis_url())
     statuses = [Program(limited, f"gbk_{number}").get("/models").status_code for number in range(5)]
     assert statuses == [401, 401, 401, 429, 429]
 
 
-def test_a_flood_of_invented_keys_asks_postgresql_no_more_than_the_limit(make_app, make_redis_url):
+def test_a_flood_of_invented_keys_queries_postgresql_no_more_often_than_the_limit(make_app, make_redis_url):
     limited = make_app(rate_limit_per_minute=3, redis_url=make_redis_url())
     sent = []
     with limited.app_context():
@@ -64,7 +64,7 @@ def test_a_flood_of_invented_keys_asks_postgresql_no_more_than_the_limit(make_ap
     assert len(sent) == 3
 
 
-def test_ten_at_most_also_at_once(app, client, user):
+def test_a_user_has_at_most_ten_keys_even_when_they_are_made_at_once(app, client, user):
     sessions = [Program(app, token) for token in (user.access_token, log_in(client, user.mobile).json["access_token"])]
 
     def one_more(session=sessions[0]):

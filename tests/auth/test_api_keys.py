@@ -1,4 +1,4 @@
-"""API keys: made, listed and ended by a user, used by a program within their scopes."""
+"""API keys: a user makes, lists and ends them; a program uses them within their scopes."""
 
 import re
 from collections import Counter
@@ -58,7 +58,7 @@ def test_a_key_is_shown_once(user):
     assert key not in listed.text
 
 
-def test_neither_the_database_nor_redis_has_the_key(app, user, redis_db):
+def test_neither_the_database_nor_redis_stores_the_key(app, user, redis_db):
     key = make_key(user)["key"]
     assert Program(app, key).get("/models").status_code == 200
     secret = key[12:]
@@ -72,7 +72,7 @@ def test_neither_the_database_nor_redis_has_the_key(app, user, redis_db):
             assert secret.encode() not in redis_db.get(name)
 
 
-def test_a_program_chats_with_it(app, user, program):
+def test_a_program_can_chat_with_a_key(app, user, program):
     room = program.call("POST", "/chatroom", json={"title": "By a program"})
     assert room.status_code == 201
     path = f"/chatroom/{room.json['id']}"
@@ -108,18 +108,18 @@ def test_a_key_reaches_the_routes_of_its_scopes_and_no_other(app, user, scopes):
     assert walked == allowed
 
 
-def test_a_token_needs_no_scope_and_is_not_told_of_any(user):
+def test_a_token_needs_no_scope_and_a_truncated_key_is_401(user):
     assert user.get("/user/me").status_code == 200
     assert_problem(user.get("/user/me", headers={"Authorization": "Bearer gbk_"}), 401, "token_invalid")
 
 
 @pytest.mark.parametrize("key", ["gbk_", "gbk_x", "gbk_" + "A" * 43, "gbk_" + "ä" * 43, "GBK_" + "A" * 43])
-def test_what_is_no_key_is_401(client, key):
+def test_a_malformed_key_is_401(client, key):
     headers = {"Authorization": f"Bearer {key}".encode().decode("latin-1")}
     assert_problem(client.get("/chatroom", headers=headers), 401, "token_invalid")
 
 
-def test_one_wrong_character_is_another_key(app, user):
+def test_a_key_with_one_wrong_character_is_401(app, user):
     key = make_key(user)["key"]
     for wrong in (key[:-1] + ("A" if key[-1] != "A" else "B"), key.swapcase().replace("GBK_", "gbk_"), key + "A"):
         assert_problem(Program(app, wrong).get("/chatroom"), 401, "token_invalid")
@@ -135,7 +135,7 @@ def test_a_deleted_key_stops_working_at_once(app, user):
     assert_problem(user.delete(f"/user/api-keys/{made['id']}"), 404, "not_found")
 
 
-def test_also_without_redis(app, user, redis_db):
+def test_a_deleted_key_stays_deleted_when_redis_loses_its_data(app, user, redis_db):
     made = make_key(user)
     program = Program(app, made["key"])
     assert program.get("/chatroom").status_code == 200
@@ -152,17 +152,17 @@ def test_a_key_expires(app, user, redis_db):
     assert user.get("/user/api-keys").json == {"items": []}
 
 
-def test_a_key_that_a_process_knows_expires_too(app, user, redis_db):
+def test_a_cached_key_expires_too(app, user, redis_db):
     program = Program(app, make_key(user, expires_in_days=1)["key"])
     assert program.get("/chatroom").status_code == 200
     sql(app, "UPDATE api_keys SET expires_at = now() - interval '1 second'")
-    redis_db.flushdb()  # which knows it for a minute
+    redis_db.flushdb()  # it caches the key for a minute
     assert_problem(program.get("/chatroom"), 401, "token_revoked")
 
 
 @pytest.mark.parametrize("is_asked", [True, False])
 @pytest.mark.parametrize("way", ["change", "reset"])
-def test_a_new_password_ends_keys_if_asked(app, make_member, make_user, way, is_asked):
+def test_a_new_password_ends_api_keys_only_if_asked(app, make_member, make_user, way, is_asked):
     visitor, tokens = make_member(password=PASSWORD)
     headers = {"Authorization": f"Bearer {tokens['access_token']}"}
     made = visitor.client.post("/user/api-keys", json={"name": "CI", "scopes": BOTH}, headers=headers).json
@@ -182,8 +182,8 @@ def test_a_new_password_ends_keys_if_asked(app, make_member, make_user, way, is_
         assert program.get("/chatroom").status_code == 200
 
 
-def test_none_is_made_by_a_request_whose_session_a_new_password_has_ended_meanwhile(app, user, monkeypatch):
-    """Of a thief's, who was admitted just before: his key would outlive what ends all keys."""
+def test_no_key_is_made_by_a_request_whose_session_a_new_password_has_just_ended(app, user, monkeypatch):
+    """The session is a thief's, whose request was admitted just before. His key would outlive what ends all keys."""
     thief = {"Authorization": f"Bearer {user.access_token}"}
 
     def change_the_password_first(key):
@@ -197,7 +197,7 @@ def test_none_is_made_by_a_request_whose_session_a_new_password_has_ended_meanwh
     assert sql(app, "SELECT count(*) FROM api_keys") == [(0,)]
 
 
-def test_it_ends_with_the_account(app, user, program):
+def test_a_key_ends_with_its_account(app, user, program):
     assert program.get("/chatroom").status_code == 200
     assert user.delete("/user/me").status_code == 204
     assert_problem(program.get("/chatroom"), 401, "token_revoked")
@@ -206,20 +206,20 @@ def test_it_ends_with_the_account(app, user, program):
         assert db.session.scalar(text("SELECT count(*) FROM api_keys")) == 0
 
 
-def test_a_logout_leaves_it(app, user, program):
+def test_a_logout_does_not_end_a_key(app, user, program):
     assert user.post("/auth/logout").status_code == 204
     assert program.get("/chatroom").status_code == 200
 
 
-def test_a_key_is_deleted_while_its_users_number_is_locked(app, user):
-    """A new password locks the user, then the keys: did this wait for the user, each would wait for the other."""
+def test_a_key_can_be_deleted_while_its_users_row_is_locked(app, user):
+    """A new password locks the user, then the keys. A deletion that waited for the user could deadlock with it."""
     made = make_key(user)
     with ThreadPoolExecutor(1) as another, app.app_context(), transaction():
         assert lock_user_by_mobile(user.mobile) is not None
         assert another.submit(user.delete, f"/user/api-keys/{made['id']}").result().status_code == 204
 
 
-def test_deleted_twenty_times_at_once_it_is_told_once(user):
+def test_twenty_deletions_of_a_key_at_once_make_one_security_event(user):
     made = make_key(user)
     answers = all_at_once([lambda: user.delete(f"/user/api-keys/{made['id']}")] * 20, retry=False)
     statuses = Counter(answer.status_code for answer in answers)
@@ -250,7 +250,7 @@ def test_deleted_twenty_times_at_once_it_is_told_once(user):
         ({"name": "CI", "scopes": BOTH, "key": "gbk_mine"}, "key"),
     ],
 )
-def test_bad_requests(user, body, field):
+def test_a_key_with_a_bad_field_is_422(user, body, field):
     answer = user.post("/user/api-keys", json=body)
     assert field in assert_problem(answer, 422, "validation_error")["errors"]
 
@@ -269,7 +269,7 @@ def test_ended_keys_are_swept_after_a_day(app, user):
         assert (deleted["revoked API keys"], deleted["expired API keys"]) == (1, 1)
 
 
-def test_the_export_lists_them(user):
+def test_the_export_lists_api_keys_without_their_secrets(user):
     made = make_key(user)
     key = made.pop("key")
     exported = user.get("/user/me/export")

@@ -1,4 +1,4 @@
-"""Budgets of the whole service for an hour: codes sent, and wrong codes."""
+"""The service's hourly budgets: codes sent, and wrong codes."""
 
 import logging
 import re
@@ -19,11 +19,11 @@ BUDGET = 3
 
 @pytest.fixture
 def make_visitors(app, make_app, make_redis_url, other_numbers, caplog):
-    """Make so many people, each at an address of his own, whose service has these budgets and no other limit."""
+    """Make this many people, each with an address of his own, on a service with these budgets and no other limit."""
 
     def make(count, **budgets):
         limited = make_app(redis_url=make_redis_url(), **budgets)
-        logging.getLogger().addHandler(caplog.handler)  # the factory has set the handlers anew
+        logging.getLogger().addHandler(caplog.handler)  # the factory has replaced the handlers
         return [Visitor(limited, next(other_numbers), ip=f"198.51.100.{n}") for n in range(count)]
 
     return make
@@ -98,14 +98,14 @@ def test_right_codes_do_not_use_up_the_budget_for_wrong_codes(make_visitors):
     assert_used_up(owners[1].verify("no"))
 
 
-def test_budgets_are_lifted_by_zero_and_not_with_the_limits_for_addresses(make_visitors):
+def test_zero_lifts_a_budget_and_lifting_the_limits_for_addresses_does_not(make_visitors):
     visitors = make_visitors(2, codes_per_hour=1, rate_limit_per_minute=0)
     assert [visitor.send_otp().status_code for visitor in visitors] == [202, 503]
     visitors = make_visitors(3, codes_per_hour=0, wrong_codes_per_hour=0, rate_limit_per_minute=100)
     assert [visitor.send_otp().status_code for visitor in visitors] == [202] * 3
 
 
-def test_without_redis_budgets_are_open_and_the_limits_for_a_number_hold(app, make_app, other_numbers):
+def test_without_redis_the_budgets_are_lifted_and_the_limits_for_a_number_hold(app, make_app, other_numbers):
     alone = make_app(redis_url=f"redis://127.0.0.1:{free_port()}/0", codes_per_hour=1, wrong_codes_per_hour=1)
     visitors = [Visitor(alone, next(other_numbers)) for _ in range(3)]
     assert [visitor.send_otp().status_code for visitor in visitors] == [202] * 3
@@ -113,7 +113,7 @@ def test_without_redis_budgets_are_open_and_the_limits_for_a_number_hold(app, ma
     assert [visitors[0].verify("no").status_code for _ in range(11)] == [401] * 10 + [429]
 
 
-def test_a_budget_is_whole_again_an_hour_after_its_first_code(make_visitors):
+def test_a_budget_resets_an_hour_after_its_first_code(make_visitors):
     first, second, late = make_visitors(3, codes_per_hour=2)
     assert first.send_otp().status_code == 202
     counts = first.app.extensions["redis"]
@@ -129,7 +129,7 @@ def test_a_budget_is_whole_again_an_hour_after_its_first_code(make_visitors):
 
 @pytest.fixture
 def make_limited_mover(make_visitors, make_mover):
-    """Make somebody with a password who wants another number, whose service has these budgets."""
+    """Make somebody with a password who wants another number, on a service with these budgets."""
 
     def make(**budgets):
         mover = make_mover(password=PASSWORD)
@@ -153,7 +153,7 @@ def test_each_pair_of_codes_for_another_number_costs_two(make_limited_mover):
         age_codes(mover.app, mobile, seconds=61)
     assert_used_up(mover.ask())
     assert codes_of(mover.app) == before
-    assert mover.send_otp().status_code == 202  # the one that is left: what is refused costs nothing
+    assert mover.send_otp().status_code == 202  # takes the one that is left: a refused request costs nothing
     assert_used_up(mover.forgot())
 
 
@@ -167,7 +167,7 @@ def test_wrong_codes_for_another_number_are_bounded(make_limited_mover):
     assert mover.change(new, current_otp=current).status_code == 200
 
 
-def test_sessions_and_passwords_keep_working_under_used_up_budgets(make_limited_mover):
+def test_sessions_and_passwords_keep_working_when_the_budgets_are_used_up(make_limited_mover):
     owner = make_limited_mover(codes_per_hour=1, wrong_codes_per_hour=1)
     assert owner.send_otp().status_code == 202
     assert_problem(owner.verify("no"), 401, "otp_invalid")

@@ -8,7 +8,7 @@ from app.core.db import db
 from tests.auth.conftest import Visitor
 
 
-def test_code_is_six_digits_and_tells_how_long_it_lasts(visitor):
+def test_code_is_six_digits_and_comes_with_its_lifetime(visitor):
     response = visitor.send_otp()
     assert response.status_code == 202
     assert re.fullmatch(r"\d{6}", response.json["otp"])
@@ -17,7 +17,7 @@ def test_code_is_six_digits_and_tells_how_long_it_lasts(visitor):
     assert isinstance(response.json["resend_in"], int)
 
 
-def test_code_is_not_in_the_answer_unless_that_is_its_delivery(app, make_app, visitor):
+def test_code_is_not_in_the_answer_unless_it_is_delivered_that_way(app, make_app, visitor):
     response = Visitor(make_app(otp_delivery="log"), visitor.mobile).send_otp()
     assert response.status_code == 202
     assert "otp" not in response.json

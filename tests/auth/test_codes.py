@@ -1,4 +1,4 @@
-"""One-time codes: guesses, repeated requests, and twenty at once."""
+"""One-time codes: guesses, repeated requests, and requests at the same time."""
 
 from collections import Counter
 from datetime import timedelta
@@ -116,7 +116,7 @@ def test_parallel_requests_send_one_code(visitor):
     assert Counter(answer.status_code for answer in answers) == {202: 1, 429: 7}
 
 
-def test_cooldown_is_for_each_purpose(visitor):
+def test_each_purpose_has_its_own_cooldown(visitor):
     assert visitor.send_otp().status_code == 202
     assert visitor.forgot().status_code == 202
     assert_problem(visitor.forgot(), 429, "otp_cooldown")
@@ -148,7 +148,7 @@ def test_codes_of_the_hour_are_counted_for_each_purpose(app, visitor):
     assert_problem(visitor.forgot(), 429, "otp_cooldown")
 
 
-def test_new_code_ends_the_one_before(app, visitor):
+def test_new_code_ends_the_previous_one(app, visitor):
     visitor.sign_up()
     old = visitor.send_otp().json["otp"]
     age_codes(app, visitor.mobile, seconds=61)
@@ -166,7 +166,7 @@ def test_used_code_does_not_revive_an_older_one(app, visitor):
     assert_problem(visitor.verify(old), 401, "otp_invalid")
 
 
-def test_code_ends_after_five_minutes(app, visitor):
+def test_code_expires_after_five_minutes(app, visitor):
     visitor.sign_up()
     sent = visitor.send_otp().json
     assert sent["expires_in"] == 300
@@ -191,7 +191,7 @@ def test_code_works_only_for_its_purpose(app, make_member):
     assert visitor.verify(login).status_code == 200
 
 
-def test_wrong_guesses_burn_the_code_of_their_purpose_alone(make_member):
+def test_wrong_guesses_burn_only_the_code_of_their_purpose(make_member):
     visitor, _ = make_member()
     login, reset = visitor.send_otp().json["otp"], visitor.forgot().json["otp"]
     for _ in range(5):
@@ -209,11 +209,11 @@ def test_code_of_one_number_does_not_work_for_another(make_member):
     assert one.verify(otp).status_code == 200
 
 
-def test_known_and_unknown_numbers_get_the_same_answers_for_the_same_statements(visitor, make_member, statements):
+def test_known_and_unknown_numbers_get_the_same_answers_and_statements(visitor, make_member, statements):
     member, _ = make_member(password="a-good-long-one")
 
     def observe(call, who):
-        """All that the caller and the database see, but what differs between any two requests."""
+        """Return all that the caller and the database see, except what differs between any two requests."""
         statements.clear()
         answer = call(who)
         headers = {name: value for name, value in answer.headers if name not in {"X-Request-ID", "Retry-After"}}
@@ -233,7 +233,7 @@ def test_known_and_unknown_numbers_get_the_same_answers_for_the_same_statements(
         assert known[-1], "the database was asked"
 
 
-def test_the_guess_that_locks_a_number_takes_the_same_statements_as_any_and_one_more(visitor, make_member, statements):
+def test_the_guess_that_locks_a_known_number_takes_one_statement_more_than_others(visitor, make_member, statements):
     member, _ = make_member()
 
     def guess(who):
@@ -247,7 +247,7 @@ def test_the_guess_that_locks_a_number_takes_the_same_statements_as_any_and_one_
     assert [one.split(" (")[0] for one in more] == ["INSERT INTO security_events"]
 
 
-def test_ended_rows_are_swept_and_counted_ones_stay(app, visitor, make_member):
+def test_ended_rows_are_swept_and_those_that_limits_count_stay(app, visitor, make_member):
     make_member()
     visitor.send_otp()
     visitor.verify("wrong")

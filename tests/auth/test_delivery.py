@@ -67,7 +67,7 @@ def twilio() -> Iterator[TwilioStandIn]:
 
 @pytest.fixture
 def twilio_settings(twilio, make_redis_url) -> dict[str, str]:
-    """An application that texts, on a database of Valkey's where its tasks wait."""
+    """Settings for text messages, with a Valkey database where the tasks wait."""
     return {
         "redis_url": make_redis_url(),
         "otp_delivery": "twilio",
@@ -80,12 +80,12 @@ def twilio_settings(twilio, make_redis_url) -> dict[str, str]:
 
 @pytest.fixture
 def texting(app, make_app, twilio_settings, other_numbers) -> Visitor:
-    """Somebody whose codes come by text message, once the test does the worker's work."""
+    """Somebody whose codes come by text message when the test does the worker's work."""
     return Visitor(make_app(**twilio_settings), next(other_numbers))
 
 
 def queued_tasks(visitor: Visitor) -> list[tuple[str, tuple]]:
-    """The tasks that were queued since the beginning of the test."""
+    """Return the tasks that were queued since the test began."""
     return waiting_tasks(visitor.app.extensions["redis"], CHORES)
 
 
@@ -111,7 +111,7 @@ def test_code_arrives_by_text_message_and_logs_in(texting, twilio):
     assert texting.verify(otp).status_code == 200
 
 
-def test_task_carries_only_an_id_and_the_row_nothing_readable(texting, twilio):
+def test_the_task_carries_only_an_id_and_the_row_holds_nothing_readable(texting, twilio):
     texting.send_otp()
     with texting.app.app_context():
         row = db.session.scalar(db.select(OneTimeCode))
@@ -129,7 +129,7 @@ def test_message_is_sent_once_however_often_the_task_runs(texting, twilio):
     assert len(twilio.requests) == 1
 
 
-def test_code_that_has_ended_is_not_sent(texting, twilio):
+def test_expired_code_is_not_sent(texting, twilio):
     texting.send_otp()
     later = utc_now() + timedelta(minutes=6)
     work(texting, now=later)
@@ -138,7 +138,7 @@ def test_code_that_has_ended_is_not_sent(texting, twilio):
         assert delivery.enqueue_unsent(later) == []
 
 
-def test_a_message_sealed_before_a_new_hash_secret_is_dropped_with_a_word_and_not_queued_again(
+def test_a_message_sealed_under_another_hash_secret_is_dropped_with_a_log_line(
     make_app, texting, twilio, twilio_settings, capsys
 ):
     texting.send_otp()
@@ -166,7 +166,7 @@ def test_sweeper_retries_a_provider_that_did_not_answer(texting, twilio, answer)
 
 
 def test_a_code_that_was_replaced_or_used_keeps_no_message(texting, twilio):
-    """Twilio may have sent what it did not answer for."""
+    """Twilio may have sent a message although it did not answer."""
     texting.sign_up()
     twilio.answer = (503, "<html>")
     for _ in range(2):
@@ -221,7 +221,7 @@ def test_unreachable_provider_is_unavailable(twilio):
 
 @pytest.fixture
 def logging_app(app, make_app) -> Flask:
-    """An application that logs its codes; made first, because it takes hold of the root logger."""
+    """An application that logs its codes. It is made first, because it takes hold of the root logger."""
     return make_app(otp_delivery="log")
 
 

@@ -61,7 +61,7 @@ def test_malformed_code_is_refused_and_costs_no_guess(visitor, text):
 
 
 @pytest.mark.parametrize("value", [123456, None, ["123456"], {"$ne": ""}, True])
-def test_code_is_a_text(visitor, value):
+def test_a_code_that_is_not_a_string_is_422(visitor, value):
     visitor.sign_up()
     assert_problem(visitor.verify(value), 422, "validation_error")
 

@@ -59,7 +59,7 @@ def test_numbers_of_other_countries_are_accepted(app, spelling, stored):
         "\u200f+14155552671\u202c x",
     ],
 )
-def test_what_is_no_number_with_a_country_code_is_422(app, wrong):
+def test_anything_but_a_number_with_a_country_code_is_422(app, wrong):
     visitor = Visitor(app, wrong)
     for answer in (visitor.sign_up(), visitor.send_otp(), visitor.verify("123456")):
         assert list(assert_problem(answer, 422, "validation_error")["errors"]) == ["mobile"]

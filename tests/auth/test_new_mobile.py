@@ -1,4 +1,4 @@
-"""Another number for an account, for two proofs."""
+"""A user changes the number of the account with two proofs."""
 
 import pytest
 
@@ -23,11 +23,11 @@ def test_two_proofs_change_the_number_and_end_every_other_session(app, mover, pr
     assert mover.me(changed.json["access_token"]).json["mobile"] == mover.new
     for ended in (mover.token, other):
         assert_problem(mover.me(ended), 401, "token_revoked")
-    assert_problem(mover.login(PASSWORD), 401, "invalid_credentials")  # with the number of before
+    assert_problem(mover.login(PASSWORD), 401, "invalid_credentials")  # with the old number
     assert Visitor(app, mover.new).login(PASSWORD).status_code == 200
 
 
-def test_it_is_a_security_event(mover):
+def test_changing_the_number_is_a_security_event(mover):
     changed = mover.change(mover.codes()[0], current_password=PASSWORD).json
     headers = {"Authorization": f"Bearer {changed['access_token']}"}
     events = mover.client.get("/user/security-events", headers=headers).json["items"]
@@ -50,7 +50,7 @@ def test_a_wrong_password_is_no_proof_and_is_counted(mover):
     assert_problem(mover.change(new, current_password=PASSWORD), 429, "rate_limited")
 
 
-def test_without_a_password_the_code_is_the_other_proof(make_mover):
+def test_without_a_password_the_current_numbers_code_is_the_second_proof(make_mover):
     mover = make_mover()
     new, current = mover.codes()
     assert_problem(mover.change(new, current_password=PASSWORD), 403, "wrong_password")
@@ -75,7 +75,7 @@ def test_five_wrong_guesses_end_the_code_and_ten_lock_the_number(app, mover):
 
 
 def test_while_one_number_is_locked_no_code_of_the_other_is_compared(app, mover, other_numbers, statements):
-    """Else the guess, which nothing counts then, could be told from the right code by the statements it takes."""
+    """Otherwise the statements would tell the right code from a wrong guess, which nothing counts then."""
     with app.app_context():
         mover.new = next(number for number in other_numbers if mobile_key(number) < mobile_key(mover.mobile))
     new, current = mover.codes()
@@ -86,9 +86,9 @@ def test_while_one_number_is_locked_no_code_of_the_other_is_compared(app, mover,
     assert not [statement for statement in statements if "one_time_codes" in statement]
 
 
-def test_codes_are_good_for_this_alone(app, mover, make_mover, other_numbers):
+def test_codes_are_only_good_for_this_change_of_this_user(app, mover, make_mover, other_numbers):
     new, current = mover.codes()
-    assert_problem(mover.verify(current), 401, "otp_invalid")  # no login
+    assert_problem(mover.verify(current), 401, "otp_invalid")  # not good for a login
     assert_problem(mover.reset(current, "another password"), 401, "otp_invalid")
     assert_problem(Visitor(app, mover.new).verify(new), 401, "otp_invalid")
     other = next(other_numbers)
@@ -102,7 +102,7 @@ def test_codes_are_good_for_this_alone(app, mover, make_mover, other_numbers):
     assert_problem(mover.change(sent["otp"], other, current_otp=login), 401, "otp_invalid")
 
 
-def test_codes_end_with_a_move_away_from_the_present_number(app, mover, other_numbers):
+def test_codes_end_when_the_user_leaves_the_current_number(app, mover, other_numbers):
     left, old_code = mover.mobile, mover.codes()[0]
     age_codes(app, left, seconds=61)
     other = next(other_numbers)
@@ -112,7 +112,7 @@ def test_codes_end_with_a_move_away_from_the_present_number(app, mover, other_nu
     assert_problem(mover.change(old_code, current_password=PASSWORD), 401, "otp_invalid")
 
 
-def test_codes_are_not_good_for_the_next_user_of_the_present_number(app, mover, other_numbers):
+def test_codes_are_not_good_for_the_next_user_of_the_number(app, mover, other_numbers):
     old_code = mover.codes()[0]
     age_codes(app, mover.mobile, seconds=61)
     other = next(other_numbers)
@@ -127,7 +127,7 @@ def test_codes_are_not_good_for_the_next_user_of_the_present_number(app, mover, 
     assert_problem(heir.change(old_code, current_password=PASSWORD), 401, "otp_invalid")
 
 
-def test_codes_cool_down_for_either_number(app, mover, other_numbers):
+def test_each_of_the_two_numbers_has_its_own_cooldown(app, mover, other_numbers):
     mover.codes()
     assert_problem(mover.ask(), 429, "otp_cooldown")
     assert_problem(mover.ask(next(other_numbers)), 429, "otp_cooldown")  # the current number got one just now
@@ -144,7 +144,7 @@ def test_a_refused_request_sends_neither_code(app, mover):
     assert sql(app, "SELECT count(*) FROM one_time_codes") == before
 
 
-def test_a_taken_number_is_told_only_to_who_has_its_code(mover, make_member):
+def test_only_somebody_with_a_numbers_code_learns_that_it_is_taken(mover, make_member):
     owner, _ = make_member()
     free = mover.ask()
     age_codes(mover.app, mover.mobile, seconds=61)
@@ -158,13 +158,13 @@ def test_a_taken_number_is_told_only_to_who_has_its_code(mover, make_member):
     assert mover.me(mover.token).json["mobile"] == mover.mobile
 
 
-def test_a_claim_that_nobody_verified_gives_way(app, mover):
+def test_an_unverified_signup_gives_way_to_the_change(app, mover):
     claim = Visitor(app, mover.new, ip="198.51.100.9")
     assert claim.sign_up(name="Somebody").status_code == 201
     login = claim.send_otp().json["otp"]
     assert mover.change(mover.codes()[0], current_password=PASSWORD).status_code == 200
     assert_problem(claim.sign_up(), 409, "account_exists")
-    # Who has the code of a number has the number: the account that it has now.
+    # Whoever has a number's code owns the number, and so the account that has it now.
     assert claim.verify(login).json["user"]["id"] == mover.id
 
 
@@ -179,7 +179,7 @@ def test_a_claim_that_nobody_verified_gives_way(app, mover):
         ({"new_mobile": "+4915112345678", "otp": "1"}, "otp"),
     ],
 )
-def test_bad_requests_for_codes(mover, body, field):
+def test_a_bad_request_for_codes_is_422(mover, body, field):
     body = {name: mover.mobile if value == "OWN" else value for name, value in body.items()}
     answer = mover.post("/auth/change-mobile", token=mover.token, **body)
     assert field in assert_problem(answer, 422, "validation_error")["errors"]
@@ -198,14 +198,14 @@ def test_bad_requests_for_codes(mover, body, field):
         ({"new_mobile": "OWN", "current_otp": "123456"}, "new_mobile"),
     ],
 )
-def test_bad_verifications(mover, proof, field):
+def test_a_bad_verification_is_422(mover, proof, field):
     body = {"new_mobile": mover.new, "otp": "123456"} | proof
     body = {name: mover.mobile if value == "OWN" else value for name, value in body.items()}
     answer = mover.post("/auth/change-mobile/verify", token=mover.token, **body)
     assert field in assert_problem(answer, 422, "validation_error")["errors"]
 
 
-def test_it_takes_a_token(app, mover):
+def test_changing_the_number_needs_a_token(app, mover):
     anonymous = Visitor(app, mover.mobile)
     assert_problem(anonymous.post("/auth/change-mobile", new_mobile=mover.new), 401, "token_missing")
     body = {"new_mobile": mover.new, "otp": "123456", "current_password": PASSWORD}

@@ -1,4 +1,4 @@
-"""What goes along to another number: rooms, Pro, and the day's spent prompts, which stay spent on both sides."""
+"""What moves to the new number: rooms, Pro, and the day's spent prompts, which stay spent for both numbers."""
 
 from tests.auth.conftest import PASSWORD, Visitor
 from tests.people import age_codes
@@ -6,7 +6,7 @@ from tests.problems import assert_problem
 
 
 def newcomer(app, mobile):
-    """Somebody who signs up with a number; his tokens."""
+    """Sign somebody up with this number. Returns him and his tokens."""
     visitor = Visitor(app, mobile, ip="198.51.100.9")
     assert visitor.sign_up().status_code == 201
     age_codes(app, mobile, seconds=7_200)
@@ -26,7 +26,7 @@ def used(visitor, token):
     return visitor.client.get("/user/usage", headers={"Authorization": f"Bearer {token}"}).json["used"]
 
 
-def test_rooms_and_the_days_prompts_go_along_and_stay_spent_on_both_sides(app, mover, user):
+def test_rooms_move_along_and_the_days_prompts_stay_spent_for_both_numbers(app, mover, user):
     spend(user, user.access_token, 1)
     spend(mover, mover.token, 3)
     changed = mover.change(mover.codes()[0], current_password=PASSWORD).json["access_token"]
@@ -42,10 +42,10 @@ def test_rooms_and_the_days_prompts_go_along_and_stay_spent_on_both_sides(app, m
     ).json["items"]
     assert {day["prompts"] for day in history} == {0}  # they were somebody else's
     spend(visitor, tokens["access_token"], 2)
-    assert used(mover, changed) == 3  # from now on each for itself
+    assert used(mover, changed) == 3  # from now on each number counts by itself
 
 
-def test_pro_goes_along(app, mover):
+def test_pro_moves_to_the_new_number(app, mover):
     granted = app.test_cli_runner().invoke(args=["users", "grant-pro", mover.mobile, "--reason", "a gift"])
     assert granted.exit_code == 0, granted.output
     changed = mover.change(mover.codes()[0], current_password=PASSWORD).json
@@ -53,7 +53,7 @@ def test_pro_goes_along(app, mover):
     assert newcomer(app, mover.mobile)[1]["user"]["tier"] == "basic"
 
 
-def test_deleting_the_account_afterwards_refills_nothing(app, mover):
+def test_deleting_the_account_after_the_change_refills_no_quota(app, mover):
     spend(mover, mover.token, 5)
     changed = mover.change(mover.codes()[0], current_password=PASSWORD).json["access_token"]
     assert mover.client.delete("/user/me", headers={"Authorization": f"Bearer {changed}"}).status_code == 204
@@ -66,7 +66,7 @@ def test_deleting_the_account_afterwards_refills_nothing(app, mover):
         assert_problem(refused, 429, "daily_quota_exceeded")
 
 
-def test_what_both_numbers_spent_adds_up_and_counts_once_on_the_way_back(app, make_mover):
+def test_prompts_of_both_numbers_add_up_and_count_once_after_changing_back(app, make_mover):
     mover = make_mover(password=PASSWORD)
     visitor, tokens = newcomer(app, mover.new)
     spend(visitor, tokens["access_token"], 2)
@@ -82,7 +82,7 @@ def test_what_both_numbers_spent_adds_up_and_counts_once_on_the_way_back(app, ma
         mover.mobile, mover.new = mover.new, mover.mobile
 
 
-def test_a_refund_counts_on_both_sides(app, mover):
+def test_a_refund_counts_for_both_numbers(app, mover):
     reply = spend(mover, mover.token, 1)
     changed = mover.change(mover.codes()[0], current_password=PASSWORD).json["access_token"]
     cancel = f"/chatroom/{reply['chatroom_id']}/messages/{reply['id']}/cancel"

@@ -1,4 +1,4 @@
-"""A change of the number that meets another one, a deletion, or a signup: one consistent end."""
+"""A change of the number that races another change, a deletion or a signup has one consistent end."""
 
 from collections import Counter
 
@@ -8,11 +8,11 @@ from tests.auth.conftest import PASSWORD, Mover, Visitor, sql
 from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
 
-ROUNDS = 6  # so that now the one is faster, now the other
+ROUNDS = 6  # so that now the one is faster, now the other one
 
 
 def owners(app, *mobiles):
-    """Who has verified each number; None for nobody."""
+    """Return who has verified each number, None for nobody."""
     found = []
     for mobile in mobiles:
         rows = sql(app, "SELECT id FROM users WHERE mobile = :mobile AND verified_at IS NOT NULL", mobile=mobile)
@@ -20,7 +20,7 @@ def owners(app, *mobiles):
     return found
 
 
-def test_twenty_at_once_change_it_once(app, mover):
+def test_twenty_changes_at_once_change_the_number_once(app, mover):
     new, current = mover.codes()
     proofs = [{"current_password": PASSWORD}, {"current_otp": current}]
     calls = [lambda proof=proofs[number % 2]: mover.change(new, **proof) for number in range(20)]
@@ -31,7 +31,7 @@ def test_twenty_at_once_change_it_once(app, mover):
     assert owners(app, mover.mobile, mover.new) == [None, mover.id]
 
 
-def test_two_sessions_with_two_numbers_have_one_end(app, make_mover, other_numbers):
+def test_two_sessions_that_change_to_two_numbers_end_consistently(app, make_mover, other_numbers):
     for _ in range(ROUNDS):
         mover = make_mover(password=PASSWORD)
         other = Mover(mover, mover.login(PASSWORD).json | {}, next(other_numbers))
@@ -51,8 +51,8 @@ def test_two_sessions_with_two_numbers_have_one_end(app, make_mover, other_numbe
         )
 
 
-def test_a_password_that_changes_while_it_is_compared_moves_no_number(app, mover, monkeypatch):
-    """Its session has ended by then, which was a thief's."""
+def test_a_password_that_changes_while_it_is_compared_does_not_change_the_number(app, mover, monkeypatch):
+    """The session, a thief's, has ended by then."""
     otp, _ = mover.codes()
 
     def change_it_after(*args):
@@ -65,7 +65,7 @@ def test_a_password_that_changes_while_it_is_compared_moves_no_number(app, mover
     assert owners(app, mover.mobile, mover.new) == [mover.id, None]
 
 
-def test_two_who_want_each_others_number_do_not_block_one_another(app, make_mover):
+def test_two_users_who_want_each_others_number_do_not_deadlock(app, make_mover):
     for _ in range(ROUNDS):
         one, two = make_mover(password=PASSWORD), make_mover(password=PASSWORD)
         one.new, two.new = two.mobile, one.mobile
@@ -79,7 +79,7 @@ def test_two_who_want_each_others_number_do_not_block_one_another(app, make_move
         assert owners(app, one.mobile, two.mobile) == [one.id, two.id]
 
 
-def test_against_deletion_there_is_one_consistent_end(app, make_mover):
+def test_a_change_that_races_a_deletion_ends_consistently(app, make_mover):
     for _ in range(ROUNDS):
         mover = make_mover(password=PASSWORD)
         new = mover.codes()[0]
@@ -95,7 +95,7 @@ def test_against_deletion_there_is_one_consistent_end(app, make_mover):
         assert owners(app, mover.mobile, mover.new) == end
 
 
-def test_against_somebody_signing_up_with_the_number_one_has_it(app, make_mover):
+def test_one_of_a_change_and_a_signup_that_race_gets_the_number(app, make_mover):
     for _ in range(ROUNDS):
         mover = make_mover(password=PASSWORD)
         stranger = Visitor(app, mover.new, ip="198.51.100.9")

@@ -1,4 +1,4 @@
-"""Passwords: which ones will do, and the ways to use, change and reset one."""
+"""Passwords: which are accepted, and how they are used, changed and reset."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def test_hash_is_argon2id_with_the_recommended_cost():
 
 
 def test_no_password_matches_a_missing_hash():
-    """There is one to compare with: the first logins of a process, all at once, need not make it outside the slots."""
+    """The hash to compare with is a constant, so the first logins of a process need not make it outside the slots."""
     assert not hasher.check_needs_rehash(passwords.NOBODYS_HASH)
     assert password_matches(None, GOOD) is False
 
@@ -68,7 +68,7 @@ for work in (lambda: password_matches(known, "right"), lambda: hash_password("ri
 """
 
 
-def test_a_password_that_there_is_no_memory_to_hash_is_not_called_wrong():
+def test_a_password_is_not_called_wrong_when_there_is_no_memory_to_hash_it():
     command = [sys.executable, "-c", WITHOUT_MEMORY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -115,7 +115,7 @@ def test_parallel_wrong_passwords_get_no_more_than_the_limit(member):
     assert [answer.status_code for answer in answers].count(401) == 10
 
 
-def test_right_password_is_refunded(app, member):
+def test_an_attempt_with_the_right_password_is_refunded(app, member):
     who, _ = member
     assert [who.login(GOOD).status_code for _ in range(12)] == [200] * 12
     with app.app_context():
@@ -124,7 +124,7 @@ def test_right_password_is_refunded(app, member):
 
 @contextmanager
 def hashing_by_others() -> Iterator[int]:
-    """Hold every hash slot, as a flood does; how many there are."""
+    """Hold every hash slot, as a flood does. Yields how many there are."""
     with ExitStack() as held:
         count = 0
         while hash_slots.acquire(blocking=False):
@@ -140,7 +140,7 @@ def test_a_process_computes_four_hashes_at_once():
 
 @pytest.fixture
 def short_wait(monkeypatch):
-    """For a slot that nobody gives back."""
+    """Wait only briefly for a slot that nobody gives back."""
     monkeypatch.setattr(passwords, "HASH_SLOT_SECONDS", 0.2)
 
 
@@ -156,7 +156,7 @@ def test_login_without_a_hash_slot_is_refunded(app, member, short_wait, caplog):
     assert who.login(GOOD).status_code == 429, "guesses cost as much as ever"
 
 
-def test_an_attempt_that_a_defect_keeps_from_being_compared_is_refunded(app, member, monkeypatch):
+def test_an_attempt_that_fails_with_a_defect_is_refunded(app, member, monkeypatch):
     def fail(*_):
         raise MemoryError
 
@@ -254,8 +254,8 @@ def test_first_password_needs_no_current_one_and_ends_every_earlier_session(make
         assert_problem(who.me(earlier["access_token"]), 401, "token_revoked")
 
 
-def test_a_session_that_ends_while_its_password_is_hashed_sets_none(make_member, monkeypatch):
-    """Of a thief's, whose request may wait seconds for its turn to hash."""
+def test_a_session_that_ends_while_its_password_is_hashed_does_not_set_it(make_member, monkeypatch):
+    """The session is a thief's, and its request may wait seconds for a hash slot."""
     owner, thief = make_member()
     own = owner.verify(owner.send_otp().json["otp"]).json["access_token"]
 
@@ -292,7 +292,7 @@ def test_one_of_parallel_changes_wins(member):
     )
     won = [n for n, answer in enumerate(answers) if answer.status_code == 200]
     assert len(won) == 1
-    assert {answer.status_code for answer in answers} <= {200, 401, 403}  # 403: it began late
+    assert {answer.status_code for answer in answers} <= {200, 401, 403}  # 403: it began after another one had won
     assert who.login(f"number-{won[0]}-of-six").status_code == 200
 
 

@@ -9,7 +9,7 @@ from tests.auth.conftest import Visitor
 from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
 
-ROUNDS = 8  # so that now the one is faster, now the other
+ROUNDS = 8  # so that now the one is faster, now the other one
 
 
 def test_signups_that_race_a_verification_take_nothing_over(app, other_numbers):
@@ -37,9 +37,9 @@ def test_parallel_requests_for_a_code_leave_exactly_one_that_works(app, visitor)
     assert visitor.verify(otp).status_code == 200
 
 
-def test_a_wrong_code_does_not_wait_for_what_the_owner_is_doing(app, make_member):
-    """It would be told from one for an unknown number by that; the tenth, which is an event of the owner's, and a
-    deletion would each wait for the other."""
+def test_a_wrong_code_does_not_wait_for_the_owners_row_lock(app, make_member):
+    """The wait would tell a known number from an unknown one. The tenth wrong code writes an event of the owner's: a
+    deletion and it would each wait for the other."""
     owner, _ = make_member()
     calls = [lambda: owner.verify("wrong")] * 5 + [lambda: owner.reset("wrong", "a-good-long-password")] * 5
     with ThreadPoolExecutor(1) as another, app.app_context(), transaction():
@@ -49,7 +49,7 @@ def test_a_wrong_code_does_not_wait_for_what_the_owner_is_doing(app, make_member
     assert_problem(owner.verify("wrong"), 429, "otp_locked")
 
 
-def test_a_user_who_was_read_before_is_locked_as_stored_by_then(app, make_member):
+def test_locking_a_user_who_was_read_before_reads_the_stored_row_again(app, make_member):
     owner, tokens = make_member(name="Ada")
     headers = {"Authorization": f"Bearer {tokens['access_token']}"}
     with ThreadPoolExecutor(1) as another, app.app_context(), transaction():

@@ -1,4 +1,4 @@
-"""New secrets on live data: what goes on under JWT_SECRET_PREVIOUS and HASH_SECRET, and what ends without them."""
+"""New secrets on live data: what goes on with JWT_SECRET_PREVIOUS and HASH_SECRET, and what ends without them."""
 
 from types import SimpleNamespace
 
@@ -39,7 +39,7 @@ def send(visitor, person, token=None):
 
 @pytest.fixture
 def make_later(make_app, before):
-    """The person before an application with other secrets."""
+    """The same person on an application with other secrets."""
 
     def make(**secrets) -> Visitor:
         return Visitor(make_app(basic_daily_prompts=QUOTA, **secrets), before.mobile)
@@ -70,7 +70,7 @@ def test_once_the_previous_secret_is_gone_its_tokens_are_invalid(before, make_la
     assert_problem(send(after, before, refreshed["access_token"]), 429, "daily_quota_exceeded")
 
 
-def test_processes_that_have_the_new_secret_already_and_those_that_have_not_take_each_others_tokens(before, make_later):
+def test_processes_with_the_new_and_the_old_secret_accept_each_others_tokens(before, make_later):
     not_yet = make_later(jwt_secret=OLD, jwt_secret_previous=NEW, hash_secret=before.hash_secret)
     already = make_later(jwt_secret=NEW, jwt_secret_previous=OLD, hash_secret=before.hash_secret)
     newer = already.post("/auth/refresh", token=before.tokens["refresh_token"]).json
@@ -78,7 +78,7 @@ def test_processes_that_have_the_new_secret_already_and_those_that_have_not_take
     assert already.me(before.tokens["access_token"]).status_code == 200
 
 
-def test_changed_hash_secret_ends_codes_and_begins_the_day_anew_but_ends_no_login(before, make_later):
+def test_changed_hash_secret_ends_codes_and_resets_the_quota_but_ends_no_login(before, make_later):
     later = make_later(jwt_secret=OLD, hash_secret="another-secret-of-hashes-than-there-was")
     assert_problem(later.reset(before.reset_code, "a-good-long-password"), 401, "otp_invalid")
     assert send(later, before).status_code == 202
@@ -94,7 +94,7 @@ def test_changed_hash_secret_forgets_wrong_guesses(before, make_later):
 
 
 @pytest.mark.parametrize("key_id", [None, "none of ours", "", "of the secret before"])
-def test_naming_a_key_helps_no_token_that_is_signed_with_another(before, make_later, key_id):
+def test_a_key_id_does_not_help_a_token_that_is_signed_with_another_key(before, make_later, key_id):
     later = make_later(jwt_secret=NEW, jwt_secret_previous=OLD)
     token = before.tokens["access_token"]
     claims = jwt.decode(token, options={"verify_signature": False})

@@ -1,4 +1,4 @@
-"""No code and no password lies in clear in PostgreSQL, in Redis or in the log."""
+"""No code and no password is stored in clear in PostgreSQL, in Redis or in the log."""
 
 import logging
 
@@ -12,7 +12,7 @@ PASSWORDS = ["the-first-long-password", "the-second-long-password", "the-third-l
 
 
 def everything_in_postgres(app) -> str:
-    """Every row of every table, as text."""
+    """Return every row of every table, as text."""
     with app.app_context():
         tables = inspect(db.engine).get_table_names()
         assert {"users", "one_time_codes", "auth_sessions", "number_guards"} <= set(tables)
@@ -21,7 +21,7 @@ def everything_in_postgres(app) -> str:
 
 
 def everything_in_redis(*clients: redis.Redis) -> str:
-    """Every key of the clients' databases with its serialised value and, for what can be read as text, that too."""
+    """Return every key of the clients' databases with its serialised value and its readable value."""
     found = []
     for client in clients:
         with redis.Redis(**client.connection_pool.connection_kwargs) as database:
@@ -61,7 +61,7 @@ def test_no_code_and_no_password_is_stored_in_clear(app, make_app, make_redis_ur
         twilio_from="+15005550006",
     )
     by_text = Visitor(texting, next(other_numbers))
-    assert by_text.send_otp().status_code == 202  # waits in the queue: nobody works here
+    assert by_text.send_otp().status_code == 202  # it waits in the queue: there is no worker
 
     places = {
         "postgres": everything_in_postgres(app),
@@ -77,7 +77,7 @@ def test_no_code_and_no_password_is_stored_in_clear(app, make_app, make_redis_ur
 
 
 def without_numbers_of_time(content: str) -> str:
-    """A six-digit code may turn up by chance in microseconds and ids, which are no secret."""
+    """Remove microseconds and ids, which are no secret, and in which a six-digit code may turn up by chance."""
     import re
 
     content = re.sub(r"\d\d:\d\d:\d\d\.\d+", "", content)

@@ -1,4 +1,4 @@
-"""The rows of security events: written in the transaction of what they tell of, and kept 90 days."""
+"""The rows of security events: written in the transaction of what they record, and kept for 90 days."""
 
 from datetime import timedelta
 
@@ -82,12 +82,12 @@ def lock_codes(mover):
         (lock_codes, 401, "codes_locked", "number_guards"),
     ],
 )
-def test_an_event_is_written_in_the_transaction_of_what_it_tells_of(mover, act, status, kind, table):
+def test_an_event_is_written_in_the_transaction_of_what_it_records(mover, act, status, kind, table):
     answer = act(mover)
     assert answer.status_code == status, answer.text
     [(event, written_by)] = sql(mover.app, "SELECT type, xmin::text FROM security_events ORDER BY id DESC LIMIT 1")
     assert event == kind
-    # xmin is the transaction that wrote a row as it is now; the youngest is the action's.
+    # xmin is the transaction that wrote the current version of a row; the action's is the youngest.
     assert sql(mover.app, f"SELECT xmin::text FROM {table} ORDER BY age(xmin) LIMIT 1") == [(written_by,)]
 
 

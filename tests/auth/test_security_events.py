@@ -26,7 +26,7 @@ def listed(visitor, token, query=""):
 
 
 def types(visitor, token):
-    """The kinds of the account's events, oldest first."""
+    """Return the types of the account's events, oldest first."""
     return [item["type"] for item in reversed(listed(visitor, token, "?limit=100")["items"])]
 
 
@@ -41,7 +41,7 @@ def log_in(visitor, *, ip="203.0.113.7", headers=PHONE):
     return answer.json["access_token"]
 
 
-def test_a_first_login_is_one_of_a_new_device_and_says_where_from(make_member):
+def test_a_first_login_is_from_a_new_device_and_shows_where_from(make_member):
     who, tokens = make_member()
     (event,) = listed(who, tokens["access_token"])["items"]
     assert event["type"] == "login_new_device"
@@ -54,7 +54,7 @@ def test_a_first_login_is_one_of_a_new_device_and_says_where_from(make_member):
     ("ip", "headers", "kind"),
     [
         ("203.0.113.7", PHONE, "login"),
-        ("203.0.113.250", PHONE, "login"),  # of the same network
+        ("203.0.113.250", PHONE, "login"),  # the same network
         ("203.0.114.7", PHONE, "login_new_device"),
         ("203.0.113.7", {"User-Agent": "Phone/2.0"}, "login_new_device"),
         ("2001:db8::1", PHONE, "login_new_device"),
@@ -65,12 +65,12 @@ def test_a_first_login_is_one_of_a_new_device_and_says_where_from(make_member):
 def test_a_login_from_elsewhere_or_in_another_program_is_a_new_device(make_member, ip, headers, kind):
     who, _ = make_member(password=PASSWORD)
     log_in(who)
-    for expected in (kind, "login"):  # the second time it is known
+    for expected in (kind, "login"):  # the second login comes from a known device
         token = log_in(who, ip=ip, headers=headers)
         assert types(who, token)[-1] == expected
 
 
-def test_ipv6_networks_are_places(make_member):
+def test_addresses_of_one_ipv6_network_are_one_place(make_member):
     who, _ = make_member(password=PASSWORD)
     log_in(who, ip="2001:db8:1:2::3")
     assert types(who, log_in(who, ip="2001:db8:1:ffff::9"))[-1] == "login"
@@ -89,7 +89,7 @@ def test_a_device_is_forgotten_after_ninety_days(app, make_member):
         assert delete_ended(now=utc_now())["security events"] >= 3
 
 
-def test_what_else_happens_to_an_account_is_told(app, make_member):
+def test_new_passwords_and_ended_sessions_are_events(app, make_member):
     who, _ = make_member(password=PASSWORD)  # a first login, and a password
     other = log_in(who)
     sessions = who.client.get("/auth/sessions", headers={"Authorization": f"Bearer {other}"}).json["items"]
@@ -107,16 +107,16 @@ def test_what_else_happens_to_an_account_is_told(app, make_member):
     assert types(who, log_in(who))[-1] == "login"  # a logout is no event
 
 
-def test_a_refresh_token_that_comes_again_is_told(app, make_member):
+def test_a_reused_refresh_token_is_one_event(app, make_member):
     who, tokens = make_member(password=PASSWORD)
     assert refresh(who, tokens).status_code == 200
     let_pass(app, 11)
     assert_problem(refresh(who, tokens), 401, "token_revoked")
-    assert_problem(refresh(who, tokens), 401, "token_revoked")  # it is told once
+    assert_problem(refresh(who, tokens), 401, "token_revoked")  # only the first reuse is an event
     assert types(who, log_in(who)).count("refresh_token_reused") == 1
 
 
-def test_codes_that_wrong_guesses_lock_are_told_once(app, make_member):
+def test_codes_locked_by_wrong_guesses_are_one_event(app, make_member):
     who, tokens = make_member()
     for _ in range(2):
         otp = who.send_otp().json["otp"]
@@ -137,7 +137,7 @@ def test_an_unknown_number_has_no_events(app, visitor):
         assert db.session.scalar(text("SELECT count(*) FROM security_events")) == 0
 
 
-def test_failures_are_no_events_of_the_owner(make_member):
+def test_a_wrong_password_is_no_event(make_member):
     who, tokens = make_member(password=PASSWORD)
     before = types(who, tokens["access_token"])
     assert who.login("wrong password").status_code == 401
@@ -148,7 +148,7 @@ def test_failures_are_no_events_of_the_owner(make_member):
     assert types(who, tokens["access_token"]) == before
 
 
-def test_pages_and_owners(make_member):
+def test_pages_have_every_event_of_their_owner_once(make_member):
     who, _ = make_member(password=PASSWORD)
     stranger, theirs = make_member()
     token = [log_in(who) for _ in range(5)][-1]
@@ -168,7 +168,7 @@ def test_pages_and_owners(make_member):
     assert who.client.get("/user/security-events").status_code == 401
 
 
-def test_the_export_has_all_of_them_and_a_deletion_takes_them_along(app, make_member, monkeypatch):
+def test_the_export_has_all_events_and_a_deletion_removes_them(app, make_member, monkeypatch):
     from app.account import export
     from app.account.tasks import purge_account, purge_chatroom
 
@@ -186,7 +186,7 @@ def test_the_export_has_all_of_them_and_a_deletion_takes_them_along(app, make_me
         assert db.session.scalar(text("SELECT count(*) FROM security_events")) == 0
 
 
-def test_support_sees_them(app, make_member):
+def test_support_can_list_the_events_of_a_user(app, make_member):
     who, _ = make_member(password=PASSWORD)
     runner = app.test_cli_runner()
     told = runner.invoke(args=["users", "events", who.mobile])
@@ -203,8 +203,8 @@ def test_support_sees_them(app, make_member):
     assert runner.invoke(args=["users", "events", "+14155559999"]).exit_code == 2
 
 
-def test_what_failed_leaves_no_event(app, make_member, monkeypatch):
-    """An event is written in the transaction of what it tells of."""
+def test_a_login_that_fails_with_a_defect_leaves_no_event(app, make_member, monkeypatch):
+    """An event is written in the transaction of what it records."""
     who, tokens = make_member(password=PASSWORD)
     before = types(who, tokens["access_token"])
 

@@ -1,4 +1,4 @@
-"""Sessions: refresh tokens that rotate, and logins that can be seen and ended."""
+"""Sessions: refresh tokens that rotate, and logins that the user can list and end."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -30,7 +30,7 @@ def refresh(visitor, tokens):
 
 
 def let_pass(app, seconds):
-    """Let time pass since every refresh token's use."""
+    """Let time pass since the use of every refresh token."""
     with app.app_context():
         db.session.execute(text(f"UPDATE refresh_rotations SET used_at = used_at - interval '{seconds} s'"))
         db.session.commit()
@@ -46,7 +46,7 @@ def test_refresh_gives_new_tokens_of_the_same_session(member):
     assert who.me(tokens["access_token"]).status_code == 200
 
 
-def test_refresh_token_answers_again_within_ten_seconds_for_parallel_clients(app, member):
+def test_refresh_token_works_again_within_ten_seconds_for_parallel_clients(app, member):
     who, tokens = member
     first = refresh(who, tokens).json
     let_pass(app, 9)
@@ -56,7 +56,7 @@ def test_refresh_token_answers_again_within_ten_seconds_for_parallel_clients(app
     assert refresh(who, second.json).status_code == 200
 
 
-def test_parallel_clients_may_come_to_machines_whose_clocks_differ(app, member):
+def test_parallel_clients_may_reach_machines_whose_clocks_differ(app, member):
     _, tokens = member
     claims = jwt.decode(tokens["refresh_token"], options={"verify_signature": False})
     ids = [UUID(claims[name]) for name in ("sub", "sid", "rid")]
@@ -82,7 +82,7 @@ def test_refresh_token_used_again_later_ends_its_whole_session(app, member, capl
 
 
 def test_refresh_token_before_last_still_works_within_its_ten_seconds(app, make_member):
-    make_member()  # has a current token too
+    make_member()  # somebody else with a current token
     who, tokens = make_member()
     second = refresh(who, tokens).json
     third = refresh(who, second).json
@@ -143,7 +143,7 @@ def test_logout_ends_only_this_session(member):
     assert who.me(other["access_token"]).status_code == 200
 
 
-def test_sessions_tell_where_from_and_which_is_this_one(app, member):
+def test_sessions_show_where_from_and_which_is_the_current_one(app, member):
     who, tokens = member
     away = Visitor(app, who.mobile, ip="2001:db8::7")
     tokens = away.verify(away.send_otp().json["otp"]).json
@@ -167,7 +167,7 @@ def test_sessions_tell_where_from_and_which_is_this_one(app, member):
         ("unknown", None),
     ],
 )
-def test_session_tells_the_address_alone_however_a_proxy_writes_it(make_app, make_member, forwarded, ip):
+def test_session_shows_only_the_address_however_a_proxy_writes_it(make_app, make_member, forwarded, ip):
     who, _ = make_member()
     behind = make_app(trusted_proxies=1).test_client()
     otp = who.send_otp().json["otp"]
@@ -228,12 +228,12 @@ def test_session_unused_for_too_long_is_not_listed(app, member):
     assert len(who.client.get("/auth/sessions", headers=headers).json["items"]) == 1
 
 
-def test_a_login_too_many_ends_the_session_that_was_used_longest_ago(app, make_member, monkeypatch):
-    """Without a bound, whoever knows the password could open so many that they cannot be ended any more."""
+def test_a_login_beyond_the_limit_ends_the_least_recently_used_session(app, make_member, monkeypatch):
+    """Without a limit, whoever knows the password could open more sessions than can be ended."""
     monkeypatch.setattr(sessions, "MAX_SESSIONS", 3)
     who, tokens = make_member(password=PASSWORD)
     opened = [tokens] + [who.login(PASSWORD).json for _ in range(2)]
-    assert refresh(who, opened[0]).status_code == 200  # the one that was opened first is now the latest used
+    assert refresh(who, opened[0]).status_code == 200  # the session that was opened first is now the last used
     newest = who.login(PASSWORD).json
     statuses = [who.me(one["access_token"]).status_code for one in [*opened, newest]]
     assert statuses == [200, 401, 200, 200]

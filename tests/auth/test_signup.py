@@ -41,7 +41,7 @@ def test_name_may_be_left_out_or_null(visitor, fields):
 
 
 @pytest.mark.parametrize("name", ["a" * 101, " ", 7])
-def test_name_has_its_limits(visitor, name):
+def test_a_bad_name_is_422(visitor, name):
     body = assert_problem(visitor.sign_up(name=name), 422, "validation_error")
     assert list(body["errors"]) == ["name"]
 

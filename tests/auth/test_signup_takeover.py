@@ -10,7 +10,7 @@ OWN, STRANGE = "the-owners-own-password", "what-the-stranger-chose"
 
 @pytest.fixture
 def stranger(app, visitor) -> Visitor:
-    """Somebody who knows the number, behind the same address as its owner."""
+    """Somebody who knows the number, at the same address as its owner."""
     return Visitor(app, visitor.mobile)
 
 
@@ -36,7 +36,7 @@ def test_owner_has_no_password_from_a_strangers_signup_and_sets_one_after_the_fi
     assert visitor.login(OWN).json["user"]["has_password"] is True
 
 
-def test_stranger_between_code_and_verification_changes_only_the_name(stranger, visitor):
+def test_a_strangers_signup_between_code_and_verification_changes_only_the_name(stranger, visitor):
     visitor.sign_up(name="Ada")
     otp = visitor.send_otp().json["otp"]
     stranger.sign_up(name="Mallory")
@@ -44,7 +44,7 @@ def test_stranger_between_code_and_verification_changes_only_the_name(stranger, 
     assert (user["name"], user["has_password"]) == ("Mallory", False)
 
 
-def test_stranger_after_verification_changes_nothing(stranger, visitor):
+def test_a_strangers_signup_after_verification_changes_nothing(stranger, visitor):
     visitor.sign_up(name="Ada")
     tokens = verify(visitor)
     assert_problem(stranger.sign_up(name="Mallory"), 409, "account_exists")

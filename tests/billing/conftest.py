@@ -1,4 +1,4 @@
-"""The product with the real Stripe SDK, pointed at the stand-in; and ways to buy, deliver and look."""
+"""The product with the real Stripe SDK, pointed at the stand-in, and ways to buy, deliver events and read rows."""
 
 import json
 import threading
@@ -38,9 +38,9 @@ def stripe_process() -> Iterator[RunningStandIn]:
 
 @pytest.fixture
 def stripe(stripe_process: RunningStandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningStandIn]:
-    """The Stripe stand-in, with nothing in it; it sends no webhook by itself.
+    """The Stripe stand-in, empty. It sends no webhooks by itself.
 
-    During the test the SDK's pause before its retry is a fiftieth of a second instead of a half.
+    During the test the SDK pauses for a fiftieth of a second before its retry, instead of half a second.
     """
     monkeypatch.setattr(sdk.HTTPClient, "INITIAL_DELAY", 0.02)
     stripe_process.reset()
@@ -75,7 +75,7 @@ def billing_app(make_billing_app: Callable[..., Flask]) -> Flask:
 
 @pytest.fixture(scope="session")
 def impatient_app(make_billing_app: Callable[..., Flask]) -> Flask:
-    """Waits for Stripe half a second at most."""
+    """An application that waits at most half a second for Stripe."""
     return make_billing_app(stripe_timeout=0.5)
 
 
@@ -95,7 +95,7 @@ class Shop:
     delivered: set[str] = field(default_factory=set)
 
     def buy(self, user: Any) -> str:
-        """Go through Checkout; the subscription's id. No event is delivered."""
+        """Go through Checkout, without delivering any event. Returns the subscription's id."""
         opened = user.post("/subscribe/pro")
         assert opened.status_code == 200, opened.text
         return str(self.stripe.pay(opened.json["session_id"])["subscription"])
@@ -107,18 +107,18 @@ class Shop:
         return subscription_id
 
     def deliver(self, event_id: str, client: FlaskClient | None = None) -> TestResponse:
-        """Send one event to the webhook, as Stripe does, and run the task that it queues, as a worker does."""
+        """Send one event to the webhook as Stripe does, and run the task that it queues as a worker does."""
         answer = self.note(event_id, client)
         self.work(client.application if client else self.app)
         return answer
 
     def note(self, event_id: str, client: FlaskClient | None = None) -> TestResponse:
-        """Send one event to the webhook. What it queues waits."""
+        """Send one event to the webhook. The task that it queues waits."""
         signed = self.stripe.signed(event_id)
         return self.post(signed["payload"], signed["headers"]["Stripe-Signature"], client)
 
     def work(self, app: Flask | None = None) -> list[str]:
-        """Run the tasks that wait, as a worker does; the ids of the events that were applied, or tried."""
+        """Run the waiting tasks as a worker does. Returns the ids of the events that were applied or tried."""
         tasks, tried = (app or self.app).extensions["celery"].tasks, []
         while document := self.redis.rpop(CHORES):
             message = json.loads(document)  # type: ignore[arg-type]
@@ -129,11 +129,11 @@ class Shop:
         return tried
 
     def sweep(self, *, seconds_later: float = 30) -> None:
-        """Sweep the events, as a worker does for beat, so many seconds from now."""
+        """Sweep the events as a worker does for beat, this many seconds from now."""
         self.run(lambda: sweep_events(now=utc_now() + timedelta(seconds=seconds_later)))
 
     def pending(self) -> list[str]:
-        """The ids of the events that are noted and not applied."""
+        """Return the ids of the events that are noted and not yet applied."""
         return [row["id"] for row in self.rows("stripe_events") if row["due_at"] is not None]
 
     def post(self, payload: str, signature: str, client: FlaskClient | None = None) -> TestResponse:
@@ -142,7 +142,7 @@ class Shop:
         return client.post("/webhook/stripe", data=payload.encode(), headers=headers)
 
     def deliver_all(self, *types: str, again: bool = False) -> None:
-        """Deliver every event made so far, in their order; `again`: those it sent before, too."""
+        """Deliver every event made so far, in order; `again`: also those that were delivered before."""
         for event in self.stripe.events(*types):
             if event["id"] in self.delivered and not again:
                 continue
@@ -152,11 +152,11 @@ class Shop:
             self.delivered.add(event["id"])
 
     def event(self, kind: str) -> str:
-        """The id of the latest event of a type."""
+        """Return the id of the latest event of a type."""
         return str(self.stripe.events(kind)[-1]["id"])
 
     def compared(self) -> list[str]:
-        """The customers that were compared with Stripe, in order. All purchases came before, and asked once each."""
+        """Return the customers compared with Stripe, in order. All purchases came first, and asked Stripe once each."""
         every = [one for one in self.stripe.requests("/v1/subscriptions", "GET") if one["path"] == "/v1/subscriptions"]
         purchases = len(self.stripe.requests("/v1/checkout/sessions", "POST"))
         return [one["params"]["customer"] for one in every[purchases:]]
@@ -177,7 +177,7 @@ class Shop:
             db.session.commit()
 
     def delete_user(self, user_id: str) -> None:
-        """What the account feature does in the end."""
+        """Delete the user's row, as the account feature does in the end."""
         self.execute("DELETE FROM users WHERE id = :id", id=user_id)
 
 
@@ -188,7 +188,7 @@ def shop(app: Flask, stripe: RunningStandIn, redis_db: redis.Redis) -> Shop:
 
 @pytest.fixture
 def live_url(app: Flask) -> Iterator[str]:
-    """The application behind a real socket, where the stand-in can send its webhooks."""
+    """Serve the application on a real socket, where the stand-in can send its webhooks."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -197,7 +197,7 @@ def live_url(app: Flask) -> Iterator[str]:
 
 
 def operator(stripe: RunningStandIn) -> sdk.StripeClient:
-    """What somebody does in the Dashboard."""
+    """Return a client for what somebody does in the Dashboard."""
     return sdk.StripeClient("sk_test_operator", base_addresses={"api": stripe.url})
 
 
@@ -206,7 +206,7 @@ def delete_customer(stripe: RunningStandIn, customer_id: str) -> None:
 
 
 def buy_another(stripe: RunningStandIn) -> str:
-    """Sell one more subscription like the last one that was offered; its id. Neither is ended for it."""
+    """Sell one more subscription like the last one offered, and end neither for it. Returns the new one's id."""
     made = stripe.requests("/v1/checkout/sessions", "POST")[-1]["params"]
     params: Any = {"mode": "subscription", "line_items": [{"price": "price_pro", "quantity": 1}]}
     params |= {name: made[name] for name in ("success_url", "cancel_url", "customer")}

@@ -18,7 +18,7 @@ def posts(stripe: RunningStandIn, path: str) -> list[dict[str, Any]]:
     return [call for call in stripe.requests(path, "POST") if call["path"] == path]
 
 
-def test_opens_a_session_that_names_the_user(user: Any, stripe: RunningStandIn) -> None:
+def test_subscribing_opens_a_session_that_names_the_user(user: Any, stripe: RunningStandIn) -> None:
     answer = user.post("/subscribe/pro")
     assert answer.status_code == 200
     assert answer.json["url"] == f"{stripe.url}/c/pay/{answer.json['session_id']}"
@@ -39,11 +39,11 @@ def test_the_open_session_is_handed_out_again(user: Any, stripe: RunningStandIn)
     assert len(posts(stripe, "/v1/checkout/sessions")) == 1
 
 
-def test_ten_at_once_make_one_customer_and_one_session(user: Any, stripe: RunningStandIn, shop: Shop) -> None:
+def test_ten_requests_at_once_make_one_customer_and_one_session(user: Any, stripe: RunningStandIn, shop: Shop) -> None:
     stripe.behave(path="/v1/customers", method="POST", when="during", hold=True, times=1)
 
     def let_go() -> None:
-        """Once the nine others were told twice each, the SDK's retry included, that the key is in use."""
+        """Let the first call go on when the nine others have heard twice, by the SDK's retry, that the key is taken."""
         assert wait_until(lambda: len(posts(stripe, "/v1/customers")) > 9 * 2, seconds=20)
         stripe.behave()
 
@@ -74,7 +74,7 @@ def test_a_live_subscription_is_not_bought_twice(user: Any, shop: Shop, stripe: 
         assert "POST /subscription/portal" in answer.json["detail"]
 
 
-def test_who_subscribed_some_other_way_meanwhile_is_not_given_the_open_session(
+def test_a_user_who_subscribed_some_other_way_does_not_get_the_open_session(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     user.post("/subscribe/pro")
@@ -83,8 +83,8 @@ def test_who_subscribed_some_other_way_meanwhile_is_not_given_the_open_session(
     assert_problem(user.post("/subscribe/pro"), 409, "already_subscribed")
 
 
-def test_a_failure_that_was_slow_brings_no_earlier_key_back(user: Any, shop: Shop) -> None:
-    """Stripe may keep another answer under it."""
+def test_a_slow_failure_does_not_bring_an_earlier_idempotency_key_back(user: Any, shop: Shop) -> None:
+    """Stripe may keep another answer under that key."""
     user.post("/subscription/portal")
     slow = shop.run(lambda: customer_for(UUID(user.id), now=utc_now()))
     for _ in range(2):
@@ -93,8 +93,8 @@ def test_a_failure_that_was_slow_brings_no_earlier_key_back(user: Any, shop: Sho
     assert [row["attempt"] for row in shop.rows("stripe_customers")] == [3]
 
 
-def test_a_customer_that_was_made_slowly_replaces_none(user: Any, shop: Shop) -> None:
-    """The payments of the one that is in use by then would be nobody's."""
+def test_a_customer_that_is_made_slowly_does_not_replace_the_one_in_use(user: Any, shop: Shop) -> None:
+    """Otherwise the payments of the customer in use would belong to nobody."""
     slow = shop.run(lambda: customer_for(UUID(user.id), now=utc_now()))
     shop.run(lambda: begin_attempt(slow))  # as after an error, with another key
     assert user.post("/subscription/portal").status_code == 200
@@ -108,7 +108,7 @@ def test_a_customer_that_was_made_slowly_replaces_none(user: Any, shop: Shop) ->
     assert shop.rows("stripe_customers") == [used]
 
 
-def test_what_one_customer_does_changes_nothing_of_another(
+def test_what_one_customer_does_leaves_the_others_alone(
     user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     unmade, other = make_user(), make_user()
@@ -126,14 +126,14 @@ def test_what_one_customer_does_changes_nothing_of_another(
     assert before.items() <= after.items()
 
 
-def test_a_payment_whose_events_were_lost_is_noticed_at_the_next_try(user: Any, shop: Shop) -> None:
+def test_a_payment_whose_events_were_lost_is_noticed_at_the_next_purchase(user: Any, shop: Shop) -> None:
     shop.buy(user)
     assert user.get("/user/me").json["tier"] == "basic"
     assert user.post("/subscribe/pro").status_code == 409
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_after_a_canceled_subscription_one_can_buy_again(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_user_can_buy_again_after_a_cancellation(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     first = shop.subscribe(user)
     stripe.act(first, "cancel")
     shop.deliver_all()
@@ -168,7 +168,7 @@ def test_a_customer_deleted_at_stripe_with_a_debt_is_replaced(user: Any, shop: S
 
 
 def test_a_customer_deleted_at_stripe_after_paying_is_replaced(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
-    """Neither event has come yet."""
+    """Neither the event of the payment nor that of the deletion has come yet."""
     first = shop.buy(user)
     delete_customer(stripe, shop.rows("stripe_customers")[0]["stripe_id"])
     stripe.behave(path="/v1/subscriptions", status=400, code="resource_missing", times=1)
@@ -178,7 +178,7 @@ def test_a_customer_deleted_at_stripe_after_paying_is_replaced(user: Any, shop: 
     assert sorted(row["deleted_at"] is None for row in shop.rows("stripe_customers")) == [False, True]
 
 
-def test_the_portal_is_the_customers(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_the_portal_opens_for_the_users_own_customer(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     shop.subscribe(user)
     answer = user.post("/subscription/portal")
     assert answer.status_code == 200
@@ -188,10 +188,10 @@ def test_the_portal_is_the_customers(user: Any, shop: Shop, stripe: RunningStand
     assert asked["params"]["return_url"] == "https://app.example.com/billing"
 
 
-def test_the_portal_opens_anew_for_a_payer_whose_customer_was_deleted_at_stripe(
+def test_the_portal_opens_with_a_new_customer_when_the_payers_was_deleted_at_stripe(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
-    """No event of it has come yet."""
+    """No event of the deletion has come yet."""
     shop.subscribe(user)
     delete_customer(stripe, shop.rows("stripe_customers")[0]["stripe_id"])
     assert user.post("/subscription/portal").status_code == 200
@@ -205,7 +205,7 @@ def test_the_portal_opens_before_the_first_purchase(user: Any, stripe: RunningSt
     assert len(stripe.events("customer.created")) == 1
 
 
-def test_every_route_of_the_user_wants_a_token(client: Any) -> None:
+def test_every_billing_route_of_the_user_needs_a_token(client: Any) -> None:
     assert client.post("/subscribe/pro").json["code"] == "token_missing"
     assert client.post("/subscription/portal").json["code"] == "token_missing"
     assert client.get("/subscription/status").json["code"] == "token_missing"

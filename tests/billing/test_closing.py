@@ -1,4 +1,4 @@
-"""An account that is deleted leaves nothing that could still be paid for."""
+"""A deleted account leaves nothing that could still be paid for."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -19,20 +19,20 @@ def close(shop: Shop, user: Any) -> None:
     shop.run(lambda: close_account(UUID(user.id), now=datetime.now(UTC)))
 
 
-def test_a_subscription_is_canceled_at_stripe_first(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_closing_an_account_cancels_its_subscription_at_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.subscribe(user)
     close(shop, user)
     assert stripe.events("customer.subscription.deleted")[0]["event"]["data"]["object"]["id"] == subscription_id
     assert [row["status"] for row in shop.rows()] == ["canceled"]
 
 
-def test_an_open_session_can_no_longer_be_paid(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_closing_an_account_expires_its_open_session(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     user.post("/subscribe/pro")
     close(shop, user)
     assert len(stripe.events("checkout.session.expired")) == 1
 
 
-def test_who_never_bought_anything_needs_no_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_closing_an_account_without_a_customer_asks_no_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.behave(path="/v1/", status=500)
     close(shop, user)
     assert stripe.requests() == []
@@ -46,7 +46,7 @@ def test_who_never_bought_anything_needs_no_stripe(user: Any, shop: Shop, stripe
         ({"status": 400}, PaymentProviderError),
     ],
 )
-def test_a_failure_leaves_everything_as_it_was(
+def test_a_failure_at_stripe_leaves_everything_as_it_was(
     behaviour: dict[str, Any], error: type[Exception], user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     shop.subscribe(user)
@@ -61,24 +61,26 @@ def test_a_failure_leaves_everything_as_it_was(
     assert user.get("/user/me").json["tier"] == "basic"
 
 
-def test_a_subscription_that_ended_meanwhile_is_no_obstacle(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_subscription_that_has_ended_does_not_prevent_closing(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.act(shop.subscribe(user), "cancel")
     close(shop, user)
     assert [row["status"] for row in shop.rows()] == ["canceled"]
 
 
-def test_a_cancellation_whose_answer_is_lost_is_no_obstacle(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
-    """The SDK asks again, and to Stripe one that is canceled is missing."""
+def test_a_cancellation_with_a_lost_answer_does_not_prevent_closing(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    """The SDK retries, and Stripe answers that a canceled subscription is missing."""
     shop.subscribe(user)
     stripe.behave(path="/v1/subscriptions/", method="DELETE", drop=True, when="after", times=1)
     close(shop, user)
     assert [row["status"] for row in shop.rows()] == ["canceled"]
 
 
-def test_a_customer_that_was_deleted_at_stripe_is_no_obstacle(
+def test_a_customer_that_was_deleted_at_stripe_does_not_prevent_closing(
     user: Any, shop: Shop, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No event of it has come yet, and Stripe lists nothing of it."""
+    """No event of the deletion has come yet, and Stripe lists nothing of the customer."""
     shop.subscribe(user)
     delete_customer(stripe, shop.rows("stripe_customers")[0]["stripe_id"])
 
@@ -90,7 +92,7 @@ def test_a_customer_that_was_deleted_at_stripe_is_no_obstacle(
     assert [row["status"] for row in shop.rows()] == ["canceled"]
 
 
-def test_what_is_kept_does_not_name_the_user(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_the_rows_that_are_kept_do_not_name_the_user(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.subscribe(user)
     close(shop, user)
     shop.delete_user(user.id)
@@ -115,7 +117,7 @@ def test_a_payment_that_slips_through_is_canceled_when_its_event_comes(
     assert [row["status"] for row in shop.rows()] == ["canceled"]
 
 
-def test_one_event_ends_all_that_slipped_through(
+def test_one_event_cancels_every_subscription_that_slipped_through(
     user: Any, shop: Shop, stripe: RunningStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     both = {shop.buy(user), buy_another(stripe)}
@@ -142,7 +144,7 @@ def test_a_payment_that_cannot_be_canceled_yet_is_tried_again(user: Any, shop: S
     assert len(stripe.events("customer.subscription.deleted")) == 1
 
 
-def test_the_export_tells_every_subscription(user: Any, shop: Shop, stripe: RunningStandIn, make_user: Any) -> None:
+def test_the_export_lists_every_subscription(user: Any, shop: Shop, stripe: RunningStandIn, make_user: Any) -> None:
     first = shop.subscribe(user)
     stripe.act(first, "cancel")
     shop.deliver_all()

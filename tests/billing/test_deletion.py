@@ -19,11 +19,11 @@ SESSIONS = "/v1/checkout/sessions"
 
 
 def elsewhere(user: Any, shop: Shop) -> Any:
-    """The same user at another of his devices."""
+    """The same user on another device."""
     return replace(user, client=shop.app.test_client())
 
 
-def test_a_paying_subscriber_pays_no_more(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_deleting_the_account_cancels_its_subscription(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.subscribe(user)
     assert user.delete("/user/me").status_code == 204
     (ended,) = stripe.events("customer.subscription.deleted")
@@ -34,7 +34,7 @@ def test_a_paying_subscriber_pays_no_more(user: Any, shop: Shop, stripe: Running
 @pytest.mark.parametrize(
     ("status", "answer"), [(500, (503, "service_unavailable")), (400, (502, "payment_provider_error"))]
 )
-def test_the_account_stays_when_what_it_pays_for_cannot_be_ended(
+def test_the_account_stays_when_its_subscription_cannot_be_canceled(
     status: int, answer: tuple[int, str], user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     shop.subscribe(user)
@@ -70,13 +70,11 @@ def test_a_session_made_after_the_account_is_gone_is_not_handed_out(
     assert len(stripe.events("checkout.session.expired")) == 1
 
 
-def test_a_session_opened_in_the_midst_of_a_deletion_is_expired_as_well(
-    user: Any, shop: Shop, stripe: RunningStandIn
-) -> None:
+def test_a_session_opened_during_a_deletion_is_expired_too(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.checkout(user.post("/subscribe/pro").json["session_id"], "expire")
     stripe.behave(
         path="/v1/subscriptions", method="GET", hold=True, times=1
-    )  # its open sessions were looked for before
+    )  # the deletion has already looked for open sessions
     with ThreadPoolExecutor(1) as pool:
         deleting = pool.submit(elsewhere(user, shop).delete, "/user/me")
         stripe.wait_held()
@@ -87,8 +85,8 @@ def test_a_session_opened_in_the_midst_of_a_deletion_is_expired_as_well(
         stripe.pay(session_id)
 
 
-def test_no_session_is_kept_while_the_account_is_being_deleted(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
-    """It would be kept after the last look for open ones, and stay open."""
+def test_no_session_is_stored_while_the_account_is_being_deleted(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """Stored after the last look for open sessions, it would stay open."""
     assert user.post("/subscription/portal").status_code == 200
     late = text("UPDATE stripe_customers SET session_id = 'cs_late'")
     waited: list[bool] = []
@@ -112,7 +110,7 @@ def test_no_session_is_kept_while_the_account_is_being_deleted(user: Any, shop: 
     assert waited == [True]
 
 
-def test_what_others_have_opened_and_pay_for_stays(
+def test_sessions_and_subscriptions_of_others_stay(
     user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     buyer, payer, stranger = make_user(), make_user(), make_user()
@@ -126,14 +124,16 @@ def test_what_others_have_opened_and_pay_for_stays(
     assert stripe.events("customer.subscription.deleted") == []
 
 
-def test_who_never_became_a_customer_at_stripe_needs_no_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_deleting_a_user_who_is_no_customer_needs_no_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.behave(path="/v1/", status=500)
     assert user.post("/subscribe/pro").status_code == 503
     assert [row["stripe_id"] for row in shop.rows("stripe_customers")] == [None]
     assert user.delete("/user/me").status_code == 204
 
 
-def test_a_customer_that_stripe_does_not_know_is_no_obstacle(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_customer_unknown_to_stripe_does_not_prevent_the_deletion(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
     stripe.act(shop.subscribe(user), "cancel")
     shop.deliver_all()
     stripe.reset()
@@ -141,10 +141,10 @@ def test_a_customer_that_stripe_does_not_know_is_no_obstacle(user: Any, shop: Sh
     assert shop.rows("stripe_customers")[0]["deleted_at"] is not None
 
 
-def test_a_customer_that_stripe_does_not_know_yet_pays_keeps_the_account(
+def test_a_paying_customer_unknown_to_stripe_prevents_the_deletion(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
-    """The key may be that of another account: at the right one the payments would go on."""
+    """The key may belong to another Stripe account; at the right one the payments would go on."""
     shop.subscribe(user)
     stripe.reset()
     assert_problem(user.delete("/user/me"), 502, "payment_provider_error")

@@ -23,7 +23,7 @@ ROUTES = ("/subscribe/pro", "/subscription/portal")
 
 
 class Listener(logging.Handler):
-    """Keeps whatever is logged, with everything that belongs to it."""
+    """Keeps whatever is logged, with all attributes of the record."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -36,7 +36,7 @@ class Listener(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[str]]:
-    """What is logged, at any level; whatever fails, the key is not in it."""
+    """Collect what is logged at any level. Whatever fails, the key must not be in it."""
     listener = Listener()
     names = ("app", "stripe", "urllib3", "requests", "werkzeug")
     levels = {name: logging.getLogger(name).level for name in ("app", "requests")}
@@ -61,7 +61,7 @@ def says(logged: list[str], level: str, sentence: str) -> bool:
 
 @pytest.fixture
 def impatient(impatient_app: Flask, user: Any) -> Any:
-    """The user, where Stripe is waited for half a second."""
+    """The user of an application that waits half a second for Stripe."""
     return replace(user, client=impatient_app.test_client())
 
 
@@ -78,7 +78,7 @@ def impatient(impatient_app: Flask, user: Any) -> Any:
         ({"drop": True}, (503, "service_unavailable")),
     ],
 )
-def test_an_error_of_stripes(
+def test_an_error_of_stripe_is_a_problem_document_and_nothing_stays_half_written(
     route: str, behaviour: dict[str, Any], expected: tuple[int, str], user: Any, shop: Shop
 ) -> None:
     shop.stripe.behave(path="/v1/", **behaviour)
@@ -95,7 +95,7 @@ def test_an_error_of_stripes(
 
 @pytest.mark.parametrize("path", ["/v1/customers", "/v1/checkout/sessions"])
 @pytest.mark.parametrize("when", ["during", "within", "after"])
-def test_an_error_that_stripe_keeps_under_the_key_is_not_met_again(
+def test_an_error_that_stripe_keeps_under_a_key_does_not_come_back(
     when: str, path: str, user: Any, stripe: RunningStandIn
 ) -> None:
     stripe.behave(path=path, method="POST", status=500, when=when, times=1 if when == "within" else 2)
@@ -104,24 +104,24 @@ def test_an_error_that_stripe_keeps_under_the_key_is_not_met_again(
 
 
 @pytest.mark.parametrize("path", ["/v1/customers", "/v1/checkout/sessions"])
-def test_a_key_that_stays_in_use_is_given_up_in_time(path: str, impatient: Any, stripe: RunningStandIn) -> None:
+def test_a_call_whose_key_stays_in_use_is_given_up_in_time(path: str, impatient: Any, stripe: RunningStandIn) -> None:
     stripe.behave(path=path, method="POST", status=409)
     assert impatient.post("/subscribe/pro").status_code == 503
 
 
-def test_an_answer_that_got_lost_makes_no_second_session(user: Any, stripe: RunningStandIn) -> None:
+def test_a_lost_answer_makes_no_second_session(user: Any, stripe: RunningStandIn) -> None:
     stripe.behave(path="/v1/", method="POST", drop=True, when="after", times=1)
-    assert user.post("/subscribe/pro").status_code == 200  # the SDK asks again under the same key
+    assert user.post("/subscribe/pro").status_code == 200  # the SDK retries under the same key
     stripe.behave(path="/v1/checkout/sessions", method="POST", drop=True, when="after", times=1)
     assert user.post("/subscribe/pro").status_code == 200
     assert len(stripe.events("customer.created")) == 1
     assert stripe.call("GET", "/stats")["sessions"] == 1
 
 
-def test_a_session_that_ended_while_its_answer_was_kept_is_not_handed_out(
+def test_an_ended_session_that_stripe_replays_is_not_handed_out(
     user: Any, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first answer got lost, and comes again a day later: https://docs.stripe.com/api/idempotent_requests"""
+    """The first answer is lost, and comes again a day later: https://docs.stripe.com/api/idempotent_requests"""
     create = Payments.create_session
 
     def create_yesterday(payments: Payments, *, key: str, **params: Any) -> RemoteSession:
@@ -136,10 +136,10 @@ def test_a_session_that_ended_while_its_answer_was_kept_is_not_handed_out(
     assert user.post("/subscribe/pro").json == opened.json
 
 
-def test_a_price_that_changes_after_an_answer_got_lost_is_sold_at_once(
+def test_a_price_that_changes_after_a_lost_answer_is_sold_at_once(
     user: Any, stripe: RunningStandIn, make_billing_app: Callable[..., Flask]
 ) -> None:
-    """Stripe refuses the key of the lost answer with another price: another key is used."""
+    """Stripe refuses the lost answer's key with another price, so another key is used."""
     stripe.behave(path="/v1/checkout/sessions", method="POST", drop=True, when="after", times=2)
     assert user.post("/subscribe/pro").status_code == 503
     dearer = make_billing_app(stripe_pro_price_id="price_dearer")
@@ -148,14 +148,14 @@ def test_a_price_that_changes_after_an_answer_got_lost_is_sold_at_once(
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_stripe_that_hangs_is_left_in_time(
+def test_a_hanging_stripe_is_given_up_in_time(
     route: str, impatient: Any, user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     stripe.behave(path="/v1/", hang=True)
     began = time.monotonic()
     answer = impatient.post(route)
     assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
-    assert time.monotonic() - began < READ_SECONDS  # it was left: no read timed out
+    assert time.monotonic() - began < READ_SECONDS  # given up before any read timed out
     stripe.behave()
     assert user.post(route).status_code == 200
     assert len(stripe.events("customer.created")) == 1
@@ -172,7 +172,7 @@ def test_the_bounds_in_production_stay_below_fifteen_seconds() -> None:
     assert most + MAX_RETRIES * (pause_seconds + CONNECT_SECONDS) < 15
 
 
-def test_a_stripe_that_is_not_there(make_billing_app: Callable[..., Flask], user: Any, logged: list[str]) -> None:
+def test_an_unreachable_stripe_is_503(make_billing_app: Callable[..., Flask], user: Any, logged: list[str]) -> None:
     nowhere = make_billing_app(stripe_api_base="http://127.0.0.1:1")
     answer = replace(user, client=nowhere.test_client()).post("/subscribe/pro")
     assert (answer.status_code, answer.json["code"]) == (503, "service_unavailable")
@@ -190,7 +190,7 @@ def test_a_bad_key_is_told_to_the_operator_and_not_to_the_client(
 
 
 @pytest.mark.parametrize("missing", ["stripe_secret_key", "stripe_pro_price_id"])
-def test_without_a_setting_the_answer_says_which(
+def test_the_answer_names_a_missing_setting(
     missing: str, make_billing_app: Callable[..., Flask], user: Any, shop: Shop
 ) -> None:
     client = make_billing_app(**{missing: ""}).test_client()
@@ -200,7 +200,7 @@ def test_without_a_setting_the_answer_says_which(
     assert replace(user, client=client).get("/subscription/status").status_code == 200
 
 
-def test_a_price_that_stripe_does_not_know(
+def test_a_price_that_stripe_does_not_know_is_502(
     make_billing_app: Callable[..., Flask], user: Any, logged: list[str]
 ) -> None:
     client = make_billing_app(stripe_pro_price_id="price_missing_1").test_client()
@@ -228,7 +228,7 @@ def test_an_event_that_cannot_be_looked_up_is_kept_and_applied_later(
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_an_event_while_stripe_hangs_is_left_in_time_and_applied_when_it_comes_again(
+def test_an_event_is_given_up_in_time_while_stripe_hangs_and_applied_when_it_comes_again(
     impatient_app: Flask, user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     shop.buy(user)
@@ -244,7 +244,7 @@ def test_an_event_while_stripe_hangs_is_left_in_time_and_applied_when_it_comes_a
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_a_key_of_another_stripe_account_makes_nobody_forget_who_pays(
+def test_a_key_of_another_stripe_account_does_not_replace_a_paying_customer(
     user: Any, shop: Shop, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.subscribe(user)
@@ -260,7 +260,7 @@ def test_a_key_of_another_stripe_account_makes_nobody_forget_who_pays(
     assert stripe.requests("/v1/billing_portal/sessions", "POST")[-1]["params"]["customer"] == customer["stripe_id"]
 
 
-def test_a_customer_that_is_deleted_while_it_is_asked_for_is_replaced(user: Any, shop: Shop) -> None:
+def test_a_customer_that_is_deleted_while_it_is_read_is_replaced(user: Any, shop: Shop) -> None:
     assert user.post("/subscription/portal").status_code == 200
     with shop.app.app_context():
         engine = db.engine

@@ -1,4 +1,4 @@
-"""However one goes about it, no two subscriptions of one user can both be charged for."""
+"""Whatever happens, no two subscriptions of one user can both be charged for."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tests.billing.conftest import Shop
 
 
 def unended(stripe: RunningStandIn, shop: Shop) -> list[str]:
-    """The subscriptions that could still be charged for, as our copies and Stripe agree they are."""
+    """Return the subscriptions that could still be charged for. Our copies and Stripe must agree."""
     shop.deliver_all()
     ours = [row["id"] for row in shop.rows() if row["status"] not in {"canceled", "incomplete_expired"}]
     ended = {event["event"]["data"]["object"]["id"] for event in stripe.events("customer.subscription.deleted")}
@@ -26,7 +26,7 @@ def unended(stripe: RunningStandIn, shop: Shop) -> list[str]:
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize("status", ["unpaid", "paused", "incomplete"])
-def test_what_could_be_charged_again_ends_before_a_new_one_is_sold(
+def test_a_subscription_that_could_be_charged_again_ends_before_a_new_one_is_sold(
     status: str, told: bool, user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     old = shop.subscribe(user)
@@ -34,7 +34,7 @@ def test_what_could_be_charged_again_ends_before_a_new_one_is_sold(
     if told:
         shop.deliver_all()
     else:
-        shop.execute("DELETE FROM subscriptions")  # as if no event of its had ever come
+        shop.execute("DELETE FROM subscriptions")  # as if no event of it had ever come
     opened = user.post("/subscribe/pro")
     assert opened.status_code == 200, opened.text
     assert [row["status"] for row in shop.rows()] == ["canceled"]
@@ -43,7 +43,7 @@ def test_what_could_be_charged_again_ends_before_a_new_one_is_sold(
     assert user.get("/subscription/status").json["status"] == "active"
 
 
-def test_what_could_be_charged_again_is_not_forgotten_with_a_key_of_another_account(
+def test_a_subscription_that_could_be_charged_again_survives_a_key_of_another_account(
     user: Any, shop: Shop, stripe: RunningStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = shop.subscribe(user)
@@ -60,7 +60,7 @@ def test_what_could_be_charged_again_is_not_forgotten_with_a_key_of_another_acco
     assert unended(stripe, shop) == [new]
 
 
-def test_a_first_payment_under_way_is_waited_for(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_pending_first_payment_prevents_another_purchase(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     session_id = user.post("/subscribe/pro").json["session_id"]
     subscription_id = stripe.checkout(session_id, "pay_async")["session"]["subscription"]
     for _ in range(2):
@@ -73,9 +73,7 @@ def test_a_first_payment_under_way_is_waited_for(user: Any, shop: Shop, stripe: 
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_after_a_first_payment_that_failed_late_one_can_buy_again(
-    user: Any, shop: Shop, stripe: RunningStandIn
-) -> None:
+def test_a_user_can_buy_again_after_a_first_payment_failed_late(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     session_id = user.post("/subscribe/pro").json["session_id"]
     stripe.checkout(session_id, "pay_async")
     assert user.post("/subscribe/pro").status_code == 409
@@ -84,7 +82,7 @@ def test_after_a_first_payment_that_failed_late_one_can_buy_again(
     assert shop.buy(user) == unended(stripe, shop)[0]
 
 
-def test_a_live_subscription_that_no_event_told_of_is_found(user: Any, shop: Shop) -> None:
+def test_a_live_subscription_without_any_event_is_found(user: Any, shop: Shop) -> None:
     shop.subscribe(user)
     shop.execute("DELETE FROM subscriptions")
     shop.execute("UPDATE stripe_customers SET session_id = NULL, attempt = attempt + 1")
@@ -92,7 +90,7 @@ def test_a_live_subscription_that_no_event_told_of_is_found(user: Any, shop: Sho
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_a_failure_beside_a_session_that_was_handed_out_opens_no_second_one(
+def test_a_slow_failure_beside_an_open_session_opens_no_second_one(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     user.post("/subscription/portal")  # makes the customer
@@ -108,8 +106,8 @@ def test_a_failure_beside_a_session_that_was_handed_out_opens_no_second_one(
     assert user.post("/subscribe/pro").json == opened.json
 
 
-def test_copies_are_written_in_one_order_whatever_stripes_is(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
-    """Two who write the copies of one customer in two orders would wait for each other."""
+def test_copies_are_written_in_one_order_whatever_stripe_lists(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """Two transactions that write a customer's copies in different orders would wait for each other."""
     for _ in range(4):
         stripe.act(shop.subscribe(user), "cancel")
         shop.deliver_all()

@@ -19,7 +19,7 @@ from tests.billing.conftest import Shop
 
 @pytest.fixture
 def subscribe_elsewhere(make_billing_app: Callable[..., Flask], shop: Shop) -> Callable[[Any], str]:
-    """Subscribe to something else that is sold in the same Stripe account; the subscription's id."""
+    """Subscribe to something else that the same Stripe account sells. Returns the subscription's id."""
 
     def subscribe(user: Any) -> str:
         other = make_billing_app(stripe_pro_price_id="price_of_something_else")
@@ -38,7 +38,7 @@ def test_another_price_gives_no_pro_and_is_shown_as_it_is(
     assert user.get("/user/me").json["tier"] == "basic"
 
 
-def test_another_price_that_is_owed_promises_no_grace(
+def test_an_unpaid_other_price_has_no_grace_period(
     user: Any, shop: Shop, stripe: RunningStandIn, subscribe_elsewhere: Callable[[Any], str]
 ) -> None:
     stripe.act(subscribe_elsewhere(user), "set", status="past_due")
@@ -76,7 +76,7 @@ def test_every_price_of_the_list_counts_and_the_first_is_sold(
     shop.subscribe(earlier)
     assert sorted(row["price_id"] for row in shop.rows()) == ["price_dearer", "price_pro"]
     assert earlier.get("/user/me").json["tier"] == "pro"
-    assert user.get("/user/me").json["tier"] == "basic"  # where the dearer one is not in the list
+    assert user.get("/user/me").json["tier"] == "basic"  # the dearer price is not in its list
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_of_several_prices_the_one_that_counts_is_kept(prices: tuple[str, ...], 
 
 
 def test_the_period_is_that_of_the_price_that_counts(shop: Shop) -> None:
-    """A yearly item beside monthly Pro: what is owed is owed since the month began."""
+    """With a yearly item beside monthly Pro, the debt dates from the start of the month."""
     now = utc_now()
     yearly = RemoteItem("price_a", now - timedelta(days=200), now + timedelta(days=165))
     monthly = RemoteItem("price_pro", now, now + timedelta(days=30))

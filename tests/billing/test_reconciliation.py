@@ -1,4 +1,4 @@
-"""What lost events left wrong is corrected by comparing with Stripe."""
+"""A comparison with Stripe corrects what lost events left wrong."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ def due(shop: Shop) -> list[Any]:
     return list(shop.run(lambda: sync_due(now=datetime.now(UTC))))
 
 
-def test_a_purchase_whose_events_were_all_dropped(user: Any, shop: Shop, caplog: Any) -> None:
+def test_a_purchase_whose_events_were_all_lost_is_found(user: Any, shop: Shop, caplog: Any) -> None:
     subscription_id = shop.buy(user)
     assert user.get("/user/me").json["tier"] == "basic"
     (change,) = due(shop)
@@ -30,8 +30,8 @@ def test_a_purchase_whose_events_were_all_dropped(user: Any, shop: Shop, caplog:
     assert told == [("WARNING", "The comparison with Stripe corrected 1 subscriptions")]
 
 
-def test_a_purchase_before_an_outage_that_stripe_has_outlasted(user: Any, shop: Shop) -> None:
-    """Nobody compared for five days, and Stripe sends its events for three."""
+def test_a_purchase_is_found_after_an_outage_longer_than_stripe_resends_events(user: Any, shop: Shop) -> None:
+    """No comparison ran for five days, and Stripe resends its events for three."""
     shop.buy(user)
     shop.execute("UPDATE stripe_customers SET session_expires_at = now() - interval '4 days'")
     shop.execute("UPDATE stripe_customers SET checked_at = now() - interval '5 days'")
@@ -39,7 +39,9 @@ def test_a_purchase_before_an_outage_that_stripe_has_outlasted(user: Any, shop: 
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_a_purchase_before_an_outage_counts_until_stripe_answers(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_purchase_stays_due_after_an_outage_until_stripe_answers(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
     """The first comparison after the outage may find no network yet."""
     shop.buy(user)
     shop.execute("UPDATE stripe_customers SET session_expires_at = now() - interval '4 days'")
@@ -51,7 +53,7 @@ def test_a_purchase_before_an_outage_counts_until_stripe_answers(user: Any, shop
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_a_cancellation_whose_event_was_dropped(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_cancellation_whose_event_was_lost_is_found(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.act(shop.subscribe(user), "cancel")
     shop.execute("UPDATE stripe_customers SET session_expires_at = now() - interval '40 days'")  # long after it began
     assert user.get("/user/me").json["tier"] == "pro"
@@ -59,7 +61,7 @@ def test_a_cancellation_whose_event_was_dropped(user: Any, shop: Shop, stripe: R
     assert user.get("/user/me").json["tier"] == "basic"
 
 
-def test_what_has_ended_for_good_is_left_alone(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_subscription_that_has_ended_is_not_compared_again(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     stripe.act(shop.subscribe(user), "cancel")
     due(shop)
     shop.execute("UPDATE stripe_customers SET session_expires_at = now() - interval '4 days'")
@@ -68,7 +70,7 @@ def test_what_has_ended_for_good_is_left_alone(user: Any, shop: Shop, stripe: Ru
     assert len(stripe.requests()) == asked
 
 
-def test_an_outage_changes_no_session_but_those_that_ended_and_were_asked_for(
+def test_an_outage_changes_only_ended_sessions_that_were_due(
     user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     for person in (user, make_user(), make_user()):
@@ -84,7 +86,7 @@ def test_an_outage_changes_no_session_but_those_that_ended_and_were_asked_for(
     assert {name for name in before if before[name] != after[name]} == {ended}
 
 
-def test_all_are_compared_but_those_that_are_not_at_stripe_and_have_nothing_that_lives(
+def test_all_customers_are_compared_unless_stripe_lacks_them_and_they_have_nothing_live(
     user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     never_made, gone, gone_with_nothing = make_user(), make_user(), make_user()
@@ -100,7 +102,7 @@ def test_all_are_compared_but_those_that_are_not_at_stripe_and_have_nothing_that
     assert (found.compared, found.failed, found.left) == (2, [], 0)
 
 
-def test_the_task_that_beat_queues(user: Any, shop: Shop) -> None:
+def test_the_task_that_beat_queues_compares_with_stripe(user: Any, shop: Shop) -> None:
     shop.buy(user)
     celery = shop.app.extensions["celery"]
     entry = beat_schedule(shop.app.extensions["settings"])["billing.sync"]
@@ -111,7 +113,7 @@ def test_the_task_that_beat_queues(user: Any, shop: Shop) -> None:
 
 @pytest.fixture
 def buyers(make_user: Any, shop: Shop) -> list[Any]:
-    """Five users who paid, of which nobody told; the last one's turn comes first, and so on."""
+    """Five users whose payments no event told of. The last one is due first, and so on."""
     users = [make_user() for _ in range(5)]
     for hours, user in enumerate(users):
         shop.buy(user)
@@ -120,7 +122,7 @@ def buyers(make_user: Any, shop: Shop) -> list[Any]:
     return users
 
 
-def test_a_stripe_that_does_not_answer_ends_the_run_and_the_next_one_goes_on(
+def test_a_run_ends_when_stripe_does_not_answer_and_the_next_one_goes_on(
     buyers: list[Any], shop: Shop, stripe: RunningStandIn
 ) -> None:
     stripe.behave(path="/v1/subscriptions", status=503)
@@ -134,7 +136,7 @@ def test_a_stripe_that_does_not_answer_ends_the_run_and_the_next_one_goes_on(
     assert shop.compared()[-5:-3] == [customer_of(shop, user) for user in reversed(buyers)][3:]
 
 
-def test_a_worker_that_is_about_to_end_leaves_the_rest_to_the_next_run(
+def test_a_worker_that_shuts_down_leaves_the_rest_to_the_next_run(
     buyers: list[Any], shop: Shop, stripe: RunningStandIn, drain: Callable[[], None]
 ) -> None:
     shop.note(shop.event("invoice.paid"))
@@ -147,17 +149,17 @@ def test_a_worker_that_is_about_to_end_leaves_the_rest_to_the_next_run(
 
 
 @pytest.mark.parametrize("status", [400, 503])
-def test_a_customer_that_cannot_be_compared_keeps_nobody_back(
+def test_a_customer_that_cannot_be_compared_does_not_hold_up_the_others(
     status: int, buyers: list[Any], shop: Shop, stripe: RunningStandIn
 ) -> None:
-    """The SDK asks twice when the answer is 503: the first two customers fail, and then one more."""
+    """The SDK asks twice when the answer is 503, so with either status the first two customers fail."""
     stripe.behave(path="/v1/subscriptions", status=status, times=2 if status == 400 else 4)
     assert len(due(shop)) == 3
     assert [user.get("/user/me").json["tier"] for user in buyers] == ["pro"] * 3 + ["basic"] * 2
     assert len(due(shop)) == 2
 
 
-def test_a_run_leaves_to_another_what_that_one_has_taken_meanwhile(
+def test_a_run_skips_customers_that_another_run_has_taken(
     buyers: list[Any], shop: Shop, stripe: RunningStandIn
 ) -> None:
     stripe.behave(path="/v1/subscriptions", hold=True, times=1)
@@ -174,7 +176,7 @@ def test_a_run_leaves_to_another_what_that_one_has_taken_meanwhile(
     assert shop.compared() == [*order, order[0]]  # the one on hold was asked for first, and again by the second run
 
 
-def test_a_customer_deleted_unnoticed_is_basic(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_customer_whose_deletion_went_unnoticed_becomes_basic(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     shop.subscribe(user)
     customer_id = shop.rows("stripe_customers")[0]["stripe_id"]
     delete_customer(stripe, customer_id)
@@ -184,8 +186,8 @@ def test_a_customer_deleted_unnoticed_is_basic(user: Any, shop: Shop, stripe: Ru
     assert shop.rows("stripe_customers")[0]["deleted_at"] is not None
 
 
-def test_a_customer_that_stripe_never_saw_keeps_what_he_has(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
-    """The key may be that of another account: that must not make everybody Basic."""
+def test_a_customer_that_stripe_never_saw_stays_pro(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    """The key may belong to another Stripe account, which must not make everybody Basic."""
     shop.subscribe(user)
     stripe.reset()
     stripe.behave(path="/v1/subscriptions", status=400, code="resource_missing")
@@ -193,13 +195,13 @@ def test_a_customer_that_stripe_never_saw_keeps_what_he_has(user: Any, shop: Sho
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_nothing_is_asked_where_there_is_no_key(make_billing_app: Any, user: Any, shop: Shop) -> None:
+def test_stripe_is_not_asked_without_a_key(make_billing_app: Any, user: Any, shop: Shop) -> None:
     shop.buy(user)
     shop.app = make_billing_app(stripe_secret_key="")
     assert due(shop) == []
 
 
-def test_old_event_ids_are_thrown_away(user: Any, shop: Shop) -> None:
+def test_old_event_ids_are_deleted(user: Any, shop: Shop) -> None:
     shop.subscribe(user)
     kept = len(shop.rows("stripe_events"))
     now = datetime.now(UTC)
@@ -207,7 +209,7 @@ def test_old_event_ids_are_thrown_away(user: Any, shop: Shop) -> None:
     assert shop.run(lambda: delete_ended(now=now + timedelta(days=31))["Stripe events"]) == kept
 
 
-def test_one_sweep_throws_away_more_old_event_ids_than_a_batch_in_the_time_that_it_has(
+def test_one_sweep_deletes_more_than_a_batch_of_old_event_ids_while_it_has_time(
     user: Any, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.account.tasks.ENDED_BATCH", 2)

@@ -10,7 +10,7 @@ from tests.billing.conftest import Shop
 
 
 @pytest.mark.parametrize("name", ["everybody", "id", "mobile"])
-def test_the_command_mends_and_tells(name: str, make_user: Any, shop: Shop) -> None:
+def test_the_command_corrects_subscriptions_and_prints_them(name: str, make_user: Any, shop: Shop) -> None:
     user, other = make_user(), make_user()
     subscription_id, second = shop.buy(user), shop.buy(other)
     arguments = {"everybody": [], "id": [user.id], "mobile": [user.mobile]}[name]
@@ -23,7 +23,7 @@ def test_the_command_mends_and_tells(name: str, make_user: Any, shop: Shop) -> N
     assert "corrected 0 subscriptions" in again.output
 
 
-def test_the_command_speaks_json(user: Any, shop: Shop) -> None:
+def test_the_command_prints_json(user: Any, shop: Shop) -> None:
     subscription_id = shop.buy(user)
     result = shop.app.test_cli_runner().invoke(args=["billing", "sync", "--json"])
     told = json.loads(result.output)
@@ -82,7 +82,7 @@ def test_the_command_stops_when_stripe_does_not_answer(make_user: Any, shop: Sho
     assert "Stripe does not answer: 2 customers are left." in result.output
 
 
-def test_the_command_wants_a_key(make_billing_app: Any) -> None:
+def test_the_command_needs_a_key(make_billing_app: Any) -> None:
     result = make_billing_app(stripe_secret_key="").test_cli_runner().invoke(args=["billing", "sync"])
     assert result.exit_code == 1
     assert "STRIPE_SECRET_KEY is not set" in result.output

@@ -36,7 +36,7 @@ def parsed(moment: str) -> datetime:
     return datetime.fromisoformat(moment)
 
 
-def test_before_the_first_subscription(user: Any) -> None:
+def test_the_status_before_the_first_subscription_is_none(user: Any) -> None:
     assert user.get("/subscription/status").json == NOTHING_YET
 
 
@@ -53,7 +53,7 @@ def test_before_the_first_subscription(user: Any) -> None:
         ("paused", "basic"),
     ],
 )
-def test_every_status_and_the_way_back(status: str, tier: str, user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_every_status_gives_its_tier(status: str, tier: str, user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.subscribe(user)
     stripe.act(subscription_id, "set", status=status)
     shop.deliver_all()
@@ -83,7 +83,7 @@ def test_grace_is_counted_from_the_start_of_the_unpaid_period(user: Any, shop: S
     assert user.get("/subscription/status").json["grace_until"] is None
 
 
-def test_grace_does_not_begin_anew_with_the_next_unpaid_period(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_grace_does_not_restart_with_the_next_unpaid_period(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.subscribe(user)
     first, second = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
     for start in (first, second):
@@ -107,14 +107,14 @@ def test_grace_does_not_begin_anew_with_the_next_unpaid_period(user: Any, shop: 
         ({"cancel_at_period_end": False, "cancel_at": 1_800_000_001}, False),  # on a day of a later period
     ],
 )
-def test_stripe_tells_of_an_end_in_two_ways(told: dict[str, Any], ends: bool) -> None:
+def test_both_of_stripes_forms_of_a_planned_end_are_understood(told: dict[str, Any], ends: bool) -> None:
     period = {"current_period_start": 1_797_400_000, "current_period_end": 1_800_000_000}
     items = {"data": [{"price": {"id": "price_pro"}} | period]}
     source = {"id": "sub_1", "status": "active", "created": 1_700_000_000, "items": items} | told
     assert parse_subscription(SimpleNamespace(to_dict=lambda: source)).cancel_at_period_end is ends
 
 
-def test_a_cancellation_for_the_end_of_the_period_stays_pro_until_then(
+def test_a_subscription_canceled_for_the_end_of_its_period_is_pro_until_then(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     subscription_id = shop.subscribe(user)
@@ -128,7 +128,7 @@ def test_a_cancellation_for_the_end_of_the_period_stays_pro_until_then(
     assert user.get("/user/me").json["tier"] == "basic"
 
 
-def test_a_grant_by_hand_is_apart_from_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_grant_by_an_operator_is_independent_of_stripe(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     now = datetime.now(UTC)
     ends = now + timedelta(days=7)
     shop.run(lambda: grant_pro(UUID(user.id), reason="a gift", ends_at=ends, now=now))
@@ -142,7 +142,7 @@ def test_a_grant_by_hand_is_apart_from_stripe(user: Any, shop: Shop, stripe: Run
 
 
 @pytest.mark.parametrize("unknown", [{"price_id": None}, {"status": "past_due", "past_due_since": None}])
-def test_the_subscription_that_gives_pro_is_shown_before_one_of_which_less_is_known(
+def test_a_subscription_that_gives_pro_is_shown_before_one_of_which_less_is_known(
     unknown: dict[str, Any], user: Any, shop: Shop
 ) -> None:
     shop.subscribe(user)
@@ -153,7 +153,7 @@ def test_the_subscription_that_gives_pro_is_shown_before_one_of_which_less_is_kn
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_what_is_owed_is_shown_before_what_came_later_and_is_not_live(
+def test_an_unpaid_subscription_is_shown_before_a_later_one_that_is_not_live(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     stripe.act(shop.subscribe(user), "set", status="past_due", period_start=1_700_000_000)
@@ -172,7 +172,7 @@ def test_of_several_grants_the_one_that_lasts_longest_is_shown(user: Any, shop: 
         assert shop.run(partial(subscription_status, UUID(user.id), now=now)).current_period_end == latest
 
 
-def test_a_late_payment_is_pro_only_when_it_has_come(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_late_payment_gives_pro_only_when_it_has_come(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     session_id = user.post("/subscribe/pro").json["session_id"]
     stripe.checkout(session_id, "pay_async")
     shop.deliver_all()
@@ -229,7 +229,7 @@ def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
     assert statuses == {subscription_id: "canceled", "sub_old": "incomplete_expired"}
 
 
-# Copies of the one that is there, without a user, and of its subscription.
+# Copies of the existing customer, without a user, and of its subscription.
 MANY_CUSTOMERS = """
 WITH customers AS (
     INSERT INTO stripe_customers SELECT copy.* FROM stripe_customers one, generate_series(1, 5000) number,
@@ -242,7 +242,7 @@ INSERT INTO subscriptions SELECT copy.* FROM subscriptions one, customers,
 """
 
 
-def test_the_tier_takes_one_query_by_indexes(user: Any, shop: Shop) -> None:
+def test_the_tier_takes_one_query_that_uses_indexes(user: Any, shop: Shop) -> None:
     shop.subscribe(user)
     seen: list[tuple[str, Any]] = []
 
@@ -265,7 +265,7 @@ def test_the_tier_takes_one_query_by_indexes(user: Any, shop: Shop) -> None:
     assert "ix_subscriptions_customer_id" in plan
 
 
-def test_the_next_prompt_has_the_new_limit_and_falling_back_counts_the_day(
+def test_the_next_prompt_has_the_new_limit_and_a_fall_back_counts_the_whole_day(
     user: Any, shop: Shop, stripe: RunningStandIn, prompt: Callable[[], Any]
 ) -> None:
     assert [prompt().status_code for _ in range(6)] == [202] * 5 + [429]
@@ -281,7 +281,7 @@ def test_the_next_prompt_has_the_new_limit_and_falling_back_counts_the_day(
     assert (usage["tier"], usage["limit"], usage["used"], usage["remaining"]) == ("basic", 5, 8, 0)
 
 
-def test_pro_prompts_count_when_one_falls_back_below_the_limit(
+def test_pro_prompts_count_after_a_fall_back_below_the_limit(
     user: Any, shop: Shop, stripe: RunningStandIn, prompt: Callable[[], Any]
 ) -> None:
     subscription_id = shop.subscribe(user)

@@ -1,4 +1,4 @@
-"""An event is noted and answered first, and applied afterwards: by its task, or by the sweep that comes after it."""
+"""An event is noted and answered first, and applied afterwards, by its task or by a later sweep."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ def bought(user: Any, shop: Shop) -> str:
     return shop.event("invoice.paid")
 
 
-def test_the_webhook_asks_stripe_nothing_and_the_task_applies_the_event(
+def test_the_webhook_does_not_ask_stripe_and_the_task_applies_the_event(
     bought: str, user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     asked = len(stripe.requests())
@@ -97,7 +97,7 @@ def test_an_event_whose_task_was_lost_is_applied_by_the_sweep(bought: str, user:
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_the_sweep_that_beat_queues(bought: str, user: Any, shop: Shop) -> None:
+def test_the_sweep_that_beat_queues_applies_events(bought: str, user: Any, shop: Shop) -> None:
     shop.note(bought)
     shop.execute("UPDATE stripe_events SET due_at = now()")
     celery = shop.app.extensions["celery"]
@@ -107,7 +107,7 @@ def test_the_sweep_that_beat_queues(bought: str, user: Any, shop: Shop) -> None:
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_an_event_is_taken_while_redis_is_unavailable(
+def test_an_event_is_accepted_while_redis_is_unavailable(
     bought: str, user: Any, shop: Shop, make_billing_app: Callable[..., Flask]
 ) -> None:
     without_redis = make_billing_app(redis_url="redis://127.0.0.1:1/0")
@@ -123,7 +123,7 @@ def test_an_event_that_fails_is_tried_again_after_longer_and_longer_pauses(
     shop.note(bought)
     stripe.behave(path="/v1/subscriptions", status=400)
     tried = []
-    for seconds in range(0, 5 * 60 * 60, 60):  # they double from a minute to an hour
+    for seconds in range(0, 5 * 60 * 60, 60):  # the pauses double from a minute to an hour
         asked = len(stripe.requests())
         shop.sweep(seconds_later=seconds)
         if len(stripe.requests()) > asked:
@@ -155,9 +155,7 @@ def test_the_sweep_stops_when_stripe_does_not_answer_and_the_next_one_goes_on(
     assert [user.get("/user/me").json["tier"] for user in users] == ["pro"] * 5
 
 
-def test_a_sweep_leaves_to_another_what_that_one_has_taken_meanwhile(
-    make_user: Any, shop: Shop, stripe: RunningStandIn
-) -> None:
+def test_a_sweep_skips_events_that_another_sweep_has_taken(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     """While Stripe is slow, a sweep takes longer than beat waits before the next one."""
     for user in [make_user() for _ in range(3)]:
         shop.buy(user)
@@ -177,7 +175,7 @@ def test_a_sweep_leaves_to_another_what_that_one_has_taken_meanwhile(
     assert len(stripe.requests()) == asked + 2
 
 
-def test_of_two_that_take_an_event_at_once_one_asks_stripe(bought: str, shop: Shop, stripe: RunningStandIn) -> None:
+def test_only_one_of_two_that_take_one_event_asks_stripe(bought: str, shop: Shop, stripe: RunningStandIn) -> None:
     shop.note(bought)
     asked = len(stripe.requests())
     with ThreadPoolExecutor(1) as pool:
@@ -189,7 +187,7 @@ def test_of_two_that_take_an_event_at_once_one_asks_stripe(bought: str, shop: Sh
     assert len(stripe.requests()) == asked
 
 
-def test_an_event_that_stripe_refuses_keeps_no_other_back(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_an_event_that_stripe_refuses_does_not_block_others(make_user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     for user in [make_user() for _ in range(5)]:
         shop.buy(user)
     paid = [event["id"] for event in stripe.events("invoice.paid")]
@@ -200,10 +198,10 @@ def test_an_event_that_stripe_refuses_keeps_no_other_back(make_user: Any, shop: 
     assert shop.pending() == sorted(paid[:4])
 
 
-def test_an_event_with_an_unexpected_fault_keeps_no_other_back(
+def test_an_event_with_an_unexpected_fault_does_not_block_others(
     make_user: Any, shop: Shop, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A subscription, say, is of a shape that this version does not know."""
+    """For example, a subscription has a shape that this version does not know."""
     users = [make_user() for _ in range(2)]
     odd, _ = [shop.buy(user) for user in users]
 
@@ -222,7 +220,7 @@ def test_an_event_with_an_unexpected_fault_keeps_no_other_back(
     assert f"{faulty} could not be applied" in caplog.text
 
 
-def test_an_event_is_given_up_after_three_days_and_is_new_when_it_is_sent_again(
+def test_an_event_is_given_up_after_three_days_and_accepted_when_it_is_sent_again(
     bought: str, user: Any, shop: Shop, stripe: RunningStandIn, caplog: Any
 ) -> None:
     stripe.behave(path="/v1/subscriptions", status=400)
@@ -249,7 +247,7 @@ def test_an_event_that_no_worker_ever_tried_is_not_given_up(bought: str, user: A
 def test_an_event_that_another_sweep_is_applying_is_not_given_up(
     bought: str, user: Any, shop: Shop, stripe: RunningStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After an outage of days the events are many and old, and the sweeps of them overlap."""
+    """After an outage of days there are many old events, and their sweeps overlap."""
     shop.note(bought)
     shop.redis.flushdb()
     stripe.behave(path="/v1/subscriptions", hold=True, times=1)
@@ -268,7 +266,7 @@ def test_an_event_that_another_sweep_is_applying_is_not_given_up(
 def test_an_event_that_an_earlier_version_has_applied_is_not_due(
     bought: str, shop: Shop, stripe: RunningStandIn
 ) -> None:
-    """It notes an event with its effect, by the columns that it knows."""
+    """The earlier version writes an event together with its effect, and only the columns that it knows."""
     insert = "INSERT INTO stripe_events (id, type, received_at) VALUES (:id, 'invoice.paid', :at)"
     shop.execute(insert, id=bought, at=datetime.now(UTC))
     asked = len(stripe.requests())
@@ -279,14 +277,14 @@ def test_an_event_that_an_earlier_version_has_applied_is_not_due(
 
 
 def test_an_earlier_version_finds_the_subscription_that_an_event_names(user: Any, shop: Shop) -> None:
-    """It fetches that one, and takes an event without one for applied. Every change of a subscription has its event."""
+    """It fetches that one, and takes an event without one as applied. Every change of a subscription has its event."""
     subscription_id = shop.buy(user)
     for kind in ("customer.subscription.created", "customer.subscription.updated", "checkout.session.completed"):
         shop.note(shop.event(kind))
     assert [row["subscription_id"] for row in shop.rows("stripe_events")] == [subscription_id] * 3
 
 
-def test_an_event_about_one_subscription_brings_all_of_the_customers(
+def test_an_event_about_one_subscription_updates_all_of_the_customers(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     first, second = shop.subscribe(user), buy_another(stripe)
@@ -311,7 +309,7 @@ def test_an_event_of_a_customer_that_was_deleted_at_stripe_is_not_tried_again(
 def test_an_event_waits_for_the_key_of_the_account_that_it_came_from(
     bought: str, user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
-    """To another account's the customer was never there."""
+    """With the key of another account, Stripe does not know the customer."""
     stripe.behave(path="/v1/", status=400, code="resource_missing")
     shop.deliver(bought)
     assert shop.pending() == [bought]

@@ -1,4 +1,4 @@
-"""Events come twice, late, in any order, at once: the end is always what Stripe says."""
+"""Events that come twice, late, in any order or at once always end in what Stripe says."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ FIRST_THREE = ("checkout.session.completed", "customer.subscription.created", "i
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(FIRST_THREE)))
-def test_the_first_events_in_any_order_and_twice_each(
+def test_the_first_events_give_pro_in_any_order_and_twice_each(
     order: tuple[str, ...], user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     subscription_id = shop.buy(user)
@@ -32,10 +32,10 @@ def test_the_first_events_in_any_order_and_twice_each(
     assert (row["id"], row["status"], row["price_id"]) == (subscription_id, "active", "price_pro")
     assert len(shop.rows("stripe_events")) == 3
     calls = [(call["method"], call["path"]) for call in stripe.requests()[asked:]]
-    assert calls == [("GET", "/v1/subscriptions")] * 3  # a duplicate asks nobody
+    assert calls == [("GET", "/v1/subscriptions")] * 3  # a duplicate asks Stripe nothing
 
 
-def test_every_event_of_a_life_in_any_order(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_events_of_a_subscription_end_in_its_state_in_any_order(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.buy(user)
     stripe.act(subscription_id, "fail_payment")
     stripe.act(subscription_id, "recover")
@@ -47,7 +47,7 @@ def test_every_event_of_a_life_in_any_order(user: Any, shop: Shop, stripe: Runni
     assert (told["status"], told["tier"], told["cancel_at_period_end"]) == ("active", "pro", True)
 
 
-def test_a_late_update_to_active_does_not_revive_what_is_deleted(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+def test_a_late_update_does_not_revive_a_deleted_subscription(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.buy(user)
     stripe.act(subscription_id, "cancel")
     assert shop.deliver(shop.event("customer.subscription.deleted")).status_code == 200
@@ -126,7 +126,7 @@ def test_other_types_and_unknown_customers_are_acknowledged(shop: Shop, stripe: 
     assert shop.rows("stripe_events") == []
 
 
-def test_an_event_of_no_customer_is_none_of_a_customer_that_stripe_does_not_know_yet(
+def test_an_event_without_a_customer_matches_no_customer_without_a_stripe_id(
     user: Any, shop: Shop, stripe: RunningStandIn
 ) -> None:
     assert user.post("/subscription/portal").status_code == 200
@@ -138,7 +138,7 @@ def test_an_event_of_no_customer_is_none_of_a_customer_that_stripe_does_not_know
 
 @pytest.fixture
 def crash_at_commit(shop: Shop) -> Callable[[str], AbstractContextManager[None]]:
-    """Let PostgreSQL end the connection in the middle of each transaction that inserts into a table."""
+    """Make PostgreSQL end the connection in the middle of each transaction that inserts into a table."""
 
     @contextmanager
     def crash(table: str) -> Iterator[None]:
@@ -162,7 +162,7 @@ def crash_at_commit(shop: Shop) -> Callable[[str], AbstractContextManager[None]]
 def test_a_crash_before_the_event_is_noted_loses_nothing(
     user: Any, shop: Shop, crash_at_commit: Callable[[str], AbstractContextManager[None]]
 ) -> None:
-    """Stripe sends again."""
+    """Stripe sends the event again."""
     shop.buy(user)
     event_id = shop.event("invoice.paid")
     with crash_at_commit("stripe_events"):
@@ -201,7 +201,7 @@ def test_no_connection_is_held_while_stripe_is_asked(user: Any, shop: Shop, stri
 
 
 def connections_in_use(shop: Shop, stripe: RunningStandIn) -> int:
-    """How many connections the application's pool has given out while the stand-in keeps a call waiting."""
+    """Return how many connections the application's pool has given out while the stand-in keeps a call waiting."""
     stripe.wait_held()
     with shop.app.app_context():
         in_use = int(db.engine.pool.checkedout())  # type: ignore[attr-defined]
@@ -209,7 +209,7 @@ def connections_in_use(shop: Shop, stripe: RunningStandIn) -> int:
     return in_use
 
 
-def test_webhooks_over_the_wire(user: Any, shop: Shop, stripe: RunningStandIn, live_url: str) -> None:
+def test_webhooks_work_over_a_real_socket(user: Any, shop: Shop, stripe: RunningStandIn, live_url: str) -> None:
     stripe.webhooks(url=f"{live_url}/webhook/stripe")
     subscription_id = shop.buy(user)
     stripe.wait_delivered()

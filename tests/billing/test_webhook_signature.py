@@ -1,4 +1,4 @@
-"""Only what Stripe signed for us, just now, is believed."""
+"""The webhook believes only what Stripe signed for us, just now."""
 
 import json
 import time
@@ -30,10 +30,10 @@ def test_a_good_signature_is_accepted(bought: str, shop: Shop, user: Any) -> Non
     assert user.get("/user/me").json["tier"] == "pro"
 
 
-def test_while_the_secret_is_rolled_either_of_two_signatures_will_do(
+def test_either_of_two_signatures_is_accepted_while_the_secret_is_rolled(
     bought: str, shop: Shop, stripe: RunningStandIn, user: Any
 ) -> None:
-    """Stripe signs with both then: https://docs.stripe.com/webhooks#verify-manually"""
+    """Stripe signs with both secrets then: https://docs.stripe.com/webhooks#verify-manually"""
     payload = stripe.signed(bought)["payload"]
     ours, other = sign(payload, SECRET), sign(payload, "whsec_the_other_one").split(",")[1]
     for signature in (f"{ours},{other}", ours.replace(",", f",{other},")):
@@ -127,7 +127,7 @@ def test_odd_fields_of_a_signed_event_do_no_harm(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("odd", ["x\0", "x\ud800", "x" * 3_000, ""])
-def test_ids_that_are_none_of_stripes_do_no_harm(bought: str, shop: Shop, stripe: RunningStandIn, odd: str) -> None:
+def test_ids_that_are_not_stripes_do_no_harm(bought: str, shop: Shop, stripe: RunningStandIn, odd: str) -> None:
     customer = json.loads(stripe.signed(bought)["payload"])["data"]["object"]["customer"]
     for kind, item in (
         ("customer.deleted", {"id": odd}),
@@ -139,7 +139,7 @@ def test_ids_that_are_none_of_stripes_do_no_harm(bought: str, shop: Shop, stripe
         assert shop.post(body, sign(body, SECRET)).status_code == 200
 
 
-def test_without_a_secret_nothing_is_believed(
+def test_without_a_secret_no_event_is_accepted(
     make_billing_app: Callable[..., Flask], bought: str, stripe: RunningStandIn
 ) -> None:
     app = make_billing_app(stripe_webhook_secret="")
@@ -150,7 +150,7 @@ def test_without_a_secret_nothing_is_believed(
     assert "STRIPE_WEBHOOK_SECRET" in answer.json["detail"]
 
 
-def test_an_event_of_up_to_one_mebibyte_is_taken(shop: Shop) -> None:
+def test_an_event_of_up_to_one_mebibyte_is_accepted(shop: Shop) -> None:
     event = {"id": "evt_1", "object": "event", "type": "price.created", "data": {"object": {}}, "padding": ""}
     room = 1024 * 1024 - len(json.dumps(event))
     body = json.dumps(event | {"padding": "x" * room})

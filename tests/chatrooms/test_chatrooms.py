@@ -23,7 +23,7 @@ def titles(response):
     return [room["title"] for room in response.json["items"]]
 
 
-def test_new_chatroom_is_told_in_full_and_where_it_is(user):
+def test_a_new_chatroom_is_returned_in_full_with_its_location(user):
     response = user.post("/chatroom", json={"title": "  How the internet works \n"})
     assert response.status_code == 201
     room = response.json
@@ -80,7 +80,7 @@ def test_list_shows_the_latest_prompt_or_creation_first(user):
     assert titles(user.get("/chatroom")) == ["first", "third", "second"]
 
 
-def test_renaming_moves_no_room_and_touches_its_time(user):
+def test_renaming_changes_updated_at_and_not_the_order(user):
     first = user.make_chatroom("first")
     user.make_chatroom("second")
     before = user.get(first).json
@@ -111,7 +111,7 @@ def test_deleting_twice_is_404(user):
 
 
 @pytest.mark.parametrize(("method", "tail", "body"), VERBS)
-def test_room_of_somebody_else_is_answered_as_one_that_is_not_there(make_user, method, tail, body):
+def test_a_room_of_another_user_is_404_exactly_like_an_unknown_one(make_user, method, tail, body):
     ada, bob = make_user(), make_user()
     path = ada.make_chatroom("Ada's")
     foreign = bob.call(method, path + tail, json=body)
@@ -123,10 +123,10 @@ def test_room_of_somebody_else_is_answered_as_one_that_is_not_there(make_user, m
     assert ada.get(path).json["messages"] == []
 
 
-def test_refusing_a_room_of_somebody_else_does_what_refusing_an_unknown_one_does(make_user, statements):
+def test_a_room_of_another_user_takes_the_same_statements_as_an_unknown_one(make_user, statements):
     ada, bob = make_user(), make_user()
     path = ada.make_chatroom()
-    bob.get("/user/me")  # from now on his session is known
+    bob.get("/user/me")  # from now on his session is cached
     for verb, body in (("GET", None), ("PATCH", {"title": "Mine"}), ("DELETE", None)):
         done = []
         for address in (path, f"/chatroom/{uuid4()}"):
@@ -136,7 +136,7 @@ def test_refusing_a_room_of_somebody_else_does_what_refusing_an_unknown_one_does
         assert done[0] == done[1]
 
 
-def test_lists_show_ones_own_rooms_alone(make_user):
+def test_lists_show_only_the_users_own_rooms(make_user):
     ada, bob = make_user(), make_user()
     ada.make_chatroom("Ada's")
     assert titles(bob.get("/chatroom")) == []
@@ -145,7 +145,7 @@ def test_lists_show_ones_own_rooms_alone(make_user):
     assert titles(bob.get("/chatroom")) == ["Bob's"]
 
 
-def test_a_room_may_be_opened_without_a_word(user):
+def test_a_room_may_be_opened_without_a_title_or_a_body(user):
     for answer in (user.post("/chatroom"), user.post("/chatroom", json={})):
         assert (answer.status_code, answer.json["title"], answer.json["title_source"]) == (201, None, None)
     assert_problem(user.post("/chatroom", data=b"null", content_type="application/json"), 422, "validation_error")

@@ -44,7 +44,7 @@ def test_empty_list_is_cached_too(user):
 
 
 class Planted:
-    """What unpickling would run."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -54,7 +54,7 @@ class Planted:
 
 
 @pytest.mark.parametrize("prefix", [b"!", b""], ids=["as cachelib marks it", "bare"])
-def test_what_is_planted_in_redis_is_never_unpickled_and_is_replaced(user, redis_db, tmp_path, prefix):
+def test_data_planted_in_redis_is_never_unpickled_and_is_replaced(user, redis_db, tmp_path, prefix):
     planted = prefix + pickle.dumps(Planted(tmp_path / "was-run"))
     assert listed(user) == ("MISS", [])
     keys = redis_db.keys("cache:*")
@@ -69,7 +69,7 @@ def test_what_is_planted_in_redis_is_never_unpickled_and_is_replaced(user, redis
 
 
 @pytest.mark.parametrize("planted", [b"[" * 100_000, b"17", b"null", b"\xff"])
-def test_what_is_no_text_is_a_miss(user, redis_db, planted):
+def test_a_cached_value_that_is_no_text_is_a_miss(user, redis_db, planted):
     assert listed(user) == ("MISS", [])
     for key in redis_db.keys("cache:*"):
         redis_db.set(key, planted)
@@ -77,8 +77,8 @@ def test_what_is_no_text_is_a_miss(user, redis_db, planted):
     assert listed(user) == ("HIT", [])
 
 
-def test_a_page_of_another_size_takes_the_place_of_the_one_before(user, redis_db):
-    """Of every size there may be, one user's pages would take hundreds of megabytes."""
+def test_a_page_of_another_size_replaces_the_cached_one(user, redis_db):
+    """Pages of every possible size would take hundreds of megabytes for one user."""
     for title in ("first", "second", "third"):
         user.make_chatroom(title)
     assert listed(user, "?limit=1") == ("MISS", ["third"])
@@ -131,7 +131,7 @@ def test_change_shows_at_the_very_next_list(user, change):
     assert listed(user) == ("HIT", expected[change])
 
 
-def test_change_shows_at_the_very_next_list_though_redis_is_full(make_app, user):
+def test_change_shows_at_the_very_next_list_even_when_redis_is_full(make_app, user):
     with ValkeyServer() as own, redis.Redis.from_url(own.url) as valkey:
         user.client = make_app(redis_url=own.url).test_client()
         first = user.make_chatroom("first")
@@ -143,7 +143,7 @@ def test_change_shows_at_the_very_next_list_though_redis_is_full(make_app, user)
         assert [listed(user)[0] for _ in range(2)] == ["MISS", "HIT"]
 
 
-def test_change_of_somebody_else_costs_nobody_his_cache(make_user):
+def test_a_change_of_one_user_keeps_the_cache_of_others(make_user):
     ada, bob = make_user(), make_user()
     ada.make_chatroom("Ada's")
     listed(ada)
@@ -151,7 +151,7 @@ def test_change_of_somebody_else_costs_nobody_his_cache(make_user):
     assert listed(ada) == ("HIT", ["Ada's"])
 
 
-def test_change_that_is_refused_costs_no_cache(user):
+def test_a_refused_change_keeps_the_cache(user):
     user.make_chatroom("A room")
     listed(user)
     assert user.post("/chatroom", json={"title": ""}).status_code == 422
@@ -161,7 +161,7 @@ def test_change_that_is_refused_costs_no_cache(user):
 
 @pytest.mark.parametrize("cached_before", [True, False])
 def test_slow_reader_that_races_a_change_leaves_no_stale_list(app, user, cached_before):
-    """It reads the version, queries, is overtaken by a change, and stores its page after it."""
+    """The reader gets the version, queries, is overtaken by a change, and then stores its page."""
     if cached_before:
         user.make_chatroom("first")
     overtaken = []
@@ -181,8 +181,8 @@ def test_slow_reader_that_races_a_change_leaves_no_stale_list(app, user, cached_
     assert listed(user)[0] == "HIT"
 
 
-def test_slow_reader_stores_after_a_fresh_reader_without_harm(app, user):
-    """Two readers and a change in between: the later store is the older page."""
+def test_a_slow_reader_that_stores_its_page_last_does_not_replace_a_fresh_one(app, user):
+    """There are two readers and a change in between, and the later store has the older page."""
     user.make_chatroom("first")
     listed(user)
     user.patch(user.make_chatroom("second"), json={"title": "second, renamed"})
@@ -200,7 +200,7 @@ def test_slow_reader_stores_after_a_fresh_reader_without_harm(app, user):
     assert listed(user)[1] == fresh[0][1]
 
 
-def test_version_that_redis_forgot_makes_no_old_page_current_again(user, redis_db):
+def test_losing_the_version_in_redis_makes_no_old_page_current_again(user, redis_db):
     user.make_chatroom("first")
     listed(user)
     page_key = next(key for key in redis_db.keys("cache:chatrooms:*") if not key.endswith(b":version"))
@@ -212,14 +212,14 @@ def test_version_that_redis_forgot_makes_no_old_page_current_again(user, redis_d
     assert listed(user) == ("MISS", ["second", "first"])
 
 
-def test_cached_list_ends_after_five_minutes(user, redis_db):
+def test_cached_list_expires_after_five_minutes(user, redis_db):
     user.make_chatroom("A room")
     listed(user)
     page_key = next(key for key in redis_db.keys("cache:chatrooms:*") if not key.endswith(b":version"))
     assert 290 <= redis_db.ttl(page_key) <= 300
 
 
-def test_what_is_no_cached_list_of_ours_is_a_miss(user, redis_db):
+def test_rubbish_in_the_cache_is_a_miss(user, redis_db):
     user.make_chatroom("A room")
     listed(user)
     page_key = next(key for key in redis_db.keys("cache:chatrooms:*") if not key.endswith(b":version"))
@@ -228,7 +228,7 @@ def test_what_is_no_cached_list_of_ours_is_a_miss(user, redis_db):
         assert listed(user) == ("MISS", ["A room"])
 
 
-def test_redis_gone_is_said_in_the_log_and_not_to_the_client(user, monkeypatch, caplog):
+def test_a_failure_of_redis_is_logged_and_hidden_from_the_client(user, monkeypatch, caplog):
     def fail(*_args, **_kwargs):
         raise redis.ConnectionError
 

@@ -1,4 +1,4 @@
-"""What its owner says of a chatroom's replies: an instruction, and a model that the tier may use."""
+"""The owner's choices for a chatroom's replies: an instruction, and a model that the tier may use."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_the_models_on_offer_are_listed(room_of_choice, user):
     assert user.get("/models").json == {"items": [{"name": FLASH, "tier": "basic", "default": True}]}
 
 
-def test_gemini_is_told_the_instruction_behind_the_services_own(room, runner, gemini):
+def test_gemini_gets_the_rooms_instruction_after_the_services_own(room, runner, gemini):
     room.person.patch(room.path, json={"instruction": "  Speak like a pirate.  "})
     assert room.person.get(room.path).json["instruction"] == "Speak like a pirate."
     room.answer(runner, "Hello")
@@ -48,7 +48,7 @@ def test_gemini_is_told_the_instruction_behind_the_services_own(room, runner, ge
 
 
 @pytest.mark.parametrize("instruction", ["", " \n", "x" * 4_001, "a\0b", "\ud800", 7, ["x"]])
-def test_an_instruction_that_is_none_is_refused(user, instruction):
+def test_an_invalid_instruction_is_refused(user, instruction):
     path = user.make_chatroom()
     for answer in (
         user.post("/chatroom", json={"instruction": instruction}),
@@ -69,7 +69,7 @@ def test_a_model_above_the_tier_is_refused_and_nothing_is_spent(room_of_choice):
     assert len(person.get("/chatroom").json["items"]) == 1
 
 
-def test_the_tier_counts_at_the_moment_of_each_prompt(room_of_choice):
+def test_the_tier_is_checked_at_each_prompt(room_of_choice):
     room = room_of_choice
     make_pro(room)
     assert room.person.patch(room.path, json={"model": PRO}).json["model"] == PRO

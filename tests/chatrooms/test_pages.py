@@ -8,7 +8,7 @@ from app.core.db import db
 
 
 def all_pages(user, limit, *, between=lambda: None):
-    """The titles on each page, to the end; `between` happens after every page."""
+    """Return the titles on each page, to the end. `between` is called after every page."""
     pages, cursor = [], ""
     while True:
         response = user.get(f"/chatroom?limit={limit}{cursor}")
@@ -51,13 +51,13 @@ def test_empty_list_is_one_empty_page(user):
     assert user.get("/chatroom").json == {"items": [], "next_cursor": None}
 
 
-def test_rooms_opened_between_pages_move_nothing(user, ten_rooms):
+def test_rooms_opened_between_pages_do_not_shift_the_next_page(user, ten_rooms):
     pages = all_pages(user, 3, between=lambda: user.make_chatroom("new"))
     assert flat(pages) == ten_rooms
 
 
 def test_rooms_deleted_between_pages_hide_no_other(user, ten_rooms):
-    """The very row that a cursor points at goes away."""
+    """The very row that the cursor points at is deleted."""
 
     def delete_last_shown():
         newest = user.get("/chatroom?limit=100").json["items"]
@@ -101,7 +101,7 @@ def test_moments_that_differ_by_a_microsecond_keep_their_order(app, user, ten_ro
     assert flat(all_pages(user, 1)) == ten_rooms
 
 
-def test_cursor_is_fit_for_a_url_as_it_is(user, ten_rooms):
+def test_a_cursor_needs_no_url_encoding(user, ten_rooms):
     cursor = user.get("/chatroom?limit=3").json["next_cursor"]
     assert cursor.replace("-", "").replace("_", "").isalnum()
     assert len(cursor) <= 200

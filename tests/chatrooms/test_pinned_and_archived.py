@@ -1,4 +1,4 @@
-"""Chatrooms that come first, and chatrooms that are put away."""
+"""Pinned chatrooms come first, and archived ones have a list of their own."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.transactions import undone
 
 
 def titles(user, query=""):
-    """Of all pages."""
+    """Return the titles on all pages."""
     found, cursor = [], None
     while True:
         page = user.get(f"/chatroom?limit=2{query}{'' if cursor is None else f'&cursor={cursor}'}").json
@@ -67,7 +67,7 @@ def test_no_page_of_a_deleted_room_stays_in_redis(user, redis_db):
     assert not any(b"secret" in (redis_db.get(key) or b"") for key in redis_db.keys("cache:*"))
 
 
-def test_a_change_says_only_what_it_says(user):
+def test_a_change_leaves_other_fields_alone(user):
     path = user.make_chatroom("Room")
     user.patch(path, json={"instruction": "Rhyme."})
     user.patch(path, json={"pinned": True})
@@ -87,7 +87,7 @@ def test_a_change_says_only_what_it_says(user):
         ({"title_source": "user"}, "title_source"),
     ],
 )
-def test_a_change_that_makes_no_sense_changes_nothing(user, body, field):
+def test_an_invalid_change_changes_nothing(user, body, field):
     path = user.make_chatroom("Room")
     before = user.get(path).json
     assert list(assert_problem(user.patch(path, json=body), 422, "validation_error")["errors"]) == [field]
@@ -95,12 +95,12 @@ def test_a_change_that_makes_no_sense_changes_nothing(user, body, field):
 
 
 @pytest.mark.parametrize("archived", ["1", "yes", "True", "", "null"])
-def test_archived_is_true_or_false(user, archived):
+def test_archived_must_be_true_or_false(user, archived):
     assert_problem(user.get(f"/chatroom?archived={archived}"), 422, "validation_error")
 
 
 def test_the_list_is_read_from_its_index(app, user):
-    """However many rooms are archived."""
+    """This holds however many rooms are archived."""
     user.make_chatroom()
     statement = "EXPLAIN SELECT id FROM chatrooms WHERE user_id = :user AND archived = false"
     order = " ORDER BY pinned DESC, last_prompt_at DESC, id DESC LIMIT 20"

@@ -32,19 +32,19 @@ def test_a_file_that_dockerignore_leaves_out_is_no_part_of_the_image(tmp_path, m
         check_image.copy_files(tmp_path)
 
 
-def test_another_python_than_the_image_s_is_refused(monkeypatch):
+def test_a_python_other_than_the_images_is_refused(monkeypatch):
     monkeypatch.setattr(check_image, "DOCKERFILE", "FROM python:3.10-slim AS packages\nFROM python:3.10-slim")
     with pytest.raises(AssertionError, match=r"3\.10"):
         check_image.python_of_the_image([])
 
 
-def test_root_is_refused_as_the_image_s_user(monkeypatch):
+def test_root_is_refused_as_the_images_user(monkeypatch):
     monkeypatch.setattr(check_image, "DOCKERFILE", "FROM python:3.11-slim\nUSER root")
     with pytest.raises(AssertionError):
         check_image.ordinary_user(Account(65534, 65534))
 
 
-def test_files_that_root_copies_are_readable_for_the_image_s_user_whatever_root_s_umask(tmp_path, monkeypatch):
+def test_files_that_root_copies_are_readable_by_the_images_user_whatever_roots_umask(tmp_path, monkeypatch):
     def copy_instead(**_: object) -> None:
         check_image.copy_files(tmp_path)
         raise InterruptedError

@@ -30,7 +30,7 @@ def python(program: str) -> list[str]:
 
 
 def last_line(steps: list[Step], results: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """The exit code, the last line, and all of the output."""
+    """Run the steps. Returns the exit code, the last line and all of the output."""
     code = run.main(steps, results)
     told = capfd.readouterr()
     assert not told.err
@@ -45,7 +45,7 @@ def test_the_last_line_is_the_sum_of_what_ran(tmp_path, capfd):
     assert "heard by nobody" not in output
 
 
-def test_what_failed_is_shown(tmp_path, capfd):
+def test_the_output_and_exit_code_of_a_failed_step_are_shown(tmp_path, capfd):
     step = Step("Broken", python("import sys; print('a reason'); sys.exit(3)"))
     code, last, output = last_line([step], tmp_path / "ci", capfd)
     assert (code, last) == (1, "0 passed, 1 failed")
@@ -58,7 +58,7 @@ def test_a_step_that_ran_no_check_has_failed(tmp_path, capfd):
     assert last_line([step], tmp_path / "ci", capfd)[:2] == (1, "0 passed, 1 failed")
 
 
-def test_a_bad_end_after_good_checks_is_a_failure(tmp_path, capfd):
+def test_a_bad_exit_code_after_passed_checks_is_a_failure(tmp_path, capfd):
     program = REPORT.replace("<failure/>", "").replace("<error/>", "") + "sys.exit(1)"
     assert last_line([Step("Late", python(program), reports=True)], tmp_path / "ci", capfd)[:2] == (
         1,
@@ -66,7 +66,7 @@ def test_a_bad_end_after_good_checks_is_a_failure(tmp_path, capfd):
     )
 
 
-def test_what_prepares_is_no_check_and_no_check_at_all_is_a_failure(tmp_path, capfd):
+def test_preparation_is_no_check_and_a_run_without_checks_fails(tmp_path, capfd):
     step = Step("Tools", python(""), prepares=True)
     assert last_line([step], tmp_path / "ci", capfd)[:2] == (1, "0 passed, 0 failed")
 
@@ -76,7 +76,7 @@ def test_a_program_that_is_missing_is_a_failure(tmp_path, capfd):
     assert last_line([step], tmp_path / "ci", capfd)[:2] == (1, "0 passed, 1 failed")
 
 
-def test_no_key_address_or_option_of_the_outside_reaches_a_step(tmp_path):
+def test_no_key_address_or_option_from_outside_reaches_a_step(tmp_path):
     outside = {
         "PATH": os.environ["PATH"], "PIP_CERT": "/etc/ca", "LANG": "C.UTF-8",
         "GEMINI_API_KEY": "AIza-real", "STRIPE_SECRET_KEY": "sk_live", "GOOGLE_API_KEY": "AIza-real",
@@ -93,7 +93,7 @@ def test_no_key_address_or_option_of_the_outside_reaches_a_step(tmp_path):
     assert "/etc/ca" in told
 
 
-def test_what_a_step_started_ends_with_it(tmp_path):
+def test_processes_that_a_step_started_end_with_it(tmp_path):
     program = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
     run.run(Step("Parent", python(program)), tmp_path / "ci")
     pid = int((tmp_path / "ci" / "output.txt").read_text())
@@ -102,7 +102,7 @@ def test_what_a_step_started_ends_with_it(tmp_path):
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """`.ci/run` of a checkout whose first step, `make test`, goes on and on; and what that step says."""
+    """Run `.ci/run` in a checkout whose first step, `make test`, goes on and on. Yields it and that step's output."""
     for file in (".ci/run", "ci/run.py"):
         (tmp_path / file).parent.mkdir()
         shutil.copy(run.ROOT / file, tmp_path / file)

@@ -9,6 +9,6 @@ from sandbox.stack.servers import ValkeyServer
 
 @pytest.fixture(scope="module")
 def own_valkey() -> Iterator[ValkeyServer]:
-    """The module's own."""
+    """The module's own Valkey."""
     with ValkeyServer(append_only=False) as server:
         yield server

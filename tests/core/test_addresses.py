@@ -1,4 +1,4 @@
-"""What a server or a proxy says about where a request comes from, and what is made of it."""
+"""How a server's or a proxy's report of where a request comes from is read."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_address_is_parsed_without_port_brackets_and_zone(text, address):
 
 
 @pytest.mark.parametrize("text", [*NO_ADDRESSES, "x" * 200, "0" * 200])
-def test_what_is_no_address_is_none(text):
+def test_text_that_is_no_address_gives_none(text):
     assert client_address(text) is None
     assert client_networks(text) == {}
 

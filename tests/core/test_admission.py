@@ -20,7 +20,7 @@ PER_MINUTE = 12
 
 @pytest.fixture
 def make_limited(app, make_app, valkey, monkeypatch) -> Callable[..., Flask]:
-    """Make the application with limits that a test can reach, and that no slow Valkey opens."""
+    """Make the application with limits that a test can reach, and that a slow Valkey does not lift."""
     for timeout in TIMEOUTS:  # a machine under load may stall for longer than the service waits
         monkeypatch.setitem(TIMEOUTS, timeout, 20)
 
@@ -72,7 +72,7 @@ def test_address_without_a_good_token_is_limited(limited):
 
 
 @pytest.mark.parametrize("kind", ["access_token", "refresh_token"])
-def test_token_that_was_logged_out_spends_its_address_and_not_its_user(limited, user, kind):
+def test_a_logged_out_token_counts_for_its_address_and_not_for_its_user(limited, user, kind):
     path = {"access_token": ("GET", "/user/me"), "refresh_token": ("POST", "/auth/refresh")}[kind]
     fresh = log_in(user.client, user.mobile).json["access_token"]
     user.post("/auth/logout")
@@ -82,7 +82,7 @@ def test_token_that_was_logged_out_spends_its_address_and_not_its_user(limited, 
     assert statuses(PER_MINUTE, limited, token=fresh) == [200] * PER_MINUTE
 
 
-def test_token_of_ours_with_odd_claims_spends_its_address(limited, user):
+def test_a_token_of_ours_with_odd_claims_counts_for_its_address(limited, user):
     with limited.app_context():
         odd = create_access_token(user.id, additional_claims={"sid": "not-a-uuid"})
     assert statuses(PER_MINUTE, limited, token=odd) == [401] * PER_MINUTE
@@ -96,7 +96,7 @@ def test_a_request_that_sends_two_codes_counts_twice_for_its_address(make_limite
     assert_problem(call(limited, *asked, token=user.access_token, json={}), 429, "rate_limited")
 
 
-def test_account_routes_are_tighter(limited):
+def test_account_routes_have_a_lower_limit(limited):
     allowed = AUTH_REQUESTS.share(PER_MINUTE)
     assert allowed < PER_MINUTE
     body = {"mobile": "+14155552671", "otp": "123456"}
@@ -106,7 +106,7 @@ def test_account_routes_are_tighter(limited):
         assert_problem(call(limited, "POST", path, json=body), 429, "rate_limited")
 
 
-def test_guesses_at_codes_for_another_number_are_tighter_for_an_address_than_for_a_user(limited, user):
+def test_guesses_at_codes_for_another_number_have_a_lower_limit_by_address_than_by_user(limited, user):
     allowed = AUTH_REQUESTS.share(PER_MINUTE)
     assert allowed < PER_MINUTE
     guess = {"path": "/auth/change-mobile/verify", "token": user.access_token}
@@ -116,7 +116,7 @@ def test_guesses_at_codes_for_another_number_are_tighter_for_an_address_than_for
     assert call(limited, token=user.access_token).status_code == 200, "other routes go on"
 
 
-def test_codes_for_one_address_are_capped_by_the_hour(make_limited, user):
+def test_codes_sent_for_one_address_are_limited_by_the_hour(make_limited, user):
     roomy = make_limited(rate_limit_per_minute=400)
     allowed = CODES_SENT.share(400)
     with roomy.test_request_context(environ_overrides={"REMOTE_ADDR": "203.0.113.1"}):
@@ -133,7 +133,7 @@ def test_codes_for_one_address_are_capped_by_the_hour(make_limited, user):
     assert call(roomy, "POST", **asked, ip="203.0.113.2").status_code == 202
 
 
-def test_body_is_not_even_read_above_the_limit(limited):
+def test_the_body_is_not_read_above_the_limit(limited):
     statuses(PER_MINUTE, limited, "POST", "/auth/signup", data="{", content_type="application/json")
     assert call(limited, "POST", "/auth/signup", data="{", content_type="application/json").status_code == 429
 
@@ -148,7 +148,7 @@ def test_webhook_is_not_limited(make_limited):
     assert set(statuses(3 * PER_MINUTE, limited, "POST", "/webhook/stripe", data=b"{}")) == {400}
 
 
-def test_every_public_route_says_what_an_address_may_do(app):
+def test_every_public_route_has_limits_for_addresses(app):
     free = {"/healthz", "/readyz", "/metrics", "/webhook/stripe"}
     for rule in app.url_map.iter_rules():
         view_class = getattr(app.view_functions[rule.endpoint], "view_class", None)
@@ -159,11 +159,11 @@ def test_every_public_route_says_what_an_address_may_do(app):
                 assert contract["limits"], f"{method} {rule.rule} is open to floods"
 
 
-def test_zero_lifts_them(app, user):
+def test_zero_lifts_the_limits(app, user):
     assert set(statuses(3 * PER_MINUTE, app, token=user.access_token)) == {200}
 
 
-def test_shares_of_the_setting():
+def test_each_limit_is_its_share_of_the_setting():
     assert [REQUESTS.share(n) for n in (1, 120, 6_000)] == [1, 120, 6_000]
     assert [AUTH_REQUESTS.share(n) for n in (1, 5, 20, 120, 6_000)] == [1, 5, 10, 30, 1_500]
     assert [CODES_SENT.share(n) for n in (1, 120, 6_000)] == [30, 60, 3_000]
@@ -186,7 +186,7 @@ def test_forwarded_address_counts_only_behind_trusted_proxies(make_limited):
     assert quoted.status_code == 429, "an open quotation mark does not hide the proxy's word"
 
 
-def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, user, capsys):
+def test_without_redis_the_limits_are_lifted_at_once_and_apply_again_later(make_limited, user, capsys):
     with ValkeyServer(append_only=False) as own:
         limited = make_limited(own.url)
         assert call(limited, token=user.access_token).status_code == 200
@@ -210,13 +210,13 @@ def test_without_redis_limits_are_open_at_once_and_close_again(make_limited, use
         ("2001:db8:1:{:x}00::1", 16),  # 256 of those, one /48
     ],
 )
-def test_wider_networks_of_ipv6_have_a_ceiling_too(limited, addresses, allowed):
+def test_wider_networks_of_ipv6_have_limits_too(limited, addresses, allowed):
     seen = [call(limited, ip=addresses.format(n % 256)).status_code for n in range(allowed * PER_MINUTE + 20)]
     assert seen.count(401) == allowed * PER_MINUTE
     assert seen[-1] == 429
     assert call(limited, ip="2001:db8:2::1").status_code == 401, "others go on"
 
 
-def test_refused_narrow_network_uses_up_no_wider_one(limited):
+def test_a_refused_narrow_network_does_not_use_up_the_wider_one(limited):
     statuses(20 * PER_MINUTE, limited, ip="2001:db8:1:1::1")
     assert call(limited, ip="2001:db8:1:2::1").status_code == 401

@@ -1,4 +1,4 @@
-"""Request bodies that are not what they should be: each the same status and code on every route."""
+"""Bad request bodies: each kind gets the same status and code on every route."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ WRONG_TYPES = [
 
 
 class Route(NamedTuple):
-    """A route that takes a body, and the field that its body cannot do without."""
+    """A route that takes a body, and a field that the body must have."""
 
     method: str
     path: str
@@ -107,7 +107,7 @@ def send(user, route) -> Send:
     return send_body
 
 
-def test_what_is_not_json_is_400(send):
+def test_a_body_that_is_not_json_is_400(send):
     for name, body in NOT_JSON.items():
         response = send(body)
         assert response.status_code == 400, (name, response.text)
@@ -115,7 +115,7 @@ def test_what_is_not_json_is_400(send):
 
 
 def test_deep_nesting_is_refused(send):
-    """By the parser where it has a bound (Python 3.13 has one), else as what is none of the fields' kinds."""
+    """The parser refuses it where it has a bound (Python 3.13 has one); otherwise it has no type that a field takes."""
     nesting = b"[" * 50_000 + b"]" * 50_000
     for body in (nesting, b'{"title": %b}' % nesting):
         response = send(body)
@@ -141,7 +141,7 @@ def test_other_content_types_are_415(send, route):
 
 
 def test_missing_body_is_422_and_names_the_missing_field(send, route):
-    if route[:2] == ("POST", "/chatroom"):  # nothing has to be said of a chatroom
+    if route[:2] == ("POST", "/chatroom"):  # a chatroom needs no field
         assert send(b"{}").status_code == 201
         return
     named = "_schema" if route.method == "PATCH" and route.field == "title" else route.field  # any of several will do
@@ -156,16 +156,16 @@ def test_unknown_field_is_422_and_named(send, route):
 
 
 @pytest.mark.parametrize("name", ["\\u0000", "\\ud800", "a\\udfffb", "", "__proto__", "\\ud83d\\ude00", "a" * 1_000])
-def test_odd_field_names_are_422_in_an_answer_that_anybody_can_read(send, name):
+def test_odd_field_names_are_422_in_an_answer_of_valid_unicode(send, name):
     response = send(b'{"' + name.encode() + b'": 1}')
     assert_problem(response, 422, "validation_error")
-    json.dumps(response.get_json(), ensure_ascii=False).encode()  # strict readers take no lone surrogate
+    json.dumps(response.get_json(), ensure_ascii=False).encode()  # fails if there is a lone surrogate
 
 
-def test_what_is_no_text_is_422_at_its_field(send, route):
+def test_a_value_that_is_no_text_is_422_at_its_field(send, route):
     for name, value in NO_TEXT.items():
         if name == "null" and (route.field == "name" or route[:2] == ("POST", "/chatroom")):
-            continue  # takes the name away, or says none
+            continue  # null removes the name, or stands for no title
         response = send(f'{{"{route.field}": {value}}}'.encode())
         assert response.status_code == 422, (name, response.text)
         assert route.field in assert_problem(response, 422, "validation_error")["errors"], name
@@ -191,13 +191,13 @@ def test_body_over_128_kib_is_413(send):
     assert_problem(send(b" " * 1_000_000, "text/plain"), 413, "body_too_large")
 
 
-def test_body_of_just_128_kib_is_read(user):
+def test_a_body_of_exactly_128_kib_is_read(user):
     body = b'{"title": "A room"}'
     response = user.post("/chatroom", data=body + b" " * (128 * 1024 - len(body)), content_type="application/json")
     assert response.status_code == 201
 
 
-def test_token_is_asked_for_before_the_body_is_looked_at(client):
+def test_the_token_is_checked_before_the_body(client):
     for method, path, *_ in ROUTES[3:]:
         address = path.format(room="/chatroom/0192d3a4-5b6c-7d8e-9f01-23456789abcd")
         for content_type in ("application/json", "text/plain"):

@@ -1,4 +1,4 @@
-"""Nobody waits for Redis with a database connection in hand, and nobody waits again for one that is silent."""
+"""Nobody waits for Redis while holding a database connection, and nobody waits again for a silent Redis."""
 
 import re
 import socket
@@ -35,7 +35,7 @@ MANY = 8 * POOL_SIZE
 
 
 class Tap:
-    """Stands before Valkey and notes, with all that Valkey is asked, how many database connections are out."""
+    """Stands before Valkey and notes each command, and how many database connections are checked out then."""
 
     def __init__(self, url: str) -> None:
         self.asked: list[tuple[bytes, int]] = []
@@ -67,7 +67,7 @@ class Tap:
         sink.close()
 
     def connections_at(self, word: bytes) -> list[int]:
-        """How many database connections were out at each question that has the word."""
+        """Return how many database connections were checked out at each command that contains the word."""
         return [connections for question, connections in self.asked if word in question]
 
 
@@ -93,7 +93,7 @@ def call(app, person, method, path, **kwargs):
 
 
 def ask_for_everything(app, person) -> None:
-    """Each use that a route has for Redis: limits, budgets, lists, prompts, pieces of replies, health."""
+    """Use Redis in each way that a route does: limits, budgets, lists, prompts, pieces of replies, health."""
 
     def ask(method, path, status, **kwargs):
         answer = call(app, person, method, path, **kwargs)
@@ -128,7 +128,7 @@ def ask_for_everything(app, person) -> None:
 ask_for_everything.number = 1000
 
 
-def test_only_the_quota_asks_redis_with_a_connection_in_hand(make_app, make_redis_url, user):
+def test_only_the_quota_asks_redis_while_holding_a_database_connection(make_app, make_redis_url, user):
     with tapped(make_redis_url()) as tap:
         app = make_app(redis_url=tap.url, rate_limit_per_minute=1_000, basic_daily_prompts=100, **BUDGETS)
         ask_for_everything(app, user)  # opens the connections and loads the scripts
@@ -143,7 +143,7 @@ def test_only_the_quota_asks_redis_with_a_connection_in_hand(make_app, make_redi
 
 
 def test_a_request_that_waits_for_its_reply_holds_no_connection(make_app, make_redis_url, user):
-    """Also not when an end is published that was none: it looks at the reply, and waits on."""
+    """This also holds when an end is published that did not happen: the request reads the reply, and waits on."""
     with tapped(make_redis_url()) as tap, ThreadPoolExecutor() as threads:
         app = make_app(redis_url=tap.url)
         room = f"/chatroom/{call(app, user, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
@@ -161,7 +161,7 @@ def test_a_request_that_waits_for_its_reply_holds_no_connection(make_app, make_r
 
 
 @pytest.mark.processes
-def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
+def test_silent_redis_does_not_use_up_the_database_connections(make_app, make_user):
     with ValkeyServer(append_only=False) as valkey:
         limits = {"rate_limit_per_minute": 0}
         app = make_app(redis_url=valkey.url, database_pool_size=POOL_SIZE, **limits)
@@ -191,7 +191,7 @@ def test_silent_redis_does_not_use_up_the_connections(make_app, make_user):
 
 
 def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, make_redis_url, user, monkeypatch):
-    """Each who could do without passes by; of those who cannot, one at a time asks, and lets all in again."""
+    """Requests that can do without Redis skip it. Of the others one at a time probes it, and lets all in again."""
     monkeypatch.setitem(TIMEOUTS, "socket_timeout", 2)
     with tapped(make_redis_url()) as tap:
         app = make_app(redis_url=tap.url, rate_limit_per_minute=1_000)
@@ -210,16 +210,14 @@ def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, mak
         assert call(app, user, "GET", "/chatroom").headers["X-Cache"] == "HIT"
 
 
-def test_after_a_probe_that_was_not_answered_another_one_may_ask():
+def test_another_request_may_probe_after_a_probe_that_was_not_answered():
     breaker = redis_clients.RedisBreaker()
     for _ in range(3):
         with pytest.raises(RedisTimeout), breaker.asking(probing=True):
             raise RedisTimeout
 
 
-def test_of_those_who_cannot_do_without_silent_redis_one_asks_and_the_others_wait_for_nothing(
-    make_app, make_redis_url, user, monkeypatch
-):
+def test_one_request_probes_a_silent_redis_and_the_others_do_not_wait(make_app, make_redis_url, user, monkeypatch):
     monkeypatch.setitem(TIMEOUTS, "socket_timeout", 3)
     with tapped(make_redis_url()) as tap, ThreadPoolExecutor(MANY) as threads:
         app = make_app(redis_url=tap.url)
@@ -259,7 +257,7 @@ def test_silent_redis_is_asked_again_after_five_seconds(make_app, make_redis_url
 
 
 def test_redis_that_falls_silent_while_the_quota_counts_costs_one_wait_and_no_prompt(make_app, make_redis_url, user):
-    """The quota counts under the lock of its user's row: those who wait for that row must not wait for Redis too."""
+    """The quota counts under the lock of the user's row. Requests that wait for the row must not wait for Redis too."""
     with tapped(make_redis_url()) as tap:
         app = make_app(redis_url=tap.url, database_pool_size=POOL_SIZE)
         room = f"/chatroom/{call(app, user, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
@@ -281,7 +279,7 @@ def test_redis_that_falls_silent_while_the_quota_counts_costs_one_wait_and_no_pr
         assert len(call(app, user, "GET", f"{room}/messages").json["items"]) == 2
 
 
-def test_redis_that_falls_silent_before_it_told_when_a_limit_is_over_opens_it(make_app, make_redis_url, user):
+def test_a_limit_is_lifted_when_redis_falls_silent_before_it_says_when_the_limit_ends(make_app, make_redis_url, user):
     with tapped(make_redis_url()) as tap:
         app = make_app(redis_url=tap.url, rate_limit_per_minute=1)
         assert [call(app, user, "GET", "/user/me").status_code for _ in range(2)] == [200, 429]

@@ -1,4 +1,4 @@
-"""What counts as an absence of PostgreSQL, and what as a defect of ours that must not pass for one."""
+"""Which errors mean that PostgreSQL is absent, and which are defects of ours that must not pass for that."""
 
 import psycopg2
 import pytest
@@ -26,7 +26,7 @@ ABSENCES = {
 
 
 def fail_with(state: str) -> None:
-    """Let PostgreSQL raise an error of this SQLSTATE."""
+    """Make PostgreSQL raise an error with this SQLSTATE."""
     db.session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'Ada' USING ERRCODE = '{state}'; END $$"))
 
 
@@ -40,13 +40,13 @@ def failing_app(make_app, app):
 
 
 @pytest.mark.parametrize("state", ABSENCES, ids=ABSENCES.values())
-def test_an_absence_is_classified_as_one(app, state):
+def test_an_absence_of_postgresql_is_classified_as_one(app, state):
     with app.app_context(), pytest.raises(DATABASE_UNAVAILABLE):
         fail_with(state)
 
 
 @pytest.mark.parametrize("state", DEFECTS, ids=DEFECTS.values())
-def test_a_defect_is_no_absence(app, state):
+def test_a_defect_is_not_classified_as_an_absence(app, state):
     with app.app_context(), pytest.raises(Exception, match="Ada") as raised:
         fail_with(state)
     assert not isinstance(raised.value, DATABASE_UNAVAILABLE)

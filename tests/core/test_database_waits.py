@@ -24,23 +24,23 @@ def test_statement_that_takes_too_long_is_given_up_and_the_next_one_works(app):
 
 
 def test_server_ends_a_long_statement_before_we_hang_up(app):
-    """Its word says more than our silence, and the connection survives."""
+    """The server's error says more than a time-out of ours, and the connection survives."""
     with app.app_context(), db.engine.connect() as connection:
         connection.execute(text("SET statement_timeout = 100"))
         with pytest.raises(OperationalError, match="statement timeout"):
             connection.execute(text("SELECT pg_sleep(3)"))
         assert connection.scalar(text("SELECT 1")) == 1
-        connection.invalidate()  # with its setting
+        connection.invalidate()  # so that its setting goes with it
 
 
-def test_text_is_sent_in_utf_8_whatever_the_address_says(make_app, postgres):
+def test_text_is_sent_in_utf_8_whatever_the_database_url_says(make_app, postgres):
     address = make_url(postgres.url).update_query_dict({"client_encoding": "latin1"})
     with make_app(database_url=address.render_as_string(hide_password=False)).app_context():
         assert db.session.scalar(text("SELECT :name"), {"name": "Zoë 😀"}) == "Zoë 😀"
         db.engine.dispose()
 
 
-def test_options_in_the_address_are_the_servers_beside_our_own(make_app, postgres):
+def test_options_in_the_database_url_apply_beside_our_own(make_app, postgres):
     address = make_url(postgres.url).update_query_dict({"options": "-c search_path=tenant"})
     with make_app(database_url=address.render_as_string(hide_password=False)).app_context():
         shown = [db.session.scalar(text(f"SHOW {name}")) for name in ("search_path", "statement_timeout", "timezone")]
@@ -48,8 +48,8 @@ def test_options_in_the_address_are_the_servers_beside_our_own(make_app, postgre
     assert shown == ["tenant", "4s", "UTC"]
 
 
-def test_a_transaction_sees_what_others_have_committed_whatever_the_database_says(make_app, postgres):
-    """Under another level, prompts of one user that are sent at once would be 503."""
+def test_transactions_are_read_committed_whatever_the_database_says(make_app, postgres):
+    """Under another isolation level, prompts of one user that are sent at once would be 503."""
     name = make_url(postgres.url).database
     with closing(psycopg2.connect(postgres.url)) as admin, admin.cursor() as cursor:
         admin.autocommit = True
@@ -63,8 +63,8 @@ def test_a_transaction_sees_what_others_have_committed_whatever_the_database_say
             cursor.execute(f"ALTER DATABASE {name} RESET default_transaction_isolation")
 
 
-def test_migrations_may_take_longer_also_outside_of_a_transaction(app):
-    """An index made concurrently is made in no transaction, where pings are heard otherwise."""
+def test_migrations_may_take_longer_even_outside_of_a_transaction(app):
+    """An index that is made concurrently is made outside of a transaction."""
     with app.app_context(), answers_within(10), db.engine.connect() as connection:
         autocommit = connection.execution_options(isolation_level="AUTOCOMMIT")
         assert autocommit.scalar(text("SELECT 1 FROM pg_sleep(1.1)")) == 1
@@ -79,7 +79,7 @@ def test_connections_outside_the_pool_are_not_bounded(app, postgres):
     connection.close()
 
 
-def test_threads_wait_side_by_side(app):
+def test_threads_wait_for_postgresql_in_parallel(app):
     def sleep(_):
         with app.app_context():
             return db.session.scalar(text("SELECT 1 FROM pg_sleep(0.6)"))

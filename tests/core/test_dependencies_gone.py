@@ -1,4 +1,4 @@
-"""PostgreSQL or Redis is gone, killed or frozen (it takes connections and never answers): how the service bears it."""
+"""How the service behaves when PostgreSQL or Redis is killed, or frozen: it accepts connections and never answers."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from tests.web_process import WebProcess, serving
 ALL_AT_ONCE = 20
 NO_ENDLESS_WAIT_SECONDS = 5  # where the contract names no time: time-outs are below it, on a slow machine too
 ALL_THREADS = 32  # of the web process: more than it has database connections
-# They ask no database, or look at a signature first.
+# These ask no database, or check a signature first.
 NEED_NO_DATABASE = {"/healthz", "/metrics", "/webhook/stripe"}
 
 
@@ -67,7 +67,7 @@ def person(web: WebProcess, mobile_numbers: Iterator[str]) -> Client:
 
 @contextmanager
 def frozen(server: Server) -> Iterator[None]:
-    """The server, stopped in its tracks with all its helpers: reachable, and silent."""
+    """Freeze the server with all its processes: it is reachable, and silent."""
     assert server.pid
     family = [server.pid, *descendants(server.pid)]
     for pid in family:
@@ -81,7 +81,7 @@ def frozen(server: Server) -> Iterator[None]:
 
 @contextmanager
 def killed(server: Server) -> Iterator[None]:
-    """The server, ended as by a crash."""
+    """Kill the server, as a crash does."""
     server.kill()
     try:
         yield
@@ -98,7 +98,7 @@ def in_parallel(action: Callable[[Any], Any], things: Any) -> list[Any]:
 
 
 def every_route(person: Client) -> list[tuple[str, str, dict[str, Any]]]:
-    """Each documented route but those that need no database, with a request that is in order."""
+    """Return each documented route that needs a database, with a valid request."""
     description = person.web.call("GET", "/openapi.json").json()
     routes = []
     for path, operations in description["paths"].items():
@@ -140,7 +140,7 @@ def rows_of(server: PostgresServer, query: str) -> int:
         connection.close()
 
 
-ASKS_REDIS_ALONE = {("GET", "/models")}  # which knows the session
+ASKS_REDIS_ALONE = {("GET", "/models")}  # it caches the session
 
 
 @GONE
@@ -166,7 +166,7 @@ def test_every_route_is_503_within_five_seconds_without_postgres(web, own_postgr
 
 @contextmanager
 def read_only(own_postgres: PostgresServer) -> Iterator[None]:
-    """PostgreSQL as a former primary is, whose place another server has taken."""
+    """Make PostgreSQL read-only, like a former primary whose place another server has taken."""
     with closing(psycopg2.connect(own_postgres.url)) as admin:
         admin.autocommit = True
         cursor = admin.cursor()
@@ -180,16 +180,14 @@ def read_only(own_postgres: PostgresServer) -> Iterator[None]:
             cursor.execute("SELECT pg_reload_conf()")
 
 
-def test_a_postgres_that_is_read_only_is_503_until_it_is_not(own_postgres, person):
+def test_prompts_are_503_while_postgres_is_read_only(own_postgres, person):
     with read_only(own_postgres):
         assert wait_until(lambda: person.send().status_code == 503, seconds=10)
         assert_problem(person.send(), 503, "service_unavailable")
     assert wait_until(lambda: person.send().status_code == 202, seconds=10)
 
 
-def test_a_postgres_that_is_read_only_answers_reads_also_of_a_session_whose_use_is_to_be_noted(
-    own_postgres, own_valkey, person
-):
+def test_reads_work_while_postgres_is_read_only_even_when_the_sessions_use_is_due(own_postgres, own_valkey, person):
     with closing(psycopg2.connect(own_postgres.url)) as admin, admin.cursor() as cursor:
         cursor.execute("UPDATE auth_sessions SET last_used_at = now() - interval '6 minutes'")
         admin.commit()
@@ -202,7 +200,7 @@ def test_a_postgres_that_is_read_only_answers_reads_also_of_a_session_whose_use_
 
 
 def test_running_query_is_given_up_when_postgres_freezes(own_postgres, person):
-    """The message waits for its user's row, which another transaction holds, when the server freezes."""
+    """The server freezes while the message waits for its user's row, which another transaction holds."""
     holder = psycopg2.connect(own_postgres.url)
     answers: list[requests.Response] = []
     try:
@@ -290,8 +288,8 @@ def test_readiness_names_both_when_both_are_gone(own_postgres, own_valkey, web):
     assert response.took < 5
 
 
-def test_server_that_refuses_to_write_is_503(own_valkey, person):
-    """A full Redis answers, with an error."""
+def test_a_prompt_is_503_when_redis_refuses_to_write(own_valkey, person):
+    """A full Redis answers, but with an error."""
     with redis.Redis.from_url(own_valkey.url) as client:
         client.config_set("maxmemory", "1")
         try:

@@ -1,4 +1,4 @@
-"""/openapi.json is serialised once, compressed once, and not sent again to who has it."""
+"""/openapi.json is serialised once, compressed once, and not sent again to clients that have it."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ def client(migrated_app: Flask) -> FlaskClient:
     return migrated_app.test_client()
 
 
-def test_it_is_made_once_and_not_before_it_is_asked_for(make_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_description_is_made_once_when_it_is_asked_for(make_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     described, to_dict = [], APISpec.to_dict
     monkeypatch.setattr(APISpec, "to_dict", lambda spec: described.append(1) or to_dict(spec))  # type: ignore[func-returns-value]
     app = make_app()
@@ -30,12 +30,12 @@ def test_it_is_made_once_and_not_before_it_is_asked_for(make_app: Any, monkeypat
     assert {answer.status_code for answer in answers} == {200}
 
 
-def test_two_processes_give_it_the_same_etag(make_app: Any) -> None:
+def test_two_processes_give_the_description_the_same_etag(make_app: Any) -> None:
     tags = [make_app().test_client().get(PATH, headers={"Accept-Encoding": "gzip"}).headers["ETag"] for _ in range(2)]
     assert tags[0] == tags[1]
 
 
-def test_it_is_compressed_for_clients_that_accept_gzip(client: FlaskClient) -> None:
+def test_the_description_is_compressed_for_clients_that_accept_gzip(client: FlaskClient) -> None:
     plain = client.get(PATH)
     compressed = client.get(PATH, headers={"Accept-Encoding": "br, gzip;q=0.5"})
     assert (plain.status_code, compressed.status_code) == (200, 200)
@@ -52,14 +52,14 @@ def test_it_is_compressed_for_clients_that_accept_gzip(client: FlaskClient) -> N
 
 
 @pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0", "gzip;q=0, *;q=0.5"])
-def test_it_is_plain_for_others(client: FlaskClient, accepted: str) -> None:
+def test_the_description_is_plain_for_other_clients(client: FlaskClient, accepted: str) -> None:
     answer = client.get(PATH, headers={"Accept-Encoding": accepted})
     assert "Content-Encoding" not in answer.headers
     assert answer.json
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "identity"])
-def test_client_that_has_it_gets_304_without_a_body(client: FlaskClient, accepted: str) -> None:
+def test_a_client_that_has_the_description_gets_304_without_a_body(client: FlaskClient, accepted: str) -> None:
     headers = {"Accept-Encoding": accepted}
     first = client.get(PATH, headers=headers)
     assert not first.headers["ETag"].startswith("W/")
@@ -73,7 +73,7 @@ def test_client_that_has_it_gets_304_without_a_body(client: FlaskClient, accepte
     assert client.get(PATH, headers=headers | {"If-None-Match": '"another"'}).status_code == 200
 
 
-def test_head_describes_it_without_sending_it(client: FlaskClient) -> None:
+def test_head_gives_the_headers_without_the_description(client: FlaskClient) -> None:
     head, got = client.head(PATH), client.get(PATH)
     assert head.data == b""
     assert {name: head.headers[name] for name in ("ETag", "Content-Length")} == {

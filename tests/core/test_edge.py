@@ -20,26 +20,26 @@ def web(environment, migrated_app, tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_no_banner_and_no_cookie(web, path):
+def test_answers_have_no_banner_and_no_cookie(web, path):
     response = web.call("GET", path)
     assert "Server" not in response.headers
     assert "Set-Cookie" not in response.headers
     assert "X-Powered-By" not in response.headers
 
 
-def test_tls_at_the_proxy_is_kept_by_hsts(web):
+def test_hsts_is_sent_when_the_proxy_reports_tls(web):
     secure = web.call("GET", "/healthz", headers={"X-Forwarded-Proto": "https"})
     assert secure.headers["Strict-Transport-Security"] == "max-age=31536000"
     assert "Strict-Transport-Security" not in web.call("GET", "/healthz").headers
 
 
-def test_nobody_claims_tls_without_a_trusted_proxy(client):
+def test_a_client_cannot_claim_tls_without_a_trusted_proxy(client):
     response = client.get("/healthz", headers={"X-Forwarded-Proto": "https"})
     assert "Strict-Transport-Security" not in response.headers
 
 
-def test_nobody_claims_tls_or_another_path_through_a_unix_socket_either(own_environment, app, tmp_path):
-    """gunicorn trusts whoever comes that way, whatever its own settings of trusted addresses say."""
+def test_a_client_cannot_claim_tls_or_another_path_through_a_unix_socket(own_environment, app, tmp_path):
+    """gunicorn trusts every client of a unix socket, whatever its own settings of trusted addresses say."""
     path = tmp_path / "web.sock"
     request = (
         b"GET /docs HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Forwarded-Proto: https\r\nSCRIPT_NAME: /other\r\n\r\n"
@@ -56,7 +56,7 @@ def test_nobody_claims_tls_or_another_path_through_a_unix_socket_either(own_envi
     assert b"Strict-Transport-Security" not in head
 
 
-def test_session_tells_the_address_that_the_proxy_saw(web, mobile_numbers, app):
+def test_a_session_shows_the_address_that_the_proxy_saw(web, mobile_numbers, app):
     forwarded = {"X-Forwarded-For": "192.0.2.66, 198.51.100.4"}
     mobile = next(mobile_numbers)
     web.call("POST", "/auth/signup", json={"mobile": mobile})
@@ -66,7 +66,7 @@ def test_session_tells_the_address_that_the_proxy_saw(web, mobile_numbers, app):
     assert session["ip"] == "198.51.100.4"
 
 
-def test_session_tells_the_peers_address_without_one(client, mobile_numbers):
+def test_a_session_shows_the_peers_address_without_a_proxy(client, mobile_numbers):
     forwarded = {"X-Forwarded-For": "192.0.2.66", "Forwarded": "for=192.0.2.66", "X-Real-IP": "192.0.2.66"}
     mobile = next(mobile_numbers)
     client.post("/auth/signup", json={"mobile": mobile})
@@ -76,7 +76,7 @@ def test_session_tells_the_peers_address_without_one(client, mobile_numbers):
     assert client.get("/auth/sessions", headers=headers).json["items"][0]["ip"] == "127.0.0.1"
 
 
-def test_pages_of_a_named_origin_may_call(web):
+def test_pages_of_a_named_origin_may_call_the_api(web):
     asked = {
         "Origin": ORIGIN,
         "Access-Control-Request-Method": "POST",
@@ -106,7 +106,7 @@ def test_pages_may_read_every_header_that_the_description_names(web):
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example.com", "https://app.example.com.evil.net", "null"])
-def test_pages_of_other_origins_may_not(web, origin):
+def test_pages_of_other_origins_may_not_call_the_api(web, origin):
     for method in ("GET", "OPTIONS"):
         answer = web.call(method, "/user/me", headers={"Origin": origin, "Access-Control-Request-Method": "GET"})
         assert "Access-Control-Allow-Origin" not in answer.headers

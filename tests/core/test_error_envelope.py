@@ -73,7 +73,7 @@ def test_unknown_method_is_405_and_names_the_known_ones(client, method, path, al
 
 @pytest.fixture
 def broken_machinery(app):
-    """Every statement about chatrooms meets an error that nobody expects."""
+    """Make every statement about chatrooms fail with an unexpected error. Yields what ends that."""
 
     def break_down(_connection, _cursor, statement, *_):
         if "chatrooms" in statement:
@@ -101,7 +101,7 @@ def test_unexpected_exception_leaves_the_next_request_unharmed(user, broken_mach
 
 
 @pytest.mark.parametrize("sane", ["a", "my-request.1_2", "A" * 128])
-def test_sane_request_id_comes_back(client, sane):
+def test_a_valid_request_id_is_sent_back(client, sane):
     assert client.get("/healthz", headers={"X-Request-ID": sane}).headers["X-Request-ID"] == sane
     assert (
         assert_problem(client.get("/nothing", headers={"X-Request-ID": sane}), 404, "not_found")["request_id"] == sane
@@ -121,7 +121,7 @@ def test_every_request_gets_an_id_of_its_own(client):
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/nothing", "/chatroom", "/docs", "/openapi.json", "/"])
-def test_every_answer_is_hardened(client, path):
+def test_every_answer_has_the_security_headers(client, path):
     headers = client.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "no-referrer"
@@ -167,7 +167,7 @@ def test_options_names_the_methods_of_an_address(client):
         ("/../../etc/passwd", 404, "not_found"),
     ],
 )
-def test_odd_spellings_of_an_address_lead_nowhere_else(client, path, status, code):
+def test_odd_spellings_of_an_address_are_not_redirected(client, path, status, code):
     response = client.get("/", environ_overrides={"PATH_INFO": path})  # a URL would name `chatroom` as the host
     assert_problem(response, status, code)
     assert "Location" not in response.headers

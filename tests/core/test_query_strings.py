@@ -49,7 +49,7 @@ def test_limit_outside_1_to_100_is_422(user, listing, limit):
 
 
 @pytest.mark.parametrize("limit", ["1", "100"])
-def test_limit_from_1_to_100_is_taken(user, listing, limit):
+def test_limit_from_1_to_100_is_accepted(user, listing, limit):
     assert user.get(f"{listing}?limit={limit}").status_code == 200
 
 
@@ -58,7 +58,7 @@ def test_parameter_given_twice_is_422(user, listing):
     assert "cursor" in assert_problem(user.get(f"{listing}?cursor=a&cursor=b"), 422, "validation_error")["errors"]
 
 
-def test_unknown_parameter_is_422_as_an_unknown_field_is(user, listing):
+def test_unknown_parameter_is_422(user, listing):
     assert "page" in assert_problem(user.get(f"{listing}?page=2"), 422, "validation_error")["errors"]
     assert "Limit" in assert_problem(user.get(f"{listing}?Limit=2"), 422, "validation_error")["errors"]
 
@@ -136,7 +136,7 @@ def test_cursor_of_one_list_is_invalid_for_another(user: Person):
     assert_problem(user.get(f"{room}/messages?cursor={cursor}"), 400, "invalid_cursor")
 
 
-def test_cursor_of_somebody_else_shows_only_ones_own_rooms(make_user):
+def test_another_users_cursor_shows_only_the_callers_own_rooms(make_user):
     ada, bob = make_user(), make_user()
     bobs = [bob.make_chatroom(f"Bob {number}") for number in range(3)]
     for number in range(3):

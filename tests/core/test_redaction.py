@@ -43,7 +43,7 @@ def test_secrets_tokens_and_numbers_are_masked(line, shown):
     assert redact(line, secrets_of(SETTINGS)) == shown
 
 
-def test_a_text_that_begins_like_an_address_is_none():
+def test_a_setting_that_only_begins_like_a_url_does_no_harm():
     assert secrets_of({"gemini_system_instruction": "http://[docs] is our manual.", "jwt_secret": "a://[hush"})
 
 
@@ -73,7 +73,7 @@ def test_a_traceback_shows_no_row():
     assert "in fail" in shown
 
 
-def test_what_celery_says_of_a_failed_task_shows_no_row(app, caplog):
+def test_celerys_log_line_of_a_failed_task_shows_no_row(app, caplog):
     @app.extensions["celery"].task(name="tests.fails")
     def fail() -> None:
         raise RuntimeError(OF_POSTGRESQL)

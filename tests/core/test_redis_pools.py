@@ -34,15 +34,15 @@ def redis_url(make_redis_url: Callable[[], str]) -> str:
 
 @pytest.fixture
 def small_app(make_app: Callable[..., Flask], redis_url: str) -> Flask:
-    # kombu's pools are the process's, and a new limit is set for all of them: those that other tests' applications use
-    # are let be.
+    # kombu's pools belong to the process, and a new limit resizes all of them. So those of other tests' applications
+    # are forgotten first.
     pools.connections.clear()
     pools.producers.clear()
     return make_app(redis_url=redis_url, redis_pool_size=POOL, streams_per_process=3)
 
 
 def at_once(app: Flask, use: Callable[[], Any]) -> list[Any]:
-    """What comes of it in each of the threads, several times over."""
+    """Call `use` several times in each of the threads. Returns the results."""
 
     def often(_: int) -> list[Any]:
         with app.app_context():
@@ -54,7 +54,7 @@ def at_once(app: Flask, use: Callable[[], Any]) -> list[Any]:
 
 @pytest.fixture
 def threads_in_turn() -> Iterator[None]:
-    """Python changes from thread to thread all the time, so that what is not safe shows."""
+    """Make Python switch threads all the time, so that code that is not thread-safe fails."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -63,7 +63,7 @@ def threads_in_turn() -> Iterator[None]:
 
 @pytest.fixture
 def connections(redis_url: str) -> Callable[[], int]:
-    """How many were made to the database since the test began."""
+    """Count the connections that were made to the database since the test began."""
     number = redis_url.rpartition("/")[2]
     with redis.Redis.from_url(redis_url) as client:
         newest = client.client_id()
@@ -87,17 +87,17 @@ def test_commands_cache_and_limiter_share_the_connections_of_a_pool(
     assert connections() == POOL
 
 
-def test_queueing_tasks_has_as_many_of_its_own(
+def test_queueing_tasks_has_as_many_connections_of_its_own(
     small_app: Flask, connections: Callable[[], int], threads_in_turn: None
 ) -> None:
-    """Also if all threads queue their first task at once."""
+    """This holds even if all threads queue their first task at once."""
     at_once(small_app, lambda: enqueue("tests.nothing", "an-id"))
     assert connections() <= POOL
     with small_app.app_context():
         assert redis_client().llen(CHORES) == THREADS * 20
 
 
-def test_a_blocking_read_may_take_as_long_as_it_blocks(small_app: Flask) -> None:
+def test_the_time_out_of_a_blocking_read_is_longer_than_it_blocks(small_app: Flask) -> None:
     with small_app.app_context():
         held = redis_client(blocking=True).connection_pool.connection_kwargs
     assert held["socket_timeout"] == MAX_BLOCK_SECONDS + TIMEOUT_SECONDS
@@ -140,14 +140,14 @@ def connections_to_redis(process: psutil.Process, variables: dict[str, str]) -> 
     return [one for one in process.net_connections("tcp") if one.raddr and one.raddr.port == port]
 
 
-def test_a_busy_worker_opens_two_besides_its_pools(
+def test_a_busy_worker_opens_two_connections_besides_its_pools(
     make_app: Callable[..., Flask],
     make_user: Callable[[], Any],
     own_environment: dict[str, str],
     gemini: GeminiStandIn,
     tmp_path: Path,
 ) -> None:
-    """They take tasks."""
+    """The two take tasks."""
     variables = own_environment | {"REDIS_POOL_SIZE": "4", "GEMINI_TIMEOUT": "100"}
     client = make_app(redis_url=variables["REDIS_URL"]).test_client()
     people = [make_user() for _ in range(BUSY)]
@@ -164,8 +164,8 @@ def test_a_busy_worker_opens_two_besides_its_pools(
         gemini.reset()
 
 
-def test_beat_opens_no_more_than_two_pools_have(own_environment: dict[str, str], tmp_path: Path) -> None:
-    """However many tasks it has queued."""
+def test_beat_opens_no_more_connections_than_two_pools_have(own_environment: dict[str, str], tmp_path: Path) -> None:
+    """This holds however many tasks it has queued."""
     variables = own_environment | {"REDIS_POOL_SIZE": str(POOL), "REPLY_SWEEP_SECONDS": "0.5"}
     log_file = tmp_path / "beat.log"
     with celery_process("beat", variables, log_file) as beat:

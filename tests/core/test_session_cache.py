@@ -1,4 +1,4 @@
-"""Active sessions are known to Redis for a minute: requests cost no SQL, and a session that ends counts at once."""
+"""Redis caches active sessions for a minute: requests cost no SQL, and a session that ends counts at once."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -19,7 +19,7 @@ def session_of(user):
     return session["id"]
 
 
-def test_a_request_of_a_known_session_costs_no_sql(user, statements):
+def test_a_request_of_a_cached_session_costs_no_sql(user, statements):
     assert user.get("/chatroom").status_code == 200
     statements.clear()
     assert user.get("/chatroom").headers["X-Cache"] == "HIT"
@@ -48,7 +48,7 @@ def test_the_end_of_a_session_counts_at_the_next_request(user, end):
     assert_problem(user.get("/chatroom"), 401, "token_revoked")
 
 
-def test_a_look_that_began_before_the_end_brings_no_session_back(app, user):
+def test_a_lookup_that_began_before_the_end_does_not_revive_a_session(app, user):
     session = session_of(user)
     assert user.post("/auth/logout").status_code == 204
     with app.app_context():
@@ -56,23 +56,23 @@ def test_a_look_that_began_before_the_end_brings_no_session_back(app, user):
     assert_problem(user.get("/user/me"), 401, "token_revoked")
 
 
-def test_a_token_whose_session_has_ended_is_looked_up_once_in_a_while(user, redis_db, statements):
+def test_a_token_whose_session_has_ended_is_not_looked_up_each_time(user, redis_db, statements):
     session = session_of(user)
     user.post("/auth/logout")
-    redis_db.delete(session_key(session))  # the tombstone's time is over
+    redis_db.delete(session_key(session))  # the tombstone has expired
     assert_problem(user.get("/user/me"), 401, "token_revoked")
     statements.clear()
     assert_problem(user.get("/user/me"), 401, "token_revoked")
     assert statements == []
 
 
-def test_another_users_session_is_not_admitted(app, user, make_user, redis_db):
+def test_a_session_that_is_cached_for_another_user_is_refused(app, user, make_user, redis_db):
     other = make_user()
     redis_db.set(session_key(session_of(user)), other.id)
     assert_problem(user.get("/user/me"), 401, "token_revoked")
 
 
-def test_requests_that_race_a_logout_are_answered_as_before_or_refused_and_never_after_it(user):
+def test_requests_that_race_a_logout_may_be_answered_and_later_ones_are_refused(user):
     barrier = Barrier(9)
 
     def read(_):
@@ -91,7 +91,7 @@ def test_requests_that_race_a_logout_are_answered_as_before_or_refused_and_never
 
 @pytest.fixture
 def end_twice_at_once(user, monkeypatch):
-    """Send a request twice; neither ends anything before both are admitted. The answers' statuses."""
+    """Send a request twice; neither ends anything before both are admitted. Returns the statuses."""
     barrier, headers = Barrier(2), {"Authorization": f"Bearer {user.access_token}"}
 
     def wait_before(end):
@@ -113,12 +113,12 @@ def end_twice_at_once(user, monkeypatch):
     return send
 
 
-def test_a_logout_is_done_also_when_another_one_was_faster(user, end_twice_at_once):
+def test_a_logout_succeeds_even_when_another_one_was_faster(user, end_twice_at_once):
     assert end_twice_at_once("POST", "/auth/logout") == [204, 204]
     assert_problem(user.get("/user/me"), 401, "token_revoked")
 
 
-def test_of_two_that_end_a_session_or_a_key_at_once_one_finds_it_gone(user, end_twice_at_once):
+def test_one_of_two_requests_that_end_a_session_or_a_key_at_once_gets_404(user, end_twice_at_once):
     session, key = session_of(user), make_key(user)["id"]
     assert end_twice_at_once("DELETE", f"/user/api-keys/{key}") == [204, 404]
     assert end_twice_at_once("DELETE", f"/auth/sessions/{session}") == [204, 404]
@@ -127,13 +127,13 @@ def test_of_two_that_end_a_session_or_a_key_at_once_one_finds_it_gone(user, end_
 def test_a_logout_ends_a_session_that_only_redis_has_kept(user, redis_db):
     session = session_of(user)
     assert user.post("/auth/logout").status_code == 204
-    redis_db.set(session_key(session), user.id)  # Redis died in the moment of the logout, and came back
+    redis_db.set(session_key(session), user.id)  # as if Redis had died at the moment of the logout, and come back
     assert user.post("/auth/logout").status_code == 204
     assert_problem(user.get("/user/me"), 401, "token_revoked")
 
 
 @pytest.mark.parametrize("limit", [0, 100])
-def test_the_end_of_a_session_counts_though_redis_is_full(make_app, user, limit):
+def test_the_end_of_a_session_counts_even_when_redis_is_full(make_app, user, limit):
     with ValkeyServer(append_only=False) as own, redis.Redis.from_url(own.url) as valkey:
         user.client = make_app(redis_url=own.url, rate_limit_per_minute=limit).test_client()
         assert user.get("/user/me").status_code == 200
@@ -146,7 +146,7 @@ def test_the_end_of_a_session_counts_though_redis_is_full(make_app, user, limit)
 
 @pytest.fixture
 def without_redis(user, make_app):
-    """The user, whose service has no Redis."""
+    """The user of a service without Redis."""
     user.client = make_app(redis_url="redis://127.0.0.1:1").test_client()
     return user
 

@@ -54,7 +54,7 @@ def spans_of(app):
     return {span.name: span for _, span in Collector.taken}
 
 
-def test_a_request_and_the_call_of_gemini_are_spans_of_the_clients_trace(traced, user, make_runner_for):
+def test_a_request_and_its_call_to_gemini_are_spans_of_the_clients_trace(traced, user, make_runner_for):
     user.client = traced.test_client()
     room = make_runner_for(traced, user)
     answer = user.post(f"{room.path}/message", json={"text": "Hello"}, headers={"traceparent": SENT})
@@ -70,7 +70,7 @@ def test_a_request_and_the_call_of_gemini_are_spans_of_the_clients_trace(traced,
     assert {name for name, _ in Collector.taken} == {"gemini-backend"}
 
 
-def test_without_a_client_trace_one_begins(traced, user):
+def test_a_request_without_a_trace_begins_one(traced, user):
     user.client = traced.test_client()
     user.get("/models").close()
     span = spans_of(traced)["GET /models"]
@@ -78,13 +78,13 @@ def test_without_a_client_trace_one_begins(traced, user):
     assert not span.parent_span_id
 
 
-def test_a_client_that_is_not_sampled_is_not_exported(traced, user):
+def test_a_trace_that_the_client_does_not_sample_is_not_exported(traced, user):
     user.client = traced.test_client()
     user.get("/models", headers={"traceparent": SENT[:-2] + "00"}).close()
     assert spans_of(traced) == {}
 
 
-def test_an_error_is_told_by_its_class_alone(traced):
+def test_a_span_shows_only_the_class_of_an_error(traced):
     with traced.app_context(), pytest.raises(ValueError, match="a row"), span("work", "CONSUMER"):
         raise ValueError("a row of the database")
     exported = spans_of(traced)["work"]
@@ -92,7 +92,7 @@ def test_an_error_is_told_by_its_class_alone(traced):
     assert "a row" not in str(exported)
 
 
-def test_a_task_that_another_requests_reply_queued_is_logged_in_its_own_trace(traced, user, make_runner_for):
+def test_a_reply_whose_task_another_reply_queued_keeps_its_own_trace(traced, user, make_runner_for):
     """A reply that waits for another of its room is queued when that one ends."""
     user.client = traced.test_client()
     room = make_runner_for(traced, user)
@@ -105,7 +105,7 @@ def test_a_task_that_another_requests_reply_queued_is_logged_in_its_own_trace(tr
     assert trace_id() == TRACE
 
 
-def test_a_collector_that_is_away_harms_nothing(make_app, make_redis_url, user):
+def test_an_unreachable_collector_does_no_harm(make_app, make_redis_url, user):
     app = make_app(redis_url=make_redis_url(), otel_exporter_otlp_endpoint="http://127.0.0.1:9")
     user.client = app.test_client()
     assert user.get("/models").status_code == 200

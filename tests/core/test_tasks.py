@@ -37,7 +37,7 @@ def test_a_chore_does_not_wait_behind_all_replies(migrated_app, own_environment,
         assert tasks().index("ops.tick") < REPLIES_AHEAD / 10
 
 
-def test_a_worker_of_its_own_for_chores_leaves_replies_alone(migrated_app, own_environment, tmp_path):
+def test_a_worker_for_chores_alone_leaves_replies_alone(migrated_app, own_environment, tmp_path):
     log_file = tmp_path / "worker.log"
     with celery_process("worker", own_environment, log_file, "-Q", CHORES):
         with Celery(broker=own_environment["REDIS_URL"]) as celery:
@@ -49,9 +49,7 @@ def test_a_worker_of_its_own_for_chores_leaves_replies_alone(migrated_app, own_e
         assert [name for name, _ in waiting_tasks(client, GENERATIONS)] == ["messages.generate_reply"]
 
 
-def test_a_worker_that_is_told_to_end_does_what_it_takes_meanwhile_or_leaves_it(
-    migrated_app, own_environment, tmp_path
-):
+def test_a_worker_that_shuts_down_runs_each_task_or_leaves_it_in_the_queue(migrated_app, own_environment, tmp_path):
     log_file, ids = tmp_path / "worker.log", [str(uuid7()) for _ in range(400)]
     with (
         Celery(broker=own_environment["REDIS_URL"]) as celery,
@@ -70,19 +68,19 @@ def test_a_worker_that_is_told_to_end_does_what_it_takes_meanwhile_or_leaves_it(
     assert set(ids) - left - done == set()
 
 
-def test_the_queues_have_the_names_that_an_operator_is_told():
+def test_the_queues_have_the_documented_names():
     page = (ROOT / "docs/operations.md").read_text()
     assert f'`redis-cli -u "$REDIS_URL" LLEN {GENERATIONS}`' in page
     assert f"`-Q {CHORES}`" in page
 
 
-def test_what_an_application_queues_goes_where_workers_look(migrated_app):
+def test_tasks_of_an_application_go_to_the_queues_of_the_workers(migrated_app):
     router = migrated_app.extensions["celery"].amqp.router
     assert router.route({}, "messages.generate_reply")["queue"].name == GENERATIONS
     assert router.route({}, "auth.send_code")["queue"].name == CHORES
 
 
-def test_beat_asks_for_every_task_that_is_about_nothing_in_particular(migrated_app):
+def test_beat_schedules_every_task_without_arguments(migrated_app):
     """Sweeps, ticks and comparisons: whoever adds one must not forget the schedule."""
     for path in (ROOT / "app").glob("*/tasks.py"):
         import_module(f"app.{path.parent.name}.tasks")

@@ -1,4 +1,4 @@
-"""TLS to Redis and PostgreSQL: each client of the product checks the certificate, and nothing passes without."""
+"""TLS to Redis and PostgreSQL: each client of the product checks the certificate, and nothing passes without TLS."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ from tests.tls import Certificate, make_certificate, tls_in_front_of
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Certificate]:
-    """One for this host, one for another host, and a second one for this host from somebody else."""
+    """Certificates for this host, for another host, and for this host from somebody else."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("right", "elsewhere", "stranger")}
     hosts = {"right": "localhost", "elsewhere": "elsewhere.example", "stranger": "localhost"}
     return {name: make_certificate(folder, hosts[name]) for name, folder in folders.items()}
@@ -102,8 +102,8 @@ def test_postgresql_with_a_wrong_certificate_is_refused(make_encrypted_app: Call
     assert (answer.status_code, answer.json["detail"]) == (503, "Does not answer: postgres.")
 
 
-def test_plain_connection_gets_nothing_through_the_proxy(make_encrypted_app: Callable[..., Flask]) -> None:
-    """The proxy of these tests takes encrypted connections alone, or they would show nothing."""
+def test_a_plain_connection_does_not_get_through_the_proxy(make_encrypted_app: Callable[..., Flask]) -> None:
+    """The proxy of these tests must refuse plain connections; otherwise the tests would show nothing."""
     settings = make_encrypted_app().extensions["settings"]
     with pytest.raises(redis.RedisError):
         redis.Redis.from_url(settings.redis_url.replace("rediss://", "redis://"), socket_timeout=5).ping()

@@ -1,4 +1,4 @@
-"""Bearer tokens that are none: each with its code and a challenge."""
+"""Bad bearer tokens: each kind gets its code and a challenge."""
 
 import base64
 import json
@@ -22,14 +22,14 @@ def call_with(client, authorization, method="GET", path="/user/me"):
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
-def test_without_a_token_it_is_401_token_missing(client, method, path):
+def test_a_request_without_a_token_is_401_token_missing(client, method, path):
     response = client.open(path, method=method)
     assert_problem(response, 401, "token_missing")
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="api"'
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic YTpi", "Token abc", "abc", "bearer", "Digest x"])
-def test_other_schemes_are_no_token(client, authorization):
+def test_a_token_of_another_scheme_is_401(client, authorization):
     response = call_with(client, authorization)
     assert response.json["code"] in {"token_missing", "token_invalid"}
     assert_problem(response, 401, response.json["code"])
@@ -73,7 +73,7 @@ def test_token_signed_with_another_secret_is_invalid(client, user):
 
 
 @pytest.mark.filterwarnings("ignore:The HMAC key is")
-def test_token_of_another_algorithm_is_invalid_also_under_our_secret(app, client, user):
+def test_token_of_another_algorithm_is_invalid_even_under_our_secret(app, client, user):
     claims = jwt.decode(user.access_token, options={"verify_signature": False})
     headers = {"kid": jwt.get_unverified_header(user.access_token).get("kid")}
     secret = app.extensions["settings"].jwt_secret
@@ -140,7 +140,7 @@ def test_token_whose_user_is_gone_is_token_revoked(app, user):
     with app.app_context():
         db.session.execute(db.text("DELETE FROM users"))
         db.session.commit()
-        app.extensions["redis"].flushdb()  # which knows the session for a minute
+        app.extensions["redis"].flushdb()  # it caches the session for a minute
     for response in (user.get("/user/me"), user.get("/chatroom"), user.post(f"{room}/message", json={"text": "Hello"})):
         assert_problem(response, 401, "token_revoked")
 
@@ -170,7 +170,7 @@ def test_token_of_ours_with_odd_claims_is_401(app, client, user, claims):
 @pytest.mark.parametrize(
     "odd", [{"scopes": None}, {"scopes": 5}, {"scopes": ["chat:read"]}, {"exp": "1"}, {"exp": []}, {"type": "x"}]
 )
-def test_token_of_ours_that_is_otherwise_good_may_not_be_odd(app, client, user, odd):
+def test_a_token_of_ours_with_one_odd_claim_is_401(app, client, user, odd):
     claims = jwt.decode(user.access_token, options={"verify_signature": False}) | odd
     token = jwt.encode(claims, app.config["JWT_SECRET_KEY"], "HS256", jwt.get_unverified_header(user.access_token))
     for path in ("/user/me", "/models"):
@@ -178,7 +178,7 @@ def test_token_of_ours_that_is_otherwise_good_may_not_be_odd(app, client, user, 
         assert_problem(response, 401, "token_expired" if odd == {"exp": "1"} else "token_invalid")
 
 
-def test_token_is_taken_from_the_header_alone(client, user):
+def test_token_is_read_from_the_header_alone(client, user):
     assert_problem(
         client.get(f"/user/me?jwt={user.access_token}&access_token={user.access_token}"), 401, "token_missing"
     )
@@ -208,6 +208,6 @@ def test_no_token_works_without_the_session_validator(make_app, user):
     assert app.test_client().get("/user/me", headers=headers).status_code == 200
     check = app.extensions.pop("is_session_active")
     assert app.test_client().get("/user/me", headers=headers).status_code == 500
-    app.extensions["redis"].flushdb()  # which knows the session for a minute
+    app.extensions["redis"].flushdb()  # it caches the session for a minute
     app.extensions["is_session_active"] = lambda session_id, user_id, now: not check(session_id, user_id, now)
     assert_problem(app.test_client().get("/user/me", headers=headers), 401, "token_revoked")

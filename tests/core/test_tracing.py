@@ -1,4 +1,4 @@
-"""A request's trace goes along to its task, to Gemini and into the logs."""
+"""A request passes its trace on to its task, to Gemini and to the logs."""
 
 import json
 import logging
@@ -40,11 +40,11 @@ def outside_of_a_trace():
         ("nonsense", None),
     ],
 )
-def test_only_a_valid_header_is_taken(header, taken):
+def test_only_a_valid_traceparent_is_accepted(header, taken):
     assert parse_traceparent(header) == taken
 
 
-def test_it_goes_along_to_gemini_and_into_the_row(room, runner, gemini):
+def test_the_trace_is_stored_with_the_reply_and_sent_to_gemini(room, runner, gemini):
     answer = room.person.post(f"{room.path}/message", json={"text": "Hello"}, headers={"traceparent": SENT})
     reply_id = answer.json["reply"]["id"]
     traceparent.set(None)
@@ -61,18 +61,18 @@ def test_a_call_to_gemini_has_the_id_of_its_request(room, runner, gemini):
     assert gemini.requests()[-1]["headers"]["x-request-id"] == answer.headers["X-Request-ID"] == headers["X-Request-ID"]
 
 
-def test_without_one_nothing_is_sent(room, runner, gemini):
+def test_no_trace_is_sent_to_gemini_when_the_client_sends_none(room, runner, gemini):
     room.answer(runner, "Hello")
     assert "traceparent" not in gemini.requests()[-1]["headers"]
 
 
-def test_one_request_leaves_nothing_to_the_next(user):
+def test_a_request_does_not_inherit_the_trace_of_the_one_before(user):
     assert user.get("/models", headers={"traceparent": SENT}).status_code == 200
     assert user.get("/models").status_code == 200
     assert traceparent.get() is None
 
 
-def test_a_retry_goes_under_its_own_trace(room, runner, gemini):
+def test_a_retry_has_its_own_trace(room, runner, gemini):
     gemini.behave(status=400)
     reply = room.answer(runner, "Hello")
     gemini.reset()
@@ -83,7 +83,7 @@ def test_a_retry_goes_under_its_own_trace(room, runner, gemini):
     assert gemini.requests()[-1]["headers"]["traceparent"] == other
 
 
-def test_the_task_has_the_trace(worker_process, served_app, user, worker):
+def test_the_task_logs_the_trace(worker_process, served_app, user, worker):
     path = user.make_chatroom()
     answer = user.post(f"{path}/message", json={"text": "Hello"}, headers={"traceparent": SENT, "Prefer": "wait=10"})
     assert answer.status_code == 200, answer.text
@@ -97,7 +97,7 @@ def test_the_task_has_the_trace(worker_process, served_app, user, worker):
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_the_log_says_it(capsys, as_json):
+def test_log_lines_show_the_trace(capsys, as_json):
     configure_logging(level="INFO", as_json=as_json)
     traceparent.set(SENT)
     logging.getLogger("app").info("inside")
@@ -112,12 +112,12 @@ def test_the_log_says_it(capsys, as_json):
         assert "trace" not in outside
 
 
-def test_an_endpoint_without_the_packages_is_one_sentence(make_app, monkeypatch):
+def test_an_otel_endpoint_without_the_packages_is_refused_in_one_sentence(make_app, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(SystemExit, match=r"install requirements-otel\.txt\.$"):
         make_app(otel_exporter_otlp_endpoint="http://127.0.0.1:4318")
 
 
-def test_an_endpoint_that_is_none_is_refused(make_app):
+def test_an_invalid_otel_endpoint_is_refused(make_app):
     with pytest.raises(SystemExit, match="OTEL_EXPORTER_OTLP_ENDPOINT"):
         make_app(otel_exporter_otlp_endpoint="collector:4318")

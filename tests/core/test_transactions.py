@@ -1,4 +1,4 @@
-"""Reads are statements of their own; a use case that writes is one transaction, also after a read."""
+"""Reads are statements of their own; a use case that writes is one transaction, even after a read."""
 
 from contextlib import suppress
 
@@ -38,14 +38,14 @@ def test_a_read_opens_no_transaction(context):
     assert status() == TRANSACTION_STATUS_IDLE
 
 
-def test_a_use_case_is_one_transaction_although_something_was_read_before(context):
+def test_a_use_case_is_one_transaction_even_after_a_read(context):
     heartbeats()
     with transaction():
         heartbeats()
         assert status() == TRANSACTION_STATUS_INTRANS
 
 
-def test_what_fails_is_undone_as_a_whole(context):
+def test_a_failed_transaction_is_undone_as_a_whole(context):
     def write_and_fail() -> None:
         with transaction():
             for name in ("one", "another"):
@@ -59,7 +59,7 @@ def test_what_fails_is_undone_as_a_whole(context):
     assert heartbeats() == 0
 
 
-def test_what_is_read_after_a_transaction_opens_none(context):
+def test_a_read_after_a_transaction_opens_none(context):
     with transaction():
         db.session.add(Heartbeat(name="one", at=utc_now()))
     assert (heartbeats(), status()) == (1, TRANSACTION_STATUS_IDLE)
@@ -87,14 +87,14 @@ def test_a_change_that_was_made_before_belongs_to_the_transaction(context):
     assert heartbeats() == 0
 
 
-def test_a_read_before_a_transaction_lends_it_its_connection(context):
+def test_a_transaction_uses_the_connection_of_the_read_before_it(context):
     heartbeats()
     before = db.session.connection()
     with transaction():
         assert db.session.connection() is before
 
 
-def test_a_connection_goes_back_as_it_came(context):
+def test_a_connection_returns_to_the_pool_as_it_came(context):
     for _ in range(3):
         with transaction():
             heartbeats()
@@ -106,7 +106,7 @@ def test_a_connection_goes_back_as_it_came(context):
 @pytest.mark.parametrize(
     "statement", [update(Heartbeat).values(at=utc_now()), select(Heartbeat).with_for_update()], ids=["write", "lock"]
 )
-def test_the_alarm_of_the_tests_goes_off_where_a_view_does_so_outside_of_a_transaction(context, statement):
+def test_a_view_that_writes_outside_of_a_transaction_fails_the_tests(context, statement):
     view = compile("db.session.execute(statement)", f"{APP}/auth/views.py", "exec")
     with transaction():
         exec(view)
@@ -130,7 +130,7 @@ def test_the_alarm_of_the_tests_goes_off_where_a_view_does_so_outside_of_a_trans
         (TypeError("a defect"), "ERROR", "An action after a commit failed"),
     ],
 )
-def test_an_action_that_fails_after_the_commit_is_told_and_undoes_nothing(context, caplog, error, level, told):
+def test_an_action_that_fails_after_the_commit_is_logged_and_undoes_nothing(context, caplog, error, level, told):
     ran = []
 
     def fail() -> None:
@@ -164,7 +164,7 @@ def test_transactions_do_not_nest(context):
 
 
 def test_a_request_that_cannot_be_counted_queues_its_task_all_the_same(app, user, monkeypatch):
-    """As where the files of the numbers cannot be written."""
+    """For example, the files of the metrics cannot be written."""
     room = user.make_chatroom()
     with app.app_context():
         waiting = redis_client().llen(GENERATIONS)

@@ -24,7 +24,7 @@ MEBIBYTE = 1024 * 1024
 def web(
     environment: dict[str, str], migrated_app: Any, make_redis_url: Callable[[], str], tmp_path_factory: Any
 ) -> Iterator[WebProcess]:
-    own = environment | {"STREAMS_PER_USER": "1", "REDIS_URL": make_redis_url()}  # and nobody generates
+    own = environment | {"STREAMS_PER_USER": "1", "REDIS_URL": make_redis_url()}  # and there is no worker
     with serving(own, tmp_path_factory.mktemp("web") / "web.log") as process:
         yield process
 
@@ -35,7 +35,7 @@ def token(app: Any, web: WebProcess, mobile_numbers: Iterator[str]) -> str:
 
 
 def test_a_client_that_hung_up_can_follow_again_soon(web, token):
-    """Its slot among its user's streams is free long before anything is sent to it."""
+    """Its slot among its user's streams is free long before anything else is sent to it."""
     room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).json()["id"]
     sent = web.call("POST", f"/chatroom/{room}/message", token=token, json={"text": "Nobody answers"}).json()
     path = f"/chatroom/{room}/messages/{sent['reply']['id']}/stream"
@@ -45,7 +45,7 @@ def test_a_client_that_hung_up_can_follow_again_soon(web, token):
             return again.status_code == 200
 
     first = web.call("GET", path, token=token, stream=True)
-    lines = first.iter_lines()  # as long as it lives, the connection does
+    lines = first.iter_lines()  # the connection lives as long as this iterator
     assert next(lines) == b"event: status"
     assert not may_follow()
     first.close()
@@ -53,14 +53,14 @@ def test_a_client_that_hung_up_can_follow_again_soon(web, token):
 
 
 def pieces(size: int) -> Iterator[bytes]:
-    """A body whose length is not announced: it is sent chunked."""
+    """Yield a body whose length is not announced, so that it is sent chunked."""
     for _ in range(size // 16_384):
         yield b" " * 16_384
     yield b'{"title": "A room"}'
 
 
 def talk(web: WebProcess, raw: bytes) -> bytes:
-    """Send bytes as they are; everything that comes back until the server closes."""
+    """Send bytes as they are. Returns everything that comes back until the server closes."""
     address = urlsplit(web.url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(raw)
@@ -73,7 +73,7 @@ def talk(web: WebProcess, raw: bytes) -> bytes:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count of packets")
 def test_an_answer_is_one_packet(web, token):
-    """A client that the headers woke for nothing would wait again, for the CPU too."""
+    """A client that the headers alone had woken would have to wait again, for the CPU too."""
     room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).headers["Location"]
     with closing(HTTPConnection(urlsplit(web.url).netloc)) as connection:
         for received, path in enumerate(("/healthz", room, "/user/me", "/nowhere"), start=1):
@@ -83,7 +83,7 @@ def test_an_answer_is_one_packet(web, token):
 
 
 def packets_received(connection: socket.socket) -> int:
-    """Packets with data in them: `tcpi_data_segs_in` of linux/tcp.h."""
+    """Return the number of packets with data: `tcpi_data_segs_in` of linux/tcp.h."""
     return struct.unpack_from("I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 152)[0]
 
 
@@ -95,7 +95,7 @@ def test_too_large_body_is_413_announced_or_chunked(web, token, size):
         assert_problem(response, 413, "body_too_large")
 
 
-def test_too_large_body_is_413_also_without_a_token(web):
+def test_too_large_body_is_413_even_without_a_token(web):
     for body in (b" " * MEBIBYTE, pieces(MEBIBYTE)):
         response = web.call("POST", "/auth/signup", data=body, headers={"Content-Type": "application/json"})
         assert_problem(response, 413, "body_too_large")
@@ -103,7 +103,7 @@ def test_too_large_body_is_413_also_without_a_token(web):
 
 @pytest.mark.parametrize(("method", "path", "status"), [("PATCH", "/user/me", 401), ("POST", "/nowhere", 404)])
 @pytest.mark.parametrize("size", [20_000, 100_000, 300_000])
-def test_a_connection_serves_on_after_a_body_that_nobody_read(web, method, path, status, size):
+def test_a_connection_stays_usable_after_a_body_that_nobody_read(web, method, path, status, size):
     address = urlsplit(web.url)
     with closing(HTTPConnection(address.hostname, address.port, timeout=10)) as connection:
         for _ in range(2):
@@ -165,7 +165,7 @@ def test_broken_request_is_refused_and_the_next_one_answered(web, raw, status):
 
 
 def read_answer(raw: bytes) -> HTTPResponse:
-    """The first answer in what came over a connection."""
+    """Return the first answer in what came over a connection."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(raw)
@@ -202,7 +202,7 @@ def test_malformed_http_is_rejected_with_a_problem_document(web, raw, status, co
     assert problem["title"]
 
 
-def test_an_expectation_that_cannot_be_met_is_refused_as_one(web):
+def test_an_expectation_that_cannot_be_met_is_refused_by_name(web):
     answer = read_answer(talk(web, b"GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n"))
     assert json.loads(answer.body)["detail"] == "`Expect` can only be `100-continue`."
 
@@ -222,7 +222,7 @@ def test_a_refusal_says_nothing_of_the_request_in_the_log(web):
 
 
 def test_silent_clients_hold_no_thread(web):
-    """More of them than there are threads, in the middle of their headers and of their bodies: ten seconds each."""
+    """More clients than threads stop in the middle of their headers or bodies; each is given up after ten seconds."""
     body = b"POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{"
     headers = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-A: "
     address = urlsplit(web.url)
@@ -250,7 +250,7 @@ def test_silent_clients_hold_no_thread(web):
     ],
 )
 def test_clients_that_leave_a_finished_connection_open_keep_nobody_waiting(web, raw):
-    """The server has closed its half: a thread waits for whoever does not close the other, not the whole process."""
+    """The server has closed its half. A thread waits for clients that do not close the other, not the process."""
     address, began = urlsplit(web.url), time.monotonic()
     with ExitStack() as opened:
         for _ in range(5):  # gunicorn waits for two seconds each
@@ -295,6 +295,6 @@ def test_odd_host_header_causes_no_500(web, host):
     assert read_answer(answer).status == 404
 
 
-def test_path_in_bytes_that_are_no_ascii_is_refused(web):
+def test_a_path_with_bytes_outside_of_ascii_is_refused(web):
     answer = talk(web, b"GET /chatroom/\xff\xfe HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert read_answer(answer).status == 400

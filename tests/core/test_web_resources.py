@@ -43,7 +43,7 @@ def test_sixteen_threads_stay_free_of_streams(own_environment, app, tmp_path):
     assert "WEB_THREADS is 64, which allows 48 streams" in web.log_file.read_text()
 
 
-def test_a_process_takes_more_connections_than_the_system_first_allows_it_files(own_environment, app, tmp_path):
+def test_a_process_takes_more_connections_than_its_soft_limit_of_open_files(own_environment, app, tmp_path):
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as until_ended:
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, most))
@@ -61,7 +61,7 @@ def test_a_process_takes_more_connections_than_the_system_first_allows_it_files(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_passwords_leave_no_memory_with_the_threads_that_compared_them(app, environment, tmp_path):
-    """Each takes 19 MiB for a moment."""
+    """Each comparison takes 19 MiB for a moment."""
 
     def log_in(number: int) -> int:
         body = {"mobile": f"+1415555{number:04}", "password": "correct horse"}

@@ -73,7 +73,7 @@ def person(app: Any, make_app: Any, make_user: Any, own_valkey: ValkeyServer) ->
 
 
 def send(person: Any) -> str:
-    """Send a prompt in a room of its own; the reply's path."""
+    """Send a prompt in a new room. Returns the reply's path."""
     answer = person.post(f"{person.make_chatroom()}/message", json={"text": "Hello"})
     assert answer.status_code == 202, answer.text
     return str(answer.headers["Location"])
@@ -89,7 +89,7 @@ def queue_ticks(app: Any, number: int) -> None:
 
 
 def each_takes_tasks(app: Any, workers: list[Worker]) -> bool:
-    """Whether every worker takes some of what is queued from now on."""
+    """Whether every worker takes some of the tasks that are queued from now on."""
     before = [worker.lines("ops.tick(") for worker in workers]
 
     def taken() -> bool:
@@ -102,7 +102,7 @@ def each_takes_tasks(app: Any, workers: list[Worker]) -> bool:
 def test_workers_take_tasks_again_when_redis_died_while_all_their_slots_were_taken(
     own_valkey, two_workers, person, gemini
 ):
-    """What runs in the slots ends while Redis cannot be told, so no slot may depend on it."""
+    """The replies in the slots end while Redis cannot be told, so freeing a slot must not depend on Redis."""
     service = person.client.application
     assert each_takes_tasks(service, two_workers)
     gemini.behave(hang=True)
@@ -131,7 +131,7 @@ def sweep(person: Any) -> bool:
     return False
 
 
-def test_workers_empty_the_queue_of_a_full_redis_and_nobody_sends(two_workers, person, gemini, broker):
+def test_workers_empty_the_queue_of_a_full_redis_which_takes_no_prompts(two_workers, person, gemini, broker):
     gemini.behave(hang=True)
     replies = [send(person) for _ in range(SLOTS * 4)]  # twice as many as there are slots
     gemini.wait_for(in_flight_at_least=SLOTS * 2)
@@ -155,7 +155,7 @@ def test_workers_empty_the_queue_of_a_full_redis_and_nobody_sends(two_workers, p
 
 @contextmanager
 def taking_no_writes(broker: redis.Redis) -> Iterator[None]:
-    """Redis, answering with errors: as that of a failover, or one whose disk is full."""
+    """Make Redis answer with errors, as during a failover or with a full disk."""
     broker.config_set("min-replicas-to-write", 1)
     try:
         yield
@@ -163,7 +163,7 @@ def taking_no_writes(broker: redis.Redis) -> Iterator[None]:
         broker.config_set("min-replicas-to-write", 0)
 
 
-def test_a_worker_asks_a_redis_that_answers_with_errors_once_a_second_and_goes_on(start_worker, person, broker):
+def test_a_worker_asks_a_redis_with_errors_once_a_second_and_recovers(start_worker, person, broker):
     with start_worker() as worker:
         assert each_takes_tasks(person.client.application, [worker])
         began = time.monotonic()
@@ -194,7 +194,7 @@ def test_a_worker_that_starts_on_a_full_redis_takes_what_is_queued(start_worker,
         broker.config_set("maxmemory", 0)
 
 
-def test_beat_says_in_a_line_that_a_full_redis_takes_no_task(environment, own_valkey, broker, tmp_path):
+def test_beat_logs_one_line_when_a_full_redis_takes_no_task(environment, own_valkey, broker, tmp_path):
     log_file, often = tmp_path / "beat.log", {"REPLY_SWEEP_SECONDS": "0.5", "REDIS_URL": own_valkey.url}
     broker.config_set("maxmemory", 1)
     try:

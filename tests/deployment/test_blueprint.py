@@ -63,7 +63,7 @@ def test_every_field_is_documented(blueprint):
         assert database["plan"] in DATABASE_PLANS
 
 
-def test_there_are_the_processes_and_their_stores(services, blueprint):
+def test_the_blueprint_has_all_processes_and_their_stores(services, blueprint):
     assert {name: service["type"] for name, service in services.items()} == {
         "web": "web", "worker": "worker", "beat": "worker", "redis": "keyvalue",
     }  # fmt: skip

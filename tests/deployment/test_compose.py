@@ -46,7 +46,7 @@ def test_every_field_is_documented(compose, services):
             assert how["condition"] in CONDITIONS
 
 
-def test_there_are_the_processes_and_their_stores(services, compose):
+def test_compose_has_all_processes_and_their_stores(services, compose):
     assert set(services) == APP | {"postgres", "redis"}
     assert {services[name]["image"] for name in APP} == {"gemini-backend"}
     assert services["redis"]["command"].endswith("--maxmemory-policy noeviction")

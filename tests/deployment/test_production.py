@@ -46,12 +46,12 @@ class Production:
     plain_database: str
 
     def call(self, method: str, path: str, *, address: str = "198.51.100.7", **kwargs: Any) -> Any:
-        """A request as Render's edge passes it on."""
+        """Send a request as Render's edge passes it on."""
         headers = {"X-Forwarded-For": f"{address}, {EDGE}", "X-Forwarded-Proto": "https"} | kwargs.pop("headers", {})
         return self.web.call(method, path, headers=headers, **kwargs)
 
     def log_in(self, mobile: str, *, address: str = "198.51.100.7") -> str:
-        """Sign up, read the code where this production delivers it, and log in; the access token."""
+        """Sign up, read the code where this production delivers it, and log in. Returns the access token."""
         assert self.call("POST", "/auth/signup", json={"mobile": mobile}, address=address).status_code == 201
         sent = self.call("POST", "/auth/send-otp", json={"mobile": mobile}, address=address)
         assert (sent.status_code, "otp" in sent.json()) == (202, False)
@@ -65,7 +65,7 @@ class Production:
 
 
 def blueprint_variables(service: str, given: dict[str, str]) -> dict[str, str]:
-    """What render.yaml tells a service; what it asks for, makes up or takes from elsewhere is in `given`."""
+    """Return what render.yaml tells a service; `given` has what it asks for, makes up or takes from elsewhere."""
     blueprint = yaml.safe_load((ROOT / "render.yaml").read_text())
     [own] = [one["envVars"] for one in blueprint["services"] if one["name"] == f"gemini-backend-{service}"]
     told = blueprint["envVarGroups"][0]["envVars"] + [variable for variable in own if "key" in variable]
@@ -74,7 +74,7 @@ def blueprint_variables(service: str, given: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def empty_database(environment: dict[str, str]) -> Iterator[str]:
-    """The URL of a database where no migration ran."""
+    """Make a database where no migration ran. Yields its URL."""
     url, name = make_url(environment["DATABASE_URL"]), f"production_{secrets.token_hex(4)}"
     connection = psycopg2.connect(environment["DATABASE_URL"])
     connection.autocommit = True
@@ -133,7 +133,7 @@ def production(
 
 
 def migrate(variables: dict[str, str]) -> None:
-    """As the command that runs before a deploy takes traffic."""
+    """Migrate with the command that runs before a deploy takes traffic."""
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -162,7 +162,7 @@ def test_a_message_is_answered_and_pro_is_bought(production: Production) -> None
     assert wait_until(is_pro, seconds=20), production.logs["worker"].read_text()
 
 
-def test_it_shows_strangers_no_numbers_and_browsers_no_plain_http(production: Production) -> None:
+def test_production_shows_strangers_no_numbers_and_browsers_no_plain_http(production: Production) -> None:
     for headers, status in (
         ({}, 401),
         ({"Authorization": "Bearer wrong"}, 401),
@@ -218,7 +218,7 @@ def test_a_burst_is_answered_through_pools_as_small_as_the_plans_want_them(
     rooms = [(token, production.make_chatroom(token)) for token in tokens]
 
     def send(token: str, room: str) -> Any:
-        """Until it is taken: on a machine that is busy with others a 503 says to come back, and stores nothing."""
+        """Send until it is taken: on a busy machine a 503 says to come back, and stores nothing."""
         body, wait, answers = {"text": "All at once"}, {"Prefer": "wait=20"}, []
 
         def taken() -> bool:

@@ -27,7 +27,7 @@ SAID_BY_ONE = {
 }
 
 
-def test_a_setting_that_one_deployment_says_the_other_says_too():
+def test_both_deployments_set_the_same_settings_or_give_a_reason():
     said = [
         {name for name in setting_names() if re.search(rf"(key: |^ +){name}(:|$)", (ROOT / file).read_text(), re.M)}
         for file in ("render.yaml", "compose.yaml")

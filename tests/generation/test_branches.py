@@ -1,4 +1,4 @@
-"""Editing a prompt and having a completed reply again: what is replaced is superseded, and nothing is lost."""
+"""Editing a prompt and retrying a completed reply: what is replaced is superseded, and nothing is lost."""
 
 from collections import Counter
 from datetime import timedelta
@@ -27,7 +27,7 @@ def edit(room, message_id, text="Edited", **headers):
 
 
 def listed(room, query=""):
-    """Of each message, oldest first, its text and whether it is superseded."""
+    """Return each message's text and whether it is superseded, oldest first."""
     items = room.person.get(f"{room.path}/messages?limit=100{query}").json["items"]
     return [(item["text"], item["superseded"]) for item in reversed(items)]
 
@@ -57,7 +57,7 @@ def test_an_edit_supersedes_the_prompt_and_all_turns_after_it(room, runner, gemi
     assert [message["text"] for message in page["messages"]] == [text for text, _ in current]
 
 
-def test_a_completed_reply_can_be_had_again_and_the_old_one_is_kept(room, runner, gemini, talk):
+def test_a_completed_reply_can_be_retried_and_the_old_one_is_kept(room, runner, gemini, talk):
     answer = retry(room, talk[1].id)
     assert answer.status_code == 202
     new = answer.json
@@ -75,12 +75,12 @@ def test_a_completed_reply_can_be_had_again_and_the_old_one_is_kept(room, runner
     assert room.used() == 4
     assert [str(charge.reply_id) for charge in room.charges()][-1] == new["id"]
 
-    again = retry(room, new["id"])  # and again, as often as one likes
+    again = retry(room, new["id"])  # and again, as often as the user likes
     assert again.status_code == 202
     assert room.read(new["id"]).superseded
 
 
-def test_the_conversation_goes_on_behind_what_was_replaced(room, runner, gemini, talk):
+def test_the_conversation_goes_on_after_the_new_reply(room, runner, gemini, talk):
     retry(room, talk[0].id)
     room.generate(runner, UUID(room.person.get(f"{room.path}/messages").json["items"][0]["id"]))
     room.answer(runner, "Next")
@@ -98,21 +98,21 @@ def test_pages_have_no_gaps_where_turns_were_replaced(room, talk):
 
 
 @pytest.mark.parametrize("query", ["superseded=yes", "superseded=", "superseded=include&superseded=include"])
-def test_what_is_listed_is_said_in_one_of_two_words(room, query):
+def test_an_invalid_choice_of_superseded_messages_is_422(room, query):
     assert_problem(room.person.get(f"{room.path}/messages?{query}"), 422, "validation_error")
 
 
 # What cannot be replaced
 
 
-def test_neither_a_reply_nor_what_is_superseded_can_be_edited(room, talk):
+def test_neither_a_reply_nor_a_superseded_prompt_can_be_edited(room, talk):
     assert_problem(edit(room, talk[2].id), 409, "message_not_editable")
     assert edit(room, talk[2].in_reply_to).status_code == 202
     assert_problem(edit(room, talk[2].in_reply_to), 409, "message_not_editable")
     assert room.used() == 4
 
 
-def test_what_is_superseded_cannot_be_retried(room, runner, talk):
+def test_a_superseded_reply_cannot_be_retried(room, runner, talk):
     failed = room.answer(runner, "[[sandbox: block]]")
     assert edit(room, talk[2].in_reply_to).status_code == 202
     for message_id in (talk[2].id, failed.id):
@@ -145,7 +145,7 @@ def test_without_a_prompt_left_nothing_is_replaced(room, runner, talk):
 
 
 @pytest.mark.parametrize("body", [{}, {"text": " "}, {"text": "a\0b"}, {"text": 7}, {"text": "x", "more": 1}])
-def test_an_edit_of_nonsense_is_422(room, talk, body):
+def test_an_invalid_edit_is_422(room, talk, body):
     answer = room.person.post(f"{room.path}/messages/{talk[0].in_reply_to}/edit", json=body)
     assert_problem(answer, 422, "validation_error")
 
@@ -161,20 +161,20 @@ def test_messages_of_other_rooms_are_not_found(room, talk):
 # Twenty at once
 
 
-def test_of_twenty_edits_one_wins_and_one_prompt_is_spent(room, talk):
+def test_one_of_twenty_edits_wins_and_spends_one_prompt(room, talk):
     answers = all_at_once([lambda: edit(room, talk[1].in_reply_to)] * 20)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 19}
     assert room.used() == 4
     assert len(listed(room)) == 4
 
 
-def test_of_twenty_retries_of_a_completed_reply_one_wins(room, talk):
+def test_one_of_twenty_retries_of_a_completed_reply_wins(room, talk):
     answers = all_at_once([lambda: retry(room, talk[2].id)] * 20)
     assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 19}
     assert room.used() == 4
 
 
-def test_twenty_edits_under_one_key_are_one(room, runner, talk):
+def test_twenty_edits_under_one_key_count_as_one(room, runner, talk):
     answers = all_at_once([lambda: edit(room, talk[1].in_reply_to, **{"Idempotency-Key": "once"})] * 20)
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.text for answer in answers}) == 1
@@ -200,7 +200,7 @@ def test_an_edit_that_waits_is_answered_with_the_reply(user, worker):
 
 
 @pytest.mark.parametrize("feature", ["messages", "generation"])
-def test_a_change_and_the_purge_of_its_room_wait_for_each_other_in_one_order(room, talk, monkeypatch, feature):
+def test_a_change_and_the_purge_of_its_room_take_their_locks_in_one_order(room, talk, monkeypatch, feature):
     """The purge locks the room and then its messages."""
     module = import_module(f"app.{feature}.service")
     spend, ended = module.spend_prompt, []

@@ -37,7 +37,7 @@ def fail(breaker, times=1):
         breaker.record(answered=False)
 
 
-def test_it_opens_after_failures_in_a_row_and_says_so(breaker, caplog):
+def test_the_breaker_opens_after_failures_in_a_row_and_logs_it(breaker, caplog):
     fail(breaker, 2)
     breaker.record(answered=True)
     fail(breaker, 2)
@@ -65,7 +65,7 @@ def test_a_failed_probe_doubles_the_pause_up_to_its_bound(breaker, clock):
         fail(breaker)
 
 
-def test_an_answered_probe_closes_it_and_says_so(breaker, clock, caplog):
+def test_an_answered_probe_closes_the_breaker_and_logs_it(breaker, clock, caplog):
     fail(breaker, 3)
     clock.now += 2.1
     breaker.wait_seconds(uuid7())
@@ -74,7 +74,7 @@ def test_an_answered_probe_closes_it_and_says_so(breaker, clock, caplog):
     assert "the breaker is closed" in caplog.text
 
 
-def test_a_probe_that_tells_nothing_makes_room_for_another(breaker, clock):
+def test_an_inconclusive_probe_makes_room_for_another(breaker, clock):
     fail(breaker, 3)
     clock.now += 2.1
     breaker.wait_seconds(uuid7())
@@ -92,7 +92,7 @@ def test_a_probe_that_takes_long_makes_room_for_another(breaker, clock):
     assert [breaker.wait_seconds(uuid7()) == 0 for _ in range(3)] == [True, False, False]
 
 
-def test_probes_that_take_long_are_made_ever_more_seldom(clock):
+def test_slow_probes_are_made_less_and_less_often(clock):
     """Each holds a thread of the worker until its call times out."""
     breaker = Breaker(threshold=1, pause_seconds=2, max_pause_seconds=20, monotonic=clock)
     fail(breaker)
@@ -111,7 +111,7 @@ def in_another_thread(call):
 
 
 @pytest.mark.parametrize("answered", [False, None])
-def test_a_call_that_began_before_it_opened_is_not_taken_for_the_probe(breaker, clock, answered):
+def test_a_call_that_began_before_the_breaker_opened_is_not_taken_for_the_probe(breaker, clock, answered):
     fail(breaker, 3)
     clock.now += 2.1
     assert breaker.wait_seconds(uuid7()) == 0
@@ -121,7 +121,7 @@ def test_a_call_that_began_before_it_opened_is_not_taken_for_the_probe(breaker, 
     assert breaker.wait_seconds(uuid7()) == 0, "the pause has not become longer"
 
 
-def test_a_probe_that_took_too_long_is_no_probe_any_more(breaker, clock):
+def test_a_probe_that_took_too_long_no_longer_counts_as_one(breaker, clock):
     fail(breaker, 3)
     clock.now += 2.1
     in_another_thread(lambda: breaker.wait_seconds(uuid7()))
@@ -138,7 +138,7 @@ def take_too_long(breaker, user_id):
         raise ModelTimeout("too long")
 
 
-def test_of_one_users_time_outs_in_a_row_the_first_alone_counts(breaker):
+def test_only_the_first_of_one_users_time_outs_in_a_row_counts(breaker):
     one, two = uuid7(), uuid7()
     for user_id in [one, two] * 10:
         take_too_long(breaker, user_id)
@@ -161,7 +161,7 @@ def test_a_user_whose_calls_failed_lets_others_probe_first(breaker, clock):
     assert breaker.wait_seconds(failing) == 0
 
 
-def test_after_an_answer_a_users_time_out_counts_again(breaker):
+def test_a_users_time_out_counts_again_after_an_answer(breaker):
     one = uuid7()
     take_too_long(breaker, one)
     breaker.record(answered=True)
@@ -171,7 +171,7 @@ def test_after_an_answer_a_users_time_out_counts_again(breaker):
 
 
 def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_runner, monkeypatch):
-    """What a worker at its limit of threads meets."""
+    """A worker at its limit of threads meets this."""
     clock = Clock()
     breaker = Breaker(threshold=1, pause_seconds=2, monotonic=clock)
     runner = make_runner(breaker=breaker)
@@ -188,7 +188,7 @@ def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, 
     assert breaker.wait_seconds(uuid7()) == 0
 
 
-def test_while_it_is_open_replies_are_deferred_without_counting_as_tried(room, make_runner, gemini):
+def test_an_open_breaker_defers_replies_without_counting_a_failure(room, make_runner, gemini):
     breaker = Breaker(threshold=1)
     runner = make_runner(breaker=breaker)
     breaker.record(answered=False)
@@ -214,7 +214,7 @@ def test_a_model_that_is_down_delays_no_other(make_app, make_redis_url, make_use
     runner.keeper.close()
 
 
-def test_a_refusal_of_one_model_is_said_once_though_another_one_answers(
+def test_a_refusal_of_one_model_is_logged_once_while_another_one_answers(
     make_app, make_redis_url, make_user, gemini, capsys
 ):
     offer = "gemini-3.5-flash:basic,gemini-3.5-pro:basic"
@@ -230,7 +230,7 @@ def test_a_refusal_of_one_model_is_said_once_though_another_one_answers(
     runner.keeper.close()
 
 
-def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, make_runner):
+def test_a_reply_whose_time_runs_out_behind_the_breaker_fails_and_is_refunded(room, make_runner):
     breaker = Breaker(threshold=1)
     breaker.record(answered=False)
     reply_id = room.send("Hello")
@@ -241,7 +241,7 @@ def test_a_reply_that_waited_out_its_time_fails_and_its_prompt_comes_back(room, 
     assert room.used() == 0
 
 
-def test_a_reply_that_waits_out_its_time_after_gemini_was_asked_tells_with_what(room, make_runner):
+def test_a_reply_whose_time_runs_out_after_gemini_was_asked_shows_its_context(room, make_runner):
     breaker = Breaker(threshold=1)
     runner = make_runner(breaker=breaker)
     reply_id = room.send("[[sandbox: status=503]]")
@@ -252,7 +252,7 @@ def test_a_reply_that_waits_out_its_time_after_gemini_was_asked_tells_with_what(
     assert (reply.status, reply.context) == ("failed", {"messages_sent": 1, "messages_omitted": 0})
 
 
-def test_delays_double_up_to_a_bound_and_are_spread():
+def test_delays_double_up_to_a_bound_and_are_randomized():
     for failures, longest in ((1, 1), (2, 2), (3, 4), (5, 16), (9, 20)):
         delays = {backoff_seconds(failures) for _ in range(50)}
         assert all(longest / 2 <= seconds <= longest for seconds in delays)
@@ -267,7 +267,7 @@ def test_delays_double_up_to_a_bound_and_are_spread():
         ("status=503 retry_after=61", "failures = 0"),
     ],
 )
-def test_there_is_no_retry_past_the_count_or_the_time(room, runner, directive, so_far):
+def test_there_is_no_retry_past_the_attempts_or_the_time(room, runner, directive, so_far):
     reply_id = room.send(f"[[sandbox: {directive}]]")
     room.sql(f"UPDATE messages SET {so_far} WHERE id = :id", id=reply_id)
     room.generate(runner, reply_id)
@@ -275,8 +275,8 @@ def test_there_is_no_retry_past_the_count_or_the_time(room, runner, directive, s
 
 
 @pytest.mark.parametrize("gemini_timeout", [1])
-def test_ten_hanging_prompts_of_two_people_leave_a_thirds_answered_in_three_seconds(room, quiet_app, make_user, runner):
-    """Ten time-outs in a row, which the breaker takes for an outage when they are of ten people."""
+def test_ten_hanging_prompts_of_two_users_do_not_delay_a_third_user(room, quiet_app, make_user, runner):
+    """If ten time-outs in a row were of ten users, the breaker would take them for an outage."""
     hanging = []
     for person in (make_user(), make_user()):
         person.client = quiet_app.test_client()

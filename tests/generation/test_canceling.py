@@ -16,7 +16,7 @@ SAID = "One two three four five six."
 PROMPT = f'[[sandbox: hang_after=3]] [[sandbox: say="{SAID}"]]'
 
 
-def test_a_queued_reply_is_canceled_and_its_prompt_given_back(room, runner, gemini):
+def test_a_queued_reply_is_canceled_and_its_prompt_refunded(room, runner, gemini):
     gemini.clear_requests()
     reply_id = room.send("Hello")
     answer = cancel(room, reply_id)
@@ -29,7 +29,7 @@ def test_a_queued_reply_is_canceled_and_its_prompt_given_back(room, runner, gemi
 
 
 def test_a_cancellation_waits_for_other_requests_of_its_user(room):
-    """Charges and refunds of one user happen one after the other, or the count is not exact."""
+    """Charges and refunds of one user must happen one after the other, or the count is not exact."""
     reply_id = room.send("Hello")
     with ThreadPoolExecutor(1) as pool:
         with room.app.app_context(), transaction():
@@ -40,7 +40,7 @@ def test_a_cancellation_waits_for_other_requests_of_its_user(room):
     assert room.used() == 0
 
 
-def test_a_running_reply_stops_within_a_moment_and_keeps_its_part(room, runner, gemini):
+def test_a_running_reply_stops_within_a_moment_and_keeps_its_text_so_far(room, runner, gemini):
     reply_id = room.send(PROMPT, stream=True)
     response = room.person.get(f"{room.path}/messages/{reply_id}/stream")
     stream, received = events_of(response.response), []
@@ -60,13 +60,13 @@ def test_a_running_reply_stops_within_a_moment_and_keeps_its_part(room, runner, 
     assert room.used() == 1
 
 
-def test_a_client_that_reads_late_gets_no_more_than_the_part_of_a_canceled_reply(room, runner):
+def test_a_client_that_reads_late_gets_only_the_kept_part_of_a_canceled_reply(room, runner):
     reply_id = room.send("[[sandbox: words=200 pace=0.02]]", stream=True)
     stream = follow(room, reply_id)
     thread = room.generate_meanwhile(runner, reply_id)
     received = [next(stream) for _ in range(5)]
     answer = cancel(room, reply_id)
-    thread.join(20)  # it has written on until it noticed
+    thread.join(20)  # the worker writes on until it notices
     received += list(stream)
     assert "reset" not in names(received)
     assert text_of(received) == answer.json["text"]
@@ -105,7 +105,7 @@ def test_a_reply_that_waits_for_its_retry_is_canceled_and_its_prompt_stays_spent
     assert room.used() == 1  # a worker had taken it
 
 
-def test_a_reply_of_which_text_was_published_keeps_its_prompt_when_it_fails(room, runner, gemini):
+def test_a_failed_reply_whose_text_was_published_is_not_refunded(room, runner, gemini):
     reply_id = room.send("[[sandbox: words=20 drop_after=5]] Tell me", stream=True)
     room.generate(runner, reply_id)
     assert room.row(reply_id).status == "queued"
@@ -117,7 +117,7 @@ def test_a_reply_of_which_text_was_published_keeps_its_prompt_when_it_fails(room
     assert "refunded" not in reply.error["message"]
 
 
-def test_a_retry_of_which_no_text_was_published_is_refunded(room, runner, gemini):
+def test_a_failed_retry_whose_text_was_not_published_is_refunded(room, runner, gemini):
     reply_id = room.send("[[sandbox: words=20 drop_after=5]] Tell me", stream=True)
     room.generate(runner, reply_id)
     cancel(room, reply_id)
@@ -130,21 +130,21 @@ def test_a_retry_of_which_no_text_was_published_is_refunded(room, runner, gemini
 
 
 @pytest.mark.parametrize("prompt", ['[[sandbox: say="Done"]]', "[[sandbox: block]]"])
-def test_what_has_ended_cannot_be_canceled(room, runner, prompt):
+def test_a_reply_that_has_ended_cannot_be_canceled(room, runner, prompt):
     reply = room.answer(runner, prompt)
     answer = cancel(room, reply.id)
     assert (answer.status_code, answer.json["code"]) == (409, "reply_not_cancelable")
     assert room.read(reply.id) == reply
 
 
-def test_canceling_twice_gives_back_once(room):
+def test_canceling_twice_refunds_once(room):
     reply_id = room.send("Hello")
     assert [cancel(room, reply_id).status_code for _ in range(2)] == [200, 409]
     assert room.used() == 0
     assert len([charge for charge in room.charges() if charge.refunded_at]) == 1
 
 
-def test_a_retry_that_no_worker_took_gives_its_own_prompt_back(room, runner):
+def test_canceling_a_retry_that_no_worker_took_refunds_its_own_prompt(room, runner):
     reply_id = room.send("[[sandbox: status=503 retry_after=30]]")
     room.generate(runner, reply_id)
     cancel(room, reply_id)
@@ -156,8 +156,8 @@ def test_a_retry_that_no_worker_took_gives_its_own_prompt_back(room, runner):
     assert room.row(reply_id).attempt == 1
 
 
-def test_a_cancel_that_a_cancel_and_a_retry_overtake_gives_the_retrys_prompt_back(room, runner, quiet_app):
-    """What it read, a reply that a worker had taken, looks like what it cancels, one that none has taken since."""
+def test_a_cancel_that_a_cancel_and_a_retry_overtake_refunds_the_retry(room, runner, quiet_app):
+    """It read a reply that a worker had taken, and cancels one that looks the same but that no worker has taken yet."""
     reply_id = room.send("[[sandbox: status=503 retry_after=30]]")
     room.generate(runner, reply_id)
     acts, overtaken = (cancel, retry), []
@@ -177,14 +177,14 @@ def test_a_cancel_that_a_cancel_and_a_retry_overtake_gives_the_retrys_prompt_bac
     assert room.used() == 1
 
 
-def test_an_operators_retry_that_is_canceled_gives_nothing_back(room, runner, app):
+def test_canceling_an_operators_retry_refunds_nothing(room, runner, app):
     reply_id = room.answer(runner, "[[sandbox: block]]").id
     assert app.test_cli_runner().invoke(args=["replies", "retry", str(reply_id)]).exit_code == 0
     assert cancel(room, reply_id).json["status"] == "canceled"
     assert room.used() == 1  # as before: a blocked prompt is not refunded
 
 
-def test_a_prompt_is_no_reply(room):
+def test_a_prompt_can_be_neither_canceled_nor_retried(room):
     prompt_id = room.row(room.send("Hello")).in_reply_to
     assert cancel(room, prompt_id).json["code"] == "reply_not_cancelable"
     assert retry(room, prompt_id).json["code"] == "reply_not_retryable"
@@ -204,7 +204,7 @@ def test_the_next_reply_goes_on_after_a_cancel_and_an_empty_part_breaks_nothing(
     assert room.read(second).text == "Two"
 
 
-def test_a_cancellation_is_answered_although_its_connection_is_lost_at_that_moment(room, monkeypatch):
+def test_a_cancellation_is_answered_even_when_its_connection_is_then_lost(room, monkeypatch):
     def lose_the_connection(*_):
         db.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 

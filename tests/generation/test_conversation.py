@@ -1,4 +1,4 @@
-"""What Gemini is told of a room."""
+"""What Gemini is sent of a room."""
 
 from uuid import UUID
 
@@ -54,8 +54,8 @@ def test_the_newest_whole_turns_that_fit_are_kept(room, runner):
         assert kept(100_000) == ["0", "1", "2", "3"]
 
 
-def test_the_budget_of_tokens_is_the_rooms_own_language(room, runner):
-    """The same characters are more tokens in Chinese than in English: fewer turns of such a room are sent."""
+def test_the_budget_of_tokens_follows_the_language_of_the_room(room, runner):
+    """The same characters are more tokens in Chinese than in English, so fewer turns of such a room are sent."""
     for _ in range(4):
         room.answer(runner, f"[[sandbox: say={'x' * 400}]]")
     position = room.row(room.send("Last")).position
@@ -71,11 +71,11 @@ def test_the_budget_of_tokens_is_the_rooms_own_language(room, runner):
         room.sql("UPDATE messages SET output_tokens = 400 WHERE role = 'model'")  # one character a token
         assert sent(round(2 * pair) + 2) == 1
         assert sent(round(8 * pair) + 8) == 5
-        room.sql("UPDATE messages SET output_tokens = NULL")  # of before tokens were kept
+        room.sql("UPDATE messages SET output_tokens = NULL")  # as before token counts were stored
         assert sent(1) == 9
 
 
-def test_a_part_kept_of_a_canceled_reply_is_seen_and_an_empty_one_is_left_out(room, runner, gemini):
+def test_the_kept_part_of_a_canceled_reply_is_sent_and_an_empty_one_is_left_out(room, runner, gemini):
     for prompt in ("Kept", "Empty"):
         room.send(prompt)
     room.sql(

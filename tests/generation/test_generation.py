@@ -42,7 +42,7 @@ def test_a_reply_is_stored_with_its_model_and_tokens(room, runner):
         ("status=404", "model_rejected"),
     ],
 )
-def test_what_gemini_will_not_answer_fails_at_once_with_its_code(room, runner, gemini, directive, code):
+def test_a_reply_that_gemini_will_not_give_fails_at_once_with_its_code(room, runner, gemini, directive, code):
     reply = room.answer(runner, f"[[sandbox: {directive}]]")
     assert (reply.status, reply.text, reply.error["code"]) == ("failed", None, code)
     assert gemini.stats()["calls"] >= 1
@@ -53,7 +53,7 @@ def test_what_gemini_will_not_answer_fails_at_once_with_its_code(room, runner, g
     ("directive", "spent"),
     [("block", 1), ("empty", 1), ("finish=MAX_TOKENS", 0), ("status=403", 0), ("status=404", 0), ("status=400", 0)],
 )
-def test_a_prompt_is_given_back_unless_the_failure_is_its_own_doing(room, runner, directive, spent):
+def test_a_prompt_is_refunded_unless_it_caused_the_failure(room, runner, directive, spent):
     room.answer(runner, f"[[sandbox: {directive}]]")
     assert room.used() == spent
 
@@ -61,7 +61,7 @@ def test_a_prompt_is_given_back_unless_the_failure_is_its_own_doing(room, runner
 @pytest.mark.parametrize(
     "directive", ["status=429", "status=500", "status=502", "status=503", "status=504", "drop", "garbage"]
 )
-def test_what_may_pass_is_put_back_into_the_queue(room, runner, directive):
+def test_a_transient_failure_is_requeued(room, runner, directive):
     reply_id = room.send(f"[[sandbox: {directive}]]")
     room.generate(runner, reply_id)
     row = room.row(reply_id)
@@ -70,7 +70,7 @@ def test_what_may_pass_is_put_back_into_the_queue(room, runner, directive):
     assert room.used() == 1
 
 
-def test_a_reply_fails_when_its_attempts_are_used_up_and_its_prompt_comes_back_once(room, runner):
+def test_a_reply_fails_when_its_attempts_are_used_up_and_is_refunded_once(room, runner):
     reply_id = room.send("[[sandbox: status=503]]")
     for _ in range(3):
         room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
@@ -89,7 +89,7 @@ def test_a_reply_waits_as_long_as_google_asks(room, runner):
     assert timedelta(seconds=40) <= room.row(reply_id).not_before - before < timedelta(seconds=60)
 
 
-def test_a_reply_fails_rather_than_wait_past_its_time_and_the_log_says_what_google_said(room, runner, caplog):
+def test_a_reply_fails_rather_than_wait_past_its_time_and_the_log_says_why(room, runner, caplog):
     reply_id = room.send("[[sandbox: status=503 retry_after=3600]]")
     room.generate(runner, reply_id)
     assert room.read(reply_id).error["code"] == "model_unavailable"
@@ -110,13 +110,13 @@ def test_an_attempt_is_bounded_as_a_whole(room, runner, directive):
 
 
 class Defective:
-    """A client of the model with a defect of ours."""
+    """A model client with a defect of ours."""
 
     def generate(self, *_, **__):
         raise TypeError("generate() got an unexpected keyword argument")
 
 
-def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_pass_for_geminis(room, make_runner, caplog):
+def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_open_the_breaker(room, make_runner, caplog):
     breaker = Breaker(threshold=1)
     runner = make_runner(breaker=breaker)
     runner.model = Defective()
@@ -150,8 +150,8 @@ def test_twenty_tasks_at_once_ask_gemini_once(room, runner, gemini):
     assert room.read(reply_id).status == "completed"
 
 
-def test_a_reply_whose_commit_nobody_acknowledged_lets_the_next_begin(room, runner, monkeypatch):
-    """It is stored; the worker tries again, and finds that the reply is not its own any more."""
+def test_a_reply_whose_commit_was_not_acknowledged_lets_the_next_one_begin(room, runner, monkeypatch):
+    """The reply is stored. The worker tries again, and finds that the reply is no longer its own."""
     first, second = room.send("First"), room.send("Second")
     client, run_actions = room.app.extensions["redis"], Transaction.run_actions
 
@@ -169,7 +169,7 @@ def test_a_reply_whose_commit_nobody_acknowledged_lets_the_next_begin(room, runn
 
 
 def test_only_the_current_attempt_may_write(room, make_runner, gemini):
-    """A worker that was thought dead comes back after another one has taken its reply over."""
+    """A worker that was taken for dead comes back after another one has taken over its reply."""
     slow, quick = make_runner(lease_seconds=300), make_runner()
     reply_id = room.send('[[sandbox: delay=2]] [[sandbox: say="Done."]]')
     thread = threading.Thread(target=room.generate, args=(slow, reply_id))
@@ -183,7 +183,7 @@ def test_only_the_current_attempt_may_write(room, make_runner, gemini):
     assert room.read(reply_id) == first
 
 
-def test_an_answer_is_stored_although_its_user_is_locked_for_too_long_at_first(room, runner, postgres, caplog):
+def test_the_end_of_a_reply_is_stored_even_when_its_user_is_locked_at_first(room, runner, postgres, caplog):
     reply_id = room.send("[[sandbox: status=403]]")
     with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
         cursor.execute("SELECT FROM users FOR UPDATE")
@@ -233,7 +233,7 @@ def test_a_lost_lease_ends_the_call(room, make_runner, gemini):
     assert not thread.is_alive()
 
 
-def test_a_claim_is_not_to_be_had_while_another_holds_it(room):
+def test_a_reply_cannot_be_claimed_while_another_worker_holds_its_lease(room):
     reply_id = room.send("Mine")
     with room.app.app_context():
         with transaction():
@@ -261,7 +261,7 @@ def test_a_failed_reply_does_not_block_the_next(room, runner):
     assert (room.read(first).status, room.read(second).status) == ("failed", "completed")
 
 
-def test_a_room_deleted_in_mid_generation_is_dropped_quietly(room, runner, gemini, caplog):
+def test_a_room_deleted_during_a_generation_causes_no_error(room, runner, gemini, caplog):
     reply_id = room.send("[[sandbox: delay=0.5]] Gone")
     thread = threading.Thread(target=room.generate, args=(runner, reply_id))
     thread.start()
@@ -282,7 +282,7 @@ def test_a_shutdown_releases_replies(room, runner, gemini):
     assert (row.status, row.failures) == ("queued", 0)
 
 
-def test_the_log_tells_of_a_refused_key_and_of_no_conversation(room, make_runner, caplog):
+def test_the_log_reports_a_refused_key_and_shows_no_conversation(room, make_runner, caplog):
     caplog.set_level("INFO")
     room.answer(make_runner(api_key="invalid-key"), "My secret plan")
     assert "set a valid key" in caplog.text
@@ -290,7 +290,7 @@ def test_the_log_tells_of_a_refused_key_and_of_no_conversation(room, make_runner
     assert "outcome=model_rejected" in caplog.text
 
 
-def test_the_log_tells_what_a_reply_cost(room, runner, caplog):
+def test_the_log_shows_what_a_reply_cost(room, runner, caplog):
     caplog.set_level("INFO")
     usage = room.answer(runner, "Hello").usage
     [line] = [record for record in caplog.records if getattr(record, "event", None) == "generation"]

@@ -48,7 +48,7 @@ def test_a_locked_row_does_not_cost_the_others_their_leases(room, postgres):
     assert room.row(locked.reply_id).lease_expires_at < database_time(room) + LEASE / 2
 
 
-def test_a_row_that_is_referred_to_meanwhile_is_renewed(room, postgres):
+def test_a_lease_is_renewed_while_a_foreign_key_locks_its_row(room, postgres):
     held = claim(room)
     room.sql("UPDATE messages SET lease_expires_at = now() + interval '1 second' WHERE status = 'generating'")
     with psycopg2.connect(postgres.url) as holder, holder.cursor() as cursor:
@@ -60,7 +60,7 @@ def test_a_row_that_is_referred_to_meanwhile_is_renewed(room, postgres):
 
 
 @pytest.mark.parametrize("loss", ["attempt = attempt + 1", "status = 'queued', lease_expires_at = NULL"])
-def test_a_lease_that_was_lost_is_told_from_one_that_is_locked(room, loss):
+def test_a_lost_lease_is_told_apart_from_a_locked_one(room, loss):
     lost, held = claim(room), claim(another_room(room))
     room.sql(f"UPDATE messages SET {loss} WHERE id = :id", id=lost.reply_id)
     with room.app.app_context(), transaction():
@@ -87,7 +87,7 @@ def test_a_worker_with_a_wrong_clock_takes_no_reply_from_another_one(room, runne
     assert room.row(held.reply_id).attempt == 1
 
 
-def test_a_worker_with_a_wrong_clock_lets_a_reply_wait_no_longer(room, runner, monkeypatch):
+def test_a_worker_with_a_wrong_clock_does_not_make_a_reply_wait_longer(room, runner, monkeypatch):
     reply_id = room.send("[[sandbox: status=503]]")
     with monkeypatch.context() as wrong:
         wrong.setattr("app.core.clock.datetime", AnHourAhead)
@@ -126,14 +126,14 @@ def send_two_and_cancel_the_first(room):
 
 
 @pytest.mark.parametrize("ask", [send, send_and_retry, send_two_and_cancel_the_first])
-def test_what_a_machine_with_a_wrong_clock_queues_is_found_like_any_other_when_its_task_is_lost(room, monkeypatch, ask):
+def test_a_reply_queued_under_a_wrong_clock_is_found_when_its_task_is_lost(room, monkeypatch, ask):
     with monkeypatch.context() as wrong:
         wrong.setattr("app.core.clock.datetime", AnHourAhead)
         reply_id = ask(room)
     assert room.row(reply_id).enqueued_at <= database_time(room)
 
 
-def test_another_reply_that_a_machine_with_a_wrong_clock_queues_is_found_too(room, runner, monkeypatch):
+def test_a_new_reply_from_a_retry_under_a_wrong_clock_is_found_when_its_task_is_lost(room, runner, monkeypatch):
     first = room.send("Hello")
     room.generate(runner, first)
     with monkeypatch.context() as wrong:
@@ -163,8 +163,8 @@ def test_a_sweep_with_a_wrong_clock_queues_nothing_too_early(room, monkeypatch):
 # Cancellations
 
 
-def test_an_attempt_ends_whose_reply_the_same_process_has_claimed_again(room, make_runner, gemini):
-    """As when PostgreSQL was away for longer than a lease: nobody needs the first answer any more."""
+def test_an_attempt_ends_when_its_own_process_has_claimed_the_reply_again(room, make_runner, gemini):
+    """This happens when PostgreSQL was away for longer than a lease. Nobody needs the first answer any more."""
     runner = make_runner(lease_seconds=1.5)
     reply_id = room.send("[[sandbox: hang]]")
     first = room.generate_meanwhile(runner, reply_id)
@@ -205,7 +205,7 @@ CUT_OFF = "SELECT pg_terminate_backend(pg_backend_pid())"
 
 @contextmanager
 def reading_history(app, as_if):
-    """Another statement in place of the one that reads what was said before."""
+    """Run another statement in place of the one that reads what was said before."""
 
     def replace(_connection, _cursor, statement, parameters, *_):
         return (as_if, {}) if "length_so_far" in statement else (statement, parameters)
@@ -221,14 +221,12 @@ def reading_history(app, as_if):
 
 @pytest.fixture
 def endless_history(quiet_app):
-    """Reading what was said before takes longer than a statement may."""
+    """Make reading what was said before take longer than a statement may."""
     with reading_history(quiet_app, TOO_LONG):
         yield
 
 
-def test_a_reply_whose_claim_is_all_that_postgresql_took_waits_a_moment_and_within_its_time(
-    room, runner, gemini, caplog
-):
+def test_a_reply_that_loses_postgresql_after_its_claim_is_requeued_within_seconds(room, runner, gemini, caplog):
     room.generate(runner, room.send("Before"))
     gemini.clear_requests()
     reply_id = room.send("Hello")

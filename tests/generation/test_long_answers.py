@@ -11,7 +11,7 @@ TEXT = "# Über 東京 𝄞\n\n```python\nprint('👩\u200d👩\u200d👧')\n```
 
 @pytest.mark.parametrize("gemini_timeout", [1])
 def test_a_streamed_answer_that_takes_longer_than_an_attempt_is_kept(room, runner, gemini):
-    """It was thrown away in mid-stream and asked for again, and its prompt was given back."""
+    """The worker must not throw it away in mid-stream, ask for it again and refund its prompt."""
     gemini.clear_requests()
     reply_id = room.send("[[sandbox: words=100 pace=0.1]] Tell me all", stream=True)
     room.generate(runner, reply_id)
@@ -39,7 +39,7 @@ def test_an_answer_that_came_to_its_end_says_so(room, runner):
     assert (prompt["finish_reason"], prompt["usage"], prompt["context"]) == (None, None, None)
 
 
-def test_all_of_the_allowance_may_go_into_thinking(room, runner):
+def test_a_reply_whose_whole_allowance_goes_into_thinking_fails_and_is_refunded(room, runner):
     reply = room.answer(runner, "[[sandbox: finish=MAX_TOKENS]]")
     assert reply.error == {
         "code": "output_limit",
@@ -48,10 +48,10 @@ def test_all_of_the_allowance_may_go_into_thinking(room, runner):
     assert (reply.finish_reason, room.used()) == (None, 0)
 
 
-def test_a_reply_tells_how_much_of_the_room_was_sent(room, runner):
+def test_a_reply_shows_how_much_of_the_room_was_sent(room, runner):
     assert room.answer(runner, "One").context == {"messages_sent": 1, "messages_omitted": 0}
     assert room.answer(runner, "Two").context == {"messages_sent": 3, "messages_omitted": 0}
-    room.answer(runner, "[[sandbox: status=403]]")  # has no answer, and is left out with it
+    room.answer(runner, "[[sandbox: status=403]]")  # has no answer, so its prompt is left out as well
     assert room.answer(runner, "Three").context == {"messages_sent": 5, "messages_omitted": 2}
 
 
@@ -74,7 +74,7 @@ def test_the_stream_tells_how_much_of_the_room_is_sent_before_the_first_piece(ro
     assert events[1].data == {"messages_sent": 3, "messages_omitted": 0}
 
 
-def test_a_reply_that_is_queued_again_tells_nothing_of_the_last_time(room, runner):
+def test_a_requeued_reply_shows_no_context_of_its_last_attempt(room, runner):
     reply = room.answer(runner, "[[sandbox: status=403]]")
     assert reply.context == {"messages_sent": 1, "messages_omitted": 0}
     assert room.person.post(f"{room.path}/messages/{reply.id}/retry").json["context"] is None

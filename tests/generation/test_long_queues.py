@@ -14,7 +14,7 @@ from app.generation.queueing import mark_enqueued
 from tests.transactions import undone
 
 LEASE = timedelta(seconds=5)
-BLOCKS_AT_MOST = 150  # it writes to each index
+BLOCKS_AT_MOST = 150  # the statement writes to each index
 READ_AT_MOST = 40  # rows: the reply, its prompt, and a few for each condition
 
 FILL = """
@@ -41,7 +41,7 @@ def nodes(plan):
 
 
 def plan_of(room, action):
-    """How PostgreSQL carries out the one statement that the product sends; nothing is changed."""
+    """Return how PostgreSQL carries out the one statement that the product sends. Nothing is changed."""
     sent = []
 
     def note(_connection, cursor, statement, parameters, *_):
@@ -77,14 +77,14 @@ def rows_read(node):
 
 @pytest.fixture(params=["fresh", "from before the burst"])
 def crowded_room(room, request):
-    """A room with a long history and 10,000 replies that wait; what the planner knows of it is the parameter."""
+    """A room with a long history and 10,000 replies that wait. The parameter is what the planner knows of them."""
     room.sql(FILL, first=1, last=10_000, status="completed")
     room.sql("ANALYZE messages, chatrooms")
     room.sql(FILL, first=10_001, last=20_000, status="queued")
     if request.param == "fresh":
         room.sql("ANALYZE messages, chatrooms")
     yield room
-    room.sql("TRUNCATE messages CASCADE")  # row by row it takes seconds
+    room.sql("TRUNCATE messages CASCADE")  # deleting row by row takes seconds
 
 
 @pytest.mark.parametrize("place", ["first", "last"])

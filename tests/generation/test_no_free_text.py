@@ -1,4 +1,4 @@
-"""Whoever could read a part of an answer pays for it, whatever becomes of the reply: each way, twenty times over."""
+"""Whoever could read a part of an answer pays for it, whatever becomes of the reply. Each way is tried twenty times."""
 
 from collections import defaultdict
 from uuid import UUID
@@ -24,13 +24,13 @@ def room(room):
 
 
 def attempt(room, runner, reply_id):
-    """Make one attempt, however long the reply should have waited for it."""
+    """Make one attempt now, even if it is not yet due."""
     room.sql("UPDATE messages SET not_before = NULL WHERE id = :id", id=reply_id)
     room.generate(runner, reply_id)
 
 
 def published(room, reply_id):
-    """What a client that followed from the beginning has read of the first attempt."""
+    """Return what a client that followed from the beginning has read of the first attempt."""
     with room.app.app_context():
         _, entries = events.read(room.app.extensions["redis"], reply_id, events.FROM_THE_START, seconds=0.001)
     return "".join(entry.piece for entry in entries if entry.attempt == 1)
@@ -88,7 +88,7 @@ def test_a_part_that_was_read_is_paid_for(room, runner, gemini, way):
         assert room.used() == number
 
 
-def test_what_nobody_could_read_is_given_back(room, runner, gemini):
+def test_a_reply_that_nobody_could_read_is_refunded(room, runner, gemini):
     for _ in range(TIMES):
         runner.breakers = defaultdict(Breaker)
         gemini.reset()

@@ -25,7 +25,7 @@ def make_odd_room(
     make_user: Callable[..., Any],
     make_runner_for: Callable[[Flask, Any], Any],
 ) -> Iterator[Callable[..., Any]]:
-    """A room on an application with settings of the test's."""
+    """Make a room on an application with the test's own settings."""
 
     def make(**settings: Any) -> Any:
         odd, person = make_app(redis_url=make_redis_url(), **settings), make_user()
@@ -51,7 +51,7 @@ def test_an_attempt_that_took_all_of_the_time_is_not_made_again(make_odd_room):
     assert room.used() == 0
 
 
-def test_a_reply_whose_worker_died_is_generated_though_its_time_is_over(make_odd_room):
+def test_a_reply_whose_worker_died_is_generated_even_though_its_time_is_over(make_odd_room):
     """REPLY_LEASE_SECONDS above REPLY_MAX_SECONDS: a takeover is an attempt all the same."""
     room = make_odd_room(reply_max_seconds=1, reply_lease_seconds=300)
     reply_id = room.send("Hello")
@@ -69,7 +69,7 @@ def test_a_reply_whose_worker_died_is_generated_though_its_time_is_over(make_odd
 def test_one_database_connection_for_each_process_answers_everybody(
     own_environment, app, mobile_numbers, gemini, tmp_path
 ):
-    """DATABASE_POOL_SIZE and REDIS_POOL_SIZE far below the threads: nobody waits for a second one with one in hand."""
+    """DATABASE_POOL_SIZE and REDIS_POOL_SIZE far below the threads: nobody holds a connection and waits for another."""
     variables = own_environment | {"DATABASE_POOL_SIZE": "1", "REDIS_POOL_SIZE": "2", "WEB_THREADS": "64"}
     with (
         celery_process("worker", variables, tmp_path / "worker.log"),

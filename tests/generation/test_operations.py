@@ -31,7 +31,7 @@ def test_failed_replies_are_listed_without_their_text(room, runner, flask):
     assert row["id"] == reply.id
 
 
-def test_what_failed_last_is_listed_first_up_to_the_limit(room, runner, flask):
+def test_the_latest_failures_are_listed_first_up_to_the_limit(room, runner, flask):
     first, second, third = (room.answer(runner, "[[sandbox: block]]").id for _ in range(3))
     room.sql("UPDATE messages SET completed_at = completed_at + interval '1 minute' WHERE id = :id", id=first)
     for options, listed in (([], [first, third, second]), (["--limit", "2"], [first, third])):
@@ -58,7 +58,7 @@ def test_all_failed_replies_are_queued_again(room, runner, flask, monkeypatch):
     assert "0 replies" in flask("retry", "--all").output
 
 
-def test_what_fails_again_meanwhile_is_queued_once(room, runner, gemini):
+def test_a_reply_that_fails_again_meanwhile_is_queued_once(room, runner, gemini):
     """The cause persists, and workers are quick."""
     gemini.behave(status=404)
     for _ in range(3):
@@ -89,7 +89,7 @@ def test_a_users_retry_at_the_moment_of_an_operators_is_refused_and_costs_nothin
     assert room.used() == 1
 
 
-def test_nonsense_is_told_in_one_sentence(room, flask):
+def test_bad_arguments_are_refused_in_one_sentence(room, flask):
     reply_id = room.send("Not failed")
     for words in (["retry"], ["retry", "nonsense"], ["retry", str(uuid.uuid4())], ["retry", str(reply_id)]):
         result = flask(*words)
@@ -108,7 +108,7 @@ def check(make_app, gemini):
 
 
 @pytest.mark.parametrize("words", [[], ["--stream"]])
-def test_gemini_is_asked_one_question_of_our_own(check, gemini, words):
+def test_the_check_asks_gemini_one_question_of_our_own(check, gemini, words):
     gemini.clear_requests()
     done = check("--model", "gemini-3.5-pro", *words)
     assert done.exit_code == 0, done.output
@@ -120,12 +120,12 @@ def test_gemini_is_asked_one_question_of_our_own(check, gemini, words):
 
 
 @pytest.mark.parametrize(("limit", "seen"), [(300, {"maxOutputTokens": 300}), (0, {})])
-def test_gemini_is_told_how_much_it_may_write_unless_the_model_decides(check, gemini, limit, seen):
+def test_the_check_sends_the_output_limit_unless_the_model_decides(check, gemini, limit, seen):
     assert check(gemini_max_output_tokens=limit).exit_code == 0
     assert gemini.requests()[-1]["generation_config"] == seen
 
 
-def test_without_a_key_nobody_is_asked(make_app, gemini):
+def test_the_check_asks_nobody_without_a_key(make_app, gemini):
     gemini.clear_requests()
     app = make_app(gemini_api_endpoint=gemini.url, gemini_api_key="")
     done = app.test_cli_runner().invoke(args=["gemini", "check"])
@@ -134,7 +134,7 @@ def test_without_a_key_nobody_is_asked(make_app, gemini):
 
 
 @pytest.mark.parametrize("words", [[], ["--stream"]])
-def test_it_waits_for_a_piece_no_longer_than_for_the_whole_answer(check, monkeypatch, words):
+def test_the_check_waits_for_a_piece_no_longer_than_for_the_whole_answer(check, monkeypatch, words):
     """As a worker does, where GEMINI_TIMEOUT is less than GEMINI_IDLE_TIMEOUT."""
     waits = []
     generate = Gemini.generate
@@ -158,13 +158,13 @@ def test_it_waits_for_a_piece_no_longer_than_for_the_whole_answer(check, monkeyp
         ({"hang": True}, 3, "ModelTimeout"),
     ],
 )
-def test_the_exit_code_says_whether_to_mend_or_to_wait(check, gemini, behaviour, code, words):
+def test_the_exit_code_of_the_check_says_whether_to_fix_something_or_to_wait(check, gemini, behaviour, code, words):
     gemini.behave(**behaviour)
     done = check(timeout=1 if "hang" in behaviour else 30)
     assert (done.exit_code, words in done.output) == (code, True), done.output
 
 
-def test_a_model_that_has_ended_is_said_once_in_the_log(room, runner, gemini, caplog):
+def test_a_model_that_google_does_not_know_is_logged_once(room, runner, gemini, caplog):
     gemini.behave(status=404)
     for _ in range(3):
         room.answer(runner, "Hello")

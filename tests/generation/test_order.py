@@ -43,7 +43,7 @@ def test_a_retried_reply_and_one_whose_worker_died_do_not_wait_for_each_other(ro
     assert room.read(first).error["code"] == "blocked_by_safety"
 
 
-def test_a_retried_reply_goes_on_when_the_later_one_is_put_back(room, runner, gemini):
+def test_a_retried_reply_goes_on_when_the_later_one_is_requeued(room, runner, gemini):
     first = UUID(room.answer(runner, "[[sandbox: block]]").id)
     second = room.send("[[sandbox: delay=1 status=503 retry_after=30]]")
     thread = room.generate_meanwhile(runner, second)
@@ -56,7 +56,7 @@ def test_a_retried_reply_goes_on_when_the_later_one_is_put_back(room, runner, ge
     assert ("messages.generate_reply", (str(first),)) in queued_then
 
 
-def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, runner, gemini):
+def test_only_one_of_two_replies_claimed_at_the_same_time_is_generated(room, runner, gemini):
     first = UUID(room.answer(runner, "[[sandbox: block]]").id)
     second = room.send("Second")
     retry(room, first)
@@ -73,7 +73,7 @@ def test_of_two_replies_claimed_at_one_moment_one_is_generated(room, runner, gem
 
 
 def test_a_prompt_that_is_sent_while_the_reply_before_it_ends_is_answered_next(room, runner):
-    """Its task is taken when the end is written and not committed, and finds the room busy."""
+    """A worker takes its task when the end is written and not yet committed, and finds the room busy."""
     first = room.send("First")
     with room.app.app_context():
         held = runner.claim(first)

@@ -25,18 +25,18 @@ FINAL = {"completed", "failed", "canceled"}
 
 @dataclass
 class Round:
-    """One reply that several requests are about."""
+    """One reply that several requests act on."""
 
     app: Flask
     person: Any
     path: str
 
     def post(self, verb: str) -> int:
-        """Ask for something; the status."""
+        """Send a request about the reply. Returns the status."""
         return self.ask(verb).status_code
 
     def is_retried(self) -> bool:
-        """Ask for this reply again; asked after its answer, that is another reply's beginning, which does not count."""
+        """Whether a retry of this reply is accepted. A retry after its answer begins another one, not counted here."""
         answer = self.ask("retry")
         return answer.status_code == 202 and answer.headers["Location"] == self.path
 
@@ -47,12 +47,12 @@ class Round:
         return SimpleNamespace(**self.person.get(self.path).json)
 
     def wait_for_end(self) -> SimpleNamespace:
-        """The reply when it has ended, and how often its prompt is charged."""
+        """Wait for the reply to end, and return it."""
         assert wait_until(lambda: self.read().status in FINAL, seconds=30), self.read()
         return self.read()
 
     def row(self) -> Any:
-        """The reply's attempts, and how many prompts it cost, and how many were refunded."""
+        """Return the reply's attempts, how many prompts it cost, and how many were refunded."""
         query = """SELECT attempt, (SELECT count(*) FROM prompt_charges WHERE reply_id = messages.id) AS charged,
             (SELECT count(given_back_at) FROM prompt_charges WHERE reply_id = messages.id) AS refunded
             FROM messages WHERE id = :id"""
@@ -61,7 +61,7 @@ class Round:
 
 
 def post(app: Flask, person: Any, path: str, **body: Any) -> Any:
-    """Post on a connection of its own, until a busy machine has one to spare."""
+    """Post on a connection of its own, again until a busy machine has one to spare."""
     headers = {"Authorization": f"Bearer {person.access_token}"}
     while (answer := app.test_client().post(path, headers=headers, **body)).status_code == BUSY:
         pass
@@ -76,7 +76,7 @@ def start_rounds(
     served_environment: dict[str, str],
     worker: Path,
 ) -> Iterator[Callable[[str], list[Round]]]:
-    """Send a prompt in many rooms, of several people, all at once: the first is still asked when the last one is."""
+    """Send a prompt in many rooms of several people at once, so that all calls to Gemini overlap."""
     service = make_app(redis_url=served_environment["REDIS_URL"], basic_daily_prompts=1_000)
 
     def start(prompt: str) -> list[Round]:
@@ -97,7 +97,7 @@ def start_rounds(
     app.extensions["celery"].set_default()
 
 
-def test_of_a_cancel_and_the_end_of_a_reply_one_wins(start_rounds, gemini):
+def test_either_a_cancel_or_the_end_of_a_reply_wins(start_rounds, gemini):
     gemini.behave(hang=True)
     rounds = start_rounds('[[sandbox: say="Done."]]')
     gemini.wait_for(in_flight_at_least=ROUNDS, timeout=30)
@@ -112,8 +112,8 @@ def test_of_a_cancel_and_the_end_of_a_reply_one_wins(start_rounds, gemini):
     assert_nothing_changes(rounds)
 
 
-def test_of_two_cancels_one_wins_and_the_prompt_comes_back_once(start_rounds, gemini):
-    """Of replies that a worker may be taking at that moment."""
+def test_one_of_two_cancels_wins_and_the_prompt_is_refunded_at_most_once(start_rounds, gemini):
+    """A worker may be taking the replies at that moment."""
     gemini.behave(hang=True)
     rounds = start_rounds("Hello")
     statuses = all_at_once([lambda race=race: race.post("cancel") for race in rounds for _ in range(2)])
@@ -126,7 +126,7 @@ def test_of_two_cancels_one_wins_and_the_prompt_comes_back_once(start_rounds, ge
     assert_nothing_changes(rounds)
 
 
-def test_of_two_cancels_of_a_queued_reply_one_wins_and_the_prompt_comes_back_once(start_rounds, gemini):
+def test_one_of_two_cancels_of_a_queued_reply_wins_and_the_prompt_is_refunded_once(start_rounds, gemini):
     gemini.behave(hang=True)
     first = start_rounds("Ahead")
     queued = []
@@ -142,7 +142,7 @@ def test_of_two_cancels_of_a_queued_reply_one_wins_and_the_prompt_comes_back_onc
     assert_nothing_changes(queued)
 
 
-def test_of_two_retries_at_the_end_of_an_attempt_one_wins(start_rounds):
+def test_one_of_two_retries_at_the_end_of_an_attempt_wins(start_rounds):
     """Both ask again and again while the reply fails."""
     rounds = start_rounds('[[sandbox: delay=0.5 status=404 times=1 say="Done."]]')
 
@@ -168,7 +168,7 @@ def test_of_two_retries_at_the_end_of_an_attempt_one_wins(start_rounds):
         assert tuple(race.row()) == (2, 2, 1)  # the failed attempt gave its prompt back, the other one costs its own
 
 
-def test_of_a_cancel_and_a_retry_each_does_what_it_says(start_rounds, gemini):
+def test_a_cancel_and_a_retry_at_once_each_do_what_they_answer(start_rounds, gemini):
     gemini.behave(hang=True)
     rounds = start_rounds('[[sandbox: say="Done."]]')
     gemini.wait_for(in_flight_at_least=ROUNDS, timeout=30)
@@ -186,13 +186,13 @@ def test_of_a_cancel_and_a_retry_each_does_what_it_says(start_rounds, gemini):
 
 
 def assert_nothing_changes(rounds: list[Round]) -> None:
-    """No worker writes to what has ended, however often its task comes."""
+    """Assert that no worker writes to replies that have ended, however often their tasks come."""
     before = [(race.read(), race.row()) for race in rounds]
     service = rounds[0].app
     for race in rounds:
         service.extensions["celery"].send_task("messages.generate_reply", args=[race.path.rsplit("/", 1)[1]])
     behind = Round(service, rounds[0].person, send_behind(rounds[0]))
-    behind.wait_for_end()  # which stands behind all of them in the queue
+    behind.wait_for_end()  # it stands behind all of them in the queue
     assert [(race.read(), race.row()) for race in rounds] == before
 
 

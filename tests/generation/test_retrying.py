@@ -15,7 +15,7 @@ SAID = "One two three four five six."
 
 
 @pytest.mark.parametrize("directive", ["block", "empty", "status=400", "status=404"])
-def test_a_failed_reply_is_made_again_for_one_prompt(room, runner, gemini, directive):
+def test_a_failed_reply_can_be_retried_for_one_prompt(room, runner, gemini, directive):
     fields = {"status=400": {"status": 400}, "status=404": {"status": 404}}.get(directive, {directive: True})
     gemini.behave(**fields)
     reply = room.answer(runner, f'[[sandbox: say="{SAID}"]]')
@@ -33,7 +33,7 @@ def test_a_failed_reply_is_made_again_for_one_prompt(room, runner, gemini, direc
 
 
 def canceled_part(room, runner, gemini):
-    """A reply that was canceled while it was written, and the part of it that is kept."""
+    """Make a reply that is canceled while it is written. Returns its id and the kept part."""
     gemini.behave(hang_after=3, say=SAID)
     reply_id = room.send("Hello", stream=True)
     thread = room.generate_meanwhile(runner, reply_id)
@@ -59,7 +59,7 @@ def test_a_kept_part_stays_until_the_new_text_is_there(room, runner, gemini):
     assert room.read(reply_id).text == SAID
 
 
-def test_a_retry_that_is_canceled_before_its_part_is_known_begins_the_kept_text_anew(room, runner, gemini):
+def test_canceling_a_retry_whose_part_is_lost_restarts_the_stream_with_the_kept_text(room, runner, gemini):
     """Its followers have some of a text that is not kept."""
     reply_id, kept = canceled_part(room, runner, gemini)
     gemini.behave(hang_after=3, say="Uno dos tres cuatro cinco.")
@@ -78,7 +78,7 @@ def test_a_retry_that_is_canceled_before_its_part_is_known_begins_the_kept_text_
     assert text_of(list(follow(room, reply_id, events[-1].id)), kept) == kept
 
 
-def test_a_retry_that_broke_off_and_is_canceled_while_it_waits_begins_the_kept_text_anew(room, runner, gemini):
+def test_canceling_a_retry_that_broke_off_restarts_the_stream_with_the_kept_text(room, runner, gemini):
     reply_id, kept = canceled_part(room, runner, gemini)
     gemini.behave(drop_after=3, say="Uno dos tres cuatro cinco.")
     retry(room, reply_id)
@@ -103,13 +103,13 @@ def test_a_retried_reply_sees_only_the_turns_before_it(room, runner, gemini):
     assert "Third" not in str(contents)
 
 
-def test_a_retry_goes_under_its_own_request_id(room, runner, gemini):
+def test_a_retry_has_its_own_request_id(room, runner, gemini):
     reply = room.answer(runner, "[[sandbox: block]]")
     room.person.post(f"{room.path}/messages/{reply.id}/retry", headers={"X-Request-ID": "asked-again"})
     assert room.row(reply.id).request_id == "asked-again"
 
 
-def test_what_has_not_ended_cannot_be_retried_and_nothing_is_spent(room):
+def test_a_reply_that_has_not_ended_cannot_be_retried_and_nothing_is_spent(room):
     answer = retry(room, room.send("Hello"))
     assert (answer.status_code, answer.json["code"]) == (409, "reply_not_retryable")
     assert room.used() == 1
@@ -124,7 +124,7 @@ def test_a_retry_needs_a_prompt_of_the_day(room, runner):
     assert room.read(reply.id).status == "failed"
 
 
-def test_a_retry_that_fails_gives_its_own_prompt_back(room, runner, gemini):
+def test_a_retry_that_fails_refunds_its_own_prompt(room, runner, gemini):
     reply = room.answer(runner, "[[sandbox: block]]")
     assert room.used() == 1
     retry(room, reply.id)
@@ -135,7 +135,7 @@ def test_a_retry_that_fails_gives_its_own_prompt_back(room, runner, gemini):
     assert room.used() == 1
 
 
-def test_a_retry_by_a_machine_whose_clock_is_behind_is_the_one_that_is_refunded(room):
+def test_canceling_a_retry_refunds_it_even_when_its_machines_clock_is_behind(room):
     with room.app.app_context():
         ids = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
         reply_id = str(accept_prompt(*ids, "Hello", now=utc_now() + timedelta(seconds=10)).reply.id)

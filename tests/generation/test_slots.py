@@ -1,4 +1,4 @@
-"""A bound on the replies of one user that are generated at a time: one user never takes all of a worker."""
+"""A bound on the replies of one user that are generated at the same time: no user ever takes all of a worker."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ def rooms(two_slots, make_user):
 
 @pytest.fixture
 def forget_tasks(two_slots):
-    """As if workers had taken every task."""
+    """Return what empties the queue, as if workers had taken every task."""
     return two_slots.extensions["redis"].flushdb
 
 
@@ -104,7 +104,7 @@ def test_a_slot_that_comes_free_while_a_reply_is_refused_is_taken(rooms, make_ru
 
 
 @pytest.mark.parametrize("hindrance", ["its room is busy again", "its room is deleted"])
-def test_a_slot_is_offered_to_nobody_who_cannot_take_it(two_slots, rooms, forget_tasks, hindrance):
+def test_a_slot_is_not_offered_to_a_reply_that_cannot_take_it(two_slots, rooms, forget_tasks, hindrance):
     zero, one, two, three, *_ = rooms
     failed = two.send("Hello")
     held = take(two, failed)
@@ -145,7 +145,7 @@ def test_a_deleted_chatroom_frees_its_slot(two_slots, rooms, make_runner, gemini
     threads[1].join()
 
 
-def test_another_user_is_not_bound_by_it(two_slots, rooms, make_user):
+def test_another_user_is_not_limited_by_the_slots_of_the_first(two_slots, rooms, make_user):
     for room in rooms[:SLOTS]:
         assert take(room, room.send("Hello"))
     other = make_user()
@@ -190,11 +190,11 @@ def test_the_sweeper_leaves_a_reply_over_the_bound_alone_and_finds_it_when_its_t
     assert take(rooms[0], refused) is None
     forget_tasks()
     assert sweep(rooms[0], timedelta(minutes=5)) == []
-    rooms[0].sql("DELETE FROM chatrooms WHERE id = :id", id=claims[0].chatroom_id)  # nobody tells it
+    rooms[0].sql("DELETE FROM chatrooms WHERE id = :id", id=claims[0].chatroom_id)  # no task is queued for that
     assert sweep(rooms[0], timedelta(minutes=5)) == [refused]
 
 
-def test_a_cancellation_makes_room(two_slots, rooms, forget_tasks):
+def test_a_cancellation_frees_a_slot(two_slots, rooms, forget_tasks):
     held = [room.send("Hello") for room in rooms[:SLOTS]]
     for reply_id in held:
         assert take(rooms[0], reply_id)

@@ -1,4 +1,4 @@
-"""The sweeper queues what nobody looks after again, and nothing else."""
+"""The sweeper requeues the replies that nobody looks after, and no others."""
 
 from datetime import timedelta
 
@@ -17,11 +17,11 @@ def waiting(room):
 
 
 def let_workers_take_all(room):
-    """Every task, as if workers had died with them."""
+    """Empty the queue, as if workers had taken every task and died."""
     room.app.extensions["redis"].flushdb()
 
 
-def test_a_lost_task_is_queued_again_and_said(room, caplog):
+def test_a_lost_task_is_queued_again_and_logged(room, caplog):
     reply_id = room.send("Hello")
     let_workers_take_all(room)
     caplog.clear()
@@ -48,7 +48,7 @@ def test_a_task_that_was_lost_ahead_of_those_that_wait_is_queued_again(room):
     assert sweep(room, timedelta(hours=1)) == [lost]
 
 
-def test_a_dead_workers_reply_is_queued_again_whatever_waits(room):
+def test_a_dead_workers_reply_is_queued_again_whatever_else_waits(room):
     dead = room.send("Hello")
     let_workers_take_all(room)
     other = Room(room.app, room.person, room.person.make_chatroom())
@@ -69,14 +69,14 @@ def test_a_reply_whose_predecessor_has_just_ended_is_not_lost(room, runner):
     assert room.row(second).enqueued_at > utc_now() - timedelta(seconds=30)
 
 
-def test_a_message_that_is_none_of_ours_does_not_stop_the_sweeps(room):
+def test_a_foreign_message_in_the_queue_does_not_stop_the_sweeps(room):
     reply_id = room.send("Hello")
     let_workers_take_all(room)
     room.app.extensions["redis"].rpush(GENERATIONS, "not a task")
     assert sweep(room) == [reply_id]
 
 
-def test_what_one_sweep_does_not_look_at_the_next_one_does(room, monkeypatch):
+def test_the_next_sweep_looks_at_what_one_sweep_left_out(room, monkeypatch):
     others = [Room(room.app, room.person, room.person.make_chatroom()) for _ in range(4)]
     lost = {each.send("Hello") for each in others}
     let_workers_take_all(room)
@@ -134,7 +134,7 @@ def test_a_retry_that_is_not_yet_due_is_left_alone(room, runner):
     assert sweep(room, timedelta(seconds=30)) == [reply_id]
 
 
-def test_without_redis_a_sweep_says_once_that_it_could_not_queue(app, room, make_app, capsys):
+def test_a_sweep_without_redis_logs_once_that_it_could_not_queue(app, room, make_app, capsys):
     for _ in range(3):
         room.send("Hello")
         room = Room(room.app, room.person, room.person.make_chatroom())
@@ -147,7 +147,7 @@ def test_without_redis_a_sweep_says_once_that_it_could_not_queue(app, room, make
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "canceled"])
-def test_what_has_ended_is_left_alone(room, status):
+def test_a_reply_that_has_ended_is_left_alone(room, status):
     room.send("Hello")
     room.sql(
         "UPDATE messages SET status = :status, text = 'Text',"
@@ -157,14 +157,14 @@ def test_what_has_ended_is_left_alone(room, status):
     assert sweep(room) == []
 
 
-def test_old_idempotency_keys_are_thrown_away(room):
+def test_old_idempotency_keys_are_deleted(room):
     room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Idempotency-Key": "k"})
     with room.app.app_context():
         assert delete_ended(now=utc_now() + timedelta(hours=23))["idempotency keys"] == 0
         assert delete_ended(now=utc_now() + timedelta(hours=24))["idempotency keys"] == 1
 
 
-def test_more_old_idempotency_keys_than_a_batch_are_thrown_away_by_one_sweep(room, monkeypatch):
+def test_one_sweep_deletes_more_than_a_batch_of_old_idempotency_keys(room, monkeypatch):
     monkeypatch.setattr("app.account.tasks.ENDED_BATCH", 2)
     room.sql(
         "INSERT INTO idempotency_keys (user_id, key, fingerprint, chatroom_id, answered_with_reply, created_at)"

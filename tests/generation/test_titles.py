@@ -84,7 +84,7 @@ def test_without_auto_title_nobody_is_asked(make_app, make_redis_url, make_user,
     assert len(gemini.requests()) == calls
 
 
-def test_a_persons_name_wins_also_while_the_task_runs(untitled, runner, gemini, monkeypatch):
+def test_a_title_by_the_user_wins_even_while_the_task_runs(untitled, runner, gemini, monkeypatch):
     untitled.answer(runner, "Hello")
     asked = titles.asked_title
 
@@ -99,7 +99,7 @@ def test_a_persons_name_wins_also_while_the_task_runs(untitled, runner, gemini, 
     assert name(untitled) == ("Mine", "user")
 
 
-def test_a_name_never_dates_a_change_back_that_was_made_while_gemini_was_asked(untitled, runner, gemini, monkeypatch):
+def test_a_title_never_dates_back_a_change_made_while_gemini_was_asked(untitled, runner, gemini, monkeypatch):
     untitled.answer(runner, "Hello")
     asked, changes = titles.asked_title, []
 
@@ -145,7 +145,7 @@ def test_a_task_that_was_lost_is_found_again(untitled, runner):
         assert untitled_chatrooms(now + timedelta(seconds=61)) == []
 
 
-def test_nobody_is_asked_for_a_title_that_a_read_only_postgresql_could_not_keep(untitled, runner):
+def test_gemini_is_not_asked_for_a_title_while_postgresql_is_read_only(untitled, runner):
     untitled.answer(runner, "Hello")
     with untitled.app.app_context():
         db.session.execute(text("SET default_transaction_read_only = on"))
@@ -180,7 +180,7 @@ def test_a_title_is_one_clean_line(answer, title):
 
 
 @pytest.mark.parametrize("prompt", ["a" * 100, "面包怎么做" * 30, "one two", "x " * 80, "\u200b"])
-def test_first_words_are_never_empty_and_short(prompt):
+def test_first_words_are_short_and_never_empty(prompt):
     assert 1 <= len(shortened(prompt, PROMPT_CHARS)) <= 60
 
 

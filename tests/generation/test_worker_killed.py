@@ -5,7 +5,7 @@ from sandbox.stack.deployment import Deployment
 from tests.event_streams import events_of, text_of
 
 
-def test_a_follower_sees_the_reply_begin_anew_and_end_whole(tmp_path):
+def test_a_follower_sees_the_reply_start_again_and_end_whole(tmp_path):
     environ = {"REPLY_LEASE_SECONDS": "1", "REPLY_REQUEUE_AFTER_SECONDS": "1", "REPLY_SWEEP_SECONDS": "0.5"}
     environ["WEB_CONCURRENCY"] = "1"
     with Deployment(tmp_path, environ=environ) as stack:

@@ -33,7 +33,7 @@ def own_redis(make_redis_url: Callable[[], str]) -> str:
 
 @pytest.fixture(scope="module")
 def start(environment: dict[str, str], migrated_app: Flask, own_redis: str, tmp_path_factory: Any) -> Start:
-    """Start a process of Celery's, until the block ends; sweeps that find too much rather than too little."""
+    """Start one of Celery's processes until the block ends. Its sweeps find too much rather than too little."""
     own = {"REDIS_URL": own_redis, "WORKER_CONCURRENCY": str(THREADS), "DATABASE_POOL_SIZE": str(CONNECTIONS)}
     often = {"REPLY_SWEEP_SECONDS": "0.5", "REPLY_REQUEUE_AFTER_SECONDS": "1", "GEMINI_TIMEOUT": "60"}
 
@@ -69,14 +69,14 @@ def people(service: Flask, make_user: Callable[..., Any]) -> list[Any]:
 
 
 def send(person: Any, prompt: str = "Hello", **fields: Any) -> str:
-    """Send a prompt in a room of its own; the reply's path."""
+    """Send a prompt in a new room. Returns the reply's path."""
     answer = person.post(f"{person.make_chatroom()}/message", json={"text": prompt, **fields})
     assert answer.status_code == 202, answer.text
     return str(answer.headers["Location"])
 
 
 def rows(service: Flask) -> list[tuple[str, int, int, int]]:
-    """Of each reply: its status, attempts and failures, and how many prompts it cost."""
+    """Return each reply's status, attempts and failures, and how many prompts it cost."""
     query = """SELECT status, attempt, failures, (SELECT count(*) FROM prompt_charges
         WHERE reply_id = messages.id AND given_back_at IS NULL) FROM messages WHERE role = 'model'"""
     with service.app_context():
@@ -120,7 +120,7 @@ def test_all_threads_of_a_worker_end_at_once_on_few_connections(genai_worker, se
 
 
 def test_two_workers_and_two_beats_do_nothing_twice(genai_worker, start, service, people, gemini):
-    """Sweeps come all the time, and each reply takes longer than a task may be lost."""
+    """Sweeps come all the time, and each reply takes longer than a task needs to count as lost."""
     gemini.clear_requests()
     gemini.behave(delay=1.5)
     with ExitStack() as started:
@@ -135,7 +135,7 @@ def test_two_workers_and_two_beats_do_nothing_twice(genai_worker, start, service
     assert gemini.stats()["calls"] == 2 * USERS
 
 
-def test_a_worker_that_is_told_to_end_hands_its_replies_to_another_one(genai_worker, start, service, people, gemini):
+def test_a_worker_that_shuts_down_hands_its_replies_to_another_one(genai_worker, start, service, people, gemini):
     gemini.clear_requests()
     gemini.behave(hang=True, times=USERS)
     for person in people:
@@ -150,15 +150,15 @@ def test_a_worker_that_is_told_to_end_hands_its_replies_to_another_one(genai_wor
         assert wait_until(lambda: ended(genai_worker), seconds=GRACE_SECONDS)
 
 
-def test_a_worker_that_is_told_to_end_begins_no_reply_and_ends_what_it_began(start, service, people, own_redis, gemini):
-    """The last of this file: no other worker may listen."""
+def test_a_worker_that_shuts_down_begins_no_reply_and_ends_what_it_began(start, service, people, own_redis, gemini):
+    """This is the last test of the file, because no other worker may listen."""
     gemini.clear_requests()
     gemini.behave(hang=True)
     with start("worker") as worker, redis.Redis.from_url(own_redis) as valkey:
         send(people[0])
         gemini.wait_for(in_flight_at_least=1, timeout=PATIENCE_SECONDS)
         worker.send_signal(signal.SIGTERM)
-        assert wait_until(lambda: not asks_for_tasks(valkey), seconds=20)  # one, on a machine that is busy with others
+        assert wait_until(lambda: not asks_for_tasks(valkey), seconds=20)  # one second, but more on a busy machine
         send(people[1])
         gemini.reset()
         assert wait_until(lambda: ended(worker), seconds=GRACE_SECONDS)
@@ -167,7 +167,7 @@ def test_a_worker_that_is_told_to_end_begins_no_reply_and_ends_what_it_began(sta
 
 
 def asks_for_tasks(valkey: redis.Redis) -> bool:
-    """Whether a worker waits at this database of Valkey's; it asks anew each second."""
+    """Whether a worker waits at this Valkey database. A worker asks anew each second."""
     number = str(valkey.get_connection_kwargs()["db"])
     return any(one["db"] == number and one["cmd"] == "brpop" and "b" in one["flags"] for one in valkey.client_list())
 

@@ -1,4 +1,4 @@
-"""Both clients of the model, and asking them."""
+"""Both clients of the model, and ways to ask them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from sandbox.stand_ins import GeminiStandIn
 
 @dataclass
 class Outcome:
-    """What became of asking."""
+    """The result of asking a model."""
 
     answer: Answer | None
     error: ModelError | None
@@ -67,7 +67,7 @@ def sdk(request: pytest.FixtureRequest) -> str:
 
 
 def close(client: Any) -> None:
-    """End the connections that a client keeps; the worker's last as long as the worker."""
+    """Close the connections that a client keeps. The worker's last as long as the worker."""
     below = vars(client.client)
     session = below["_api_client"]._httpx_client if "_api_client" in below else client.client.transport
     session.close()
@@ -85,7 +85,7 @@ def make_client(sdk: str, gemini: GeminiStandIn, **overrides: Any) -> ModelClien
 
 @pytest.fixture
 def make_asker(sdk: str, gemini: GeminiStandIn) -> Iterator[Callable[..., Asker]]:
-    """Make clients of one's own, with no connection yet."""
+    """Make clients for one test, with no connection yet."""
     made = []
 
     def make(**overrides: Any) -> Asker:
@@ -99,7 +99,7 @@ def make_asker(sdk: str, gemini: GeminiStandIn) -> Iterator[Callable[..., Asker]
 
 @pytest.fixture(scope="module")
 def shared_clients(gemini_process: GeminiStandIn) -> Iterator[dict[str, ModelClient]]:
-    """One of each: making google-genai's takes a tenth of a second of CPU."""
+    """One client of each SDK: making google-genai's takes a tenth of a second of CPU."""
     clients = {sdk: make_client(sdk, gemini_process) for sdk in CLIENTS}
     yield clients
     for client in clients.values():
@@ -108,5 +108,5 @@ def shared_clients(gemini_process: GeminiStandIn) -> Iterator[dict[str, ModelCli
 
 @pytest.fixture
 def model(sdk: str, shared_clients: dict[str, ModelClient], gemini: GeminiStandIn) -> Asker:
-    """One of the two, talking to the stand-in."""
+    """A client of one of the two SDKs, talking to the stand-in."""
     return Asker(shared_clients[sdk])

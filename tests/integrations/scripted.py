@@ -15,13 +15,13 @@ JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\
 
 @contextmanager
 def serving(script: Script, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Treat each connection so; the server's address. context: for https."""
+    """Run the script on each connection. Yields the server's address. context: for https."""
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         connections: list[socket.socket] = []
 
         def serve(connection: socket.socket) -> None:
-            with suppress(OSError, ValueError):  # the latter for one that is closed below, and has no descriptor
+            with suppress(OSError, ValueError):  # ValueError: one that is closed below has no descriptor
                 encrypted = context.wrap_socket(connection, server_side=True) if context else connection
                 connections.append(encrypted)
                 read_request(encrypted)
@@ -45,7 +45,7 @@ def serving(script: Script, context: ssl.SSLContext | None = None) -> Iterator[s
 
 
 def read_request(connection: socket.socket) -> None:
-    """Up to the end of its body."""
+    """Read a request up to the end of its body."""
     request = b""
     while b"\r\n\r\n" not in request:
         request += receive(connection)
@@ -57,7 +57,7 @@ def read_request(connection: socket.socket) -> None:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """What came. Raises ConnectionResetError at the end."""
+    """Return what came. Raises ConnectionResetError at the end."""
     piece = connection.recv(65_536)
     if not piece:
         raise ConnectionResetError
@@ -65,7 +65,7 @@ def receive(connection: socket.socket) -> bytes:
 
 
 def says(*parts: bytes) -> Script:
-    """Say this and close."""
+    """Send this and close."""
 
     def script(connection: socket.socket) -> None:
         for part in parts:
@@ -75,7 +75,7 @@ def says(*parts: bytes) -> Script:
 
 
 def tunnel_to(url: str) -> Script:
-    """Be a proxy that was asked for a tunnel to this server: pass on what either side says."""
+    """Act as a proxy that was asked for a tunnel to this server: pass on what either side sends."""
     port = int(url.rpartition(":")[2])
 
     def script(connection: socket.socket) -> None:

@@ -53,7 +53,7 @@ class TwoAnswers:
 
 
 @pytest.mark.parametrize("end", ["timed out", "aborted"])
-def test_a_call_that_ends_late_lets_the_connection_be_that_another_one_uses(post, end):
+def test_a_call_that_ends_late_leaves_alone_a_connection_that_another_call_uses(post, end):
     server, answers = TwoAnswers(), []
 
     def ask_second(url: str) -> None:
@@ -76,7 +76,7 @@ def test_a_call_that_ends_late_lets_the_connection_be_that_another_one_uses(post
     assert server.connections == 1
 
 
-def test_a_call_whose_time_ended_between_two_requests_ends_with_the_next(post):
+def test_a_call_whose_time_ended_between_two_requests_fails_at_the_next_one(post):
     with serving(TwoAnswers()) as url, BoundedCall(30) as call:
         assert post(url) == 1
         call.abort()
@@ -84,7 +84,7 @@ def test_a_call_whose_time_ended_between_two_requests_ends_with_the_next(post):
             post(url)
 
 
-def test_an_answer_whose_connection_is_closed_after_it_is_bounded_to_its_end(post):
+def test_an_answer_that_closes_its_connection_is_bounded_to_its_end(post):
     def trickle(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 100\r\n\r\n")
         while True:

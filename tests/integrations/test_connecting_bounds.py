@@ -19,7 +19,7 @@ from tests.integrations.scripted import JSON, says, serving, silent_address
 
 URL = "http://of-many-addresses.example"
 READ_SECONDS = 6.0  # what each of a host's addresses would get without a bound
-GRACE_SECONDS = 4.0  # of a machine that is busy with others
+GRACE_SECONDS = 4.0  # for a machine that is busy with others
 ANSWER = b'{"candidates": [{"content": {"parts": [{"text": "here"}]}, "finishReason": "STOP"}]}'
 
 Resolve = Callable[..., None]
@@ -27,7 +27,7 @@ Resolve = Callable[..., None]
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
-    """Let the resolver give the host of URL these addresses."""
+    """Make the resolver give the host of URL these addresses."""
     look_up = socket.getaddrinfo
 
     def resolve(*addresses: tuple[str, int]) -> None:
@@ -43,7 +43,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
 
 @pytest.fixture
 def silent(resolve: Resolve) -> Iterator[list[tuple[str, int]]]:
-    """Four addresses, the host's, where nobody answers."""
+    """The host's four addresses, where nobody answers."""
     with ExitStack() as ends:
         addresses = [ends.enter_context(silent_address()) for _ in range(4)]
         resolve(*addresses)
@@ -51,7 +51,7 @@ def silent(resolve: Resolve) -> Iterator[list[tuple[str, int]]]:
 
 
 def connecting() -> int:
-    """How many sockets of this process wait for a connection."""
+    """Return how many sockets of this process wait for a connection."""
     return sum(one.status == psutil.CONN_SYN_SENT for one in psutil.Process().net_connections("tcp4"))
 
 
@@ -87,7 +87,7 @@ def test_calls_to_stripe_through_a_proxy_are_bounded_together(monkeypatch):
 
 
 def seconds_of_stripes_silence(url: str) -> float:
-    """How long calls take that have one second, and get no answer."""
+    """Return how long calls take that have one second and get no answer."""
     payments = Payments(secret_key="sk_test_key", api_base=url, timeout_seconds=1)
     begun = time.monotonic()
     with payments.bounded(), pytest.raises(PaymentsUnavailable):
@@ -95,7 +95,7 @@ def seconds_of_stripes_silence(url: str) -> float:
     return time.monotonic() - begun
 
 
-def test_an_address_that_is_silent_takes_little_of_the_next_ones_time(make_asker, resolve, monkeypatch):
+def test_a_silent_address_takes_little_of_the_next_ones_time(make_asker, resolve, monkeypatch):
     monkeypatch.setattr(bounded_calls, "CONNECT_SECONDS", 0.2)
     with serving(says(JSON, ANSWER)) as url, silent_address() as silent:
         resolve(("127.0.0.1", free_port()), silent, ("127.0.0.1", int(url.rpartition(":")[2])))

@@ -1,4 +1,4 @@
-"""What only google-genai has to be held to: its streams, and what it would do beyond one request."""
+"""What concerns google-genai alone: its streams, and what it would do beyond one request."""
 
 import json
 import socket
@@ -31,7 +31,7 @@ def test_a_stream_that_ends_without_a_reason_is_a_failed_attempt(make_asker):
     assert outcome.pieces == ["Half of ", "it"]
 
 
-def test_an_abort_that_looks_like_the_end_is_still_one(make_asker):
+def test_an_abort_that_looks_like_the_end_is_still_an_abort(make_asker):
     call = BoundedCall(30)
 
     def script(connection: socket.socket) -> None:
@@ -44,19 +44,19 @@ def test_an_abort_that_looks_like_the_end_is_still_one(make_asker):
     assert isinstance(outcome.error, CallAborted)
 
 
-def test_separators_that_are_no_ends_of_lines_stay_in_the_text(make_asker):
+def test_unicode_separators_that_end_no_line_stay_in_the_text(make_asker):
     with serving(says(SSE, event("a\u2028b\u0085c", finishReason="STOP"))) as url:
         assert make_asker(endpoint=url).ask("Hello", streamed=True).answer.text == "a\u2028b\u0085c"
 
 
-def test_characters_cut_in_two_by_the_network_come_whole(make_asker):
+def test_characters_that_the_network_splits_arrive_whole(make_asker):
     whole = event("東京 𝄞", finishReason="STOP")
     with serving(says(SSE, *(bytes([byte]) for byte in whole))) as url:
         assert make_asker(endpoint=url).ask("Hello", streamed=True).answer.text == "東京 𝄞"
 
 
 @pytest.mark.filterwarnings("ignore:.*is not a valid FinishReason")
-def test_a_finish_reason_of_tomorrow_is_taken_as_an_end(make_asker):
+def test_an_unknown_finish_reason_counts_as_an_end(make_asker):
     with serving(says(SSE, event("Done", finishReason="BORED"))) as url:
         assert make_asker(endpoint=url).ask("Hello", streamed=True).answer.text == "Done"
 
@@ -67,7 +67,7 @@ def test_thoughts_are_no_part_of_the_answer(make_asker):
         assert make_asker(endpoint=url).ask("Hello", streamed=True).answer.text == "Yes."
 
 
-def test_a_continuation_is_not_asked_for(make_asker):
+def test_the_sdk_asks_for_no_continuation(make_asker):
     requests = []
 
     def script(connection: socket.socket) -> None:
@@ -81,7 +81,7 @@ def test_a_continuation_is_not_asked_for(make_asker):
 
 
 @pytest.mark.parametrize("body", [b'"no"', b"[]", b'{"error": "no"}', b'{"error": {"details": "no"}}', b"\xff\xfe"])
-def test_an_error_in_no_form_of_googles_is_classified_by_its_status(make_asker, body):
+def test_an_error_that_is_not_in_googles_form_is_classified_by_its_status(make_asker, body):
     head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 4\r\nContent-Length: %d\r\n\r\n" % len(body)
     with serving(says(head, body)) as url:
         outcome = make_asker(endpoint=url).ask("Hello")
@@ -102,7 +102,7 @@ def environment_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_no_variable_but_the_settings_steers_it(make_asker, environment_of_another_kind):
+def test_only_the_settings_configure_the_client(make_asker, environment_of_another_kind):
     asker = make_asker()
 
     assert not asker.client.client.vertexai

@@ -10,7 +10,7 @@ from app.integrations.gemini.client import CallAborted, FinishReason, ModelTimeo
 from tests.integrations.scripted import serving
 from tests.integrations.test_model_client_contract import both_ways
 
-GRACE_SECONDS = 5.0  # of a machine that is busy with others; without a bound it would be 30 and more
+GRACE_SECONDS = 5.0  # for a machine that is busy with others; without a bound it would be 30 and more
 
 
 @both_ways
@@ -29,9 +29,9 @@ def test_a_call_is_bounded_as_a_whole(make_asker, streamed, directive, kept_aliv
 
 @pytest.mark.parametrize("seconds", [1.5, 30], ids=["silent", "over"])
 @pytest.mark.parametrize("directive", ["hang_after=3", "pace=0.2 words=40"])
-def test_a_stream_whose_time_is_over_is_an_answer_as_far_as_it_came(model, directive, seconds):
+def test_a_stream_that_runs_out_of_time_is_an_answer_with_the_text_so_far(model, directive, seconds):
     if directive != "hang_after=3":
-        seconds = 1.5  # each piece comes in time, and all of them do not
+        seconds = 1.5  # each piece comes in time, but not all of them together
     outcome = model.ask(f"[[sandbox: {directive}]]", streamed=True, seconds=seconds, call=BoundedCall(2))
 
     assert outcome.answer.finish_reason == FinishReason.TIME_LIMIT
@@ -42,7 +42,7 @@ def test_a_stream_whose_time_is_over_is_an_answer_as_far_as_it_came(model, direc
 
 
 @both_ways
-def test_the_time_for_a_read_holds_by_itself(model, streamed):
+def test_the_time_out_of_a_read_holds_by_itself(model, streamed):
     outcome = model.ask("[[sandbox: hang]]", streamed=streamed, seconds=0.3, call=BoundedCall(30))
 
     assert isinstance(outcome.error, ModelTimeout)
@@ -60,11 +60,11 @@ def test_another_thread_can_end_a_call(model, gemini, directive, streamed):
         outcome = asked.result(timeout=GRACE_SECONDS)
 
     assert isinstance(outcome.error, CallAborted)
-    gemini.wait_for(in_flight_at_most=0)  # Google is told by the end of the connection
+    gemini.wait_for(in_flight_at_most=0)  # Google notices when the connection ends
     assert model.ask("Hello again").answer
 
 
-def test_a_call_can_be_ended_out_of_its_own_stream(model, gemini):
+def test_a_call_can_be_ended_from_within_its_own_stream(model, gemini):
     call = BoundedCall(30)
     outcome = model.ask("[[sandbox: pace=0.05]]", streamed=True, call=call, on_piece=lambda _: call.abort())
 
@@ -99,7 +99,7 @@ def test_threads_share_a_client_and_each_has_a_connection(model, gemini):
     assert texts == [str(number) for number in range(together)]
 
 
-def test_only_the_calls_whose_time_is_over_end(model):
+def test_only_calls_that_run_out_of_time_end(model):
     late, in_time = ("[[sandbox: hang]]", 0.5), ("[[sandbox: delay=1 say=here]]", 20)
     with ThreadPoolExecutor(8) as threads:
         asked = [threads.submit(model.ask, prompt, seconds=seconds) for prompt, seconds in [late, in_time] * 4]

@@ -1,4 +1,4 @@
-"""What every client of the model owes the worker, held against both, whole and streamed."""
+"""What every model client owes the worker, tested with both SDKs, whole and streamed."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "st
 
 
 def say(text: str) -> str:
-    """A prompt that is answered with exactly this text."""
+    """Return a prompt that is answered with exactly this text."""
     return f"[[sandbox: say={json.dumps(text)}]]"
 
 
@@ -35,7 +35,7 @@ def say(text: str) -> str:
 
 
 @both_ways
-def test_the_conversation_goes_along_as_it_was_said(model, gemini, streamed):
+def test_the_conversation_is_sent_as_it_was_said(model, gemini, streamed):
     model.ask(*CONVERSATION, streamed=streamed)
 
     contents = gemini.requests()[-1]["contents"]
@@ -48,7 +48,7 @@ def test_the_conversation_goes_along_as_it_was_said(model, gemini, streamed):
 
 @both_ways
 @pytest.mark.parametrize(("instruction", "seen"), [("Rhyme.", "Rhyme."), ("", None)])
-def test_the_system_instruction_goes_along_when_there_is_one(make_asker, gemini, streamed, instruction, seen):
+def test_the_system_instruction_is_sent_when_there_is_one(make_asker, gemini, streamed, instruction, seen):
     make_asker(system_instruction=instruction).ask("Hello", streamed=streamed)
 
     assert gemini.requests()[-1]["system_instruction"] == seen
@@ -71,14 +71,14 @@ def test_a_users_instruction_is_a_part_of_its_own_and_a_model_may_be_chosen(make
         (None, {}),
     ],
 )
-def test_the_generation_config_goes_along_without_what_is_left_to_the_model(make_asker, gemini, streamed, config, seen):
+def test_the_generation_config_is_sent_without_what_is_left_to_the_model(make_asker, gemini, streamed, config, seen):
     make_asker(generation_config=config).ask("Hello", streamed=streamed)
 
     assert gemini.requests()[-1]["generation_config"] == seen
 
 
 @both_ways
-def test_headers_go_along(model, gemini, streamed):
+def test_headers_are_sent_with_the_call(model, gemini, streamed):
     sent = {"x-request-id": "a-request-id", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
     model.ask("Hello", streamed=streamed, headers=sent)
     assert sent.items() <= gemini.requests()[-1]["headers"].items()
@@ -124,7 +124,7 @@ def test_every_character_comes_through(model, streamed, text):
 
 
 @pytest.mark.parametrize("kind", [b"text/html", b"application/octet-stream", b"application/json; charset=nonsense"])
-def test_whatever_a_gateway_calls_a_stream_it_is_json_in_utf_8(make_asker, sdk, kind):
+def test_a_stream_is_read_as_json_in_utf_8_whatever_its_content_type(make_asker, sdk, kind):
     response = '{"candidates": [{"content": {"parts": [{"text": "Grüße"}]}, "finishReason": %s}]}'
     text = response % 1 if sdk == "google-generativeai" else response % '"STOP"'
     body = f"[{text}]" if sdk == "google-generativeai" else f"data: {text}\r\n\r\n"
@@ -134,7 +134,7 @@ def test_whatever_a_gateway_calls_a_stream_it_is_json_in_utf_8(make_asker, sdk, 
 
 @pytest.mark.parametrize("head", [SSE, SSE.replace(b"HTTP/1.1", b"HTTP/1.0")], ids=["1.1", "1.0"])
 def test_pieces_of_a_stream_that_is_not_chunked_come_as_they_are_written_too(make_asker, sdk, head):
-    """As a gateway may send it."""
+    """A gateway may send a stream that way."""
     first_is_here = threading.Event()
     first, last = stream_of(sdk, "One ", "two.")
 
@@ -165,7 +165,7 @@ def test_a_stream_whose_connection_breaks_after_the_finish_reason_is_a_whole_ans
 
 
 def stream_of(sdk: str, *texts: str) -> list[bytes]:
-    """What Google sends for a stream of these pieces, the last one with the finish reason; without the array's end."""
+    """Return what Google streams for these pieces, the last with the finish reason, without the end of the array."""
     candidates: list[dict[str, Any]] = [{"content": {"parts": [{"text": text}]}} for text in texts]
     candidates[-1]["finishReason"] = 1 if sdk == "google-generativeai" else "STOP"
     responses = [json.dumps({"candidates": [candidate]}).encode() for candidate in candidates]
@@ -188,7 +188,7 @@ def test_half_of_a_surrogate_pair_which_nothing_can_encode_is_replaced():
     assert answer.text == "Hello ?"
 
 
-def test_whole_and_streamed_are_the_same(model):
+def test_whole_and_streamed_answers_are_the_same(model):
     whole, streamed = model.ask(*CONVERSATION), model.ask(*CONVERSATION, streamed=True)
 
     assert streamed.answer == whole.answer
@@ -212,8 +212,8 @@ def test_pieces_come_as_they_are_written(model, gemini):
 
 
 @both_ways
-def test_thinking_and_cached_tokens_are_told_and_the_model_that_answered(model, streamed):
-    """One of the SDKs has no field for thinking, and takes what is left of the total."""
+def test_an_answer_has_its_thinking_and_cached_tokens_and_the_model_that_answered(model, streamed):
+    """One SDK has no field for thinking tokens; its client takes what is left of the total."""
     prompt = "[[sandbox: say=Here thinking_tokens=25 cached_tokens=8 model_version=gemini-3.5-flash-002]]"
     answer = model.ask(prompt, streamed=streamed).answer
 
@@ -229,8 +229,8 @@ def test_a_long_stream_comes_whole(model):
     assert "".join(outcome.pieces) == outcome.answer.text
 
 
-def test_a_stream_of_one_long_piece_takes_no_time(model):
-    """google-api-core would take this one apart for minutes, in which no bound of the call ends it."""
+def test_a_stream_of_one_long_piece_is_read_quickly(model):
+    """google-api-core would take minutes to parse this one, and no bound of the call would end that."""
     text = "x" * 2_000_000
     outcome = model.ask(say(text), streamed=True, seconds=60)
 
@@ -239,22 +239,22 @@ def test_a_stream_of_one_long_piece_takes_no_time(model):
 
 
 @both_ways
-def test_fields_that_nobody_knows_yet_are_passed_over(model, streamed):
+def test_unknown_fields_are_ignored(model, streamed):
     outcome = model.ask("[[sandbox: unknown_fields say=fine]]", streamed=streamed)
 
     assert outcome.answer.text == "fine"
 
 
 @both_ways
-def test_an_answer_that_ends_for_a_reason_of_later_is_an_answer(model, streamed):
+def test_an_answer_with_an_unknown_finish_reason_is_an_answer(model, streamed):
     outcome = model.ask('[[sandbox: finish=UNEXPECTED_TOOL_CALL say="The answer is 42."]]', streamed=streamed)
 
     assert (outcome.answer.text, outcome.answer.finish_reason) == ("The answer is 42.", FinishReason.STOP)
 
 
 @pytest.mark.filterwarnings("ignore:.*is not a valid BlockedReason")
-def test_a_prompt_that_is_blocked_for_a_reason_of_later_is_blocked(make_asker, sdk):
-    reason = b"99" if sdk == "google-generativeai" else b'"TOMORROW"'  # as each asks Google for it
+def test_a_prompt_that_is_blocked_for_an_unknown_reason_is_blocked(make_asker, sdk):
+    reason = b"99" if sdk == "google-generativeai" else b'"TOMORROW"'  # each SDK asks Google for its own form
     with serving(says(JSON, b'{"promptFeedback": {"blockReason": %b}}' % reason)) as url:
         assert type(make_asker(endpoint=url).ask("Hello").error) is ReplyBlocked
 
@@ -267,7 +267,7 @@ def test_a_text_cut_short_by_the_token_limit_is_an_answer(model, streamed):
 
 
 @both_ways
-def test_what_is_no_text_is_passed_over(model, streamed):
+def test_parts_without_text_are_ignored(model, streamed):
     outcome = model.ask('[[sandbox: extras empty_end say="The answer is 42."]]', streamed=streamed)
 
     assert (outcome.answer.text, outcome.answer.finish_reason) == ("The answer is 42.", FinishReason.STOP)
@@ -283,7 +283,7 @@ def test_a_model_may_think_first(model, streamed):
 
 
 @both_ways
-def test_thinking_counts_against_the_most_that_may_be_written(make_asker, streamed):
+def test_thinking_counts_against_the_output_limit(make_asker, streamed):
     asker = make_asker(generation_config={"max_output_tokens": 100})
 
     cut = asker.ask("[[sandbox: thinking_tokens=90 words=200]]", streamed=streamed).answer

@@ -1,4 +1,4 @@
-"""What goes wrong with a model, and what each client makes of it: held against both, whole and streamed."""
+"""What each model client makes of a model's failures, tested with both SDKs, whole and streamed."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_an_answer_without_text_is_empty(model, streamed, directive, finish):
 
 
 @both_ways
-def test_an_allowance_that_went_into_thinking_is_told(model, streamed):
+def test_an_allowance_that_went_into_thinking_is_an_output_limit(model, streamed):
     outcome = model.ask("[[sandbox: finish=MAX_TOKENS]]", streamed=streamed)
 
     assert isinstance(outcome.error, OutputLimit)
@@ -46,7 +46,7 @@ def test_an_allowance_that_went_into_thinking_is_told(model, streamed):
 
 @both_ways
 @pytest.mark.parametrize("reason", ["SAFETY", "PROHIBITED_CONTENT", "OTHER"])
-def test_a_blocked_prompt_is_told_apart(model, streamed, reason):
+def test_a_blocked_prompt_is_reported_as_blocked(model, streamed, reason):
     outcome = model.ask(f"[[sandbox: block={reason}]]", streamed=streamed)
 
     assert isinstance(outcome.error, ReplyBlocked)
@@ -75,7 +75,7 @@ def test_safety_may_stop_an_answer_in_the_middle(model):
 
 @both_ways
 @pytest.mark.parametrize("status", [408, 429, 499, 500, 502, 503, 504])
-def test_passing_trouble_may_be_tried_again(model, streamed, status):
+def test_a_transient_error_may_be_retried(model, streamed, status):
     outcome = model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
 
     assert type(outcome.error) is ModelUnavailable
@@ -85,7 +85,7 @@ def test_passing_trouble_may_be_tried_again(model, streamed, status):
 
 @both_ways
 @pytest.mark.parametrize("status", [401, 503])
-def test_trouble_is_told_at_the_first_attempt(model, gemini, streamed, status):
+def test_an_error_is_raised_at_the_first_attempt(model, gemini, streamed, status):
     gemini.clear_requests()
     model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
 
@@ -94,7 +94,7 @@ def test_trouble_is_told_at_the_first_attempt(model, gemini, streamed, status):
 
 @both_ways
 @pytest.mark.parametrize(("status", "seconds"), [(429, 2), (429, 0.25), (503, 7)])
-def test_the_time_that_google_asks_for_is_told(model, streamed, status, seconds):
+def test_the_delay_that_google_asks_for_is_passed_on(model, streamed, status, seconds):
     outcome = model.ask(f"[[sandbox: status={status} retry_after={seconds}]]", streamed=streamed)
 
     assert outcome.error.retry_after == seconds
@@ -104,14 +104,14 @@ def test_the_time_that_google_asks_for_is_told(model, streamed, status, seconds)
     ("said", "seconds"),
     [("inf", 86_400), ("1e300", 86_400), ("nan", 0), ("-1", 0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
 )
-def test_an_odd_time_to_wait_is_told_within_bounds(said, seconds):
+def test_an_odd_delay_is_passed_on_within_bounds(said, seconds):
     assert error_for(503, [], {"Retry-After": said}).retry_after == seconds
 
 
 @both_ways
 @pytest.mark.parametrize(("period", "seconds"), [("minute", 17), ("day", 86_400)])
-def test_a_quota_of_googles_is_waited_for(model, streamed, period, seconds):
-    """The day's comes back too late for any reply, whatever Google says of a few seconds."""
+def test_a_quota_error_gives_the_delay_of_its_period(model, streamed, period, seconds):
+    """A daily quota resets too late for any reply, even when Google asks for a few seconds."""
     outcome = model.ask(f"[[sandbox: quota={period}]]", streamed=streamed)
 
     assert (type(outcome.error), outcome.error.retry_after) == (ModelUnavailable, seconds)
@@ -128,7 +128,7 @@ def test_a_quota_of_googles_is_waited_for(model, streamed, period, seconds):
         (409, "HTTP 409"),
     ],
 )
-def test_a_refusal_is_for_good_and_says_what_to_mend(model, streamed, status, sentence):
+def test_a_refusal_is_final_and_says_what_to_fix(model, streamed, status, sentence):
     outcome = model.ask(f"[[sandbox: status={status}]]", streamed=streamed)
 
     assert isinstance(outcome.error, ModelRejected)
@@ -136,7 +136,7 @@ def test_a_refusal_is_for_good_and_says_what_to_mend(model, streamed, status, se
 
 
 @both_ways
-def test_a_wrong_key_is_told(make_asker, streamed):
+def test_a_wrong_key_is_refused_with_what_to_fix(make_asker, streamed):
     outcome = make_asker(api_key="invalid-key").ask("Hello", streamed=streamed)
 
     assert isinstance(outcome.error, ModelRejected)
@@ -144,7 +144,7 @@ def test_a_wrong_key_is_told(make_asker, streamed):
 
 
 @both_ways
-def test_a_model_that_google_has_ended_is_told(make_asker, streamed):
+def test_a_model_that_google_has_ended_is_refused_with_what_to_fix(make_asker, streamed):
     outcome = make_asker(model="gemini-2.0-flash").ask("Hello", streamed=streamed)
 
     assert isinstance(outcome.error, ModelRejected)
@@ -153,7 +153,7 @@ def test_a_model_that_google_has_ended_is_told(make_asker, streamed):
 
 @both_ways
 @pytest.mark.parametrize("directive", ["garbage", "drop", "drop_after=3"])
-def test_a_broken_answer_may_be_tried_again(model, streamed, directive):
+def test_a_broken_answer_may_be_retried(model, streamed, directive):
     outcome = model.ask(f"[[sandbox: {directive}]]", streamed=streamed)
 
     assert type(outcome.error) is ModelUnavailable
@@ -176,7 +176,7 @@ def test_the_log_says_what_is_wrong_with_a_stream(make_asker, body, sentence):
     assert (type(outcome.error), str(outcome.error)) == (ModelUnavailable, sentence)
 
 
-def test_no_answer_at_all_is_no_empty_answer(make_asker):
+def test_a_missing_answer_is_not_an_empty_answer(make_asker):
     with serving(says(JSON)) as url:
         outcome = make_asker(endpoint=url).ask("Hello")
 
@@ -184,7 +184,7 @@ def test_no_answer_at_all_is_no_empty_answer(make_asker):
 
 
 @both_ways
-def test_nobody_at_the_endpoint_may_be_tried_again(make_asker, streamed):
+def test_an_unreachable_endpoint_may_be_retried(make_asker, streamed):
     outcome = make_asker(endpoint=f"http://127.0.0.1:{free_port()}").ask("Hello", streamed=streamed)
 
     assert type(outcome.error) is ModelUnavailable
@@ -194,11 +194,11 @@ def test_nobody_at_the_endpoint_may_be_tried_again(make_asker, streamed):
 
 
 class Defect(Exception):
-    """What the model cannot raise."""
+    """An error that the model cannot raise."""
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, OSError, Defect])
-def test_an_error_of_whoever_takes_the_pieces_is_not_the_models(model, error):
+def test_an_error_of_the_code_that_takes_the_pieces_is_not_the_models(model, error):
     def fail(_piece):
         raise error("ours")
 
@@ -208,8 +208,8 @@ def test_an_error_of_whoever_takes_the_pieces_is_not_the_models(model, error):
 
 
 @both_ways
-def test_a_request_that_cannot_be_made_is_not_the_models_error(model, streamed):
-    """Each SDK says with an error of its own kind that this is no text."""
+def test_a_request_that_cannot_be_built_is_not_the_models_error(model, streamed):
+    """Each SDK raises its own kind of error for a turn that is not text."""
     with pytest.raises(Exception, match=r".") as raised:
         model.ask(Turn("user", {"no": "text"}), streamed=streamed)
     assert not isinstance(raised.value, ModelError)
@@ -217,7 +217,7 @@ def test_a_request_that_cannot_be_made_is_not_the_models_error(model, streamed):
 
 @both_ways
 @pytest.mark.parametrize("body", [b'"no"', b"[]", b'{"error": "no"}', b"[3]", b"null", b"\xff\xfe"])
-def test_an_error_answer_in_no_form_of_googles_may_be_tried_again(make_asker, streamed, body):
+def test_an_error_answer_that_is_not_in_googles_form_may_be_retried(make_asker, streamed, body):
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n" % len(body)
     with serving(says(head, body)) as url:
         outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
@@ -227,8 +227,8 @@ def test_an_error_answer_in_no_form_of_googles_may_be_tried_again(make_asker, st
 
 
 @both_ways
-def test_an_error_page_that_is_not_in_utf_8_leaves_the_status(make_asker, streamed):
-    """As a proxy in Paris may write one."""
+def test_an_error_page_that_is_not_in_utf_8_keeps_its_status(make_asker, streamed):
+    """A proxy in Paris may write one."""
     head = b"HTTP/1.1 %d No\r\nRetry-After: 4\r\nContent-Type: text/html\r\nContent-Length: 7\r\n\r\n"
     with serving(says(head % 404, b"refus\xe9!")) as url:
         refused = make_asker(endpoint=url).ask("Hello", streamed=streamed).error
@@ -241,7 +241,7 @@ def test_an_error_page_that_is_not_in_utf_8_leaves_the_status(make_asker, stream
 
 @both_ways
 @pytest.mark.parametrize("charset", [b"utf-16", b"idna"])
-def test_an_error_answer_is_json_in_utf_8_whatever_a_gateway_calls_it(make_asker, streamed, charset):
+def test_an_error_answer_is_read_as_json_in_utf_8_whatever_its_charset(make_asker, streamed, charset):
     head = b"HTTP/1.1 503 No\r\nContent-Type: application/json; charset=%s\r\nContent-Length: 26\r\n\r\n" % charset
     with serving(says(head, b'[{"error": {"code": 503}}]')) as url:
         outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
@@ -251,8 +251,8 @@ def test_an_error_answer_is_json_in_utf_8_whatever_a_gateway_calls_it(make_asker
 
 @pytest.mark.parametrize("text", ["", "Half"])
 @pytest.mark.parametrize(("code", "kind"), [(503, ModelUnavailable), (400, ModelRejected)])
-def test_an_error_in_the_middle_of_a_stream_counts(make_asker, sdk, text, code, kind):
-    """Of a model that only thought so far, it passed for an empty reply, which costs a prompt."""
+def test_an_error_in_the_middle_of_a_stream_is_raised(make_asker, sdk, text, code, kind):
+    """If the model has only thought so far, the error must not pass for an empty reply, which costs a prompt."""
     retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3s"}
     error = {"code": code, "message": "Overloaded", "details": [retry]}
     begun = {"candidates": [{"content": {"parts": [{"text": text}]}}], "usageMetadata": {"promptTokenCount": 5}}
@@ -282,7 +282,7 @@ def test_a_redirect_carries_neither_the_key_nor_the_conversation_elsewhere(make_
 
 @both_ways
 @pytest.mark.parametrize("details", [b"null", b'"no"', b'["no"]', b"3", b'{"a": 1}'])
-def test_details_in_no_form_of_googles_are_passed_over(make_asker, streamed, details):
+def test_details_that_are_not_in_googles_form_are_ignored(make_asker, streamed, details):
     """A gateway in Go writes `null` for none."""
     body = b'{"error": {"code": 503, "status": "UNAVAILABLE", "message": "Busy", "details": %s}}' % details
     head = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 4\r\nContent-Length: %d\r\n\r\n" % len(body)

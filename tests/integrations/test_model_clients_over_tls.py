@@ -28,7 +28,7 @@ def certified(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext,
 
 @pytest.fixture
 def context(certified: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """The server's side; the clients trust it."""
+    """The server's TLS context. The clients trust its certificate."""
     for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.setenv(variable, str(certified[1]))
     return certified[0]
@@ -45,12 +45,12 @@ def hang(connection: socket.socket) -> None:
     connection.recv(1)
 
 
-def test_it_answers(make_asker: Callable[..., Any], context: ssl.SSLContext):
+def test_a_call_is_answered_over_tls(make_asker: Callable[..., Any], context: ssl.SSLContext):
     with serving(says(JSON, ANSWER), context) as url:
         assert make_asker(endpoint=url).ask("Hello").answer.text == "safe"
 
 
-def test_a_stranger_is_not_talked_to(make_asker: Callable[..., Any], certified: tuple[ssl.SSLContext, Path]):
+def test_an_untrusted_server_is_refused(make_asker: Callable[..., Any], certified: tuple[ssl.SSLContext, Path]):
     with serving(says(JSON, ANSWER), certified[0]) as url:
         assert type(make_asker(endpoint=url).ask("Hello").error) is ModelUnavailable
 
@@ -82,7 +82,7 @@ def test_another_thread_can_end_a_call(make_asker, context, script):
 
 
 def test_a_handshake_that_never_ends_is_bounded(make_asker):
-    with serving(hang) as url:  # waits for a request in the clear
+    with serving(hang) as url:  # waits for a plain request
         outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=20, call=BoundedCall(0.6))
 
     assert isinstance(outcome.error, ModelTimeout)
@@ -96,7 +96,7 @@ def test_a_handshake_that_never_ends_is_bounded(make_asker):
 def through_proxy(
     request: pytest.FixtureRequest, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], AbstractContextManager[str]]:
-    """Reach a server through a proxy of the environment, itself spoken to in the clear or over TLS."""
+    """Reach a server through a proxy from the environment, which is itself reached in the clear or over TLS."""
 
     @contextmanager
     def reach(url: str) -> Iterator[str]:
@@ -107,7 +107,7 @@ def through_proxy(
     return reach
 
 
-def test_it_answers_through_a_proxy(make_asker, context, through_proxy):
+def test_a_call_is_answered_through_a_proxy(make_asker, context, through_proxy):
     head = JSON.replace(b"Connection: close", b"Content-Length: %d" % len(ANSWER))
     with serving(says(head, ANSWER), context) as url, through_proxy(url):
         assert make_asker(endpoint=url).ask("Hello").answer.text == "safe"

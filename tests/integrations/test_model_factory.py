@@ -1,4 +1,4 @@
-"""Choosing the SDK: only the chosen one is imported, and a missing one is told of at once."""
+"""Choosing the SDK: only the chosen one is imported, and a missing one is reported at once."""
 
 import os
 import subprocess

@@ -34,19 +34,19 @@ def test_the_same_key_and_body_give_the_first_answer_again(room):
     assert room.used() == 1
 
 
-def test_an_address_in_capitals_is_the_same_one(room):
+def test_a_path_in_capitals_is_the_same_one(room):
     first = post(room)
     again = post(room, path=f"/chatroom/{room.path.rsplit('/', 1)[1].upper()}")
     assert (again.json, again.headers["Idempotent-Replayed"]) == (first.json, "true")
 
 
-def test_a_text_that_was_trimmed_is_answered_so_again(room):
+def test_a_trimmed_text_is_trimmed_in_the_repeated_answer_too(room):
     first, again = post(room, "  Hello\n"), post(room, "  Hello\n")
     assert first.json["message"]["text"] == "Hello"
     assert again.json == first.json
 
 
-def test_twenty_at_once_are_accepted_once_and_answered_alike(room):
+def test_twenty_copies_at_once_are_accepted_once_and_answered_alike(room):
     def post_twice_if_need_be(_):
         answer = post(room)  # 503: a busy machine had no connection to spare for two seconds
         return answer if answer.status_code != 503 else post(room)
@@ -66,7 +66,7 @@ def test_the_answer_stays_the_same_when_the_reply_has_come(room, runner):
     assert post(room).json == first.json
 
 
-def test_an_answer_that_brought_the_reply_brings_it_again(user, worker):
+def test_an_answer_with_the_reply_is_repeated_with_it(user, worker):
     path = user.make_chatroom()
     headers = KEY | {"Prefer": "wait=10"}
     first = user.post(f"{path}/message", json={"text": "Hello"}, headers=headers)
@@ -75,8 +75,8 @@ def test_an_answer_that_brought_the_reply_brings_it_again(user, worker):
     assert again.json == first.json
 
 
-def test_a_reply_that_one_answer_brought_is_in_no_other_answer(user, worker, make_user):
-    """Not under another key of the user's, nor under the same one of another user."""
+def test_the_reply_in_one_answer_is_in_no_other_answer(user, worker, make_user):
+    """It is neither under another key of the user, nor under the same key of another user."""
     path, other = user.make_chatroom(), make_user()
     senders = [(user, path, {"Idempotency-Key": "another"}), (other, other.make_chatroom(), KEY)]
 
@@ -89,7 +89,7 @@ def test_a_reply_that_one_answer_brought_is_in_no_other_answer(user, worker, mak
     assert send() == first
 
 
-def test_an_answer_that_brought_a_failed_reply_brings_it_again_after_its_retry(user, worker, gemini):
+def test_an_answer_with_a_failed_reply_is_repeated_with_it_after_a_retry(user, worker, gemini):
     path, headers = user.make_chatroom(), KEY | {"Prefer": "wait=10"}
     gemini.behave(status=400)
     first = user.post(f"{path}/message", json={"text": "Hello"}, headers=headers)
@@ -99,7 +99,7 @@ def test_an_answer_that_brought_a_failed_reply_brings_it_again_after_its_retry(u
     assert (again.status_code, again.json) == (200, first.json)
 
 
-def test_a_key_of_a_deleted_room_finds_no_room_at_once(room):
+def test_a_key_of_a_deleted_room_is_404_at_once(room):
     for number in range(3):
         post(room, headers={"Idempotency-Key": f"key-{number}"})
     assert room.person.delete(room.path).status_code == 204
@@ -121,8 +121,8 @@ def test_copies_that_come_while_the_first_waits_are_answered_as_the_first(user, 
     assert user.get("/user/usage").json["used"] == 1
 
 
-def test_a_copy_that_waits_on_changes_nothing_of_the_first_answer(room, runner):
-    """The first answer brought a failed reply, which was retried before the copy looked."""
+def test_a_copy_that_waits_on_does_not_change_the_first_answer(room, runner):
+    """The first answer had a failed reply, which was retried before the copy looked."""
     user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
     key = {"wait_seconds": 20, "idempotency_key": "a-key", "fingerprint": "the same"}
 
@@ -151,7 +151,7 @@ def test_a_copy_waits_no_longer_than_the_first_request(room):
 
 @contextmanager
 def room_deleted_before(room, words):
-    """Within the block, the room is deleted by somebody else just before the first statement with these words."""
+    """Within the block, delete the room as somebody else, just before the first statement with these words."""
     deleted = []
 
     def delete_room(_connection, _cursor, statement, *_):
@@ -185,7 +185,7 @@ def test_a_prompt_that_comes_while_its_room_is_deleted_finds_no_room_and_spends_
     assert room.used() == 0
 
 
-def test_a_key_that_goes_with_its_room_while_its_reply_is_waited_for_leaves_the_answer(room, runner, postgres):
+def test_a_wait_is_answered_even_when_its_room_and_key_are_purged_meanwhile(room, runner, postgres):
     room.runner = runner
     with room.app.app_context():
         engine = db.engine
@@ -223,7 +223,7 @@ def test_another_body_or_room_under_the_same_key_is_refused(room):
     assert room.used() == 1
 
 
-def test_keys_are_each_users_own(room, make_user):
+def test_the_same_key_of_two_users_is_two_requests(room, make_user):
     post(room)
     somebody = make_user()
     answer = somebody.post(f"{somebody.make_chatroom()}/message", json={"text": "Mine"}, headers=KEY)
@@ -251,6 +251,6 @@ def test_a_known_key_is_answered_when_the_day_is_spent(room):
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é", "a\tb"])
-def test_a_key_that_is_none_is_a_validation_error(room, key):
+def test_an_invalid_key_is_a_validation_error(room, key):
     answer = post(room, headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json["code"]) == (422, "validation_error")

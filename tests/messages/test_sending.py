@@ -42,7 +42,7 @@ def test_a_client_has_its_answer_before_the_task_is_queued(user, redis_db):
     assert waiting_tasks(redis_db, GENERATIONS) == [("messages.generate_reply", (answer.json["reply"]["id"],))]
 
 
-def test_the_task_behind_an_answer_is_queued_once_under_the_requests_id_and_trace(user, redis_db):
+def test_the_task_after_an_answer_is_queued_once_with_the_requests_id_and_trace(user, redis_db):
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     headers = {"X-Request-ID": "this-request", "traceparent": trace}
     answer = user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"}, headers=headers, buffered=False)
@@ -53,7 +53,7 @@ def test_the_task_behind_an_answer_is_queued_once_under_the_requests_id_and_trac
     assert (task["headers"]["request_id"], task["headers"]["traceparent"]) == ("this-request", trace)
 
 
-def test_a_defect_behind_the_commit_leaves_the_reply_to_the_workers_all_the_same(app, user, redis_db, monkeypatch):
+def test_a_reply_is_queued_even_after_a_defect_behind_the_commit(app, user, redis_db, monkeypatch):
     path = user.make_chatroom()
     app.config["PROPAGATE_EXCEPTIONS"] = False
     try:
@@ -96,7 +96,7 @@ def test_a_wait_that_is_not_long_enough_answers_202(user, worker, gemini):
     assert "Preference-Applied" not in response.headers
 
 
-def test_a_wait_tells_the_time_that_is_left_at_its_end(user, worker, gemini):
+def test_ratelimit_reset_counts_from_the_end_of_a_wait(user, worker, gemini):
     gemini.behave(delay=2)
     path = user.make_chatroom()
     end = next_midnight(utc_now())
@@ -106,7 +106,7 @@ def test_a_wait_tells_the_time_that_is_left_at_its_end(user, worker, gemini):
     assert before - int(response.headers["RateLimit-Reset"]) >= 2 or utc_now() >= end
 
 
-def test_a_wait_past_midnight_tells_of_the_new_day(user, worker, monkeypatch):
+def test_a_wait_past_midnight_shows_the_quota_of_the_new_day(user, worker, monkeypatch):
     path, tomorrow = user.make_chatroom(), next_midnight(utc_now()) + timedelta(seconds=5)
     monkeypatch.setattr("app.messages.service.utc_now", lambda: tomorrow)
     response = user.post(f"{path}/message", json={"text": "Hello"}, headers={"Prefer": "wait=10"})
@@ -114,14 +114,14 @@ def test_a_wait_past_midnight_tells_of_the_new_day(user, worker, monkeypatch):
     assert int(response.headers["RateLimit-Reset"]) == 86_395
 
 
-def test_a_wait_for_a_reply_that_fails_tells_what_is_left_of_the_day(user, worker):
+def test_a_wait_for_a_reply_that_fails_shows_the_quota_after_the_refund(user, worker):
     path = user.make_chatroom()
     response = user.post(f"{path}/message", json={"text": "[[sandbox: status=404]]"}, headers={"Prefer": "wait=10"})
     assert response.json["reply"]["error"]["code"] == "model_rejected"
     assert response.headers["RateLimit-Remaining"] == "5"
 
 
-def test_a_process_that_holds_as_many_requests_as_it_may_answers_at_once(make_app, user, served_environment, worker):
+def test_a_process_that_holds_its_maximum_of_requests_answers_at_once(make_app, user, served_environment, worker):
     own = make_app(streams_per_process=1, redis_url=served_environment["REDIS_URL"])
     user.client = own.test_client()
     path = user.make_chatroom()
@@ -134,7 +134,7 @@ def test_a_process_that_holds_as_many_requests_as_it_may_answers_at_once(make_ap
     assert time.monotonic() - begun < 10
 
 
-def test_a_wait_that_loses_postgresql_answers_202_for_what_was_accepted(room):
+def test_a_wait_that_loses_postgresql_answers_202_for_the_accepted_prompt(room):
     with room.app.app_context():
         engine = db.engine
     charged = []
@@ -181,7 +181,7 @@ def test_a_wait_goes_on_when_postgresql_cuts_its_connection(room):
     assert (response.status_code, response.json["reply"]["status"]) == (200, "canceled")
 
 
-def test_a_wait_ends_when_the_process_is_about_to_end(room, drain):
+def test_a_wait_ends_when_the_process_drains(room, drain):
     begun = time.monotonic()
     drain()
     response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": "wait=20"})
@@ -223,7 +223,7 @@ def test_a_wait_ends_well_when_the_reply_is_canceled_or_deleted(room, verb, seco
 
 
 @pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "wait", "wait=0", "nonsense", "=,=;;", "wait=1e9"])
-def test_a_preference_that_makes_no_sense_is_ignored(room, prefer):
+def test_an_invalid_preference_is_ignored(room, prefer):
     response = room.person.post(f"{room.path}/message", json={"text": "Hi"}, headers={"Prefer": prefer})
     assert response.status_code == 202
 

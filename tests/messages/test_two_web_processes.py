@@ -1,4 +1,4 @@
-"""Held requests on two web processes: counted together, and sent on when one of the two ends."""
+"""Held requests on two web processes: counted together, and sent to the other process when one ends."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def own_redis(make_redis_url: Callable[[], str]) -> str:
 def webs(
     environment: dict[str, str], migrated_app: Flask, own_redis: str, tmp_path_factory: Any
 ) -> Iterator[list[WebProcess]]:
-    """Two of one service, whose replies nobody generates."""
+    """Two web processes of one service, whose replies nobody generates."""
     variables = environment | {"STREAMS_PER_USER": str(STREAMS_PER_USER), "REDIS_URL": own_redis}
     folder = tmp_path_factory.mktemp("web")
     with ExitStack() as started:
@@ -44,7 +44,7 @@ def webs(
 
 
 class Client:
-    """Somebody with a token, a chatroom and a reply that is not there yet."""
+    """Somebody with a token, a chatroom and an unfinished reply."""
 
     def __init__(self, web: WebProcess, mobile: str) -> None:
         self.token = web.log_in(mobile)["access_token"]
@@ -82,7 +82,7 @@ def test_the_streams_of_a_user_on_two_processes_are_counted_together(webs, clien
 
 
 def test_a_prompt_whose_client_is_gone_before_its_answer_is_queued(app, webs, client, own_redis, postgres):
-    """The task follows the answer, whether anybody is there to take it or not."""
+    """The task follows the answer, whether or not anybody is there to take it."""
     address, body = urlsplit(webs[0].url), b'{"text": "Hello"}'
     head = f"POST {client.room}/message HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {client.token}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -104,14 +104,14 @@ def holds_somebody_up(cursor: Any) -> bool:
     return bool(cursor.fetchone()[0])
 
 
-def test_a_process_that_is_told_to_end_sends_streams_and_waits_on(webs, client, own_redis):
+def test_a_process_that_shuts_down_sends_streams_and_waits_to_another_one(webs, client, own_redis):
     ending, staying = webs
     stream = client.follow(ending)
     events = events_of(stream.iter_content(chunk_size=None))
     assert next(events).name == "status"
     with ThreadPoolExecutor() as threads, redis.Redis.from_url(own_redis) as valkey:
         waiting = threads.submit(client.send, ending, Prefer="wait=20")
-        assert wait_until(lambda: blocked_readers(valkey) == 2, seconds=10)  # the stream, and who waits for a reply
+        assert wait_until(lambda: blocked_readers(valkey) == 2, seconds=10)  # the stream and the request that waits
         os.kill(ending.pid, signal.SIGTERM)
         assert [event.name for event in events] == ["reconnect"]
         answer = waiting.result()
@@ -123,8 +123,8 @@ def test_a_process_that_is_told_to_end_sends_streams_and_waits_on(webs, client, 
     assert staying.call("GET", answer.headers["Location"], token=client.token).json()["status"] == "queued"
 
 
-def test_a_process_that_is_told_to_end_answers_what_it_has_begun(app, own_environment, mobile_numbers, tmp_path):
-    """Here the rest of a request comes five seconds after SIGTERM."""
+def test_a_process_that_shuts_down_answers_requests_that_it_has_begun(app, own_environment, mobile_numbers, tmp_path):
+    """The rest of a request comes five seconds after SIGTERM."""
     with serving(own_environment, tmp_path / "web.log") as web:
         client = Client(web, next(mobile_numbers))
         body = b'{"text": "Hello"}'
@@ -137,14 +137,14 @@ def test_a_process_that_is_told_to_end_answers_what_it_has_begun(app, own_enviro
             assert b" 100 " in connection.sock.recv(1_000)
             os.kill(web.pid, signal.SIGTERM)
             assert wait_until(lambda: refuses_connections(web), seconds=9)  # clients go elsewhere, and wait for nothing
-            connection.send(body[:1])  # who says nothing for ten seconds is given up
+            connection.send(body[:1])  # a client that says nothing for ten seconds is given up
             assert not wait_until(lambda: not alive(web.pid), seconds=5)
             connection.send(body[1:])
             assert connection.getresponse().status == 202
         assert wait_until(lambda: not alive(web.pid), seconds=GRACE_SECONDS)
 
 
-def test_a_process_that_is_told_to_end_answers_who_waits_to_be_let_in(app, own_environment, tmp_path):
+def test_a_process_that_shuts_down_answers_connections_that_wait_to_be_accepted(app, own_environment, tmp_path):
     with serving(own_environment, tmp_path / "web.log") as web, ThreadPoolExecutor() as threads:
         master = psutil.Process(web.pid)
         (process,) = master.children()
@@ -157,20 +157,20 @@ def test_a_process_that_is_told_to_end_answers_who_waits_to_be_let_in(app, own_e
         assert [answer.result().status_code for answer in sent] == [200] * len(sent)
 
 
-def test_processes_whose_master_was_killed_end_as_if_told_to(app, own_environment, mobile_numbers, tmp_path):
+def test_processes_whose_master_was_killed_shut_down_as_if_told_to(app, own_environment, mobile_numbers, tmp_path):
     with serving(own_environment, tmp_path / "web.log") as web:
         client = Client(web, next(mobile_numbers))
         with client.follow(web) as stream:
             events = events_of(stream.iter_content(chunk_size=None))
             assert next(events).name == "status"
             os.kill(web.pid, signal.SIGKILL)
-            # Else the next master could not take the port, and nobody would answer until all requests have ended.
+            # Otherwise the next master could not take the port, and nobody would answer until all requests have ended.
             assert wait_until(lambda: refuses_connections(web), seconds=20)
             assert [event.name for event in events] == ["reconnect"]
 
 
 def refuses_connections(web: WebProcess) -> bool:
-    """Whether nobody listens any more at the address."""
+    """Whether nobody listens at the address any more."""
     address = urlsplit(web.url)
     try:
         socket.create_connection((address.hostname, address.port), timeout=GRACE_SECONDS).close()
@@ -180,14 +180,14 @@ def refuses_connections(web: WebProcess) -> bool:
 
 
 def waiting_clients(web: WebProcess) -> int:
-    """How many connections of ours to the address are open."""
+    """Return how many connections of ours to the address are open."""
     port = urlsplit(web.url).port
     connections = psutil.Process().net_connections(kind="tcp")
     return sum(one.raddr[1:] == (port,) and one.status == psutil.CONN_ESTABLISHED for one in connections)
 
 
 def blocked_readers(valkey: redis.Redis) -> int:
-    """How many connections to this database wait for events of a reply."""
+    """Return how many connections to this database wait for events of a reply."""
     mine = str(valkey.get_connection_kwargs()["db"])
     clients = (client for client in valkey.client_list() if client["db"] == mine)
     return sum(client["cmd"] == "xread" and "b" in client["flags"] for client in clients)

@@ -1,4 +1,4 @@
-"""A database of its own that migrations run on, and the rows in it."""
+"""A database for the migrations alone, and ways to move it between revisions."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -33,13 +33,13 @@ REVISIONS = [revision.revision for revision in reversed(list(script().walk_revis
 
 @dataclass
 class Migrator:
-    """A database without rows and the ways to move it."""
+    """An empty database, and ways to move it between revisions."""
 
     app: Flask
     engine: sa.Engine
 
     def start_at(self, revision: str) -> None:
-        """Go on without rows from where the test before ended, or from nothing when that is further."""
+        """Move to a revision without rows: from where the last test ended, or from nothing if that was past it."""
         with self.engine.begin() as connection:
             present = MigrationContext.configure(connection).get_current_revision()
             behind = present in REVISIONS[: REVISIONS.index(revision) + 1]
@@ -58,7 +58,7 @@ class Migrator:
         self.upgrade(revision, lock_timeout=lock_timeout)
 
     def upgrade(self, revision: str, *, lock_timeout: str = "300ms") -> None:
-        """As `to`, whoever is at work."""
+        """As `to`, without waiting for the end of another run."""
         with self.app.app_context():
             upgrade(directory=str(FOLDER), revision=revision, x_arg=[f"lock_timeout={lock_timeout}"])
 
@@ -68,13 +68,13 @@ class Migrator:
             downgrade(directory=str(FOLDER), revision=revision)
 
     def wait_until_alone(self) -> None:
-        """A run's lock goes with its connection, whose end the server notices a moment later."""
+        """Wait for the lock of the last run. The server releases it a moment after the run's connection ends."""
         with self.engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ONE_AT_A_TIME)))
 
     @contextmanager
     def recorded(self) -> Iterator[list[str]]:
-        """All that is sent meanwhile, with the ends of transactions."""
+        """Collect all that is sent within the block, with the ends of transactions."""
         with self.app.app_context():
             engine = db.engine
         sent: list[str] = []

@@ -1,4 +1,4 @@
-"""Rows and rules of a schema, whatever its revision: made from what the database says of it."""
+"""Rows and rules of a schema of any revision, made from what the database says of it."""
 
 import re
 import uuid
@@ -19,7 +19,7 @@ BY_TYPE: list[tuple[type[sa.types.TypeEngine], Any]] = [
     (sa.JSON, {}),
     (sa.String, "x"),
 ]
-# What several columns have to agree on, which no type tells.
+# What several columns have to agree on, and no type expresses.
 NO_FAILURE_NO_LEASE = {"error_code": None, "lease_expires_at": None, "superseded": False}
 SPECIAL: dict[str, list[dict[str, Any]]] = {
     "users": [{"mobile": "+14155550100"}],
@@ -54,7 +54,7 @@ Rows = dict[str, set[tuple[Any, ...]]]
 
 
 def tables_of(connection: sa.Connection) -> sa.MetaData:
-    """The tables and columns that code written for the schema of now knows."""
+    """Return the tables and columns that code written for the present schema knows."""
     metadata = sa.MetaData()
     metadata.reflect(connection)
     metadata.remove(metadata.tables["alembic_version"])
@@ -62,12 +62,12 @@ def tables_of(connection: sa.Connection) -> sa.MetaData:
 
 
 def schema_of(connection: sa.Connection) -> set[str]:
-    """Every column, constraint, index, trigger and function."""
+    """Return every column, constraint, index, trigger and function."""
     return set(connection.scalars(sa.text(SCHEMA)))
 
 
 def rules_of(connection: sa.Connection, known: sa.MetaData) -> set[tuple[str, str]]:
-    """What the database refuses, by table and name, as far as it is about columns that are known."""
+    """Return the database's rules by table and name, as far as they concern known columns."""
     return {
         (table, name)
         for table, name, numbers in connection.execute(sa.text(RULES)).all()
@@ -81,7 +81,7 @@ def names_of(connection: sa.Connection, table: str, numbers: list[int]) -> list[
 
 
 def insert_rows(connection: sa.Connection, metadata: sa.MetaData) -> None:
-    """One row (or two) into every table, naming the columns of `metadata` and no others."""
+    """Insert one row (or two) into every table, naming the columns of `metadata` and no others."""
     inspector = sa.inspect(connection)
     parents: dict[str, dict[str, Any]] = {}
     for table in metadata.sorted_tables:
@@ -112,7 +112,7 @@ def value_for(column: sa.Column[Any], parents: dict[str, dict[str, Any]], choice
 
 
 def allowed_values(constraints: list[Any]) -> dict[str, str]:
-    """The first value that a check of the kind `column IN (…)` allows, by column."""
+    """Return the first value that a check of the kind `column IN (…)` allows, by column."""
     found = {}
     for constraint in constraints:
         match = re.match(r"\(?(\w+)\)?(?:::\w+)? = ANY \(.*?'([^']+)'", constraint["sqltext"])
@@ -122,7 +122,7 @@ def allowed_values(constraints: list[Any]) -> dict[str, str]:
 
 
 def read_rows(connection: sa.Connection, metadata: sa.MetaData) -> Rows:
-    """What every table of `metadata` holds in the columns of `metadata`."""
+    """Return what every table of `metadata` holds in the columns of `metadata`."""
     return {
         table.name: {tuple(map(hashable, row)) for row in connection.execute(sa.select(table))}
         for table in metadata.sorted_tables

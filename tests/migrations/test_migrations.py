@@ -11,12 +11,12 @@ from app.core.db import db
 from tests.migrations.conftest import FOLDER, REVISIONS, script
 from tests.migrations.rows import insert_rows, read_rows, rules_of, schema_of, tables_of
 
-WEAKER = {  # than the rules that they took the place of
+WEAKER = {  # than the rules that they replaced
     ("messages", "ix_messages_reply_of_prompt"),
     ("idempotency_keys", "ck_idempotency_keys_made_one_thing"),
 }
 OF_ROWS_ALONE = {"0021"}
-LATER_STEPS = list(pairwise(REVISIONS))  # those that meet rows, and code that runs
+LATER_STEPS = list(pairwise(REVISIONS))  # those that run beside rows and code
 
 
 def steps_with(words: str) -> list[tuple[str, str]]:
@@ -31,7 +31,7 @@ def test_there_is_one_head():
     assert len(script().get_heads()) == 1
 
 
-def test_from_empty_to_what_the_models_say_and_back(migrator):
+def test_migrations_lead_from_nothing_to_the_models_and_back(migrator):
     migrator.start_from_nothing()
     migrator.to("head")
     with migrator.engine.connect() as connection:
@@ -43,7 +43,7 @@ def test_from_empty_to_what_the_models_say_and_back(migrator):
 
 
 @pytest.mark.parametrize(("before", "after"), LATER_STEPS)
-def test_a_step_keeps_what_the_rows_say_and_can_be_taken_back(migrator, before, after):
+def test_a_step_keeps_the_content_of_the_rows_and_can_be_reverted(migrator, before, after):
     migrator.start_at(before)
     with migrator.engine.begin() as connection:
         known, schema = tables_of(connection), schema_of(connection)
@@ -61,8 +61,8 @@ def test_a_step_keeps_what_the_rows_say_and_can_be_taken_back(migrator, before, 
 
 
 @pytest.mark.parametrize(("before", "after"), LATER_STEPS)
-def test_the_code_of_before_works_on_the_schema_of_after(migrator, before, after):
-    """During a release both run: the old one writes, reads, changes and deletes by the columns that it knows."""
+def test_the_code_of_before_a_step_works_on_the_schema_after_it(migrator, before, after):
+    """During a release the old code still writes, reads, changes and deletes by the columns that it knows."""
     migrator.start_at(before)
     with migrator.engine.begin() as connection:
         known = tables_of(connection)
@@ -77,7 +77,7 @@ def test_the_code_of_before_works_on_the_schema_of_after(migrator, before, after
             connection.execute(table.delete())
 
 
-def test_full_tables_can_be_taken_back_to_nothing(migrator):
+def test_all_steps_can_be_reverted_when_the_tables_have_rows(migrator):
     migrator.start_at(REVISIONS[-1])
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))
@@ -86,8 +86,8 @@ def test_full_tables_can_be_taken_back_to_nothing(migrator):
 
 
 @pytest.mark.parametrize(("before", "after"), VALIDATING_STEPS)
-def test_a_migration_whose_validation_was_cut_short_can_be_run_again(migrator, before, after):
-    """What was written before it is committed; a vacuum is enough to keep it from its lock."""
+def test_a_migration_whose_validation_was_interrupted_can_be_run_again(migrator, before, after):
+    """What ran before the validation is committed. A vacuum is enough to keep the validation from its lock."""
     migrator.start_at(before)
 
     def fail(_connection, _cursor, statement, *_):
@@ -106,8 +106,8 @@ def test_a_migration_whose_validation_was_cut_short_can_be_run_again(migrator, b
 
 
 @pytest.mark.parametrize(("before", "after"), CONCURRENT_STEPS)
-def test_a_migration_that_was_cut_short_can_be_run_again(migrator, before, after):
-    """An index that is made concurrently waits for every transaction that is open: a backup is enough."""
+def test_a_migration_that_was_interrupted_can_be_run_again(migrator, before, after):
+    """An index that is made concurrently waits for every open transaction, so a backup is enough."""
     migrator.start_at(before)
     with migrator.engine.connect().execution_options(isolation_level="REPEATABLE READ") as backup, backup.begin():
         backup.execute(sa.text("SELECT count(*) FROM messages"))
@@ -119,8 +119,8 @@ def test_a_migration_that_was_cut_short_can_be_run_again(migrator, before, after
     migrator.to("head")
 
 
-def test_what_waits_to_be_purged_is_no_obstacle_to_taking_0007_back(migrator):
-    """The earlier schema cannot say that a chatroom or an account is deleted: what is goes for good."""
+def test_rows_that_wait_to_be_purged_do_not_prevent_reverting_0007(migrator):
+    """The earlier schema cannot mark a chatroom or an account as deleted, so such rows are deleted for good."""
     migrator.start_at("0007")
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))
@@ -133,8 +133,8 @@ def test_what_waits_to_be_purged_is_no_obstacle_to_taking_0007_back(migrator):
     assert left["prompt_charges"]
 
 
-def test_messages_of_before_can_be_found(migrator):
-    """More than a batch of them; neither those without a text, nor what is superseded or waits to be purged."""
+def test_older_messages_can_be_found(migrator):
+    """There are more of them than a batch. Those without a text, superseded or waiting to be purged are left out."""
     migrator.start_at("0013")
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))
@@ -159,7 +159,7 @@ def test_messages_of_before_can_be_found(migrator):
     assert (total, searchable, hidden) == (2501, 2501 - hidden, 250)
 
 
-def test_rows_of_before_get_what_they_lack(migrator):
+def test_older_rows_get_the_values_that_they_lack(migrator):
     migrator.start_at("0020")
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))

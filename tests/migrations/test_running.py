@@ -1,4 +1,4 @@
-"""Migrations beside others: what they wait for and lock, what they refuse, and what changes under their hands."""
+"""Migrations beside other work: what they wait for and lock, what they refuse, and what changes while they run."""
 
 import re
 import threading
@@ -14,7 +14,7 @@ from tests.migrations.rows import insert_rows, tables_of
 
 
 def test_a_migration_does_not_wait_long_for_a_lock(migrator):
-    """A migration that waits stops everybody who comes behind it: it gives up instead."""
+    """A migration that waits stops everybody who comes behind it, so it gives up instead."""
     migrator.start_at(REVISIONS[0])
     with migrator.engine.begin() as connection:
         connection.execute(sa.text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
@@ -48,7 +48,7 @@ def test_a_second_run_at_the_same_time_is_refused(migrator):
 
 
 def test_a_database_that_cannot_store_every_text_is_refused(postgres, make_app):
-    """Search needs Unicode: a migration in the middle would fail, with a page of SQL."""
+    """Search needs Unicode. Otherwise a migration in the middle would fail, with a page of SQL."""
     server = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
     url = server.set(database=f"{server.database}_latin")
     admin = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
@@ -63,7 +63,7 @@ def test_a_database_that_cannot_store_every_text_is_refused(postgres, make_app):
         connection.execute(sa.text(f"DROP DATABASE {url.database} WITH (FORCE)"))
 
 
-def test_locks_of_one_step_are_let_go_before_the_next(migrator):
+def test_locks_of_one_step_are_released_before_the_next(migrator):
     migrator.start_at(REVISIONS[0])
     with migrator.recorded() as sent:
         migrator.to("head")
@@ -72,13 +72,13 @@ def test_locks_of_one_step_are_let_go_before_the_next(migrator):
     assert set(ends) == {"COMMIT"}
 
 
-def test_no_script_of_statements_is_written_down(migrator):
+def test_a_script_of_statements_is_refused(migrator):
     with migrator.app.app_context(), pytest.raises(SystemExit, match="--sql"):
         upgrade(directory=str(FOLDER), sql=True)
 
 
 def test_no_step_locks_a_table_in_use_while_it_reads_the_rows(migrator):
-    """Rules 3 and 4 of docs/operations.md. With the tables that it makes, a step may do as it likes."""
+    """Rules 3 and 4 of docs/operations.md. A step may lock the tables that it makes as it likes."""
     migrator.start_at(REVISIONS[0])
     with migrator.recorded() as sent:
         migrator.to("head")
@@ -119,8 +119,8 @@ def before_statements(migrator, act):
         sa.event.remove(engine, "before_cursor_execute", note)
 
 
-def test_messages_that_are_deleted_meanwhile_are_no_obstacle(migrator):
-    """A purge has deleted one when the step looks, and commits while it waits for that one."""
+def test_messages_that_are_deleted_meanwhile_do_not_stop_a_step(migrator):
+    """A purge has deleted one when the step reads it, and commits while the step waits for that row."""
     migrator.start_at("0013")
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))
@@ -137,7 +137,7 @@ def test_messages_that_are_deleted_meanwhile_are_no_obstacle(migrator):
         assert connection.scalar(sa.text("SELECT count(*) FROM searchable_messages")) == 1
 
 
-def test_rows_of_before_that_somebody_holds_are_waited_for_when_all_others_are_done(migrator):
+def test_locked_older_rows_are_waited_for_when_all_others_are_done(migrator):
     migrator.start_at("0020")
     with migrator.engine.begin() as connection:
         insert_rows(connection, tables_of(connection))

@@ -29,7 +29,7 @@ def test_a_user_is_found_by_id_and_by_any_spelling_of_the_number(user, flask):
         assert user.mobile in output
 
 
-def test_json_is_for_programs(user, flask):
+def test_json_output_is_one_object_a_line(user, flask):
     flask("users", "grant-pro", user.mobile, "--reason", "A gift")
     found, grant = (json.loads(line) for line in flask("users", "find", user.id, "--json").output.splitlines())
     assert (found["kind"], found["id"], found["tier"]) == ("user", user.id, "pro")
@@ -55,7 +55,7 @@ def test_a_grant_lasts_for_its_days(user, flask, app):
 
 
 def test_pro_is_not_granted_to_an_unverified_number(client, flask, mobile_numbers):
-    """The next signup takes the number over, and must find nothing that hangs on the earlier one."""
+    """The next signup takes the number over, and must find nothing that belongs to the earlier one."""
     signup = {"mobile": next(mobile_numbers)}
     assert client.post("/auth/signup", json=signup).status_code == 201
     result = flask("users", "grant-pro", signup["mobile"], "--reason", "A gift")
@@ -83,14 +83,14 @@ def test_wrong_arguments_are_refused_in_one_sentence(user, flask, words):
     assert tier(user) == "basic"
 
 
-def test_an_account_is_deleted_after_a_yes(user, flask):
+def test_an_account_is_deleted_only_after_a_yes(user, flask):
     assert flask("users", "delete", user.mobile).exit_code == 1  # nobody is there to say yes
     assert user.get("/user/me").status_code == 200
     assert flask("users", "delete", user.mobile, "--yes").exit_code == 0
     assert user.get("/user/me").status_code == 401
 
 
-def test_a_name_draws_nothing_on_the_operators_terminal(make_user, flask):
+def test_a_name_cannot_control_the_operators_terminal(make_user, flask):
     user = make_user()
     assert user.patch("/user/me", json={"name": "a\ntier  pro\x1b]0;x\x07"}).status_code == 200
     shown = flask("users", "find", user.mobile).output
@@ -98,7 +98,7 @@ def test_a_name_draws_nothing_on_the_operators_terminal(make_user, flask):
     assert "\x1b" not in shown
 
 
-def test_json_for_programs_draws_nothing_and_is_one_line_for_all_of_them(make_user, flask):
+def test_json_output_of_an_odd_name_is_one_line_of_ascii(make_user, flask):
     user = make_user()
     name = "Zoë\x9b31m\x85\u2028\u202e"  # what a terminal obeys, and what programs take for the end of a line
     assert user.patch("/user/me", json={"name": name}).status_code == 200

@@ -10,7 +10,7 @@ from tests.problems import assert_problem
 
 
 class Page(HTMLParser):
-    """What a page loads, and what scripts stand in it."""
+    """What a page loads, and which scripts are in it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def test_openapi_is_json_that_browsers_may_read(client):
     assert response.json["openapi"].startswith("3.1")
 
 
-def test_a_file_of_the_page_is_a_request_like_others_in_the_log(client, caplog):
+def test_a_file_of_the_page_is_logged_as_a_request_like_others(client, caplog):
     caplog.set_level("INFO")
     assert client.get("/docs/assets/swagger-ui.css", buffered=True).status_code == 200
     [line] = [record for record in caplog.records if getattr(record, "event", "") == "request"]

@@ -31,8 +31,8 @@ def test_readyz_is_ok_while_everything_answers(client):
 
 
 @pytest.mark.parametrize("minutes", [-6, 6])
-def test_ages_are_by_one_clock(client, app, user, monkeypatch, minutes):
-    """That of PostgreSQL, by which a tick is dated."""
+def test_ages_are_measured_by_one_clock(client, app, user, monkeypatch, minutes):
+    """The clock is PostgreSQL's, by which a tick is dated."""
     user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
         totals.tick(database_now())

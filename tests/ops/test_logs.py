@@ -1,4 +1,4 @@
-"""A whole run of real processes, as in production: what their logs tell, and what they never do."""
+"""What the logs of real processes show in a whole run as in production, and what they never show."""
 
 import json
 import re
@@ -29,13 +29,13 @@ SECRETS = {
 
 @pytest.fixture(scope="module")
 def variables(environment, make_redis_url) -> dict[str, str]:
-    """No other worker of the tests takes a task of this run's."""
+    """The variables of this run, whose tasks no other worker of the tests takes."""
     chosen = {"OTP_DELIVERY": "response", "LOG_LEVEL": "DEBUG", "REDIS_URL": make_redis_url()}
     return environment | SECRETS | chosen
 
 
 class Run:
-    """The lines that each process wrote, and what must be in none of them."""
+    """The lines that each process wrote, and what none of them may contain."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Run:
 
 
 def talk(web, run: Run) -> None:
-    """What a person does, and some of what goes wrong; every secret of it is noted, and every request's id."""
+    """Do what a person does, with some errors. Notes every secret of it, and every request's id."""
     run.request_ids = []
 
     def call(method: str, path: str, **request) -> requests.Response:
@@ -85,7 +85,7 @@ def talk(web, run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def run(variables, migrated_app, gemini_process, tmp_path_factory) -> Run:
-    """A person and his replies, with lines in production's form (production itself refuses stand-ins)."""
+    """Run a person's requests, with log lines in production's form (production itself refuses stand-ins)."""
     folder = tmp_path_factory.mktemp("logs")
     result = Run(folder)
     environ = variables | {"LOG_FORMAT": "json"}
@@ -113,7 +113,7 @@ def test_every_line_is_json(run, process):
     assert all({"levelname", "name", "message", "request_id", "timestamp"} <= set(line) for line in lines)
 
 
-def test_a_request_has_one_line(run):
+def test_a_request_has_one_log_line(run):
     lines = [line for line in run.lines("web") if line.get("event") == "request"]
     told = [line["request_id"] for line in lines]
     assert [told.count(request_id) for request_id in run.request_ids] == [1] * len(run.request_ids)
@@ -124,7 +124,7 @@ def test_a_request_has_one_line(run):
     assert line["duration_ms"] > 0
 
 
-def test_a_task_has_one_line_with_the_request_that_led_to_it(run):
+def test_a_task_has_one_log_line_with_the_request_that_led_to_it(run):
     lines = [line for line in run.lines("worker") if line.get("event") == "task"]
     assert len({line["task_id"] for line in lines}) == len(lines)
     [line] = [line for line in lines if line["request_id"] == REQUEST_ID]

@@ -23,7 +23,7 @@ from tests.web_process import serving
 
 
 def samples(exposition: str) -> dict[tuple[str, ...], float]:
-    """Values by a sample's name and its labels' values."""
+    """Return the values by a sample's name and its labels' values."""
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(exposition)
@@ -38,7 +38,7 @@ def scrape(client) -> dict[tuple[str, ...], float]:
 
 
 def folder_of(pid: int) -> Path:
-    """Where a master has its numbers."""
+    """Return the folder with a master's metrics."""
     [folder] = {Path(one.path).parent for one in psutil.Process(pid).memory_maps() if one.path.endswith(".db")}
     return folder
 
@@ -76,7 +76,7 @@ def test_the_queue_is_exported(user, app):
     assert scraped["oldest_unfinished_reply_seconds",] >= scraped["oldest_due_reply_seconds",]
 
 
-def test_stripes_events_that_wait_are_exported(client, app):
+def test_the_age_of_unapplied_stripe_events_is_exported(client, app):
     assert scrape(client)["oldest_unapplied_stripe_event_seconds",] == 0
     event = "INSERT INTO stripe_events (id, type, received_at, due_at) VALUES (:id, 'x', now() - :age, :due)"
     with app.app_context():
@@ -87,7 +87,7 @@ def test_stripes_events_that_wait_are_exported(client, app):
     assert 300 <= scrape(client)["oldest_unapplied_stripe_event_seconds",] < 330
 
 
-def test_codes_that_wait_are_exported(app, make_user):
+def test_the_age_of_unsent_codes_is_exported(app, make_user):
     user = make_user()
     user.post("/auth/send-otp", json={"mobile": user.mobile})
     assert scrape(user.client)["oldest_unsent_code_seconds",] == 0
@@ -101,7 +101,7 @@ def test_codes_that_wait_are_exported(app, make_user):
         assert least <= scrape(user.client)["oldest_unsent_code_seconds",] <= least * 1.3
 
 
-def test_a_reply_in_its_pause_is_not_due(user, app):
+def test_a_reply_that_backs_off_is_not_due(user, app):
     user.post(f"{user.make_chatroom()}/message", json={"text": "Hello"})
     with app.app_context():
         db.session.execute(text("UPDATE messages SET not_before = now() + interval '1 minute' WHERE role = 'model'"))
@@ -111,7 +111,7 @@ def test_a_reply_in_its_pause_is_not_due(user, app):
 
 
 @pytest.mark.processes
-def test_what_workers_did_is_counted_once(user, app, worker, gemini):
+def test_a_reply_of_a_worker_is_counted_once(user, app, worker, gemini):
     room = user.make_chatroom()
     answer = user.post(f"{room}/message", json={"text": "Hello"}, headers={"Prefer": "wait=10"})
     assert answer.json["reply"]["status"] == "completed"
@@ -135,7 +135,7 @@ def test_what_workers_did_is_counted_once(user, app, worker, gemini):
     assert scraped["reply_seconds_bucket", "+Inf"] == 1
 
 
-def test_a_reply_that_a_machine_with_a_fast_clock_accepted_takes_nothing_off_a_total(room, runner):
+def test_a_reply_accepted_under_a_fast_clock_takes_nothing_off_a_total(room, runner):
     now = utc_now()
     with room.app.app_context():
         rollup.count_replies(now)
@@ -170,7 +170,7 @@ def test_each_end_of_a_reply_is_counted_with_its_calls_and_tokens(room, make_run
         assert scraped["gemini_model_tokens_total", kind, "gemini-3.5-flash"] == tokens
 
 
-def test_what_ends_later_is_added_to_what_was_counted(room, runner):
+def test_replies_that_end_later_are_added_to_the_count(room, runner):
     with room.app.app_context():
         rollup.count_replies(utc_now())
     for so_far in (1, 2):
@@ -210,7 +210,7 @@ def test_the_age_of_the_last_tick_is_exported(client, app):
         ({"Authorization": "Bearer right"}, 200, None),
     ],
 )
-def test_the_token_opens_the_metrics(migrated_app, make_app, given, status, code):
+def test_the_metrics_need_their_token(migrated_app, make_app, given, status, code):
     answer = make_app(metrics_token="right").test_client().get("/metrics", headers=given)
     assert (answer.status_code, (answer.json or {}).get("code") if code else None) == (status, code)
 
@@ -251,7 +251,7 @@ def test_metrics_of_several_processes_add_up(app, environment, tmp_path):
 
 
 @pytest.mark.processes
-def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
+def test_a_reload_keeps_all_counts(app, environment, tmp_path):
     with serving(environment, tmp_path / "web.log") as web:
         for _ in range(10):
             assert web.call("GET", "/readyz").ok
@@ -267,7 +267,7 @@ def test_a_reload_forgets_nothing_that_was_counted(app, environment, tmp_path):
 
 
 @pytest.mark.processes
-def test_a_new_process_counts_although_the_folder_of_the_numbers_has_been_cleaned_up(app, environment, tmp_path):
+def test_a_new_process_counts_even_when_the_metrics_folder_has_been_removed(app, environment, tmp_path):
     own = {"GUNICORN_CMD_ARGS": "--max-requests 5 --max-requests-jitter 0"}
     with serving(environment | own, tmp_path / "web.log") as web:
         shutil.rmtree(folder_of(web.pid))
@@ -277,8 +277,8 @@ def test_a_new_process_counts_although_the_folder_of_the_numbers_has_been_cleane
 
 
 @pytest.mark.processes
-def test_a_process_goes_on_with_the_numbers_of_the_one_whose_place_it_takes(app, environment, tmp_path):
-    """Otherwise each process that ever was would leave files behind, and a scrape would read all of them."""
+def test_a_process_goes_on_with_the_metrics_files_of_the_one_it_replaces(app, environment, tmp_path):
+    """Otherwise each process would leave files behind, and a scrape would read all of them."""
     own = {"GUNICORN_CMD_ARGS": "--max-requests 10 --max-requests-jitter 0"}
     with serving(environment | own, tmp_path / "web.log", workers=2) as web:
         for _ in range(100):
@@ -294,7 +294,7 @@ def test_a_process_goes_on_with_the_numbers_of_the_one_whose_place_it_takes(app,
 
 
 @pytest.mark.processes
-def test_an_upgrade_after_a_reload_leaves_the_next_master_its_numbers(app, environment, tmp_path):
+def test_an_upgrade_after_a_reload_leaves_the_next_master_its_metrics(app, environment, tmp_path):
     with serving(environment, tmp_path / "web.log") as web:
         os.kill(web.pid, signal.SIGHUP)
         assert wait_until(lambda: web.log_file.read_text().count("Worker exiting") == 1, seconds=40)
@@ -313,8 +313,8 @@ def test_an_upgrade_after_a_reload_leaves_the_next_master_its_numbers(app, envir
             assert wait_until(lambda: not any(map(alive, upgraded)), seconds=40)
 
 
-def test_a_process_that_has_just_begun_disturbs_no_scrape(client, tmp_path, monkeypatch):
-    """Its file is there, and has no size until it is read for the second time."""
+def test_a_process_that_has_just_begun_does_not_disturb_a_scrape(client, tmp_path, monkeypatch):
+    """Its file is there, but empty until it is read for the second time."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     begun = tmp_path / "counter_1.db"
     begun.touch()

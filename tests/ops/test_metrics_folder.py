@@ -1,4 +1,4 @@
-"""The folder of the web processes' numbers: whose it is, how long it stays, and what goes on without it."""
+"""The folder of the web processes' metrics: whose it is, how long it stays, and what goes on without it."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def count_ready(web: WebProcess) -> float:
 
 @pytest.mark.processes
 def test_a_daemon_keeps_its_folder_at_a_reload_and_removes_it_at_its_end(app, environment, tmp_path):
-    """It reads its configuration before it becomes one, under another process id."""
+    """It reads its configuration before it becomes a daemon, under another process id."""
     port, pid_file = str(free_port()), tmp_path / "pid"
     gunicorn = [str(Path(sys.executable).with_name("gunicorn")), "-c", "gunicorn.conf.py", "--daemon"]
     own = {"PORT": port, "WEB_CONCURRENCY": "1", "WEB_THREADS": "32"}
@@ -62,8 +62,8 @@ def test_a_master_that_never_serves_leaves_no_folder():
     assert (existed, os.path.exists(folder)) == ("True", False)
 
 
-def test_the_next_master_removes_what_a_killed_one_left_and_nothing_of_one_that_runs():
-    """The first is as a master that is killed: nothing runs at its end."""
+def test_the_next_master_removes_the_folder_of_a_killed_one_and_not_of_a_running_one():
+    """The first one ends as a killed master does: nothing runs at its end."""
     read = f"import os, runpy; runpy.run_path('gunicorn.conf.py'); print(os.environ['{FOLDER}'], flush=True)"
     environ = os.environ | {"APP_ENV": "development", "DATABASE_URL": "postgres://x", "REDIS_URL": "redis://x"}
     command = [sys.executable, "-c", f"{read}; input(); os._exit(0)"]
@@ -83,7 +83,7 @@ def test_the_next_master_removes_what_a_killed_one_left_and_nothing_of_one_that_
 
 @pytest.mark.processes
 def test_a_master_of_an_earlier_release_does_not_remove_our_folder(app, environment, tmp_path):
-    """It starts beside ours, and removes what has this name and no lock."""
+    """An earlier release may start beside ours, and removes folders of its name that have no lock."""
     with serving(environment, tmp_path / "web.log") as web:
         assert not folder_of(web.pid).match("gemini-backend-numbers-*")
 
@@ -93,8 +93,8 @@ def test_metrics_go_on_when_their_folder_is_gone(client, tmp_path, monkeypatch):
     assert scrape(client)["postgres_answers",] == 1
 
 
-def test_a_file_that_is_removed_while_it_is_read_disturbs_no_scrape(client, tmp_path, monkeypatch):
-    """It is listed, and cannot be opened."""
+def test_a_file_that_is_removed_while_it_is_read_does_not_disturb_a_scrape(client, tmp_path, monkeypatch):
+    """It is listed, but cannot be opened."""
     monkeypatch.setenv(FOLDER, str(tmp_path))
     removed = tmp_path / "counter_1.db"
     removed.symlink_to(tmp_path / "gone")
@@ -104,7 +104,7 @@ def test_a_file_that_is_removed_while_it_is_read_disturbs_no_scrape(client, tmp_
 
 
 @pytest.mark.processes
-def test_the_numbers_are_in_memory_where_no_full_disk_ends_a_process(app, environment, tmp_path):
+def test_the_metrics_are_in_memory_where_no_full_disk_ends_a_process(app, environment, tmp_path):
     with serving(environment, tmp_path / "web.log") as web:
         assert web.call("GET", "/readyz").ok
         [child] = descendants(web.pid)

@@ -1,4 +1,4 @@
-"""What prompts took: for their owner day by day, for operators with prices."""
+"""What prompts cost: for their owner day by day, for operators with prices."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def tokens(day):
     return day["prompts"], day["prompt_tokens"], day["output_tokens"], day["thinking_tokens"]
 
 
-def test_each_day_has_a_row_with_what_its_replies_took(room, runner):
+def test_each_day_has_a_row_with_the_tokens_of_its_replies(room, runner):
     first = room.answer(runner, "[[sandbox: thinking_tokens=70 say=one]]").usage
     second = room.answer(runner, "[[sandbox: say=two]]").usage
     room.sql("UPDATE prompt_charges SET day = day - 3 WHERE output_tokens IS NOT NULL AND thinking_tokens = 70")
@@ -37,7 +37,7 @@ def test_each_day_has_a_row_with_what_its_replies_took(room, runner):
     assert {tokens(day) for day in (*days[:-4], *days[-3:-1])} == {(0, 0, 0, 0)}
 
 
-def test_the_cost_outlives_the_room_and_a_refund_is_none(room, runner):
+def test_the_cost_outlives_the_room_and_a_refunded_prompt_costs_nothing(room, runner):
     usage = room.answer(runner, "Hello").usage
     room.answer(runner, "[[sandbox: status=404]]")
     assert room.person.delete(room.path).status_code == 204
@@ -49,7 +49,7 @@ def test_the_cost_outlives_the_room_and_a_refund_is_none(room, runner):
     assert tokens(history(room)[-1])[:2] == (1, usage["prompt_tokens"])
 
 
-def test_what_an_operator_has_answered_after_a_refund_has_its_tokens_and_costs_no_prompt(room, runner):
+def test_an_operators_retry_after_a_refund_adds_its_tokens_and_costs_no_prompt(room, runner):
     reply_id = room.send("[[sandbox: status=404]]")
     room.generate(runner, reply_id)
     room.sql("UPDATE messages SET text = 'Hello' WHERE role = 'user'")
@@ -61,7 +61,7 @@ def test_what_an_operator_has_answered_after_a_refund_has_its_tokens_and_costs_n
     assert tokens(history(room)[-1])[:3] == (0, usage["prompt_tokens"], usage["output_tokens"])
 
 
-def test_a_retry_costs_what_both_replies_took(room, runner):
+def test_a_retry_costs_the_tokens_of_both_replies(room, runner):
     first = room.answer(runner, "Hello")
     new = room.person.post(f"{room.path}/messages/{first.id}/retry").json
     room.generate(runner, new["id"])
@@ -70,7 +70,7 @@ def test_a_retry_costs_what_both_replies_took(room, runner):
     assert tokens(history(room)[-1])[::2] == (2, together)
 
 
-def test_others_and_who_had_the_number_before_are_not_in_it(room, runner, make_user):
+def test_the_history_excludes_others_and_earlier_owners_of_the_number(room, runner, make_user):
     room.answer(runner, "Hello")
     other = make_user()
     other.client = room.person.client
@@ -101,7 +101,7 @@ def test_any_days_may_be_asked_for(room):
         ("until=2026-01-01", "until"),
     ],
 )
-def test_days_that_make_no_sense_are_refused(user, query, field):
+def test_invalid_days_are_refused(user, query, field):
     answer = user.get(f"/user/usage/history?{query}")
     assert list(assert_problem(answer, 422, "validation_error")["errors"]) == [field]
 
@@ -161,7 +161,7 @@ def test_a_report_of_no_days_is_refused(app):
     assert report(app, "--from", "nonsense", "--to", "2026-02-01")[0] == 2
 
 
-def test_a_report_has_what_deleted_accounts_spent_and_no_refund(app, room, runner):
+def test_a_report_has_the_prompts_of_deleted_accounts_and_no_refunded_ones(app, room, runner):
     room.answer(runner, "Hello")
     room.answer(runner, "[[sandbox: status=404]]")
     assert room.person.delete("/user/me").status_code == 204

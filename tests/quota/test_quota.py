@@ -34,14 +34,14 @@ def test_sixth_prompt_of_the_day_is_refused(room):
     assert room.used() == 5
 
 
-def test_twenty_parallel_prompts_give_exactly_five(room):
+def test_exactly_five_of_twenty_parallel_prompts_are_accepted(room):
     with ThreadPoolExecutor(20) as pool:
         codes = list(pool.map(lambda _: post(room).status_code, range(20)))
     assert sorted(codes) == [202] * 5 + [429] * 15
     assert room.used() == len(room.charges()) == 5
 
 
-def test_what_ends_in_an_error_spends_nothing(room, make_user):
+def test_a_prompt_that_is_refused_with_an_error_spends_nothing(room, make_user):
     assert post(room, "").status_code == 422
     assert post(room, "x" * 8001).status_code == 422
     assert room.person.post(f"{make_user().make_chatroom()}/message", json={"text": "Hi"}).status_code == 404
@@ -103,8 +103,8 @@ def test_a_counter_that_is_too_high_refuses_nobody(room):
     assert [post(room).status_code for _ in range(5)] == [202] * 4 + [429]
 
 
-def test_a_counter_that_is_too_low_lets_nobody_have_a_sixth(room):
-    """A Redis that is restored from an older snapshot."""
+def test_a_counter_that_is_too_low_allows_no_sixth_prompt(room):
+    """For example, Redis is restored from an older snapshot."""
     for _ in range(4):
         post(room)
     key = next(iter(room.app.extensions["redis"].scan_iter("*prompts*")))
@@ -112,7 +112,7 @@ def test_a_counter_that_is_too_low_lets_nobody_have_a_sixth(room):
     assert [post(room).status_code for _ in range(3)] == [202, 429, 429]
 
 
-def test_deleting_the_room_refills_no_day(room):
+def test_deleting_the_room_does_not_refill_the_quota(room):
     for _ in range(5):
         post(room)
     room.person.delete(room.path)
@@ -121,7 +121,7 @@ def test_deleting_the_room_refills_no_day(room):
     assert post(room).status_code == 429
 
 
-def test_a_prompt_given_back_may_be_spent_again(room, runner):
+def test_a_refunded_prompt_may_be_spent_again(room, runner):
     for _ in range(4):
         post(room)
     room.sql("UPDATE messages SET status = 'completed', text = 'Done', completed_at = now() WHERE role = 'model'")
@@ -130,7 +130,7 @@ def test_a_prompt_given_back_may_be_spent_again(room, runner):
     assert [post(room).status_code for _ in range(2)] == [202, 429]
 
 
-def test_a_prompt_is_given_back_to_the_day_it_was_charged_to(room, runner):
+def test_a_prompt_is_refunded_to_the_day_it_was_charged_to(room, runner):
     reply_id = room.send("[[sandbox: status=404]]")
     room.sql("UPDATE prompt_charges SET day = day - 1")
     post(room)

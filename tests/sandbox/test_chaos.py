@@ -1,4 +1,4 @@
-"""A disaster is only survived when everything was accepted before it."""
+"""A disaster counts as survived only when every prompt was accepted and nothing went wrong."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def test_all_accepted_and_nothing_wrong_is_good():
         Findings(accepted=40, miscounted=1),
     ],
 )
-def test_anything_else_is_not(found):
+def test_anything_lost_refused_or_wrong_is_not_good(found):
     assert not found.good
 
 

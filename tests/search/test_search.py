@@ -20,14 +20,14 @@ PROMPTS = """INSERT INTO messages (id, chatroom_id, position, role, text, status
 
 
 class Searcher:
-    """A person's messages, straight in the database, and the search in them."""
+    """A person's messages, written to the database, and searches in them."""
 
     def __init__(self, person):
         self.person, self.room, self.stored = person, person.make_chatroom(), 0
         self.ids = UUID(person.id).int % 2**40 * 2**16
 
     def say(self, words, *, count=1, room=None):
-        """Prompts with these words, the later ones newer; `N` is the number of each."""
+        """Store prompts with these words, the later ones newer. `N` becomes the number of each."""
         values = {
             "room": (room or self.room).rsplit("/", 1)[1],
             "text": words,
@@ -44,13 +44,13 @@ class Searcher:
         return self.person.get(f"/search?q={quote(query)}" + "".join(f"&{key}={value}" for key, value in more.items()))
 
     def find(self, query, **more):
-        """What is found, as snippets."""
+        """Return what is found, as snippets."""
         answer = self.get(query, **more)
         assert answer.status_code == 200, answer.text
         return [item["snippet"] for item in answer.json["items"]]
 
     def pages(self, query, **more):
-        """The snippets of all pages."""
+        """Return the snippets of all pages."""
         pages, cursor = [], {}
         while True:
             answer = self.get(query, **more, **cursor).json
@@ -60,7 +60,7 @@ class Searcher:
             cursor = {"cursor": answer["next_cursor"]}
 
     def after(self, first, query, limit):
-        """The ids of a page's messages and of all pages after it."""
+        """Return the ids of a page's messages and of all pages after it."""
         found, cursor = [item["message_id"] for item in first["items"]], first["next_cursor"]
         while cursor:
             page = self.get(query, limit=limit, cursor=cursor).json
@@ -91,7 +91,7 @@ def test_prompts_and_replies_are_found_with_what_is_highlighted(room, runner):
 
 
 def test_a_message_is_found_while_it_is_current(room, runner):
-    """From when it has a text to when it is superseded, or its chatroom is deleted."""
+    """It is found from when it has a text until it is superseded or its chatroom is deleted."""
 
     def found(word):
         return [item["role"] for item in room.person.get(f"/search?q={word}").json["items"]]
@@ -111,7 +111,7 @@ def test_a_message_is_found_while_it_is_current(room, runner):
     assert found("giraffe") == []
 
 
-def test_nobody_elses_messages_are_found(mine, make_user):
+def test_messages_of_other_users_are_not_found(mine, make_user):
     other = Searcher(make_user())
     mine.say("A secret word")
     assert other.find("secret") == []
@@ -120,7 +120,7 @@ def test_nobody_elses_messages_are_found(mine, make_user):
     assert (mine.find("secret"), other.find("secret")) == (["A secret word"], ["My secret"])
 
 
-def test_ids_that_end_alike_do_not_mix(mine, make_user, app):
+def test_users_whose_ids_end_alike_do_not_find_each_others_messages(mine, make_user, app):
     """The words carry only a part of their owner's id."""
     other = Searcher(make_user())
     other.say("A secret word")
@@ -131,7 +131,7 @@ def test_ids_that_end_alike_do_not_mix(mine, make_user, app):
     assert mine.find("secret") == []
 
 
-def test_one_chatroom_alone(mine):
+def test_a_search_may_be_limited_to_one_chatroom(mine):
     second = mine.person.make_chatroom("Second")
     mine.say("word here")
     mine.say("word there", room=second)
@@ -139,7 +139,7 @@ def test_one_chatroom_alone(mine):
     assert sorted(mine.find("word")) == ["word here", "word there"]
 
 
-def test_the_best_come_first_then_the_newest(mine):
+def test_the_best_matches_come_first_and_then_the_newest(mine):
     mine.say("apple and a long text about pears, plums, grapes and many other things that grow on trees")
     mine.say("apple apple apple")
     mine.say("apple pie")
@@ -147,7 +147,7 @@ def test_the_best_come_first_then_the_newest(mine):
     assert [snippet[:11] for snippet in mine.find("apple")] == ["apple apple", "apple tart", "apple pie", "apple and a"]
 
 
-def test_a_message_with_many_words_that_begin_so_is_found(mine):
+def test_a_message_with_many_words_of_one_prefix_is_found(mine):
     mine.say(" ".join(f"sku{number}" for number in range(450)))
     mine.say("one sku1 and more")
     assert len(mine.find("sku")) == 2
@@ -155,7 +155,7 @@ def test_a_message_with_many_words_that_begin_so_is_found(mine):
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100])
-def test_pages_have_all_of_it_once(mine, limit):
+def test_pages_have_every_match_once(mine, limit):
     mine.say("word N", count=60)
     mine.say("another N", count=30)
     pages = mine.pages("wor", limit=limit)
@@ -173,7 +173,7 @@ def test_pages_have_all_of_it_once(mine, limit):
         [("word N", 500), ("other", 700), ("word 1N", 400), ("other", 500)],  # first the one, then the other
     ],
 )
-def test_a_search_goes_on_after_what_is_ranked_at_once(mine, groups):
+def test_a_search_goes_on_after_the_messages_that_are_ranked_at_once(mine, groups):
     for words, count in groups:
         mine.say(words, count=count)
     found = chain(*mine.pages("word", limit=100))
@@ -181,7 +181,7 @@ def test_a_search_goes_on_after_what_is_ranked_at_once(mine, groups):
     assert sorted(found) == sorted(expected)
 
 
-def test_what_is_written_meanwhile_repeats_nothing(mine):
+def test_messages_written_between_two_pages_repeat_nothing(mine):
     mine.say("word N", count=service.RECENT + 50)
     first = mine.get("word", limit=100).json
     mine.say("word of later N", count=60)
@@ -192,7 +192,7 @@ def test_what_is_written_meanwhile_repeats_nothing(mine):
 
 
 def test_a_reply_that_ends_between_two_pages_repeats_nothing(mine, app):
-    """With its text as many of the latest match as make a block by themselves, and the index is asked for no other."""
+    """With its text, enough of the latest messages match to make a block, and the index is not asked for another."""
     mine.say("word N", count=40)
     mine.say("other", count=service.RECENT + 100)
     mine.say("word late", count=service.ENOUGH - 1)
@@ -224,7 +224,7 @@ def test_many_replies_that_end_between_two_pages_push_nothing_out(mine, app):
 
 
 def test_a_room_that_is_deleted_between_two_pages_hides_no_other(mine, app):
-    """Better matches come in where it was, and stand before what the first page has shown."""
+    """Better matches take its place, and stand before what the first page has shown."""
     mine.say("word word word word N", count=20)
     mine.say("other", count=service.RECENT - 100)
     second = mine.person.make_chatroom("Second")
@@ -240,13 +240,13 @@ def test_a_room_that_is_deleted_between_two_pages_hides_no_other(mine, app):
 
 
 @pytest.mark.parametrize("query", ["!!", "🎉", "'; -- \\", "& | ! <-> :*", "()", "..."])
-def test_signs_alone_find_nothing(mine, query):
+def test_punctuation_alone_finds_nothing(mine, query):
     mine.say("Words, and signs: !! 🎉 & | ( ) ...")
     assert mine.find(query) == []
 
 
 @pytest.mark.parametrize("query", ["it's", "a & b", "a | b:*", "!a", "'a'", "a <-> b", "\\a", "a%", "a_", '"a b"'])
-def test_operators_are_no_operators(mine, query):
+def test_operators_in_a_query_have_no_meaning(mine, query):
     mine.say("it's a, then b")
     assert mine.find(query) == ["it's a, then b"]
 
@@ -267,31 +267,31 @@ def test_operators_are_no_operators(mine, query):
         "q=a&sort=new",
     ],
 )
-def test_nonsense_is_refused(user, query):
+def test_an_invalid_search_is_422(user, query):
     assert_problem(user.get(f"/search?{query}"), 422, "validation_error")
 
 
 @pytest.mark.parametrize("cursor", ["x", "a|b", "0|0|0", "%00", "x" * 300])
-def test_a_cursor_of_somewhere_else_is_refused(user, cursor):
+def test_a_cursor_from_elsewhere_is_refused(user, cursor):
     assert_problem(user.get(f"/search?q=a&cursor={cursor}"), 400, "invalid_cursor")
     elsewhere = user.get("/chatroom?limit=1").json["next_cursor"] or "MHww"
     assert_problem(user.get(f"/search?q=a&cursor={elsewhere}"), 400, "invalid_cursor")
 
 
-def test_numbers_in_a_cursor_may_be_any(user):
+def test_a_cursor_may_contain_any_number(user):
     for score in (-(10**19), -1, 0, 2**31, 10**19):
         for block in ("compared", "indexed", "next", "other"):
             cursor = encode_cursor(UUID(int=0), UUID(int=0), block, score, UUID(int=0))
             assert user.get(f"/search?q=a&cursor={cursor}").status_code == 200
 
 
-def test_two_hundred_words_of_one_letter(mine):
+def test_a_query_may_have_two_hundred_words_of_one_letter(mine):
     mine.say(" ".join("abcdefghij"))
     assert len(mine.find(" ".join("abcdefghij" * 10))) == 1
     assert mine.find("日" * 200) == []
 
 
-def test_without_a_login(client):
+def test_a_search_needs_a_token(client):
     assert_problem(client.get("/search?q=a"), 401, "token_missing")
 
 

@@ -26,7 +26,7 @@ STORED = text("SELECT tsvector_to_array(search_words(:owner, :text))")
 
 
 def stored_words(content):
-    """The words that PostgreSQL keeps of a text, in alphabetical order."""
+    """Return the words that PostgreSQL keeps of a text, in alphabetical order."""
     words = db.session.scalar(STORED, {"owner": OWNER, "text": content})
     assert all(word.startswith(PREFIX) for word in words)
     return sorted(word.removeprefix(PREFIX) for word in words)
@@ -55,7 +55,7 @@ def finds(app):
         ("… 🎉 -- __", []),
     ],
 )
-def test_words_of_a_text(app, content, words):
+def test_a_text_has_these_words(app, content, words):
     with app.app_context():
         assert stored_words(content) == sorted(words)
     if not any("\u3400" <= letter <= "\u9fff" for letter in content):
@@ -63,7 +63,7 @@ def test_words_of_a_text(app, content, words):
 
 
 def agree(queried, stored):
-    """Whether the words of a query are among those stored of the same text, and there are none if there are none."""
+    """Whether a query's words are among those stored of the same text, and either both or neither have any."""
     return {PREFIX + word for word in queried} <= set(stored) and bool(queried) == bool(stored)
 
 
@@ -78,7 +78,7 @@ def test_python_and_postgresql_agree_on_every_letter(app):
         "SELECT letter, tsvector_to_array(search_words(:owner, letter)) FROM unnest(:letters) letter"
         " WHERE unicode_assigned(letter)"
     )
-    parts = [letters[first : first + 5_000] for first in range(0, len(letters), 5_000)]  # each within its time
+    parts = [letters[first : first + 5_000] for first in range(0, len(letters), 5_000)]  # each in a statement's time
     with app.app_context():
         rows = [row for part in parts for row in db.session.execute(query, {"owner": OWNER, "letters": part})]
     differing = [letter for letter, words in rows if not agree(query_words(letter), words)]
@@ -122,7 +122,7 @@ def test_python_and_postgresql_agree_on_every_letter(app):
         ("οδος μια", "μια ΟΔΟΣ"),
     ],
 )
-def test_what_is_found(finds, query, content):
+def test_a_query_finds_texts_with_its_words(finds, query, content):
     assert finds(query, content)
     assert excerpt(content, Matcher(query_words(query)))[1]
 
@@ -136,17 +136,17 @@ def test_what_is_found(finds, query, content):
         ("phone radio", "DNS is the phone book"),
     ],
 )
-def test_what_is_not_found(finds, query, content):
+def test_a_query_does_not_find_other_texts(finds, query, content):
     assert not finds(query, content)
 
 
 def test_a_query_asks_for_each_word_once():
-    """One letter may fold into four words, and a query have two hundred of it."""
+    """One letter may fold into four words, and a query may have two hundred of that letter."""
     assert len(query_words("\ufdfa" * 198 + "ab")) == 5
     assert query_words("a b a b a") == ["a", "b", "a"], "the last one is a beginning"
 
 
-def test_others_words_are_other_words(app):
+def test_the_words_of_one_user_do_not_match_those_of_another(app):
     with app.app_context():
         query = tsquery(UUID(int=OWNER.int ^ 1), query_words("phone"))
         assert not db.session.scalar(MATCHES, {"owner": OWNER, "text": "phone", "query": query})
@@ -163,8 +163,8 @@ def test_others_words_are_other_words(app):
         "\U0001f389" * 100_000,
     ],
 )
-def test_a_text_of_any_length_can_be_kept(app, content):
-    """A tsvector takes 1 MB: what is more would lose the message."""
+def test_a_text_of_any_length_can_be_stored(app, content):
+    """A tsvector takes 1 MB. More would lose the message."""
     with app.app_context():
         stored_words(content)
 
@@ -203,7 +203,7 @@ def test_highlights_are_where_the_words_stand(content, query, marked):
         ("w" * 180, "see " * 30 + "w" * 300),
     ],
 )
-def test_of_a_match_that_is_longer_than_the_excerpt_its_beginning_is_marked(query, content):
+def test_a_match_that_is_longer_than_the_excerpt_is_marked_at_its_beginning(query, content):
     snippet, spans = excerpt(content, Matcher(query_words(query)))
     assert [snippet[start:end] for start, end in spans] == [query[: len(snippet) - 1 - spans[0][0]]]
 
@@ -218,12 +218,12 @@ def test_a_long_text_is_cut_around_its_first_match(filler):
     assert [snippet[start:end] for start, end in spans] == ["needle"]
 
 
-def test_folding_keeps_what_it_does_not_know():
+def test_folding_keeps_unknown_characters():
     assert fold("Straße 🎉 ñ") == "straße 🎉 n"
 
 
-def test_a_text_is_folded_in_parts_as_it_is_as_a_whole():
-    """No part of it ends before a character that changes what is before it."""
+def test_folding_a_text_in_parts_gives_the_same_as_folding_it_whole():
+    """No part ends before a character that changes the one before it."""
     letters = [
         letter for letter in map(chr, range(sys.maxunicode)) if unicodedata.category(letter) not in {"Cn", "Co", "Cs"}
     ]

@@ -18,7 +18,7 @@ SAID = "One two three 😀 vier fünf."
 PROMPT = f'[[sandbox: say="{SAID}"]]'
 
 
-def test_a_follower_that_goes_away_stops_nothing(room, runner):
+def test_a_follower_that_goes_away_does_not_stop_the_reply(room, runner):
     reply_id = room.send(PROMPT, stream=True)
     stream = follow(room, reply_id)
     next(stream)
@@ -48,7 +48,7 @@ def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(roo
 
 
 class Clock:
-    """Seconds that pass as told, in steps of what is read of a silent stream."""
+    """A clock on which each look takes as long as one read of a silent stream."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -59,7 +59,7 @@ class Clock:
 
 
 def silent_follower(reply, load, **options):
-    """A follower of a reply of which nothing comes, on a clock of its own."""
+    """Make a follower of a reply without events, on a clock of its own."""
     client = redis.Redis.from_url("redis://127.0.0.1:1")  # nobody there: every read ends at once
     own = {"is_draining": lambda: False, "wait": lambda _: None, "monotonic": Clock()}
     return Follower(reply, load, None, client=client, **own, **options)
@@ -93,7 +93,7 @@ def test_the_events_end_when_the_client_has_hung_up(room):
     assert [event.name for event in events if event] == ["status"]
 
 
-def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
+def test_a_look_that_postgresql_does_not_answer_does_not_end_the_stream(room):
     reply = room.row(room.send(PROMPT))
     done = SimpleNamespace(id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED, context=Context(1, 0))
     looks = iter([OperationalError("SELECT", {}, Exception("gone")), done])
@@ -109,7 +109,7 @@ def test_a_look_that_postgresql_does_not_answer_ends_no_stream(room):
 
 
 def test_a_stream_begins_with_one_look_at_the_reply(user, statements):
-    """A second one could fail, for want of a connection, when the answer has already begun."""
+    """A second one could fail, for want of a connection, after the answer has begun."""
     room = user.make_chatroom()
     reply = user.post(f"{room}/message", json={"text": "Hello"}).json["reply"]
     statements.clear()
@@ -118,9 +118,9 @@ def test_a_stream_begins_with_one_look_at_the_reply(user, statements):
     assert len(statements) == 1, statements
 
 
-def test_the_stream_ends_with_the_session_behind_it(app, room, make_app):
+def test_the_stream_ends_with_its_session(app, room, make_app):
     reply_id = room.send(PROMPT)
-    room.person.client = make_app(redis_url="redis://127.0.0.1:1").test_client()  # it looks at the row all the time
+    room.person.client = make_app(redis_url="redis://127.0.0.1:1").test_client()  # so it looks at the row all the time
     stream = follow(room, reply_id)
     next(stream)
     assert room.person.post("/auth/logout").status_code == 204
@@ -133,7 +133,7 @@ def test_strangers_and_unknown_replies_are_404(room, make_user):
     assert room.person.get(f"{room.path}/messages/{room.person.id}/stream").status_code == 404
 
 
-def test_a_user_may_follow_only_so_many_at_once(app, make_app, make_user):
+def test_a_user_may_have_only_so_many_streams_at_once(app, make_app, make_user):
     other = make_app(streams_per_user=2)
     person = make_user()
     person.client = other.test_client()
@@ -147,7 +147,7 @@ def test_a_user_may_follow_only_so_many_at_once(app, make_app, make_user):
     assert person.get(f"{path}/messages/{reply}/stream").status_code == 200
 
 
-def test_a_process_follows_only_so_many_at_once_and_refuses_without_a_slot(
+def test_a_process_takes_only_so_many_streams_and_refuses_more_without_a_slot(
     app, make_app, make_user, capsys, monkeypatch
 ):
     kept, keep = [], Slot.keep
@@ -159,6 +159,6 @@ def test_a_process_follows_only_so_many_at_once_and_refuses_without_a_slot(
     reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
     opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
     assert [response.status_code for response in opened] == [200, 503]
-    assert len(kept) == 1  # Redis, which may be silent, is not asked for the one that is refused
+    assert len(kept) == 1  # Redis, which may be silent, is not asked for the refused one
     assert "STREAMS_PER_PROCESS, 1, is full" in capsys.readouterr().err
     opened[0].close()

@@ -34,7 +34,7 @@ def test_the_deltas_are_the_stored_text(room, runner):
     assert events[-1].id == f"1:{len(SAID)}"
 
 
-def test_a_reply_that_is_done_is_told_at_once_also_when_redis_forgot_it(room, runner):
+def test_a_finished_reply_is_sent_at_once_even_when_redis_has_lost_it(room, runner):
     reply_id = room.send(PROMPT, stream=True)
     room.generate(runner, reply_id)
     room.app.extensions["redis"].flushdb()
@@ -88,8 +88,8 @@ def test_a_resume_in_mid_reply_goes_on_where_it_was(room, runner, gemini, redis_
     assert text_of(list(again), text_of(received)) == room.read(reply_id).text == SAID
 
 
-def test_redis_forgets_a_stream_that_nobody_ends(room, runner, gemini):
-    """Its end counts from the attempt's beginning, and again from its end."""
+def test_a_stream_in_redis_expires_even_when_nobody_ends_it(room, runner, gemini):
+    """Its time to live starts with the attempt, and again at the attempt's end."""
     reply_id = room.send(f"[[sandbox: hang_after=3]] {PROMPT}", stream=True)
     client, key = room.app.extensions["redis"], reply_events.stream_key(reply_id)
     stream = follow(room, reply_id)
@@ -104,7 +104,7 @@ def test_redis_forgets_a_stream_that_nobody_ends(room, runner, gemini):
     assert 800 < client.ttl(key) <= 900
 
 
-def test_another_attempt_announces_itself_by_reset(room, runner):
+def test_another_attempt_begins_with_a_reset(room, runner):
     reply_id = room.send(f"[[sandbox: drop_after=3 times=1]] {PROMPT}", stream=True)
     stream = follow(room, reply_id)
     room.generate(runner, reply_id)
@@ -120,9 +120,7 @@ def test_another_attempt_announces_itself_by_reset(room, runner):
 
 
 @pytest.mark.parametrize("is_asked_for_again", [False, True])
-def test_who_comes_while_a_reply_waits_for_its_next_attempt_gets_nothing_of_the_last_one(
-    room, runner, is_asked_for_again
-):
+def test_a_follower_who_comes_between_two_attempts_gets_nothing_of_the_first(room, runner, is_asked_for_again):
     reply_id = room.send(f"[[sandbox: drop_after=3 times=1]] {PROMPT}", stream=True)
     room.sql(f"UPDATE messages SET failures = {2 if is_asked_for_again else 0}")
     room.generate(runner, reply_id)
@@ -140,7 +138,7 @@ def test_who_comes_while_a_reply_waits_for_its_next_attempt_gets_nothing_of_the_
     assert text_of(received) == room.read(reply_id).text == SAID
 
 
-def test_a_cancel_of_a_reply_that_waits_for_its_next_attempt_is_heard_at_once(room, runner):
+def test_a_follower_hears_at_once_of_a_cancel_between_two_attempts(room, runner):
     reply_id = room.send(f"[[sandbox: drop_after=3 times=1]] {PROMPT}", stream=True)
     room.generate(runner, reply_id)
     stream = follow(room, reply_id)
@@ -161,14 +159,14 @@ def test_a_reply_blocked_after_some_pieces_takes_them_back(room, runner):
     assert room.read(reply_id).text is None
 
 
-def test_nonsense_as_last_event_id_begins_from_the_start(room, runner):
+def test_an_invalid_last_event_id_begins_from_the_start(room, runner):
     reply_id = room.send(PROMPT, stream=True)
     room.generate(runner, reply_id)
     for nonsense in ("x", "1:", ":1", "-1:5", "1:2:3", "9" * 50):
         assert text_of(list(follow(room, reply_id, nonsense))) == SAID
 
 
-def test_a_place_beyond_the_text_is_reset(room, runner):
+def test_a_last_event_id_beyond_the_text_is_reset(room, runner):
     reply_id = room.send(PROMPT, stream=True)
     room.generate(runner, reply_id)
     events = list(follow(room, reply_id, "1:999"))
@@ -178,7 +176,7 @@ def test_a_place_beyond_the_text_is_reset(room, runner):
 
 
 def fill(server: ValkeyServer) -> None:
-    """Let it refuse all writes, that of the reply's end among them."""
+    """Make the server refuse all writes, that of the reply's end among them."""
     with redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory", 1)
 
@@ -208,7 +206,7 @@ def test_a_reply_completes_and_is_followed_while_redis_dies_or_is_full(
         assert text_of(received) == room.read(reply_id).text == SAID
 
 
-def test_pieces_before_an_end_are_the_part_that_counts(room):
+def test_only_the_pieces_before_an_end_are_kept(room):
     with room.app.app_context():
         reply_id = room.send(PROMPT, stream=True)
         publisher = reply_events.Publisher(reply_id, 1, Context(1, 0))

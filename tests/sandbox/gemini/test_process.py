@@ -41,7 +41,7 @@ def test_connection_is_kept_alive(gemini, prompt):
         assert [pools[key].num_connections for key in pools.keys()] == [1]  # noqa: SIM118
 
 
-def test_root_says_what_it_is(gemini):
+def test_the_root_page_names_the_stand_in(gemini):
     assert "stand-in for the Gemini API" in requests.get(gemini.url, timeout=5).text
     assert requests.get(f"{gemini.url}/healthz", timeout=5).status_code == 200
 
@@ -53,7 +53,7 @@ def test_pace_spaces_the_words_of_a_stream(prompt, post):
     assert time.monotonic() - begin >= 0.2
 
 
-def test_sigterm_ends_it_also_with_hanging_calls():
+def test_sigterm_ends_the_stand_in_even_with_hanging_calls():
     with running_gemini_stand_in() as stand_in, concurrent.futures.ThreadPoolExecutor() as pool:
         url = f"{stand_in.url}/v1beta/models/gemini-3.5-flash:generateContent?key=k"
         body = {"contents": [{"parts": [{"text": "[[sandbox: hang]]"}]}]}
@@ -68,7 +68,7 @@ def test_sigterm_ends_it_also_with_hanging_calls():
                 call.result(5)
 
 
-def test_taken_port_is_told_in_one_sentence(gemini):
+def test_a_taken_port_is_refused_in_one_sentence(gemini):
     command = [sys.executable, "-m", "sandbox.gemini", "--port", gemini.url.rpartition(":")[2]]
 
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=5, check=False)

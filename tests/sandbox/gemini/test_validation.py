@@ -81,7 +81,7 @@ def test_errors_of_a_json_stream_come_in_an_array_and_those_of_sse_do_not(post):
     assert as_array == [plain]
 
 
-def test_unknown_directive_is_told(post, prompt):
+def test_an_unknown_directive_is_refused(post, prompt):
     response = post(prompt("[[sandbox: stauts=503]]"))
 
     assert response.status_code == 400

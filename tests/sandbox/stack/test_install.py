@@ -79,7 +79,7 @@ def test_a_read_only_folder_is_one_sentence(tmp_path: Path):
 
 @pytest.fixture
 def slow_python(tmp_path: Path) -> str:
-    """Makes an environment whose pip is not through before there is a file `go`."""
+    """A Python that makes an environment whose pip does not finish before there is a file `go`."""
     (tmp_path / "requirements-dev.txt").touch()
     pip = tmp_path / "pip"
     pip.write_text("#!/bin/sh\necho begun >>pips\nuntil [ -e go ]; do sleep 0.05; done\n")
@@ -94,13 +94,13 @@ def begin(folder: Path, python: str, log: Path) -> subprocess.Popen[bytes]:
 
 
 def begun(folder: Path, times: int) -> bool:
-    """Whether pip has begun so often."""
+    """Whether pip has begun this many times."""
     return wait_until(
         lambda: (folder / "pips").exists() and len((folder / "pips").read_text().split()) == times, seconds=20
     )
 
 
-def test_of_two_at_once_one_installs_and_the_other_waits(tmp_path: Path, slow_python: str):
+def test_one_of_two_at_once_installs_and_the_other_waits(tmp_path: Path, slow_python: str):
     first = begin(tmp_path, slow_python, tmp_path / "first.log")
     assert begun(tmp_path, times=1)
     second = begin(tmp_path, slow_python, tmp_path / "second.log")
@@ -114,7 +114,7 @@ def test_of_two_at_once_one_installs_and_the_other_waits(tmp_path: Path, slow_py
             processes.stop(one, signal.SIGKILL, seconds=5)
 
 
-def test_a_killed_run_is_in_nobodys_way(tmp_path: Path, slow_python: str):
+def test_a_killed_run_does_not_block_the_next_one(tmp_path: Path, slow_python: str):
     killed = begin(tmp_path, slow_python, tmp_path / "killed.log")
     assert begun(tmp_path, times=1)
     processes.kill_group(killed.pid)

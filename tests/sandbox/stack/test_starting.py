@@ -25,7 +25,7 @@ from tests.web_process import ROOT
 
 
 def start_stack(checkout: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the stack of a copy that has nothing but a Procfile, which cannot get beyond the checks."""
+    """Run the stack in a folder with nothing but a Procfile, so that it cannot get beyond the checks."""
     shutil.copytree(ROOT / "sandbox", checkout / "sandbox", ignore=shutil.ignore_patterns("__pycache__"))
     (checkout / "Procfile").write_text("web: false\n")
     command = [sys.executable, "-m", "sandbox.stack"]
@@ -90,7 +90,7 @@ def test_the_lock_of_a_dead_stack_does_not_block_and_its_processes_are_ended(tmp
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http", "-1", "５０００"])
-def test_a_port_that_is_none_is_refused(port: str):
+def test_an_invalid_port_is_refused(port: str):
     with pytest.raises(StackError, match="must be a number from 1 to 65535"):
         settings.chosen_port({"PORT": port})
 
@@ -217,7 +217,7 @@ def test_two_stacks_that_start_at_once_do_not_share_the_usual_port(monkeypatch: 
     assert settings.chosen_port({"PORT": str(port)}) == port, "whoever names it has reserved it, as `make demo` does"
 
 
-def test_who_starts_a_stack_waits_longer_than_the_stack_itself(monkeypatch: pytest.MonkeyPatch):
+def test_the_caller_waits_longer_for_a_stack_than_the_stack_itself(monkeypatch: pytest.MonkeyPatch):
     waits: list[float] = []
     monkeypatch.setattr(deployment, "comes_up", lambda *_, seconds: waits.append(seconds))
     monkeypatch.setattr(processes, "spawn", lambda *_, **__: subprocess.Popen(["true"], start_new_session=True))

@@ -81,16 +81,16 @@ class Receiver:
     arrived: "queue.Queue[tuple[bytes, str]]" = field(default_factory=queue.Queue)
 
     def next(self) -> tuple[bytes, str]:
-        """The next body and signature to arrive."""
+        """Return the next body and signature to arrive."""
         return self.arrived.get(timeout=WAIT_SECONDS)
 
     def next_event(self) -> stripe.Event:
-        """The next event to arrive, its signature checked by the SDK."""
+        """Return the next event to arrive. The SDK checks its signature."""
         body, signature = self.next()
         return stripe.Webhook.construct_event(body, signature, SECRET)
 
     def types(self, count: int) -> list[str]:
-        """The types of the next events to arrive."""
+        """Return the types of the next events to arrive."""
         return [self.next_event().type for _ in range(count)]
 
 

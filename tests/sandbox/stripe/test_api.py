@@ -30,7 +30,7 @@ def test_no_key_is_refused(stand_in):
     assert "WWW-Authenticate" in answer.headers
 
 
-def test_what_is_not_there_raises_resource_missing(client):
+def test_an_unknown_object_raises_resource_missing(client):
     with pytest.raises(stripe.InvalidRequestError) as caught:
         client.v1.subscriptions.retrieve("sub_none")
     error = caught.value

@@ -83,13 +83,13 @@ def test_settings_of_the_wrong_kind_are_refused_and_webhooks_go_on(stand_in, rec
 
 
 @pytest.mark.parametrize("sent", [b"{", b"5", b"[]", b"null"])
-def test_a_body_that_is_no_object_is_told_in_a_sentence(stand_in, sent):
+def test_a_body_that_is_no_object_is_refused_in_a_sentence(stand_in, sent):
     answer = requests.put(f"{stand_in.url}/sandbox/behaviour", data=sent, timeout=5)
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "The body is not a JSON object.")
 
 
 @pytest.mark.parametrize("body", [{}, {"object": {"id": "x", "object": "customer"}}])
-def test_an_event_without_a_type_is_told_what_it_lacks(stand_in, body):
+def test_an_event_without_a_type_is_refused_with_what_it_lacks(stand_in, body):
     answer = requests.post(f"{stand_in.url}/sandbox/events", json=body, timeout=5)
     assert (answer.status_code, answer.json()["error"].get("param")) == (400, "type")
 

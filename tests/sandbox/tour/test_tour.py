@@ -90,14 +90,14 @@ def test_pro_is_bought_where_payments_are_set_up(app, make_app, own_environment,
     assert '"tier": "pro"' in done.stdout
 
 
-def test_codes_that_go_elsewhere_end_it_with_a_sentence(app, make_app, serve):
+def test_codes_that_are_delivered_elsewhere_end_the_tour_with_a_sentence(app, make_app, serve):
     with serve(make_app(otp_delivery="log")) as api:
         done = tour(api)
     assert done.returncode == 1
     assert done.stderr.strip() == "The code is not in the answer: the tour needs OTP_DELIVERY=response."
 
 
-def test_an_unexpected_status_ends_it_with_a_sentence(serve):
+def test_an_unexpected_status_ends_the_tour_with_a_sentence(serve):
     broken = Flask(__name__)
     broken.add_url_rule("/healthz", view_func=lambda: {"status": "ok"})
     with serve(broken) as api:
@@ -106,14 +106,14 @@ def test_an_unexpected_status_ends_it_with_a_sentence(serve):
     assert done.stderr.strip() == "POST /auth/signup was answered 404, but 201 or 409 was expected."
 
 
-def test_a_daily_limit_that_leaves_no_story_ends_it_with_a_sentence(app, worker, make_app, served_environment, serve):
+def test_a_low_daily_limit_ends_the_tour_with_a_sentence(app, worker, make_app, served_environment, serve):
     with serve(make_app(basic_daily_prompts=1, redis_url=served_environment["REDIS_URL"])) as api:
         done = tour(api)
     assert done.returncode == 1
     assert "BASIC_DAILY_PROMPTS" in done.stderr
 
 
-def test_a_base_url_where_nothing_answers_ends_it_with_a_sentence():
+def test_a_base_url_where_nothing_answers_ends_the_tour_with_a_sentence():
     address = f"http://127.0.0.1:{free_port()}"
     done = tour(address)
     assert (done.returncode, done.stdout) == (1, "")
