@@ -16,9 +16,8 @@ from app.auth.models import EventType, OneTimeCode, Purpose
 from app.auth.otp import issue_code, mark_used, match_code
 from app.auth.passwords import require_password
 from app.auth.service import SentCode
-from app.auth.sessions import Tokens, open_session, revoke_sessions
+from app.auth.sessions import Tokens, lock_session, open_session, revoke_sessions
 from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET, lock_throttle
-from app.core.auth import TokenRevoked
 from app.core.errors import ValidationFailed
 from app.core.http import Client
 from app.core.logging import log_event
@@ -62,6 +61,7 @@ def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
 
 def change_mobile(
     user_id: UUID,
+    session_id: UUID,
     *,
     new_mobile: str,
     otp: str,
@@ -72,8 +72,9 @@ def change_mobile(
 ) -> Tokens:
     """Give the user the new number and begin a new session; every earlier token stops working.
 
-    new_mobile: E.164. otp: its code. current_password, current_otp: one of them, the other is None. Codes are used up
-    only if all proofs are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked,
+    session_id: the session of the request, which must still be active once the proofs are compared. new_mobile: E.164.
+    otp: its code. current_password, current_otp: one of them, the other is None. Codes are used up only if all proofs
+    are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked,
     TokenRevoked, ServiceUnavailable, AccountExists (the proofs were right, and the codes are used up).
     """
     change = load_change(user_id, new_mobile)
@@ -91,7 +92,7 @@ def change_mobile(
                     mark_used(row, now)
                 owner = users.find_user_by_mobile(change.new)
                 if owner is None or owner.verified_at is None:
-                    return apply_change(tx, change, client, now)
+                    return apply_change(tx, change, session_id, client, now)
         raise AccountExists if are_right else OtpInvalid
 
 
@@ -109,14 +110,13 @@ def match_codes(
     return [row for row in rows if row is not None]
 
 
-def apply_change(tx: Transaction, change: NumberChange, client: Client, now: datetime) -> Tokens:
+def apply_change(tx: Transaction, change: NumberChange, session_id: UUID, client: Client, now: datetime) -> Tokens:
     """Give the user the new number, and copy the day's charges to it; everything else belongs to the user's id.
 
     The caller holds the new number's throttle, so nobody verifies it meanwhile. Raises TokenRevoked, AccountExists.
     """
     user = users.require_locked_user(change.user_id)
-    if (user.mobile, user.password_hash) != (change.current, change.password_hash):
-        raise TokenRevoked  # either change has ended this session
+    lock_session(session_id, user.id)  # it has ended if the number or the password was changed meanwhile
     revoke_sessions(tx, user.id, now)
     events.record(user.id, EventType.MOBILE_CHANGED, client, now)
     move_charges(mobile_key(change.current), mobile_key(change.new), now)

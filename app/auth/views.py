@@ -136,7 +136,9 @@ class ChangeMobileVerify(MethodView):
 
         Send the new number's code and, as a second proof, the password or the current number's code. Chatrooms, Pro and
         the day's spent prompts stay yours. Every earlier token stops working; the answer has new ones."""
-        return new_mobile.change_mobile(current_user_id(), **body, client=current_client(), now=utc_now())
+        return new_mobile.change_mobile(
+            current_user_id(), current_session_id(), **body, client=current_client(), now=utc_now()
+        )
 
 
 @sessions_blp.route("/refresh")

@@ -197,13 +197,15 @@ def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any
     """Add a route's name, its authentication and an example of each of its errors to its OpenAPI description."""
     contract = doc_info.get("contract", {})
     doc["operationId"] = contract["name"]
-    kinds: list[type[AppError]] = [*contract.get("errors", ()), RateLimited, ServiceUnavailable, AppError]
+    kinds: list[type[AppError]] = [*contract.get("errors", ()), ServiceUnavailable, AppError]
     doc["security"] = []
     if contract.get("auth") != "public":
         doc["security"] = [{contract.get("auth"): []}]
         if contract.get("scope"):
             doc["security"].append({"apiKey": [contract["scope"].value]})
         kinds += [TokenMissing, TokenInvalid, TokenExpired, TokenRevoked, InsufficientScope]
+    if contract.get("auth") != "public" or contract.get("limits"):
+        kinds.append(RateLimited)
     if doc_info.get("arguments"):
         kinds.append(ValidationFailed)
     if "requestBody" in doc:

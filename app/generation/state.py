@@ -7,7 +7,7 @@
 | `renew` | generating | generating | the lease is held | attempt | - |
 | `complete` | generating | completed | the lease is held | attempt | kept |
 | `mark_passed_on` | generating | generating | the lease is held | attempt | not refunded from here on |
-| `fail` | generating | failed | the lease is held | attempt | refunded, unless text was passed on or it is its fault |
+| `fail` | generating | failed | the lease is held | attempt | refunded, unless text was passed on or it is at fault |
 | `requeue` | generating | queued | the lease is held | attempt | - |
 | `cancel` | queued, generating | canceled | as it was read | status, attempt | refunded, unless claimed since charged |
 | `retry` | failed, canceled | queued | the user's row is locked | row lock | charged by the caller |

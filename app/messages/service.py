@@ -181,8 +181,8 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
 
     try:
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
-        if reply.status.is_final and accepted.idempotency_key:
-            note_ended(user_id, accepted.idempotency_key, reply)
+        if accepted.idempotency_key:
+            note_answer(user_id, accepted.idempotency_key, reply)
         ended_at = utc_now()
         if reply.status in {Status.FAILED, Status.CANCELED} or ended_at >= usage.resets_at:  # perhaps refunded
             usage = usage_today(user_id, now=ended_at)
@@ -196,14 +196,17 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     return replace(accepted, reply=reply, usage=usage)
 
 
-def note_ended(user_id: UUID, key: str, reply: Message) -> None:
-    """Keep the reply as the first answer contains it: a repeated request gets the same."""
-    kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
-    kept["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
+def note_answer(user_id: UUID, key: str, reply: Message) -> None:
+    """Keep what the first answer says of the reply: a repeated request gets the same, and waits no longer."""
+    noted: dict[str, Any] = {"waits_until": None}
+    if reply.status.is_final:
+        kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
+        kept["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
+        noted = {"answered_with_reply": True, "reply": kept}
     record = update(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
     record = record.where(~IdempotencyKey.answered_with_reply)
     with transaction():
-        db.session.execute(record.values(answered_with_reply=True, reply=kept))
+        db.session.execute(record.values(noted))
 
 
 def list_messages(

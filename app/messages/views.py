@@ -102,9 +102,9 @@ class MessageCollection(MethodView):
 
         Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
         `Prefer: wait=10` the answer waits up to that many seconds for the reply, even while earlier replies of the
-        chatroom are written. A request answered with 202 does not wait when it is repeated under its
-        `Idempotency-Key`. With `stream: true` the reply can be followed at its `…/stream` while it is written. An
-        archived chatroom stays archived."""
+        chatroom are written. Repeated under its `Idempotency-Key`, a request waits no longer than the first one may.
+        With `stream: true` the reply can be followed at its `…/stream` while it is written. An archived chatroom stays
+        archived."""
         return send(body, headers, chatroom_id)
 
 

@@ -236,7 +236,8 @@ def print_comparison(result: Comparison) -> None:
 def report(first: datetime, last: datetime, by: str, as_csv: bool) -> None:
     """What everybody's prompts took in tokens, and their cost by MODEL_PRICES.
 
-    A cost is not told where a price is missing. Refunded prompts are not in it.
+    A cost is not told where a price is missing. Refunded prompts are left out, unless
+    `flask replies retry` had them answered later.
     """
     if last < first:
         raise click.UsageError("--to is before --from.")

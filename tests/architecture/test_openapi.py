@@ -163,6 +163,11 @@ def test_every_operation_documents_500_and_503_and_every_protected_one_401(opera
             assert "404" in responses, operation
 
 
+def test_only_operations_without_any_limit_document_no_429(operations):
+    unlimited = {str(operation) for operation in operations if "429" not in operation.description["responses"]}
+    assert unlimited == {"GET /healthz", "GET /readyz", "GET /metrics", "POST /webhook/stripe"}
+
+
 def test_every_success_has_an_example_that_fits_its_schema(operations, description):
     for operation in operations:
         successes = {

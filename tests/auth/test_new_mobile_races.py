@@ -65,6 +65,18 @@ def test_a_password_that_changes_while_it_is_compared_does_not_change_the_number
     assert owners(app, mover.mobile, mover.new) == [mover.id, None]
 
 
+def test_a_session_that_ends_while_its_password_is_compared_does_not_change_the_number(app, mover, monkeypatch):
+    otp, _ = mover.codes()
+
+    def log_out_after(*args):
+        require_password(*args)
+        assert mover.post("/auth/logout", token=mover.token).status_code == 204
+
+    monkeypatch.setattr(new_mobile, "require_password", log_out_after)
+    assert_problem(mover.change(otp, current_password=PASSWORD), 401, "token_revoked")
+    assert owners(app, mover.mobile, mover.new) == [mover.id, None]
+
+
 def test_two_users_who_want_each_others_number_do_not_deadlock(app, make_mover):
     for _ in range(ROUNDS):
         one, two = make_mover(password=PASSWORD), make_mover(password=PASSWORD)

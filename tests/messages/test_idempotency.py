@@ -149,6 +149,16 @@ def test_a_copy_waits_no_longer_than_the_first_request(room):
     assert again.json == unwaited.json == first.json
 
 
+def test_a_copy_does_not_wait_when_the_first_request_was_answered_before_its_time(room, runner, drain):
+    """The first one's web process ended, and its time is not over yet."""
+    drain()
+    first = post(room, headers=KEY | {"Prefer": "wait=20"})
+    room.generate(runner, first.json["reply"]["id"])
+    again = post(room, headers=KEY | {"Prefer": "wait=20"})
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json == first.json
+
+
 @contextmanager
 def room_deleted_before(room, words):
     """Within the block, delete the room as somebody else, just before the first statement with these words."""
