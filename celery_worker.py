@@ -53,11 +53,9 @@ def ignore_pending_changes(**_: Any) -> None:
 def import_tasks(**_: Any) -> None:
     """Import the tasks and the Gemini SDK, only in the worker, and start its runner. Raises SystemExit."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the SDK's end of support: decision 0008
-            for module in TASKS:
-                import_module(module)
-            import_module("app.generation.tasks").start_runner(flask_app)
+        for module in TASKS:
+            import_module(module)
+        import_module("app.generation.tasks").start_runner(flask_app)
     except ClientNotConfigured as error:
         raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker without tasks

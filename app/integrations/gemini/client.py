@@ -6,6 +6,7 @@ Source of the fields: https://ai.google.dev/api/generate-content#v1beta.Generate
 
 import enum
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -319,7 +320,9 @@ def model_client_class(sdk: str) -> Callable[..., ModelClient]:
     """Return the client class for the library that GEMINI_SDK names. Raises ClientNotConfigured."""
     module, name, requirements = CLIENTS[sdk]
     try:
-        client: Callable[..., ModelClient] = getattr(import_module(module), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the old SDK's end of support: decision 0008
+            client: Callable[..., ModelClient] = getattr(import_module(module), name)
     except ImportError as error:
         missing = f"GEMINI_SDK is {sdk}, which is not installed ({error}): install {requirements}."
         raise ClientNotConfigured(missing) from error
