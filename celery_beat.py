@@ -54,7 +54,7 @@ def main() -> None:
 def shorten_scheduling_error(record: logging.LogRecord) -> bool:
     """Logging filter: log a SchedulingError in one line. beat adds two stack traces, several times in ten seconds."""
     if record.levelno >= logging.ERROR and record.exc_info and isinstance(record.exc_info[1], SchedulingError):
-        record.msg, record.args = "%s; beat asks again when it is due", (first_line(record.exc_info[1]),)
+        record.msg, record.args = "%s; beat will try again when it is next due", (first_line(record.exc_info[1]),)
         record.exc_info = None
     return True
 

@@ -59,7 +59,7 @@ def import_tasks(**_: Any) -> None:
     except ClientNotConfigured as error:
         raise SystemExit(f"Configuration: {error}") from None
     except Exception as error:  # Celery would log it and run a worker without tasks
-        log.exception("The worker's tasks cannot be imported, or its runner not be made")
+        log.exception("The worker cannot start: its tasks could not be imported, or its runner could not be started")
         raise SystemExit(1) from error
     signals.worker_shutting_down.connect(release_in_time)
     gc.collect()

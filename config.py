@@ -36,7 +36,7 @@ from production_rules import (
 Value = TypeVar("Value")
 
 REFUSED = "refused"
-APP_ENV_MISSING = "APP_ENV is not set: say `production`, or `development` on a machine that nobody else reaches."
+APP_ENV_MISSING = "APP_ENV is not set: choose `production`, or `development` on a machine that nobody else can reach."
 WHEN_UNSET = {  # (in production, in development): a team's tests all come from one address
     "rate_limit_per_minute": (120, 6_000),
     "codes_per_hour": (2_000, 0),
@@ -83,9 +83,9 @@ def parse_prices(value: Any) -> Any:
             model, since, prompt, output = part.split(":")
             price = ModelPrice(model, date.fromisoformat(since), Decimal(prompt), Decimal(output))
         except (ValueError, ArithmeticError):
-            raise ValueError("each price is like `gemini-3.5-flash:2026-01-01:0.30:2.50`") from None
+            raise ValueError("each price must look like `gemini-3.5-flash:2026-01-01:0.30:2.50`") from None
         if not (price.prompt.is_finite() and price.output.is_finite() and min(price.prompt, price.output) >= 0):
-            raise ValueError("a price is a number, 0 or more")
+            raise ValueError("each price must be a number, 0 or more")
         prices.append(price)
     return tuple(prices)
 
@@ -141,9 +141,9 @@ class Settings(BaseSettings):
 
     # Where it runs, and the exceptions to what production refuses. They come first: other settings are judged by them
     app_env: Literal["development", "production"]
-    otp_response_in_production: bool = Field(False, description="Tell codes in responses, for a demonstration")
-    otp_log_in_production: bool = Field(False, description="Tell codes in the log")
-    stripe_test_key_in_production: bool = Field(False, description="Sell Pro for no money")
+    otp_response_in_production: bool = Field(False, description="Show codes in responses, for a demonstration")
+    otp_log_in_production: bool = Field(False, description="Show codes in the log")
+    stripe_test_key_in_production: bool = Field(False, description="Use Stripe's test mode, where Pro costs nothing")
     plain_http_in_production: bool = Field(False, description="Gemini, Stripe and Twilio by http:// or on this machine")
     plain_database_in_production: bool = Field(False, description="PostgreSQL without TLS, on a private network")
 
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     otel_exporter_otlp_endpoint: Address = Field(
         "", pattern="^(https?://.+)?$", description="Empty: no spans are exported"
     )
-    metrics_token: Key = Field("", description="Bearer token of /metrics; without it there is none in production")
+    metrics_token: Key = Field("", description="Bearer token of /metrics, which is 404 in production without it")
 
     # Where data lives
     database_url: str
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
 
     # Accounts
     jwt_secret: str = DEVELOPMENT_JWT_SECRET
-    jwt_secret_previous: str = Field("", description="Tokens signed with it still count, during a rotation")
+    jwt_secret_previous: str = Field("", description="Tokens signed with it are accepted too, during a rotation")
     hash_secret: str = Field("", description="Keys the hashes of numbers and codes; JWT_SECRET when empty")
     jwt_expires_in: Duration = timedelta(days=1)
     refresh_expires_in: Duration = timedelta(days=30)
@@ -175,17 +175,17 @@ class Settings(BaseSettings):
     allowed_country_codes: CountryList = []
     twilio_account_sid: Key = ""
     twilio_auth_token: Key = ""
-    twilio_from: str = Field("", description="A number of the account's, or a messaging service (MG…)")
+    twilio_from: str = Field("", description="One of the account's numbers, or a messaging service (MG…)")
     twilio_api_base: Address = Field("https://api.twilio.com", pattern="^https?://")
 
     # Gemini
     gemini_api_key: Key = ""
     gemini_sdk: Literal["google-generativeai", "google-genai"] = "google-generativeai"
     gemini_model: str = Field("gemini-3.5-flash", pattern=f"^{MODEL_NAME}$")
-    gemini_models: GeminiModels = Field((), description="name:tier by commas")
-    model_prices: ModelPrices = Field((), description="Of a million tokens: model:day:prompt:output by commas")
-    gemini_title_model: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Empty: as GEMINI_MODEL")
-    auto_title: bool = Field(True, description="Whether Gemini names chatrooms; else their first words do")
+    gemini_models: GeminiModels = Field((), description="name:tier, separated by commas")
+    model_prices: ModelPrices = Field((), description="Per million tokens: model:day:prompt:output, …")
+    gemini_title_model: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Empty: GEMINI_MODEL")
+    auto_title: bool = Field(True, description="Whether Gemini names chatrooms; otherwise their first words do")
     gemini_api_endpoint: Address = Field("https://generativelanguage.googleapis.com", pattern="^https?://")
     gemini_timeout: float = Field(120, ge=0.1, le=600, description="Seconds for one attempt as a whole")
     gemini_idle_timeout: float = Field(60, ge=0.1, le=600, description="Seconds without a piece of a streamed reply")
@@ -198,15 +198,15 @@ class Settings(BaseSettings):
         48_000, ge=8_000, le=8_000_000, description="Characters of a conversation that are sent, the prompt included"
     )
     gemini_history_max_tokens: int = Field(
-        12_000, ge=0, le=2_000_000, description="The same in tokens, as far as they are known; 0: characters alone"
+        12_000, ge=0, le=2_000_000, description="The same in tokens, where they are known; 0: only characters count"
     )
 
     # Replies. Nobody waits longer than a day for one
-    reply_max_attempts: int = Field(6, ge=1, le=100, description="Attempts at one reply that may fail")
-    reply_max_seconds: float = Field(300, ge=0.1, le=86_400, description="Seconds from the first attempt to the last")
+    reply_max_attempts: int = Field(6, ge=1, le=100, description="Failed attempts after which a reply fails")
+    reply_max_seconds: float = Field(300, ge=0.1, le=86_400, description="Seconds in which its attempts may begin")
     generations_per_user: int = Field(8, ge=1, le=1_000, description="Replies of one user generated at a time")
     reply_lease_seconds: float = Field(12, ge=1, le=300, description="How long a dead worker keeps a reply")
-    reply_requeue_after_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's task is lost")
+    reply_requeue_after_seconds: float = Field(8, ge=1, le=300, description="When a queued reply's task counts as lost")
     reply_sweep_seconds: float = Field(4, ge=0.5, le=60, description="How often the sweeper looks")
 
     # Stripe
@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     basic_daily_prompts: int = Field(5, ge=0, le=100_000)
     rate_limit_per_minute: Limit | None = Field(None, description="Per user or IP; 0 lifts every such limit")
     codes_per_hour: Limit | None = Field(None, description="Codes sent by the whole service; 0 for no such limit")
-    wrong_codes_per_hour: Limit | None = Field(None, description="Wrong codes, of all numbers together; as above")
+    wrong_codes_per_hour: Limit | None = Field(None, description="Wrong codes of all numbers; 0 for no such limit")
     streams_per_user: int = Field(10, ge=1, le=1_000, description="Replies that one user may follow at once")
     streams_per_process: int = Field(  # a connection pool has a slot for each from the start
         200, ge=1, le=10_000, description="Replies that are followed in one web process at once, if WEB_THREADS allows"
@@ -276,10 +276,10 @@ class Settings(BaseSettings):
         default = ModelChoice(info.data["gemini_model"], "basic")
         models = value or (default,)
         well_formed = all(re.fullmatch(MODEL_NAME, one.name) and one.tier in {"basic", "pro"} for one in models)
-        must(value, well_formed, "GEMINI_MODELS must be like `name:basic,name:pro`.")
+        must(value, well_formed, "GEMINI_MODELS must look like `name:basic,name:pro`.")
         names = [one.name for one in models]
         must(value, len(set(names)) == len(names), "GEMINI_MODELS names a model twice.")
-        must(value, default in models, "GEMINI_MODELS must have GEMINI_MODEL, for `basic`.")
+        must(value, default in models, "GEMINI_MODELS must include GEMINI_MODEL for `basic`.")
         return models
 
     @field_validator("*")
@@ -335,7 +335,7 @@ def load_settings(**overrides: Any) -> Settings:
             raise ConfigError(APP_ENV_MISSING) from None
         raise ConfigError(" ".join(sentence(problem) for problem in problems)) from None
     if settings.is_production and not is_production and "app_env" not in overrides:
-        raise ConfigError("APP_ENV is `production` in a file that is read in development only: set it outside.")
+        raise ConfigError("APP_ENV is `production` in a file that only development reads: set it in the environment.")
     return settings
 
 

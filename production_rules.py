@@ -55,14 +55,14 @@ def with_host(address: str) -> str:
     except ValueError:
         is_complete = None
     if address and not is_complete:
-        raise ValueError("must be like scheme://host or scheme://host:port")
+        raise ValueError("must look like scheme://host or scheme://host:port")
     return address
 
 
 def fit_for_a_header(key: str) -> str:
     """Return the key. Raises ValueError if no HTTP request can carry it, as when a line end was copied with it."""
     if not re.fullmatch("[!-~]*", key):
-        raise ValueError("must be visible characters of ASCII, with no space between them")
+        raise ValueError("must consist of visible ASCII characters, without spaces")
     return key
 
 
@@ -73,10 +73,10 @@ def read_alike(redis_url: str) -> str:
     """
     parts = urlsplit(redis_url)
     if not re.fullmatch("/?[0-9]{0,5}", parts.path) or parts.fragment:
-        raise ValueError("may have the number of a database after its host, as in redis://host/3, and no other path")
+        raise ValueError("may have a database number after its host, as in redis://host/3, but no other path")
     options = parts.query.split("&") if parts.query else []
     if (options and parts.scheme != "rediss") or not all(re.fullmatch(REDIS_TLS_OPTION, option) for option in options):
-        raise ValueError("may have options of TLS alone (ssl_…), with rediss:// and without %25 in them")
+        raise ValueError("may have only TLS options (ssl_…), only with rediss://, and without %25 in them")
     return redis_url
 
 
@@ -87,21 +87,21 @@ def check_database_address(address: str) -> None:
         options = url.get_dialect()().create_connect_args(url)[1]
         ports = [int(port) for port in str(options.get("port", "")).split(",") if port]
     except (ArgumentError, ValueError):
-        raise ValueError("cannot be read as an address") from None
+        raise ValueError("cannot be parsed as an address") from None
     query = address.partition("?")[2]
     is_cut = "@" in f"{url.host}{url.database}" or not all("=" in part for part in query.split("&") if part)
     if is_cut or re.search(r"\s", url.host or ""):
         raise ValueError(
-            "must have the signs of its password as %40 (@), %2F (/) and %3F (?), and no blank in its host"
+            "must have its password encoded, with %40 for @, %2F for / and %3F for ?, and no space in its host"
         )
     if not all(port in range(1, 65_536) for port in ports):
         raise ValueError("must have a port from 1 to 65535")
     try:
         make_dsn(**options)
     except (psycopg2.ProgrammingError, TypeError):
-        raise ValueError("has an option that PostgreSQL's libpq does not know, as Prisma's `schema`") from None
+        raise ValueError("has an option that PostgreSQL's libpq does not know, such as Prisma's `schema`") from None
     if options.get("sslmode", "prefer") not in PLAIN_MODES | ENCRYPTED_MODES:
-        raise ValueError("must have a mode of libpq as its sslmode, as `require` or `verify-full`")
+        raise ValueError("must have one of libpq's modes as its sslmode, such as `require` or `verify-full`")
 
 
 def is_loopback(host: str) -> bool:
@@ -129,19 +129,19 @@ RULES = (
     Rule(
         ("database_url",),
         is_readable_on_the_way,
-        "DATABASE_URL leads beyond this machine without demanding TLS: add sslmode=require, better verify-full",
+        "DATABASE_URL points to another machine without requiring TLS: add sslmode=require or, better, verify-full",
         unless="plain_database_in_production",
     ),
     Rule(
         ("redis_url",),
         re.compile("ssl_cert_reqs=(none|optional)|ssl_check_hostname=false").search,
-        "REDIS_URL must check the certificate in production: remove ssl_cert_reqs from it",
+        "REDIS_URL must check the certificate in production: remove ssl_cert_reqs and ssl_check_hostname from it",
     ),
     Rule(("jwt_secret",), lambda key: key in {"", DEVELOPMENT_JWT_SECRET}, "JWT_SECRET must be set in production"),
     Rule(
         SECRETS,
         lambda secret: any(mark in secret.lower() for mark in EXAMPLE_MARKS),
-        "{} is an example: make one of your own for production",
+        "{} is an example: generate your own for production",
     ),
     Rule(
         SECRETS,
@@ -151,13 +151,13 @@ RULES = (
     Rule(
         ("otp_delivery",),
         lambda delivery: delivery == "response",
-        "OTP_DELIVERY is `response`, which tells anybody anybody's code: choose another one for production",
+        "OTP_DELIVERY is `response`, which shows anybody's code to whoever requests it: use `twilio` in production",
         unless="otp_response_in_production",
     ),
     Rule(
         ("otp_delivery",),
         lambda delivery: delivery == "log",
-        "OTP_DELIVERY is `log`, which lets readers of the log log in as any user: choose `twilio` for production",
+        "OTP_DELIVERY is `log`, so whoever reads the log can log in as any user: use `twilio` in production",
         unless="otp_log_in_production",
     ),
     Rule(("stripe_webhook_secret",), lambda secret: not secret, "STRIPE_WEBHOOK_SECRET must be set in production"),
@@ -165,19 +165,19 @@ RULES = (
     Rule(
         ("stripe_secret_key",),
         lambda key: key.startswith(STRIPE_TEST_KEYS),
-        "STRIPE_SECRET_KEY is of Stripe's test mode, where Pro costs nothing: take the live key for production",
+        "STRIPE_SECRET_KEY is a test key, with which Pro costs nothing: use the live key in production",
         unless="stripe_test_key_in_production",
     ),
     Rule(
         API_ADDRESSES,
         lambda address: is_loopback(urlsplit(address).hostname or ""),
-        "{} is a stand-in's: production needs the service itself",
+        "{} points to a stand-in on this machine: production needs the real service",
         unless="plain_http_in_production",
     ),
     Rule(
         API_ADDRESSES,
         lambda address: not address.startswith("https://"),
-        "{} shows keys and conversations on the way: production needs https://",
+        "{} lets keys and conversations travel unencrypted: production needs https://",
         unless="plain_http_in_production",
     ),
 )
@@ -191,6 +191,6 @@ def refusal(setting: str, value: Any, said: Mapping[str, Any]) -> str | None:
     for rule in RULES:
         if setting in rule.settings and not (rule.unless and said.get(rule.unless)) and rule.refuses(value):
             return rule.sentence.format(setting.upper()) + (
-                f", or say it again with {rule.unless.upper()}=true." if rule.unless else "."
+                f"; to allow it anyway, set {rule.unless.upper()}=true." if rule.unless else "."
             )
     return None

@@ -25,10 +25,10 @@ SILENT_SECONDS = 10  # how long a client may pause within a request or a respons
 DETAILS = {
     414: "The address is too long.",
     417: "`Expect` can only be `100-continue`.",
-    431: "The request's headers are too many or too long.",
-    501: "The body comes in an unknown transfer coding.",
+    431: "The request has too many headers, or they are too long.",
+    501: "The body has an unknown transfer coding.",
 }
-NOT_HTTP = "This is not a request of HTTP/1.1 as RFC 9112 has it."
+NOT_HTTP = "This is not a valid HTTP/1.1 request (RFC 9112)."
 
 gunicorn_headers, gunicorn_write = Response.default_headers, Response.write
 

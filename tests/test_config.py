@@ -31,7 +31,7 @@ TWILIO = {
 }
 
 
-PLAIN = "DATABASE_URL leads beyond this machine without demanding TLS"
+PLAIN = "DATABASE_URL points to another machine without requiring TLS"
 
 
 @pytest.fixture(autouse=True)
@@ -74,18 +74,18 @@ def test_production_starts_with_settings_of_its_own(monkeypatch):
         ({"stripe_webhook_secret": "whsec_sandbox"}, "STRIPE_WEBHOOK_SECRET is the sandbox's"),
         ({"stripe_secret_key": "sk_test_sandbox"}, "STRIPE_SECRET_KEY is the sandbox's"),
         ({"gemini_api_key": "sandbox-key"}, "GEMINI_API_KEY is the sandbox's"),
-        ({"gemini_api_endpoint": "http://0.0.0.0:8081"}, "GEMINI_API_ENDPOINT is a stand-in's"),
-        ({"gemini_api_endpoint": "http://[::1]:8081"}, "GEMINI_API_ENDPOINT is a stand-in's"),
-        ({"stripe_api_base": "http://localhost:8082"}, "STRIPE_API_BASE is a stand-in's"),
-        ({**TWILIO, "twilio_api_base": "http://127.0.0.1:8083"}, "TWILIO_API_BASE is a stand-in's"),
+        ({"gemini_api_endpoint": "http://0.0.0.0:8081"}, "GEMINI_API_ENDPOINT points to a stand-in"),
+        ({"gemini_api_endpoint": "http://[::1]:8081"}, "GEMINI_API_ENDPOINT points to a stand-in"),
+        ({"stripe_api_base": "http://localhost:8082"}, "STRIPE_API_BASE points to a stand-in"),
+        ({**TWILIO, "twilio_api_base": "http://127.0.0.1:8083"}, "TWILIO_API_BASE points to a stand-in"),
         ({"otp_delivery": None}, "OTP_DELIVERY is `response`"),
         ({"otp_log_in_production": None}, "OTP_DELIVERY is `log`"),
         ({"otp_delivery": "response"}, "OTP_DELIVERY is `response`"),  # one confirmation is not the other
-        ({"stripe_secret_key": "sk_test_something"}, "STRIPE_SECRET_KEY is of Stripe's test mode"),
-        ({"stripe_secret_key": "rk_test_something"}, "STRIPE_SECRET_KEY is of Stripe's test mode"),
-        ({"gemini_api_endpoint": "http://gemini.example.org"}, "GEMINI_API_ENDPOINT shows keys and conversations"),
+        ({"stripe_secret_key": "sk_test_something"}, "STRIPE_SECRET_KEY is a test key"),
+        ({"stripe_secret_key": "rk_test_something"}, "STRIPE_SECRET_KEY is a test key"),
+        ({"gemini_api_endpoint": "http://gemini.example.org"}, "GEMINI_API_ENDPOINT lets keys and conversations"),
         ({"stripe_api_base": "HTTP://stripe.example.org"}, "STRIPE_API_BASE"),
-        ({**TWILIO, "twilio_api_base": "http://twilio.example.org"}, "TWILIO_API_BASE shows keys and conversations"),
+        ({**TWILIO, "twilio_api_base": "http://twilio.example.org"}, "TWILIO_API_BASE lets keys and conversations"),
         ({"database_url": "postgres://app:word@db.example.org/app"}, PLAIN),
         ({"database_url": "postgresql://db.example.org/app?sslmode=prefer"}, PLAIN),
         ({"database_url": "postgresql://10.0.0.7:5432/app"}, PLAIN),
@@ -165,7 +165,7 @@ def test_every_refusal_that_can_be_confirmed_names_what_confirms_it():
     declared = list(Settings.model_fields)
     confirmable = [(rule.unless, setting) for rule in RULES if rule.unless for setting in rule.settings]
     assert all(declared.index(unless) < declared.index(setting) for unless, setting in confirmable)
-    with pytest.raises(ConfigError, match=r"or say it again with OTP_LOG_IN_PRODUCTION=true\.$"):
+    with pytest.raises(ConfigError, match=r"; to allow it anyway, set OTP_LOG_IN_PRODUCTION=true\.$"):
         load(otp_log_in_production=None)
 
 

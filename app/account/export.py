@@ -69,11 +69,11 @@ def export_slot(user_id: UUID) -> Iterator[Slot]:
     own = f"exports:{user_id}"
     with user_slot(own, at_most=1) as slot, held_request(own, at_most=1) as is_only_one:
         if slot is None or not is_only_one:  # the slot in Redis may expire while a slow client reads
-            raise RateLimited("Another export of yours is under way.", retry_after=RETRY_AFTER_SECONDS)
+            raise RateLimited("You already have an export in progress.", retry_after=RETRY_AFTER_SECONDS)
         with held_request("exports", at_most=EXPORTS_PER_PROCESS) as has_slot:
             if not has_slot:
-                log.warning("An export is refused: %d are under way in this process", EXPORTS_PER_PROCESS)
-                raise ServiceUnavailable("Too many exports are under way on this server. Try again in a few seconds.")
+                log.warning("Export refused: this process is already running %d", EXPORTS_PER_PROCESS)
+                raise ServiceUnavailable("Too many exports are running on this server. Try again in a few seconds.")
             yield slot
 
 

@@ -181,7 +181,7 @@ def delete_in_batches(batches: Mapping[str, ReturningDelete[Any]]) -> dict[str, 
             except DATABASE_UNAVAILABLE:
                 raise
             except OperationalError as error:  # a lock or a time-out; it must not hold up the other kinds
-                log_database_error(log, "the next sweep goes on with these rows", error)
+                log_database_error(log, "the next sweep will retry these rows", error)
                 deleted = 0
             counts[kind] += deleted
             if not deleted:

@@ -46,13 +46,13 @@ class TooManyApiKeys(AppError):
     """The user already has the most API keys that are allowed."""
 
     status, code = HTTPStatus.CONFLICT, "too_many_api_keys"
-    detail = "You have ten API keys already. Delete one that you no longer need."
+    detail = "You already have ten API keys. Delete one that you no longer need."
 
 
 class OtpCooldown(RateLimited):
     """Codes were requested too quickly, or too many in an hour."""
 
-    code, detail = "otp_cooldown", "A code was sent a short while ago. `Retry-After` says when to ask for the next one."
+    code, detail = "otp_cooldown", "Codes were requested too often. `Retry-After` says when to request another one."
 
 
 class OtpLocked(RateLimited):

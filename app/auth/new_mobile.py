@@ -134,7 +134,7 @@ def load_change(user_id: UUID, new_mobile: str) -> NumberChange:
     user = users.require_user(user_id)
     release_connection()
     if user.mobile == new_mobile:
-        raise ValidationFailed({"new_mobile": ["This is your number already."]})
+        raise ValidationFailed({"new_mobile": ["This is already your number."]})
     return NumberChange(user_id, user.mobile, new_mobile, user.password_hash)
 
 

@@ -39,7 +39,7 @@ COUNT_WINDOW = timedelta(hours=1)
 MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW; each purpose has its own count
 SEND_CODE = "auth.send_code"  # the task's name
 SEAL_PURPOSE = "one-time-code"
-SMS_TEXT = "{code} is your code. It is good for {minutes} minutes. Don't share it with anyone."
+SMS_TEXT = "{code} is your code. It expires in {minutes} minutes. Don't share it with anyone."
 RESEND_AFTER = timedelta(seconds=15)  # longer than Twilio may take, so that no message is sent twice
 RESEND_BATCH = 100
 
@@ -180,7 +180,7 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
         return
     message = unseal(SEAL_PURPOSE, sealed)
     if message is None:
-        log.error("The message of a code cannot be read: does this worker have web's HASH_SECRET?")
+        log.error("Cannot decrypt the message of a code, so the code is lost: does this worker have web's HASH_SECRET?")
         return
     mobile, _, code = message.partition(" ")
     chosen = settings()
@@ -194,9 +194,9 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
             api_base=chosen.twilio_api_base,
         )
     except SmsRejected as error:
-        log.error("Twilio refuses to send a code: %s", error)  # noqa: TRY400 - the traceback adds nothing
+        log.error("Twilio refused to send a code: %s", error)  # noqa: TRY400 - the traceback adds nothing
     except SmsUnavailable as error:
-        log.warning("Twilio did not take a code; the sweeper tries again: %s", error)
+        log.warning("Twilio did not accept a code; the sweeper will retry: %s", error)
         restore_message(code_id, sealed)
     else:
         log_event(log, "code_sent", code_id=code_id, sid=sid)

@@ -69,14 +69,14 @@ def with_hash_slot(work: Any, *args: str) -> Any:
     Raises ServiceUnavailable when no slot becomes free in time, or there is no memory for the work.
     """
     if not hash_slots.acquire(timeout=HASH_SLOT_SECONDS):
-        log.warning("A password is not hashed: all slots were taken for %.0f s", HASH_SLOT_SECONDS)
+        log.warning("Password not hashed: no slot became free within %.0f s", HASH_SLOT_SECONDS)
         raise ServiceUnavailable
     try:
         return work(*args)
     except VerifyMismatchError:
         raise
     except Argon2Error as error:
-        log.warning("A password is not hashed: %s", error)
+        log.warning("Password not hashed: %s", error)
         raise ServiceUnavailable from error
     finally:
         hash_slots.release()

@@ -33,7 +33,7 @@ class MobileNumber(fields.Text):
 def check_served(mobile: str) -> None:
     """Refuse a number whose country or type gets no codes: the defence against SMS pumping."""
     if not is_served(mobile):
-        raise ma.ValidationError("Numbers of this country are not served.")
+        raise ma.ValidationError("Numbers of this country are not supported.")
     if not is_personal_number(mobile):
         raise ma.ValidationError("Codes are not sent to numbers of this kind; use a mobile number.")
 

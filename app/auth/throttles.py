@@ -36,7 +36,7 @@ CODES_SENT = Limit("codes", RateLimitItemPerHour, lambda per_minute: max(30, per
 
 log = logging.getLogger(__name__)
 
-BUDGET_REFUSALS = Counter("code_budget_refusals", "Requests that a budget of the whole service refused.", ["budget"])
+BUDGET_REFUSALS = Counter("code_budget_refusals", "Requests that a service-wide budget refused.", ["budget"])
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ class Budget:
                 refused = rate_limits().storage.incr(item.key_for(self.name, "refused"), item.get_expiry())
                 retry_after = window_seconds(item, self.name)
         except redis.RedisError as error:
-            log.warning("Redis does not count, and the budget of %s is open: %s", self.name, first_line(error))
+            log.warning("Redis is unavailable; the budget of %s is not enforced: %s", self.name, first_line(error))
             return False
         BUDGET_REFUSALS.labels(self.name).inc()
         if refused == 1:  # of this hour
-            log.error("%s_PER_HOUR, %d, is used up: somebody pumps or guesses", self.name.upper(), item.amount)
+            log.error("%s_PER_HOUR (%d) is used up: an attack, or too low a setting", self.name.upper(), item.amount)
         raise ServiceUnavailable(
-            "Codes do not work for a while: too many were requested or wrong, of all clients together.",
+            "Codes are temporarily unavailable: across all clients, too many were requested or guessed wrong.",
             retry_after=retry_after,
         )
 
@@ -98,7 +98,7 @@ class Budget:
             with asking_redis():
                 rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
         except redis.RedisError as error:
-            log.warning("Redis does not count, and the budget of %s is too small: %s", self.name, first_line(error))
+            log.warning("Redis is unavailable; the budget of %s is not refunded: %s", self.name, first_line(error))
 
 
 CODES_BUDGET = Budget("codes", costs=None)

@@ -41,7 +41,7 @@ class AlreadySubscribed(AppError):
     """The user has a live subscription, or one whose first payment is under way."""
 
     status, code = HTTPStatus.CONFLICT, "already_subscribed"
-    detail = "You have Pro already, or its payment is due. Manage it with POST /subscription/portal."
+    detail = "You already have Pro, or a payment for it is due. Manage it with POST /subscription/portal."
 
 
 def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:

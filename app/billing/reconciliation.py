@@ -119,7 +119,7 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
         if unanswered:
             keep_counting(customer, now)
         if unanswered == UNANSWERED_IN_A_ROW:
-            log.warning("The comparison with Stripe ends early: it does not answer")
+            log.warning("The comparison with Stripe stopped early: Stripe does not answer")
             break
     return result
 

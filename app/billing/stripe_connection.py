@@ -19,7 +19,7 @@ class PaymentProviderError(AppError):
     """Stripe refused the request; nothing was changed here."""
 
     status, code = HTTPStatus.BAD_GATEWAY, "payment_provider_error"
-    detail = "The payment provider refused the request. Nothing was changed; the operator has been told."
+    detail = "The payment provider refused the request. Nothing was changed; the error has been logged."
 
 
 def required(name: str) -> Any:

@@ -18,7 +18,7 @@ def apply_event(event_id: str) -> None:
     try:
         webhook.apply_event(event_id, now=utc_now())
     except (PaymentProviderError, ServiceUnavailable) as error:
-        log.warning("Stripe's event %s is not applied yet, a sweep comes back to it: %s", event_id, error.detail)
+        log.warning("Stripe's event %s is not applied yet; a sweep will retry it: %s", event_id, error.detail)
 
 
 @shared_task(name="billing.sweep_events")

@@ -33,7 +33,7 @@ GIVE_UP_AFTER = timedelta(days=3)
 EVENTS_KEPT = timedelta(days=30)  # as long as an operator can let Stripe send an event again
 BATCH = 100
 MAX_UNANSWERED = 3  # in one sweep: each takes a worker up to STRIPE_TIMEOUT seconds
-WEBHOOKS = Counter("stripe_webhooks", "Webhooks of Stripe by type of event and result.", ["type", "result"])
+WEBHOOKS = Counter("stripe_webhooks", "Stripe webhooks by event type and result.", ["type", "result"])
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def sweep_events(*, now: datetime) -> None:
         except ServiceUnavailable:
             unanswered += 1
             if unanswered == MAX_UNANSWERED:
-                log.warning("The sweep of Stripe's events ends early: Stripe does not answer")
+                log.warning("The sweep of Stripe's events stopped early: Stripe does not answer")
                 return
         except DATABASE_UNAVAILABLE:
             raise
@@ -174,7 +174,7 @@ def give_up_events(now: datetime) -> None:
     with transaction():
         given_up = db.session.scalars(delete(StripeEvent).where(*too_old).returning(StripeEvent.id)).all()
     for event_id in given_up:
-        log.error("Stripe's event %s could not be applied for %d days and is given up", event_id, GIVE_UP_AFTER.days)
+        log.error("Gave up on Stripe's event %s, which could not be applied for %d days", event_id, GIVE_UP_AFTER.days)
 
 
 def oldest_unapplied() -> datetime | None:

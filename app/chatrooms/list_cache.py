@@ -63,4 +63,4 @@ def invalidate_list(user_id: UUID) -> None:
     try:
         redis_client().unlink(*(CACHE_PREFIX + key for key in keys))  # the cache's own delete_many asks twice for each
     except redis.RedisError:
-        log.warning("The cached list of chatrooms could not be renewed; it may be stale until it expires")
+        log.warning("The cached list of chatrooms could not be invalidated; it may be stale until it expires")

@@ -17,7 +17,7 @@ REPLAYED = {"Idempotent-Replayed": header("`true` when this Idempotency-Key had 
 def check_model(name: str) -> None:
     """Raises marshmallow.ValidationError for a model that is not offered."""
     if name not in offered_models():
-        raise ma.ValidationError("No model of this name is offered: see GET /models.")
+        raise ma.ValidationError("No model with this name is offered; see GET /models.")
 
 
 class KeyHeaders(ma.Schema):

@@ -79,7 +79,9 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
                 raise RateLimited(retry_after=window_seconds(REQUESTS.item(1), f"user:{user_id}"))
     except redis.RedisError as error:
         if not isinstance(error, RedisCircuitOpen):
-            log.warning("Redis knows no sessions and counts no requests: %s", first_line(error))
+            log.warning(
+                "Redis is unavailable; PostgreSQL checks sessions, and no request is counted: %s", first_line(error)
+            )
         return validate(session_id, user_id, now)
     if entry is None:
         if not validate(session_id, user_id, now):
@@ -152,7 +154,7 @@ def enforce(limit: Limit, key: str, times: int = 1) -> None:
     except RedisCircuitOpen:
         return
     except redis.RedisError as error:
-        log.warning("Redis does not count, and abuse limits are open: %s", first_line(error))
+        log.warning("Redis is unavailable; rate limits are not enforced: %s", first_line(error))
 
 
 def client_networks(text: str | None) -> dict[str, int]:

@@ -53,7 +53,7 @@ class TokenMissing(TokenError):
 class TokenInvalid(TokenError):
     """The token is not ours, or not of the kind that the route takes."""
 
-    code, detail = "token_invalid", "The token is not one of ours, or not of the kind needed here."
+    code, detail = "token_invalid", "The token is not one of ours, or is of the wrong kind for this route."
 
 
 class UnknownKey(TokenInvalid):
@@ -76,7 +76,7 @@ class InsufficientScope(AppError):
     """The API key is not valid for this route. The challenge follows RFC 6750, section 3."""
 
     status, code = HTTPStatus.FORBIDDEN, "insufficient_scope"
-    detail = "The scopes of this API key do not include this route."
+    detail = "This API key may not call this route."
 
     def __init__(self, needed: "Scope | None") -> None:
         scope = f', scope="{needed}"' if needed else ""

@@ -49,7 +49,7 @@ class AppTask(Task):  # type: ignore[misc]
                 self.note_taken(utc_now())
                 result = self.run(*args, **kwargs)
         except DATABASE_UNAVAILABLE as error:
-            log_database_error(log, "a sweep comes back to this", error)
+            log_database_error(log, "the task ended, and a sweep will retry it", error)
             result, outcome = None, "unavailable"
         else:
             outcome = "success"

@@ -13,7 +13,7 @@ from app.core.db import DATABASE_UNAVAILABLE
 from app.core.errors import AppError
 from app.core.logging import first_line
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, for programs.")
 
 
 class CommandGroup(AppGroup):

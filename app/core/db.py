@@ -162,7 +162,7 @@ def wait_for_answer(connection: Any) -> None:
         poller.register(connection.fileno(), polling.POLLIN if state == extensions.POLL_READ else polling.POLLOUT)
         left = deadline - time.monotonic()
         if left <= 0 or not poller.poll(None if left == math.inf else left * 1_000):
-            raise psycopg2.OperationalError("PostgreSQL does not answer in time")
+            raise psycopg2.OperationalError("PostgreSQL did not answer in time")
 
 
 def seconds_allowed(connection: Any) -> float:
@@ -235,7 +235,7 @@ def log_database_error(log: logging.Logger, consequence: str, error: Exception) 
     if isinstance(error, DATABASE_UNAVAILABLE):
         log.warning("PostgreSQL is unavailable (%s): %s", first_line(error), consequence)
     else:
-        log.error("PostgreSQL has given a statement up: %s", consequence, exc_info=error)
+        log.error("PostgreSQL aborted a statement: %s", consequence, exc_info=error)
 
 
 def locked_keys(rows: Select[Any]) -> Select[Any]:

@@ -14,7 +14,7 @@ from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE
 from app.core.logging import first_line
 from app.core.tracing import request_id
 
-REFUSALS = Counter("http_errors", "Answers that were problem documents, by their code.", ["code"])
+REFUSALS = Counter("http_errors", "Error responses (problem documents) by code.", ["code"])
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ CODES = {
 }
 DETAILS = {
     404: "There is nothing at this address, or it is not yours.",
-    405: "This address does not know that method; `Allow` names those it knows.",
+    405: "This address does not support that method; `Allow` lists those that it supports.",
     413: "The request body is too large.",
     415: "Send the body as JSON, with `Content-Type: application/json`.",
 }
@@ -91,7 +91,7 @@ class ValidationFailed(AppError):
 class BodyTooSlow(AppError):
     """The client fell silent in the middle of its body."""
 
-    status, code, detail = HTTPStatus.REQUEST_TIMEOUT, CODES[408], "The body did not come in time."
+    status, code, detail = HTTPStatus.REQUEST_TIMEOUT, CODES[408], "The request body did not arrive in time."
 
 
 class MalformedJson(AppError):
@@ -125,7 +125,7 @@ class ServiceUnavailable(AppError):
     """A dependency does not answer; nothing was stored or charged."""
 
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "service_unavailable"
-    detail = "A part of the service does not answer right now. Try again in a few seconds."
+    detail = "Part of the service is unavailable right now. Try again in a few seconds."
 
     def __init__(self, detail: str | None = None, *, retry_after: int = RETRY_AFTER_SECONDS) -> None:
         super().__init__(detail, headers={"Retry-After": str(retry_after)})
@@ -182,7 +182,7 @@ def handle_dependency_error(error: Exception) -> Response:
     if isinstance(error, (*DATABASE_UNAVAILABLE, redis.RedisError)):
         log.error("A dependency does not answer: %s", first_line(error))
     else:
-        log.error("PostgreSQL has given a statement up", exc_info=error)
+        log.error("PostgreSQL aborted a statement", exc_info=error)
     return handle_app_error(ServiceUnavailable())
 
 

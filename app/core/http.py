@@ -62,10 +62,10 @@ CORS_EXPOSED_HEADERS = [
 ACTIONS_AFTER_RESPONSE = "actions_after_response"
 NO_ROUTE = "(none)"  # every unknown address counts as one
 KNOWN_METHODS = {"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "OPTIONS"}
-REQUEST_COUNT = Counter("http_requests", "Requests by route and status.", ["method", "route", "status"])
+REQUEST_COUNT = Counter("http_requests", "Requests by method, route and status.", ["method", "route", "status"])
 REQUEST_SECONDS = Histogram(
     "http_request_duration_seconds",
-    "Seconds from the request to the end of its answer, waits and streams included.",
+    "Seconds from the request to the end of its response, including waits and streams.",
     ["method", "route"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60),
 )

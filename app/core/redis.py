@@ -82,7 +82,7 @@ class RedisBreaker:
             self._open_until = 0.0
         except redis.TimeoutError:
             self._open_until = time.monotonic() + OPEN_SECONDS
-            log.warning("Redis is silent: nobody waits for it for %.0f s", OPEN_SECONDS)
+            log.warning("Redis timed out; this process does without it for up to %.0f s", OPEN_SECONDS)
             raise
         finally:
             if is_probe:

@@ -60,14 +60,14 @@ class Slot:
         try:
             return int(pipeline.execute()[2])
         except redis.RedisError:
-            log.warning("Redis is unavailable; the %s of a user are not counted", self.kind)
+            log.warning("Redis is unavailable; a user's %s are not counted", self.kind)
             return 0
 
     def give_up(self) -> None:
         try:
             self.client.zrem(self.key, self.name)
         except redis.RedisError:
-            log.warning("Redis is unavailable; a slot for %s is released in %d s", self.kind, SLOT_SECONDS)
+            log.warning("Redis is unavailable; a user's slot for %s expires within %d s", self.kind, SLOT_SECONDS)
 
 
 @contextmanager

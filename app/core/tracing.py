@@ -69,7 +69,7 @@ def make_tracer(endpoint: str) -> Any:
         sdk = import_module("opentelemetry.sdk.trace")
     except ImportError as error:
         raise SystemExit(
-            f"Configuration: OTEL_EXPORTER_OTLP_ENDPOINT is set, and OpenTelemetry is not installed ({error}): install"
+            f"Configuration: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed ({error}): install"
             " requirements-otel.txt."
         ) from error
     named = resources.Resource({"service.name": SERVICE_NAME}).merge(resources.OTELResourceDetector().detect())

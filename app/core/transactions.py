@@ -38,7 +38,7 @@ class Transaction:
             try:
                 action()
             except (RedisError, BrokerError) as error:
-                log.warning("An action after a commit failed, Redis is unavailable: %s", first_line(error))
+                log.warning("An action after a commit failed because Redis is unavailable: %s", first_line(error))
             except Exception:
                 log.exception("An action after a commit failed")
         if self._tasks and self._respond_first and has_request_context():
@@ -53,7 +53,7 @@ class Transaction:
                 enqueue_task()
             except (RedisError, BrokerError) as error:
                 not_queued, why = len(self._tasks) - index, first_line(error)
-                log.warning("%d tasks were not queued, Redis is unavailable (%s): a sweep queues them", not_queued, why)
+                log.warning("%d tasks not queued: Redis is unavailable (%s); a sweep will queue them", not_queued, why)
                 return
             except Exception:
                 log.exception("A task was not queued")
@@ -70,7 +70,7 @@ def transaction(*, respond_first: bool = True) -> Iterator[Transaction]:
     """
     session = db.session()
     if session.info.get(IN_TRANSACTION):  # flask-sqlalchemy: one session a request or task
-        raise RuntimeError("transaction() does not nest")
+        raise RuntimeError("transaction() cannot be nested")
     session.info[IN_TRANSACTION] = True
     tx = Transaction(respond_first=respond_first)
     try:

@@ -19,15 +19,15 @@ COLUMNS = ("id", "error_code", "attempts", "failed_at", "request_id")
 REFUSED, NO_ANSWER = 1, 3  # exit codes; 2 is click's, for a wrong command line
 QUESTION = "Name the first three prime numbers."
 
-replies = CommandGroup("replies", help="Look at replies that failed, and generate them again.")
-gemini = CommandGroup("gemini", help="Try the connection to Gemini.")
+replies = CommandGroup("replies", help="List failed replies, and generate them again.")
+gemini = CommandGroup("gemini", help="Check the connection to Gemini.")
 
 
 @replies.command("failed")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many, newest first.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many to list.")
 @json_option
 def list_failed(limit: int, as_json: bool) -> None:
-    """List the replies that failed last, with why. Shows nothing of the conversations."""
+    """List the latest failed replies, newest first, and why they failed. Shows nothing of the conversations."""
     rows = failed_replies(limit=limit)
     if rows:
         click.echo(json_lines(rows) if as_json else table(rows, COLUMNS))
@@ -37,11 +37,11 @@ def list_failed(limit: int, as_json: bool) -> None:
 
 @replies.command("retry")
 @click.argument("reply_id", required=False, type=click.UUID)
-@click.option("--all", "everything", is_flag=True, help="Every failed reply.")
+@click.option("--all", "everything", is_flag=True, help="Retry every failed reply.")
 def retry(reply_id: UUID | None, everything: bool) -> None:
-    """Generate a failed reply again (REPLY_ID), or all of them (--all). Costs its user nothing."""
+    """Generate a failed reply again (REPLY_ID), or all of them (--all), at no charge to the users."""
     if (reply_id is None) != everything:
-        raise click.UsageError("Name one reply, or say --all.")
+        raise click.UsageError("Give either a REPLY_ID or --all.")
     begun = utc_now()  # replies that fail again meanwhile are left alone
     queued = retry_failed(reply_id, until=begun, now=begun)
     while everything and (more := retry_failed(None, until=begun, now=utc_now())):
@@ -52,13 +52,13 @@ def retry(reply_id: UUID | None, everything: bool) -> None:
 
 
 @gemini.command("check")
-@click.option("--model", help="Another model than GEMINI_MODEL.")
-@click.option("--stream", "streamed", is_flag=True, help="Let the answer come in pieces.")
+@click.option("--model", help="The model to ask instead of GEMINI_MODEL.")
+@click.option("--stream", "streamed", is_flag=True, help="Stream the answer.")
 def check(model: str | None, streamed: bool) -> None:
-    """Ask Gemini one small question, as a worker would, and tell how long it took and what it cost.
+    """Ask Gemini one small question, as a worker would, and report the time and the tokens that the answer took.
 
-    The exit code is 0 when it answers, 1 when the key, the model or the request is refused, and 3 when there is no
-    answer now: busy, out of quota, unreachable or too slow.
+    The exit code is 0 if Gemini answers, 1 if it refuses the key, the model or the request, and 3 if it gives no answer
+    now: it is busy, out of quota, unreachable or too slow.
     """
     began = time.monotonic()
     pieces: list[float] = []

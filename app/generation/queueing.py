@@ -94,7 +94,7 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | No
             for reply_id in chosen:
                 enqueue_generation(tx, reply_id)
     except DATABASE_GAVE_UP as error:
-        log_database_error(log, "a sweep queues what waited for a reply", error)
+        log_database_error(log, "a sweep will queue the replies that waited for one to end", error)
     finally:
         release_connection()
 

@@ -134,13 +134,13 @@ class Runner:
             return self.defer(held, backoff_seconds(1))
         except OperationalError:
             log.exception("The conversation before reply %s could not be read", held.reply_id)
-            return self.retry_or_fail(held, ModelUnavailable("not asked"))
+            return self.retry_or_fail(held, ModelUnavailable("Gemini was not asked"))
         except ModelUnavailable as error:
             return self.retry_or_fail(held, error)
         except ModelError as error:
             if isinstance(error, ModelRejected) and self.refusals.get(model) != str(error):
                 self.refusals[model] = str(error)
-                log.error("Gemini refuses: %s", error)  # noqa: TRY400 - the sentence says it all
+                log.error("Gemini refused a call: %s", error)  # noqa: TRY400 - the sentence says it all
             return self.fail(held, error_code_of(error))
         except Exception:  # a retry would end the same way
             log.exception("A defect ended the attempt at reply %s", held.reply_id)
@@ -178,7 +178,7 @@ class Runner:
         failures = held.failures + 1
         seconds = max(backoff_seconds(failures), error.retry_after or 0)  # never less than Google asks for
         if failures >= settings().reply_max_attempts or not has_time(held, seconds):
-            log.warning("Reply %s is given up: %s", held.reply_id, error)
+            log.warning("Gave up on reply %s: %s", held.reply_id, error)
             return self.fail(held, error_code_of(error))
         return self.requeue(held, seconds, failures=failures, outcome=f"retry after {error}")
 
@@ -206,7 +206,7 @@ def configured_client(model: str | None = None, **others: Any) -> ModelClient:
     """
     chosen = settings()
     if not chosen.gemini_api_key:  # the SDK would look for the machine's own credentials
-        raise ClientNotConfigured("GEMINI_API_KEY is not set; Gemini cannot be asked without it.")
+        raise ClientNotConfigured("GEMINI_API_KEY is not set; Gemini cannot be called without it.")
     generation_config = {"max_output_tokens": chosen.gemini_max_output_tokens or None}
     own = {"system_instruction": chosen.gemini_system_instruction, "generation_config": generation_config}
     return model_client_class(chosen.gemini_sdk)(
@@ -229,7 +229,7 @@ def note_passed_on(held: Claim) -> bool:
         with transaction():
             return state.mark_passed_on(held)
     except DATABASE_GAVE_UP as error:
-        log_database_error(log, f"reply {held.reply_id} is published as a whole, at its end", error)
+        log_database_error(log, f"reply {held.reply_id} is not streamed, but published as a whole when it ends", error)
         return False
 
 
@@ -243,7 +243,7 @@ def store(held: Claim, write: Callable[[Transaction], bool]) -> bool:
             with transaction() as tx:
                 return write(tx)
         except DATABASE_GAVE_UP as error:
-            log_database_error(log, f"reply {held.reply_id} is stored again in {pause_seconds} s", error)
+            log_database_error(log, f"reply {held.reply_id} is not stored yet; next try in {pause_seconds} s", error)
             time.sleep(pause_seconds)
     with transaction() as tx:
         return write(tx)

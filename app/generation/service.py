@@ -69,7 +69,7 @@ def written_part(reply: Message) -> str:
         end_id = publish(reply.id, Entry(reply.attempt, status=Status.CANCELED))
         return pieces_until(reply.id, end_id, reply.attempt)
     except redis.RedisError:
-        log.warning("A reply was canceled while Redis was unavailable; its part is lost")
+        log.warning("A reply was canceled while Redis was unavailable; the text written so far is lost")
         return ""
 
 

@@ -91,10 +91,10 @@ def asked_title(titler: ModelClient, prompt: str, reply: str) -> str:
             headers = outgoing_headers()
             answer = titler.generate([Turn("user", excerpt)], call, read_seconds=CALL_SECONDS, headers=headers)
     except ModelError as error:
-        log.info("A chatroom is named by its first words: %s", error)
+        log.info("Gemini did not name a chatroom; the prompt's first words become its name: %s", error)
         return ""
     except Exception:
-        log.exception("A defect left a chatroom to be named by its first words")
+        log.exception("A defect kept Gemini from naming a chatroom; the prompt's first words become its name")
         return ""
     return cleaned(answer.text)
 

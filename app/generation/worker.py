@@ -77,7 +77,7 @@ class LeaseKeeper:
         self._stopping = True
         calls = self._snapshot()
         if calls:
-            log.warning("Shutting down: %d replies are released", len(calls))
+            log.warning("Shutting down: releasing %d replies", len(calls))
         for call in calls.values():
             call.abort()
 
@@ -94,7 +94,7 @@ class LeaseKeeper:
                 with self.app.app_context(), transaction():
                     still_held = renew(held, lease=self.lease)
             except DATABASE_GAVE_UP as error:
-                log_database_error(log, "leases are renewed again", error)
+                log_database_error(log, "leases were not renewed; trying again", error)
                 continue
             except Exception:
                 log.exception("A defect kept leases from being renewed; trying again")

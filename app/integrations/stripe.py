@@ -275,11 +275,11 @@ def parse_event(body: bytes, signature: str, secret: str, *, now_seconds: float)
     if signed_at > now_seconds + TOLERANCE_SECONDS:
         raise EventRejected("signed in the future")
     if not all(isinstance(event.get(name), str) and EVENT_WORD.fullmatch(event[name]) for name in ("id", "type")):
-        raise EventRejected("no event")
+        raise EventRejected("not an event")
     data = event.get("data")
     item = data.get("object") if isinstance(data, dict) else None
     if not isinstance(item, dict):
-        raise EventRejected("about no object")
+        raise EventRejected("an event without an object")
     customer_id = id_of(item if item.get("object") == "customer" else item.get("customer"))
     subscription_id = id_of(item if item.get("object") == "subscription" else item.get("subscription"))
     return RemoteEvent(event["id"], event["type"], customer_id, subscription_id)

@@ -73,7 +73,7 @@ ERROR_SENTENCES = {
     ErrorCode.MODEL_TIMEOUT: "Gemini took too long.",
     ErrorCode.BLOCKED_BY_SAFETY: "Gemini's safety rules blocked the prompt or the answer.",
     ErrorCode.MODEL_REJECTED: "Gemini refused the request.",
-    ErrorCode.EMPTY_REPLY: "Gemini answered without a text.",
+    ErrorCode.EMPTY_REPLY: "Gemini answered without any text.",
     ErrorCode.OUTPUT_LIMIT: "Gemini reached its output limit while it was still thinking.",
 }
 

@@ -190,7 +190,7 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     except (NotFound, TokenRevoked):
         return accepted
     except DATABASE_GAVE_UP as error:
-        log_database_error(log, "a request waits no longer for its reply", error)
+        log_database_error(log, "a request stopped waiting for its reply", error)
         release_connection()
         return accepted
     return replace(accepted, reply=reply, usage=usage)

@@ -33,11 +33,11 @@ GRANT_COLUMNS = ("reason", "created_at", "ends_at", "revoked_at")
 
 users = CommandGroup(
     "users",
-    help="Find users and what happened to them, grant and revoke Pro, delete accounts.\n\n"
-    "USER is a user's id, or the mobile number in any international spelling (in quotes when it has spaces).",
+    help="Find users, list their security events, grant and revoke Pro, delete accounts.\n\n"
+    "USER is a user's id, or the mobile number in any international spelling (in quotes if it has spaces).",
 )
-billing = CommandGroup("billing", help="Compare the subscriptions with Stripe.")
-usage = CommandGroup("usage", help="What prompts took, and what they cost.")
+billing = CommandGroup("billing", help="Compare subscriptions with Stripe.")
+usage = CommandGroup("usage", help="Report the tokens that prompts took, and their cost.")
 user_argument = click.argument("who", metavar="USER")
 DAY = click.DateTime(["%Y-%m-%d"])
 
@@ -50,7 +50,7 @@ def user_named(id_or_mobile: str) -> User:
     except ValueError:
         found = None
     if found is None:
-        raise click.BadParameter(f"{id_or_mobile!r} is neither a user's id nor the number of one.", param_hint="USER")
+        raise click.BadParameter(f"{id_or_mobile!r} is neither the id nor the number of a user.", param_hint="USER")
     return found
 
 
@@ -61,26 +61,26 @@ def seconds_option(name: str, default: float, text: str) -> Callable[[Any], Any]
 
 @click.command("health")
 # Gemini may be slow; replies that no worker takes for a minute mean that there is none.
-@seconds_option("--max-queued", 60.0, "Seconds that a reply may wait for a worker when it could be generated.")
+@seconds_option("--max-queued", 60.0, "Fail if a due reply has waited longer than this many seconds.")
 # Six ticks: a restart of beat or of all workers is shorter.
-@seconds_option("--max-tick", 60.0, "Seconds that may have passed since a worker ran a tick of beat's.")
+@seconds_option("--max-tick", 60.0, "Fail if no worker has run beat's tick for this many seconds.")
 # beat queues a task every few seconds for any worker: an idle one soon gets one.
-@seconds_option("--max-worker", 600.0, "Seconds that a worker process may go without taking a task.")
+@seconds_option("--max-worker", 600.0, "Fail if a worker process has taken no task for this many seconds.")
 @json_option
 @with_appcontext
 def health(max_queued: float, max_tick: float, max_worker: float, as_json: bool) -> None:
-    """Say whether replies are being generated.
+    """Check whether replies are being generated.
 
-    For worker and beat, which have no port to probe.
+    Meant for worker and beat, which have no port to probe.
 
     \b
     Exit code 0: all is well.
     Exit code 1: PostgreSQL or Redis does not answer.
-    Exit code 2: replies wait too long: there is no worker, or all are stuck.
-    Exit code 3: no tick of beat's has run lately. Replies are made, but lost ones are not found again.
+    Exit code 2: a due reply has waited too long. There is no worker, or all are stuck.
+    Exit code 3: beat's tick has not run lately. Beat, the broker or all workers are down, and no sweep runs.
     Exit code 4: a worker process takes no tasks, or was killed within the last hour; others may do its work.
 
-    Of several codes the smallest is given.
+    If several checks fail, the exit code is the smallest of theirs.
     """
     found = checks(
         now=utc_now(), max_queued_seconds=max_queued, max_tick_seconds=max_tick, max_worker_seconds=max_worker
@@ -97,9 +97,9 @@ def health(max_queued: float, max_tick: float, max_worker: float, as_json: bool)
 @user_argument
 @json_option
 def find(who: str, as_json: bool) -> None:
-    """Show a user with tier and grants of Pro.
+    """Show a user, with the tier and the grants of Pro.
 
-    Nothing of the conversations is shown.
+    Shows nothing of the conversations.
     """
     now, user = utc_now(), user_named(who)
     summary, grants = summary_of(user, now), [grant_fields(grant, now) for grant in reversed(grants_of(user.id))]
@@ -136,10 +136,10 @@ def grant_fields(grant: ProGrant, now: datetime) -> dict[str, object]:
 
 @users.command("events")
 @user_argument
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000), help="How many, at most.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000), help="How many to list.")
 @json_option
 def events(who: str, limit: int, as_json: bool) -> None:
-    """Show what happened to an account in the last 90 days, newest first."""
+    """List an account's security events of the last 90 days, newest first."""
     fields = ("type", "created_at", "ip", "user_agent")
     found = events_before(user_named(who).id, None, at_most=limit, now=utc_now())
     rows = [{name: getattr(event, name) for name in fields} for event in found]
@@ -148,12 +148,12 @@ def events(who: str, limit: int, as_json: bool) -> None:
 
 @users.command("grant-pro")
 @user_argument
-@click.option("--reason", required=True, help="Why it is given; kept with the grant.")
-@click.option("--days", type=click.IntRange(1, 3_660), help="How many days it lasts, from now.")
+@click.option("--reason", required=True, help="Why Pro is granted; stored with the grant.")
+@click.option("--days", type=click.IntRange(1, 3_660), help="How many days the grant lasts, from now.")
 def grant(who: str, reason: str, days: int | None) -> None:
-    """Give a user Pro by hand, without a subscription.
+    """Grant a user Pro without a subscription.
 
-    Without --days it has no end. A subscription at Stripe is not touched.
+    Without --days, the grant has no end. A subscription at Stripe is not touched.
 
     \b
     Example:
@@ -162,9 +162,9 @@ def grant(who: str, reason: str, days: int | None) -> None:
     now, user = utc_now(), user_named(who)
     ends_at = now + timedelta(days=days) if days else None
     if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS or not reason.isprintable():
-        raise click.BadParameter(f"Give a reason of 1 to {MAX_REASON_CHARS} characters.", param_hint="--reason")
+        raise click.BadParameter(f"Give 1 to {MAX_REASON_CHARS} printable characters.", param_hint="--reason")
     if user.verified_at is None:  # the next signup replaces the user, id and all
-        raise click.ClickException(f"{user.id} has not verified the number yet; grant Pro after that.")
+        raise click.ClickException(f"{user.id} has not verified the mobile number yet. Grant Pro once it is verified.")
     grant_pro(user.id, reason=reason.strip(), ends_at=ends_at, now=now)
     click.echo(f"{user.id} is Pro {f'until {ends_at:%Y-%m-%d %H:%M} UTC' if ends_at else 'until it is revoked'}.")
 
@@ -172,7 +172,7 @@ def grant(who: str, reason: str, days: int | None) -> None:
 @users.command("revoke-pro")
 @user_argument
 def revoke(who: str) -> None:
-    """End the grants of Pro that a user has.
+    """End a user's grants of Pro.
 
     A subscription at Stripe is not touched: a paying user stays Pro.
     """
@@ -185,12 +185,12 @@ def revoke(who: str) -> None:
 
 @users.command("delete")
 @user_argument
-@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option("--yes", is_flag=True, help="Delete without asking for confirmation.")
 def delete(who: str, yes: bool) -> None:
     """Delete an account with everything it owns.
 
-    The same as its owner's own request: first its subscription is canceled at Stripe, then chatrooms, messages and
-    sessions are deleted.
+    Does what a request by its owner does: cancels the subscription at Stripe, then deletes chatrooms, messages and
+    sessions.
     """
     user = user_named(who)
     user_id = user.id
@@ -204,10 +204,10 @@ def delete(who: str, yes: bool) -> None:
 @click.argument("user", required=False)
 @json_option
 def sync(user: str | None, as_json: bool) -> None:
-    """Compare our copies with Stripe and correct them.
+    """Compare our copies of subscriptions with Stripe, and correct them.
 
-    USER is an id or a mobile number; without it every customer is compared. Customers that cannot be compared are
-    named, and the rest is done all the same; the exit code is 1 then.
+    USER is an id or a mobile number; without it, every customer is compared. If a customer cannot be compared, it is
+    listed, the others are still compared, and the exit code is 1.
     """
     result = sync_all(user_named(user).id if user else None, now=utc_now())
     if as_json:
@@ -224,20 +224,20 @@ def print_comparison(result: Comparison) -> None:
     for failure in result.failed:
         click.echo(f"{failure.customer}: not compared. {failure.reason}", err=True)
     if result.left:
-        click.echo(f"Stripe does not answer: {result.left} customers are left.", err=True)
+        click.echo(f"Stripe does not answer: {result.left} customers were not reached.", err=True)
     click.echo(f"Compared {result.compared} customers with Stripe, corrected {len(result.corrected)} subscriptions.")
 
 
 @usage.command("report")
-@click.option("--from", "first", type=DAY, required=True, help="The first day (UTC), as 2026-11-01.")
-@click.option("--to", "last", type=DAY, required=True, help="The last day, included.")
+@click.option("--from", "first", type=DAY, required=True, help="The first day (UTC), like 2026-11-01.")
+@click.option("--to", "last", type=DAY, required=True, help="The last day, inclusive.")
 @click.option("--by", type=click.Choice(["day", "model", "tier"]), default="day", show_default=True)
-@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values, for programs.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, for programs.")
 def report(first: datetime, last: datetime, by: str, as_csv: bool) -> None:
-    """What everybody's prompts took in tokens, and their cost by MODEL_PRICES.
+    """Report the tokens that everybody's prompts took, and their cost by MODEL_PRICES.
 
-    A cost is not told where a price is missing. Refunded prompts are left out, unless
-    `flask replies retry` had them answered later.
+    Shows no cost where a price is missing. Refunded prompts are left out, unless `flask replies retry` had them
+    answered later.
     """
     if last < first:
         raise click.UsageError("--to is before --from.")

@@ -67,14 +67,14 @@ def queue_check(now: datetime, max_seconds: float) -> Check:
     """Whether the oldest due reply has waited too long for a worker."""
     queue = totals.queue(now)
     waits = queue.oldest_due_seconds
-    measured = f"the oldest reply that is due has waited {waits:.0f} s; {sum(queue.by_status.values())} unfinished"
+    measured = f"the oldest due reply has waited {waits:.0f} s; {sum(queue.by_status.values())} unfinished"
     return Check("queue", waits <= max_seconds, measured, QUEUE)
 
 
 def beat_check(now: datetime, max_seconds: float) -> Check:
     """Whether beat's last tick is recent."""
     age = totals.seconds_since_tick(now)
-    measured = f"last tick {age:.0f} s ago" if age < math.inf else "no tick so far"
+    measured = f"last tick {age:.0f} s ago" if age < math.inf else "no tick yet"
     return Check("beat", age <= max_seconds, measured, BEAT)
 
 

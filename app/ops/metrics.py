@@ -29,7 +29,7 @@ from app.quota.usage import QuotaExceeded
 OUTCOMES = (str(Status.COMPLETED), str(Status.CANCELED), *map(str, ErrorCode))
 COUNTERS = (
     ("replies", "Replies that ended, by outcome: completed, canceled, or why they failed.", "outcome", OUTCOMES),
-    ("gemini_calls", "Calls to Gemini for replies that ended.", "result", ("answered", "refused", "failed")),
+    ("gemini_calls", "Calls to Gemini for replies that ended, by result.", "result", ("answered", "refused", "failed")),
     ("gemini_tokens", "Tokens that Gemini counted, by kind.", "kind", totals.TOKEN_KINDS),
 )
 READ_AGAIN_AFTER_SECONDS = (0.01, 0.05, 0.25)
@@ -81,27 +81,27 @@ class FromPostgres:
             yield from work_that_waits(now)
             yield from ended_replies()
         except DATABASE_GAVE_UP as error:
-            log_database_error(log, "metrics are few", error)
+            log_database_error(log, "this scrape lacks the metrics that are read from PostgreSQL", error)
             db.session.rollback()
             answers = 0
-        yield GaugeMetricFamily("postgres_answers", "Whether PostgreSQL answered this scrape.", value=answers)
+        yield GaugeMetricFamily("postgres_answers", "1 if PostgreSQL answered this scrape, else 0.", value=answers)
 
 
 def queue(now: datetime) -> Iterator[Metric]:
     """The replies that are not finished."""
     current = totals.queue(now)
-    depth = GaugeMetricFamily("replies_unfinished", "Replies that are not finished, by state.", labels=["status"])
+    depth = GaugeMetricFamily("replies_unfinished", "Unfinished replies, by status.", labels=["status"])
     for status, count in current.by_status.items():
         depth.add_metric([status], count)
     yield depth
     yield GaugeMetricFamily(
         "oldest_due_reply_seconds",
-        "How long the oldest reply that a worker could take at once has waited for one; 0 when there is none.",
+        "Seconds that the oldest due reply, which a worker could take at once, has waited; 0 if none is due.",
         value=current.oldest_due_seconds,
     )
     yield GaugeMetricFamily(
         "oldest_unfinished_reply_seconds",
-        "How long ago the oldest reply that is not finished was asked for; 0 when there is none.",
+        "Seconds since the oldest unfinished reply was asked for; 0 if there is none.",
         value=current.oldest_seconds,
     )
 
@@ -109,17 +109,17 @@ def queue(now: datetime) -> Iterator[Metric]:
 def heartbeat(now: datetime) -> Iterator[Metric]:
     """How long ago a worker ran a tick that beat had queued."""
     age = max(0.0, totals.seconds_since_tick(now))
-    yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker ran a tick of beat's.", value=age)
+    yield GaugeMetricFamily("beat_last_tick_seconds", "Seconds since a worker last ran beat's tick.", value=age)
 
 
 def work_that_waits(now: datetime) -> Iterator[Metric]:
     """How long Stripe's events and codes wait for a worker: meanwhile tiers may be wrong, and nobody gets a code."""
     for name, what, since in (
-        ("oldest_unapplied_stripe_event_seconds", "of Stripe's events that is not applied", oldest_unapplied()),
-        ("oldest_unsent_code_seconds", "one-time code that is not sent and has not expired", oldest_unsent(now)),
+        ("oldest_unapplied_stripe_event_seconds", "unapplied Stripe event was received", oldest_unapplied()),
+        ("oldest_unsent_code_seconds", "unsent one-time code that has not expired was issued", oldest_unsent(now)),
     ):
         seconds = max(0.0, (now - since).total_seconds()) if since else 0
-        yield GaugeMetricFamily(name, f"How long the oldest {what} has been here; 0 when there is none.", value=seconds)
+        yield GaugeMetricFamily(name, f"Seconds since the oldest {what}; 0 if there is none.", value=seconds)
 
 
 def ended_replies() -> Iterator[Metric]:
@@ -130,7 +130,7 @@ def ended_replies() -> Iterator[Metric]:
         for value in values:
             family.add_metric([value], known.get((name, value), 0))
         yield family
-    by_model = CounterMetricFamily("gemini_model_tokens", "The same by model.", labels=["kind", "model"])
+    by_model = CounterMetricFamily("gemini_model_tokens", "Tokens by kind and model.", labels=["kind", "model"])
     for (name, value), amount in sorted(known.items()):
         if name == "gemini_model_tokens":
             by_model.add_metric(value.split(":", 1), amount)

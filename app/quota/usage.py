@@ -97,7 +97,7 @@ class QuotaExceeded(AppError):
     """The day's prompts are spent."""
 
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "daily_quota_exceeded"
-    detail = "Today's prompts are used up. They come back at midnight UTC; Pro has no daily limit."
+    detail = "Today's prompts are used up. The quota resets at midnight UTC; Pro has no daily limit."
     described_headers = QUOTA_HEADERS
 
     def __init__(self, usage: Usage) -> None:

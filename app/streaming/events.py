@@ -135,5 +135,5 @@ class Publisher:
         try:
             publish(self.reply_id, entry)
         except redis.RedisError:
-            log.warning("Redis became unavailable in the middle of a streamed reply; it goes on without")
+            log.warning("Redis became unavailable during a streamed reply; followers get the rest when it ends")
             self.muted = True

@@ -132,7 +132,7 @@ class Follower:
         try:
             return self.load()
         except DATABASE_GAVE_UP as error:
-            log_database_error(log, "a reply that is followed is looked at again", error)
+            log_database_error(log, "a follower will read its reply again", error)
             self.pause()
             self.last_id = events.FROM_THE_START  # an end must be seen again
             return message
@@ -211,7 +211,7 @@ def follow_reply(
     chosen = settings()
     with held_request("replies", at_most=chosen.streams_allowed) as is_held:
         if not is_held:
-            log.warning("A stream is refused: STREAMS_PER_PROCESS, %d, is full", chosen.streams_allowed)
+            log.warning("Stream refused: STREAMS_PER_PROCESS or WEB_THREADS allows only %d", chosen.streams_allowed)
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
         with user_slot(f"streams:{user_id}", at_most=chosen.streams_per_user) as slot:
             if slot is None:

@@ -146,7 +146,7 @@ def test_a_process_limits_its_exports_in_flight(user, make_user, monkeypatch, ca
     refused = user.get("/user/me/export")
     assert_problem(refused, 503, "service_unavailable")
     assert int(refused.headers["Retry-After"]) > 0
-    assert "An export is refused: 1 are under way" in caplog.text
+    assert "Export refused: this process is already running 1" in caplog.text
     held.close()
     assert user.get("/user/me/export").status_code == 200
 

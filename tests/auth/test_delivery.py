@@ -187,7 +187,7 @@ def test_refused_message_is_not_sent_again_and_logged_without_code_or_number(tex
     work(texting)
     with texting.app.app_context():
         assert delivery.enqueue_unsent(utc_now() + timedelta(seconds=20)) == []
-    assert re.search(r"ERROR .*Twilio refuses to send a code: .*21211", caplog.text)
+    assert re.search(r"ERROR .*Twilio refused to send a code: .*21211", caplog.text)
     assert texting.mobile not in caplog.text
     assert not re.search(r"\b\d{6}\b", caplog.text.replace(queued_tasks(texting)[-1][1][0], ""))
 

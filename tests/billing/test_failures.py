@@ -220,7 +220,7 @@ def test_an_event_that_cannot_be_looked_up_is_kept_and_applied_later(
     assert shop.deliver(event_id).status_code == 200
     assert (shop.pending(), shop.rows()) == ([event_id], [])
     assert says(logged, "WARNING", "Stripe did not answer a call: ") == (behaviour != {"status": 401})
-    assert says(logged, "WARNING", f"Stripe's event {event_id} is not applied yet, a sweep comes back to it: ")
+    assert says(logged, "WARNING", f"Stripe's event {event_id} is not applied yet; a sweep will retry it: ")
     assert user.get("/user/me").json["tier"] == "basic"
     stripe.behave()
     shop.sweep()

@@ -79,7 +79,7 @@ def test_the_command_stops_when_stripe_does_not_answer(make_user: Any, shop: Sho
     result = shop.app.test_cli_runner().invoke(args=["billing", "sync"])
     assert result.exit_code == 1
     assert result.output.count("not compared") == 3
-    assert "Stripe does not answer: 2 customers are left." in result.output
+    assert "Stripe does not answer: 2 customers were not reached." in result.output
 
 
 def test_the_command_needs_a_key(make_billing_app: Any) -> None:

@@ -230,7 +230,7 @@ def test_an_event_is_given_up_after_three_days_and_accepted_when_it_is_sent_agai
         assert shop.pending() == [bought]
     shop.sweep(seconds_later=3 * DAY_SECONDS + 2 * HOUR_SECONDS)
     assert shop.rows("stripe_events") == []
-    assert f"{bought} could not be applied" in caplog.text
+    assert f"Gave up on Stripe's event {bought}, which could not be applied" in caplog.text
     stripe.behave()
     assert shop.deliver(bought).status_code == 200
     assert user.get("/user/me").json["tier"] == "pro"
@@ -259,7 +259,7 @@ def test_an_event_that_another_sweep_is_applying_is_not_given_up(
 
     all_at_once([lambda: shop.sweep(seconds_later=5 * DAY_SECONDS), sweep_meanwhile], retry=False)
     assert (shop.pending(), len(shop.rows("stripe_events"))) == ([], 1)
-    assert "given up" not in caplog.text
+    assert "Gave up" not in caplog.text
     assert user.get("/user/me").json["tier"] == "pro"
 
 

@@ -238,4 +238,4 @@ def test_a_failure_of_redis_is_logged_and_hidden_from_the_client(user, monkeypat
         user.make_chatroom("A room")
         assert listed(user) == ("MISS", ["A room"])
     [told] = [record for record in caplog.records if record.name == "app.chatrooms.list_cache"]
-    assert (told.levelname, "cached list of chatrooms could not be renewed" in told.getMessage()) == ("WARNING", True)
+    assert (told.levelname, "list of chatrooms could not be invalidated" in told.getMessage()) == ("WARNING", True)

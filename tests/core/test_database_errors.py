@@ -106,7 +106,7 @@ def test_a_defect_is_503_and_the_log_shows_where_it_came_from(failing_app, caplo
     assert int(response.headers["Retry-After"]) > 0
     [record] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.exc_info
-    assert record.getMessage() == "PostgreSQL has given a statement up"
+    assert record.getMessage() == "PostgreSQL aborted a statement"
 
 
 def test_an_absence_is_503_in_one_line(failing_app, caplog):

@@ -120,12 +120,12 @@ def test_a_view_that_writes_outside_of_a_transaction_fails_the_tests(context, st
         (
             ResponseError("full"),
             "WARNING",
-            "An action after a commit failed, Redis is unavailable: ResponseError: full",
+            "An action after a commit failed because Redis is unavailable: ResponseError: full",
         ),
         (
             BrokerError("gone"),
             "WARNING",
-            "An action after a commit failed, Redis is unavailable: OperationalError: gone",
+            "An action after a commit failed because Redis is unavailable: OperationalError: gone",
         ),
         (TypeError("a defect"), "ERROR", "An action after a commit failed"),
     ],

@@ -226,7 +226,7 @@ def test_a_refusal_of_one_model_is_logged_once_while_another_one_answers(
     rooms = [person.post("/chatroom", json={"model": name}).headers["Location"] for name in runner.breakers]
     for path, text in zip(rooms * 3, ["Hello", "[[sandbox: status=404]]"] * 3, strict=True):
         Room(app, person, path).answer(runner, text)
-    assert capsys.readouterr().err.count("Gemini refuses") == 1
+    assert capsys.readouterr().err.count("Gemini refused a call") == 1
     runner.keeper.close()
 
 

@@ -170,6 +170,6 @@ def test_a_model_that_google_does_not_know_is_logged_once(room, runner, gemini, 
         room.answer(runner, "Hello")
     said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert said == [
-        "Gemini refuses: HTTP 404: Google does not know the model; "
-        "name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
+        "Gemini refused a call: HTTP 404: Google does not know the model; "
+        "set GEMINI_MODEL or GEMINI_MODELS to one that it offers"
     ]

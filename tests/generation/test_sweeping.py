@@ -143,7 +143,7 @@ def test_a_sweep_without_redis_logs_once_that_it_could_not_queue(app, room, make
     app.extensions["celery"].set_default()
     [told] = [line for line in capsys.readouterr().err.splitlines() if "not queued" in line]
     assert told.startswith("WARNING")
-    assert "3 tasks were not queued, Redis is unavailable (" in told
+    assert "3 tasks not queued: Redis is unavailable (" in told
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "canceled"])

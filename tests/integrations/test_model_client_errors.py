@@ -19,7 +19,7 @@ from tests.integrations.scripted import JSON, SSE, says, serving
 from tests.integrations.test_model_client_contract import both_ways
 
 KEY_REFUSED = "Google refuses GEMINI_API_KEY; set a valid key"
-MODEL_UNKNOWN = "HTTP 404: Google does not know the model; name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
+MODEL_UNKNOWN = "HTTP 404: Google does not know the model; set GEMINI_MODEL or GEMINI_MODELS to one that it offers"
 
 
 # No text

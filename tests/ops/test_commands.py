@@ -60,7 +60,7 @@ def test_pro_is_not_granted_to_an_unverified_number(client, flask, mobile_number
     assert client.post("/auth/signup", json=signup).status_code == 201
     result = flask("users", "grant-pro", signup["mobile"], "--reason", "A gift")
     assert result.exit_code == 1
-    assert "has not verified the number" in result.output
+    assert "has not verified the mobile number" in result.output
     assert len(result.output.splitlines()) == 1
     assert client.post("/auth/signup", json=signup).status_code == 201
 
@@ -173,10 +173,10 @@ def test_every_command_has_help(flask, words):
 @pytest.mark.parametrize(
     ("words", "sentences"),
     [
-        (["health"], ["Exit code 1: PostgreSQL or Redis", "2: replies wait", "3: no tick", "4: a worker process"]),
-        (["gemini", "check"], ["0 when it answers", "1 when the key", "3 when there is no answer now"]),
-        (["billing", "sync"], ["Compare our copies with Stripe", "the exit code is 1"]),
-        (["usage", "report"], ["their cost by MODEL_PRICES", "A cost is not told where a price is missing"]),
+        (["health"], ["Exit code 1: PostgreSQL or Redis", "2: a due reply", "3: beat's tick", "4: a worker process"]),
+        (["gemini", "check"], ["0 if Gemini answers", "1 if it refuses the key", "3 if it gives no answer now"]),
+        (["billing", "sync"], ["Compare our copies of subscriptions with Stripe", "the exit code is 1"]),
+        (["usage", "report"], ["their cost by MODEL_PRICES", "Shows no cost where a price is missing"]),
     ],
 )
 def test_help_tells_what_a_command_does_and_its_exit_codes(flask, words, sentences):

@@ -333,7 +333,7 @@ def test_metrics_survive_without_postgres(make_app, capsys):
     client = make_app(database_url="postgresql://127.0.0.1:1/nothing").test_client()
     scraped = scrape(client)
     assert scraped["postgres_answers",] == 0
-    assert capsys.readouterr().err.count("metrics are few") == 1
+    assert capsys.readouterr().err.count("this scrape lacks the metrics") == 1
     assert ("http_errors_total", "daily_quota_exceeded") in scraped
 
 

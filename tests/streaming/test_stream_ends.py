@@ -160,5 +160,5 @@ def test_a_process_takes_only_so_many_streams_and_refuses_more_without_a_slot(
     opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
     assert [response.status_code for response in opened] == [200, 503]
     assert len(kept) == 1  # Redis, which may be silent, is not asked for the refused one
-    assert "STREAMS_PER_PROCESS, 1, is full" in capsys.readouterr().err
+    assert "STREAMS_PER_PROCESS or WEB_THREADS allows only 1" in capsys.readouterr().err
     opened[0].close()

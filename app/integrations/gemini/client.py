@@ -270,7 +270,7 @@ def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
         return ModelRejected(f"HTTP {status} {reason}: Google refuses GEMINI_API_KEY; set a valid key")
     if status == HTTPStatus.NOT_FOUND:
         return ModelRejected(
-            "HTTP 404: Google does not know the model; name one that it offers in GEMINI_MODEL or GEMINI_MODELS"
+            "HTTP 404: Google does not know the model; set GEMINI_MODEL or GEMINI_MODELS to one that it offers"
         )
     return ModelRejected(f"HTTP {status} {reason}".strip())
 
