@@ -128,7 +128,7 @@ class Runner:
                 held = replace(held, messages_sent=len(turns))
                 answer = self.ask(held, turns, call)
         except CallAborted:
-            return self.requeue(held, 0, failures=held.failures, outcome="released")  # if it is still ours
+            return self.requeue(held, 0, outcome="released")  # if it is still ours
         except DATABASE_UNAVAILABLE as error:
             log_database_error(log, f"the conversation before reply {held.reply_id} was not read", error)
             return self.defer(held, backoff_seconds(1))
@@ -168,25 +168,25 @@ class Runner:
     def fail(self, held: Claim, code: ErrorCode) -> Outcome:
         return code if store(held, lambda tx: state.fail(tx, held, code)) else SUPERSEDED, {}
 
-    def requeue(self, held: Claim, seconds: float, *, failures: int, outcome: str) -> Outcome:
+    def requeue(self, held: Claim, seconds: float, *, outcome: str) -> Outcome:
         with transaction() as tx:
-            requeued = state.requeue(tx, held, timedelta(seconds=seconds), failures=failures)
+            requeued = state.requeue(tx, held, timedelta(seconds=seconds))
         return outcome if requeued else SUPERSEDED, {}
 
     def retry_or_fail(self, held: Claim, error: ModelUnavailable) -> Outcome:
         """Let the reply wait for its next attempt, or fail it if it has no attempts or no time left."""
-        failures = held.failures + 1
-        seconds = max(backoff_seconds(failures), error.retry_after or 0)  # never less than Google asks for
-        if failures >= settings().reply_max_attempts or not has_time(held, seconds):
+        held = replace(held, failures=held.failures + 1)
+        seconds = max(backoff_seconds(held.failures), error.retry_after or 0)  # never less than Google asks for
+        if held.failures >= settings().reply_max_attempts or not has_time(held, seconds):
             log.warning("Gave up on reply %s: %s", held.reply_id, error)
             return self.fail(held, error_code_of(error))
-        return self.requeue(held, seconds, failures=failures, outcome=f"retry after {error}")
+        return self.requeue(held, seconds, outcome=f"retry after {error}")
 
     def defer(self, held: Claim, seconds: float) -> Outcome:
         """Let the reply wait without counting the attempt as failed, or fail it if its time would run out."""
         if not has_time(held, seconds):
             return self.fail(held, ErrorCode.MODEL_UNAVAILABLE)
-        return self.requeue(held, seconds, failures=held.failures, outcome="deferred")
+        return self.requeue(held, seconds, outcome="deferred")
 
 
 def tell_others(held: Claim) -> None:

@@ -190,7 +190,8 @@ def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
     """Fail the reply, with a refund if one is due. Returns False if the lease is lost."""
     now = held.now()
     lock_user(held.user_id)  # before the reply's row: everybody locks in this order
-    if not write(held, CLEAR_LEASE | {"status": Status.FAILED, "error_code": code, "completed_at": now}):
+    ended = {"status": Status.FAILED, "error_code": code, "completed_at": now, "failures": held.failures}
+    if not write(held, CLEAR_LEASE | ended):
         return False
     passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
@@ -199,13 +200,10 @@ def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
     return True
 
 
-def requeue(tx: Transaction, held: Claim, delay: timedelta, *, failures: int) -> bool:
-    """Put the reply back into the queue, to be claimed after `delay`. Returns False if the lease is lost.
-
-    failures: how many attempts have failed by now.
-    """
+def requeue(tx: Transaction, held: Claim, delay: timedelta) -> bool:
+    """Put the reply back into the queue, to be claimed after `delay`. Returns False if the lease is lost."""
     due = held.now() + delay
-    queued = {"status": Status.QUEUED, "not_before": due, "enqueued_at": due, "failures": failures}
+    queued = {"status": Status.QUEUED, "not_before": due, "enqueued_at": due, "failures": held.failures}
     if not write(held, CLEAR_LEASE | queued):
         return False
     enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())

@@ -144,7 +144,7 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
         status, code, model, bound, count, its_seconds, failures, *tokens = row
         gemini_failed, gemini_refused = code in GEMINI_FAILED, code is ErrorCode.MODEL_REJECTED
         amounts["replies", str(code or status)] += count
-        amounts["gemini_calls", "failed"] += failures + (count if gemini_failed else 0)
+        amounts["gemini_calls", "failed"] += failures
         amounts["gemini_calls", "refused"] += count if gemini_refused else 0
         answered = not gemini_failed and not gemini_refused and status is not Status.CANCELED
         amounts["gemini_calls", "answered"] += count if answered else 0
