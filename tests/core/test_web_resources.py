@@ -30,7 +30,7 @@ def test_streams_leave_threads_for_everybody_else_whatever_the_settings_say(
         refused = web.call("GET", f"{reply}/stream", token=token)
         assert (refused.status_code, refused.json()["code"]) == (503, "service_unavailable")
         assert web.call("GET", "/healthz").took < 5
-    lines = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS" in line]
+    lines = [line for line in web.log_file.read_text().splitlines() if "WEB_THREADS is " in line]
     assert len(lines) == 1
     assert "WEB_THREADS is 6, which allows 3 streams, not STREAMS_PER_PROCESS (200)" in lines[0]
     assert "WARNING" in lines[0]
