@@ -38,15 +38,15 @@ class SteadyScheduler(Scheduler):  # type: ignore[misc]
 
 def main() -> None:
     """Queue tasks until told to end. Raises SystemExit when a setting is wrong."""
-    asked = subprocess.run([sys.executable, "-m", "app.schedule"], stdout=subprocess.PIPE, check=False)  # nosec B603
-    if asked.returncode:
-        sys.exit(asked.returncode)  # it has said why
-    needed = json.loads(asked.stdout)
-    configure_logging(**needed["logging"])
+    completed = subprocess.run([sys.executable, "-m", "app.schedule"], stdout=subprocess.PIPE, check=False)  # nosec B603
+    if completed.returncode:
+        sys.exit(completed.returncode)  # it has said why
+    beat_settings = json.loads(completed.stdout)
+    configure_logging(**beat_settings["logging"])
     logging.getLogger("celery.beat").addFilter(shorten_scheduling_error)
     celery = Celery("gemini_backend")
-    celery.conf.update(broker_settings(needed["redis_url"], pool_size=needed["pool_size"]))
-    celery.conf.beat_schedule = needed["schedule"]
+    celery.conf.update(broker_settings(beat_settings["redis_url"], pool_size=beat_settings["pool_size"]))
+    celery.conf.beat_schedule = beat_settings["schedule"]
     # The schedule is only in memory: nothing is lost with it, since every task is due again within an hour.
     celery.Beat(scheduler=SteadyScheduler, quiet=True, loglevel="INFO").run()
 

@@ -11,7 +11,7 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
 
-from app.core.celery import note_worker_ended
+from app.core.celery import remove_worker_record
 from app.core.http import add_drain_signal
 from app.factory import TASKS, create_app
 from app.generation.worker import FINISH_WITHIN_SECONDS, FinishingPool
@@ -76,7 +76,7 @@ def release_in_time(**_: Any) -> None:
 def sign_off(**_: Any) -> None:
     """Remove this process from the list that `flask health` watches."""
     with flask_app.app_context():
-        note_worker_ended()
+        remove_worker_record()
 
 
 flask_app = create_app(routes=False, commands=False)

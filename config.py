@@ -27,8 +27,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from production_rules import (
     DEVELOPMENT_JWT_SECRET,
     check_database_address,
-    fit_for_a_header,
-    read_alike,
+    check_header_value,
+    check_redis_url,
     refusal,
     with_host,
 )
@@ -119,7 +119,7 @@ Duration = Annotated[
 Limit = Annotated[int, Field(ge=0, le=1_000_000)]
 Address = Annotated[str, AfterValidator(with_host)]
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d{1,5})?$")]
-Key = Annotated[str, AfterValidator(fit_for_a_header)]
+Key = Annotated[str, AfterValidator(check_header_value)]
 CountryCode = Annotated[str, Field(pattern=r"^([1-9]\d{0,2}|[A-Z]{2})$")]
 OriginList = Annotated[list[Origin], NoDecode, BeforeValidator(split_on_commas)]
 GeminiModels = Annotated[tuple[ModelChoice, ...], NoDecode, BeforeValidator(parse_models)]
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     # Where data lives
     database_url: str
     database_pool_size: int = Field(20, ge=1, le=200, description="Connections of one process")
-    redis_url: Annotated[Address, AfterValidator(read_alike)] = Field(pattern="^rediss?://")
+    redis_url: Annotated[Address, AfterValidator(check_redis_url)] = Field(pattern="^rediss?://")
     redis_pool_size: int = Field(50, ge=2, le=1_000, description="Connections of one process for each purpose")
 
     # Accounts
@@ -286,8 +286,8 @@ class Settings(BaseSettings):
     @classmethod
     def fit_for_production(cls, value: Value, info: ValidationInfo) -> Value:
         """Apply what production_rules.py refuses in production."""
-        told = refusal(str(info.field_name), value, info.data) if in_production(info) else None
-        return must(value, told is None, str(told))
+        refused_because = refusal(str(info.field_name), value, info.data) if in_production(info) else None
+        return must(value, refused_because is None, str(refused_because))
 
     @property
     def is_production(self) -> bool:
@@ -333,13 +333,13 @@ def load_settings(**overrides: Any) -> Settings:
         problems = error.errors()
         if any(problem["loc"] == ("app_env",) and problem["type"] == "missing" for problem in problems):
             raise ConfigError(APP_ENV_MISSING) from None
-        raise ConfigError(" ".join(sentence(problem) for problem in problems)) from None
+        raise ConfigError(" ".join(describe_problem(problem) for problem in problems)) from None
     if settings.is_production and not is_production and "app_env" not in overrides:
         raise ConfigError("APP_ENV is `production` in a file that only development reads: set it in the environment.")
     return settings
 
 
-def sentence(problem: Mapping[str, Any]) -> str:
+def describe_problem(problem: Mapping[str, Any]) -> str:
     """Turn a pydantic error into a sentence that names the variable and never repeats its value."""
     variable = str(problem["loc"][0]).upper() if problem["loc"] else "The configuration"
     if problem["type"] == REFUSED:

@@ -94,7 +94,7 @@ with suppress(OSError, AttributeError):
 METRICS_FOLDER = "gemini-backend-metrics-"
 
 
-def hold(folder: Path) -> None:
+def lock_folder(folder: Path) -> None:
     """Lock a folder until this process and its children have ended, by a descriptor that stays open until then.
 
     Raises OSError if somebody else holds it, or if it is gone.
@@ -105,14 +105,14 @@ def hold(folder: Path) -> None:
 def make_folder() -> str:
     """Make the master's own folder, and remove those of masters that were killed: nobody holds their locks."""
     parent = Path(worker_tmp_dir or tempfile.gettempdir())
-    for left in parent.glob(f"{METRICS_FOLDER}*"):
+    for old_folder in parent.glob(f"{METRICS_FOLDER}*"):
         with suppress(OSError):
-            hold(left)
-            shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(dir=parent))  # renamed once it is locked, so that no other master removes it
+            lock_folder(old_folder)
+            shutil.rmtree(old_folder)
+    new_folder = Path(tempfile.mkdtemp(dir=parent))  # renamed once it is locked, so that no other master removes it
     with suppress(OSError):  # if locks do not work there, nobody removes it either
-        hold(made)
-    return str(made.rename(parent / f"{METRICS_FOLDER}{made.name}"))
+        lock_folder(new_folder)
+    return str(new_folder.rename(parent / f"{METRICS_FOLDER}{new_folder.name}"))
 
 
 if "prometheus_client" not in sys.modules:
@@ -125,9 +125,9 @@ if "prometheus_client" not in sys.modules:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give a new process the lowest free place."""
-    taken = {other.place for other in server.WORKERS.values()}
-    worker.place = next(place for place in itertools.count() if place not in taken)
+    """Give a new process the lowest free index."""
+    taken = {other.index for other in server.WORKERS.values()}
+    worker.index = next(index for index in itertools.count() if index not in taken)
 
 
 # ── Logs ─────────────────────────────────────────────────────────────────────
@@ -153,8 +153,8 @@ def when_ready(server: Any) -> None:
     gc.freeze()
     wanted, allowed = settings.streams_per_process, settings.streams_allowed
     if wanted > allowed:
-        said = "WEB_THREADS is %d, which allows %d streams, not STREAMS_PER_PROCESS (%d)."
-        server.log.warning(said, threads, allowed, wanted)
+        warning = "WEB_THREADS is %d, which allows %d streams, not STREAMS_PER_PROCESS (%d)."
+        server.log.warning(warning, threads, allowed, wanted)
 
 
 # ── Workers ──────────────────────────────────────────────────────────────────
@@ -164,7 +164,7 @@ def post_fork(_server: Any, worker: Any) -> None:
 
     atexit.unregister(shutil.rmtree)
     os.makedirs(os.environ["PROMETHEUS_MULTIPROC_DIR"], exist_ok=True)  # many machines remove old files
-    current_process().name = f"web-{worker.place}"
+    current_process().name = f"web-{worker.index}"
     with worker.app.wsgi().app_context():
         db.engine.dispose(close=False)
 

@@ -59,14 +59,14 @@ def with_host(address: str) -> str:
     return address
 
 
-def fit_for_a_header(key: str) -> str:
+def check_header_value(key: str) -> str:
     """Return the key. Raises ValueError if no HTTP request can carry it, as when a line end was copied with it."""
     if not re.fullmatch("[!-~]*", key):
         raise ValueError("must consist of visible ASCII characters, without spaces")
     return key
 
 
-def read_alike(redis_url: str) -> str:
+def check_redis_url(redis_url: str) -> str:
     """Return the address. Raises ValueError if redis-py and kombu would read it differently: tasks would go astray.
 
     redis-py accepts any option, even a database, a user and a password; kombu fails on all but those of TLS.
@@ -111,15 +111,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def is_readable_on_the_way(database_url: str) -> bool:
+def crosses_network_unencrypted(database_url: str) -> bool:
     """Return whether connections to PostgreSQL cross a network without demanding TLS.
 
     What the URL leaves open, libpq takes from PGHOST and PGSSLMODE. A host that begins with / or @ is a unix socket.
     """
     url = make_url(database_url)
-    said = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
-    hosts = said.get("hostaddr") or said.get("host") or url.host or os.environ.get("PGHOST", "")
-    if (said.get("sslmode") or os.environ.get("PGSSLMODE")) in ENCRYPTED_MODES:
+    query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
+    hosts = query.get("hostaddr") or query.get("host") or url.host or os.environ.get("PGHOST", "")
+    if (query.get("sslmode") or os.environ.get("PGSSLMODE")) in ENCRYPTED_MODES:
         return False
     return any(host and host[0] not in "/@" and not is_loopback(host) for host in hosts.split(","))
 
@@ -128,7 +128,7 @@ RULES = (
     Rule(("flask_debug",), bool, "FLASK_DEBUG must be off in production"),
     Rule(
         ("database_url",),
-        is_readable_on_the_way,
+        crosses_network_unencrypted,
         "DATABASE_URL points to another machine without requiring TLS: add sslmode=require or, better, verify-full",
         unless="plain_database_in_production",
     ),
@@ -183,13 +183,13 @@ RULES = (
 )
 
 
-def refusal(setting: str, value: Any, said: Mapping[str, Any]) -> str | None:
+def refusal(setting: str, value: Any, known_settings: Mapping[str, Any]) -> str | None:
     """Return the sentence with which production refuses a value, or None if it accepts it.
 
-    said: the settings that are known already.
+    known_settings: the settings that are known already.
     """
     for rule in RULES:
-        if setting in rule.settings and not (rule.unless and said.get(rule.unless)) and rule.refuses(value):
+        if setting in rule.settings and not (rule.unless and known_settings.get(rule.unless)) and rule.refuses(value):
             return rule.sentence.format(setting.upper()) + (
                 f"; to allow it anyway, set {rule.unless.upper()}=true." if rule.unless else "."
             )

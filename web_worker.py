@@ -40,7 +40,7 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         util.write_error = write_problem
         Response.default_headers = headers_without_server
         Response.write = write_with_headers
-        logging.getLogger("gunicorn.error").addFilter(is_no_silent_client)
+        logging.getLogger("gunicorn.error").addFilter(ignore_silent_clients)
         super().init_process()
 
     def is_parent_alive(self) -> bool:
@@ -58,9 +58,9 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         if enabled or self.alive:
             return
         for listener in self.sockets:
-            taken = -1
-            while taken < self.nr_conns < self.worker_connections:
-                taken = self.nr_conns
+            previous_conns = -1
+            while previous_conns < self.nr_conns < self.worker_connections:
+                previous_conns = self.nr_conns
                 self.accept(listener)
             listener.close()
         self.sockets: list[Any] = []
@@ -99,7 +99,7 @@ def scrub_exception(error: Exception) -> Exception:
     return quiet.__new__(quiet)
 
 
-def is_no_silent_client(record: logging.LogRecord) -> bool:
+def ignore_silent_clients(record: logging.LogRecord) -> bool:
     """Logging filter: drop the error of a client that fell silent, which is not our fault."""
     return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
@@ -118,16 +118,16 @@ def write_with_headers(response: Response, piece: bytes) -> None:
     """Write a piece of the body. The first shares a packet with the headers, so that the client wakes only once."""
     is_first = not response.headers_sent
     if is_first:
-        hold_packets(response.sock, True)
+        set_cork(response.sock, True)
     gunicorn_write(response, piece)
     if is_first:
-        hold_packets(response.sock, False)
+        set_cork(response.sock, False)
 
 
-def hold_packets(connection: socket.socket, held: bool) -> None:
+def set_cork(connection: socket.socket, is_corked: bool) -> None:
     """Let the kernel wait for a full packet, or send what there is. Works on Linux only, and not on a unix socket."""
     with suppress(AttributeError, OSError):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, held)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_corked)
 
 
 def write_problem(connection: socket.socket, status: int, _reason: str, _message: str) -> None:

@@ -40,7 +40,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Print what beat needs to know. Raises SystemExit when a setting is wrong."""
     settings = load_settings()
-    needed = {
+    beat_settings = {
         "redis_url": settings.redis_url,
         "pool_size": settings.redis_pool_size,
         "schedule": beat_schedule(settings),
@@ -50,7 +50,7 @@ def main() -> None:
             "secrets": secrets_of(settings.model_dump()),
         },
     }
-    sys.stdout.write(json.dumps(needed))
+    sys.stdout.write(json.dumps(beat_settings))
 
 
 if __name__ == "__main__":

@@ -43,19 +43,19 @@ MESSAGES_AT_ONCE = 200
 Row = TypeVar("Row")
 
 
-def chatrooms_after(user_id: UUID, after: UUID, *, at_most: int) -> list[Chatroom]:
+def chatrooms_after(user_id: UUID, after: UUID, *, limit: int) -> list[Chatroom]:
     """The user's chatrooms after the id `after`, ordered by id; none once the account is deleted."""
     statement = select(Chatroom).join(User, User.id == Chatroom.user_id)
     statement = statement.where(Chatroom.user_id == user_id, User.mobile.is_not(None), Chatroom.id > after)
-    return list(db.session.scalars(statement.order_by(Chatroom.id).limit(at_most)))
+    return list(db.session.scalars(statement.order_by(Chatroom.id).limit(limit)))
 
 
-def messages_after(chatroom_id: UUID, position: int, *, at_most: int) -> list[Message]:
+def messages_after(chatroom_id: UUID, position: int, *, limit: int) -> list[Message]:
     """The chatroom's messages after a position, oldest first; none once the chatroom or the account is deleted."""
     owned = select(Chatroom.id).join(User, User.id == Chatroom.user_id)
     owned = owned.where(Chatroom.id == chatroom_id, User.mobile.is_not(None))
     later = (Message.chatroom_id == chatroom_id, Message.position > position, owned.exists())
-    return list(db.session.scalars(select(Message).where(*later).order_by(Message.position).limit(at_most)))
+    return list(db.session.scalars(select(Message).where(*later).order_by(Message.position).limit(limit)))
 
 
 @contextmanager
@@ -89,36 +89,36 @@ def export(user_id: UUID, session_id: UUID, slot: Slot, *, now: datetime) -> Ite
         "api_keys": ApiKeyOut(many=True).dump(list_keys(user_id, now=now)),
     }
     release_connection()
-    return keeping(slot, document(head, user_id, now))
+    return while_holding(slot, document(head, user_id, now))
 
 
-def keeping(slot: Slot, document: Iterator[str]) -> Iterator[str]:
-    """Yield the pieces of a document, and keep its slot while they are read."""
-    kept_at = time.monotonic()
+def while_holding(slot: Slot, document: Iterator[str]) -> Iterator[str]:
+    """Yield the pieces of a document, and renew its slot while they are read."""
+    renewed_at = time.monotonic()
     for piece in document:
         yield piece
-        if time.monotonic() - kept_at > SLOT_SECONDS / 2:
-            slot.keep()
-            kept_at = time.monotonic()
+        if time.monotonic() - renewed_at > SLOT_SECONDS / 2:
+            slot.renew()
+            renewed_at = time.monotonic()
 
 
 def document(head: dict[str, Any], user_id: UUID, now: datetime) -> Iterator[str]:
     """Yield the object `head`, extended by the user's events and chatrooms, of which there may be many."""
-    read_events = partial(events_before, user_id, at_most=MESSAGES_AT_ONCE, now=now)
+    read_events = partial(events_before, user_id, limit=MESSAGES_AT_ONCE, now=now)
     yield f'{compact(head)[:-1]},"security_events":['
-    yield from array(SecurityEventOut(), pieces(read_events, None, attrgetter("id")))
+    yield from json_array_items(SecurityEventOut(), read_batches(read_events, None, attrgetter("id")))
     yield '],"chatrooms":['
-    read_rooms = partial(chatrooms_after, user_id, at_most=ROOMS_AT_ONCE)
-    rooms = chain.from_iterable(pieces(read_rooms, UUID(int=0), attrgetter("id")))
-    for number, room in enumerate(rooms):
-        yield f'{"," if number else ""}{compact(ChatroomOut().dump(room))[:-1]},"messages":['
-        read_messages = partial(messages_after, room.id, at_most=MESSAGES_AT_ONCE)
-        yield from array(MessageOut(), pieces(read_messages, -1, attrgetter("position")))
+    read_rooms = partial(chatrooms_after, user_id, limit=ROOMS_AT_ONCE)
+    rooms = chain.from_iterable(read_batches(read_rooms, UUID(int=0), attrgetter("id")))
+    for index, room in enumerate(rooms):
+        yield f'{"," if index else ""}{compact(ChatroomOut().dump(room))[:-1]},"messages":['
+        read_messages = partial(messages_after, room.id, limit=MESSAGES_AT_ONCE)
+        yield from json_array_items(MessageOut(), read_batches(read_messages, -1, attrgetter("position")))
         yield "]}"
     yield "]}"
 
 
-def pieces(read: Callable[[Any], list[Row]], start: Any, key: Callable[[Row], Any]) -> Iterator[list[Row]]:
+def read_batches(read: Callable[[Any], list[Row]], start: Any, key: Callable[[Row], Any]) -> Iterator[list[Row]]:
     """Yield all rows in batches. read: gets the key of the last row so far (at first `start`), returns the next batch.
 
     No connection is held while the caller uses a batch, nor afterwards.
@@ -131,10 +131,10 @@ def pieces(read: Callable[[Any], list[Row]], start: Any, key: Callable[[Row], An
     release_connection()
 
 
-def array(schema: Schema, rows_at_once: Iterable[list[Any]]) -> Iterator[str]:
+def json_array_items(schema: Schema, batches: Iterable[list[Any]]) -> Iterator[str]:
     """Yield the inside of a JSON array of the rows, a batch at a time."""
     separator = ""
-    for rows in rows_at_once:
+    for rows in batches:
         yield separator + ",".join(compact(schema.dump(row)) for row in rows)
         separator = ","
 

@@ -22,7 +22,7 @@ from app.auth.models import ApiKey, AuthSession, NumberThrottle, OneTimeCode, Re
 from app.auth.sessions import session_lifetime
 from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.billing.models import StripeEvent
-from app.billing.webhook import EVENTS_KEPT
+from app.billing.webhook import EVENT_RETENTION
 from app.chatrooms import idempotency
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
@@ -35,22 +35,22 @@ from app.quota.ledger import disown_charges, owns_charges
 from app.streaming import events
 from app.users.models import User
 
-AT_ONCE_SECONDS = 2.0  # for which a run keeps a worker's thread; other tasks get it between two runs
+RUN_SECONDS = 2.0  # for which a run keeps a worker's thread; other tasks get it between two runs
 BATCH = 1_000  # rows of a kind in a transaction: messages and the rows that refer to them take some tenths of a second
 ENDED_BATCH, TOKEN_BATCH = 500, 5_000
-REVOKED_KEPT = timedelta(days=1)
-UNVERIFIED_KEPT = timedelta(days=1)  # a signup whose number nobody has verified
+REVOKED_RETENTION = timedelta(days=1)
+UNVERIFIED_RETENTION = timedelta(days=1)  # a signup whose number nobody has verified
 
 log = logging.getLogger(__name__)
 
 
 @shared_task(name=PURGE)
 def purge() -> None:
-    """Purge deleted accounts and chatrooms for AT_ONCE_SECONDS, then queue itself again if there is more.
+    """Purge deleted accounts and chatrooms for RUN_SECONDS, then queue itself again if there is more.
 
     Safe to run twice at once: each run takes a different account or chatroom.
     """
-    until = time.monotonic() + AT_ONCE_SECONDS
+    until = time.monotonic() + RUN_SECONDS
     while purge_account() or purge_chatroom():
         if time.monotonic() > until:
             with transaction() as tx:
@@ -59,7 +59,7 @@ def purge() -> None:
 
 
 @shared_task(name="account.delete_ended")
-def delete_what_has_ended() -> None:
+def sweep_ended() -> None:
     """Delete the rows of all features that are kept no longer. Safe to run twice at once."""
     delete_ended(now=database_now())  # with a worker's wrong clock, everybody would be logged out
 
@@ -77,17 +77,17 @@ def purge_chatroom() -> bool:
         some = select(messages.c.id).where(messages.c.chatroom_id == room.id, IS_OPEN)
         unfinished = delete(messages).where(messages.c.id.in_(some.limit(BATCH)))
         rows = db.session.execute(unfinished.returning(messages.c.id, messages.c.attempt)).all()
-        under_way = dict(map(tuple, rows))
-        gone = list(under_way)
+        unfinished_attempts = dict(map(tuple, rows))
+        deleted_ids = list(unfinished_attempts)
         room.updated_at = utc_now()
-        if len(under_way) < BATCH:
+        if len(unfinished_attempts) < BATCH:
             room.turns = max(0, room.turns - BATCH)
             newest = delete(messages).where(messages.c.chatroom_id == room.id, messages.c.position >= room.turns)
-            gone += db.session.scalars(newest.returning(messages.c.id)).all()
+            deleted_ids += db.session.scalars(newest.returning(messages.c.id)).all()
             if room.turns == 0:
                 db.session.execute(delete(Chatroom).where(Chatroom.id == room.id))
-        if gone:
-            tx.after_commit(lambda: events.purge(gone, under_way=under_way))
+        if deleted_ids:
+            tx.after_commit(lambda: events.purge(deleted_ids, unfinished_attempts=unfinished_attempts))
     return True
 
 
@@ -105,7 +105,7 @@ def purge_account() -> bool:
         counts = [
             disown_chatrooms(user.id),
             delete_some(IdempotencyKey, IdempotencyKey.user_id == user.id),
-            disown_charges(user.id, at_most=BATCH),
+            disown_charges(user.id, limit=BATCH),
             delete_some(RefreshToken, RefreshToken.session_id.in_(sessions)),
             delete_some(SecurityEvent, SecurityEvent.user_id == user.id),
             delete_some(ApiKey, ApiKey.user_id == user.id),
@@ -139,15 +139,15 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
     ended: list[tuple[str, InstrumentedAttribute[Any], datetime]] = [
         ("codes", OneTimeCode.expires_at, now - otp.COUNT_WINDOW),
         ("throttles", NumberThrottle.touched_at, now - max(WRONG_CODES_WINDOW, PASSWORD_WINDOW)),
-        ("revoked sessions", AuthSession.revoked_at, now - REVOKED_KEPT),
+        ("revoked sessions", AuthSession.revoked_at, now - REVOKED_RETENTION),
         ("expired sessions", AuthSession.last_used_at, now - session_lifetime()),
-        ("revoked API keys", ApiKey.revoked_at, now - REVOKED_KEPT),
-        ("expired API keys", ApiKey.expires_at, now - REVOKED_KEPT),
+        ("revoked API keys", ApiKey.revoked_at, now - REVOKED_RETENTION),
+        ("expired API keys", ApiKey.expires_at, now - REVOKED_RETENTION),
         ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
-        ("security events", SecurityEvent.created_at, now - security_events.SHOWN_FOR),
-        ("signups", User.created_at, now - UNVERIFIED_KEPT),
+        ("security events", SecurityEvent.created_at, now - security_events.RETENTION),
+        ("signups", User.created_at, now - UNVERIFIED_RETENTION),
         ("idempotency keys", IdempotencyKey.created_at, now - idempotency.LIFETIME),
-        ("Stripe events", StripeEvent.received_at, now - EVENTS_KEPT),
+        ("Stripe events", StripeEvent.received_at, now - EVENT_RETENTION),
     ]
     batches: dict[str, ReturningDelete[Any]] = {}
     for name, column, before in ended:
@@ -169,12 +169,12 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
 def delete_in_batches(batches: Mapping[str, ReturningDelete[Any]]) -> dict[str, int]:
     """Delete rows of several kinds, a batch of each in rotation. Returns how many of each.
 
-    Ends when none are left, or when AT_ONCE_SECONDS are over and each kind has had a batch: the next sweep goes on.
+    Ends when none are left, or when RUN_SECONDS are over and each kind has had a batch: the next sweep goes on.
     batches: each deletes and returns as many rows as one transaction should.
     """
-    until, counts, left = time.monotonic() + AT_ONCE_SECONDS, dict.fromkeys(batches, 0), dict(batches)
+    until, counts, remaining = time.monotonic() + RUN_SECONDS, dict.fromkeys(batches, 0), dict(batches)
     while True:
-        for kind, batch in list(left.items()):
+        for kind, batch in list(remaining.items()):
             try:
                 with transaction():
                     deleted = len(db.session.scalars(batch).all())
@@ -185,8 +185,8 @@ def delete_in_batches(batches: Mapping[str, ReturningDelete[Any]]) -> dict[str, 
                 deleted = 0
             counts[kind] += deleted
             if not deleted:
-                del left[kind]
-        if not left or time.monotonic() > until:
+                del remaining[kind]
+        if not remaining or time.monotonic() > until:
             return counts
 
 

@@ -17,7 +17,7 @@ from app.core.http import Client, network
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
 from app.users.models import User
 
-SHOWN_FOR = timedelta(days=90)
+RETENTION = timedelta(days=90)
 LOGINS = (EventType.LOGIN, EventType.LOGIN_NEW_DEVICE)
 
 
@@ -28,15 +28,15 @@ def record(user_id: UUID, kind: EventType, client: Client, now: datetime) -> Non
 
 def record_login(user_id: UUID, client: Client, now: datetime) -> None:
     """Record a login, as `login_new_device` if no login of the last 90 days had the same network and program."""
-    seen = [
+    same_device = [
         SecurityEvent.user_id == user_id,
         SecurityEvent.type.in_(LOGINS),
-        SecurityEvent.created_at > now - SHOWN_FOR,
+        SecurityEvent.created_at > now - RETENTION,
         SecurityEvent.user_agent.is_not_distinct_from(client.user_agent),
     ]
     in_network = cast(SecurityEvent.ip, INET).op("<<=")(cast(network(client.ip), CIDR))
-    seen.append(SecurityEvent.ip.is_(None) if client.ip is None else in_network)
-    is_known = db.session.scalar(select(exists().where(*seen)))
+    same_device.append(SecurityEvent.ip.is_(None) if client.ip is None else in_network)
+    is_known = db.session.scalar(select(exists().where(*same_device)))
     record(user_id, EventType.LOGIN if is_known else EventType.LOGIN_NEW_DEVICE, client, now)
 
 
@@ -52,15 +52,15 @@ def record_lock(mobile: str, client: Client, now: datetime) -> None:
 def list_events(user_id: UUID, *, limit: int, cursor: str | None, now: datetime) -> Page[SecurityEvent]:
     """A page of the user's events, newest first. Raises InvalidCursor."""
     before = decode_cursor(cursor, UUID)[0] if cursor is not None else None
-    rows = events_before(user_id, before, at_most=limit + 1, now=now)
+    rows = events_before(user_id, before, limit=limit + 1, now=now)
     return cut_page(rows, limit, lambda event: encode_cursor(event.id))
 
 
-def events_before(user_id: UUID, before: UUID | None, *, at_most: int, now: datetime) -> list[SecurityEvent]:
+def events_before(user_id: UUID, before: UUID | None, *, limit: int, now: datetime) -> list[SecurityEvent]:
     """The user's events before an id (None: the latest), newest first. Returns none once the account is deleted."""
-    kept = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - SHOWN_FOR, User.mobile.is_not(None))
-    statement = select(SecurityEvent).join(User, User.id == SecurityEvent.user_id).where(*kept)
-    statement = statement.order_by(SecurityEvent.id.desc()).limit(at_most)
+    retained = (SecurityEvent.user_id == user_id, SecurityEvent.created_at > now - RETENTION, User.mobile.is_not(None))
+    statement = select(SecurityEvent).join(User, User.id == SecurityEvent.user_id).where(*retained)
+    statement = statement.order_by(SecurityEvent.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(SecurityEvent.id < before)
     return list(db.session.scalars(statement))

@@ -52,11 +52,11 @@ def send_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
     """
     change = load_change(user_id, new_mobile)
     purposes = {change.new: Purpose.NEW_MOBILE, change.current: Purpose.CURRENT_MOBILE}
-    shown = {}
+    otps = {}
     with CODES_BUDGET.spend(), CODES_BUDGET.spend(), transaction() as tx:
         for mobile in in_lock_order(purposes):
-            shown[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=change.binding)
-    return SentCode(change.new, otp=shown[change.new], current_otp=shown[change.current])
+            otps[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=change.binding)
+    return SentCode(change.new, otp=otps[change.new], current_otp=otps[change.current])
 
 
 def change_mobile(
@@ -85,15 +85,15 @@ def change_mobile(
         require_password(change.current, change.password_hash, current_password or "", now)
     with WRONG_CODES_BUDGET.spend():
         with transaction() as tx:
-            right = match_codes(codes, change, client, now)
-            are_right = len(right) == len(codes)
-            if are_right:
-                for row in right:
+            matched = match_codes(codes, change, client, now)
+            all_match = len(matched) == len(codes)
+            if all_match:
+                for row in matched:
                     mark_used(row, now)
                 owner = users.find_user_by_mobile(change.new)
                 if owner is None or owner.verified_at is None:
                     return apply_change(tx, change, session_id, client, now)
-        raise AccountExists if are_right else OtpInvalid
+        raise AccountExists if all_match else OtpInvalid
 
 
 def match_codes(

@@ -183,15 +183,15 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
         log.error("Cannot decrypt the message of a code, so the code is lost: does this worker have web's HASH_SECRET?")
         return
     mobile, _, code = message.partition(" ")
-    chosen = settings()
+    config = settings()
     try:
         sid = send_sms(
             mobile,
             SMS_TEXT.format(code=code, minutes=int(LIFETIME.total_seconds() // 60)),
-            account_sid=chosen.twilio_account_sid,
-            auth_token=chosen.twilio_auth_token,
-            sender=chosen.twilio_from,
-            api_base=chosen.twilio_api_base,
+            account_sid=config.twilio_account_sid,
+            auth_token=config.twilio_auth_token,
+            sender=config.twilio_from,
+            api_base=config.twilio_api_base,
         )
     except SmsRejected as error:
         log.error("Twilio refused to send a code: %s", error)  # noqa: TRY400 - the traceback adds nothing

@@ -48,8 +48,8 @@ def send_code(mobile: str, purpose: Purpose, *, now: datetime) -> SentCode:
     Raises OtpLocked, OtpCooldown, ServiceUnavailable.
     """
     with CODES_BUDGET.spend(), transaction() as tx:
-        shown = issue_code(tx, mobile, purpose, now)
-    return SentCode(mobile, otp=shown)
+        otp = issue_code(tx, mobile, purpose, now)
+    return SentCode(mobile, otp=otp)
 
 
 def verify_login_code(mobile: str, code: str, client: Client, *, now: datetime) -> Tokens:

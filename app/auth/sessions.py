@@ -48,8 +48,8 @@ def open_session(tx: Transaction, user: User, client: Client, now: datetime) -> 
 
     If the user then has too many, those used longest ago end.
     """
-    of_user = (AuthSession.user_id == user.id, AuthSession.revoked_at.is_(None))
-    latest_first = select(AuthSession.id).where(*of_user).order_by(AuthSession.last_used_at.desc())
+    active = (AuthSession.user_id == user.id, AuthSession.revoked_at.is_(None))
+    latest_first = select(AuthSession.id).where(*active).order_by(AuthSession.last_used_at.desc())
     too_many = latest_first.offset(MAX_SESSIONS - 1)
     revoke(tx, AuthSession, AuthSession.id.in_(too_many), now=now)
     session = AuthSession(user_id=user.id, created_at=now, last_used_at=now, **asdict(client))
@@ -165,14 +165,14 @@ def next_refresh_token(session: AuthSession, jti: UUID, now: datetime) -> UUID |
     still gets the current one, so that parallel clients end up with the same token, and a stolen copy is noticed as
     soon as both holders go on using it.
     """
-    offered = db.session.get(RefreshToken, jti)
-    if offered is None or offered.session_id != session.id:
+    presented = db.session.get(RefreshToken, jti)
+    if presented is None or presented.session_id != session.id:
         return None
-    if offered.used_at is None:
-        offered.used_at = now
+    if presented.used_at is None:
+        presented.used_at = now
         db.session.flush()
         return add_refresh_token(session.id, now)
-    if now - offered.used_at > REUSE_GRACE:
+    if now - presented.used_at > REUSE_GRACE:
         return None
     current = select(RefreshToken.id).where(RefreshToken.session_id == session.id, RefreshToken.used_at.is_(None))
     return db.session.scalar(current)

@@ -24,7 +24,7 @@ from app.core.clock import seconds_until
 from app.core.db import db
 from app.core.errors import RateLimited, ServiceUnavailable
 from app.core.logging import first_line
-from app.core.redis import asking_redis, rate_limits, window_seconds
+from app.core.redis import rate_limits, redis_guard, window_seconds
 
 WRONG_CODES_WINDOW = timedelta(hours=1)
 MAX_WRONG_CODES = 10  # of a million codes: even a year of guessing succeeds in under nine per cent of cases
@@ -43,11 +43,11 @@ BUDGET_REFUSALS = Counter("code_budget_refusals", "Requests that a service-wide 
 class Budget:
     """What all clients together may do in an hour: the setting `{name}_per_hour`, 0 for no such limit.
 
-    costs: the exception that spends one; None: success does.
+    spending_error: the exception that spends one; None: success does.
     """
 
     name: str
-    costs: type[Exception] | None
+    spending_error: type[Exception] | None
 
     def __post_init__(self) -> None:
         BUDGET_REFUSALS.labels(self.name)  # alerts need the counter before its first refusal
@@ -66,16 +66,16 @@ class Budget:
         try:
             yield
         except BaseException as error:
-            if type(error) is not self.costs:
+            if type(error) is not self.spending_error:
                 self.refund(item)
             raise
-        if self.costs is not None:
+        if self.spending_error is not None:
             self.refund(item)
 
     def count(self, item: RateLimitItemPerHour) -> bool:
         """Count one. Returns False without Redis. Raises ServiceUnavailable when the budget is used up."""
         try:
-            with asking_redis():
+            with redis_guard():
                 if rate_limits().hit(item, self.name):
                     return True
                 rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
@@ -95,14 +95,14 @@ class Budget:
     def refund(self, item: RateLimitItemPerHour) -> None:
         """Refund one; without Redis it stays spent."""
         try:
-            with asking_redis():
+            with redis_guard():
                 rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
         except redis.RedisError as error:
             log.warning("Redis is unavailable; the budget of %s is not refunded: %s", self.name, first_line(error))
 
 
-CODES_BUDGET = Budget("codes", costs=None)
-WRONG_CODES_BUDGET = Budget("wrong_codes", costs=OtpInvalid)
+CODES_BUDGET = Budget("codes", spending_error=None)
+WRONG_CODES_BUDGET = Budget("wrong_codes", spending_error=OtpInvalid)
 
 
 def lock_throttle(mobile_key: str, now: datetime) -> NumberThrottle:

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import or_, select, update
 
 from app.billing.models import StripeCustomer
-from app.billing.stripe_connection import required, stripe_calls
+from app.billing.stripe_connection import required_setting, stripe_calls
 from app.billing.subscriptions import (
     copy_subscriptions,
     dormant_subscriptions,
@@ -49,10 +49,10 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
 
     Raises AlreadySubscribed, PaymentProviderError, ServiceUnavailable, TokenRevoked; then nothing was bought.
     """
-    price_id: str = required("stripe_pro_price_id")[0]
+    price_id: str = required_setting("stripe_pro_price_id")[0]
     with stripe_calls() as payments:
         for _ in range(MAX_ROUNDS):
-            customer = customer_for(user_id, now, refuse_subscribed=True)
+            customer = get_or_insert_customer(user_id, now, refuse_subscribed=True)
             if customer.stripe_id is None:
                 create_customer(payments, customer)
             elif customer.session_id is None:
@@ -76,7 +76,7 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
     """
     with stripe_calls() as payments:
         for _ in range(MAX_ROUNDS):
-            customer = customer_for(user_id, now)
+            customer = get_or_insert_customer(user_id, now)
             if customer.stripe_id is None:
                 create_customer(payments, customer)
                 continue
@@ -124,7 +124,7 @@ def disown_customers(user_id: UUID) -> bool:
     return True
 
 
-def customer_for(user_id: UUID, now: datetime, *, refuse_subscribed: bool = False) -> StripeCustomer:
+def get_or_insert_customer(user_id: UUID, now: datetime, *, refuse_subscribed: bool = False) -> StripeCustomer:
     """Return the user's customer, fresh from the database; the first call inserts it. Stripe may not know it yet.
 
     One that was deleted at Stripe does not count. Raises AlreadySubscribed (if `refuse_subscribed`), TokenRevoked.
@@ -149,9 +149,9 @@ def create_customer(payments: Payments, customer: StripeCustomer) -> None:
     except (PaymentsRejected, PaymentsFailed):
         begin_attempt(customer)
         raise
-    free = (StripeCustomer.id == customer.id, StripeCustomer.stripe_id.is_(None))
+    without_stripe_id = (StripeCustomer.id == customer.id, StripeCustomer.stripe_id.is_(None))
     with transaction():
-        db.session.execute(update(StripeCustomer).where(*free).values(stripe_id=stripe_id))
+        db.session.execute(update(StripeCustomer).where(*without_stripe_id).values(stripe_id=stripe_id))
 
 
 def open_checkout_session(
@@ -175,13 +175,13 @@ def open_checkout_session(
     if session.expires_at <= now:  # Stripe may keep its answer under the key for longer than the session's day
         begin_attempt(customer)
         return None
-    if keep_session(customer, session):
+    if store_session(customer, session):
         return session
     payments.expire_session(session.id)  # otherwise nobody ever would
     return None
 
 
-def keep_session(customer: StripeCustomer, session: RemoteSession) -> bool:
+def store_session(customer: StripeCustomer, session: RemoteSession) -> bool:
     """Store the session that this attempt opened. Returns False if the attempt is over, or the account is gone."""
     current = (
         StripeCustomer.id == customer.id,

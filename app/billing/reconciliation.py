@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import exists, or_, select, update
 
 from app.billing.models import StripeCustomer, Subscription
-from app.billing.stripe_connection import PaymentProviderError, required, stripe_calls
+from app.billing.stripe_connection import PaymentProviderError, required_setting, stripe_calls
 from app.billing.subscriptions import Change, copy_subscriptions
 from app.core import settings
 from app.core.db import db
@@ -52,7 +52,7 @@ def sync_due(*, now: datetime) -> list[Change]:
     """
     if not settings().stripe_secret_key:
         return []
-    corrected = compare(claimed(due_customers(), now), now=now).corrected
+    corrected = compare(claim_customers(due_customers(), now), now=now).corrected
     if corrected:
         log.warning("The comparison with Stripe corrected %d subscriptions", len(corrected))
     return corrected
@@ -62,14 +62,14 @@ def due_customers() -> Sequence[StripeCustomer]:
     """Up to BATCH customers with something that can still change, those compared longest ago first.
 
     A Checkout session can change something until Stripe answers a comparison that begins SESSION_PATIENCE after the
-    session's end, however late that is (`keep_counting`).
+    session's end, however late that is (`postpone_session_end`).
     """
-    session_counts = StripeCustomer.session_expires_at > StripeCustomer.checked_at - SESSION_PATIENCE
-    due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(UNENDED, session_counts))
+    session_may_change = StripeCustomer.session_expires_at > StripeCustomer.checked_at - SESSION_PATIENCE
+    due = select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), or_(UNENDED, session_may_change))
     return db.session.scalars(due.order_by(StripeCustomer.checked_at, StripeCustomer.id).limit(BATCH)).all()
 
 
-def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
+def claim_customers(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[StripeCustomer]:
     """Yield the customers one by one, each marked as compared beforehand. Skips those that another run took.
 
     Stops when this process is draining: the next run goes on.
@@ -80,8 +80,8 @@ def claimed(customers: Sequence[StripeCustomer], now: datetime) -> Iterator[Stri
         unchanged = (StripeCustomer.id == customer.id, StripeCustomer.checked_at == customer.checked_at)
         claim = update(StripeCustomer).where(*unchanged).values(checked_at=now).returning(StripeCustomer.id)
         with transaction():
-            mine = db.session.scalar(claim) is not None
-        if mine:
+            is_claimed = db.session.scalar(claim) is not None
+        if is_claimed:
             yield customer
 
 
@@ -90,7 +90,7 @@ def sync_all(user_id: UUID | None, *, now: datetime) -> Comparison:
 
     Raises ServiceUnavailable without a secret key.
     """
-    required("stripe_secret_key")
+    required_setting("stripe_secret_key")
     can_change = or_(StripeCustomer.deleted_at.is_(None), UNENDED)
     at_stripe = (
         select(StripeCustomer).where(StripeCustomer.stripe_id.is_not(None), can_change).order_by(StripeCustomer.id)
@@ -117,15 +117,15 @@ def compare(customers: Iterable[StripeCustomer], *, now: datetime) -> Comparison
             result.failed.append(Failure(str(customer.stripe_id), error.detail))
             unanswered = unanswered + 1 if isinstance(error, ServiceUnavailable) else 0
         if unanswered:
-            keep_counting(customer, now)
+            postpone_session_end(customer, now)
         if unanswered == UNANSWERED_IN_A_ROW:
             log.warning("The comparison with Stripe stopped early: Stripe does not answer")
             break
     return result
 
 
-def keep_counting(customer: StripeCustomer, now: datetime) -> None:
+def postpone_session_end(customer: StripeCustomer, now: datetime) -> None:
     """Let the customer's session count as if it ended now: Stripe has not said yet what came of it."""
-    with_session = (StripeCustomer.id == customer.id, StripeCustomer.session_expires_at < now)
+    ended_session = (StripeCustomer.id == customer.id, StripeCustomer.session_expires_at < now)
     with transaction():
-        db.session.execute(update(StripeCustomer).where(*with_session).values(session_expires_at=now))
+        db.session.execute(update(StripeCustomer).where(*ended_session).values(session_expires_at=now))

@@ -22,7 +22,7 @@ class PaymentProviderError(AppError):
     detail = "The payment provider refused the request. Nothing was changed; the error has been logged."
 
 
-def required(name: str) -> Any:
+def required_setting(name: str) -> Any:
     """A setting that payments need. Raises ServiceUnavailable, which names it, when it is empty."""
     value = getattr(settings(), name)
     if not value:
@@ -41,8 +41,8 @@ def stripe_calls() -> Iterator[Payments]:
 
     Raises PaymentProviderError (Stripe refuses), ServiceUnavailable (no key, or Stripe does not answer in time).
     """
-    chosen = settings()
-    payments = connect(required("stripe_secret_key"), chosen.stripe_api_base, chosen.stripe_timeout)
+    config = settings()
+    payments = connect(required_setting("stripe_secret_key"), config.stripe_api_base, config.stripe_timeout)
     release_connection()
     try:
         with payments.bounded():

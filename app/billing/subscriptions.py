@@ -86,13 +86,13 @@ def write_copy(customer_id: UUID, remote: RemoteSubscription, ticket: int, now: 
 def values_of(customer_id: UUID, remote: RemoteSubscription) -> dict[str, Any]:
     """The columns of a copy. A subscription that is past due is owed from the start of its period.
 
-    Of several items, the first with a price of Pro is kept, else the first.
+    Of several items, the first with a price of Pro counts, else the first.
     """
-    values, accepted = asdict(remote), settings().stripe_pro_price_id
+    values, pro_price_ids = asdict(remote), settings().stripe_pro_price_id
     items = values.pop("items")
-    kept = next((one for one in items if one["price_id"] in accepted), next(iter(items), NO_ITEM))
-    owed_since = kept["current_period_start"] if remote.status == "past_due" else None
-    return values | kept | {"customer_id": customer_id, "past_due_since": owed_since}
+    item = next((one for one in items if one["price_id"] in pro_price_ids), next(iter(items), NO_ITEM))
+    owed_since = item["current_period_start"] if remote.status == "past_due" else None
+    return values | item | {"customer_id": customer_id, "past_due_since": owed_since}
 
 
 def upsert(values: dict[str, Any]) -> bool:

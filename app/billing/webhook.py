@@ -16,7 +16,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.billing.models import StripeCustomer, StripeEvent
-from app.billing.stripe_connection import PaymentProviderError, required, stripe_calls
+from app.billing.stripe_connection import PaymentProviderError, required_setting, stripe_calls
 from app.billing.subscriptions import copy_subscriptions, end_customer
 from app.core.db import DATABASE_UNAVAILABLE, db
 from app.core.errors import AppError, ServiceUnavailable
@@ -30,7 +30,7 @@ RETRY_AFTER = timedelta(seconds=30)  # an event's task has run by then, or was l
 MAX_RETRY_AFTER = timedelta(hours=1)
 # As long as Stripe itself tries to deliver an event: https://docs.stripe.com/webhooks#automatic-retries
 GIVE_UP_AFTER = timedelta(days=3)
-EVENTS_KEPT = timedelta(days=30)  # as long as an operator can let Stripe send an event again
+EVENT_RETENTION = timedelta(days=30)  # as long as an operator can let Stripe send an event again
 BATCH = 100
 MAX_UNANSWERED = 3  # in one sweep: each takes a worker up to STRIPE_TIMEOUT seconds
 WEBHOOKS = Counter("stripe_webhooks", "Stripe webhooks by event type and result.", ["type", "result"])
@@ -78,7 +78,7 @@ def receive(body: bytes, signature: str, *, now: datetime) -> None:
     Raises InvalidSignature, ServiceUnavailable (no signing secret): then nothing was noted.
     """
     try:
-        event = parse_event(body, signature, required("stripe_webhook_secret"), now_seconds=now.timestamp())
+        event = parse_event(body, signature, required_setting("stripe_webhook_secret"), now_seconds=now.timestamp())
     except EventRejected as error:
         log.warning("A webhook was refused: %s", error)
         WEBHOOKS.labels("(unverified)", "refused").inc()
@@ -142,7 +142,7 @@ def sweep_events(*, now: datetime) -> None:
     Ends when this process is draining, or when Stripe has not answered MAX_UNANSWERED times: the next sweep goes on.
     Skips events that another sweep has claimed meanwhile.
     """
-    give_up_events(now)
+    abandon_events(now)
     due = select(StripeEvent.id, StripeEvent.due_at).where(StripeEvent.due_at <= now)
     unanswered = 0
     for event_id, due_at in db.session.execute(due.order_by(StripeEvent.due_at).limit(BATCH)).all():
@@ -163,7 +163,7 @@ def sweep_events(*, now: datetime) -> None:
             log.exception("Stripe's event %s could not be applied", event_id)
 
 
-def give_up_events(now: datetime) -> None:
+def abandon_events(now: datetime) -> None:
     """Delete events that could not be applied for GIVE_UP_AFTER. If one is sent again by hand, it counts as new.
 
     An event that old is tried once more, since no worker may have run before. It is deleted when it would be due again:
@@ -172,8 +172,8 @@ def give_up_events(now: datetime) -> None:
     was_tried = StripeEvent.due_at > StripeEvent.received_at + GIVE_UP_AFTER + MAX_RETRY_AFTER  # see `claim_event`
     too_old = (StripeEvent.due_at <= now, was_tried)
     with transaction():
-        given_up = db.session.scalars(delete(StripeEvent).where(*too_old).returning(StripeEvent.id)).all()
-    for event_id in given_up:
+        abandoned = db.session.scalars(delete(StripeEvent).where(*too_old).returning(StripeEvent.id)).all()
+    for event_id in abandoned:
         log.error("Gave up on Stripe's event %s, which could not be applied for %d days", event_id, GIVE_UP_AFTER.days)
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import redis
 
-from app.core.redis import CACHE_PREFIX, asking_redis, cache, redis_client
+from app.core.redis import CACHE_PREFIX, cache, redis_client, redis_guard
 from app.core.transactions import release_connection
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def through_cache(user_id: UUID, limit: int, query_page: Callable[[], str], *, a
     key = page_key(user_id, archived=archived)
     release_connection()  # requests that wait for a silent Redis must not hold all connections
     try:
-        with asking_redis():
+        with redis_guard():
             version, stored = cache.get_many(version_key(user_id), key)
             if version is None:  # two readers may both set one: as each is new, that costs only a miss
                 version, stored = secrets.token_hex(8), None

@@ -75,15 +75,15 @@ def create_chatroom(
     fingerprint = fingerprint_of("POST /chatroom", json.dumps([title, instruction, model]))
     with transaction() as tx:
         require_locked_user(user_id)
-        known = find_record(user_id, idempotency_key, fingerprint, now) if idempotency_key else None
-        if known is None and model is not None:
+        earlier = find_record(user_id, idempotency_key, fingerprint, now) if idempotency_key else None
+        if earlier is None and model is not None:
             require_model(model, tier_of(user_id, now))
-        opened_at = known.created_at if known else now
+        opened_at = earlier.created_at if earlier else now
         room = Chatroom(user_id=user_id, created_at=opened_at, updated_at=opened_at, last_prompt_at=opened_at)
-        room.id = (known.chatroom_id if known else None) or uuid7()
+        room.id = (earlier.chatroom_id if earlier else None) or uuid7()
         room.title, room.title_source = title, TitleSource.USER if title else None
         room.instruction, room.model, room.pinned, room.archived = instruction, model, False, False
-        if known is not None:
+        if earlier is not None:
             return room, True
         db.session.add(room)
         if idempotency_key:
@@ -164,9 +164,9 @@ def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID, *, locked: b
 
     locked: lock it until the transaction ends.
     """
-    asked_with = {"message": message_id, "room": chatroom_id, "user": user_id}
+    parameters = {"message": message_id, "room": chatroom_id, "user": user_id}
     statement = OWN_MESSAGE.with_for_update(of=Message, key_share=True) if locked else OWN_MESSAGE
-    message = db.session.scalar(statement, asked_with, execution_options=AS_STORED)
+    message = db.session.scalar(statement, parameters, execution_options=AS_STORED)
     if message is None:
         raise NotFound
     return message

@@ -26,7 +26,7 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from app.core import settings
 from app.core.errors import RateLimited
 from app.core.logging import first_line
-from app.core.redis import RedisCircuitOpen, asking_redis, rate_limits, redis_client, window_seconds
+from app.core.redis import RedisCircuitOpen, rate_limits, redis_client, redis_guard, window_seconds
 
 # RFC 6177: one customer gets a whole /64, /56 or /48. A carrier gives each phone a /64, so a wider network may hold
 # many customers: each is allowed four times as much as the next narrower one.
@@ -58,8 +58,8 @@ class Limit:
     window: type[RateLimitItem]
     share: Callable[[int], int]
 
-    def item(self, times: int) -> RateLimitItem:
-        return self.window(times * self.share(settings().rate_limit_per_minute or 0), namespace=self.name)
+    def item(self, factor: int) -> RateLimitItem:
+        return self.window(factor * self.share(settings().rate_limit_per_minute or 0), namespace=self.name)
 
 
 REQUESTS = Limit("requests", RateLimitItemPerMinute, lambda per_minute: per_minute)
@@ -72,7 +72,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
     `auth.keys.is_key_active`. No database connection is held afterwards. Raises RateLimited.
     """
     try:
-        with asking_redis():
+        with redis_guard():
             entry, count = session_and_count(session_id, user_id)
             limit = settings().rate_limit_per_minute
             if limit and count > limit:
@@ -85,7 +85,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
         return validate(session_id, user_id, now)
     if entry is None:
         if not validate(session_id, user_id, now):
-            with suppress(redis.RedisError), asking_redis():
+            with suppress(redis.RedisError), redis_guard():
                 forget_sessions([session_id])  # it has ended for good: its next requests need only Redis
             return False
         remember_active(session_id, user_id)
@@ -107,7 +107,7 @@ def session_and_count(session_id: UUID, user_id: UUID) -> tuple[bytes | None, in
 
 def remember_active(session_id: UUID, user_id: UUID) -> None:
     """Let the next requests of the session skip PostgreSQL."""
-    with suppress(redis.RedisError), asking_redis():
+    with suppress(redis.RedisError), redis_guard():
         redis_client().set(session_key(session_id), str(user_id), nx=True, ex=ACTIVE_SECONDS)
 
 
@@ -134,20 +134,20 @@ def limit_address(*limits: Limit) -> None:
     A request that exceeds a narrow network's limit does not count against the wider networks.
     """
     for limit in limits:
-        for network, times in (client_networks(request.remote_addr) or {"unknown": 1}).items():
-            enforce(limit, f"ip:{network}", times)
+        for network, factor in (client_networks(request.remote_addr) or {"unknown": 1}).items():
+            enforce(limit, f"ip:{network}", factor)
 
 
-def enforce(limit: Limit, key: str, times: int = 1) -> None:
+def enforce(limit: Limit, key: str, factor: int = 1) -> None:
     """Count one request for the key. Takes one round trip to Redis, or two if it is refused. Raises RateLimited.
 
-    times: how many times the limit this key is allowed.
+    factor: how many times the limit this key is allowed.
     """
     if not settings().rate_limit_per_minute:
         return
-    item = limit.item(times)
+    item = limit.item(factor)
     try:
-        with asking_redis():
+        with redis_guard():
             if rate_limits().hit(item, key):
                 return
             raise RateLimited(retry_after=window_seconds(item, key))
@@ -165,7 +165,7 @@ def client_networks(text: str | None) -> dict[str, int]:
     address = parse_address(text)
     if isinstance(address, ipaddress.IPv6Address):
         networks = IPV6_NETWORKS.items()
-        return {str(ipaddress.ip_network((address, bits), strict=False)): times for bits, times in networks}
+        return {str(ipaddress.ip_network((address, bits), strict=False)): factor for bits, factor in networks}
     return {} if address is None else {str(address): 1}
 
 

@@ -89,20 +89,22 @@ class ArgumentsParser(FlaskParser):
             raise MalformedJson from None
 
     def load_querystring(self, req: Request, schema: Any) -> Any:
-        twice = [name for name, values in req.args.lists() if len(values) > 1]
-        if twice:
-            raise ValidationFailed({readable(name): ["Given more than once."] for name in twice}, QUERY_IS_NOT_VALID)
+        repeated = [name for name, values in req.args.lists() if len(values) > 1]
+        if repeated:
+            raise ValidationFailed(
+                {replace_surrogates(name): ["Given more than once."] for name in repeated}, QUERY_IS_NOT_VALID
+            )
         return super().load_querystring(req, schema)
 
     def handle_error(self, error: Any, req: Any, schema: Any, **kwargs: Any) -> NoReturn:  # noqa: ARG002
         location, messages = next(iter(error.messages.items()))
         by_field = messages if isinstance(messages, Mapping) else {"_schema": messages}
-        errors = {readable(str(name)): what for name, what in by_field.items()}
+        errors = {replace_surrogates(str(name)): what for name, what in by_field.items()}
         details = {"query": QUERY_IS_NOT_VALID, "headers": "The request headers are not valid."}
         raise ValidationFailed(errors, details.get(location)) from None
 
 
-def readable(name: str) -> str:
+def replace_surrogates(name: str) -> str:
     """Return a name that the client sent, with lone surrogates replaced: a response cannot contain them."""
     return name.encode(errors="replace").decode()
 
@@ -134,7 +136,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         described = super().response(status_code, schema, **kwargs)
         if not conditional:
             return described
-        return lambda view: note(conditional_get(described(view)), is_conditional=True)
+        return lambda view: add_to_contract(conditional_get(described(view)), is_conditional=True)
 
     def authenticated(
         self, name: str, *limits: Limit, refresh: bool = False, scope: Scope | None = None
@@ -146,7 +148,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         """
         check = partial(require_token, *limits, refresh=refresh, scope=scope)
         auth = "refreshToken" if refresh else "accessToken"
-        return lambda view: note(preceded(view, check), name=name, auth=auth, scope=scope)
+        return lambda view: add_to_contract(with_check(view, check), name=name, auth=auth, scope=scope)
 
     def public(self, name: str, *limits: Limit) -> Callable[[View], View]:
         """Declare that a route needs no token, so that none is open by oversight. Use it as the outermost decorator.
@@ -154,14 +156,14 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         name: as for `authenticated`. limits: limits of one address; none for health checks, webhooks and the like.
         """
         check = partial(limit_address, *limits)
-        return lambda view: note(preceded(view, check), name=name, auth="public", limits=limits)
+        return lambda view: add_to_contract(with_check(view, check), name=name, auth="public", limits=limits)
 
     def errors(self, *errors: type[AppError]) -> Callable[[View], View]:
         """Declare the errors of this route, in addition to those of every route of its kind."""
-        return lambda view: note(view, errors=errors)
+        return lambda view: add_to_contract(view, errors=errors)
 
 
-def preceded(view: View, check: Callable[[], None]) -> View:
+def with_check(view: View, check: Callable[[], None]) -> View:
     """Wrap the view so that `check` runs first. The check refuses a request by raising."""
 
     @wraps(view)
@@ -172,10 +174,10 @@ def preceded(view: View, check: Callable[[], None]) -> View:
     return cast(View, checked)
 
 
-def note(view: View, **facts: Any) -> View:
-    """Keep facts about a view where flask-smorest keeps its own."""
+def add_to_contract(view: View, **terms: Any) -> View:
+    """Add terms to a view's contract, which is kept where flask-smorest keeps its own description of the view."""
     apidoc: dict[str, Any] = dict(getattr(view, "_apidoc", {}))
-    apidoc["contract"] = apidoc.get("contract", {}) | facts
+    apidoc["contract"] = apidoc.get("contract", {}) | terms
     view._apidoc = apidoc  # type: ignore[attr-defined]
     return view
 
@@ -197,39 +199,42 @@ def describe_contract(doc: dict[str, Any], doc_info: Mapping[str, Any], **_: Any
     """Add a route's name, its authentication and an example of each of its errors to its OpenAPI description."""
     contract = doc_info.get("contract", {})
     doc["operationId"] = contract["name"]
-    kinds: list[type[AppError]] = [*contract.get("errors", ()), ServiceUnavailable, AppError]
+    error_classes: list[type[AppError]] = [*contract.get("errors", ()), ServiceUnavailable, AppError]
     doc["security"] = []
     if contract.get("auth") != "public":
         doc["security"] = [{contract.get("auth"): []}]
         if contract.get("scope"):
             doc["security"].append({"apiKey": [contract["scope"].value]})
-        kinds += [TokenMissing, TokenInvalid, TokenExpired, TokenRevoked, InsufficientScope]
+        error_classes += [TokenMissing, TokenInvalid, TokenExpired, TokenRevoked, InsufficientScope]
     if contract.get("auth") != "public" or contract.get("limits"):
-        kinds.append(RateLimited)
+        error_classes.append(RateLimited)
     if doc_info.get("arguments"):
-        kinds.append(ValidationFailed)
+        error_classes.append(ValidationFailed)
     if "requestBody" in doc:
-        kinds += [MalformedJson, UnsupportedMediaType, BodyTooLarge]
+        error_classes += [MalformedJson, UnsupportedMediaType, BodyTooLarge]
     by_status: dict[HTTPStatus, list[type[AppError]]] = defaultdict(list)
-    for kind in kinds:
-        by_status[HTTPStatus(kind.status)].append(kind)
+    for error_class in error_classes:
+        by_status[HTTPStatus(error_class.status)].append(error_class)
     responses = {int(status): response for status, response in doc.get("responses", {}).items()}
     if contract.get("is_conditional"):
         doc.setdefault("parameters", []).append(IF_NONE_MATCH)
         etag = {"ETag": header("Names this state, for `If-None-Match`.")}
         responses[200].setdefault("headers", {}).update(etag)
         responses[304] = {"description": "Nothing has changed since the `ETag` in `If-None-Match`.", "headers": etag}
-    responses.update({int(status): error_response(kinds) for status, kinds in by_status.items()})
+    responses.update({int(status): error_response(error_classes) for status, error_classes in by_status.items()})
     doc["responses"] = dict(sorted(responses.items()))
     return doc
 
 
-def error_response(kinds: list[type[AppError]]) -> dict[str, Any]:
+def error_response(error_classes: list[type[AppError]]) -> dict[str, Any]:
     """Return the OpenAPI response of one status, with an example of each code."""
-    examples = {kind.code: {"summary": kind.detail, "value": kind.example()} for kind in kinds}
-    headers = dict(HEADERS_OF_STATUS.get(kinds[0].status, {}))
-    for kind in kinds:
-        headers |= kind.described_headers
+    examples = {
+        error_class.code: {"summary": error_class.detail, "value": error_class.example()}
+        for error_class in error_classes
+    }
+    headers = dict(HEADERS_OF_STATUS.get(error_classes[0].status, {}))
+    for error_class in error_classes:
+        headers |= error_class.described_headers
     described = {"headers": headers} if headers else {}
     return described | {
         "description": ", ".join(f"`{code}`" for code in examples),

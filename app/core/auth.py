@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from config import Settings
 
 # Keys in app.extensions.
-KNOWN_CLAIMS = "known_claims"
+CLAIMS_CACHE = "claims_cache"
 SESSION_VALIDATOR = "is_session_active"
 KEY_VALIDATOR = "is_api_key_active"
 API_KEY_PREFIX = "gbk_"
-KNOWN_TOKENS = 10_000  # tokens and keys whose claims a process remembers; about a kilobyte each
+MAX_CACHED_TOKENS = 10_000  # tokens and keys whose claims a process remembers; about a kilobyte each
 CLOCK_SKEW_SECONDS = 30  # between two web machines, at most
 # `jti` is taken by flask-jwt-extended; renaming this claim would invalidate live refresh tokens.
 REFRESH_JTI_CLAIM = "rid"
@@ -106,7 +106,7 @@ def register_auth(
     """
     app.extensions[SESSION_VALIDATOR] = is_session_active
     app.extensions[KEY_VALIDATOR] = is_key_active
-    app.extensions[KNOWN_CLAIMS] = lru_cache(maxsize=KNOWN_TOKENS)(partial(claims_of, find_key=find_key))
+    app.extensions[CLAIMS_CACHE] = lru_cache(maxsize=MAX_CACHED_TOKENS)(partial(claims_of, find_key=find_key))
     app.config.update(
         JWT_SECRET_KEY=settings.jwt_secret,
         JWT_ACCESS_TOKEN_EXPIRES=settings.jwt_expires_in,
@@ -129,7 +129,7 @@ def require_token(*limits: Limit, refresh: bool, scope: Scope | None) -> None:
     """
     try:
         claims = read_token(refresh=refresh)
-        if not admit(claimed_id(claims, "sid"), claimed_id(claims, "sub"), utc_now(), validator_of(claims)):
+        if not admit(id_claim(claims, "sid"), id_claim(claims, "sub"), utc_now(), validator_of(claims)):
             raise TokenRevoked
     except TokenError as error:
         if not isinstance(error, UnknownKey):  # `claims_of` has counted it already
@@ -173,7 +173,7 @@ def read_token(*, refresh: bool) -> dict[str, Any]:
     """
     token = bearer_token()
     is_key = token.startswith(API_KEY_PREFIX)
-    claims: dict[str, Any] = current_app.extensions[KNOWN_CLAIMS](token)
+    claims: dict[str, Any] = current_app.extensions[CLAIMS_CACHE](token)
     if not is_key and ("scopes" in claims or claims["type"] != ("refresh" if refresh else "access")):
         raise TokenInvalid
     if float(claims.get("exp", 0)) <= utc_now().timestamp():  # PyJWT accepts a number as text
@@ -202,7 +202,7 @@ def current_session_id() -> UUID:
 
 def current_refresh_jti() -> UUID:
     """Return the id of the request's refresh token. Raises TokenInvalid."""
-    return claimed_id(g.token_claims, REFRESH_JTI_CLAIM)
+    return id_claim(g.token_claims, REFRESH_JTI_CLAIM)
 
 
 def encode_tokens(user_id: UUID, session_id: UUID, jti: UUID) -> tuple[str, str]:
@@ -218,7 +218,7 @@ def current_session_check() -> Callable[[], bool]:
     return lambda: is_active(session_id, user_id, utc_now())
 
 
-def claimed_id(claims: Mapping[str, Any], name: str) -> UUID:
+def id_claim(claims: Mapping[str, Any], name: str) -> UUID:
     """Return the id in a claim. Raises TokenInvalid if there is none."""
     try:
         return UUID(claims[name])

@@ -89,13 +89,13 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )
     celery.set_default()
-    logging.getLogger("celery.app.trace").addFilter(without_data)
+    logging.getLogger("celery.app.trace").addFilter(shorten_task_error)
     _ = celery.pool, celery.producer_pool  # made now, in this order: otherwise several threads could each make one
     before_task_publish.connect(add_task_headers)
     app.extensions["celery"] = celery
 
 
-def without_data(record: logging.LogRecord) -> bool:
+def shorten_task_error(record: logging.LogRecord) -> bool:
     """Logging filter: keep one line of a task's error. Celery logs all of it, and PostgreSQL adds the whole row."""
     context = record.__dict__.pop("data", None)
     if context and record.exc_info and record.exc_info[1]:
@@ -139,7 +139,7 @@ def last_tasks(now: datetime) -> dict[str, datetime]:
     return {name.decode(): datetime.fromtimestamp(score, UTC) for name, score in known}
 
 
-def note_worker_ended() -> None:
+def remove_worker_record() -> None:
     """Remove this process's record, because it stops normally."""
     with suppress(RedisError):
         redis_client().zrem(WORKERS, worker_name())

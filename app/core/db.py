@@ -41,7 +41,7 @@ IDLE_IN_TRANSACTION_MS = 15_000
 # SQLSTATEs of a server that takes no statements now, in addition to class 08 (connection exceptions):
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY = "25006"  # read_only_sql_transaction: a former primary, or one whose disk is full
-ABSENT_STATES = {
+UNAVAILABLE_STATES = {
     READ_ONLY,
     "53300",  # too_many_connections
     "57P01",  # admin_shutdown
@@ -81,7 +81,7 @@ class DatabaseUnavailable(OperationalError):
 DATABASE_UNAVAILABLE = (DatabaseUnavailable, PoolTimeoutError)
 # The same, and statements that a running server ends: a deadlock, a lock or statement that takes too long, a full disk.
 # Nothing was stored and a retry may succeed, but an error that keeps coming back is a defect.
-DATABASE_GAVE_UP = (OperationalError, PoolTimeoutError)
+TRANSIENT_DATABASE_ERRORS = (OperationalError, PoolTimeoutError)
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 
@@ -108,7 +108,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
         "timezone": "UTC",
         "default_transaction_isolation": r"read\ committed",  # after waiting for a lock, read the current rows
     }
-    of_address = make_url(url).normalized_query.get("options", ())
+    url_options = make_url(url).normalized_query.get("options", ())
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         "hide_parameters": True,  # otherwise SQLAlchemy's errors show the values
@@ -124,13 +124,13 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
             "client_encoding": "utf8",  # whatever the address or PGCLIENTENCODING says
             "tcp_user_timeout": 3_000,
             "keepalives_idle": 30,
-            "options": " ".join([*of_address, *(f"-c {name}={value}" for name, value in server_limits.items())]),
+            "options": " ".join([*url_options, *(f"-c {name}={value}" for name, value in server_limits.items())]),
         },
     }
     db.init_app(app)
     extensions.set_wait_callback(wait_for_answer)
     with app.app_context():
-        event.listen(db.engine, "handle_error", distinguish_absence)
+        event.listen(db.engine, "handle_error", translate_unavailable)
         event.listen(db.engine, "checkout", refuse_closed)
         event.listen(db.engine, "checkin", close_transaction)
     if not event.contains(db.session, "after_begin", open_transaction):
@@ -160,8 +160,8 @@ def wait_for_answer(connection: Any) -> None:
     while (state := connection.poll()) != extensions.POLL_OK:
         poller = polling.poll()  # a new one each time: libpq may change the socket while it connects
         poller.register(connection.fileno(), polling.POLLIN if state == extensions.POLL_READ else polling.POLLOUT)
-        left = deadline - time.monotonic()
-        if left <= 0 or not poller.poll(None if left == math.inf else left * 1_000):
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0 or not poller.poll(None if seconds_left == math.inf else seconds_left * 1_000):
             raise psycopg2.OperationalError("PostgreSQL did not answer in time")
 
 
@@ -206,7 +206,7 @@ def close_transaction(connection: Any, _record: object) -> None:
         connection.autocommit = True
 
 
-def distinguish_absence(context: ExceptionContext) -> BaseException | None:
+def translate_unavailable(context: ExceptionContext) -> BaseException | None:
     """Turn errors of an unavailable server into DatabaseUnavailable.
 
     psycopg2 has one class for these and for statements that a running server has ended.
@@ -216,8 +216,10 @@ def distinguish_absence(context: ExceptionContext) -> BaseException | None:
         return None
     state = getattr(error.orig, "pgcode", None)  # errors that libpq itself detects have none
     is_connecting = context.connection is None and isinstance(error, OperationalError)
-    is_absent = state.startswith("08") or state in ABSENT_STATES if state else context.is_disconnect or is_connecting
-    if not is_absent:
+    is_unavailable = (
+        state.startswith("08") or state in UNAVAILABLE_STATES if state else context.is_disconnect or is_connecting
+    )
+    if not is_unavailable:
         return None
     if state == READ_ONLY:
         context.is_disconnect = True  # the pool forgets its connections: new ones may lead to another server
@@ -231,7 +233,7 @@ def distinguish_absence(context: ExceptionContext) -> BaseException | None:
 
 
 def log_database_error(log: logging.Logger, consequence: str, error: Exception) -> None:
-    """Log one of DATABASE_GAVE_UP: an unavailable server in one line, anything else with its traceback."""
+    """Log one of TRANSIENT_DATABASE_ERRORS: an unavailable server in one line, anything else with its traceback."""
     if isinstance(error, DATABASE_UNAVAILABLE):
         log.warning("PostgreSQL is unavailable (%s): %s", first_line(error), consequence)
     else:

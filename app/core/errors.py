@@ -10,7 +10,7 @@ from flask import Flask, Response, json
 from prometheus_client import Counter
 from werkzeug.exceptions import HTTPException
 
-from app.core.db import DATABASE_GAVE_UP, DATABASE_UNAVAILABLE
+from app.core.db import DATABASE_UNAVAILABLE, TRANSIENT_DATABASE_ERRORS
 from app.core.logging import first_line
 from app.core.tracing import request_id
 
@@ -135,7 +135,7 @@ def register_error_handlers(app: Flask) -> None:
     """Turn every exception that leaves a view into a problem document."""
     app.register_error_handler(AppError, handle_app_error)
     app.register_error_handler(HTTPException, handle_http_exception)
-    for failure in (*DATABASE_GAVE_UP, redis.RedisError):
+    for failure in (*TRANSIENT_DATABASE_ERRORS, redis.RedisError):
         app.register_error_handler(failure, handle_dependency_error)
     app.register_error_handler(Exception, handle_unexpected)
 

@@ -106,14 +106,14 @@ def drain_unread(response: Response) -> Response:
     """
     is_large = "Transfer-Encoding" in request.headers or (request.content_length or 0) > SERVER_DRAIN_BYTES
     if is_large and request.environ.get("wsgi.input_terminated"):
-        body, left = request.environ["wsgi.input"], MAX_DRAIN_BYTES
+        body, bytes_left = request.environ["wsgi.input"], MAX_DRAIN_BYTES
         with suppress(Exception):  # a client that falls silent or goes away; a server whose bodies take no mark
             body.is_left_unread = True
             if response.status_code == HTTPStatus.REQUEST_TIMEOUT:  # the body was waited for already
                 return response
-            while left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, left))):
-                left -= len(chunk)
-            body.is_left_unread = left <= 0
+            while bytes_left > 0 and (chunk := body.read(min(DRAIN_CHUNK_BYTES, bytes_left))):
+                bytes_left -= len(chunk)
+            body.is_left_unread = bytes_left <= 0
     return response
 
 
@@ -129,7 +129,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
     app.url_map.merge_slashes = False  # `//chatroom` is an unknown address, not a redirect
     if trusted_proxies:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)
-        app.wsgi_app = partial(without_quotes, behind_proxies)  # type: ignore[method-assign]
+        app.wsgi_app = partial(strip_forwarded_quotes, behind_proxies)  # type: ignore[method-assign]
     app.before_request(ignore_preconditions)
     app.after_request(add_security_headers)
     app.after_request(drain_unread)
@@ -143,7 +143,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
         )
 
 
-def without_quotes(application: Callable[..., Any], environ: dict[str, Any], start_response: Any) -> Any:
+def strip_forwarded_quotes(application: Callable[..., Any], environ: dict[str, Any], start_response: Any) -> Any:
     """Remove quotation marks from X-Forwarded-For: Werkzeug ignores what proxies append after an open one."""
     if '"' in (forwarded := environ.get("HTTP_X_FORWARDED_FOR", "")):
         environ["HTTP_X_FORWARDED_FOR"] = forwarded.replace('"', "")

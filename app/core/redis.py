@@ -69,7 +69,7 @@ class RedisBreaker:
         return time.monotonic() < self._open_until
 
     @contextmanager
-    def asking(self, *, probing: bool) -> Iterator[None]:
+    def guard(self, *, probing: bool) -> Iterator[None]:
         """Ask Redis within the block. Raises RedisCircuitOpen, and what the block raises.
 
         probing: ask even while the breaker is open, if nobody else does.
@@ -147,12 +147,12 @@ def redis_breaker() -> RedisBreaker:
     return cast(RedisBreaker, current_app.extensions["redis_breaker"])
 
 
-def asking_redis() -> AbstractContextManager[None]:
+def redis_guard() -> AbstractContextManager[None]:
     """Ask Redis within the block, unless it was silent a moment ago. Raises redis.RedisError.
 
     For callers that hold a database connection or can do without the answer.
     """
-    return redis_breaker().asking(probing=False)
+    return redis_breaker().guard(probing=False)
 
 
 def require_redis() -> None:
@@ -167,5 +167,5 @@ def require_redis() -> None:
 
 def ping_redis() -> None:
     """Ping Redis. The caller must hold no database connection. Raises redis.RedisError within two time-outs."""
-    with redis_breaker().asking(probing=True):
+    with redis_breaker().guard(probing=True):
         redis_client().ping()

@@ -49,7 +49,7 @@ class Slot:
         self.name = secrets.token_hex(8)
         self.client = redis_client()  # kept, because a slot outlives its request's context
 
-    def keep(self) -> int:
+    def renew(self) -> int:
         """Take or renew the slot for SLOT_SECONDS. Returns how many slots the user holds, or 0 without Redis."""
         now = time.time()
         pipeline = self.client.pipeline(transaction=True)
@@ -63,7 +63,7 @@ class Slot:
             log.warning("Redis is unavailable; a user's %s are not counted", self.kind)
             return 0
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         try:
             self.client.zrem(self.key, self.name)
         except redis.RedisError:
@@ -75,6 +75,6 @@ def user_slot(key: str, *, at_most: int) -> Iterator[Slot | None]:
     """Hold one of a user's slots during the block. Yields None if `at_most` are held. Without Redis none is counted."""
     slot = Slot(key)
     try:
-        yield slot if slot.keep() <= at_most else None
+        yield slot if slot.renew() <= at_most else None
     finally:
-        slot.give_up()
+        slot.release()

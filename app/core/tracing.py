@@ -81,21 +81,22 @@ def make_tracer(endpoint: str) -> Any:
 @contextmanager
 def span(name: str, kind: str) -> Iterator[None]:
     """Put a span around the block if spans are exported. kind: `SERVER`, `CONSUMER` or `CLIENT`."""
-    begun = begin_span(name, kind)
-    if begun is None:
+    otel_span = begin_span(name, kind)
+    if otel_span is None:
         yield
         return
-    before, own = traceparent.get(), traceparent_of(begun)
+    before, own = traceparent.get(), traceparent_of(otel_span)
     traceparent.set(own)
     try:
         yield
     except BaseException as error:
-        begun.set_attribute("error.type", type(error).__qualname__)  # the error's text may hold a row of the database
+        # Only the type: the error's text may hold a row of the database.
+        otel_span.set_attribute("error.type", type(error).__qualname__)
         raise
     finally:
         if traceparent.get() == own:  # not if a task has switched to its reply's trace
             traceparent.set(before)
-        begun.end()
+        otel_span.end()
 
 
 def begin_span(name: str, kind: str) -> Any:
@@ -109,9 +110,9 @@ def begin_span(name: str, kind: str) -> Any:
     return tracer.start_span(name, context=context, kind=api.SpanKind[kind])
 
 
-def traceparent_of(begun: Any) -> str:
+def traceparent_of(otel_span: Any) -> str:
     """Format a span as a `traceparent`."""
-    context = begun.get_span_context()
+    context = otel_span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
@@ -127,10 +128,10 @@ def begin_request() -> None:
 def finish_request(response: Response) -> Response:
     """Add the request's id to the response, and end its span with it: for a stream, after its last event."""
     response.headers[REQUEST_ID_HEADER] = request_id.get() or str(uuid7())
-    if begun := g.get("span"):
+    if otel_span := g.get("span"):
         route = request.url_rule.rule if request.url_rule else ""
-        begun.update_name(f"{request.method} {route}".strip())
+        otel_span.update_name(f"{request.method} {route}".strip())
         attributes = {"http.request.method": request.method, "http.route": route}
-        begun.set_attributes(attributes | {"http.response.status_code": response.status_code})
-        response.call_on_close(begun.end)
+        otel_span.set_attributes(attributes | {"http.response.status_code": response.status_code})
+        response.call_on_close(otel_span.end)
     return response

@@ -36,16 +36,16 @@ class Breaker:
     ) -> None:
         self.model = model
         self.threshold = threshold
-        self.first_pause = pause_seconds
-        self.max_pause = max_pause_seconds
+        self.first_pause_seconds = pause_seconds
+        self.max_pause_seconds = max_pause_seconds
         self.monotonic = monotonic
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
-        self._pause = pause_seconds
+        self._pause_seconds = pause_seconds
         self._open_until: float | None = None
         self._prober: int | None = None  # the thread whose call is the probe, while one is under way
         self._next_probe = 0.0  # when another probe may start although that one has not ended
-        self._failed: set[UUID] = set()  # users whose calls have failed since the last answer
+        self._failed_users: set[UUID] = set()  # users whose calls have failed since the last answer
 
     def wait_seconds(self, user_id: UUID) -> float:
         """Return 0 if this thread may make the user's call now, else how long to defer it.
@@ -57,15 +57,15 @@ class Breaker:
             if self._open_until is None:
                 return 0
             now = self.monotonic()
-            left = self._open_until - now
-            if user_id in self._failed:
-                left += 2 * self.first_pause
-            if left <= 0 and (self._prober is None or self._next_probe <= now):
+            seconds_left = self._open_until - now
+            if user_id in self._failed_users:
+                seconds_left += 2 * self.first_pause_seconds
+            if seconds_left <= 0 and (self._prober is None or self._next_probe <= now):
                 if self._prober is not None:
                     self._double_pause()
-                self._prober, self._next_probe = threading.get_ident(), now + max(PROBE_SECONDS, self._pause)
+                self._prober, self._next_probe = threading.get_ident(), now + max(PROBE_SECONDS, self._pause_seconds)
                 return 0
-            return max(left, 0) + random.uniform(0.5, 1.5) * self.first_pause  # noqa: S311 - a spread
+            return max(seconds_left, 0) + random.uniform(0.5, 1.5) * self.first_pause_seconds  # noqa: S311 - a spread
 
     @contextmanager
     def watch(self, user_id: UUID) -> Iterator[None]:
@@ -77,7 +77,7 @@ class Breaker:
         except CallAborted:
             raise
         except ModelUnavailable as error:
-            is_first = self.is_first_failure(user_id)
+            is_first = self.note_failure(user_id)
             answered = False if is_first or not isinstance(error, ModelTimeout) else None
             raise
         except ModelError:
@@ -86,11 +86,11 @@ class Breaker:
         finally:
             self.record(answered=answered)
 
-    def is_first_failure(self, user_id: UUID) -> bool:
+    def note_failure(self, user_id: UUID) -> bool:
         """Note that a call of the user failed. Return whether it is the user's first since the last answer."""
         with self._lock:
-            is_first = user_id not in self._failed
-            self._failed.add(user_id)
+            is_first = user_id not in self._failed_users
+            self._failed_users.add(user_id)
             return is_first
 
     def record(self, *, answered: bool | None) -> None:
@@ -103,8 +103,8 @@ class Breaker:
             if was_probe or answered:
                 self._prober = None
             if answered:
-                self._failed.clear()
-                self._failures_in_a_row, self._pause, self._open_until = 0, self.first_pause, None
+                self._failed_users.clear()
+                self._failures_in_a_row, self._pause_seconds, self._open_until = 0, self.first_pause_seconds, None
                 if was_open:
                     log.warning("%s answers again: the breaker is closed", self.model)
             elif answered is False:
@@ -115,13 +115,13 @@ class Breaker:
     def _open(self, *, longer: bool) -> None:
         if longer:
             self._double_pause()
-        self._open_until = self.monotonic() + self._pause
+        self._open_until = self.monotonic() + self._pause_seconds
         log.error(
             "%s has failed %d times in a row: the breaker is open for %.0f s",
             self.model,
             self._failures_in_a_row,
-            self._pause,
+            self._pause_seconds,
         )
 
     def _double_pause(self) -> None:
-        self._pause = min(self._pause * 2, self.max_pause)
+        self._pause_seconds = min(self._pause_seconds * 2, self.max_pause_seconds)

@@ -37,14 +37,14 @@ def list_failed(limit: int, as_json: bool) -> None:
 
 @replies.command("retry")
 @click.argument("reply_id", required=False, type=click.UUID)
-@click.option("--all", "everything", is_flag=True, help="Retry every failed reply.")
-def retry(reply_id: UUID | None, everything: bool) -> None:
+@click.option("--all", "retry_all", is_flag=True, help="Retry every failed reply.")
+def retry(reply_id: UUID | None, retry_all: bool) -> None:
     """Generate a failed reply again (REPLY_ID), or all of them (--all), at no charge to the users."""
-    if (reply_id is None) != everything:
+    if (reply_id is None) != retry_all:
         raise click.UsageError("Give either a REPLY_ID or --all.")
-    begun = utc_now()  # replies that fail again meanwhile are left alone
-    queued = retry_failed(reply_id, until=begun, now=begun)
-    while everything and (more := retry_failed(None, until=begun, now=utc_now())):
+    started_at = utc_now()  # replies that fail again meanwhile are left alone
+    queued = retry_failed(reply_id, until=started_at, now=started_at)
+    while retry_all and (more := retry_failed(None, until=started_at, now=utc_now())):
         queued += more
     if reply_id and not queued:
         raise click.ClickException(f"{reply_id} is not a failed reply.")

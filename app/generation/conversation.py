@@ -19,7 +19,7 @@ FIRST_WITH_HISTORY = 3  # the position of a room's second reply
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
 MAX_REPLIES = 1_000  # and a bound on the replies searched for them, in case most have failed
 
-replies, asked = messages.alias("replies"), messages.alias("asked")
+replies, prompts = messages.alias("replies"), messages.alias("prompts")
 reply = (
     select(replies.c.in_reply_to, replies.c.position, replies.c.status, replies.c.text, replies.c.output_tokens)
     .where(
@@ -34,9 +34,9 @@ reply = (
 )
 PAIRS = (
     select(
-        asked.c.text.label("asked"),
-        reply.c.text.label("replied"),
-        func.sum(func.length(asked.c.text) + func.length(reply.c.text))
+        prompts.c.text.label("prompt"),
+        reply.c.text.label("reply"),
+        func.sum(func.length(prompts.c.text) + func.length(reply.c.text))
         .over(order_by=reply.c.position.desc())
         .label("length_so_far"),
         (
@@ -44,7 +44,7 @@ PAIRS = (
             / func.sum(reply.c.output_tokens).filter(reply.c.output_tokens > 0).over()
         ).label("chars_per_token"),
     )
-    .join(asked, asked.c.id == reply.c.in_reply_to)
+    .join(prompts, prompts.c.id == reply.c.in_reply_to)
     .where(
         reply.c.status.in_([Status.COMPLETED, Status.CANCELED]),
         reply.c.text != "",
@@ -57,7 +57,7 @@ PAIRS = (
 # about one in Chinese. Without a count, only the characters are bounded.
 BUDGET = func.least(bindparam("max_chars"), bindparam("max_tokens") * PAIRS.c.chars_per_token)
 FITTING_PAIRS = (
-    select(PAIRS.c.asked, PAIRS.c.replied)
+    select(PAIRS.c.prompt, PAIRS.c.reply)
     .where(PAIRS.c.length_so_far <= BUDGET - bindparam("prompt_chars"))
     .order_by(PAIRS.c.length_so_far)
 )
@@ -69,9 +69,9 @@ def supersede(chatroom_id: UUID, first: int) -> bool:
     Returns False while a reply of the room is under way: then the caller must not commit its transaction.
     """
     is_under_way = exists().where(messages.c.chatroom_id == chatrooms.c.id, IS_OPEN).correlate(chatrooms)
-    of_room = select(is_under_way).where(chatrooms.c.id == chatroom_id)
+    statement = select(is_under_way).where(chatrooms.c.id == chatroom_id)
     # Locks the room before its messages, as a purge does.
-    if db.session.scalar(of_room.with_for_update(key_share=True, of=chatrooms)):
+    if db.session.scalar(statement.with_for_update(key_share=True, of=chatrooms)):
         return False
     current = (messages.c.chatroom_id == chatroom_id, messages.c.position >= first, ~messages.c.superseded)
     superseded = update(messages).where(*current).values(superseded=True)
@@ -98,7 +98,7 @@ def conversation(
         release_connection()
     turns = [
         turn
-        for asked_text, replied_text in reversed(newest_first)
-        for turn in (Turn("user", asked_text), Turn("model", replied_text))
+        for prompt_text, reply_text in reversed(newest_first)
+        for turn in (Turn("user", prompt_text), Turn("model", reply_text))
     ]
     return [*turns, Turn("user", prompt)]

@@ -35,46 +35,49 @@ from app.core.db import db
 from app.users.models import User
 
 chatrooms, users = Chatroom.__table__, User.__table__
-prompts, others = messages.alias("prompts"), messages.alias("others")
+prompts, other_messages = messages.alias("prompts"), messages.alias("other_messages")
 CLOCK_SKEW = timedelta(seconds=1)  # a worker's clock may be ahead of PostgreSQL's: a task taken too early would be lost
 
 IS_OPEN = and_(messages.c.role == Role.MODEL, messages.c.completed_at.is_(None))
-in_same_room = others.c.chatroom_id == messages.c.chatroom_id
+in_same_room = other_messages.c.chatroom_id == messages.c.chatroom_id
 FIRST_QUEUED = (
-    select(others.c.position)
+    select(other_messages.c.position)
     .where(
-        in_same_room, others.c.role == Role.MODEL, others.c.completed_at.is_(None), others.c.lease_expires_at.is_(None)
+        in_same_room,
+        other_messages.c.role == Role.MODEL,
+        other_messages.c.completed_at.is_(None),
+        other_messages.c.lease_expires_at.is_(None),
     )
-    .order_by(others.c.position)
+    .order_by(other_messages.c.position)
     .limit(1)
     .correlate(messages)
     .scalar_subquery()
 )
 SUPERSEDED_BEFORE = (
     select(func.count())
-    .where(in_same_room, others.c.superseded, others.c.position < messages.c.position)
+    .where(in_same_room, other_messages.c.superseded, other_messages.c.position < messages.c.position)
     .correlate(messages)
     .scalar_subquery()
 )
 # A retried reply may come before the one being generated: it waits for that one, not the other way round.
 WAITS_FOR_ROOM = or_(
-    exists().where(in_same_room, others.c.id != messages.c.id, others.c.status == Status.GENERATING),
+    exists().where(in_same_room, other_messages.c.id != messages.c.id, other_messages.c.status == Status.GENERATING),
     and_(messages.c.lease_expires_at.is_(None), messages.c.position > FIRST_QUEUED),
 )
 
 # One of the user's free slots at random, so that parallel claims seldom want the same one; null when none is free.
-number = func.generate_series(1, bindparam("slots", type_=Integer)).column_valued("number")
+slot_number = func.generate_series(1, bindparam("slots", type_=Integer)).column_valued("slot_number")
 FREE_SLOT = (
-    select(func.array_agg(aggregate_order_by(number, func.random()), type_=ARRAY(Integer))[1].label("slot"))
+    select(func.array_agg(aggregate_order_by(slot_number, func.random()), type_=ARRAY(Integer))[1].label("slot"))
     .where(
         ~exists()
         .where(
-            others.c.held_for == chatrooms.c.user_id,
-            others.c.status == Status.GENERATING,
-            others.c.slot == number,
-            others.c.id != bindparam("reply_id"),
+            other_messages.c.held_for == chatrooms.c.user_id,
+            other_messages.c.status == Status.GENERATING,
+            other_messages.c.slot == slot_number,
+            other_messages.c.id != bindparam("reply_id"),
         )
-        .correlate_except(others)
+        .correlate_except(other_messages)
     )
     .correlate(chatrooms)
     .lateral("free")
@@ -163,7 +166,7 @@ NEXT_OF_USER = (  # clears its mark, so that the next reply to end picks another
     .returning(messages.c.id, messages.c.status)
     .cte("next_of_user")
 )
-SOMEBODY_WAITS = select(
+HAS_WAITING_REPLIES = select(
     or_(
         select(NEXT_IN_ROOM.subquery().c.status == Status.QUEUED).scalar_subquery().is_(true()),
         exists().where(IS_MARKED),
@@ -173,7 +176,7 @@ NEXT = select(NEXT_IN_ROOM.subquery()).union_all(select(NEXT_OF_USER))
 
 # The earliest unfinished reply of each room, room by room. Each takes one look-up in ix_messages_open_by_room, so the
 # replies that wait behind it cost nothing.
-ROOMS = 2_000  # that one sweep looks at; the next sweep goes on after them
+ROOMS_PER_SWEEP = 2_000  # that one sweep looks at; the next sweep goes on after them
 UNFINISHED_REPLY = (
     select(messages.c.chatroom_id, messages.c.id, messages.c.status, messages.c.enqueued_at)
     .where(IS_OPEN)
@@ -183,21 +186,25 @@ UNFINISHED_REPLY = (
 HEADS = UNFINISHED_REPLY.where(messages.c.chatroom_id > bindparam("after")).cte("heads", recursive=True)
 NEXT_HEAD = UNFINISHED_REPLY.where(messages.c.chatroom_id > HEADS.c.chatroom_id).lateral("next")
 HEADS = HEADS.union_all(select(NEXT_HEAD).select_from(HEADS.join(NEXT_HEAD, true())))
-IS_GENERATED = exists().where(others.c.chatroom_id == HEADS.c.chatroom_id, others.c.status == Status.GENERATING)
-IS_LOST = and_(HEADS.c.status == Status.QUEUED, HEADS.c.enqueued_at < bindparam("lost_before"), ~IS_GENERATED)
-LOOKED_AT = select(HEADS.c.chatroom_id, case((IS_LOST, HEADS.c.id)).label("lost")).limit(ROOMS)
+IS_ROOM_BUSY = exists().where(
+    other_messages.c.chatroom_id == HEADS.c.chatroom_id, other_messages.c.status == Status.GENERATING
+)
+IS_LOST = and_(HEADS.c.status == Status.QUEUED, HEADS.c.enqueued_at < bindparam("lost_before"), ~IS_ROOM_BUSY)
+SWEPT_ROOMS = select(HEADS.c.chatroom_id, case((IS_LOST, HEADS.c.id)).label("lost")).limit(ROOMS_PER_SWEEP)
 
 
 def waits_for_slot() -> ColumnElement[bool]:
     """The condition that a queued reply waits for a slot: it found none free when claimed, and none is free now."""
-    taken = select(func.count()).where(others.c.held_for == messages.c.held_for, others.c.status == Status.GENERATING)
-    bound = settings().generations_per_user
-    return and_(messages.c.held_for.is_not(None), taken.correlate(messages).scalar_subquery() >= bound)
+    slots_in_use = select(func.count()).where(
+        other_messages.c.held_for == messages.c.held_for, other_messages.c.status == Status.GENERATING
+    )
+    max_slots = settings().generations_per_user
+    return and_(messages.c.held_for.is_not(None), slots_in_use.correlate(messages).scalar_subquery() >= max_slots)
 
 
-def somebody_waits(chatroom_id: UUID, user_id: UUID) -> bool:
+def has_waiting_replies(chatroom_id: UUID, user_id: UUID) -> bool:
     """Whether `take_next_replies` may find anything."""
-    return bool(db.session.scalar(SOMEBODY_WAITS, {"room": chatroom_id, "user": user_id}))
+    return bool(db.session.scalar(HAS_WAITING_REPLIES, {"room": chatroom_id, "user": user_id}))
 
 
 def take_next_replies(chatroom_id: UUID, user_id: UUID) -> list[UUID]:
@@ -212,8 +219,9 @@ def take_next_replies(chatroom_id: UUID, user_id: UUID) -> list[UUID]:
 def lost_replies(*, after: UUID, lost_before: datetime) -> tuple[list[UUID], UUID | None]:
     """Find replies that are next in their room and whose task was queued before `lost_before`.
 
-    Looks at ROOMS rooms after the id `after`. Returns the replies, and the last of these rooms (None: no more).
+    Looks at ROOMS_PER_SWEEP rooms after the id `after`. Returns the replies, and the last of these rooms (None: no
+    more).
     """
-    rows = db.session.execute(LOOKED_AT, {"after": after, "lost_before": lost_before}).all()
+    rows = db.session.execute(SWEPT_ROOMS, {"after": after, "lost_before": lost_before}).all()
     lost = [row.lost for row in rows if row.lost is not None]
-    return lost, rows[-1].chatroom_id if len(rows) == ROOMS else None
+    return lost, rows[-1].chatroom_id if len(rows) == ROOMS_PER_SWEEP else None

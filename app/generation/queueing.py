@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Select, Table, bindparam, func, insert, se
 from uuid_utils.compat import uuid7
 
 from app.chatrooms.models import Message, Role, Status, messages
-from app.core.db import DATABASE_GAVE_UP, Model, db, locked_keys, log_database_error
+from app.core.db import TRANSIENT_DATABASE_ERRORS, Model, db, locked_keys, log_database_error
 from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction, release_connection, transaction
-from app.generation.queries import chatrooms, somebody_waits, take_next_replies
+from app.generation.queries import chatrooms, has_waiting_replies, take_next_replies
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | No
     queue it again. If PostgreSQL fails, a sweep queues them.
     """
     try:
-        if not somebody_waits(chatroom_id, user_id):
+        if not has_waiting_replies(chatroom_id, user_id):
             return
         with transaction() as tx:
             chosen = {reply_id for reply_id in take_next_replies(chatroom_id, user_id) if reply_id != exclude}
@@ -93,7 +93,7 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | No
                 mark_enqueued(messages.c.id.in_(chosen), func.now())
             for reply_id in chosen:
                 enqueue_generation(tx, reply_id)
-    except DATABASE_GAVE_UP as error:
+    except TRANSIENT_DATABASE_ERRORS as error:
         log_database_error(log, "a sweep will queue the replies that waited for one to end", error)
     finally:
         release_connection()
@@ -101,6 +101,6 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | No
 
 def mark_enqueued(condition: ColumnElement[bool], at: datetime | ColumnElement[datetime]) -> Sequence[UUID]:
     """Note when the matching replies' tasks are queued, by PostgreSQL's clock. Skips locked rows. Returns the ids."""
-    free = locked_keys(select(messages.c.id).where(condition))
-    statement = update(messages).where(messages.c.id.in_(free)).values(enqueued_at=at)
+    unlocked = locked_keys(select(messages.c.id).where(condition))
+    statement = update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=at)
     return db.session.scalars(statement.returning(messages.c.id)).all()

@@ -51,10 +51,10 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
     """
     reply = get_message(user_id, chatroom_id, reply_id)
     while reply.role is Role.MODEL and not reply.status.is_final:
-        part = written_part(reply) if reply.status is Status.GENERATING else ""
+        text_so_far = close_stream(reply) if reply.status is Status.GENERATING else ""
         with transaction() as tx:
             lock_user(user_id)
-            canceled = state.cancel(tx, reply, user_id, part, now)
+            canceled = state.cancel(tx, reply, user_id, text_so_far, now)
         reply = get_message(user_id, chatroom_id, reply_id)
         if canceled:
             return reply
@@ -62,7 +62,7 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
     raise ReplyNotCancelable
 
 
-def written_part(reply: Message) -> str:
+def close_stream(reply: Message) -> str:
     """Close the attempt's stream and return the text before its end: followers got that much and no more."""
     release_connection()
     try:
@@ -92,17 +92,17 @@ def retry_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: dateti
         if reply.status is Status.COMPLETED and not supersede(chatroom_id, reply.position):
             raise ReplyNotRetryable
         # Later than the previous charge, even if a machine whose clock is ahead made that.
-        asked_at = max(now, (reply.accepted_at or reply.created_at) + timedelta(microseconds=1))
+        accepted_at = max(now, (reply.accepted_at or reply.created_at) + timedelta(microseconds=1))
         key, usage = mobile_key(user.mobile), usage_of(user, now)
         require_model(room.model, usage.tier)
         usage = spend_prompt(key, usage)
         if reply.status is Status.COMPLETED:
-            reply = state.regenerate(tx, room, reply, asked_at)
+            reply = state.regenerate(tx, room, reply, accepted_at)
         else:
-            state.retry(tx, reply, asked_at)
+            state.retry(tx, reply, accepted_at)
         db.session.flush()  # the charge refers to a reply that may be new
         charge = new_charge(user_id, key, reply.id, usage.tier, now)
-        charge.created_at = asked_at
+        charge.created_at = accepted_at
         db.session.add(charge)
     return reply, usage
 

@@ -150,13 +150,15 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
     A locked row is skipped: its lease counts as held, and is renewed the next time.
     """
     attempts = {(one.reply_id, one.attempt): one for one in claims}
-    held = tuple_(messages.c.id, messages.c.attempt).in_(list(attempts))
-    still_held = select(messages.c.id, messages.c.attempt).where(held, messages.c.lease_expires_at.is_not(None))
+    matches_claim = tuple_(messages.c.id, messages.c.attempt).in_(list(attempts))
+    still_held = select(messages.c.id, messages.c.attempt).where(
+        matches_claim, messages.c.lease_expires_at.is_not(None)
+    )
     due = still_held.where(messages.c.lease_expires_at < func.now() + lease * 2 / 3)
-    free = due.order_by(messages.c.id).with_for_update(skip_locked=True, key_share=True).cte("free")
+    unlocked = due.order_by(messages.c.id).with_for_update(skip_locked=True, key_share=True).cte("unlocked")
     renewed = (
         update(messages)
-        .where(messages.c.id == free.c.id)
+        .where(messages.c.id == unlocked.c.id)
         .values(lease_expires_at=func.now() + lease)
         .returning(messages.c.id)
         .cte("renewed")
@@ -164,21 +166,21 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
     return {attempts[reply_id, attempt] for reply_id, attempt in db.session.execute(still_held.add_cte(renewed))}
 
 
-def complete(tx: Transaction, held: Claim, answer: Answer) -> bool:
+def complete(tx: Transaction, claim: Claim, answer: Answer) -> bool:
     """Store the answer. Returns False if the lease is lost."""
-    ended = {"status": Status.COMPLETED, "completed_at": held.now()}
-    said = {"text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model}
-    stored = write(held, CLEAR_LEASE | ended | said | asdict(answer.usage), with_cost=True)
+    ended = {"status": Status.COMPLETED, "completed_at": claim.now()}
+    content = {"text": answer.text, "finish_reason": answer.finish_reason, "model": answer.model}
+    stored = write(claim, CLEAR_LEASE | ended | content | asdict(answer.usage), with_cost=True)
     if stored:
-        announce_end(tx, held, Status.COMPLETED)
-        if held.is_untitled:
-            tx.enqueue_after_commit(NAME_CHATROOM, str(held.chatroom_id))
+        announce_end(tx, claim, Status.COMPLETED)
+        if claim.is_untitled:
+            tx.enqueue_after_commit(NAME_CHATROOM, str(claim.chatroom_id))
     return stored
 
 
-def mark_passed_on(held: Claim) -> bool:
+def mark_passed_on(claim: Claim) -> bool:
     """Note, before the first piece is published, that a refund is ruled out. Returns False if the lease is lost."""
-    return write(held, {"passed_on": True})
+    return write(claim, {"passed_on": True})
 
 
 def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
@@ -186,45 +188,45 @@ def is_refundable(code: ErrorCode, *, passed_on: bool) -> bool:
     return code not in NON_REFUNDABLE and not passed_on
 
 
-def fail(tx: Transaction, held: Claim, code: ErrorCode) -> bool:
+def fail(tx: Transaction, claim: Claim, code: ErrorCode) -> bool:
     """Fail the reply, with a refund if one is due. Returns False if the lease is lost."""
-    now = held.now()
-    lock_user(held.user_id)  # before the reply's row: everybody locks in this order
-    ended = {"status": Status.FAILED, "error_code": code, "completed_at": now, "failures": held.failures}
-    if not write(held, CLEAR_LEASE | ended):
+    now = claim.now()
+    lock_user(claim.user_id)  # before the reply's row: everybody locks in this order
+    ended = {"status": Status.FAILED, "error_code": code, "completed_at": now, "failures": claim.failures}
+    if not write(claim, CLEAR_LEASE | ended):
         return False
-    passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == held.reply_id))
+    passed_on = db.session.scalar(select(messages.c.passed_on).where(messages.c.id == claim.reply_id))
     if is_refundable(code, passed_on=bool(passed_on)):
-        refund_prompt(held.reply_id, now)
-    announce_end(tx, held, Status.FAILED)
+        refund_prompt(claim.reply_id, now)
+    announce_end(tx, claim, Status.FAILED)
     return True
 
 
-def requeue(tx: Transaction, held: Claim, delay: timedelta) -> bool:
+def requeue(tx: Transaction, claim: Claim, delay: timedelta) -> bool:
     """Put the reply back into the queue, to be claimed after `delay`. Returns False if the lease is lost."""
-    due = held.now() + delay
-    queued = {"status": Status.QUEUED, "not_before": due, "enqueued_at": due, "failures": held.failures}
-    if not write(held, CLEAR_LEASE | queued):
+    due = claim.now() + delay
+    queued = {"status": Status.QUEUED, "not_before": due, "enqueued_at": due, "failures": claim.failures}
+    if not write(claim, CLEAR_LEASE | queued):
         return False
-    enqueue_generation(tx, held.reply_id, delay_seconds=delay.total_seconds())
+    enqueue_generation(tx, claim.reply_id, delay_seconds=delay.total_seconds())
     # An earlier reply that was retried meanwhile may be waiting for this one.
-    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id, exclude=held.reply_id))
+    tx.after_commit(lambda: enqueue_next_replies(claim.chatroom_id, claim.user_id, exclude=claim.reply_id))
     return True
 
 
-def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datetime) -> bool:
+def cancel(tx: Transaction, reply: Message, user_id: UUID, text_so_far: str, now: datetime) -> bool:
     """Cancel a reply and keep the part that was written. Returns False if its state has changed since it was read.
 
     The caller has locked the user.
     """
     unchanged = (messages.c.id == reply.id, messages.c.status == reply.status, messages.c.attempt == reply.attempt)
     values = CLEAR_LEASE | {"status": Status.CANCELED, "completed_at": now, "not_before": None}
-    if part:
-        values |= {"text": part}
+    if text_so_far:
+        values |= {"text": text_so_far}
     elif reply.text:  # of an earlier attempt: it must not look like the rest of what followers have read
         values |= {"attempt": messages.c.attempt + 1}
-    asked_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
-    statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, asked_at)
+    accepted_at = func.coalesce(messages.c.accepted_at, messages.c.created_at)
+    statement = update(messages).where(*unchanged).values(values).returning(messages.c.started_at, accepted_at)
     canceled = db.session.execute(statement).one_or_none()
     if canceled is None:
         return False
@@ -238,8 +240,8 @@ def cancel(tx: Transaction, reply: Message, user_id: UUID, part: str, now: datet
 
 def retry(tx: Transaction, reply: Message, now: datetime) -> None:
     """Queue a failed or canceled reply again. The caller has locked the user and the reply, and charges a prompt."""
-    asked = {"passed_on": False, "request_id": request_id.get(), "traceparent": traceparent.get()}
-    for name, value in (queued_again(now) | asked).items():
+    request_values = {"passed_on": False, "request_id": request_id.get(), "traceparent": traceparent.get()}
+    for name, value in (queued_again(now) | request_values).items():
         setattr(reply, name, value)
     enqueue_generation(tx, reply.id)
 
@@ -281,20 +283,20 @@ def retry_failed(tx: Transaction, reply_id: UUID | None, *, until: datetime, now
     return queued
 
 
-def write(held: Claim, values: dict[str, object], *, with_cost: bool = False) -> bool:
+def write(claim: Claim, values: dict[str, object], *, with_cost: bool = False) -> bool:
     """Write to the reply if its lease is still held. Returns False if the lease is lost.
 
     Once Gemini has been asked, this also stores how many messages it was sent and how many were left out.
     with_cost: note in the ledger what the reply took.
     """
-    values = values | (asdict(held.context) if held.context else {})
+    values = values | (asdict(claim.context) if claim.context else {})
     bound = {f"new_{name}": value for name, value in values.items()}
-    statement = statement_while_held(tuple(values), with_cost)
-    return db.session.scalar(statement, bound | {"reply": held.reply_id, "held_attempt": held.attempt}) is not None
+    statement = fenced_statement(tuple(values), with_cost)
+    return db.session.scalar(statement, bound | {"reply": claim.reply_id, "held_attempt": claim.attempt}) is not None
 
 
 @cache
-def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
+def fenced_statement(names: tuple[str, ...], with_cost: bool) -> Executable:
     """Return the statement that writes these columns, built once. The fence: the attempt holds the lease."""
     fence = (
         messages.c.id == bindparam("reply"),
@@ -309,7 +311,7 @@ def statement_while_held(names: tuple[str, ...], with_cost: bool) -> Executable:
     return select(ended.c.id).add_cte(note_cost(select(ended.c.id).scalar_subquery()).cte("cost"))
 
 
-def announce_end(tx: Transaction, held: Claim, status: Status) -> None:
+def announce_end(tx: Transaction, claim: Claim, status: Status) -> None:
     """Tell the followers of this reply that it has ended, and let the next ones begin."""
-    tx.after_commit(lambda: publish(held.reply_id, Entry(held.attempt, status=status)))
-    tx.after_commit(lambda: enqueue_next_replies(held.chatroom_id, held.user_id))
+    tx.after_commit(lambda: publish(claim.reply_id, Entry(claim.attempt, status=status)))
+    tx.after_commit(lambda: enqueue_next_replies(claim.chatroom_id, claim.user_id))

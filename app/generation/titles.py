@@ -36,9 +36,9 @@ MARKS = (  # that models put around a name
     *(("**", "**"), ("*", "*"), ("__", "__"), ("_", "_"), ("`", "`")),
     *(('"', '"'), ("'", "'"), ("“", "”"), ("„", "“"), ("«", "»")),
 )
-LOST_AFTER, GIVEN_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
+LOST_AFTER, GIVE_UP_AFTER = timedelta(minutes=1), timedelta(days=1)
 
-asked = messages.alias("asked")
+prompts = messages.alias("prompts")
 IS_COMPLETED_REPLY = (messages.c.role == Role.MODEL, messages.c.status == Status.COMPLETED, ~messages.c.superseded)
 
 
@@ -49,8 +49,8 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
     """
     unnamed = (Chatroom.title.is_(None), Chatroom.user_id.is_not(None))
     exchanges = (
-        select(asked.c.text.label("asked"), messages.c.text.label("replied"))
-        .join(asked, asked.c.id == messages.c.in_reply_to)
+        select(prompts.c.text.label("prompt"), messages.c.text.label("reply"))
+        .join(prompts, prompts.c.id == messages.c.in_reply_to)
         .join(Chatroom, Chatroom.id == messages.c.chatroom_id)
         .where(messages.c.chatroom_id == chatroom_id, *IS_COMPLETED_REPLY, *unnamed)
     )
@@ -58,8 +58,8 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
     release_connection()
     if exchange is None:
         return
-    title = asked_title(titler, exchange.asked, exchange.replied) if titler else ""
-    title = title or shortened(exchange.asked, PROMPT_CHARS)
+    title = request_title(titler, exchange.prompt, exchange.reply) if titler else ""
+    title = title or shortened(exchange.prompt, PROMPT_CHARS)
     named = update(Chatroom).where(Chatroom.id == chatroom_id, *unnamed)
     changed_at = func.greatest(Chatroom.updated_at, now)  # the room may have changed while Gemini was asked
     named = named.values(title=title, title_source=TitleSource.GENERATED, updated_at=changed_at)
@@ -74,7 +74,7 @@ def untitled_chatrooms(now: datetime) -> list[UUID]:
     untitled = select(Chatroom.id).where(
         Chatroom.title.is_(None),
         Chatroom.turns > 0,
-        Chatroom.last_prompt_at.between(now - GIVEN_UP_AFTER, now - LOST_AFTER),
+        Chatroom.last_prompt_at.between(now - GIVE_UP_AFTER, now - LOST_AFTER),
         Chatroom.user_id.is_not(None),
         exists().where(messages.c.chatroom_id == Chatroom.id, *IS_COMPLETED_REPLY),
     )
@@ -83,7 +83,7 @@ def untitled_chatrooms(now: datetime) -> list[UUID]:
     return list(db.session.scalars(some.with_for_update(skip_locked=True, key_share=True)))
 
 
-def asked_title(titler: ModelClient, prompt: str, reply: str) -> str:
+def request_title(titler: ModelClient, prompt: str, reply: str) -> str:
     """Ask Gemini to name a conversation. Returns an empty text if it gives no answer."""
     excerpt = f"User: {prompt[:EXCERPT_CHARS]}\n\nAssistant: {reply[:EXCERPT_CHARS]}"
     try:

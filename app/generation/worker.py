@@ -16,7 +16,7 @@ from sqlalchemy import and_, func, or_
 from app.chatrooms.models import Status, messages
 from app.core.broker import GENERATIONS
 from app.core.celery import next_published_at
-from app.core.db import DATABASE_GAVE_UP, log_database_error
+from app.core.db import TRANSIENT_DATABASE_ERRORS, log_database_error
 from app.core.redis import redis_client
 from app.core.transactions import transaction
 from app.generation.queries import lost_replies, waits_for_slot
@@ -27,7 +27,7 @@ from app.integrations.bounded_calls import BoundedCall
 log = logging.getLogger(__name__)
 
 FINISH_WITHIN_SECONDS = 15  # of a shutdown's 25: replies that are not done by then are released
-LOOK_EVERY_SECONDS = 1.0  # how long a call may go on after its reply was canceled, deleted or taken over
+CHECK_EVERY_SECONDS = 1.0  # how long a call may go on after its reply was canceled, deleted or taken over
 SWEEP_CURSOR = "sweeper:goes_on_at"  # in Redis: the chatroom after which the next sweep goes on
 FIRST_ROOM = UUID(int=0)
 
@@ -41,27 +41,27 @@ class LeaseKeeper:
     def __init__(self, app: Flask, *, lease: timedelta) -> None:
         self.app = app
         self.lease = lease
-        self._held: dict[Claim, BoundedCall] = {}
+        self._calls: dict[Claim, BoundedCall] = {}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._renew, name="lease-keeper", daemon=True)
         self._stopping = False
         self._closed = threading.Event()
 
     @contextmanager
-    def hold(self, held: Claim, *, seconds: float) -> Iterator[BoundedCall]:
+    def hold(self, claim: Claim, *, seconds: float) -> Iterator[BoundedCall]:
         """Keep the claim's lease alive during the block; the call in it is bounded by `seconds`."""
         with BoundedCall(seconds) as call:
             with self._lock:
                 if self._thread.ident is None:
                     self._thread.start()
-                self._held[held] = call
+                self._calls[claim] = call
             if self._stopping:
                 call.abort()
             try:
                 yield call
             finally:
                 with self._lock:
-                    del self._held[held]
+                    del self._calls[claim]
 
     def abort_calls_after(self, seconds: float) -> None:
         """Give the calls under way `seconds` more, then abort them: their replies go back into the queue."""
@@ -83,23 +83,23 @@ class LeaseKeeper:
 
     def _snapshot(self) -> dict[Claim, BoundedCall]:
         with self._lock:
-            return dict(self._held)
+            return dict(self._calls)
 
     def _renew(self) -> None:
-        while not self._closed.wait(min(LOOK_EVERY_SECONDS, self.lease.total_seconds() / 3)):
-            held = self._snapshot()
-            if not held:
+        while not self._closed.wait(min(CHECK_EVERY_SECONDS, self.lease.total_seconds() / 3)):
+            calls = self._snapshot()
+            if not calls:
                 continue
             try:
                 with self.app.app_context(), transaction():
-                    still_held = renew(held, lease=self.lease)
-            except DATABASE_GAVE_UP as error:
+                    still_held = renew(calls, lease=self.lease)
+            except TRANSIENT_DATABASE_ERRORS as error:
                 log_database_error(log, "leases were not renewed; trying again", error)
                 continue
             except Exception:
                 log.exception("A defect kept leases from being renewed; trying again")
                 continue
-            for claim, call in held.items():
+            for claim, call in calls.items():
                 if claim not in still_held:
                     call.abort()
 

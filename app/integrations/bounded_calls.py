@@ -20,7 +20,7 @@ from urllib3.util.connection import allowed_gai_family
 
 CONNECT_SECONDS = 5.0  # to one address, before the host's next one is tried: enough for two lost SYNs (RFC 6298)
 
-_of_thread = threading.local()
+_thread_local = threading.local()
 
 
 class BoundedCall:
@@ -41,12 +41,12 @@ class BoundedCall:
 
     def __enter__(self) -> "BoundedCall":
         self._timer.start()
-        _of_thread.call = self
+        _thread_local.call = self
         return self
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        _of_thread.call = None
+        _thread_local.call = None
         self.release_socket()
 
     def abort(self) -> None:
@@ -59,14 +59,14 @@ class BoundedCall:
         self._shut_down()
 
     @property
-    def is_over(self) -> bool:
+    def is_stopped(self) -> bool:
         return self.timed_out or self.aborted
 
     def bind_socket(self, descriptor: int) -> None:
         """From now on, shut down the socket of this descriptor when the call is over."""
         # A handle of its own: TLS detaches the socket from its object, and another socket may reuse a closed number.
         self._hold(socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM))
-        if self.is_over:
+        if self.is_stopped:
             self._shut_down()
 
     def release_socket(self) -> None:
@@ -87,7 +87,7 @@ class BoundedCall:
 
 def current_call() -> BoundedCall | None:
     """Return this thread's call, if it makes one."""
-    return getattr(_of_thread, "call", None)
+    return getattr(_thread_local, "call", None)
 
 
 def bind_socket(descriptor: int) -> None:
@@ -97,10 +97,10 @@ def bind_socket(descriptor: int) -> None:
         call.bind_socket(descriptor)
 
 
-def raise_if_over() -> None:
+def raise_if_stopped() -> None:
     """Raise ConnectionAbortedError if this thread's call is over."""
     call = current_call()
-    if call is not None and call.is_over:
+    if call is not None and call.is_stopped:
         raise ConnectionAbortedError("the call is over")
 
 
@@ -113,7 +113,7 @@ def open_socket(
     options: arguments of `setsockopt`.
     Raises OSError: that of the last address, or ConnectionAbortedError if the call is over.
     """
-    raise_if_over()
+    raise_if_stopped()
     failure = OSError("the host has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM):
         connection = socket.socket(family, kind, protocol)
@@ -123,11 +123,11 @@ def open_socket(
             connection.settimeout(min(CONNECT_SECONDS, timeout_seconds or CONNECT_SECONDS))
             bind_socket(connection.fileno())
             connection.connect(address)
-            raise_if_over()  # on Linux `connect` succeeds on a socket that was just shut down
+            raise_if_stopped()  # on Linux `connect` succeeds on a socket that was just shut down
             connection.settimeout(timeout_seconds)
         except OSError as error:
             connection.close()
-            raise_if_over()
+            raise_if_stopped()
             failure = error
         else:
             return connection

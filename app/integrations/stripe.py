@@ -191,7 +191,7 @@ class Payments:
 
     def create_customer(self, *, user_id: str, key: str) -> str:
         """Create a customer and return its id. A used idempotency key returns the customer that was created with it."""
-        return call_patiently(self._stripe.v1.customers.create, {"metadata": {"user_id": user_id}}, key).id
+        return create_idempotently(self._stripe.v1.customers.create, {"metadata": {"user_id": user_id}}, key).id
 
     def is_deleted(self, customer_id: str) -> bool:
         """Return whether the customer was deleted. Returns False if it never existed."""
@@ -213,7 +213,7 @@ class Payments:
             "success_url": success_url,
             "cancel_url": cancel_url,
         }
-        return parse_session(call_patiently(self._stripe.v1.checkout.sessions.create, params, key))
+        return parse_session(create_idempotently(self._stripe.v1.checkout.sessions.create, params, key))
 
     def session(self, session_id: str) -> RemoteSession | None:
         """Return the session as it is now, or None if Stripe does not know it."""
@@ -285,7 +285,7 @@ def parse_event(body: bytes, signature: str, secret: str, *, now_seconds: float)
     return RemoteEvent(event["id"], event["type"], customer_id, subscription_id)
 
 
-def call_patiently(create: Callable[[Any, Any], Result], params: Any, key: str) -> Result:
+def create_idempotently(create: Callable[[Any, Any], Result], params: Any, key: str) -> Result:
     """Create something under an idempotency key. While another request with this key is in flight, wait and retry.
 
     The surrounding `BoundedCall` ends the wait: once its time is over, the next call fails. Raises a PaymentsError.

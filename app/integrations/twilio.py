@@ -40,7 +40,7 @@ def send_sms(mobile: str, text: str, *, account_sid: str, auth_token: str, sende
     fields = body if isinstance(body, dict) else {}
     if answer.status_code == HTTPStatus.CREATED:
         return str(fields.get("sid", ""))
-    passing = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
-    passing = passing or answer.status_code == HTTPStatus.TOO_MANY_REQUESTS
-    kind, code = SmsUnavailable if passing else SmsRejected, fields.get("code")
+    is_transient = answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+    is_transient = is_transient or answer.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    kind, code = SmsUnavailable if is_transient else SmsRejected, fields.get("code")
     raise kind(f"HTTP {answer.status_code}" + (f" (Twilio error {code})" if isinstance(code, int) else ""))

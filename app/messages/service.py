@@ -18,7 +18,7 @@ from app.chatrooms.service import IS_OWN, get_chatroom, get_message, require_mod
 from app.core import settings
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
-from app.core.db import DATABASE_GAVE_UP, db, log_database_error
+from app.core.db import TRANSIENT_DATABASE_ERRORS, db, log_database_error
 from app.core.errors import AppError, NotFound
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
@@ -106,18 +106,18 @@ def accept_prompt(
     with transaction(respond_first=not wait_seconds) as tx:
         user = require_locked_user(user_id)
         key = mobile_key(user.mobile)
-        asked_with = usage_values(user, key, now) | {"room": chatroom_id, "idempotency_key": idempotency_key}
-        found = db.session.execute(ADMISSION, asked_with).one()
-        usage = read_usage(found, now)
-        known = find_record(user_id, idempotency_key or "", fingerprint, now) if found.is_known else None
-        if not found.is_owned:
+        parameters = usage_values(user, key, now) | {"room": chatroom_id, "idempotency_key": idempotency_key}
+        admission = db.session.execute(ADMISSION, parameters).one()
+        usage = read_usage(admission, now)
+        earlier = find_record(user_id, idempotency_key or "", fingerprint, now) if admission.is_known else None
+        if not admission.is_owned:
             raise NotFound
-        if known is not None:
-            prompt, reply = first_exchange(known, chatroom_id, text, streamed=streamed)
-            first_waits_until = None if known.answered_with_reply else known.waits_until
+        if earlier is not None:
+            prompt, reply = rebuild_exchange(earlier, chatroom_id, text, streamed=streamed)
+            first_waits_until = None if earlier.answered_with_reply else earlier.waits_until
             waits_until = min(waits_until, first_waits_until) if waits_until and first_waits_until else None
             return Accepted(prompt, reply, usage, waits_until, idempotency_key, replayed=True)
-        require_model(found.model, usage.tier)
+        require_model(admission.model, usage.tier)
         if edited_id is not None:
             supersede_prompt(user_id, chatroom_id, edited_id)
         usage = spend_prompt(key, usage)
@@ -132,18 +132,20 @@ def accept_prompt(
     return Accepted(prompt, reply, usage, waits_until, idempotency_key)
 
 
-def first_exchange(known: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed: bool) -> tuple[Message, Message]:
+def rebuild_exchange(
+    earlier: IdempotencyKey, chatroom_id: UUID, text: str, *, streamed: bool
+) -> tuple[Message, Message]:
     """Rebuild the prompt and reply of the first answer from the repeated request, whatever has become of them since.
 
     Raises NotFound when the chatroom has just been deleted.
     """
     replies = select(Message.in_reply_to, Message.id, Message.created_at).order_by(Message.position)
-    stored = db.session.execute(replies.where(Message.in_reply_to == known.prompt_id).limit(1)).first()
+    stored = db.session.execute(replies.where(Message.in_reply_to == earlier.prompt_id).limit(1)).first()
     if stored is None:
         raise NotFound
     prompt, reply = new_exchange(chatroom_id, text, streamed=streamed, now=stored.created_at)
     prompt.id, reply.id, reply.in_reply_to = stored.in_reply_to, stored.id, stored.in_reply_to
-    for name, value in (known.reply or {}).items():
+    for name, value in (earlier.reply or {}).items():
         setattr(reply, name, TYPES[name](value) if name in TYPES and value is not None else value)
     return prompt, reply
 
@@ -158,8 +160,8 @@ def supersede_prompt(user_id: UUID, chatroom_id: UUID, prompt_id: UUID) -> None:
 @contextmanager
 def acquire_wait_slot(seconds: int) -> Iterator[int]:
     """Hold the request during the block. Yields how long it may wait: not at all if the process holds many."""
-    half = max(1, settings().streams_allowed // 2)  # so that waits alone never keep streams out
-    with held_request("replies", at_most=half if seconds else 0) as has_slot:
+    max_waits = max(1, settings().streams_allowed // 2)  # so that waits alone never keep streams out
+    with held_request("replies", at_most=max_waits if seconds else 0) as has_slot:
         yield seconds if has_slot else 0
 
 
@@ -189,7 +191,7 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
         usage = replace(usage, now=ended_at)
     except (NotFound, TokenRevoked):
         return accepted
-    except DATABASE_GAVE_UP as error:
+    except TRANSIENT_DATABASE_ERRORS as error:
         log_database_error(log, "a request stopped waiting for its reply", error)
         release_connection()
         return accepted
@@ -198,15 +200,15 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
 
 def note_answer(user_id: UUID, key: str, reply: Message) -> None:
     """Keep what the first answer says of the reply: a repeated request gets the same, and waits no longer."""
-    noted: dict[str, Any] = {"waits_until": None}
+    values: dict[str, Any] = {"waits_until": None}
     if reply.status.is_final:
-        kept = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
-        kept["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
-        noted = {"answered_with_reply": True, "reply": kept}
-    record = update(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
-    record = record.where(~IdempotencyKey.answered_with_reply)
+        answered = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
+        answered["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
+        values = {"answered_with_reply": True, "reply": answered}
+    statement = update(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
+    statement = statement.where(~IdempotencyKey.answered_with_reply)
     with transaction():
-        db.session.execute(record.values(noted))
+        db.session.execute(statement.values(values))
 
 
 def list_messages(

@@ -203,10 +203,10 @@ class MessageStream(MethodView):
         connection closes without a final event; opening the stream again then gives 401 or 404.
 
         The reply to a prompt sent with `stream: true` comes in pieces, any other in one."""
-        cursor, hung_up = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
+        cursor, has_left = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
         until_closed = ExitStack()
         events = until_closed.enter_context(
-            follow_reply(current_user_id(), chatroom_id, message_id, cursor=cursor, hung_up=hung_up)
+            follow_reply(current_user_id(), chatroom_id, message_id, cursor=cursor, has_hung_up=has_left)
         )
         response = Response(map(event_lines, events), mimetype="text/event-stream", headers=STREAM_HEADERS)
         response.call_on_close(until_closed.close)

@@ -42,7 +42,7 @@ user_argument = click.argument("who", metavar="USER")
 DAY = click.DateTime(["%Y-%m-%d"])
 
 
-def user_named(id_or_mobile: str) -> User:
+def resolve_user(id_or_mobile: str) -> User:
     """The user with an id, or a number in any international spelling. Raises click.BadParameter."""
     mobile = to_e164(id_or_mobile)
     try:
@@ -101,7 +101,7 @@ def find(who: str, as_json: bool) -> None:
 
     Shows nothing of the conversations.
     """
-    now, user = utc_now(), user_named(who)
+    now, user = utc_now(), resolve_user(who)
     summary, grants = summary_of(user, now), [grant_fields(grant, now) for grant in reversed(grants_of(user.id))]
     if as_json:
         click.echo(json_lines([{"kind": "user"} | summary, *({"kind": "grant"} | grant for grant in grants)]))
@@ -141,7 +141,7 @@ def grant_fields(grant: ProGrant, now: datetime) -> dict[str, object]:
 def events(who: str, limit: int, as_json: bool) -> None:
     """List an account's security events of the last 90 days, newest first."""
     fields = ("type", "created_at", "ip", "user_agent")
-    found = events_before(user_named(who).id, None, at_most=limit, now=utc_now())
+    found = events_before(resolve_user(who).id, None, limit=limit, now=utc_now())
     rows = [{name: getattr(event, name) for name in fields} for event in found]
     click.echo(json_lines(rows) if as_json else table(rows, fields))
 
@@ -159,7 +159,7 @@ def grant(who: str, reason: str, days: int | None) -> None:
     Example:
       flask users grant-pro +14155552671 --reason "Two days without service" --days 2
     """
-    now, user = utc_now(), user_named(who)
+    now, user = utc_now(), resolve_user(who)
     ends_at = now + timedelta(days=days) if days else None
     if not 1 <= len(reason.strip()) <= MAX_REASON_CHARS or not reason.isprintable():
         raise click.BadParameter(f"Give 1 to {MAX_REASON_CHARS} printable characters.", param_hint="--reason")
@@ -176,7 +176,7 @@ def revoke(who: str) -> None:
 
     A subscription at Stripe is not touched: a paying user stays Pro.
     """
-    now, user = utc_now(), user_named(who)
+    now, user = utc_now(), resolve_user(who)
     revoked = revoke_pro(user.id, now=now)
     if not revoked:
         raise click.ClickException(f"{user.id} has no active grant.")
@@ -192,7 +192,7 @@ def delete(who: str, yes: bool) -> None:
     Does what a request by its owner does: cancels the subscription at Stripe, then deletes chatrooms, messages and
     sessions.
     """
-    user = user_named(who)
+    user = resolve_user(who)
     user_id = user.id
     if not yes:
         click.confirm(f"Delete {user_id} ({user.mobile}) for good?", abort=True)
@@ -209,7 +209,7 @@ def sync(user: str | None, as_json: bool) -> None:
     USER is an id or a mobile number; without it, every customer is compared. If a customer cannot be compared, it is
     listed, the others are still compared, and the exit code is 1.
     """
-    result = sync_all(user_named(user).id if user else None, now=utc_now())
+    result = sync_all(resolve_user(user).id if user else None, now=utc_now())
     if as_json:
         click.echo(json_lines([asdict(result)]))
     else:

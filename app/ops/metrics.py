@@ -21,7 +21,7 @@ from app.auth.otp import oldest_unsent
 from app.billing.webhook import oldest_unapplied
 from app.chatrooms.models import ErrorCode, Status
 from app.core.clock import database_now
-from app.core.db import DATABASE_GAVE_UP, db, log_database_error
+from app.core.db import TRANSIENT_DATABASE_ERRORS, db, log_database_error
 from app.core.errors import REFUSALS
 from app.ops import totals
 from app.quota.usage import QuotaExceeded
@@ -80,7 +80,7 @@ class FromPostgres:
             yield from heartbeat(now)
             yield from work_that_waits(now)
             yield from ended_replies()
-        except DATABASE_GAVE_UP as error:
+        except TRANSIENT_DATABASE_ERRORS as error:
             log_database_error(log, "this scrape lacks the metrics that are read from PostgreSQL", error)
             db.session.rollback()
             answers = 0
@@ -124,21 +124,21 @@ def work_that_waits(now: datetime) -> Iterator[Metric]:
 
 def ended_replies() -> Iterator[Metric]:
     """Totals of what has ended. They are half a minute behind, so that no reply is committed too late to be counted."""
-    known = totals.read_totals()
+    amounts = totals.read_totals()
     for name, help_text, label, values in COUNTERS:
         family = CounterMetricFamily(name, help_text, labels=[label])
         for value in values:
-            family.add_metric([value], known.get((name, value), 0))
+            family.add_metric([value], amounts.get((name, value), 0))
         yield family
     by_model = CounterMetricFamily("gemini_model_tokens", "Tokens by kind and model.", labels=["kind", "model"])
-    for (name, value), amount in sorted(known.items()):
+    for (name, value), amount in sorted(amounts.items()):
         if name == "gemini_model_tokens":
             by_model.add_metric(value.split(":", 1), amount)
     yield by_model
     buckets, so_far = [], 0.0
     for bound in (*map(str, totals.REPLY_SECONDS), "+Inf"):
-        so_far += known.get(("reply_seconds_bucket", bound), 0)
+        so_far += amounts.get(("reply_seconds_bucket", bound), 0)
         buckets.append((bound, so_far))
     histogram = HistogramMetricFamily("reply_seconds", "Seconds from accepting a prompt to its completed reply.")
-    histogram.add_metric([], buckets, sum_value=known.get(("reply_seconds_sum", ""), 0))
+    histogram.add_metric([], buckets, sum_value=amounts.get(("reply_seconds_sum", ""), 0))
     yield histogram

@@ -52,22 +52,24 @@ def queue(now: datetime) -> Queue:
         .limit(COUNTED_ROWS)
         .subquery()
     )
-    place = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
+    room_position = func.row_number().over(partition_by=oldest.c.chatroom_id, order_by=oldest.c.position)
     under_way = func.count().filter(oldest.c.status == Status.GENERATING).over(partition_by=oldest.c.chatroom_id)
-    unfinished = select(oldest, place.label("place"), under_way.label("under_way")).subquery()
+    unfinished = select(oldest, room_position.label("room_position"), under_way.label("under_way")).subquery()
     is_queued = and_(unfinished.c.status == Status.QUEUED, unfinished.c.held_for.is_(None))
-    is_next = and_(is_queued, unfinished.c.place == 1, unfinished.c.under_way == 0)
+    is_next = and_(is_queued, unfinished.c.room_position == 1, unfinished.c.under_way == 0)
     due_since = case(
         (is_next, func.coalesce(unfinished.c.not_before, unfinished.c.accepted_at, unfinished.c.created_at)),
         (unfinished.c.status == Status.GENERATING, unfinished.c.lease_expires_at),
     )
-    asked_at = func.min(func.coalesce(unfinished.c.accepted_at, unfinished.c.created_at))
-    statement = select(unfinished.c.status, func.count(), func.min(due_since), asked_at).group_by(unfinished.c.status)
-    by_status, first_due, first_asked = {str(status): 0 for status in UNFINISHED}, now, now
-    for status, count, due, asked in db.session.execute(statement):
+    accepted_at = func.min(func.coalesce(unfinished.c.accepted_at, unfinished.c.created_at))
+    statement = select(unfinished.c.status, func.count(), func.min(due_since), accepted_at).group_by(
+        unfinished.c.status
+    )
+    by_status, first_due, first_accepted = {str(status): 0 for status in UNFINISHED}, now, now
+    for status, count, due, accepted in db.session.execute(statement):
         by_status[str(status)] = count
-        first_due, first_asked = min(first_due, due or now), min(first_asked, asked)
-    return Queue(by_status, (now - first_due).total_seconds(), (now - first_asked).total_seconds())
+        first_due, first_accepted = min(first_due, due or now), min(first_accepted, accepted)
+    return Queue(by_status, (now - first_due).total_seconds(), (now - first_accepted).total_seconds())
 
 
 def tick(now: datetime) -> None:
@@ -141,7 +143,7 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
     )
     amounts: Counter[tuple[str, str]] = Counter()
     for row in db.session.execute(statement):
-        status, code, model, bound, count, its_seconds, failures, *tokens = row
+        status, code, model, bound, count, seconds_sum, failures, *tokens = row
         gemini_failed, gemini_refused = code in GEMINI_FAILED, code is ErrorCode.MODEL_REJECTED
         amounts["replies", str(code or status)] += count
         amounts["gemini_calls", "failed"] += failures
@@ -154,7 +156,7 @@ def finished_between(after: datetime, until: datetime) -> Counter[tuple[str, str
                 amounts["gemini_model_tokens", f"{kind}:{model}"] += amount
         if status is Status.COMPLETED:
             amounts["reply_seconds_bucket", bound] += count
-            amounts["reply_seconds_sum", ""] += float(its_seconds)  # type: ignore[assignment]
+            amounts["reply_seconds_sum", ""] += float(seconds_sum)  # type: ignore[assignment]
     return amounts
 
 

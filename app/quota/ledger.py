@@ -32,11 +32,11 @@ from app.quota.models import NOBODY, PromptCharge
 from app.users.service import require_user
 
 NO_SYNC = {"synchronize_session": False}
-EVER = datetime.min.replace(tzinfo=UTC)
+DISTANT_PAST = datetime.min.replace(tzinfo=UTC)
 ORIGINAL = func.coalesce(PromptCharge.carried_from, PromptCharge.id)
 TOKENS = ("prompt_tokens", "output_tokens", "thinking_tokens")
 COST, COUNTED = ("model", *TOKENS), ("prompts", *TOKENS)
-DAYS_AT_ONCE, DAYS_SHOWN = 92, 30  # of a user's history
+MAX_DAYS, DEFAULT_DAYS = 92, 30  # of a user's history
 PER_TOKENS = 1_000_000  # the unit of prices
 SUMS: tuple[ColumnElement[Any], ...] = (
     func.count().filter(PromptCharge.refunded_at.is_(None)).label("prompts"),
@@ -75,7 +75,7 @@ def note_cost(reply: Any) -> Update:
     return update(PromptCharge).where(PromptCharge.id == newest_charge(reply)).values(values)
 
 
-def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EVER) -> None:
+def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = DISTANT_PAST) -> None:
     """Refund the reply's last charge and its copies, once, on the day they were charged to.
 
     A charge from before `charged_since` stays. The caller has locked the user. The counter in Redis is reset later,
@@ -88,14 +88,14 @@ def refund_prompt(reply_id: UUID, now: datetime, *, charged_since: datetime = EV
     db.session.execute(refunded, execution_options=NO_SYNC)
 
 
-def disown_charges(user_id: UUID, *, at_most: int) -> int:
+def disown_charges(user_id: UUID, *, limit: int) -> int:
     """Give charges of a deleted account to NOBODY, so that they count for its numbers alone. Returns how many.
 
     Charges that the purge of a chatroom has locked are left for the next time: waiting for each other would deadlock.
     """
-    some = select(PromptCharge.id).where(PromptCharge.user_id == user_id).limit(at_most)
-    free = PromptCharge.id.in_(locked_keys(some))
-    disowned = update(PromptCharge).where(free).values(user_id=NOBODY).returning(PromptCharge.id)
+    some = select(PromptCharge.id).where(PromptCharge.user_id == user_id).limit(limit)
+    unlocked = PromptCharge.id.in_(locked_keys(some))
+    disowned = update(PromptCharge).where(unlocked).values(user_id=NOBODY).returning(PromptCharge.id)
     return len(db.session.scalars(disowned, execution_options=NO_SYNC).all())
 
 
@@ -106,7 +106,7 @@ def owns_charges(user_id: UUID) -> bool:
 
 def move_charges(old_key: str, new_key: str, now: datetime) -> None:
     """Copy what was spent today with one number to another, each prompt once: it stays spent on both."""
-    there, day = aliased(PromptCharge), quota_day(now)
+    existing, day = aliased(PromptCharge), quota_day(now)
     spent = select(
         func.gen_random_uuid(),
         literal(new_key),
@@ -119,7 +119,9 @@ def move_charges(old_key: str, new_key: str, now: datetime) -> None:
         PromptCharge.day == day,
         PromptCharge.refunded_at.is_(None),
         ORIGINAL.not_in(
-            select(func.coalesce(there.carried_from, there.id)).where(there.mobile_key == new_key, there.day == day)
+            select(func.coalesce(existing.carried_from, existing.id)).where(
+                existing.mobile_key == new_key, existing.day == day
+            )
         ),
     )
     columns = ["id", "mobile_key", "day", "created_at", "tier", "carried_from"]
@@ -129,22 +131,22 @@ def move_charges(old_key: str, new_key: str, now: datetime) -> None:
 def usage_history(user_id: UUID, *, first: date | None, last: date | None, now: datetime) -> list[dict[str, Any]]:
     """Return what the user's prompts took: a row for each day from `first` to `last`, with `date` and COUNTED.
 
-    By default these are the last DAYS_SHOWN days. Raises ValidationFailed, TokenRevoked when the account is gone.
+    By default these are the last DEFAULT_DAYS days. Raises ValidationFailed, TokenRevoked when the account is gone.
     """
     today = quota_day(now)
     last = last or today
-    first = first or date.fromordinal(max(1, last.toordinal() - DAYS_SHOWN + 1))
+    first = first or date.fromordinal(max(1, last.toordinal() - DEFAULT_DAYS + 1))
     if last > today:
         raise ValidationFailed({"to": ["Must not be in the future."]}, QUERY_IS_NOT_VALID)
     if first > last:
         raise ValidationFailed({"from": ["Must not be after `to`."]}, QUERY_IS_NOT_VALID)
-    if (last - first).days >= DAYS_AT_ONCE:
-        raise ValidationFailed({"from": [f"No more than {DAYS_AT_ONCE} days at once."]}, QUERY_IS_NOT_VALID)
+    if (last - first).days >= MAX_DAYS:
+        raise ValidationFailed({"from": [f"No more than {MAX_DAYS} days at once."]}, QUERY_IS_NOT_VALID)
     require_user(user_id)
-    of_user = (PromptCharge.user_id == user_id, PromptCharge.day.between(first, last))
-    statement = select(PromptCharge.day, *SUMS).where(*of_user, *SPENT).group_by(PromptCharge.day)
+    in_period = (PromptCharge.user_id == user_id, PromptCharge.day.between(first, last))
+    statement = select(PromptCharge.day, *SUMS).where(*in_period, *SPENT).group_by(PromptCharge.day)
     spent = {row["day"]: dict(row) for row in db.session.execute(statement).mappings()}
-    days = (first + timedelta(days=number) for number in range((last - first).days + 1))
+    days = (first + timedelta(days=offset) for offset in range((last - first).days + 1))
     return [{"date": day} | dict.fromkeys(COUNTED, 0) | spent.get(day, {}) for day in days]
 
 
@@ -157,13 +159,13 @@ def usage_report(first: date, last: date, by: str) -> list[dict[str, Any]]:
     statement = select(*keys, *SUMS).where(*SPENT, PromptCharge.day.between(first, last)).group_by(*keys)
     rows: dict[str, dict[str, Any]] = {}
     for spent in db.session.execute(statement).mappings():
-        of = str(spent[by] or "unknown")
-        row = rows.setdefault(of, {by: of} | dict.fromkeys(COUNTED, 0) | {"cost": Decimal(0)})
+        group = str(spent[by] or "unknown")
+        row = rows.setdefault(group, {by: group} | dict.fromkeys(COUNTED, 0) | {"cost": Decimal(0)})
         row |= {name: row[name] + spent[name] for name in COUNTED}
         billed_as_output = spent["output_tokens"] + spent["thinking_tokens"]
         cost = cost_of(spent["model"], spent["day"], spent["prompt_tokens"], billed_as_output)
         row["cost"] = None if row["cost"] is None or cost is None else row["cost"] + cost
-    return [rows[of] for of in sorted(rows)]
+    return [rows[group] for group in sorted(rows)]
 
 
 def cost_of(model: str | None, day: date, prompt_tokens: int, output_tokens: int) -> Decimal | None:

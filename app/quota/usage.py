@@ -21,7 +21,7 @@ from app.core.api import header
 from app.core.clock import next_midnight, seconds_until
 from app.core.db import db
 from app.core.errors import AppError
-from app.core.redis import asking_redis, rate_limits
+from app.core.redis import rate_limits, redis_guard
 from app.quota.ledger import quota_day
 from app.quota.models import PromptCharge
 from app.users.models import User
@@ -112,7 +112,7 @@ def spend_prompt(key: str, usage: Usage) -> Usage:
     """
     limit, day = UNLIMITED if usage.limit is None else usage.limit, quota_day(usage.now)
     item = RateLimitItemPerDay(limit, namespace=f"prompts/{day}")  # each day has a counter of its own
-    with asking_redis():
+    with redis_guard():
         allowed = rate_limits().hit(item, key)
         if usage.limit is not None and allowed is not (usage.used < usage.limit):
             set_counter(item, key, usage.used)

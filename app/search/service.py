@@ -60,7 +60,7 @@ class Found:
     highlights: Sequence[tuple[int, int]]
 
 
-def number_of(table: Any) -> ColumnElement[int]:
+def count_of(table: Any) -> ColumnElement[int]:
     return select(func.count()).select_from(table).scalar_subquery()
 
 
@@ -80,7 +80,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     latest = select(searchable).where(searchable.c[column] == value, in_block)
     recent = latest.order_by(searchable.c.message_id.desc()).limit(bindparam("recent")).cte("recent")
     among_recent = select(recent).where(recent.c.words.op("@@")(query)).cte("among_recent")
-    are_all, are_enough = number_of(recent) < RECENT, number_of(among_recent) >= ENOUGH
+    are_all, are_enough = count_of(recent) < RECENT, count_of(among_recent) >= ENOUGH
     is_indexed = func.coalesce(bindparam("is_indexed", type_=Boolean), ~are_all & ~are_enough)
     # OFFSET 0 keeps PostgreSQL from scanning all messages in the order that is wanted: the GIN index is faster.
     indexed = select(searchable).where(searchable.c.words.op("@@")(query)).offset(0).subquery("indexed")
@@ -109,7 +109,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     oldest = case(
         (are_all, null()),
         (are_enough, edge_of(recent)),
-        (number_of(older) == BLOCK, edge_of(older)),
+        (count_of(older) == BLOCK, edge_of(older)),
         else_=null(),
     )
     newest = edge_of(recent, newest=True).label("newest")
@@ -136,18 +136,18 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
         newest, oldest, is_indexed, score, after = decode_cursor(cursor, UUID, UUID, IS_INDEXED.get, int, UUID)
     if chatroom_id is not None:
         get_chatroom(user_id, chatroom_id)
-    asked = query_words(query)
-    if not asked:
+    words = query_words(query)
+    if not words:
         return Page([], None)
-    values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, asked)}
+    values: dict[str, Any] = {"user": user_id, "room": chatroom_id, "query": tsquery(user_id, words)}
     values |= {"newest": newest, "oldest": oldest, "is_indexed": is_indexed}
     values |= {"score": min(score, BEST[0]), "after": after, "limit": limit + 1}
     # Replies that end between two pages join the block; the larger limits keep its last matches from falling out.
-    times = 1 if is_indexed is None else 2
-    values |= {"recent": times * RECENT, "older": times * BLOCK}
+    factor = 1 if is_indexed is None else 2
+    values |= {"recent": factor * RECENT, "older": factor * BLOCK}
     rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
     release_connection()  # cutting excerpts out of long texts takes a moment
-    matcher = Matcher(asked)
+    matcher = Matcher(words)
     items = [
         Found(row.id, row.chatroom_id, row.role, row.created_at, *excerpt(row.text, matcher))
         for row in rows[:limit]

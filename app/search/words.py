@@ -62,10 +62,10 @@ def tsquery(user_id: UUID, words: list[str]) -> str:
     """PostgreSQL's query for the user's messages that have all these words."""
     owner = user_id.hex[-6:].translate(AS_LETTERS)
     terms = []
-    for number, word in enumerate(words, start=1):
+    for position, word in enumerate(words, start=1):
         if not IS_SINGLE(word):
             endings = LAST_SIGMA + SIGMA if word[-1] in LAST_SIGMA + SIGMA else word[-1]
-            suffix = ":*" if number == len(words) else ""
+            suffix = ":*" if position == len(words) else ""
             terms.append(" | ".join(f"'{owner}{word[:-1]}{ending}'{suffix}" for ending in endings))
         elif len(word) == 1:
             terms.append(f"'{owner}{word}':*")
@@ -83,30 +83,30 @@ class FoldedText:
     def __init__(self, text: str) -> None:
         self.parts: list[str] = []
         folded: list[str] = []
-        self.begins, self.ends = [0], [0]  # of the parts: in the text, and in the folded text
+        self.text_offsets, self.folded_offsets = [0], [0]  # of the parts: in the text, and in the folded text
         for part in PART.finditer(text):
             self.parts.append(part[0])
             folded.append(fold(part[0]))
-            self.begins.append(part.end())
-            self.ends.append(self.ends[-1] + len(folded[-1]))
-            if self.ends[-1] >= SEARCHED_CHARS:  # one letter may become eighteen
+            self.text_offsets.append(part.end())
+            self.folded_offsets.append(self.folded_offsets[-1] + len(folded[-1]))
+            if self.folded_offsets[-1] >= SEARCHED_CHARS:  # one letter may become eighteen
                 break
         self.text = "".join(folded).replace(LAST_SIGMA, SIGMA)
-        self.places: dict[int, list[tuple[int, int]]] = {}  # of each letter of a part, once it is asked for
+        self.letter_spans: dict[int, list[tuple[int, int]]] = {}  # of each letter of a part, once it is asked for
 
-    def place(self, index: int) -> tuple[int, int]:
+    def letter_span(self, index: int) -> tuple[int, int]:
         """Where the text has the letter that the folded character `index` belongs to, with its marks."""
-        number = bisect(self.ends, index) - 1
-        if number not in self.places:
-            begin, self.places[number] = self.begins[number], []
-            for letter in letters_of(self.parts[number]):
-                self.places[number] += [(begin, begin + len(letter))] * len(fold(letter))
+        part_index = bisect(self.folded_offsets, index) - 1
+        if part_index not in self.letter_spans:
+            begin, self.letter_spans[part_index] = self.text_offsets[part_index], []
+            for letter in letters_of(self.parts[part_index]):
+                self.letter_spans[part_index] += [(begin, begin + len(letter))] * len(fold(letter))
                 begin += len(letter)
-        return self.places[number][index - self.ends[number]]
+        return self.letter_spans[part_index][index - self.folded_offsets[part_index]]
 
-    def origin(self, span: tuple[int, int]) -> tuple[int, int]:
+    def original_span(self, span: tuple[int, int]) -> tuple[int, int]:
         """Where the text has what this span of the folded text was made from."""
-        return self.place(span[0])[0], self.place(span[1] - 1)[1]
+        return self.letter_span(span[0])[0], self.letter_span(span[1] - 1)[1]
 
 
 def letters_of(text: str) -> Iterator[str]:
@@ -138,7 +138,7 @@ class Matcher:
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield where the words are in a text, without overlaps. Of the last one: where a word begins with it."""
         folded, end = FoldedText(text), 0
-        for span in map(folded.origin, self.folded_spans(folded.text)):
+        for span in map(folded.original_span, self.folded_spans(folded.text)):
             if span[0] >= end:  # one character may be several words, as a fraction is
                 yield span
                 end = span[1]

@@ -55,8 +55,8 @@ def publish(reply_id: UUID, entry: Entry) -> str:
     fields |= {"context": json.dumps(asdict(entry.context))} if entry.context else {}
     key, client = stream_key(reply_id), redis_client()
     if entry.piece:  # never creates a stream: one that was purged with its reply must not come back
-        made: Any = client.xadd(key, fields, maxlen=MAX_ENTRIES, approximate=True, nomkstream=True)
-        return (made or b"").decode()
+        entry_id: Any = client.xadd(key, fields, maxlen=MAX_ENTRIES, approximate=True, nomkstream=True)
+        return (entry_id or b"").decode()
     pipeline = client.pipeline(transaction=False)
     pipeline.xadd(key, fields, maxlen=MAX_ENTRIES, approximate=True)
     pipeline.expire(key, STREAM_TTL_SECONDS)
@@ -95,13 +95,13 @@ def parse(fields: dict[bytes, bytes]) -> Entry:
     )
 
 
-def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
+def purge(messages: Iterable[UUID], *, unfinished_attempts: Mapping[UUID, int]) -> None:
     """Delete the streams of deleted messages. Raises redis.RedisError.
 
-    under_way: the attempt of each reply that had not ended. Its followers are made to look again.
+    unfinished_attempts: the attempt of each reply that had not ended. Its followers are made to look again.
     """
     pipeline = redis_client().pipeline(transaction=False)  # in a transaction nobody would see the entries
-    for reply_id, attempt in under_way.items():
+    for reply_id, attempt in unfinished_attempts.items():
         pipeline.xadd(stream_key(reply_id), {"attempt": attempt, "status": Status.CANCELED.value})
     pipeline.unlink(*map(stream_key, messages))
     pipeline.execute()  # runs all commands, even if a full Redis refuses the entries
@@ -110,22 +110,22 @@ def purge(messages: Iterable[UUID], *, under_way: Mapping[UUID, int]) -> None:
 class Publisher:
     """Publishes the pieces of one attempt. If Redis fails, the rest is not published, and the reply goes on.
 
-    may_begin: called before the first piece, which cannot be taken back. If it says no, no piece is published.
+    may_publish: called before the first piece, which cannot be taken back. If it says no, no piece is published.
     """
 
     def __init__(
-        self, reply_id: UUID, attempt: int, context: Context | None, *, may_begin: Callable[[], bool] = lambda: True
+        self, reply_id: UUID, attempt: int, context: Context | None, *, may_publish: Callable[[], bool] = lambda: True
     ) -> None:
         self.reply_id = reply_id
         self.attempt = attempt
-        self.may_begin = may_begin
+        self.may_publish = may_publish
         self.offset = 0
         self.muted = False
         self._publish(Entry(attempt, status=Status.GENERATING, context=context))
 
     def pass_on(self, piece: str) -> None:
         if self.offset == 0 and not self.muted:
-            self.muted = not self.may_begin()
+            self.muted = not self.may_publish()
         self.offset += len(piece)
         self._publish(Entry(self.attempt, piece=piece, offset=self.offset))
 

@@ -22,7 +22,7 @@ from app.chatrooms.models import Context, Message, Status
 from app.chatrooms.service import get_message
 from app.core import settings
 from app.core.auth import TokenRevoked, current_session_check
-from app.core.db import DATABASE_GAVE_UP, log_database_error
+from app.core.db import TRANSIENT_DATABASE_ERRORS, log_database_error
 from app.core.errors import RETRY_AFTER_SECONDS, NotFound, RateLimited, ServiceUnavailable
 from app.core.http import is_draining
 from app.core.redis import redis_client
@@ -33,7 +33,7 @@ from app.streaming import events
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
-LOOK_AGAIN_SECONDS = 15.0  # how long the end of a session or of a chatroom may go unnoticed
+RELOAD_AFTER_SECONDS = 15.0  # how long the end of a session or of a chatroom may go unnoticed
 SLICE_SECONDS = 2.0  # how long a drain or a client that hangs up may go unnoticed
 PAUSE_SECONDS = 1.0
 
@@ -77,7 +77,7 @@ class Follower:
 
     message: the reply as it is now. load: reads it again and holds no connection afterwards; raises NotFound if it is
     gone, TokenRevoked if the session is. client: a blocking Redis client, for the reply's stream.
-    is_draining: whether this process is about to end. hung_up: whether the client is gone. until: when to stop, by
+    is_draining: whether this process is about to end. has_hung_up: whether the client is gone. until: when to stop, by
     `monotonic`. wait: sleeps. Nothing here needs an application context.
     """
 
@@ -87,7 +87,7 @@ class Follower:
     _: KW_ONLY
     client: redis.Redis
     is_draining: Callable[[], bool]
-    hung_up: Callable[[], bool] = lambda: False
+    has_hung_up: Callable[[], bool] = lambda: False
     wait: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
     until: float = math.inf
@@ -102,36 +102,36 @@ class Follower:
         Stops without either when the client has hung up, the reply or the session is gone, or the time is over.
         """
         message = self.message
-        last_word = looked = self.monotonic()
+        last_sent_at = reloaded_at = self.monotonic()
         yield from self.status_event(message.status)
         while not message.status.is_final:
             if self.is_draining():
                 yield Event("reconnect", self.cursor)
                 return
-            if self.hung_up() or self.monotonic() >= self.until:
+            if self.has_hung_up() or self.monotonic() >= self.until:
                 return
             entries = self.read(message)
             new = [event for entry in entries or () for event in self.events_for(entry)]
             yield from new
             now = self.monotonic()
-            last_word = now if new else last_word
-            if now - last_word >= HEARTBEAT_SECONDS:
+            last_sent_at = now if new else last_sent_at
+            if now - last_sent_at >= HEARTBEAT_SECONDS:
                 yield None
-                last_word = now
-            if entries is None or any(entry.is_end for entry in entries) or now - looked >= LOOK_AGAIN_SECONDS:
+                last_sent_at = now
+            if entries is None or any(entry.is_end for entry in entries) or now - reloaded_at >= RELOAD_AFTER_SECONDS:
                 try:
-                    message, looked = self.look_again(message), now
+                    message, reloaded_at = self.reload_message(message), now
                 except (NotFound, TokenRevoked):
                     return
                 if not message.status.is_final:
                     yield from self.status_event(message.status)
         yield from self.remaining_events(message)
 
-    def look_again(self, message: Message) -> Message:
+    def reload_message(self, message: Message) -> Message:
         """Return the reply as it is now or, if PostgreSQL does not answer, as it was, after a pause."""
         try:
             return self.load()
-        except DATABASE_GAVE_UP as error:
+        except TRANSIENT_DATABASE_ERRORS as error:
             log_database_error(log, "a follower will read its reply again", error)
             self.pause()
             self.last_id = events.FROM_THE_START  # an end must be seen again
@@ -176,9 +176,9 @@ class Follower:
             if self.cursor is not None and self.cursor.chars:
                 yield Event("reset", Cursor(entry.attempt, 0))
             self.cursor = Cursor(entry.attempt, 0)
-        begins = entry.offset - len(entry.piece)
-        if self.cursor.attempt == entry.attempt and begins <= self.cursor.chars < entry.offset:
-            text = entry.piece[self.cursor.chars - begins :]
+        start = entry.offset - len(entry.piece)
+        if self.cursor.attempt == entry.attempt and start <= self.cursor.chars < entry.offset:
+            text = entry.piece[self.cursor.chars - start :]
             self.cursor = Cursor(entry.attempt, entry.offset)
             yield Event("delta", self.cursor, {"text": text})
 
@@ -199,7 +199,7 @@ class Follower:
 
 @contextmanager
 def follow_reply(
-    user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, cursor: Cursor | None, hung_up: Callable[[], bool]
+    user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, cursor: Cursor | None, has_hung_up: Callable[[], bool]
 ) -> Iterator[Iterator[Event | None]]:
     """Yield an iterator of the reply's events from `cursor` on, for use within the block; None is a heartbeat.
 
@@ -208,25 +208,27 @@ def follow_reply(
     """
     message = get_message(user_id, chatroom_id, reply_id)
     release_connection()
-    chosen = settings()
-    with held_request("replies", at_most=chosen.streams_allowed) as is_held:
+    config = settings()
+    with held_request("replies", at_most=config.streams_allowed) as is_held:
         if not is_held:
-            log.warning("Stream refused: STREAMS_PER_PROCESS or WEB_THREADS allows only %d", chosen.streams_allowed)
+            log.warning("Stream refused: STREAMS_PER_PROCESS or WEB_THREADS allows only %d", config.streams_allowed)
             raise ServiceUnavailable("Too many streams are open on this server. Try again in a few seconds.")
-        with user_slot(f"streams:{user_id}", at_most=chosen.streams_per_user) as slot:
+        with user_slot(f"streams:{user_id}", at_most=config.streams_per_user) as slot:
             if slot is None:
                 raise TooManyStreams(retry_after=RETRY_AFTER_SECONDS)
             app, is_session_active = current_app._get_current_object(), current_session_check()  # type: ignore[attr-defined]
 
             def load() -> Message:
-                slot.keep()
+                slot.renew()
                 with app.app_context():  # and the connection goes back with it
                     if not is_session_active():
                         raise TokenRevoked
                     return get_message(user_id, chatroom_id, reply_id)
 
             client = redis_client(blocking=True)
-            yield Follower(message, load, cursor, client=client, is_draining=is_draining, hung_up=hung_up).follow()
+            yield Follower(
+                message, load, cursor, client=client, is_draining=is_draining, has_hung_up=has_hung_up
+            ).follow()
 
 
 def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: float) -> Message:

@@ -260,16 +260,16 @@ def test_an_interrupted_purge_resumes_and_one_with_more_to_do_queues_itself(
     assert (PURGE, ()) in waiting_tasks(client, CHORES)
     client.flushdb()  # the task is lost with its worker: beat asks again
     with monkeypatch.context() as patch, quiet_app.app_context():
-        patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 0)
+        patch.setattr("app.account.tasks.RUN_SECONDS", 0)
         purge.run()
     assert waiting_tasks(client, CHORES) == [(PURGE, ())]
     with monkeypatch.context() as patch, quiet_app.app_context():
-        patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 0)
+        patch.setattr("app.account.tasks.RUN_SECONDS", 0)
         patch.setattr("app.core.transactions.enqueue", lost)
         purge.run()  # beat asks again within a minute
     client.flushdb()
     with monkeypatch.context() as patch, quiet_app.app_context():
-        patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 60)
+        patch.setattr("app.account.tasks.RUN_SECONDS", 60)
         purge.run()
     assert waiting_tasks(client, CHORES) == []
     assert rows(quiet_app, *GONE) == dict.fromkeys(GONE, 0)
@@ -335,7 +335,7 @@ def test_a_late_piece_does_not_recreate_a_purged_stream(room):
     with room.app.app_context():
         publisher = Publisher(reply_id, 1, Context(1, 0))
         publisher.pass_on("One ")
-        purge_stream([reply_id], under_way={reply_id: 1})
+        purge_stream([reply_id], unfinished_attempts={reply_id: 1})
         publisher.pass_on("secret")
     assert keys_with(room.app.extensions["redis"], "secret") == []
 

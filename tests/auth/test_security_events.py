@@ -218,4 +218,4 @@ def test_a_login_that_fails_with_a_defect_leaves_no_event(app, make_member, monk
     finally:
         app.config["PROPAGATE_EXCEPTIONS"] = None
     assert types(who, tokens["access_token"]) == before
-    assert timedelta(days=90) == events.SHOWN_FOR
+    assert timedelta(days=90) == events.RETENTION

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from app.billing.checkout import begin_attempt, create_customer, customer_for
+from app.billing.checkout import begin_attempt, create_customer, get_or_insert_customer
 from app.billing.stripe_connection import stripe_calls
 from app.core.clock import utc_now
 from sandbox.stack.processes import wait_until
@@ -86,16 +86,16 @@ def test_a_user_who_subscribed_some_other_way_does_not_get_the_open_session(
 def test_a_slow_failure_does_not_bring_an_earlier_idempotency_key_back(user: Any, shop: Shop) -> None:
     """Stripe may keep another answer under that key."""
     user.post("/subscription/portal")
-    slow = shop.run(lambda: customer_for(UUID(user.id), now=utc_now()))
+    slow = shop.run(lambda: get_or_insert_customer(UUID(user.id), now=utc_now()))
     for _ in range(2):
-        shop.run(lambda: begin_attempt(customer_for(UUID(user.id), now=utc_now())))
+        shop.run(lambda: begin_attempt(get_or_insert_customer(UUID(user.id), now=utc_now())))
     shop.run(lambda: begin_attempt(slow))
     assert [row["attempt"] for row in shop.rows("stripe_customers")] == [3]
 
 
 def test_a_customer_that_is_made_slowly_does_not_replace_the_one_in_use(user: Any, shop: Shop) -> None:
     """Otherwise the payments of the customer in use would belong to nobody."""
-    slow = shop.run(lambda: customer_for(UUID(user.id), now=utc_now()))
+    slow = shop.run(lambda: get_or_insert_customer(UUID(user.id), now=utc_now()))
     shop.run(lambda: begin_attempt(slow))  # as after an error, with another key
     assert user.post("/subscription/portal").status_code == 200
     (used,) = shop.rows("stripe_customers")

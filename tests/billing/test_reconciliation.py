@@ -220,7 +220,7 @@ def test_one_sweep_deletes_more_than_a_batch_of_old_event_ids_while_it_has_time(
         " SELECT 'evt_old_' || number, 'invoice.paid', now() - interval '31 days' FROM generate_series(1, 7) AS number"
     )
     with monkeypatch.context() as patch:
-        patch.setattr("app.account.tasks.AT_ONCE_SECONDS", 0)
+        patch.setattr("app.account.tasks.RUN_SECONDS", 0)
         assert shop.run(lambda: delete_ended(now=datetime.now(UTC))["Stripe events"]) == 2
     assert shop.run(lambda: delete_ended(now=datetime.now(UTC))["Stripe events"]) == 5
     assert shop.rows("stripe_events") == kept

@@ -213,7 +213,7 @@ def test_silent_redis_is_not_asked_again_until_a_probe_is_answered(make_app, mak
 def test_another_request_may_probe_after_a_probe_that_was_not_answered():
     breaker = redis_clients.RedisBreaker()
     for _ in range(3):
-        with pytest.raises(RedisTimeout), breaker.asking(probing=True):
+        with pytest.raises(RedisTimeout), breaker.guard(probing=True):
             raise RedisTimeout
 
 

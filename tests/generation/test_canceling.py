@@ -209,5 +209,5 @@ def test_a_cancellation_is_answered_even_when_its_connection_is_then_lost(room, 
         db.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
     reply_id = room.send("Hello")
-    monkeypatch.setattr(queueing, "somebody_waits", lose_the_connection)
+    monkeypatch.setattr(queueing, "has_waiting_replies", lose_the_connection)
     assert cancel(room, reply_id).json["status"] == "canceled"

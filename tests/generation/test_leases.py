@@ -12,7 +12,7 @@ from app.core.db import db
 from app.core.transactions import transaction
 from app.generation import state
 from app.generation.tasks import sweep
-from app.generation.worker import LOOK_EVERY_SECONDS
+from app.generation.worker import CHECK_EVERY_SECONDS
 from tests.rooms import Room, cancel, retry
 
 LEASE = timedelta(seconds=5)
@@ -189,7 +189,7 @@ def test_a_cancellation_does_not_end_the_attempt_of_a_retry(room, make_runner, g
     assert retry(room, reply_id).status_code == 202
     second = room.generate_meanwhile(runner, reply_id)
     gemini.wait_for(in_flight_at_least=1)
-    second.join(2 * LOOK_EVERY_SECONDS)
+    second.join(2 * CHECK_EVERY_SECONDS)
     assert second.is_alive()
     assert cancel(room, reply_id).status_code == 200
     second.join(20)

@@ -9,7 +9,7 @@ from app.chatrooms.models import Status, messages
 from app.core.db import db
 from app.core.transactions import transaction
 from app.generation import state
-from app.generation.queries import somebody_waits, take_next_replies
+from app.generation.queries import has_waiting_replies, take_next_replies
 from app.generation.queueing import mark_enqueued
 from tests.transactions import undone
 
@@ -103,7 +103,7 @@ def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_ro
             held = state.claim(db.session.scalar(queued), lease=LEASE)
         for action in (
             lambda: state.renew([held], lease=LEASE),
-            lambda: somebody_waits(held.chatroom_id, held.user_id),
+            lambda: has_waiting_replies(held.chatroom_id, held.user_id),
             lambda: take_next_replies(held.chatroom_id, held.user_id),
             lambda: mark_enqueued(messages.c.id.in_([held.reply_id]), held.now()),
             lambda: state.write(

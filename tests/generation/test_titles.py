@@ -86,14 +86,14 @@ def test_without_auto_title_nobody_is_asked(make_app, make_redis_url, make_user,
 
 def test_a_title_by_the_user_wins_even_while_the_task_runs(untitled, runner, gemini, monkeypatch):
     untitled.answer(runner, "Hello")
-    asked = titles.asked_title
+    asked = titles.request_title
 
     def ask_while_a_person_names_it(*args):
         title = asked(*args)
         assert untitled.person.patch(untitled.path, json={"title": "Mine"}).status_code == 200
         return title
 
-    monkeypatch.setattr(titles, "asked_title", ask_while_a_person_names_it)
+    monkeypatch.setattr(titles, "request_title", ask_while_a_person_names_it)
     assert name(untitled) == ("Mine", "user")
     monkeypatch.undo()
     assert name(untitled) == ("Mine", "user")
@@ -101,13 +101,13 @@ def test_a_title_by_the_user_wins_even_while_the_task_runs(untitled, runner, gem
 
 def test_a_title_never_dates_back_a_change_made_while_gemini_was_asked(untitled, runner, gemini, monkeypatch):
     untitled.answer(runner, "Hello")
-    asked, changes = titles.asked_title, []
+    asked, changes = titles.request_title, []
 
     def ask_while_a_person_pins_it(*args):
         changes.append(untitled.person.patch(untitled.path, json={"pinned": True}).json)
         return asked(*args)
 
-    monkeypatch.setattr(titles, "asked_title", ask_while_a_person_pins_it)
+    monkeypatch.setattr(titles, "request_title", ask_while_a_person_pins_it)
     assert name(untitled)[1] == "generated"
     assert untitled.person.get(untitled.path).json["updated_at"] == changes[0]["updated_at"]
 

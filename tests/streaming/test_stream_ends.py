@@ -88,8 +88,8 @@ def test_a_follower_without_redis_ends_when_its_time_is_over(room):
 
 def test_the_events_end_when_the_client_has_hung_up(room):
     reply = room.row(room.send(PROMPT))
-    hung_up = iter([False, True])
-    events = list(silent_follower(reply, lambda: reply, hung_up=lambda: next(hung_up)).follow())
+    has_hung_up = iter([False, True])
+    events = list(silent_follower(reply, lambda: reply, has_hung_up=lambda: next(has_hung_up)).follow())
     assert [event.name for event in events if event] == ["status"]
 
 
@@ -150,8 +150,8 @@ def test_a_user_may_have_only_so_many_streams_at_once(app, make_app, make_user):
 def test_a_process_takes_only_so_many_streams_and_refuses_more_without_a_slot(
     app, make_app, make_user, capsys, monkeypatch
 ):
-    kept, keep = [], Slot.keep
-    monkeypatch.setattr(Slot, "keep", lambda slot: kept.append(slot) or keep(slot))
+    renewed, renew = [], Slot.renew
+    monkeypatch.setattr(Slot, "renew", lambda slot: renewed.append(slot) or renew(slot))
     other = make_app(streams_per_process=1)
     person = make_user()
     person.client = other.test_client()
@@ -159,6 +159,6 @@ def test_a_process_takes_only_so_many_streams_and_refuses_more_without_a_slot(
     reply = person.post(f"{path}/message", json={"text": "Hi"}).json["reply"]["id"]
     opened = [person.get(f"{path}/messages/{reply}/stream") for _ in range(2)]
     assert [response.status_code for response in opened] == [200, 503]
-    assert len(kept) == 1  # Redis, which may be silent, is not asked for the refused one
+    assert len(renewed) == 1  # Redis, which may be silent, is not asked for the refused one
     assert "STREAMS_PER_PROCESS or WEB_THREADS allows only 1" in capsys.readouterr().err
     opened[0].close()

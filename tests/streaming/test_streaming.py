@@ -10,7 +10,7 @@ from flask import Flask
 
 from app.chatrooms.models import Context, Status
 from app.streaming import events as reply_events
-from app.streaming.following import LOOK_AGAIN_SECONDS
+from app.streaming.following import RELOAD_AFTER_SECONDS
 from sandbox.stack.servers import ValkeyServer
 from tests.event_streams import follow, names, text_of
 from tests.rooms import cancel, retry
@@ -146,7 +146,7 @@ def test_a_follower_hears_at_once_of_a_cancel_between_two_attempts(room, runner)
     cancel(room, reply_id)
     began = time.monotonic()
     assert names(list(stream))[-1] == "canceled"
-    assert time.monotonic() - began < LOOK_AGAIN_SECONDS / 2
+    assert time.monotonic() - began < RELOAD_AFTER_SECONDS / 2
 
 
 def test_a_reply_blocked_after_some_pieces_takes_them_back(room, runner):
@@ -219,7 +219,7 @@ def test_only_the_pieces_before_an_end_are_kept(room):
 def test_nothing_is_published_of_a_reply_that_may_not_begin(room):
     with room.app.app_context():
         reply_id = room.send(PROMPT, stream=True)
-        publisher = reply_events.Publisher(reply_id, 1, Context(1, 0), may_begin=lambda: False)
+        publisher = reply_events.Publisher(reply_id, 1, Context(1, 0), may_publish=lambda: False)
         publisher.pass_on("Before ")
         publisher.pass_on("after")
         end = reply_events.publish(reply_id, reply_events.Entry(1, status=Status.CANCELED))

@@ -170,12 +170,12 @@ class ModelClient(ABC):
         """
         # The service's own instruction comes first; the user's is a separate part.
         parts = [part for part in (self.system_instruction, instruction and USERS_INSTRUCTION + instruction) if part]
-        asked = ModelRequest(
+        request = ModelRequest(
             turns, model or self.model, parts, read_seconds, headers or {}, streamed=on_piece is not None
         )
         try:
-            with closing(self.responses(asked)) as responses:
-                return read_answer(map(self.read_chunk, responses), call, asked.model, on_piece)
+            with closing(self.responses(request)) as responses:
+                return read_answer(map(self.read_chunk, responses), call, request.model, on_piece)
         except Exception as error:  # if the call was cut off, that is the cause, whatever the error says
             if call.aborted:
                 raise CallAborted("aborted") from error
@@ -188,7 +188,7 @@ class ModelClient(ABC):
         """Return the SDK's client, whose calls obey `BoundedCall`."""
 
     @abstractmethod
-    def responses(self, asked: ModelRequest) -> Generator[Any, None, None]:
+    def responses(self, request: ModelRequest) -> Generator[Any, None, None]:
         """Yield Google's responses. Raises a ModelError for errors of the network and the SDK, and for nothing else."""
 
     @abstractmethod
@@ -197,7 +197,7 @@ class ModelClient(ABC):
 
 
 def read_answer(
-    chunks: Iterator[Chunk], call: BoundedCall, asked_model: str, on_piece: Callable[[str], None] | None
+    chunks: Iterator[Chunk], call: BoundedCall, requested_model: str, on_piece: Callable[[str], None] | None
 ) -> Answer:
     """Join the chunks of a whole response, or of a stream, into an answer. Passes on each piece of a stream.
 
@@ -206,10 +206,10 @@ def read_answer(
     Raises ReplyBlocked, ReplyEmpty, OutputLimit, ModelUnavailable, and whatever the chunks raise.
     """
     pieces: list[str] = []
-    finish, model, usage = "", asked_model, TokenUsage()
+    finish, model, usage = "", requested_model, TokenUsage()
     try:
         for chunk in checked(chunks):
-            finish, usage = chunk.finish or finish, latest(usage, chunk.usage)
+            finish, usage = chunk.finish or finish, merge_usage(usage, chunk.usage)
             model = chunk.model[:MAX_MODEL_CHARS] or model
             # PostgreSQL stores no NUL, and nothing can encode half of a surrogate pair.
             piece = chunk.text.replace("\x00", "").encode(errors="replace").decode()
@@ -218,8 +218,8 @@ def read_answer(
                 if on_piece:
                     on_piece(piece)
     except ModelUnavailable as error:
-        is_over = not call.aborted and (finish or call.timed_out or isinstance(error, ModelTimeout))
-        if not (is_over and on_piece and "".join(pieces).strip()):
+        is_usable = not call.aborted and (finish or call.timed_out or isinstance(error, ModelTimeout))
+        if not (is_usable and on_piece and "".join(pieces).strip()):
             raise
         if not finish:
             return Answer("".join(pieces), model, FinishReason.TIME_LIMIT, usage)
@@ -244,9 +244,9 @@ def checked(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         raise ModelUnavailable("the answer broke off, or never began")
 
 
-def latest(known: TokenUsage, update: TokenUsage) -> TokenUsage:
-    """Merge a chunk's usage into the known one. Each chunk counts from the beginning of the answer."""
-    return TokenUsage(*(new or old for new, old in zip(vars(update).values(), vars(known).values(), strict=True)))
+def merge_usage(earlier: TokenUsage, update: TokenUsage) -> TokenUsage:
+    """Merge a chunk's usage into the earlier one. Each chunk counts from the beginning of the answer."""
+    return TokenUsage(*(new or old for new, old in zip(vars(update).values(), vars(earlier).values(), strict=True)))
 
 
 def error_of(response: Any) -> ModelError:
@@ -261,7 +261,7 @@ def error_of(response: Any) -> ModelError:
 def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
     """Translate an error of Google's. body: the JSON that holds it, as it came."""
     details = details_in(body)
-    if is_spent_for_today(details):
+    if is_daily_quota_spent(details):
         return ModelUnavailable(f"HTTP {status}: the day's quota at Google is spent", retry_after=DAY_SECONDS)
     if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ModelUnavailable(f"HTTP {status}", retry_after=retry_after_of(details, headers))
@@ -294,7 +294,7 @@ def retry_after_of(details: list[dict[str, Any]], headers: Mapping[str, str]) ->
     return None
 
 
-def is_spent_for_today(details: list[dict[str, Any]]) -> bool:
+def is_daily_quota_spent(details: list[dict[str, Any]]) -> bool:
     """Return whether Google names a daily quota: google.rpc.QuotaFailure with `…PerDay…` in an id."""
     violations = detail_of(details, "google.rpc.QuotaFailure").get("violations")
     named = violations if isinstance(violations, list) else []

@@ -50,29 +50,29 @@ class GenAI(ModelClient):
             ),
         )
 
-    def responses(self, asked: ModelRequest) -> Generator[types.GenerateContentResponse, None, None]:
+    def responses(self, request: ModelRequest) -> Generator[types.GenerateContentResponse, None, None]:
         """See `ModelClient.responses`."""
-        request: Any = {
-            "model": f"models/{asked.model}",
-            "contents": [types.Content(role=turn.role, parts=[types.Part(text=turn.text)]) for turn in asked.turns],
+        arguments: Any = {
+            "model": f"models/{request.model}",
+            "contents": [types.Content(role=turn.role, parts=[types.Part(text=turn.text)]) for turn in request.turns],
             "config": types.GenerateContentConfig(
-                system_instruction=types.Content(parts=[types.Part(text=part) for part in asked.system_parts])
-                if asked.system_parts
+                system_instruction=types.Content(parts=[types.Part(text=part) for part in request.system_parts])
+                if request.system_parts
                 else None,
                 **self.generation_config,
                 automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
                 automatic_continuation=False,
                 http_options=types.HttpOptions(
-                    timeout=max(1, round(asked.read_seconds * 1000)),  # 0 would mean for ever
-                    headers=dict(asked.headers),
+                    timeout=max(1, round(request.read_seconds * 1000)),  # 0 would mean for ever
+                    headers=dict(request.headers),
                 ),
             ),
         }
         try:
-            if asked.streamed:
-                yield from self.client.models.generate_content_stream(**request)
+            if request.streamed:
+                yield from self.client.models.generate_content_stream(**arguments)
             else:
-                yield self.client.models.generate_content(**request)
+                yield self.client.models.generate_content(**arguments)
         except SDK_ERRORS as error:
             raise classify(error) from error
 

@@ -62,23 +62,23 @@ class Gemini(ModelClient):
         session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
         return client
 
-    def responses(self, asked: ModelRequest) -> Generator[Any, None, None]:
+    def responses(self, request: ModelRequest) -> Generator[Any, None, None]:
         """See `ModelClient.responses`."""
         message = REQUEST(
-            model=f"models/{asked.model}",
-            contents=[{"role": turn.role, "parts": [{"text": turn.text}]} for turn in asked.turns],
-            system_instruction={"parts": [{"text": part} for part in asked.system_parts]}
-            if asked.system_parts
+            model=f"models/{request.model}",
+            contents=[{"role": turn.role, "parts": [{"text": turn.text}]} for turn in request.turns],
+            system_instruction={"parts": [{"text": part} for part in request.system_parts]}
+            if request.system_parts
             else None,
             generation_config=self.generation_config,
         )
-        request = protos.GenerateContentRequest.wrap(message)
-        options = {"timeout": asked.read_seconds, "retry": None, "metadata": list(asked.headers.items())}
+        sdk_request = protos.GenerateContentRequest.wrap(message)
+        options = {"timeout": request.read_seconds, "retry": None, "metadata": list(request.headers.items())}
         try:
-            if asked.streamed:
-                yield from read_stream(self.client.stream_generate_content(request, **options))
+            if request.streamed:
+                yield from read_stream(self.client.stream_generate_content(sdk_request, **options))
             else:
-                yield protos.GenerateContentResponse.pb(self.client.generate_content(request, **options))
+                yield protos.GenerateContentResponse.pb(self.client.generate_content(sdk_request, **options))
         except SDK_ERRORS as error:
             raise classify(error) from error
 
