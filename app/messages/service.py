@@ -184,7 +184,7 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     try:
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
         if accepted.idempotency_key:
-            note_answer(user_id, accepted.idempotency_key, reply)
+            note_answer(user_id, accepted, reply)
         ended_at = utc_now()
         if reply.status in {Status.FAILED, Status.CANCELED} or ended_at >= usage.resets_at:  # perhaps refunded
             usage = usage_today(user_id, now=ended_at)
@@ -198,17 +198,21 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     return replace(accepted, reply=reply, usage=usage)
 
 
-def note_answer(user_id: UUID, key: str, reply: Message) -> None:
-    """Keep what the first answer says of the reply: a repeated request gets the same, and waits no longer."""
-    values: dict[str, Any] = {"waits_until": None}
+def note_answer(user_id: UUID, accepted: Accepted, reply: Message) -> None:
+    """Keep what the first answer says of the reply: a repeated request gets the same, and waits no longer.
+
+    A repeated request that asked for a shorter wait says nothing about the first one, which may still be waiting.
+    """
+    own = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == accepted.idempotency_key)
+    statement = update(IdempotencyKey).where(*own, ~IdempotencyKey.answered_with_reply)
     if reply.status.is_final:
         answered = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
         answered["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
-        values = {"answered_with_reply": True, "reply": answered}
-    statement = update(IdempotencyKey).where(IdempotencyKey.user_id == user_id, IdempotencyKey.key == key)
-    statement = statement.where(~IdempotencyKey.answered_with_reply)
+        statement = statement.values(answered_with_reply=True, reply=answered)
+    else:
+        statement = statement.where(IdempotencyKey.waits_until == accepted.waits_until).values(waits_until=None)
     with transaction():
-        db.session.execute(statement.values(values))
+        db.session.execute(statement)
 
 
 def list_messages(

@@ -176,6 +176,16 @@ def test_the_log_says_what_is_wrong_with_a_stream(make_asker, body, sentence):
     assert (type(outcome.error), str(outcome.error)) == (ModelUnavailable, sentence)
 
 
+def test_a_stream_shorter_than_its_content_length_may_be_retried(make_asker, sdk):
+    """The model was still thinking: a stream that ends there by itself is an empty answer."""
+    response = b'{"usageMetadata": {"promptTokenCount": 3, "totalTokenCount": 9}}'
+    body = b"[" + response if sdk == "google-generativeai" else b"data: " + response + b"\r\n\r\n"
+    with serving(says(JSON.replace(b"Connection: close", b"Content-Length: 1000"), body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=True)
+
+    assert type(outcome.error) is ModelUnavailable
+
+
 def test_a_missing_answer_is_not_an_empty_answer(make_asker):
     with serving(says(JSON)) as url:
         outcome = make_asker(endpoint=url).ask("Hello")

@@ -159,6 +159,19 @@ def test_a_copy_does_not_wait_when_the_first_request_was_answered_before_its_tim
     assert again.json == first.json
 
 
+def test_a_copy_with_a_shorter_wait_does_not_keep_the_next_ones_from_waiting(room):
+    user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
+    key = {"idempotency_key": "a-key", "fingerprint": "the same"}
+
+    def send(seconds):
+        return accept_prompt(user_id, room_id, "Hello", wait_seconds=seconds, **key, now=utc_now())
+
+    with room.app.app_context():
+        first, shorter = send(20), send(1)
+        assert not wait_for_reply(user_id, shorter, now=utc_now()).reply.status.is_final
+        assert send(20).waits_until == first.waits_until
+
+
 @contextmanager
 def room_deleted_before(room, words):
     """Within the block, delete the room as somebody else, just before the first statement with these words."""

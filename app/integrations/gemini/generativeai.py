@@ -42,6 +42,7 @@ REASONS: Any = (protos.Candidate.FinishReason, protos.GenerateContentResponse.Pr
 # By number, because Google has more of them by now than the library knows.
 FINISHES, BLOCKS = ({int(reason): reason.name for reason in reasons} for reasons in REASONS)
 BETWEEN_RESPONSES = "[], \t\r\n"  # of a stream, which is an array
+PIECE_BYTES = 1024 * 1024  # of a stream, read at once
 
 
 class Gemini(ModelClient):
@@ -119,8 +120,9 @@ def read_stream(stream: Any) -> Iterator[Any]:
     """
     decoder, rest = json.JSONDecoder(), ""
     with closing(stream._response.raw) as answer:  # it gives no public access to the bytes
-        # Piece by piece, even if the answer is not chunked: requests would wait for the end of that one.
-        pieces = iter(partial(answer.read1, decode_content=True), b"")
+        # Piece by piece, even if the answer is not chunked: requests would wait for the end of that one. Only with a
+        # size does urllib3 refuse an answer that is shorter than its Content-Length.
+        pieces = iter(partial(answer.read1, PIECE_BYTES, decode_content=True), b"")
         for text in codecs.iterdecode(pieces, "utf-8", "replace"):  # as JSON is (RFC 8259), whatever a gateway says
             rest = (rest + text).lstrip(BETWEEN_RESPONSES)
             while rest:
