@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class PaymentProviderError(AppError):
-    """Stripe refused the request; nothing was changed here."""
+    """Stripe refused the request."""
 
     status, code = HTTPStatus.BAD_GATEWAY, "payment_provider_error"
-    detail = "The payment provider refused the request. Nothing was changed; the error has been logged."
+    detail = "The payment provider refused the request; the error has been logged. Nothing was charged."
 
 
 def required_setting(name: str) -> Any:
