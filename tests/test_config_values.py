@@ -96,11 +96,11 @@ WEB_ADDRESSES = [
 def test_an_address_that_no_client_can_use_is_refused_in_one_sentence_that_does_not_show_it(setting, address):
     with pytest.raises(ConfigError) as refusal:
         load(**{setting: address})
-    told = str(refusal.value)
-    assert told.startswith(f"{setting.upper()} is wrong: ")
-    assert told.endswith(".")
-    assert told.count(". ") == 0
-    assert "hush" not in told
+    sentence = str(refusal.value)
+    assert sentence.startswith(f"{setting.upper()} is wrong: ")
+    assert sentence.endswith(".")
+    assert sentence.count(". ") == 0
+    assert "hush" not in sentence
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_blanks_around_a_value_are_removed(variable, given, value, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("models", "told"),
+    ("models", "sentence"),
     [
         ("gemini-3.5-flash", "must look like `name:basic,name:pro`."),
         ("gemini-3.5-flash:gold", "must look like `name:basic,name:pro`."),
@@ -167,8 +167,8 @@ def test_blanks_around_a_value_are_removed(variable, given, value, monkeypatch):
         ("gemini-3.5-flash:pro", "must include GEMINI_MODEL for `basic`."),
     ],
 )
-def test_a_list_of_models_that_nobody_could_use_is_refused(models, told):
-    with pytest.raises(ConfigError, match=f"^GEMINI_MODELS {re.escape(told)}$"):
+def test_a_list_of_models_that_nobody_could_use_is_refused(models, sentence):
+    with pytest.raises(ConfigError, match=f"^GEMINI_MODELS {re.escape(sentence)}$"):
         load(gemini_models=models)
 
 
@@ -179,7 +179,7 @@ def test_an_impossible_name_of_a_model_is_reported_once(models):
 
 
 @pytest.mark.parametrize(
-    ("price", "told"),
+    ("price", "sentence"),
     [
         ("gemini-3.5-flash:0.30:2.50", "each price must look like "),
         ("gemini-3.5-flash:2026-13-01:0.30:2.50", "each price must look like "),
@@ -190,8 +190,8 @@ def test_an_impossible_name_of_a_model_is_reported_once(models):
         ("gemini-3.5-flash:2026-01-01:0.30:nan", "each price must be a number, 0 or more"),
     ],
 )
-def test_an_impossible_price_is_refused(price, told):
-    with pytest.raises(ConfigError, match=f"^MODEL_PRICES is wrong: {told}"):
+def test_an_impossible_price_is_refused(price, sentence):
+    with pytest.raises(ConfigError, match=f"^MODEL_PRICES is wrong: {sentence}"):
         load(model_prices=f"gemini-3.5-pro:2026-01-01:0:0, {price}")
 
 
