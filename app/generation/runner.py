@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 20.0
+EMPTY_ATTEMPTS = 3  # at a reply that comes without text; Google charges for each
 STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # enough for a restart of PostgreSQL, and shorter than a lease
 SUPERSEDED = "superseded"
 ERROR_CODES: dict[type[ModelError], ErrorCode] = {
@@ -135,7 +136,7 @@ class Runner:
         except OperationalError:
             log.exception("The conversation before reply %s could not be read", claim.reply_id)
             return self.retry_or_fail(claim, ModelUnavailable("Gemini was not asked"))
-        except ModelUnavailable as error:
+        except (ModelUnavailable, ReplyEmpty) as error:
             return self.retry_or_fail(claim, error)
         except ModelError as error:
             if isinstance(error, ModelRejected) and self.refusals.get(model) != str(error):
@@ -173,11 +174,14 @@ class Runner:
             requeued = state.requeue(tx, claim, timedelta(seconds=seconds))
         return outcome if requeued else SUPERSEDED, {}
 
-    def retry_or_fail(self, claim: Claim, error: ModelUnavailable) -> AttemptResult:
+    def retry_or_fail(self, claim: Claim, error: ModelError) -> AttemptResult:
         """Let the reply wait for its next attempt, or fail it if it has no attempts or no time left."""
         claim = replace(claim, failures=claim.failures + 1)
         seconds = max(backoff_seconds(claim.failures), error.retry_after or 0)  # never less than Google asks for
-        if claim.failures >= settings().reply_max_attempts or not has_time(claim, seconds):
+        max_attempts = settings().reply_max_attempts
+        if isinstance(error, ReplyEmpty):
+            max_attempts = min(max_attempts, EMPTY_ATTEMPTS)
+        if claim.failures >= max_attempts or not has_time(claim, seconds):
             log.warning("Gave up on reply %s: %s", claim.reply_id, error)
             return self.fail(claim, error_code_of(error))
         return self.requeue(claim, seconds, outcome=f"retry after {error}")

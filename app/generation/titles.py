@@ -20,7 +20,7 @@ from app.core.tracing import outgoing_headers, span
 from app.core.transactions import release_connection, transaction
 from app.generation.runner import configured_client
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.gemini.client import ModelClient, ModelError, Turn
+from app.integrations.gemini.client import FinishReason, ModelClient, ModelError, Turn
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def untitled_chatrooms(now: datetime) -> list[UUID]:
 
 
 def request_title(titler: ModelClient, prompt: str, reply: str) -> str:
-    """Ask Gemini to name a conversation. Returns an empty text if it gives no answer."""
+    """Ask Gemini to name a conversation. Returns an empty text if it gives no whole answer."""
     excerpt = f"User: {prompt[:EXCERPT_CHARS]}\n\nAssistant: {reply[:EXCERPT_CHARS]}"
     try:
         with BoundedCall(CALL_SECONDS) as call, span("generate_content", "CLIENT"):
@@ -96,7 +96,7 @@ def request_title(titler: ModelClient, prompt: str, reply: str) -> str:
     except Exception:
         log.exception("A defect kept Gemini from naming a chatroom; the prompt's first words become its name")
         return ""
-    return cleaned(answer.text)
+    return cleaned(answer.text) if answer.finish_reason == FinishReason.STOP else ""  # thinking may have cut it short
 
 
 def configured_titler() -> ModelClient | None:

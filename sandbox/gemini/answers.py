@@ -24,6 +24,8 @@ JSON_TYPE = "application/json; charset=UTF-8"
 SSE_TYPE = "text/event-stream"
 CODE = {"executableCode": {"language": "PYTHON", "code": "print(6 * 7)"}}
 RESULT = {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "42"}}
+# Gemma 4 sends its thoughts even if they were not asked for: https://github.com/google-gemini/cookbook/issues/1198
+THOUGHT = {"text": "The user wants an answer. ", "thought": True}
 SOURCE = "https://example.com/source"
 NAMES_A_CONVERSATION, WORDS_OF_A_NAME = "Name the conversation", 5  # begins the product's request for a title
 GARBAGE = "<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"
@@ -85,7 +87,7 @@ class Answer:
         if text:
             candidate["content"] = {"parts": [{"text": text}], "role": "model"}
         if text and self.behaviour.extras:
-            candidate["content"]["parts"] = [CODE, *candidate["content"]["parts"], RESULT]
+            candidate["content"]["parts"] = [THOUGHT, CODE, *candidate["content"]["parts"], RESULT]
             candidate["citationMetadata"] = {"citationSources": [{"startIndex": 0, "endIndex": 1, "uri": SOURCE}]}
         if finish:
             candidate["finishReason"] = finish

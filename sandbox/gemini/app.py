@@ -23,7 +23,8 @@ WELCOME = (
     "with any API key). Steer one request with a directive in its prompt, such as [[sandbox: status=503]] or "
     "[[sandbox: delay=3]], or all requests with PUT /sandbox/behaviour.\n"
 )
-HEADERS_OF_INTEREST = ("x-request-id", "traceparent")
+HEADERS_OF_INTEREST = ("x-request-id", "traceparent", "x-server-timeout")
+MIN_DEADLINE_SECONDS = 10.0
 
 google = Blueprint("google", __name__, url_prefix="/v1beta")
 control = Blueprint("control", __name__)  # for steering and watching; Google has none of these routes
@@ -56,6 +57,7 @@ def count_call() -> None:
 def call_model(model: str, method: str) -> Response:
     """Answer generateContent and streamGenerateContent."""
     _require_key()
+    _check_deadline()
     require_model(model, method)
     conversation = read_conversation(model, _read_json())
     stand_in = _stand_in()
@@ -131,6 +133,16 @@ def _require_key() -> None:
         details = {"reason": "API_KEY_INVALID", "domain": "googleapis.com", "metadata": {"service": SERVICE}}
         kind = {"@type": "type.googleapis.com/google.rpc.ErrorInfo"}
         raise ApiError(400, "API key not valid. Please pass a valid API key.", details=[kind | details])
+
+
+def _check_deadline() -> None:
+    """Refuse a deadline that Google finds too short; a longer one is ignored."""
+    seconds = request.headers.get("x-server-timeout", MIN_DEADLINE_SECONDS, type=float)
+    if seconds < MIN_DEADLINE_SECONDS:
+        raise ApiError(
+            400,
+            f"Manually set deadline {seconds:g}s is too short. Minimum allowed deadline is {MIN_DEADLINE_SECONDS:g}s.",
+        )
 
 
 def _wanted() -> Format:

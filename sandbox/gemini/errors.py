@@ -50,8 +50,10 @@ RATE_LIMITS_PAGE = "https://ai.google.dev/gemini-api/docs/rate-limits"
 # google.rpc.Code names by HTTP status (googleapis/google/rpc/code.proto).
 STATUS_NAMES: Mapping[int, str] = {
     400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
+    409: "ABORTED",
     429: "RESOURCE_EXHAUSTED",
     499: "CANCELLED",
     500: "INTERNAL",

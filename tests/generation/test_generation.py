@@ -35,7 +35,6 @@ def test_a_reply_is_stored_with_its_model_and_tokens(room, runner):
         ("block", "blocked_by_safety"),
         ("finish=SAFETY", "blocked_by_safety"),
         ("finish=RECITATION", "blocked_by_safety"),
-        ("empty", "empty_reply"),
         ("finish=MAX_TOKENS", "output_limit"),
         ("status=400", "model_rejected"),
         ("status=403", "model_rejected"),
@@ -51,7 +50,7 @@ def test_a_reply_that_gemini_will_not_give_fails_at_once_with_its_code(room, run
 
 @pytest.mark.parametrize(
     ("directive", "spent"),
-    [("block", 1), ("empty", 1), ("finish=MAX_TOKENS", 0), ("status=403", 0), ("status=404", 0), ("status=400", 0)],
+    [("block", 1), ("finish=MAX_TOKENS", 0), ("status=403", 0), ("status=404", 0), ("status=400", 0)],
 )
 def test_a_prompt_is_refunded_unless_it_caused_the_failure(room, runner, directive, spent):
     room.answer(runner, f"[[sandbox: {directive}]]")
@@ -59,7 +58,7 @@ def test_a_prompt_is_refunded_unless_it_caused_the_failure(room, runner, directi
 
 
 @pytest.mark.parametrize(
-    "directive", ["status=429", "status=500", "status=502", "status=503", "status=504", "drop", "garbage"]
+    "directive", ["status=429", "status=500", "status=502", "status=503", "status=504", "drop", "garbage", "empty"]
 )
 def test_a_transient_failure_is_requeued(room, runner, directive):
     reply_id = room.send(f"[[sandbox: {directive}]]")
@@ -80,6 +79,16 @@ def test_a_reply_fails_when_its_attempts_are_used_up_and_is_refunded_once(room, 
     room.generate(runner, reply_id)
     assert room.used() == 0
     assert [charge.refunded_at is not None for charge in room.charges()] == [True]
+
+
+def test_a_reply_that_stays_empty_fails_after_fewer_attempts_and_its_prompt_stays_spent(room, runner, monkeypatch):
+    monkeypatch.setattr("app.generation.runner.EMPTY_ATTEMPTS", 2)
+    reply_id = room.send("[[sandbox: empty]]")
+    for _ in range(3):
+        room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
+        room.generate(runner, reply_id)
+    assert room.read(reply_id).error["code"] == "empty_reply"
+    assert (room.row(reply_id).attempt, room.used()) == (2, 1)
 
 
 def test_a_reply_waits_as_long_as_google_asks(room, runner):

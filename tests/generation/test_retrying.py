@@ -18,7 +18,11 @@ SAID = "One two three four five six."
 def test_a_failed_reply_can_be_retried_for_one_prompt(room, runner, gemini, directive):
     fields = {"status=400": {"status": 400}, "status=404": {"status": 404}}.get(directive, {directive: True})
     gemini.behave(**fields)
-    reply = room.answer(runner, f'[[sandbox: say="{SAID}"]]')
+    reply_id = room.send(f'[[sandbox: say="{SAID}"]]')
+    for _ in range(3):  # an empty answer is no failure yet
+        room.sql("UPDATE messages SET not_before = NULL WHERE role = 'model'")
+        room.generate(runner, reply_id)
+    reply = room.read(reply_id)
     assert reply.status == "failed"
     spent = room.used()
     gemini.reset()

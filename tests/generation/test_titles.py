@@ -64,6 +64,12 @@ def test_a_model_that_thinks_first_has_tokens_left_for_the_title(untitled, runne
     assert name(untitled) == ("About kings", "generated")
 
 
+def test_a_title_that_thinking_cut_short_is_not_taken(untitled, runner, gemini):
+    untitled.answer(runner, "Tell me of the kings of France")
+    gemini.behave(say="The history of the kings of France", thinking_tokens=titles.MAX_OUTPUT_TOKENS - 4)
+    assert name(untitled) == ("Tell me of the kings of France", "generated")
+
+
 @pytest.mark.parametrize("behaviour", ["status=503", "block", "status=400", "hang"])
 def test_without_an_answer_the_prompts_first_words_are_the_title(untitled, runner, gemini, behaviour, monkeypatch):
     monkeypatch.setattr(titles, "CALL_SECONDS", 0.3)

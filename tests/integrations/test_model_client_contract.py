@@ -88,6 +88,13 @@ def test_headers_are_sent_with_the_call(model, gemini, streamed):
 
 
 @both_ways
+def test_google_is_given_no_deadline(model, gemini, streamed):
+    """Google refuses one below ten seconds, and it would be one for the whole answer, however fast that flows."""
+    assert model.ask("Hello", streamed=streamed, seconds=2).answer
+    assert "x-server-timeout" not in gemini.requests()[-1]["headers"]
+
+
+@both_ways
 def test_the_model_is_the_one_that_was_named(make_asker, gemini, streamed):
     outcome = make_asker(model="gemini-3.5-pro").ask("Hello", streamed=streamed)
 
@@ -267,7 +274,7 @@ def test_a_text_cut_short_by_the_token_limit_is_an_answer(model, streamed):
 
 
 @both_ways
-def test_parts_without_text_are_ignored(model, streamed):
+def test_thoughts_code_and_its_results_are_no_part_of_the_text(model, streamed):
     outcome = model.ask('[[sandbox: extras empty_end say="The answer is 42."]]', streamed=streamed)
 
     assert (outcome.answer.text, outcome.answer.finish_reason) == ("The answer is 42.", FinishReason.STOP)

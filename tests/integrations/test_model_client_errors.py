@@ -121,11 +121,11 @@ def test_a_quota_error_gives_the_delay_of_its_period(model, streamed, period, se
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        (400, "HTTP 400"),
-        (401, f"HTTP 401 : {KEY_REFUSED}"),
-        (403, f"HTTP 403 : {KEY_REFUSED}"),
+        (400, "HTTP 400 INVALID_ARGUMENT"),
+        (401, f"HTTP 401 UNAUTHENTICATED: {KEY_REFUSED}"),
+        (403, f"HTTP 403 PERMISSION_DENIED: {KEY_REFUSED}"),
         (404, MODEL_UNKNOWN),
-        (409, "HTTP 409"),
+        (409, "HTTP 409 ABORTED"),
     ],
 )
 def test_a_refusal_is_final_and_says_what_to_fix(model, streamed, status, sentence):
@@ -133,6 +133,18 @@ def test_a_refusal_is_final_and_says_what_to_fix(model, streamed, status, senten
 
     assert isinstance(outcome.error, ModelRejected)
     assert str(outcome.error) == sentence
+
+
+@both_ways
+def test_a_refusal_without_a_reason_is_logged_with_googles_status(make_asker, streamed):
+    """From a country without a free tier, say. The message stays out: it may quote the conversation."""
+    refused = {"code": 400, "message": "User location is not supported.", "status": "FAILED_PRECONDITION"}
+    body = json.dumps({"error": refused}).encode()
+    with serving(says(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert isinstance(outcome.error, ModelRejected)
+    assert str(outcome.error) == "HTTP 400 FAILED_PRECONDITION"
 
 
 @both_ways

@@ -80,15 +80,18 @@ class Chunk:
 
 
 class ModelError(Exception):
-    """The model gave no answer. The message is for the log: never a client's, never the conversation's text."""
+    """The model gave no answer. The message is for the log: never a client's, never the conversation's text.
 
-
-class ModelUnavailable(ModelError):
-    """A retry may succeed. `retry_after`: the seconds that the provider asks us to wait, if it does."""
+    `retry_after`: the seconds that the provider asks us to wait, if it does.
+    """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ModelUnavailable(ModelError):
+    """A retry may succeed."""
 
 
 class ModelTimeout(ModelUnavailable):
@@ -108,7 +111,7 @@ class ReplyBlocked(ModelError):
 
 
 class ReplyEmpty(ModelError):
-    """The answer has no text."""
+    """The answer has no text. Gemini sends such answers now and then, to prompts that it answers the next time."""
 
 
 class OutputLimit(ModelError):
@@ -260,26 +263,33 @@ def error_of(response: Any) -> ModelError:
 
 def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
     """Translate an error of Google's. body: the JSON that holds it, as it came."""
-    details = details_in(body)
+    error = error_in(body)
+    details = details_in(error)
     if is_daily_quota_spent(details):
         return ModelUnavailable(f"HTTP {status}: the day's quota at Google is spent", retry_after=DAY_SECONDS)
     if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ModelUnavailable(f"HTTP {status}", retry_after=retry_after_of(details, headers))
-    reason = str(detail_of(details, "google.rpc.ErrorInfo").get("reason", ""))
+    reason = detail_of(details, "google.rpc.ErrorInfo").get("reason")
+    refusal = f"HTTP {status} {reason or error.get('status', '')}".strip()  # the message may quote the conversation
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or reason == "API_KEY_INVALID":
-        return ModelRejected(f"HTTP {status} {reason}: Google refuses GEMINI_API_KEY; set a valid key")
+        return ModelRejected(f"{refusal}: Google refuses GEMINI_API_KEY; set a valid key")
     if status == HTTPStatus.NOT_FOUND:
         return ModelRejected(
             "HTTP 404: Google does not know the model; set GEMINI_MODEL or GEMINI_MODELS to one that it offers"
         )
-    return ModelRejected(f"HTTP {status} {reason}".strip())
+    return ModelRejected(refusal)
 
 
-def details_in(body: Any) -> list[dict[str, Any]]:
-    """Return the details of google.rpc.Status, or none: a gateway between Google and us may answer with anything."""
+def error_in(body: Any) -> dict[str, Any]:
+    """Return a google.rpc.Status, or an empty one: a gateway between Google and us may answer with anything."""
     body = body[0] if isinstance(body, list) and body else body  # in place of a stream, which is an array
     error = body.get("error") if isinstance(body, dict) else None
-    details = error.get("details") if isinstance(error, dict) else None
+    return error if isinstance(error, dict) else {}
+
+
+def details_in(error: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the details of a google.rpc.Status, or none."""
+    details = error.get("details")
     return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
 
 

@@ -113,7 +113,7 @@ def bound(client: httpx2.Client) -> httpx2.Client:
     for transport in (client._transport, *client._mounts.values()):  # httpx2 does not expose the network backend
         if isinstance(transport, httpx2.HTTPTransport):
             transport._pool._network_backend = BoundedBackend()
-    client.event_hooks["request"].append(release_after_answer)
+    client.event_hooks["request"] += [remove_deadline, release_after_answer]
     client.event_hooks["response"].append(raise_error)
     return client
 
@@ -123,6 +123,11 @@ def raise_error(response: httpx2.Response) -> None:
     if not response.is_success:
         response.read()
         raise error_of(response)
+
+
+def remove_deadline(request: httpx2.Request) -> None:
+    """Remove what the SDK makes of our time-out for a read: a deadline for the whole answer, of 10 s at least."""
+    request.headers.pop("X-Server-Timeout", None)
 
 
 def release_after_answer(request: httpx2.Request) -> None:

@@ -57,7 +57,7 @@ class Gemini(ModelClient):
         adapter = BoundedAdapter(pool_connections=4, pool_maxsize=CONNECTIONS)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
-        session.hooks["response"].append(raise_error)
+        session.hooks["response"] += [raise_error, remove_thoughts]
         # The proxy and the certificates: the environment is read once, not for each call.
         found = session.merge_environment_settings(endpoint, {}, None, None, None)
         session.proxies, session.verify, session.trust_env = found["proxies"], found["verify"], False
@@ -118,7 +118,7 @@ def read_stream(stream: Any) -> Iterator[Any]:
     google-api-core parses a stream character by character, in time that grows with the square of a response's length,
     and no bound on the call stops it. It also reads an error as a response without any known field.
     """
-    decoder, rest = json.JSONDecoder(), ""
+    decoder, rest = json.JSONDecoder(object_hook=without_thought), ""
     with closing(stream._response.raw) as answer:  # it gives no public access to the bytes
         # Piece by piece, even if the answer is not chunked: requests would wait for the end of that one. Only with a
         # size does urllib3 refuse an answer that is shorter than its Content-Length.
@@ -148,3 +148,14 @@ def raise_error(response: requests.Response, **_: Any) -> None:
     """
     if response.is_redirect or not response.ok:
         raise error_of(response)
+
+
+def remove_thoughts(response: requests.Response, *, stream: bool, **_: Any) -> None:
+    """Remove the thoughts from a whole answer. Gemma sends some unasked, and to the SDK they look like text."""
+    if not stream and b'"thought"' in response.content:
+        response._content = json.dumps(json.loads(response.content, object_hook=without_thought)).encode()
+
+
+def without_thought(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part as it is, or an empty one in place of a thought."""
+    return {} if part.get("thought") else part
