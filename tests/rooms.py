@@ -17,7 +17,7 @@ from app.chatrooms.models import Message
 from app.core.clock import utc_now
 from app.core.db import answers_within, db
 from app.core.transactions import transaction
-from app.generation.breaker import Breaker
+from app.generation.breaker import THRESHOLD, Breaker
 from app.generation.runner import Runner
 from app.generation.worker import LeaseKeeper, sweep_replies
 from app.integrations.gemini.generativeai import Gemini
@@ -54,6 +54,21 @@ def quiet_app(app: Flask, make_quiet_app: Callable[[float], Flask], gemini_timeo
     return quiet
 
 
+def nearly_open_breaker() -> Breaker:
+    """Return a breaker that the next failure opens."""
+    breaker = Breaker("Gemini")
+    for _ in range(THRESHOLD - 1):
+        breaker.record(answered=False)
+    return breaker
+
+
+def open_breaker() -> Breaker:
+    """Return a breaker that has just opened."""
+    breaker = nearly_open_breaker()
+    breaker.record(answered=False)
+    return breaker
+
+
 @pytest.fixture
 def make_runner(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..., Runner]]:
     """Make a runner like the worker's: the real SDK against the stand-in. app: the quiet one by default."""
@@ -69,7 +84,7 @@ def make_runner(quiet_app: Flask, gemini: GeminiStandIn) -> Iterator[Callable[..
         model = Gemini(api_key=api_key, endpoint=gemini.url, model="gemini-3.5-flash", system_instruction="Be brief.")
         keeper = LeaseKeeper(app, lease=timedelta(seconds=lease_seconds))
         keepers.append(keeper)
-        of_all = breaker or Breaker()
+        of_all = breaker or Breaker("Gemini")
         return Runner(model, keeper, defaultdict(lambda: of_all))
 
     yield make

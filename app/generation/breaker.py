@@ -1,8 +1,8 @@
 """A circuit breaker: when a Gemini model is down for everybody, one call at a time probes whether it is back.
 
-Each worker process has one breaker per model. It opens after `threshold` failures in a row, which is more than the
-attempts of a reply by default. It stays open for `pause_seconds`; each probe that fails or takes long doubles the
-pause, up to `max_pause_seconds`. Meanwhile replies are deferred, which does not count as a failed attempt. A call may
+Each worker process has one breaker per model. It opens after THRESHOLD failures in a row, which is more than the
+attempts of a reply by default. It stays open for PAUSE_SECONDS; each probe that fails or takes long doubles the
+pause, up to MAX_PAUSE_SECONDS. Meanwhile replies are deferred, which does not count as a failed attempt. A call may
 fail because of its prompt. So a user's time-out counts only if none of the user's calls has failed since the last
 answer, and a user whose calls failed lets others probe first. pybreaker has neither a single probe nor a time to wait.
 """
@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -19,29 +19,18 @@ from app.integrations.gemini.client import CallAborted, ModelError, ModelTimeout
 
 log = logging.getLogger(__name__)
 
+THRESHOLD, PAUSE_SECONDS, MAX_PAUSE_SECONDS = 10, 2.0, 20.0
 PROBE_SECONDS = 3.0  # a longer probe goes on, but another may start: its own prompt may be what slows it down
 
 
 class Breaker:
     """Shared by the threads of a process."""
 
-    def __init__(
-        self,
-        model: str = "Gemini",
-        *,
-        threshold: int = 10,
-        pause_seconds: float = 2,
-        max_pause_seconds: float = 20,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, model: str) -> None:
         self.model = model
-        self.threshold = threshold
-        self.first_pause_seconds = pause_seconds
-        self.max_pause_seconds = max_pause_seconds
-        self.monotonic = monotonic
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
-        self._pause_seconds = pause_seconds
+        self._pause_seconds = PAUSE_SECONDS
         self._open_until: float | None = None
         self._prober: int | None = None  # the thread whose call is the probe, while one is under way
         self._next_probe = 0.0  # when another probe may start although that one has not ended
@@ -56,16 +45,16 @@ class Breaker:
         with self._lock:
             if self._open_until is None:
                 return 0
-            now = self.monotonic()
+            now = time.monotonic()
             seconds_left = self._open_until - now
             if user_id in self._failed_users:
-                seconds_left += 2 * self.first_pause_seconds
+                seconds_left += 2 * PAUSE_SECONDS
             if seconds_left <= 0 and (self._prober is None or self._next_probe <= now):
                 if self._prober is not None:
                     self._double_pause()
                 self._prober, self._next_probe = threading.get_ident(), now + max(PROBE_SECONDS, self._pause_seconds)
                 return 0
-            return max(seconds_left, 0) + random.uniform(0.5, 1.5) * self.first_pause_seconds  # noqa: S311 - a spread
+            return max(seconds_left, 0) + random.uniform(0.5, 1.5) * PAUSE_SECONDS  # noqa: S311 - a spread
 
     @contextmanager
     def watch(self, user_id: UUID) -> Iterator[None]:
@@ -77,7 +66,9 @@ class Breaker:
         except CallAborted:
             raise
         except ModelUnavailable as error:
-            is_first = self.note_failure(user_id)
+            with self._lock:
+                is_first = user_id not in self._failed_users
+                self._failed_users.add(user_id)
             answered = False if is_first or not isinstance(error, ModelTimeout) else None
             raise
         except ModelError:
@@ -85,13 +76,6 @@ class Breaker:
             raise
         finally:
             self.record(answered=answered)
-
-    def note_failure(self, user_id: UUID) -> bool:
-        """Note that a call of the user failed. Return whether it is the user's first since the last answer."""
-        with self._lock:
-            is_first = user_id not in self._failed_users
-            self._failed_users.add(user_id)
-            return is_first
 
     def record(self, *, answered: bool | None) -> None:
         """Record how this thread's call ended. answered: None if the end tells nothing about Gemini.
@@ -104,24 +88,17 @@ class Breaker:
                 self._prober = None
             if answered:
                 self._failed_users.clear()
-                self._failures_in_a_row, self._pause_seconds, self._open_until = 0, self.first_pause_seconds, None
+                self._failures_in_a_row, self._pause_seconds, self._open_until = 0, PAUSE_SECONDS, None
                 if was_open:
                     log.warning("%s answers again: the breaker is closed", self.model)
             elif answered is False:
                 self._failures_in_a_row += 1
-                if was_probe or (not was_open and self._failures_in_a_row >= self.threshold):
-                    self._open(longer=was_probe)
-
-    def _open(self, *, longer: bool) -> None:
-        if longer:
-            self._double_pause()
-        self._open_until = self.monotonic() + self._pause_seconds
-        log.error(
-            "%s has failed %d times in a row: the breaker is open for %.0f s",
-            self.model,
-            self._failures_in_a_row,
-            self._pause_seconds,
-        )
+                if was_probe:
+                    self._double_pause()
+                if was_probe or (not was_open and self._failures_in_a_row >= THRESHOLD):
+                    self._open_until = time.monotonic() + self._pause_seconds
+                    sentence = "%s has failed %d times in a row: the breaker is open for %.0f s"
+                    log.error(sentence, self.model, self._failures_in_a_row, self._pause_seconds)
 
     def _double_pause(self) -> None:
-        self._pause_seconds = min(self._pause_seconds * 2, self.max_pause_seconds)
+        self._pause_seconds = min(self._pause_seconds * 2, MAX_PAUSE_SECONDS)

@@ -3,16 +3,18 @@
 import threading
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from uuid_utils.compat import uuid7
 
 from app.core.clock import utc_now
+from app.generation import breaker as breakers
 from app.generation.breaker import Breaker
 from app.generation.runner import backoff_seconds
 from app.generation.tasks import start_runner
 from app.integrations.gemini.client import ModelTimeout, ModelUnavailable
-from tests.rooms import Room
+from tests.rooms import Room, nearly_open_breaker, open_breaker
 
 
 class Clock:
@@ -23,13 +25,17 @@ class Clock:
 
 
 @pytest.fixture
-def clock():
-    return Clock()
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(breakers, "time", SimpleNamespace(monotonic=clock))
+    return clock
 
 
 @pytest.fixture
-def breaker(clock):
-    return Breaker(threshold=3, pause_seconds=2, max_pause_seconds=5, monotonic=clock)
+def breaker(clock, monkeypatch):
+    monkeypatch.setattr(breakers, "THRESHOLD", 3)
+    monkeypatch.setattr(breakers, "MAX_PAUSE_SECONDS", 5)
+    return Breaker("Gemini")
 
 
 def fail(breaker, times=1):
@@ -94,8 +100,7 @@ def test_a_probe_that_takes_long_makes_room_for_another(breaker, clock):
 
 def test_slow_probes_are_made_less_and_less_often(clock):
     """Each holds a thread of the worker until its call times out."""
-    breaker = Breaker(threshold=1, pause_seconds=2, max_pause_seconds=20, monotonic=clock)
-    fail(breaker)
+    breaker = open_breaker()
     began, probes = clock.now, []
     while clock.now < began + 100:
         clock.now += 0.5
@@ -170,12 +175,10 @@ def test_a_users_time_out_counts_again_after_an_answer(breaker):
     assert breaker.wait_seconds(uuid7()) > 0
 
 
-def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_runner, monkeypatch):
+def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, make_runner, clock, monkeypatch):
     """A worker at its limit of threads meets this."""
-    clock = Clock()
-    breaker = Breaker(threshold=1, pause_seconds=2, monotonic=clock)
+    breaker = open_breaker()
     runner = make_runner(breaker=breaker)
-    breaker.record(answered=False)
     clock.now += 2.1
 
     def refuse(_):
@@ -189,9 +192,8 @@ def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, 
 
 
 def test_an_open_breaker_defers_replies_without_counting_a_failure(room, make_runner, gemini):
-    breaker = Breaker(threshold=1)
+    breaker = open_breaker()
     runner = make_runner(breaker=breaker)
-    breaker.record(answered=False)
     gemini.clear_requests()
     reply_id = room.send("Hello")
     room.generate(runner, reply_id)
@@ -231,8 +233,7 @@ def test_a_refusal_of_one_model_is_logged_once_while_another_one_answers(
 
 
 def test_a_reply_whose_time_runs_out_behind_the_breaker_fails_and_is_refunded(room, make_runner):
-    breaker = Breaker(threshold=1)
-    breaker.record(answered=False)
+    breaker = open_breaker()
     reply_id = room.send("Hello")
     room.sql("UPDATE messages SET started_at = now() - interval '1 hour' WHERE role = 'model'")
     room.generate(make_runner(breaker=breaker), reply_id)
@@ -242,7 +243,7 @@ def test_a_reply_whose_time_runs_out_behind_the_breaker_fails_and_is_refunded(ro
 
 
 def test_a_reply_whose_time_runs_out_after_gemini_was_asked_shows_its_context(room, make_runner):
-    breaker = Breaker(threshold=1)
+    breaker = nearly_open_breaker()
     runner = make_runner(breaker=breaker)
     reply_id = room.send("[[sandbox: status=503]]")
     room.generate(runner, reply_id)

@@ -12,10 +12,10 @@ from app.core.clock import utc_now
 from app.core.db import DatabaseUnavailable
 from app.core.transactions import Transaction, transaction
 from app.generation import state
-from app.generation.breaker import Breaker
 from app.generation.queueing import GENERATE_REPLY
 from sandbox.stack.processes import wait_until
 from tests.queues import waiting_tasks
+from tests.rooms import nearly_open_breaker
 
 LEASE = timedelta(seconds=5)
 
@@ -126,7 +126,7 @@ class Defective:
 
 
 def test_a_defect_of_ours_fails_the_reply_at_once_and_does_not_open_the_breaker(room, make_runner, caplog):
-    breaker = Breaker(threshold=1)
+    breaker = nearly_open_breaker()
     runner = make_runner(breaker=breaker)
     runner.model = Defective()
     reply = room.answer(runner, "Hello")

@@ -11,6 +11,7 @@ from app.core.transactions import transaction
 from app.generation import state
 from app.generation.breaker import Breaker
 from app.streaming import events
+from tests.rooms import open_breaker
 
 TIMES = 20
 CUT = "[[sandbox: words=8 drop_after=3]] Tell me"  # three pieces, then the connection breaks
@@ -53,8 +54,7 @@ def wait_in_vain(room, runner, gemini, reply_id):
     """After the cut, the breaker stays open until the reply's time is over."""
     attempt(room, runner, reply_id)
     room.sql("UPDATE messages SET started_at = now() - interval '1 hour' WHERE id = :id", id=reply_id)
-    of_all = Breaker(threshold=1)
-    of_all.record(answered=False)
+    of_all = open_breaker()
     runner.breakers = defaultdict(lambda: of_all)
     attempt(room, runner, reply_id)
 
@@ -79,7 +79,7 @@ def cancel(room, runner, gemini, reply_id):
 @pytest.mark.parametrize("way", [fail_at_last, refuse, wait_in_vain, die, cancel])
 def test_a_part_that_was_read_is_paid_for(room, runner, gemini, way):
     for number in range(1, TIMES + 1):
-        runner.breakers = defaultdict(Breaker)
+        runner.breakers = defaultdict(lambda: Breaker("Gemini"))
         gemini.reset()
         reply_id = room.send(CUT, stream=True)
         way(room, runner, gemini, reply_id)
@@ -90,7 +90,7 @@ def test_a_part_that_was_read_is_paid_for(room, runner, gemini, way):
 
 def test_a_reply_that_nobody_could_read_is_refunded(room, runner, gemini):
     for _ in range(TIMES):
-        runner.breakers = defaultdict(Breaker)
+        runner.breakers = defaultdict(lambda: Breaker("Gemini"))
         gemini.reset()
         reply_id = room.send(CUT.replace("drop_after=3", "drop_after=0"), stream=True)
         refuse(room, runner, gemini, reply_id)

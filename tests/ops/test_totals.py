@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from app.core.clock import database_now, utc_now
-from app.generation.breaker import Breaker
 from app.ops import totals
 from tests.ops.test_metrics import scrape
+from tests.rooms import nearly_open_breaker
 
 
 @pytest.mark.processes
@@ -73,7 +73,7 @@ def test_each_end_of_a_reply_is_counted_with_its_calls_and_tokens(room, make_run
 
 def test_a_reply_that_fails_without_another_call_counts_only_the_calls_that_were_made(room, make_runner):
     """Its workers died, again and again, or its model's breaker was open until its time was over."""
-    runner = make_runner(breaker=Breaker(threshold=1))
+    runner = make_runner(breaker=nearly_open_breaker())
     with room.app.app_context():
         totals.count_replies(utc_now())
     most = room.app.extensions["settings"].reply_max_attempts
