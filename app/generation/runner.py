@@ -39,10 +39,7 @@ from app.integrations.gemini.client import (
     ModelClient,
     ModelError,
     ModelRejected,
-    ModelTimeout,
     ModelUnavailable,
-    OutputLimit,
-    ReplyBlocked,
     ReplyEmpty,
     Turn,
     model_client_class,
@@ -56,14 +53,6 @@ MAX_DELAY_SECONDS = 20.0
 EMPTY_ATTEMPTS = 3  # at a reply that comes without text; Google charges for each
 STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # enough for a restart of PostgreSQL, and shorter than a lease
 SUPERSEDED = "superseded"
-ERROR_CODES: dict[type[ModelError], ErrorCode] = {
-    ModelTimeout: ErrorCode.MODEL_TIMEOUT,
-    ModelUnavailable: ErrorCode.MODEL_UNAVAILABLE,
-    ModelRejected: ErrorCode.MODEL_REJECTED,
-    ReplyBlocked: ErrorCode.BLOCKED_BY_SAFETY,
-    ReplyEmpty: ErrorCode.EMPTY_REPLY,
-    OutputLimit: ErrorCode.OUTPUT_LIMIT,
-}
 AttemptResult = tuple[str, dict[str, int]]  # how an attempt ended, for the log: a name, and the tokens it took
 
 
@@ -142,7 +131,7 @@ class Runner:
             if isinstance(error, ModelRejected) and self.refusals.get(model) != str(error):
                 self.refusals[model] = str(error)
                 log.error("Gemini refused a call: %s", error)  # noqa: TRY400 - the sentence says it all
-            return self.fail(claim, error_code_of(error))
+            return self.fail(claim, ErrorCode(error.code))
         except Exception:  # a retry would end the same way
             log.exception("A defect ended the attempt at reply %s", claim.reply_id)
             return self.fail(claim, ErrorCode.MODEL_UNAVAILABLE)
@@ -183,7 +172,7 @@ class Runner:
             max_attempts = min(max_attempts, EMPTY_ATTEMPTS)
         if claim.failures >= max_attempts or not has_time(claim, seconds):
             log.warning("Gave up on reply %s: %s", claim.reply_id, error)
-            return self.fail(claim, error_code_of(error))
+            return self.fail(claim, ErrorCode(error.code))
         return self.requeue(claim, seconds, outcome=f"retry after {error}")
 
     def defer(self, claim: Claim, seconds: float) -> AttemptResult:
@@ -262,8 +251,3 @@ def has_time(claim: Claim, seconds: float) -> bool:
     """Whether a reply that waits for `seconds` is still within REPLY_MAX_SECONDS."""
     deadline = claim.started_at + timedelta(seconds=settings().reply_max_seconds)
     return claim.now() + timedelta(seconds=seconds) <= deadline
-
-
-def error_code_of(error: ModelError) -> ErrorCode:
-    """Return the code that the client gets for a model's error."""
-    return ERROR_CODES.get(type(error), ErrorCode.MODEL_UNAVAILABLE)

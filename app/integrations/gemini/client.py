@@ -82,8 +82,10 @@ class Chunk:
 class ModelError(Exception):
     """The model gave no answer. The message is for the log: never a client's, never the conversation's text.
 
-    `retry_after`: the seconds that the provider asks us to wait, if it does.
+    code: of the failed reply; public API. retry_after: the seconds that the provider asks us to wait, if it does.
     """
+
+    code = "model_unavailable"
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -97,6 +99,8 @@ class ModelUnavailable(ModelError):
 class ModelTimeout(ModelUnavailable):
     """The attempt took too long."""
 
+    code = "model_timeout"
+
 
 class CallAborted(ModelError):
     """Another thread ended the call."""
@@ -105,17 +109,25 @@ class CallAborted(ModelError):
 class ModelRejected(ModelError):
     """The provider refuses the request, the key or the model, and would refuse it again."""
 
+    code = "model_rejected"
+
 
 class ReplyBlocked(ModelError):
     """Safety rules stopped the prompt or the answer."""
+
+    code = "blocked_by_safety"
 
 
 class ReplyEmpty(ModelError):
     """The answer has no text. Gemini sends such answers now and then, to prompts that it answers the next time."""
 
+    code = "empty_reply"
+
 
 class OutputLimit(ModelError):
     """The model spent its whole output limit on thinking, so there is no text."""
+
+    code = "output_limit"
 
 
 @dataclass(frozen=True)
