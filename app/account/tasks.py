@@ -30,7 +30,7 @@ from app.chatrooms.service import PURGE
 from app.core.clock import database_now, utc_now
 from app.core.db import DATABASE_UNAVAILABLE, Model, db, locked_keys, log_database_error
 from app.core.transactions import transaction
-from app.generation.queries import IS_OPEN
+from app.generation.queueing import IS_OPEN
 from app.quota.ledger import disown_charges, owns_charges
 from app.streaming import events
 from app.users.models import User

@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, exists, func, select, update
 from app.chatrooms.models import Role, Status, messages
 from app.core.db import db
 from app.core.transactions import release_connection
-from app.generation.queries import IS_OPEN, chatrooms
+from app.generation.queueing import IS_OPEN, chatrooms
 from app.integrations.gemini.client import Turn
 
 FIRST_WITH_HISTORY = 3  # the position of a room's second reply

@@ -45,8 +45,8 @@ from app.core import settings
 from app.core.db import db, locked_keys
 from app.core.tracing import request_id, traceparent
 from app.core.transactions import Transaction
-from app.generation.queries import CLAIM
 from app.generation.queueing import (
+    CLAIM,
     NAME_CHATROOM,
     enqueue_generation,
     enqueue_next_replies,

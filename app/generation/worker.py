@@ -19,8 +19,7 @@ from app.core.celery import next_published_at
 from app.core.db import TRANSIENT_DATABASE_ERRORS, log_database_error
 from app.core.redis import redis_client
 from app.core.transactions import transaction
-from app.generation.queries import lost_replies, waits_for_slot
-from app.generation.queueing import enqueue_generation, mark_enqueued
+from app.generation.queueing import enqueue_generation, lost_replies, mark_enqueued, waits_for_slot
 from app.generation.state import Claim, renew
 from app.integrations.bounded_calls import BoundedCall
 

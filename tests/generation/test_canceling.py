@@ -205,9 +205,6 @@ def test_the_next_reply_goes_on_after_a_cancel_and_an_empty_part_breaks_nothing(
 
 
 def test_a_cancellation_is_answered_even_when_its_connection_is_then_lost(room, monkeypatch):
-    def lose_the_connection(*_):
-        db.session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
-
     reply_id = room.send("Hello")
-    monkeypatch.setattr(queueing, "has_waiting_replies", lose_the_connection)
+    monkeypatch.setattr(queueing, "HAS_WAITING_REPLIES", text("SELECT pg_terminate_backend(pg_backend_pid())"))
     assert cancel(room, reply_id).json["status"] == "canceled"

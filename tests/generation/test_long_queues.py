@@ -9,8 +9,7 @@ from app.chatrooms.models import Status, messages
 from app.core.db import db
 from app.core.transactions import transaction
 from app.generation import state
-from app.generation.queries import has_waiting_replies, take_next_replies
-from app.generation.queueing import mark_enqueued
+from app.generation.queueing import HAS_WAITING_REPLIES, TAKE_NEXT, mark_enqueued
 from tests.transactions import undone
 
 LEASE = timedelta(seconds=5)
@@ -101,10 +100,11 @@ def test_the_end_of_a_reply_in_a_room_with_ten_thousand_queued_ones_reads_few_ro
         queued = text("SELECT id FROM messages WHERE status = 'queued' ORDER BY position LIMIT 1")
         with transaction():
             held = state.claim(db.session.scalar(queued), lease=LEASE)
+        where = {"room": held.chatroom_id, "user": held.user_id, "exclude": None}
         for action in (
             lambda: state.renew([held], lease=LEASE),
-            lambda: has_waiting_replies(held.chatroom_id, held.user_id),
-            lambda: take_next_replies(held.chatroom_id, held.user_id),
+            lambda: db.session.scalar(HAS_WAITING_REPLIES, where),
+            lambda: db.session.scalars(TAKE_NEXT, where).all(),
             lambda: mark_enqueued(messages.c.id.in_([held.reply_id]), held.now()),
             lambda: state.write(
                 held, state.CLEAR_LEASE | {"status": Status.COMPLETED, "text": "Hi", "completed_at": held.now()}

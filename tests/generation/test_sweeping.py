@@ -7,7 +7,7 @@ import pytest
 from app.account.tasks import delete_ended
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
-from app.generation import queries
+from app.generation import queueing
 from app.generation.worker import sweep_replies
 from tests.rooms import REQUEUE_AFTER, Room, sweep
 
@@ -80,8 +80,8 @@ def test_the_next_sweep_looks_at_what_one_sweep_left_out(room, monkeypatch):
     others = [Room(room.app, room.person, room.person.make_chatroom()) for _ in range(4)]
     lost = {each.send("Hello") for each in others}
     let_workers_take_all(room)
-    monkeypatch.setattr(queries, "SWEPT_ROOMS", queries.SWEPT_ROOMS.limit(2))
-    monkeypatch.setattr(queries, "ROOMS_PER_SWEEP", 2)
+    monkeypatch.setattr(queueing, "SWEPT_ROOMS", queueing.SWEPT_ROOMS.limit(2))
+    monkeypatch.setattr(queueing, "ROOMS_PER_SWEEP", 2)
     found = []
     for _ in range(3):
         found.append(sweep(room))
