@@ -75,8 +75,8 @@ class ArgumentsParser(FlaskParser):
     def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - webargs' signature
         """Return the parsed body, or `missing` if there is none.
 
-        Raises UnsupportedMediaType, MalformedJson (also for nesting too deep or numbers too long to parse),
-        BodyTooLarge, BodyTooSlow.
+        Raises UnsupportedMediaType, MalformedJson (also for nesting too deep or numbers too long to parse), and what
+        `get_data` raises.
         """
         raw = req.get_data()
         if not raw and req.mimetype in {"", JSON_TYPE}:

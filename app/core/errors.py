@@ -38,6 +38,7 @@ CODES = {
 DETAILS = {
     404: "There is nothing at this address, or it is not yours.",
     405: "This address does not support that method; `Allow` lists those that it supports.",
+    408: "The request body did not arrive in time.",
     413: "The request body is too large.",
     415: "Send the body as JSON, with `Content-Type: application/json`.",
 }
@@ -86,12 +87,6 @@ class ValidationFailed(AppError):
     @classmethod
     def example(cls) -> dict[str, Any]:
         return super().example() | {"errors": {"field": ["Missing data for required field."]}}
-
-
-class BodyTooSlow(AppError):
-    """The client fell silent in the middle of its body."""
-
-    status, code, detail = HTTPStatus.REQUEST_TIMEOUT, CODES[408], "The request body did not arrive in time."
 
 
 class MalformedJson(AppError):

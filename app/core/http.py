@@ -17,11 +17,11 @@ import flask
 from flask import Flask, Response, g, request
 from flask_cors import CORS
 from prometheus_client import Counter, Histogram
-from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.core.admission import client_address, parse_address
-from app.core.errors import BodyTooLarge, BodyTooSlow, MalformedJson
+from app.core.errors import MalformedJson
 from app.core.logging import log_event
 
 MAX_BODY_BYTES = 128 * 1024
@@ -29,17 +29,9 @@ MAX_DRAIN_BYTES = 8 * 1024 * 1024
 DRAIN_CHUNK_BYTES = 64 * 1024
 MAX_USER_AGENT_CHARS = 255
 SERVER_DRAIN_BYTES = 64 * 1024  # of an unread body that gunicorn itself drains: gunicorn/http/parser.py
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self' 'unsafe-inline'",  # Swagger UI uses inline styles
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    ]
+CONTENT_SECURITY_POLICY = (  # Swagger UI uses inline styles
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 STRICT_TRANSPORT_SECURITY = "max-age=31536000"  # a year; this service does not decide for subdomains
 CORS_EXPOSED_HEADERS = [
@@ -78,20 +70,20 @@ class Request(flask.Request):
     """A request whose body is bounded, and whose failures are our own errors."""
 
     def get_data(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the body. Raises BodyTooLarge, BodyTooSlow, MalformedJson (cut short, or broken chunks)."""
+        """Return the body. Raises RequestEntityTooLarge, RequestTimeout, MalformedJson (cut short, broken chunks)."""
         body = self.environ["wsgi.input"]
         try:
             data = super().get_data(*args, **kwargs)
             # Werkzeug cuts a chunked body off at the limit, and raises nothing
             is_cut = self.content_length is None and self.environ.get("wsgi.input_terminated") and body.read(1)
         except RequestEntityTooLarge:
-            raise BodyTooLarge from None
+            raise
         except BadRequest as error:
-            raise (BodyTooSlow if isinstance(error.__context__, BlockingIOError) else MalformedJson) from None
+            raise (RequestTimeout if isinstance(error.__context__, BlockingIOError) else MalformedJson) from None
         except Exception:  # each server has its own exceptions for broken chunks
             raise MalformedJson from None
         if is_cut:
-            raise BodyTooLarge
+            raise RequestEntityTooLarge
         if len(data) < (self.content_length or 0):  # the client has left, and Werkzeug returns what it has
             raise MalformedJson
         return data
