@@ -26,10 +26,10 @@ from app.auth.sessions import list_sessions
 from app.billing.tier import export_subscriptions
 from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.schemas import ChatroomOut
+from app.core.admission import SLOT_SECONDS, Slot, held_request, user_slot
 from app.core.db import db
 from app.core.errors import RETRY_AFTER_SECONDS, RateLimited, ServiceUnavailable
 from app.core.schemas import Schema
-from app.core.slots import SLOT_SECONDS, Slot, held_request, user_slot
 from app.core.transactions import release_connection
 from app.messages.schemas import MessageOut
 from app.users.models import User

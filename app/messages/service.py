@@ -16,13 +16,13 @@ from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, ErrorCode, IdempotencyKey, Message, Role, Status
 from app.chatrooms.service import IS_OWN, get_chatroom, get_message, require_model
 from app.core import settings
+from app.core.admission import held_request
 from app.core.auth import TokenRevoked
 from app.core.clock import utc_now
 from app.core.db import TRANSIENT_DATABASE_ERRORS, db, log_database_error
 from app.core.errors import AppError, NotFound
 from app.core.redis import require_redis
 from app.core.schemas import Page, cut_page, decode_cursor, encode_cursor
-from app.core.slots import held_request
 from app.core.transactions import release_connection, transaction
 from app.generation import state
 from app.generation.conversation import supersede

@@ -21,12 +21,12 @@ from flask import current_app
 from app.chatrooms.models import Context, Message, Status
 from app.chatrooms.service import get_message
 from app.core import settings
+from app.core.admission import held_request, user_slot
 from app.core.auth import TokenRevoked, current_session_check
 from app.core.db import TRANSIENT_DATABASE_ERRORS, log_database_error
 from app.core.errors import RETRY_AFTER_SECONDS, NotFound, RateLimited, ServiceUnavailable
 from app.core.http import is_draining
 from app.core.redis import redis_client
-from app.core.slots import held_request, user_slot
 from app.core.transactions import release_connection
 from app.streaming import events
 
@@ -77,8 +77,8 @@ class Follower:
 
     message: the reply as it is now. load: reads it again and holds no connection afterwards; raises NotFound if it is
     gone, TokenRevoked if the session is. client: a blocking Redis client, for the reply's stream.
-    is_draining: whether this process is about to end. has_hung_up: whether the client is gone. until: when to stop, by
-    `monotonic`. wait: sleeps. Nothing here needs an application context.
+    has_hung_up: whether the client is gone. until: when to stop, on time.monotonic(). Nothing here needs an application
+    context.
     """
 
     message: Message
@@ -86,10 +86,7 @@ class Follower:
     cursor: Cursor | None
     _: KW_ONLY
     client: redis.Redis
-    is_draining: Callable[[], bool]
     has_hung_up: Callable[[], bool] = lambda: False
-    wait: Callable[[float], None] = time.sleep
-    monotonic: Callable[[], float] = time.monotonic
     until: float = math.inf
     status: Status | None = field(default=None, init=False)
     context: Context | None = field(default=None, init=False)
@@ -102,18 +99,18 @@ class Follower:
         Stops without either when the client has hung up, the reply or the session is gone, or the time is over.
         """
         message = self.message
-        last_sent_at = reloaded_at = self.monotonic()
+        last_sent_at = reloaded_at = time.monotonic()
         yield from self.status_event(message.status)
         while not message.status.is_final:
-            if self.is_draining():
+            if is_draining():
                 yield Event("reconnect", self.cursor)
                 return
-            if self.has_hung_up() or self.monotonic() >= self.until:
+            if self.has_hung_up() or time.monotonic() >= self.until:
                 return
             entries = self.read(message)
             new = [event for entry in entries or () for event in self.events_for(entry)]
             yield from new
-            now = self.monotonic()
+            now = time.monotonic()
             last_sent_at = now if new else last_sent_at
             if now - last_sent_at >= HEARTBEAT_SECONDS:
                 yield None
@@ -139,7 +136,7 @@ class Follower:
 
     def read(self, message: Message) -> list[events.Entry] | None:
         """Return what is new in the stream, waiting up to SLICE_SECONDS; None if Redis is unavailable."""
-        seconds = min(SLICE_SECONDS, self.until - self.monotonic())
+        seconds = min(SLICE_SECONDS, self.until - time.monotonic())
         try:
             self.last_id, entries = events.read(self.client, message.id, self.last_id, seconds=seconds)
         except redis.RedisError:
@@ -151,7 +148,7 @@ class Follower:
 
     def pause(self) -> None:
         """Let time pass while Redis or PostgreSQL does not answer, but not beyond `until`."""
-        self.wait(max(0.0, min(PAUSE_SECONDS, self.until - self.monotonic())))
+        time.sleep(max(0.0, min(PAUSE_SECONDS, self.until - time.monotonic())))
 
     def status_event(self, status: Status) -> Iterator[Event]:
         if status is not self.status and not status.is_final:
@@ -226,9 +223,7 @@ def follow_reply(
                     return get_message(user_id, chatroom_id, reply_id)
 
             client = redis_client(blocking=True)
-            yield Follower(
-                message, load, cursor, client=client, is_draining=is_draining, has_hung_up=has_hung_up
-            ).follow()
+            yield Follower(message, load, cursor, client=client, has_hung_up=has_hung_up).follow()
 
 
 def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: float) -> Message:
@@ -237,5 +232,5 @@ def wait_until_final(reply: Message, load: Callable[[], Message], *, seconds: fl
     load: as for a Follower.
     """
     client, until = redis_client(blocking=True), time.monotonic() + seconds
-    events_until_then = Follower(reply, load, None, client=client, is_draining=is_draining, until=until).follow()
+    events_until_then = Follower(reply, load, None, client=client, until=until).follow()
     return next((event.message for event in events_until_then if event and event.message), None) or load()

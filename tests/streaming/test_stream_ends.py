@@ -8,7 +8,7 @@ import redis
 from sqlalchemy.exc import OperationalError
 
 from app.chatrooms.models import Context, Status
-from app.core.slots import Slot
+from app.core.admission import Slot
 from app.streaming import following
 from app.streaming.following import Follower
 from tests.conftest import purge_all
@@ -53,22 +53,30 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         self.now += following.SLICE_SECONDS
         return self.now
 
+    def sleep(self, _seconds: float) -> None:
+        """Go on at once."""
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(following, "time", clock)
+    return clock
+
 
 def silent_follower(reply, load, **options):
-    """Make a follower of a reply without events, on a clock of its own."""
+    """Make a follower of a reply without events. Use it with `clock`."""
     client = redis.Redis.from_url("redis://127.0.0.1:1")  # nobody there: every read ends at once
-    own = {"is_draining": lambda: False, "wait": lambda _: None, "monotonic": Clock()}
-    return Follower(reply, load, None, client=client, **own, **options)
+    return Follower(reply, load, None, client=client, **options)
 
 
-def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
+def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room, clock):
     reply = room.row(room.send(PROMPT))
-    follower = silent_follower(reply, lambda: reply)
-    events, clock = follower.follow(), follower.monotonic
+    events = silent_follower(reply, lambda: reply).follow()
     assert next(events).name == "status"
     said = []
     for _ in range(3):
@@ -77,23 +85,23 @@ def test_a_comment_comes_every_fifteen_seconds_while_nothing_happens(room):
     assert [15 <= later - earlier < 20 for earlier, later in pairwise(said)] == [True, True]
 
 
-def test_a_follower_without_redis_ends_when_its_time_is_over(room):
+def test_a_follower_without_redis_ends_when_its_time_is_over(room, monkeypatch):
     reply, waited = room.row(room.send(PROMPT)), []
-    own = {"wait": waited.append, "monotonic": lambda: sum(waited), "until": 2.5, "is_draining": lambda: False}
-    client = redis.Redis.from_url("redis://127.0.0.1:1")
-    events = list(Follower(reply, lambda: reply, None, client=client, **own).follow())
+    own_time = SimpleNamespace(sleep=waited.append, monotonic=lambda: sum(waited))
+    monkeypatch.setattr(following, "time", own_time)
+    events = list(silent_follower(reply, lambda: reply, until=2.5).follow())
     assert [event.name for event in events if event] == ["status"]
     assert sum(waited) == 2.5
 
 
-def test_the_events_end_when_the_client_has_hung_up(room):
+def test_the_events_end_when_the_client_has_hung_up(room, clock):
     reply = room.row(room.send(PROMPT))
     has_hung_up = iter([False, True])
     events = list(silent_follower(reply, lambda: reply, has_hung_up=lambda: next(has_hung_up)).follow())
     assert [event.name for event in events if event] == ["status"]
 
 
-def test_a_look_that_postgresql_does_not_answer_does_not_end_the_stream(room):
+def test_a_look_that_postgresql_does_not_answer_does_not_end_the_stream(room, clock):
     reply = room.row(room.send(PROMPT))
     done = SimpleNamespace(id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED, context=Context(1, 0))
     looks = iter([OperationalError("SELECT", {}, Exception("gone")), done])
