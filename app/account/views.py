@@ -24,7 +24,7 @@ from app.core.http import current_client
 from app.core.schemas import InvalidCursor, PageQuery
 from app.integrations.bounded_calls import BoundedCall
 from app.quota.ledger import usage_history
-from app.quota.usage import STRUCTURED_HEADERS, structured_headers, usage_today
+from app.quota.usage import QUOTA_HEADERS, quota_headers, usage_today
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")
 
@@ -133,13 +133,13 @@ class ApiKeyItem(MethodView):
 @blp.route("/usage")
 class DailyUsage(MethodView):
     @blp.authenticated("getUsage", scope=Scope.CHAT_READ)
-    @blp.response(200, UsageOut, headers=STRUCTURED_HEADERS)
+    @blp.response(200, UsageOut, headers=QUOTA_HEADERS)
     def get(self) -> object:
         """See today's prompts
 
         How many are spent and left, and when the day ends."""
         usage = usage_today(current_user_id(), now=utc_now())
-        return usage, 200, structured_headers(usage)
+        return usage, 200, quota_headers(usage)
 
 
 @blp.route("/usage/history")

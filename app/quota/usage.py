@@ -30,11 +30,9 @@ from app.users.service import require_user
 
 DAY_SECONDS = 86_400
 
-STRUCTURED_HEADERS = {
+QUOTA_HEADERS = {
     "RateLimit": header('Prompts left today, and seconds until midnight UTC: `"daily";r=3;t=41000`. Basic only.'),
     "RateLimit-Policy": header('Prompts in a day of so many seconds: `"daily";q=5;w=86400`. Basic only.'),
-}
-QUOTA_HEADERS = STRUCTURED_HEADERS | {
     "RateLimit-Limit": header("Prompts a day; Basic only.", "integer"),
     "RateLimit-Remaining": header("Prompts left today; Basic only.", "integer"),
     "RateLimit-Reset": header("Seconds until midnight UTC; Basic only.", "integer"),
@@ -64,24 +62,16 @@ class Usage:
         return next_midnight(self.now)
 
 
-def structured_headers(usage: Usage) -> dict[str, str]:
-    """Return the values of STRUCTURED_HEADERS, in the form of draft-ietf-httpapi-ratelimit-headers-11.
+def quota_headers(usage: Usage) -> dict[str, str]:
+    """Return the values of QUOTA_HEADERS; empty for a tier without a limit.
 
-    Empty for a tier without a limit.
+    The first two are in the form of draft-ietf-httpapi-ratelimit-headers-11.
     """
     if usage.limit is None:
         return {}
     return {
         "RateLimit": f'"daily";r={usage.remaining};t={seconds_left(usage)}',
         "RateLimit-Policy": f'"daily";q={usage.limit};w={DAY_SECONDS}',
-    }
-
-
-def quota_headers(usage: Usage) -> dict[str, str]:
-    """Return the values of QUOTA_HEADERS; empty for a tier without a limit."""
-    if usage.limit is None:
-        return {}
-    return structured_headers(usage) | {
         "RateLimit-Limit": str(usage.limit),
         "RateLimit-Remaining": str(usage.remaining),
         "RateLimit-Reset": seconds_left(usage),
