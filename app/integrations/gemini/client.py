@@ -277,11 +277,11 @@ def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
     """Translate an error of Google's. body: the JSON that holds it, as it came."""
     error = error_in(body)
     details = details_in(error)
-    if is_daily_quota_spent(details):
+    if "PerDay" in str(details.get("QuotaFailure")):  # in the id of a quota
         return ModelUnavailable(f"HTTP {status}: the day's quota at Google is spent", retry_after=DAY_SECONDS)
     if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ModelUnavailable(f"HTTP {status}", retry_after=retry_after_of(details, headers))
-    reason = detail_of(details, "google.rpc.ErrorInfo").get("reason")
+    reason = details.get("ErrorInfo", {}).get("reason")
     refusal = f"HTTP {status} {reason or error.get('status', '')}".strip()  # the message may quote the conversation
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or reason == "API_KEY_INVALID":
         return ModelRejected(f"{refusal}: Google refuses GEMINI_API_KEY; set a valid key")
@@ -299,33 +299,22 @@ def error_in(body: Any) -> dict[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
-def details_in(error: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the details of a google.rpc.Status, or none."""
+def details_in(error: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the details of a google.rpc.Status by kind."""
     details = error.get("details")
-    return [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    found = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    return {str(one.get("@type")).rpartition(".")[2]: one for one in found}
 
 
-def retry_after_of(details: list[dict[str, Any]], headers: Mapping[str, str]) -> float | None:
+def retry_after_of(details: dict[str, dict[str, Any]], headers: Mapping[str, str]) -> float | None:
     """Return the seconds that Google asks us to wait: google.rpc.RetryInfo, or the header `Retry-After`."""
-    delay = str(detail_of(details, "google.rpc.RetryInfo").get("retryDelay", "")).removesuffix("s")
+    delay = str(details.get("RetryInfo", {}).get("retryDelay", "")).removesuffix("s")
     for seconds in (delay, headers.get("Retry-After", "")):
         try:
             return min(DAY_SECONDS, max(0.0, float(seconds)))
         except ValueError:
             continue
     return None
-
-
-def is_daily_quota_spent(details: list[dict[str, Any]]) -> bool:
-    """Return whether Google names a daily quota: google.rpc.QuotaFailure with `…PerDay…` in an id."""
-    violations = detail_of(details, "google.rpc.QuotaFailure").get("violations")
-    named = violations if isinstance(violations, list) else []
-    return any("PerDay" in str(one.get("quotaId", "")) for one in named if isinstance(one, dict))
-
-
-def detail_of(details: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """Return one of the details that Google adds to an error, or an empty one."""
-    return next((detail for detail in details if str(detail.get("@type", "")).endswith(kind)), {})
 
 
 CLIENTS = {  # by GEMINI_SDK: module, class, and the file that installs the library
