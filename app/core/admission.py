@@ -54,8 +54,8 @@ return {user, count}
 """
 
 SLOT_SECONDS = 60  # how long a slot lasts without a renewal, as when its process has died
-_held: Counter[str] = Counter()
-_lock = threading.Lock()
+_held: Counter[str] = Counter()  # requests of this process, by kind
+_held_lock = threading.Lock()
 
 log = logging.getLogger(__name__)
 
@@ -208,13 +208,13 @@ def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
 
     A held request occupies a thread of this process, and all other requests need threads too.
     """
-    with _lock:
+    with _held_lock:
         has_slot = _held[kind] < at_most
         _held[kind] += has_slot
     try:
         yield has_slot
     finally:
-        with _lock:
+        with _held_lock:
             _held[kind] -= has_slot
             if not _held[kind]:
                 del _held[kind]

@@ -287,7 +287,7 @@ def enqueue_next_replies(chatroom_id: UUID, user_id: UUID, *, exclude: UUID | No
         release_connection()
 
 
-def mark_enqueued(condition: ColumnElement[bool], at: datetime | ColumnElement[datetime]) -> Sequence[UUID]:
+def mark_enqueued(condition: ColumnElement[bool], at: datetime) -> Sequence[UUID]:
     """Note when the matching replies' tasks are queued, by PostgreSQL's clock. Skips locked rows. Returns the ids."""
     unlocked = locked_keys(select(messages.c.id).where(condition))
     statement = update(messages).where(messages.c.id.in_(unlocked)).values(enqueued_at=at)
