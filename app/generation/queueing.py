@@ -170,10 +170,10 @@ FIRST_IN_ROOM = (
 IS_NEXT_IN_ROOM = and_(messages.c.id == FIRST_IN_ROOM, messages.c.lease_expires_at.is_(None))
 IS_MARKED = and_(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
 HAS_WAITING_REPLIES = select(or_(exists().where(IS_NEXT_IN_ROOM), exists().where(IS_MARKED)))
-NEXT_IN_ROOM = (  # whoever has locked it queues it, or claims it
+NEXT_IN_ROOM = (
     select(messages.c.id)
     .where(IS_NEXT_IN_ROOM, messages.c.id.is_distinct_from(bindparam("exclude")))
-    .with_for_update(skip_locked=True, key_share=True)
+    .with_for_update(key_share=True)
     .cte("next_in_room")
 )
 NEXT_OF_USER = (  # waits for a slot and nothing else: one that also waits for its room gets a task when that is free
