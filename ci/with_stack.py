@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from dotenv import dotenv_values
+
 from sandbox.stack.deployment import own_stack
 from sandbox.stack.folder import stack_folder
 
