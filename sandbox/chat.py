@@ -1,10 +1,9 @@
 """A page for trying the whole product in a browser, through its public API alone. It is not for production.
 
-`python -m sandbox.chat` serves chat.html on this machine, with the API's address filled in and a
-Content-Security-Policy that lets no other script run.
+`make run` serves chat.html on this machine, with the API's address filled in and a Content-Security-Policy that lets no
+other script run.
 """
 
-import argparse
 import base64
 import hashlib
 import re
@@ -14,8 +13,6 @@ from urllib.parse import urlsplit
 
 from flask import Flask, redirect, request
 from flask.typing import ResponseReturnValue
-
-from sandbox.serving import serve
 
 FILE = Path(__file__).with_name("chat.html")
 LIBRARY = "vendor/markdown-it-15.0.3.min.js"  # from npm, unchanged; its licence is next to it
@@ -73,16 +70,3 @@ def _hashes(html: str, element: str) -> str:
     contents: list[str] = re.findall(rf"<{element}>(.*?)</{element}>", html, flags=re.DOTALL)
     digests = (hashlib.sha256(content.encode()).digest() for content in contents)
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-
-
-def main() -> None:
-    """Read the options and replace this process with gunicorn, so that signals reach it directly."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.chat", description="Serve a chat page that uses the API.")
-    parser.add_argument("--port", type=int, default=8083, help="port on 127.0.0.1 (default 8083)")
-    parser.add_argument("--api", default="http://127.0.0.1:5000", help="the API's address, as browsers reach it")
-    options = parser.parse_args()
-    serve("chat page", "sandbox.chat:create_app", port=options.port, api=options.api)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,13 +3,10 @@
 There is one process, because it holds the state, and many threads, because calls may wait.
 """
 
-import os
 import signal
 import sys
 from types import FrameType
-from typing import Any, NoReturn
-
-from sandbox.stack.processes import bind_error
+from typing import Any
 
 workers = 1
 worker_class = "gthread"
@@ -41,16 +38,8 @@ def post_worker_init(worker: Any) -> None:
         signal.signal(number, end)
 
 
-def serve(name: str, factory: str, *, port: int, **options: object) -> NoReturn:
-    """Replace this process with a gunicorn that serves an app on 127.0.0.1.
-
-    factory: `module:function`, called with the options. Exits with one sentence if it cannot listen on the port;
-    gunicorn would first retry for five seconds.
-    """
-    error = bind_error(port)
-    if error is not None:
-        sys.exit(f"The {name} cannot listen on 127.0.0.1:{port}: {error.strerror}.")
-    print(f"The {name} listens on http://127.0.0.1:{port}", flush=True)
+def serving_command(factory: str, *, port: int, **options: object) -> list[str]:
+    """Return the command that serves an app on 127.0.0.1. factory: `module:function`, called with the options."""
     arguments = ", ".join(f"{option}={value!r}" for option, value in options.items())
     command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--config", "python:sandbox.serving"]
-    os.execv(command[0], [*command, "--bind", f"127.0.0.1:{port}", f"{factory}({arguments})"])
+    return [*command, "--bind", f"127.0.0.1:{port}", f"{factory}({arguments})"]

@@ -5,7 +5,6 @@ sandbox/README.md lists the routes behind the methods.
 
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import requests
 
+from sandbox.serving import serving_command
 from sandbox.stack import processes
 from sandbox.stack.processes import ROOT, comes_up, direct_session, free_port
 
@@ -25,16 +25,16 @@ FAST_RETRIES = [0.05, 0.1, 0.2, 0.4]
 class _Process:
     """A stand-in's process, which answers at `url`."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, factory: str, **options: object) -> None:
         """Start it on a free port and wait until it answers. Raises RuntimeError if it does not within 20 s."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._session = direct_session()
-        command = [sys.executable, "-m", module, "--port", str(port), *arguments]
+        command = serving_command(factory, port=port, **options)
         self.process = processes.spawn(command, output=subprocess.DEVNULL, errors=None, cwd=ROOT)
         if not comes_up(self.process, self._is_healthy, seconds=START_SECONDS):
             self.stop()
-            raise RuntimeError(f"{module} did not start on port {port} (exit code {self.process.poll()}).")
+            raise RuntimeError(f"{factory} did not start on port {port} (exit code {self.process.poll()}).")
 
     def _is_healthy(self) -> bool:
         try:
@@ -158,7 +158,7 @@ class RunningStandIn(_Process):
 @contextmanager
 def running_gemini_stand_in(*, pace: float = 0.0) -> Iterator[GeminiStandIn]:
     """Run a stand-in for Gemini during the block. pace: seconds between a stream's words. Raises RuntimeError."""
-    stand_in = GeminiStandIn("sandbox.gemini", "--pace", str(pace))
+    stand_in = GeminiStandIn("sandbox.gemini.app:create_app", pace=pace)
     try:
         yield stand_in
     finally:
@@ -173,9 +173,8 @@ def running_stripe_stand_in(
 
     state: the file in which it keeps its state; None to keep it only in memory.
     """
-    arguments = ["--webhook-url", webhook_url, "--webhook-secret", webhook_secret]
-    arguments += ["--state", str(state)] if state else []
-    stand_in = RunningStandIn("sandbox.stripe", *arguments)
+    options = {"webhook_url": webhook_url, "webhook_secret": webhook_secret, "state_file": str(state or "")}
+    stand_in = RunningStandIn("sandbox.stripe.app:create_app", **options)
     try:
         stand_in.webhooks(retry_delays=FAST_RETRIES)
         yield stand_in

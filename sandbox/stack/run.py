@@ -162,13 +162,11 @@ class Stack:
     def _start_stand_ins(self, given: dict[str, str], port: int, lock: Lock) -> dict[str, str]:
         """Start the stand-ins and the chat page. Returns the variables that the product needs to use them."""
         variables: dict[str, str] = {}
-        stand_ins = settings.stand_ins(given, port=port, var=self._var)
         chat = settings.chat_page(given, api_port=port)
-        if chat is not None:
-            stand_ins.append(chat)
-            self._locations = {"Chat": f"http://127.0.0.1:{chat.port} (try it in a browser)"} | self._locations
-        for stand_in in stand_ins:
+        for stand_in in (*([chat] if chat else []), *settings.stand_ins(given, port=port, var=self._var)):
             self._stop.check()
+            hint = " (try it in a browser)" if stand_in is chat else ""
+            self._locations[stand_in.name.capitalize()] = f"http://127.0.0.1:{stand_in.port}{hint}"
             self._stand_ins.append(stand_in.name)
             environ = settings.process_environment(given, {})
             lock.record(stand_in.name, self._processes.start(stand_in.name, stand_in.command, environ))

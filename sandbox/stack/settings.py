@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from sandbox.serving import serving_command
 from sandbox.stack.folder import kept_secret
 from sandbox.stack.processes import StackError, bind_error, free_port, reserve
 
@@ -17,6 +18,7 @@ MIGRATE = [sys.executable, "-m", "flask", "--app", "wsgi", "db", "upgrade"]
 _GEMINI_PORT = 8081
 _STRIPE_PORT = 8082
 _CHAT_PORT = 8083
+_PACE_SECONDS = 0.03  # between the words of a stream
 _WEBHOOK_SECRET = "whsec_sandbox"
 _LAST_PORT = 65_535
 _OTHER_PORT = "`PORT=5001 make run`"
@@ -78,16 +80,20 @@ def _gemini() -> StandIn:
     return StandIn(
         "gemini",
         port,
-        [sys.executable, "-m", "sandbox.gemini", "--port", str(port)],
+        serving_command("sandbox.gemini.app:create_app", port=port, pace=_PACE_SECONDS),
         {"GEMINI_API_KEY": "sandbox-key", "GEMINI_API_ENDPOINT": f"http://127.0.0.1:{port}"},
     )
 
 
 def _stripe(api_port: int, var: Path) -> StandIn:
     port = free_port(_STRIPE_PORT)
-    command = [sys.executable, "-m", "sandbox.stripe", "--port", str(port)]
-    command += ["--webhook-url", f"http://127.0.0.1:{api_port}/webhook/stripe"]
-    command += ["--webhook-secret", _WEBHOOK_SECRET, "--state", str(var / "stripe.json")]
+    command = serving_command(
+        "sandbox.stripe.app:create_app",
+        port=port,
+        webhook_url=f"http://127.0.0.1:{api_port}/webhook/stripe",
+        webhook_secret=_WEBHOOK_SECRET,
+        state_file=str(var / "stripe.json"),
+    )
     variables = {
         "STRIPE_SECRET_KEY": "sk_test_sandbox",
         "STRIPE_API_BASE": f"http://127.0.0.1:{port}",
@@ -102,7 +108,7 @@ def chat_page(environ: Mapping[str, str], *, api_port: int) -> StandIn | None:
     if not _in_development(environ):
         return None
     port = free_port(_CHAT_PORT)
-    command = [sys.executable, "-m", "sandbox.chat", "--port", str(port), "--api", f"http://127.0.0.1:{api_port}"]
+    command = serving_command("sandbox.chat:create_app", port=port, api=f"http://127.0.0.1:{api_port}")
     origin = f"http://127.0.0.1:{port}"
     wanted = {"CORS_ORIGINS": origin, "FRONTEND_URL": origin}
     return StandIn("chat", port, command, {name: value for name, value in wanted.items() if not environ.get(name)})

@@ -86,7 +86,7 @@ def test_the_stack_serves_the_page_in_development_and_lets_it_in():
     assert page is not None
     origin = f"http://127.0.0.1:{page.port}"
     assert page.variables == {"CORS_ORIGINS": origin, "FRONTEND_URL": origin}
-    assert page.command[-1] == "http://127.0.0.1:5000"
+    assert page.command[-1] == "sandbox.chat:create_app(api='http://127.0.0.1:5000')"
 
 
 def test_the_stack_keeps_given_origins_and_has_no_page_in_production():

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from sandbox.stack.processes import alive, descendants, free_port, wait_until
 from sandbox.stack.run import conversation
@@ -55,6 +56,9 @@ def test_a_first_conversation_survives_a_kill_and_the_end_leaves_nothing(server_
         pasted = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, timeout=60)
         *_, answer, token = [line for line in pasted.stdout.splitlines() if line.strip()]
         assert json.loads(answer)["reply"]["status"] == "completed", first.said()
+        addresses = dotenv_values(checkout / "var" / "stack.env")
+        for name in ("GEMINI_API_ENDPOINT", "STRIPE_API_BASE", "FRONTEND_URL"):
+            assert f" {addresses[name]}" in first.said()
     finally:
         first.end(signal.SIGKILL)
 
