@@ -60,7 +60,7 @@ migration: $(STAMP) ## Write a migration from the models: make migration m="What
 	@exec $(BIN)/python -m sandbox.stack.migration "$(m)"
 
 postman: $(STAMP) ## Write the Postman collection in docs/postman/ from the API's description
-	@exec $(BIN)/python -m sandbox.postman $(ARGS)
+	@exec $(BIN)/python -m sandbox.postman
 
 chaos: $(STAMP) ## Kill processes under load and check that nothing is lost
 	@exec $(BIN)/python -m sandbox.chaos $(ARGS)
