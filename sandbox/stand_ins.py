@@ -143,7 +143,7 @@ class RunningStandIn(_Process):
         return list(self.call("GET", "/events", type=list(types))["events"])
 
     def make_event(self, kind: str, **fields: Any) -> Any:
-        """Make an event of any type. fields: `object` or `object_id`, `api_version`, `send`."""
+        """Make an event of any type, without sending it. fields: `object` or `object_id`, `api_version`."""
         return self.call("POST", "/events", fields | {"type": kind})
 
     def signed(self, event_id: str) -> Any:

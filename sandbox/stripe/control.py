@@ -97,7 +97,7 @@ def events() -> Response:
 
 @blueprint.post("/events")
 def make_event() -> Response:
-    """Make an event of any type about `object`, or about the one named by `object_id`. `send`: whether to send it."""
+    """Make an event of any type about `object`, or about the one named by `object_id`. It is not sent."""
     here, body = stand_in(), _body()
     if not body.get("type"):
         raise parameter_missing("type")
@@ -105,10 +105,7 @@ def make_event() -> Response:
         item = body.get("object") or _object(here, str(body.get("object_id")))
         event = here.events.emit(body["type"], item, api_version=body.get("api_version"))
         record = here.store.table("events")[event["id"]]
-        if body.get("send", True):
-            here.events.flush()
-        else:
-            record["delivery"] = "unsent"
+        record["delivery"] = "unsent"
         here.store.save()
         return jsonify(shown(record))
 

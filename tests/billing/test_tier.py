@@ -203,7 +203,7 @@ def test_a_deleted_customer_is_basic(user: Any, shop: Shop, stripe: RunningStand
     shop.subscribe(user)
     customer_id = shop.rows("stripe_customers")[0]["stripe_id"]
     stripe.act(shop.rows()[0]["id"], "cancel")
-    event = stripe.make_event("customer.deleted", object_id=customer_id, send=False)
+    event = stripe.make_event("customer.deleted", object_id=customer_id)
     assert shop.deliver(event["id"]).status_code == 200
     assert user.get("/user/me").json["tier"] == "basic"
     assert shop.subscribe(user)  # with a new customer
@@ -220,7 +220,7 @@ def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
     )
     customer = {"id": shop.rows("stripe_customers")[0]["stripe_id"], "object": "customer"}
     stripe.reset()
-    event = stripe.make_event("customer.deleted", object=customer, send=False)
+    event = stripe.make_event("customer.deleted", object=customer)
     with caplog.at_level("INFO", "app"):
         assert shop.deliver(event["id"]).status_code == 200
     assert f"subscription_changed subscription={subscription_id} before=active after=canceled" in caplog.text

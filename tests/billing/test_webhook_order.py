@@ -108,16 +108,16 @@ def test_an_event_of_another_api_version_is_understood(user: Any, shop: Shop, st
     subscription_id = shop.buy(user)
     invoice = stripe.events("invoice.paid")[0]["event"]["data"]["object"]
     old = {name: value for name, value in invoice.items() if name != "parent"} | {"subscription": subscription_id}
-    event = stripe.make_event("invoice.paid", object=old, api_version="2020-08-27", send=False)
+    event = stripe.make_event("invoice.paid", object=old, api_version="2020-08-27")
     assert shop.deliver(event["id"]).status_code == 200
     assert user.get("/user/me").json["tier"] == "pro"
 
 
 def test_other_types_and_unknown_customers_are_acknowledged(shop: Shop, stripe: RunningStandIn, caplog: Any) -> None:
-    product = stripe.make_event("product.created", object={"id": "prod_1", "object": "product"}, send=False)
+    product = stripe.make_event("product.created", object={"id": "prod_1", "object": "product"})
     assert shop.deliver(product["id"]).status_code == 200
     stranger = {"id": "sub_1", "object": "subscription", "customer": "cus_stranger"}
-    event = stripe.make_event("customer.subscription.updated", object=stranger, send=False)
+    event = stripe.make_event("customer.subscription.updated", object=stranger)
     with caplog.at_level("INFO"):
         assert shop.deliver(event["id"]).status_code == 200
     assert "event_of_unknown_customer" in caplog.text
@@ -131,7 +131,7 @@ def test_an_event_without_a_customer_matches_no_customer_without_a_stripe_id(
 ) -> None:
     assert user.post("/subscription/portal").status_code == 200
     shop.execute("UPDATE stripe_customers SET stripe_id = NULL")
-    event = stripe.make_event("invoice.paid", object={"id": "in_1", "object": "invoice"}, send=False)
+    event = stripe.make_event("invoice.paid", object={"id": "in_1", "object": "invoice"})
     assert shop.deliver(event["id"]).status_code == 200
     assert shop.rows("stripe_events") == []
 

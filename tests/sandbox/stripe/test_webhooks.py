@@ -48,9 +48,7 @@ def test_the_payment_page_waits_for_the_webhooks(stand_in, receiver, open_sessio
 
 
 def test_any_event_can_be_made(stand_in, subscribed):
-    record = stand_in.make_event(
-        "customer.subscription.updated", object_id=subscribed.id, api_version="2020-08-27", send=False
-    )
+    record = stand_in.make_event("customer.subscription.updated", object_id=subscribed.id, api_version="2020-08-27")
     event = json.loads(record["payload"])
     assert event["api_version"] == "2020-08-27"
     assert event["data"]["object"]["id"] == subscribed.id
