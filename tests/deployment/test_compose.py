@@ -106,7 +106,7 @@ TWILIO = {
 IN_RESPONSE = {"OTP_DELIVERY": "response", "OTP_RESPONSE_IN_PRODUCTION": "true"}
 
 
-@pytest.mark.parametrize("more", [{}, {"WEB_CONCURRENCY": "3", "WEB_THREADS": "8"}, TWILIO, IN_RESPONSE])
+@pytest.mark.parametrize("more", [{}, TWILIO | {"WEB_CONCURRENCY": "3", "WEB_THREADS": "8"}, IN_RESPONSE])
 def test_gunicorn_takes_what_compose_tells_it(services, more, tmp_path):
     command = [sys.executable, "-m", "gunicorn", "--check-config", "-c", "gunicorn.conf.py", "wsgi:app"]
     own = {"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1", "TMPDIR": str(tmp_path)}
