@@ -10,9 +10,11 @@ from typing import Any
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
 from app.core.celery import remove_worker_record
 from app.core.http import add_drain_signal
+from app.core.logging import first_line
 from app.factory import TASKS, create_app
 from app.generation.worker import FINISH_WITHIN_SECONDS, FinishingPool
 from app.integrations.gemini.client import ClientNotConfigured
@@ -23,9 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class PausingConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer, but it connects at most once in CONNECT_EVERY_SECONDS.
+    """Celery's consumer, but while Redis is away it tries to connect once in CONNECT_EVERY_SECONDS.
 
-    If Redis answers with errors, connections soon fail: without a pause, six times a second, with tracebacks.
+    If Redis answers with errors, connections soon fail: without a pause, six times a second, with tracebacks. If it
+    does not answer, Celery would wait longer after each failure, up to 30 s, and log each.
     """
 
     connects_at = 0.0  # on time.monotonic()
@@ -35,6 +38,20 @@ class PausingConsumer(Consumer):  # type: ignore[misc]
         time.sleep(max(0.0, self.connects_at - time.monotonic()))
         self.connects_at = time.monotonic() + CONNECT_EVERY_SECONDS
         return super().connect()
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however often that fails. Each kind of failure is logged once."""
+        logged = set()
+
+        def log_once(error: Exception, _pause_seconds: float) -> None:
+            if (failure := first_line(error)) not in logged:
+                log.error("Redis is unavailable, so this worker takes no tasks; trying again each second: %s", failure)
+            logged.add(failure)
+
+        pause = {"interval_start": CONNECT_EVERY_SECONDS, "interval_max": CONNECT_EVERY_SECONDS}
+        connected = conn.ensure_connection(log_once, **pause, callback=maybe_shutdown)
+        self.first_connection_attempt = False
+        return connected
 
 
 @signals.worker_init.connect

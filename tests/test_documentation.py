@@ -121,7 +121,8 @@ def table_of(page: str, title: str) -> str:
 
 def texts_of_code() -> set[str]:
     """Every text in the code of the product, of Celery's beat and of its workers, with `…` for what is filled in."""
-    sources = [path.read_text() for path in (*(ROOT / "app").rglob("*.py"), ROOT / "gunicorn.conf.py")]
+    files = [*(ROOT / "app").rglob("*.py"), ROOT / "gunicorn.conf.py", ROOT / "celery_worker.py"]
+    sources = [path.read_text() for path in files]
     sources += [inspect.getsource(celery.beat), inspect.getsource(celery.worker.consumer.consumer)]
     found = set()
     for node in (node for source in sources for node in ast.walk(ast.parse(source))):

@@ -231,6 +231,7 @@ class Slot:
         self.kind = key.partition(":")[0]
         self.name = secrets.token_hex(8)
         self.client = redis_client()  # kept, because a slot outlives its request's context
+        self.is_counted = True  # unless Redis did not answer last time
 
     def renew(self) -> int:
         """Take or renew the slot for SLOT_SECONDS. Returns how many slots the user holds, or 0 without Redis."""
@@ -241,10 +242,13 @@ class Slot:
         pipeline.zcard(self.key)
         pipeline.expire(self.key, SLOT_SECONDS)
         try:
-            return int(pipeline.execute()[2])
+            count = int(pipeline.execute()[2])
+            self.is_counted = True
         except redis.RedisError:
-            log.warning("Redis is unavailable; a user's %s are not counted", self.kind)
-            return 0
+            if self.is_counted:
+                log.warning("Redis is unavailable; a user's %s are not counted", self.kind)
+            self.is_counted, count = False, 0
+        return count
 
     def release(self) -> None:
         try:

@@ -43,10 +43,12 @@ IDLE_IN_TRANSACTION_MS = 15_000
 READ_ONLY = "25006"  # read_only_sql_transaction: a former primary, or one whose disk is full
 UNAVAILABLE_STATES = {
     READ_ONLY,
+    "53100",  # disk_full
     "53300",  # too_many_connections
     "57P01",  # admin_shutdown
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
+    "58030",  # io_error
 }
 IN_TRANSACTION = "in_transaction"  # in a session's `info`
 HAS_SERVED = "has_served"  # in a pooled connection's `info`, which ends with it
@@ -79,7 +81,7 @@ class DatabaseUnavailable(OperationalError):
 
 # PostgreSQL cannot be reached, or no connection to it came free in time.
 DATABASE_UNAVAILABLE = (DatabaseUnavailable, PoolTimeoutError)
-# The same, and statements that a running server ends: a deadlock, a lock or statement that takes too long, a full disk.
+# The same, and statements that a running server ends: a deadlock, or a lock or statement that takes too long.
 # Nothing was stored and a retry may succeed, but an error that keeps coming back is a defect.
 TRANSIENT_DATABASE_ERRORS = (OperationalError, PoolTimeoutError)
 

@@ -81,8 +81,9 @@ class RedisBreaker:
             yield
             self._open_until = 0.0
         except redis.TimeoutError:
-            self._open_until = time.monotonic() + OPEN_SECONDS
-            log.warning("Redis timed out; this process does without it for up to %.0f s", OPEN_SECONDS)
+            was_open, self._open_until = self.is_open, time.monotonic() + OPEN_SECONDS
+            if not was_open:  # a hundred threads may have waited at once
+                log.warning("Redis timed out; this process does without it for up to %.0f s", OPEN_SECONDS)
             raise
         finally:
             if is_probe:

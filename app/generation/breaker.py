@@ -30,6 +30,7 @@ class Breaker:
         self.model = model
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
+        self._last_failure = ""
         self._pause_seconds = PAUSE_SECONDS
         self._open_until: float | None = None
         self._prober: int | None = None  # the thread whose call is the probe, while one is under way
@@ -69,6 +70,7 @@ class Breaker:
             with self._lock:
                 is_first = user_id not in self._failed_users
                 self._failed_users.add(user_id)
+                self._last_failure = str(error)
             answered = False if is_first or not isinstance(error, ModelTimeout) else None
             raise
         except ModelError:
@@ -97,8 +99,8 @@ class Breaker:
                     self._double_pause()
                 if was_probe or (not was_open and self._failures_in_a_row >= THRESHOLD):
                     self._open_until = time.monotonic() + self._pause_seconds
-                    sentence = "%s has failed %d times in a row: the breaker is open for %.0f s"
-                    log.error(sentence, self.model, self._failures_in_a_row, self._pause_seconds)
+                    facts = (self.model, self._failures_in_a_row, self._last_failure, self._pause_seconds)
+                    log.error("%s has failed %d times in a row (%s): the breaker is open for %.0f s", *facts)
 
     def _double_pause(self) -> None:
         self._pause_seconds = min(self._pause_seconds * 2, MAX_PAUSE_SECONDS)

@@ -85,6 +85,7 @@ class LeaseKeeper:
             return dict(self._calls)
 
     def _renew(self) -> None:
+        failure: type[Exception] | None = None  # the last one, since each kind is logged once
         while not self._closed.wait(min(CHECK_EVERY_SECONDS, self.lease.total_seconds() / 3)):
             calls = self._snapshot()
             if not calls:
@@ -92,15 +93,24 @@ class LeaseKeeper:
             try:
                 with self.app.app_context(), transaction():
                     still_held = renew(calls, lease=self.lease)
-            except TRANSIENT_DATABASE_ERRORS as error:
-                log_database_error(log, "leases were not renewed; trying again", error)
+            except Exception as error:
+                if type(error) is not failure:
+                    log_failed_renewal(error)
+                failure = type(error)
                 continue
-            except Exception:
-                log.exception("A defect kept leases from being renewed; trying again")
-                continue
+            if failure:
+                log.warning("Leases are renewed again")
+                failure = None
             for claim, call in calls.items():
                 if claim not in still_held:
                     call.abort()
+
+
+def log_failed_renewal(error: Exception) -> None:
+    if isinstance(error, TRANSIENT_DATABASE_ERRORS):
+        log_database_error(log, "leases are not renewed; trying again each second", error)
+    else:
+        log.error("A defect keeps leases from being renewed; trying again each second", exc_info=error)
 
 
 class FinishingPool(TaskPool):  # type: ignore[misc]

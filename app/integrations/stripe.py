@@ -307,7 +307,8 @@ def call(work: Callable[[], Result]) -> Result:
 def payments_error(error: stripe.StripeError) -> PaymentsError:
     """Translate an error of the SDK into one of ours."""
     status = error.http_status
-    facts = f"{type(error).__name__} HTTP {status} {error.code or '-'} {error.request_id or '-'}"
+    answer = f" HTTP {status} {error.code or '-'} {error.request_id or '-'}" if status else ""
+    facts = type(error).__name__ + answer
     if status in {None, HTTPStatus.TOO_MANY_REQUESTS} or isinstance(error, stripe.APIConnectionError):
         return PaymentsUnavailable(facts)
     if status == HTTPStatus.CONFLICT:

@@ -75,7 +75,7 @@ def health(max_queued: float, max_tick: float, max_worker: float, as_json: bool)
 
     \b
     Exit code 0: all is well.
-    Exit code 1: PostgreSQL or Redis does not answer.
+    Exit code 1: PostgreSQL or Redis does not answer, or answers with an error.
     Exit code 2: a due reply has waited too long. There is no worker, or all are stuck.
     Exit code 3: beat's tick has not run lately. Beat, the broker or all workers are down, and no sweep runs.
     Exit code 4: a worker process takes no tasks, or was killed within the last hour; others may do its work.

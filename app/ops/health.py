@@ -11,6 +11,7 @@ from sqlalchemy import text
 from app.core.celery import last_tasks
 from app.core.clock import database_now
 from app.core.db import answers_within, db
+from app.core.logging import first_line
 from app.core.redis import ping_redis
 from app.core.transactions import release_connection
 from app.ops import totals
@@ -33,17 +34,21 @@ def checks(
     *, now: datetime, max_queued_seconds: float, max_tick_seconds: float, max_worker_seconds: float
 ) -> list[Check]:
     """Check the dependencies, the queue, beat and each worker process. Skips checks whose server does not answer."""
-    failing = failing_dependencies()
-    found = [
-        Check(name, name not in failing, "does not answer" if name in failing else "answers", DEPENDENCY)
-        for name in ("postgres", "redis")
-    ]
-    if "postgres" not in failing:
-        by_postgres = database_now()
-        found += [queue_check(by_postgres, max_queued_seconds), beat_check(by_postgres, max_tick_seconds)]
-    if "redis" not in failing:
-        found += worker_checks(now, max_worker_seconds)
-    return found
+    problems = dict.fromkeys(failing_dependencies(), "does not answer")
+    found: list[Check] = []
+    try:
+        if "postgres" not in problems:
+            by_postgres = database_now()
+            found += [queue_check(by_postgres, max_queued_seconds), beat_check(by_postgres, max_tick_seconds)]
+    except sqlalchemy.exc.SQLAlchemyError as error:  # as before the first migration
+        problems["postgres"] = first_line(error)
+    try:
+        if "redis" not in problems:
+            found += worker_checks(now, max_worker_seconds)
+    except redis.RedisError as error:
+        problems["redis"] = first_line(error)
+    servers = ("postgres", "redis")
+    return [Check(name, name not in problems, problems.get(name, "answers"), DEPENDENCY) for name in servers] + found
 
 
 def failing_dependencies() -> list[str]:
@@ -80,7 +85,7 @@ def beat_check(now: datetime, max_seconds: float) -> Check:
 
 def worker_checks(now: datetime, max_seconds: float) -> list[Check]:
     """A check for each worker process that took a task within the last hour and has not shut down cleanly since."""
-    ages = {name: (now - taken_at).total_seconds() for name, taken_at in last_tasks(now).items()}
+    ages = {name: max(0.0, (now - taken_at).total_seconds()) for name, taken_at in last_tasks(now).items()}
     return [
         Check(f"worker {name}", age <= max_seconds, f"last took a task {age:.0f} s ago", WORKER)
         for name, age in sorted(ages.items())

@@ -92,6 +92,7 @@ class Follower:
     context: Context | None = field(default=None, init=False)
     last_id: str = field(default=events.FROM_THE_START, init=False)
     ended_attempt: int = field(default=0, init=False)
+    is_reloading: bool = field(default=False, init=False)  # again and again, until PostgreSQL answers
 
     def follow(self) -> Iterator[Event | None]:
         """Yield the events up to a final one or `reconnect`; None is a heartbeat while nothing happens.
@@ -127,12 +128,15 @@ class Follower:
     def reload_message(self, message: Message) -> Message:
         """Return the reply as it is now or, if PostgreSQL does not answer, as it was, after a pause."""
         try:
-            return self.load()
+            message = self.load()
+            self.is_reloading = False
         except TRANSIENT_DATABASE_ERRORS as error:
-            log_database_error(log, "a follower will read its reply again", error)
+            if not self.is_reloading:
+                log_database_error(log, "a follower will read its reply again", error)
+            self.is_reloading = True
             self.pause()
             self.last_id = events.FROM_THE_START  # an end must be seen again
-            return message
+        return message
 
     def read(self, message: Message) -> list[events.Entry] | None:
         """Return what is new in the stream, waiting up to SLICE_SECONDS; None if Redis is unavailable."""

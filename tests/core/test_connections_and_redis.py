@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -215,6 +215,20 @@ def test_another_request_may_probe_after_a_probe_that_was_not_answered():
     for _ in range(3):
         with pytest.raises(RedisTimeout), breaker.guard(probing=True):
             raise RedisTimeout
+
+
+def time_out() -> None:
+    raise RedisTimeout
+
+
+def test_requests_that_wait_for_a_silent_redis_at_once_log_it_once(caplog):
+    breaker = redis_clients.RedisBreaker()
+    with ExitStack() as asking:
+        for _ in range(MANY):
+            asking.enter_context(pytest.raises(RedisTimeout))
+            asking.enter_context(breaker.guard(probing=False))
+            asking.callback(time_out)
+    assert caplog.text.count("Redis timed out") == 1
 
 
 def test_one_request_probes_a_silent_redis_and_the_others_do_not_wait(make_app, make_redis_url, user, monkeypatch):

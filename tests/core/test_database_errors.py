@@ -13,15 +13,16 @@ DEFECTS = {
     "57014": "a statement that takes too long",
     "40P01": "a deadlock",
     "55P03": "a lock that is not available",
-    "53100": "a full disk",
     "25P03": "a transaction that was left open",
 }
 ABSENCES = {
     "08006": "a connection that is lost",
+    "53100": "a full disk",
     "53300": "too many connections",
     "57P01": "a server that shuts down",
     "57P02": "a server that has crashed",
     "57P03": "a server that starts",
+    "58030": "a disk that fails",
 }
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -172,6 +173,26 @@ def test_a_worker_asks_a_redis_with_errors_once_a_second_and_recovers(start_work
             assert time.monotonic() - began > 2
         assert each_takes_tasks(person.client.application, [worker])
         assert [worker.lines(noise) for noise in ("Traceback", "PendingDeprecationWarning")] == [0, 0]
+
+
+def test_a_worker_tries_to_connect_each_second_and_logs_that_redis_is_away_once(start_worker, person, own_valkey):
+    """Celery alone would pause for 2, 4, 6 … 30 seconds, and take no tasks until that is over."""
+    with start_worker() as worker:
+        assert each_takes_tasks(person.client.application, [worker])
+        port = urlsplit(own_valkey.url).port
+        own_valkey.kill()
+        try:
+            assert wait_until(lambda: worker.lines("Connection to broker lost") > 0, seconds=PATIENCE_SECONDS)
+            with socket.create_server(("127.0.0.1", port)) as listener:
+                listener.settimeout(3)
+                until = time.monotonic() + 8
+                while time.monotonic() < until:
+                    listener.accept()[0].close()
+        finally:
+            own_valkey.start()
+        assert each_takes_tasks(person.client.application, [worker])
+        assert 1 <= worker.lines("Redis is unavailable, so") <= 3  # refused, closed, reset
+        assert worker.lines("Traceback") == 0
 
 
 def test_a_worker_ends_when_told_to_while_redis_answers_with_errors(start_worker, person, broker):

@@ -53,6 +53,13 @@ def test_the_breaker_opens_after_failures_in_a_row_and_logs_it(breaker, caplog):
     assert [(one.levelname, "the breaker is open" in one.getMessage()) for one in caplog.records] == [("ERROR", True)]
 
 
+def test_the_log_says_how_the_last_call_failed(breaker, caplog):
+    for reason in ("HTTP 503", "HTTP 503", "HTTP 429"):
+        with pytest.raises(ModelUnavailable), breaker.watch(uuid7()):
+            raise ModelUnavailable(reason)
+    assert "has failed 3 times in a row (HTTP 429): the breaker is open for 2 s" in caplog.text
+
+
 def test_after_the_pause_one_call_probes_while_the_others_wait(breaker, clock):
     fail(breaker, 3)
     clock.now += 2.1

@@ -1,5 +1,6 @@
 """Leases: whose clock counts, and what a locked row costs."""
 
+import threading
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
@@ -13,6 +14,7 @@ from app.core.transactions import transaction
 from app.generation import state
 from app.generation.tasks import sweep
 from app.generation.worker import CHECK_EVERY_SECONDS
+from sandbox.stack.processes import wait_until
 from tests.rooms import Room, cancel, retry
 
 LEASE = timedelta(seconds=5)
@@ -65,6 +67,32 @@ def test_a_lost_lease_is_told_apart_from_a_locked_one(room, loss):
     room.sql(f"UPDATE messages SET {loss} WHERE id = :id", id=lost.reply_id)
     with room.app.app_context(), transaction():
         assert state.renew([lost, held], lease=LEASE) == {held}
+
+
+def test_an_outage_is_logged_once_and_so_is_its_end(room, make_runner, caplog):
+    lost = threading.Event()
+    attempts = 0
+
+    def lose(connection, *_):
+        nonlocal attempts
+        if lost.is_set() and threading.current_thread().name == "lease-keeper":
+            attempts += 1
+            connection.connection.driver_connection.close()
+
+    with room.app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", lose)
+    try:
+        with make_runner(lease_seconds=0.3).keeper.hold(claim(room), seconds=10):
+            lost.set()
+            assert wait_until(lambda: attempts > 2, seconds=10)
+            lost.clear()
+            assert wait_until(lambda: "Leases are renewed again" in caplog.text, seconds=10)
+    finally:
+        event.remove(engine, "before_cursor_execute", lose)
+    told = [(record.levelname, bool(record.exc_info)) for record in caplog.records if "lease" in record.msg.lower()]
+    assert told == [("WARNING", False)], caplog.text
+    assert caplog.text.count("leases are not renewed; trying again each second") == 1
 
 
 # The clock

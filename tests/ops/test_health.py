@@ -2,13 +2,18 @@
 tests/core/test_dependencies_gone.py.
 """
 
+from contextlib import closing
 from datetime import timedelta
 
+import psycopg2
 import pytest
 from sqlalchemy import event
+from sqlalchemy.engine import make_url
 
+from app.core.celery import WORKERS
 from app.core.clock import database_now, utc_now
 from app.core.db import db
+from app.core.redis import redis_client
 from app.ops import totals
 from tests.ops.test_metrics import scrape
 
@@ -44,3 +49,33 @@ def test_ages_are_measured_by_one_clock(client, app, user, monkeypatch, minutes)
     assert 0 < found["oldest_unfinished_reply_seconds",] < 60
     checks = app.test_cli_runner().invoke(args=["health"]).output.splitlines()
     assert [line.split()[0] for line in checks if "FAILED" in line] == []
+
+
+@pytest.fixture
+def empty_database(postgres):
+    """The address of a database without tables."""
+    url = make_url(postgres.url)
+    empty = url.set(database=f"{url.database}_empty")
+    with closing(psycopg2.connect(postgres.url)) as admin:
+        admin.autocommit = True
+        admin.cursor().execute(f'CREATE DATABASE "{empty.database}"')
+        yield empty.render_as_string(hide_password=False)
+        admin.cursor().execute(f'DROP DATABASE "{empty.database}" WITH (FORCE)')
+
+
+def test_health_says_in_one_line_that_the_tables_are_missing(make_app, empty_database):
+    done = make_app(database_url=empty_database, commands=True).test_cli_runner().invoke(args=["health"])
+    assert done.exit_code == 1, done.output
+    [line] = [line for line in done.output.splitlines() if line.startswith("postgres")]
+    assert 'relation "messages" does not exist' in line
+    assert "SELECT" not in done.output
+
+
+def test_a_worker_whose_clock_is_ahead_took_its_last_task_now(app):
+    with app.app_context():
+        redis_client().zadd(WORKERS, {"ahead:1": (utc_now() + timedelta(seconds=30)).timestamp()})
+    output = app.test_cli_runner().invoke(args=["health"]).output
+    with app.app_context():
+        redis_client().zrem(WORKERS, "ahead:1")
+    [line] = [line for line in output.splitlines() if "ahead:1" in line]
+    assert line.endswith("last took a task 0 s ago")

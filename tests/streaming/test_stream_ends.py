@@ -9,6 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.chatrooms.models import Context, Status
 from app.core.admission import Slot
+from app.core.db import DatabaseUnavailable
 from app.streaming import following
 from app.streaming.following import Follower
 from tests.conftest import purge_all
@@ -114,6 +115,33 @@ def test_a_look_that_postgresql_does_not_answer_does_not_end_the_stream(room, cl
 
     events = list(silent_follower(reply, load).follow())
     assert [event.name for event in events if event] == ["status", "context", "delta", "completed"]
+
+
+def test_a_follower_logs_once_that_postgresql_is_away_until_it_answers(room, clock, caplog):
+    reply = room.row(room.send(PROMPT))
+    done = SimpleNamespace(id=reply.id, attempt=1, text=SAID, status=Status.COMPLETED, context=None)
+    gone = DatabaseUnavailable("SELECT", {}, Exception("gone"))
+    looks = iter([gone, gone, gone, reply, gone, gone, done])
+
+    def load():
+        look = next(looks)
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    assert [event.name for event in silent_follower(reply, load).follow() if event][-1] == "completed"
+    assert caplog.text.count("a follower will read its reply again") == 2
+
+
+def test_a_slot_logs_once_that_redis_is_away_until_it_answers(app, caplog):
+    with app.app_context():
+        slot = Slot("streams:somebody")
+    here, nowhere = slot.client, redis.Redis.from_url("redis://127.0.0.1:1")
+    for client in (nowhere, nowhere, nowhere, here, nowhere, nowhere, here):
+        slot.client = client
+        assert slot.renew() == (client is here)
+    assert caplog.text.count("are not counted") == 2
+    slot.release()
 
 
 def test_a_stream_begins_with_one_look_at_the_reply(user, statements):
