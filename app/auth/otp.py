@@ -39,7 +39,13 @@ COUNT_WINDOW = timedelta(hours=1)
 MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW; each purpose has its own count
 SEND_CODE = "auth.send_code"  # the task's name
 SEAL_PURPOSE = "one-time-code"
-SMS_TEXT = "{code} is your code. It expires in {minutes} minutes. Don't share it with anyone."
+SMS_TEXT = "{code} is your code to {action}. It expires in {minutes} minutes. Don't share it with anyone."
+ACTIONS = {  # so that nobody is talked into passing on a code that gives the account away
+    Purpose.LOGIN: "log in",
+    Purpose.RESET_PASSWORD: "set a new password",
+    Purpose.NEW_MOBILE: "move an account to this number",
+    Purpose.CURRENT_MOBILE: "move your account to another number",
+}
 RESEND_AFTER = timedelta(seconds=15)  # longer than Twilio may take, so that no message is sent twice
 RESEND_BATCH = 100
 
@@ -175,9 +181,10 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
 
     The message is removed from the row first: if a worker dies while sending, nobody sends it again.
     """
-    sealed = take_message(code_id, now)
-    if sealed is None:
+    taken = take_message(code_id, now)
+    if taken is None:
         return
+    sealed, purpose = taken
     message = unseal(SEAL_PURPOSE, sealed)
     if message is None:
         log.error("Cannot decrypt the message of a code, so the code is lost: does this worker have web's HASH_SECRET?")
@@ -187,7 +194,7 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
     try:
         sid = send_sms(
             mobile,
-            SMS_TEXT.format(code=code, minutes=int(LIFETIME.total_seconds() // 60)),
+            SMS_TEXT.format(code=code, action=ACTIONS[purpose], minutes=int(LIFETIME.total_seconds() // 60)),
             account_sid=config.twilio_account_sid,
             auth_token=config.twilio_auth_token,
             sender=config.twilio_from,
@@ -202,15 +209,15 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
         log_event(log, "code_sent", code_id=code_id, sid=sid)
 
 
-def take_message(code_id: UUID, now: datetime) -> str | None:
-    """Remove the sealed message of a current code from its row and return it, or None when there is none."""
+def take_message(code_id: UUID, now: datetime) -> tuple[str, Purpose] | None:
+    """Remove the sealed message of a current code from its row. Returns it with the purpose, or None without one."""
     with transaction():
         statement = select(OneTimeCode).where(OneTimeCode.id == code_id, *unsent(now))
         row = db.session.scalar(statement.with_for_update(skip_locked=True))
         if row is None:
             return None
-        sealed, row.sealed = row.sealed, None
-        return sealed
+        sealed, row.sealed = str(row.sealed), None
+        return sealed, row.purpose
 
 
 def restore_message(code_id: UUID, sealed: str) -> None:

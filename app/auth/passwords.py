@@ -4,6 +4,7 @@ A new password ends every earlier session, because one of them may be a thief's.
 """
 
 import logging
+import re
 import threading
 from datetime import datetime
 from functools import cache
@@ -47,6 +48,16 @@ def common_passwords() -> frozenset[str]:
     """The most common passwords, in lower case."""
     lines = COMMON_PASSWORDS.read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def refuse_own_number(password: str, mobile: str) -> None:
+    """Refuse the account's number (E.164) in any spelling: whoever knows the account knows it (NIST, 3.1.1.2).
+
+    Raises ValidationFailed.
+    """
+    digits = re.sub(r"[\s()+./-]", "", password).lstrip("0")  # without the prefixes 00 and 0
+    if digits and mobile.endswith(digits):
+        raise ValidationFailed({"new_password": ["This is your mobile number. Choose another password."]})
 
 
 def hash_password(password: str) -> str:
@@ -100,6 +111,7 @@ def change_password(
     """
     user = require_user(user_id)
     release_connection()  # a hash may have to wait for its slot
+    refuse_own_number(new_password, user.mobile)
     known_hash = user.password_hash
     if known_hash is not None:
         if current_password is None:
@@ -145,8 +157,9 @@ def reset_password(
     """Set a password with a code that was sent for it; every earlier token stops working.
 
     The code also verifies the number, if it was not verified. end_api_keys: whether API keys stop working too.
-    Raises what `hash_password` and `proven_user` do.
+    Raises ValidationFailed, and what `hash_password` and `proven_user` do.
     """
+    refuse_own_number(new_password, mobile)
     new_hash = hash_password(new_password)
     with proven_user(mobile, Purpose.RESET_PASSWORD, otp, client, now) as (tx, user):
         set_password(tx, user, new_hash, end_api_keys=end_api_keys, client=client, now=now)

@@ -61,7 +61,7 @@ def refuse_common(password: str) -> None:
 
 
 NEW_PASSWORD = Password(
-    "8–128 characters; the most common passwords are refused.",
+    "8–128 characters; the most common passwords and your own number are refused.",
     required=True,
     min_chars=MIN_CHARS,
     validate=refuse_common,

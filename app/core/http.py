@@ -101,7 +101,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
     """
     app.request_class = Request
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.url_map.merge_slashes = False  # `//chatroom` is an unknown address, not a redirect
+    app.url_map.merge_slashes = False  # `/user//me` is an unknown address, not a redirect
     if trusted_proxies:
         behind_proxies = ProxyFix(app.wsgi_app, x_for=trusted_proxies, x_proto=1)
         app.wsgi_app = partial(strip_forwarded_quotes, behind_proxies)  # type: ignore[method-assign]

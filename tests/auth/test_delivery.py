@@ -111,6 +111,28 @@ def test_code_arrives_by_text_message_and_logs_in(texting, twilio):
     assert texting.verify(otp).status_code == 200
 
 
+def test_the_text_message_says_what_its_code_is_for(texting, twilio, other_numbers):
+    """Otherwise a code that gives an account away passes for one that its owner was told to expect."""
+    texting.sign_up()
+    texting.send_otp()
+    work(texting)
+    tokens = texting.verify(re.search(r"\b\d{6}\b", twilio.requests[0]["Body"])[0])
+    texting.forgot()
+    work(texting)
+    new = next(other_numbers)
+    texting.post("/auth/change-mobile", token=tokens.json["access_token"], new_mobile=new)
+    for _, (code_id,) in queued_tasks(texting)[-2:]:
+        with texting.app.app_context():
+            delivery.send_message(UUID(code_id), now=utc_now())
+    bodies = {(request["To"], re.sub(r"\d{6}", "CODE", request["Body"].split(".")[0])) for request in twilio.requests}
+    assert bodies == {
+        (texting.mobile, "CODE is your code to log in"),
+        (texting.mobile, "CODE is your code to set a new password"),
+        (texting.mobile, "CODE is your code to move your account to another number"),
+        (new, "CODE is your code to move an account to this number"),
+    }
+
+
 def test_the_task_carries_only_an_id_and_the_row_holds_nothing_readable(texting, twilio):
     texting.send_otp()
     with texting.app.app_context():

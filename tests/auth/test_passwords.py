@@ -36,6 +36,17 @@ def test_unacceptable_password_is_422(make_member, password):
     assert "new_password" in assert_problem(answer, 422, "validation_error")["errors"]
 
 
+@pytest.mark.parametrize("spelling", ["+49{}", "0049 {}", "49{}", "0{}", "0{} "])
+def test_the_own_number_is_no_password_in_any_spelling(make_member, spelling):
+    who, tokens = make_member()
+    own = spelling.format(f"{who.mobile[3:6]}-{who.mobile[6:]}")
+    change = who.post("/auth/change-password", token=tokens["access_token"], new_password=own)
+    otp = who.forgot().json["otp"]
+    for answer in (change, who.reset(otp, own)):
+        assert "new_password" in assert_problem(answer, 422, "validation_error")["errors"]
+    assert who.reset(otp, own + "7").status_code == 204
+
+
 @pytest.mark.parametrize("password", ["x7-_4-ab", "ß" * 128, "  spaces count  ", "пароль-длинный"])
 def test_any_other_password_of_8_to_128_characters_is_accepted(make_member, password):
     who, _ = make_member(password=password)
