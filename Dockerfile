@@ -18,12 +18,14 @@ WORKDIR /srv
 COPY config.py production_rules.py wsgi.py celery_worker.py celery_beat.py gunicorn.conf.py web_worker.py ./
 COPY migrations migrations
 COPY app app
+# Without SSL_CERT_FILE, `sslrootcert=system` finds no certificate: psycopg2's libpq looks where its wheel was built.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     FLASK_APP=wsgi \
     FLASK_SKIP_DOTENV=1 \
     APP_ENV=production \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     PORT=5000
 USER app
 EXPOSE 5000

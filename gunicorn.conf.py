@@ -64,8 +64,9 @@ preload_app = True
 timeout = 60
 # How long requests may take to end after SIGTERM. Platforms send SIGKILL 30 seconds after SIGTERM.
 graceful_timeout = 25
-# Longer than a load balancer's idle time-out (60 seconds is common), so that it never sends on a closed connection.
-keepalive = 75
+# Longer than proxies keep an idle connection, so that they never send a request on one that closes. AWS and nginx keep
+# them for 60 seconds, Traefik 90, Caddy 120, Google 600, Cloudflare 900. Clients without a proxy in between try again.
+keepalive = 930 if settings.trusted_proxies else 75
 # So that a slow leak never matters; the jitter keeps the processes from restarting all at once.
 max_requests = 50_000
 max_requests_jitter = 5_000

@@ -1,5 +1,9 @@
 """TLS to Redis and PostgreSQL: each client of the product checks the certificate, and nothing passes without TLS."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +22,7 @@ from app.core.db import db
 from app.core.redis import cache, rate_limits, redis_client
 from tests.queues import waiting_tasks
 from tests.tls import Certificate, make_certificate, tls_in_front_of
+from tests.web_process import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +115,16 @@ def test_a_plain_connection_does_not_get_through_the_proxy(make_encrypted_app: C
     plain = settings.database_url.partition("?")[0].replace("+psycopg2", "")
     with pytest.raises(psycopg2.OperationalError):
         psycopg2.connect(plain, sslmode="disable", connect_timeout=5)
+
+
+def test_the_image_names_the_systems_certificates_for_postgres(certificates, environment):
+    """The certificates of the system are those of this test, named by the same variable."""
+    system = r"(\w+)=/etc/ssl/certs/ca-certificates\.crt"
+    variables = re.findall(system, (ROOT / "Dockerfile").read_text())
+    connect = "import os, psycopg2; psycopg2.connect(os.environ['ADDRESS'])"
+    with tls_in_front_of(environment["DATABASE_URL"], certificates["right"]) as url:
+        address = url.partition("?")[0] + "?sslmode=verify-full&sslrootcert=system"
+        own = dict.fromkeys(variables, str(certificates["right"].trusted)) | {"ADDRESS": address}
+        command, environ = [sys.executable, "-c", connect], os.environ | own
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from flask import request
 
 from app.generation.worker import FINISH_WITHIN_SECONDS
 from tests.deployment.files import process_names, procfile_lines, setting_names
@@ -29,6 +30,9 @@ KEY_VALUE_CONNECTIONS = {"starter": 250}
 DEPLOYS_OVERLAP = 2  # the new processes are there before the old ones have gone
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 RESERVE = 10  # migrations, commands, people
+# The client, Cloudflare and Render's balancer, in the form in which programs on Render received them in 2025. What the
+# client itself sends comes before: https://github.com/arcjet/arcjet-js/issues/3899 and …/5411
+FORWARDED = "198.51.100.24, 172.71.195.123, 10.226.90.65"
 DATABASE_PLANS = {"basic-256mb", "basic-1gb", "basic-4gb"}
 
 
@@ -74,9 +78,23 @@ def test_the_blueprint_has_all_processes_and_their_stores(services, blueprint):
 
 
 def test_the_new_version_takes_traffic_after_the_migrations_and_when_it_is_healthy(services, make_app):
-    assert services["web"]["preDeployCommand"] == "flask db upgrade"
+    assert services["web"]["preDeployCommand"] == "flask db upgrade -x wait=1500"
     assert make_app().test_client().get(services["web"]["healthCheckPath"]).status_code == 200
-    assert [name for name, service in services.items() if "preDeployCommand" in service] == ["web"]
+    assert [name for name, service in services.items() if "preDeployCommand" in service] == ["web", "worker"]
+
+
+def test_a_worker_of_the_new_version_waits_for_its_migrations_too(services):
+    """Render deploys the services at the same time, and each on its own, even if another one's deploy fails."""
+    assert services["worker"]["preDeployCommand"] == services["web"]["preDeployCommand"]
+
+
+@pytest.mark.parametrize("sent", ["", "203.0.113.9,", "203.0.113.9,192.0.2.1, "])
+def test_a_client_behind_renders_proxies_is_known_whatever_it_sends(group, make_app, sent):
+    app = make_app(trusted_proxies=variables(group)["TRUSTED_PROXIES"]["value"])
+    app.add_url_rule("/client", view_func=lambda: [request.remote_addr, request.scheme])
+    headers = {"X-Forwarded-For": sent + FORWARDED, "X-Forwarded-Proto": "https"}
+    seen = app.test_client().get("/client", headers=headers, environ_base={"REMOTE_ADDR": "10.21.157.68"})
+    assert seen.json == ["198.51.100.24", "https"]
 
 
 def test_processes_are_given_the_time_to_end(services):

@@ -30,7 +30,7 @@ from tests.tls import make_certificate, tls_in_front_of
 from tests.web_process import ROOT, WebProcess, serving
 
 PEOPLE = 30
-EDGE = "10.0.0.1"  # what Render's own proxy adds to X-Forwarded-For
+EDGE = "172.71.195.123, 10.226.90.65"  # what Cloudflare and Render's balancer add to X-Forwarded-For
 NOT_JSON = ("worker: Warm shutdown",)  # docs/operations.md#logs
 
 

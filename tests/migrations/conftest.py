@@ -57,10 +57,10 @@ class Migrator:
         self.wait_until_alone()
         self.upgrade(revision, lock_timeout=lock_timeout)
 
-    def upgrade(self, revision: str, *, lock_timeout: str = "300ms") -> None:
-        """As `to`, without waiting for the end of another run."""
+    def upgrade(self, revision: str, *, lock_timeout: str = "300ms", wait: str = "0") -> None:
+        """As `to`, without waiting for the end of another run. wait: let the run itself wait, for so many seconds."""
         with self.app.app_context():
-            upgrade(directory=str(FOLDER), revision=revision, x_arg=[f"lock_timeout={lock_timeout}"])
+            upgrade(directory=str(FOLDER), revision=revision, x_arg=[f"lock_timeout={lock_timeout}", f"wait={wait}"])
 
     def back_to(self, revision: str) -> None:
         self.wait_until_alone()

@@ -47,6 +47,38 @@ def test_a_second_run_at_the_same_time_is_refused(migrator):
     migrator.to("head")
 
 
+def test_a_second_run_waits_for_the_first_if_told_to(migrator):
+    """Also when the first builds an index CONCURRENTLY, which would wait for a statement of the second."""
+    migrator.start_at(REVISIONS[0])
+    tried, outcome = threading.Event(), []
+    with migrator.app.app_context():
+        engine = db.engine
+
+    def note(_connection, _cursor, statement, *_):
+        if "pg_try_advisory_lock" in statement:
+            tried.set()
+
+    def second_run():
+        migrator.upgrade("head", wait="60")
+        outcome.append("done")
+
+    sa.event.listen(engine, "after_cursor_execute", note)
+    thread = threading.Thread(target=second_run)
+    try:
+        with migrator.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as first:
+            assert first.scalar(sa.select(sa.func.pg_try_advisory_lock(ONE_AT_A_TIME)))
+            thread.start()
+            assert tried.wait(20)
+            first.execute(sa.text("CREATE INDEX CONCURRENTLY ix_of_the_first_run ON alembic_version (version_num)"))
+            assert not outcome
+            first.execute(sa.text("DROP INDEX ix_of_the_first_run"))
+            first.execute(sa.select(sa.func.pg_advisory_unlock(ONE_AT_A_TIME)))
+        thread.join(60)
+    finally:
+        sa.event.remove(engine, "after_cursor_execute", note)
+    assert outcome == ["done"]
+
+
 def test_a_database_that_cannot_store_every_text_is_refused(postgres, make_app):
     """Search needs Unicode. Otherwise a migration in the middle would fail, with a page of SQL."""
     server = sa.make_url(postgres.url).set(drivername="postgresql+psycopg2")
