@@ -1,20 +1,33 @@
-"""Signing up and logging in."""
+"""Signing up, logging in, and moving an account to another number.
 
+A number is changed against two proofs: the new number's code, and the password or the current number's code. The codes
+are good for this user and this pair of numbers only. Nobody learns whether the new number is taken without its code.
+"""
+
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from app.auth import events
-from app.auth.errors import AccountExists, InvalidCredentials
-from app.auth.models import Purpose
-from app.auth.otp import COOLDOWN, LIFETIME, issue_code, proven_user
+from app.auth.errors import AccountExists, InvalidCredentials, OtpInvalid
+from app.auth.models import EventType, OneTimeCode, Purpose
+from app.auth.otp import COOLDOWN, LIFETIME, issue_code, mark_used, match_code, proven_user
 from app.auth.passwords import require_password
-from app.auth.sessions import Tokens, open_session
-from app.auth.throttles import CODES_BUDGET
+from app.auth.sessions import Tokens, lock_session, open_session, revoke_sessions
+from app.auth.throttles import CODES_BUDGET, WRONG_CODES_BUDGET, lock_throttle
 from app.billing.models import Tier
+from app.core.errors import ValidationFailed
 from app.core.http import Client
-from app.core.transactions import release_connection, transaction
+from app.core.logging import log_event
+from app.core.transactions import Transaction, release_connection, transaction
+from app.quota.ledger import move_charges
 from app.users import service as users
 from app.users.models import User
+from app.users.numbers import mobile_key
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,3 +87,117 @@ def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Toke
             raise InvalidCredentials
         events.record_login(user.id, client, now)
         return open_session(tx, user, client, now)
+
+
+@dataclass(frozen=True)
+class NumberChange:
+    """A user, the current number and the new one, as of the beginning of the request. Both numbers: E.164."""
+
+    user_id: UUID
+    current: str
+    new: str
+    password_hash: str | None
+
+    @property
+    def binding(self) -> str:
+        """What the codes are bound to."""
+        return f"{self.user_id} {self.current} {self.new}"
+
+
+def send_change_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
+    """Send a code to the new number and one to the current number, whether or not the new one is taken.
+
+    new_mobile: E.164. Raises TokenRevoked, ValidationFailed, OtpLocked, OtpCooldown, ServiceUnavailable; then no code
+    was sent.
+    """
+    change = load_change(user_id, new_mobile)
+    purposes = {change.new: Purpose.NEW_MOBILE, change.current: Purpose.CURRENT_MOBILE}
+    otps = {}
+    with CODES_BUDGET.spend(), CODES_BUDGET.spend(), transaction() as tx:
+        for mobile in in_lock_order(purposes):
+            otps[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=change.binding)
+    return SentCode(change.new, otp=otps[change.new], current_otp=otps[change.current])
+
+
+def change_mobile(
+    user_id: UUID,
+    session_id: UUID,
+    *,
+    new_mobile: str,
+    otp: str,
+    current_password: str | None,
+    current_otp: str | None,
+    client: Client,
+    now: datetime,
+) -> Tokens:
+    """Give the user the new number and begin a new session; every earlier token stops working.
+
+    session_id: the session of the request, which must still be active once the proofs are compared. new_mobile: E.164.
+    otp: its code. current_password, current_otp: one of them, the other is None. Codes are used up only if all proofs
+    are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked,
+    TokenRevoked, ServiceUnavailable, AccountExists (the proofs were right, and the codes are used up).
+    """
+    change = load_change(user_id, new_mobile)
+    codes = {change.new: (Purpose.NEW_MOBILE, otp)}
+    if current_otp is not None:
+        codes[change.current] = (Purpose.CURRENT_MOBILE, current_otp)
+    else:
+        require_password(change.current, change.password_hash, current_password or "", now)
+    with WRONG_CODES_BUDGET.spend():
+        with transaction() as tx:
+            matched = match_codes(codes, change, client, now)
+            all_match = len(matched) == len(codes)
+            if all_match:
+                for row in matched:
+                    mark_used(row, now)
+                owner = users.find_user_by_mobile(change.new)
+                if owner is None or owner.verified_at is None:
+                    return apply_change(tx, change, session_id, client, now)
+        raise AccountExists if all_match else OtpInvalid
+
+
+def match_codes(
+    codes: dict[str, tuple[Purpose, str]], change: NumberChange, client: Client, now: datetime
+) -> list[OneTimeCode]:
+    """The rows of the codes that are right. Locks the numbers' throttles. Raises OtpLocked.
+
+    Checks both throttles before either code: OtpLocked rolls the transaction back, and no counted guess may get lost.
+    """
+    mobiles = in_lock_order(codes)
+    for mobile in mobiles:
+        lock_throttle(mobile_key(mobile), now)
+    rows = [match_code(mobile, *codes[mobile], client, now, bound_to=change.binding) for mobile in mobiles]
+    return [row for row in rows if row is not None]
+
+
+def apply_change(tx: Transaction, change: NumberChange, session_id: UUID, client: Client, now: datetime) -> Tokens:
+    """Give the user the new number, and copy the day's charges to it; everything else belongs to the user's id.
+
+    The caller holds the new number's throttle, so nobody verifies it meanwhile. Raises TokenRevoked, AccountExists.
+    """
+    user = users.require_locked_user(change.user_id)
+    lock_session(session_id, user.id)  # it has ended if the number or the password was changed meanwhile
+    revoke_sessions(tx, user.id, now)
+    events.record(user.id, EventType.MOBILE_CHANGED, client, now)
+    move_charges(mobile_key(change.current), mobile_key(change.new), now)
+    if not users.give_number(user, change.new, now):
+        raise AccountExists
+    tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=change.user_id))
+    return open_session(tx, user, client, now)
+
+
+def load_change(user_id: UUID, new_mobile: str) -> NumberChange:
+    """Read what the change starts from; another request may change the user meanwhile.
+
+    Raises TokenRevoked, ValidationFailed. Holds no connection afterwards: what follows may wait for Redis.
+    """
+    user = users.require_user(user_id)
+    release_connection()
+    if user.mobile == new_mobile:
+        raise ValidationFailed({"new_mobile": ["This is already your number."]})
+    return NumberChange(user_id, user.mobile, new_mobile, user.password_hash)
+
+
+def in_lock_order(mobiles: Iterable[str]) -> list[str]:
+    """The numbers in the order in which every request locks their throttles, so that no two wait for each other."""
+    return sorted(mobiles, key=mobile_key)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from flask.views import MethodView
 
-from app.auth import errors, new_mobile, passwords, schemas, service, sessions
+from app.auth import errors, passwords, schemas, service, sessions
 from app.auth.models import Purpose
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core.api import Blueprint
@@ -122,7 +122,7 @@ class ChangeMobile(MethodView):
         """Send codes for a new number
 
         One to the new number, one to the current one. The answer does not say whether the new one is taken."""
-        return new_mobile.send_codes(current_user_id(), body["new_mobile"], now=utc_now())
+        return service.send_change_codes(current_user_id(), body["new_mobile"], now=utc_now())
 
 
 @blp.route("/change-mobile/verify")
@@ -136,7 +136,7 @@ class ChangeMobileVerify(MethodView):
 
         Send the new number's code and, as a second proof, the password or the current number's code. Chatrooms, Pro and
         the day's spent prompts stay yours. Every earlier token stops working; the answer has new ones."""
-        return new_mobile.change_mobile(
+        return service.change_mobile(
             current_user_id(), current_session_id(), **body, client=current_client(), now=utc_now()
         )
 

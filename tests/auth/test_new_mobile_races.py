@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from app.auth import new_mobile
+from app.auth import service
 from app.auth.passwords import require_password
 from tests.auth.conftest import PASSWORD, Mover, Visitor, sql
 from tests.people import age_codes, all_at_once
@@ -60,7 +60,7 @@ def test_a_password_that_changes_while_it_is_compared_does_not_change_the_number
         change = {"token": mover.token, "current_password": PASSWORD, "new_password": "another good password"}
         assert mover.post("/auth/change-password", **change).status_code == 200
 
-    monkeypatch.setattr(new_mobile, "require_password", change_it_after)
+    monkeypatch.setattr(service, "require_password", change_it_after)
     assert_problem(mover.change(otp, current_password=PASSWORD), 401, "token_revoked")
     assert owners(app, mover.mobile, mover.new) == [mover.id, None]
 
@@ -72,7 +72,7 @@ def test_a_session_that_ends_while_its_password_is_compared_does_not_change_the_
         require_password(*args)
         assert mover.post("/auth/logout", token=mover.token).status_code == 204
 
-    monkeypatch.setattr(new_mobile, "require_password", log_out_after)
+    monkeypatch.setattr(service, "require_password", log_out_after)
     assert_problem(mover.change(otp, current_password=PASSWORD), 401, "token_revoked")
     assert owners(app, mover.mobile, mover.new) == [mover.id, None]
 
