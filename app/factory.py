@@ -7,8 +7,7 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.routing import UUIDConverter
 from werkzeug.utils import import_string
 
-from app.auth.keys import find_key, is_key_active
-from app.auth.sessions import is_session_active
+from app.auth.sessions import find_key, is_key_active, is_session_active
 from app.core.auth import register_auth
 from app.core.celery import register_celery
 from app.core.db import db, register_database

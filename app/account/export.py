@@ -20,9 +20,8 @@ from sqlalchemy import select
 
 from app.account.service import profile
 from app.auth.events import events_before
-from app.auth.keys import list_keys
 from app.auth.schemas import ApiKeyOut, SecurityEventOut, SessionOut, UserOut
-from app.auth.sessions import list_sessions
+from app.auth.sessions import list_keys, list_sessions
 from app.billing.tier import export_subscriptions
 from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.schemas import ChatroomOut

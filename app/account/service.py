@@ -3,8 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from app.auth.keys import revoke_keys
-from app.auth.sessions import revoke_sessions
+from app.auth.sessions import revoke_keys, revoke_sessions
 from app.billing.checkout import close_account, disown_customers
 from app.billing.tier import tier_of
 from app.chatrooms.list_cache import invalidate_list

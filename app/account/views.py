@@ -10,7 +10,7 @@ from flask.views import MethodView
 from app.account import service
 from app.account.export import export, export_slot
 from app.account.schemas import ExportOut, ProfileIn, UsageHistoryOut, UsageOut, UsageQuery
-from app.auth import keys
+from app.auth import sessions
 from app.auth.errors import TooManyApiKeys
 from app.auth.events import list_events
 from app.auth.schemas import ApiKeyIn, ApiKeysOut, NewApiKeyOut, SecurityEventsOut, UserOut
@@ -107,7 +107,7 @@ class ApiKeys(MethodView):
         For programs, which send it as the bearer token. It reaches the routes of its scopes, and its requests count as
         yours. You can have ten. Only this answer has the key itself."""
         session_id = current_session_id()
-        return keys.create_key(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
+        return sessions.create_key(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
 
     @blp.authenticated("listApiKeys")
     @blp.response(200, ApiKeysOut)
@@ -115,7 +115,7 @@ class ApiKeys(MethodView):
         """List your API keys
 
         Those that work, without the keys themselves."""
-        return {"items": keys.list_keys(current_user_id(), now=utc_now())}
+        return {"items": sessions.list_keys(current_user_id(), now=utc_now())}
 
 
 @blp.route("/api-keys/<id:key_id>")
@@ -127,7 +127,7 @@ class ApiKeyItem(MethodView):
         """Delete an API key
 
         It stops working at once."""
-        keys.revoke_key(current_user_id(), key_id, current_client(), now=utc_now())
+        sessions.revoke_key(current_user_id(), key_id, current_client(), now=utc_now())
 
 
 @blp.route("/usage")

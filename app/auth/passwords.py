@@ -17,10 +17,9 @@ from argon2.exceptions import Argon2Error, VerifyMismatchError
 
 from app.auth import events
 from app.auth.errors import WrongPassword
-from app.auth.keys import revoke_keys
 from app.auth.models import EventType, Purpose
 from app.auth.otp import proven_user
-from app.auth.sessions import Tokens, lock_session, open_session, revoke_sessions
+from app.auth.sessions import Tokens, lock_session, open_session, revoke_keys, revoke_sessions
 from app.auth.throttles import record_password_attempt, refund_password_attempt
 from app.core.errors import AppError, ServiceUnavailable, ValidationFailed
 from app.core.http import Client

@@ -79,7 +79,7 @@ def admit(session_id: UUID, user_id: UUID, now: datetime, validate: SessionValid
     """Return whether the session is active; count an active one's request against its user's limit.
 
     validate: asks PostgreSQL whether the session is active; the factory passes in `auth.sessions.is_session_active` or
-    `auth.keys.is_key_active`. No database connection is held afterwards. Raises RateLimited.
+    `auth.sessions.is_key_active`. No database connection is held afterwards. Raises RateLimited.
     """
     try:
         with redis_guard():

@@ -4,7 +4,7 @@ from collections import Counter
 
 from sqlalchemy import event
 
-from app.auth.keys import MAX_KEYS
+from app.auth.sessions import MAX_KEYS
 from app.core.db import db
 from tests.auth.conftest import Program, make_key, sql
 from tests.people import all_at_once, log_in

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from app.account.tasks import delete_ended
-from app.auth import keys
-from app.auth.keys import hash_key
+from app.auth import sessions
+from app.auth.sessions import hash_key
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
@@ -191,7 +191,7 @@ def test_no_key_is_made_by_a_request_whose_session_a_new_password_has_just_ended
         assert answer.status_code == 200, answer.text
         return hash_key(key)
 
-    monkeypatch.setattr(keys, "hash_key", change_the_password_first)
+    monkeypatch.setattr(sessions, "hash_key", change_the_password_first)
     refused = app.test_client().post("/user/api-keys", json={"name": "CI", "scopes": BOTH}, headers=thief)
     assert_problem(refused, 401, "token_revoked")
     assert sql(app, "SELECT count(*) FROM api_keys") == [(0,)]

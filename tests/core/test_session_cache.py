@@ -6,8 +6,7 @@ from threading import Barrier
 import pytest
 import redis
 
-from app.auth.keys import revoke_key
-from app.auth.sessions import end_session
+from app.auth.sessions import end_session, revoke_key
 from app.core.admission import ACTIVE_SECONDS, TOMBSTONE_SECONDS, remember_active, session_key
 from sandbox.stack.servers import ValkeyServer
 from tests.auth.conftest import make_key
@@ -102,7 +101,7 @@ def end_twice_at_once(user, monkeypatch):
         return waiting
 
     monkeypatch.setattr("app.auth.sessions.end_session", wait_before(end_session))
-    monkeypatch.setattr("app.auth.keys.revoke_key", wait_before(revoke_key))
+    monkeypatch.setattr("app.auth.sessions.revoke_key", wait_before(revoke_key))
 
     def send(method, path):
         clients = [user.client.application.test_client() for _ in range(2)]
