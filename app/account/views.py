@@ -4,37 +4,116 @@ from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
+import marshmallow as ma
 from flask import Response, request, stream_with_context
 from flask.views import MethodView
 
 from app.account import service
 from app.account.export import export, export_slot
-from app.account.schemas import ExportOut, ProfileIn, UsageHistoryOut, UsageOut, UsageQuery
-from app.auth import sessions
+from app.auth import schemas, sessions
 from app.auth.errors import TooManyApiKeys
 from app.auth.events import list_events
-from app.auth.schemas import ApiKeyIn, ApiKeysOut, NewApiKeyOut, SecurityEventsOut, UserOut
+from app.billing.models import Tier
 from app.billing.stripe_connection import PaymentProviderError
-from app.core import settings
+from app.chatrooms.schemas import ChatroomOut
+from app.core import fields, settings
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_session_id, current_user_id
 from app.core.clock import utc_now
 from app.core.errors import NotFound
 from app.core.http import current_client
-from app.core.schemas import InvalidCursor, PageQuery
+from app.core.schemas import InvalidCursor, PageQuery, Schema
 from app.integrations.bounded_calls import BoundedCall
+from app.messages.schemas import EXAMPLE_PROMPT, EXAMPLE_REPLY, MessageOut
 from app.quota.ledger import usage_history
 from app.quota.usage import QUOTA_HEADERS, quota_headers, usage_today
 
 blp = Blueprint("user", __name__, url_prefix="/user", description="Your account: profile, usage, export, deletion.")
 
 EXPORT_AS_FILE = {"Content-Disposition": 'attachment; filename="export.json"'}
+EXAMPLE_GRANT = {
+    "status": "granted",
+    "reason": "Won at the fair",
+    "created_at": "2026-11-21T09:30:00.000000Z",
+    "ends_at": None,
+    "revoked_at": None,
+}
+
+
+class ProfileIn(Schema):
+    """What users may change about themselves."""
+
+    name = schemas.Name(required=True)
+
+
+class UsageOut(Schema):
+    """The prompts of the day."""
+
+    tier = fields.Choice("The tier as of this request.", Tier, example="basic")
+    limit = fields.Integer("Prompts a day; null for Pro.", allow_none=True, example=5)
+    used = fields.Integer("Prompts spent today.", example=2)
+    remaining = fields.Integer("Prompts left today; null for Pro.", allow_none=True, example=3)
+    resets_at = fields.Timestamp("When the day ends: the next midnight, UTC.", example="2026-11-22T00:00:00.000000Z")
+
+
+class UsageQuery(Schema):
+    """Which days, both included."""
+
+    first = fields.Date(
+        "The first day, UTC; default: 29 days before the last.",
+        data_key="from",
+        format="%Y-%m-%d",
+        load_default=None,
+        example="2026-11-01",
+    )
+    last = fields.Date(
+        "The last day, UTC; default: today.", data_key="to", format="%Y-%m-%d", load_default=None, example="2026-11-21"
+    )
+
+
+class DayOfUsageOut(Schema):
+    """The prompts of a day, and what their replies took in tokens."""
+
+    date = fields.Date("The day, UTC.", example="2026-11-21")
+    prompts = fields.Integer("Prompts spent.", example=3)
+    prompt_tokens = fields.Integer("Tokens of the conversations sent.", example=420)
+    output_tokens = fields.Integer("Tokens of the replies' texts.", example=180)
+    thinking_tokens = fields.Integer("Tokens spent on thinking.", example=510)
+
+
+class UsageHistoryOut(Schema):
+    """A row a day, oldest first."""
+
+    items = ma.fields.List(ma.fields.Nested(DayOfUsageOut))
+
+
+class ExportedChatroomOut(ChatroomOut):
+    """A chatroom with all its messages."""
+
+    messages = fields.List(
+        "All of them, oldest first.", ma.fields.Nested(MessageOut), example=[EXAMPLE_PROMPT, EXAMPLE_REPLY]
+    )
+
+
+class ExportOut(Schema):
+    """A user's data. The usage of each day has a route of its own."""
+
+    user = ma.fields.Nested(schemas.UserOut)
+    subscriptions = fields.List(
+        "Every subscription, and every grant of Pro.", ma.fields.Dict(keys=ma.fields.String()), example=[EXAMPLE_GRANT]
+    )
+    sessions = fields.List("Active sessions.", ma.fields.Nested(schemas.SessionOut))
+    api_keys = fields.List("Active API keys.", ma.fields.Nested(schemas.ApiKeyOut))
+    security_events = fields.List(
+        "Those of the last 90 days, newest first.", ma.fields.Nested(schemas.SecurityEventOut)
+    )
+    chatrooms = fields.List("Oldest first.", ma.fields.Nested(ExportedChatroomOut))
 
 
 @blp.route("/me")
 class Me(MethodView):
     @blp.authenticated("getProfile")
-    @blp.response(200, UserOut, conditional=True)
+    @blp.response(200, schemas.UserOut, conditional=True)
     def get(self) -> object:
         """Read your profile
 
@@ -43,7 +122,7 @@ class Me(MethodView):
 
     @blp.authenticated("updateProfile")
     @blp.arguments(ProfileIn)
-    @blp.response(200, UserOut)
+    @blp.response(200, schemas.UserOut)
     def patch(self, body: dict[str, Any]) -> object:
         """Change your name
 
@@ -85,7 +164,7 @@ class Export(MethodView):
 class SecurityEvents(MethodView):
     @blp.authenticated("listSecurityEvents")
     @blp.arguments(PageQuery, location="query")
-    @blp.response(200, SecurityEventsOut)
+    @blp.response(200, schemas.SecurityEventsOut)
     @blp.errors(InvalidCursor)
     def get(self, query: dict[str, Any]) -> object:
         """See what happened to your account
@@ -98,8 +177,8 @@ class SecurityEvents(MethodView):
 @blp.route("/api-keys")
 class ApiKeys(MethodView):
     @blp.authenticated("createApiKey")
-    @blp.arguments(ApiKeyIn)
-    @blp.response(201, NewApiKeyOut)
+    @blp.arguments(schemas.ApiKeyIn)
+    @blp.response(201, schemas.NewApiKeyOut)
     @blp.errors(TooManyApiKeys)
     def post(self, body: dict[str, Any]) -> object:
         """Make an API key
@@ -110,7 +189,7 @@ class ApiKeys(MethodView):
         return sessions.create_key(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
 
     @blp.authenticated("listApiKeys")
-    @blp.response(200, ApiKeysOut)
+    @blp.response(200, schemas.ApiKeysOut)
     def get(self) -> object:
         """List your API keys
 
