@@ -6,7 +6,6 @@ from uuid import UUID
 
 import marshmallow as ma
 from flask import Response, request, stream_with_context
-from flask.views import MethodView
 
 from app.account import service
 from app.account.export import export, export_slot
@@ -110,125 +109,124 @@ class ExportOut(Schema):
     chatrooms = fields.List("Oldest first.", ma.fields.Nested(ExportedChatroomOut))
 
 
-@blp.route("/me")
-class Me(MethodView):
-    @blp.authenticated("getProfile")
-    @blp.response(200, schemas.UserOut, conditional=True)
-    def get(self) -> object:
-        """Read your profile
+@blp.get("/me")
+@blp.authenticated("getProfile")
+@blp.response(200, schemas.UserOut, conditional=True)
+def get_profile() -> object:
+    """Read your profile
 
-        `tier` is as of this request."""
-        return service.profile(current_user_id(), now=utc_now())
-
-    @blp.authenticated("updateProfile")
-    @blp.arguments(ProfileIn)
-    @blp.response(200, schemas.UserOut)
-    def patch(self, body: dict[str, Any]) -> object:
-        """Change your name
-
-        `null` removes it."""
-        return service.rename(current_user_id(), body["name"], now=utc_now())
-
-    @blp.authenticated("deleteAccount")
-    @blp.response(204)
-    @blp.errors(PaymentProviderError)
-    def delete(self) -> None:
-        """Delete your account
-
-        It is gone at once with everything in it, its subscription is canceled, and the number can be signed up again.
-        Today's prompts stay spent."""
-        service.delete_account(current_user_id(), now=utc_now())
+    `tier` is as of this request."""
+    return service.profile(current_user_id(), now=utc_now())
 
 
-@blp.route("/me/export")
-class Export(MethodView):
-    @blp.authenticated("exportAccount")
-    @blp.response(200, ExportOut, headers={"Content-Disposition": header("Suggests a file name.")})
-    def get(self) -> object:
-        """Export your data
+@blp.patch("/me")
+@blp.authenticated("updateProfile")
+@blp.arguments(ProfileIn)
+@blp.response(200, schemas.UserOut)
+def update_profile(body: dict[str, Any]) -> object:
+    """Change your name
 
-        Your account, chatrooms and messages, subscriptions, active sessions and keys, and security events, as one JSON
-        document, streamed. One at a time; the connection is closed on an export that takes too long."""
-        with ExitStack() as until_closed:
-            slot = until_closed.enter_context(export_slot(current_user_id()))
-            call = until_closed.enter_context(BoundedCall(settings().export_max_seconds))
-            if connection := request.environ.get("gunicorn.socket"):  # only gunicorn shows it
-                call.bind_socket(connection.fileno())
-            pieces = export(current_user_id(), current_session_id(), slot, now=utc_now())
-            response = Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
-            response.call_on_close(until_closed.pop_all().close)
-        return response
+    `null` removes it."""
+    return service.rename(current_user_id(), body["name"], now=utc_now())
 
 
-@blp.route("/security-events")
-class SecurityEvents(MethodView):
-    @blp.authenticated("listSecurityEvents")
-    @blp.arguments(PageQuery, location="query")
-    @blp.response(200, schemas.SecurityEventsOut)
-    @blp.errors(InvalidCursor)
-    def get(self, query: dict[str, Any]) -> object:
-        """See what happened to your account
+@blp.delete("/me")
+@blp.authenticated("deleteAccount")
+@blp.response(204)
+@blp.errors(PaymentProviderError)
+def delete_account() -> None:
+    """Delete your account
 
-        The last 90 days of logins, changes of the password or the number, ended sessions, API keys made and deleted,
-        and signs of an intruder."""
-        return list_events(current_user_id(), limit=query["limit"], cursor=query["cursor"], now=utc_now())
+    It is gone at once with everything in it, its subscription is canceled, and the number can be signed up again.
+    Today's prompts stay spent."""
+    service.delete_account(current_user_id(), now=utc_now())
 
 
-@blp.route("/api-keys")
-class ApiKeys(MethodView):
-    @blp.authenticated("createApiKey")
-    @blp.arguments(schemas.ApiKeyIn)
-    @blp.response(201, schemas.NewApiKeyOut)
-    @blp.errors(TooManyApiKeys)
-    def post(self, body: dict[str, Any]) -> object:
-        """Make an API key
+@blp.get("/me/export")
+@blp.authenticated("exportAccount")
+@blp.response(200, ExportOut, headers={"Content-Disposition": header("Suggests a file name.")})
+def export_account() -> object:
+    """Export your data
 
-        For programs, which send it as the bearer token. It reaches the routes of its scopes, and its requests count as
-        yours. You can have ten. Only this answer has the key itself."""
-        session_id = current_session_id()
-        return sessions.create_key(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
-
-    @blp.authenticated("listApiKeys")
-    @blp.response(200, schemas.ApiKeysOut)
-    def get(self) -> object:
-        """List your API keys
-
-        Those that work, without the keys themselves."""
-        return {"items": sessions.list_keys(current_user_id(), now=utc_now())}
+    Your account, chatrooms and messages, subscriptions, active sessions and keys, and security events, as one JSON
+    document, streamed. One at a time; the connection is closed on an export that takes too long."""
+    with ExitStack() as until_closed:
+        slot = until_closed.enter_context(export_slot(current_user_id()))
+        call = until_closed.enter_context(BoundedCall(settings().export_max_seconds))
+        if connection := request.environ.get("gunicorn.socket"):  # only gunicorn shows it
+            call.bind_socket(connection.fileno())
+        pieces = export(current_user_id(), current_session_id(), slot, now=utc_now())
+        response = Response(stream_with_context(pieces), mimetype="application/json", headers=EXPORT_AS_FILE)
+        response.call_on_close(until_closed.pop_all().close)
+    return response
 
 
-@blp.route("/api-keys/<id:key_id>")
-class ApiKeyItem(MethodView):
-    @blp.authenticated("deleteApiKey")
-    @blp.response(204)
-    @blp.errors(NotFound)
-    def delete(self, key_id: UUID) -> None:
-        """Delete an API key
+@blp.get("/security-events")
+@blp.authenticated("listSecurityEvents")
+@blp.arguments(PageQuery, location="query")
+@blp.response(200, schemas.SecurityEventsOut)
+@blp.errors(InvalidCursor)
+def list_security_events(query: dict[str, Any]) -> object:
+    """See what happened to your account
 
-        It stops working at once."""
-        sessions.revoke_key(current_user_id(), key_id, current_client(), now=utc_now())
-
-
-@blp.route("/usage")
-class DailyUsage(MethodView):
-    @blp.authenticated("getUsage", scope=Scope.CHAT_READ)
-    @blp.response(200, UsageOut, headers=QUOTA_HEADERS)
-    def get(self) -> object:
-        """See today's prompts
-
-        How many are spent and left, and when the day ends."""
-        usage = usage_today(current_user_id(), now=utc_now())
-        return usage, 200, quota_headers(usage)
+    The last 90 days of logins, changes of the password or the number, ended sessions, API keys made and deleted,
+    and signs of an intruder."""
+    return list_events(current_user_id(), limit=query["limit"], cursor=query["cursor"], now=utc_now())
 
 
-@blp.route("/usage/history")
-class UsageHistory(MethodView):
-    @blp.authenticated("getUsageHistory")
-    @blp.arguments(UsageQuery, location="query")
-    @blp.response(200, UsageHistoryOut)
-    def get(self, query: dict[str, Any]) -> object:
-        """See what your prompts took
+@blp.post("/api-keys")
+@blp.authenticated("createApiKey")
+@blp.arguments(schemas.ApiKeyIn)
+@blp.response(201, schemas.NewApiKeyOut)
+@blp.errors(TooManyApiKeys)
+def create_api_key(body: dict[str, Any]) -> object:
+    """Make an API key
 
-        A row for each day from `from` to `to`, 92 at most. Prompts of deleted chatrooms count,
-        refunded ones do not."""
-        return {"items": usage_history(current_user_id(), **query, now=utc_now())}
+    For programs, which send it as the bearer token. It reaches the routes of its scopes, and its requests count as
+    yours. You can have ten. Only this answer has the key itself."""
+    session_id = current_session_id()
+    return sessions.create_key(current_user_id(), session_id, **body, client=current_client(), now=utc_now())
+
+
+@blp.get("/api-keys")
+@blp.authenticated("listApiKeys")
+@blp.response(200, schemas.ApiKeysOut)
+def list_api_keys() -> object:
+    """List your API keys
+
+    Those that work, without the keys themselves."""
+    return {"items": sessions.list_keys(current_user_id(), now=utc_now())}
+
+
+@blp.delete("/api-keys/<id:key_id>")
+@blp.authenticated("deleteApiKey")
+@blp.response(204)
+@blp.errors(NotFound)
+def delete_api_key(key_id: UUID) -> None:
+    """Delete an API key
+
+    It stops working at once."""
+    sessions.revoke_key(current_user_id(), key_id, current_client(), now=utc_now())
+
+
+@blp.get("/usage")
+@blp.authenticated("getUsage", scope=Scope.CHAT_READ)
+@blp.response(200, UsageOut, headers=QUOTA_HEADERS)
+def get_usage() -> object:
+    """See today's prompts
+
+    How many are spent and left, and when the day ends."""
+    usage = usage_today(current_user_id(), now=utc_now())
+    return usage, 200, quota_headers(usage)
+
+
+@blp.get("/usage/history")
+@blp.authenticated("getUsageHistory")
+@blp.arguments(UsageQuery, location="query")
+@blp.response(200, UsageHistoryOut)
+def get_usage_history(query: dict[str, Any]) -> object:
+    """See what your prompts took
+
+    A row for each day from `from` to `to`, 92 at most. Prompts of deleted chatrooms count,
+    refunded ones do not."""
+    return {"items": usage_history(current_user_id(), **query, now=utc_now())}

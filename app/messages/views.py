@@ -10,7 +10,6 @@ from urllib.request import parse_http_list
 from uuid import UUID
 
 from flask import Response, request, url_for
-from flask.views import MethodView
 
 from app.chatrooms.idempotency import IdempotencyKeyReused, fingerprint_of
 from app.chatrooms.schemas import REPLAYED, ChatroomOut
@@ -75,37 +74,35 @@ def takes_prompt(view: Callable[..., Any]) -> Callable[..., Any]:
     return view
 
 
-@blp.route("")
-class ChatroomPage(MethodView):
-    @blp.authenticated("getChatroom", scope=Scope.CHAT_READ)
-    @blp.response(200, ChatroomWithMessagesOut, conditional=True)
-    @blp.errors(NotFound)
-    def get(self, chatroom_id: UUID) -> object:
-        """Open a chatroom's page
+@blp.get("")
+@blp.authenticated("getChatroom", scope=Scope.CHAT_READ)
+@blp.response(200, ChatroomWithMessagesOut, conditional=True)
+@blp.errors(NotFound)
+def get_chatroom(chatroom_id: UUID) -> object:
+    """Open a chatroom's page
 
-        The chatroom with the latest 50 messages of its current conversation, oldest first."""
-        room, page = service.open_room(current_user_id(), chatroom_id)
-        return {
-            **{name: getattr(room, name) for name in ROOM_FIELDS},
-            "messages": page.items[::-1],
-            "next_cursor": page.next_cursor,
-        }
+    The chatroom with the latest 50 messages of its current conversation, oldest first."""
+    room, page = service.open_room(current_user_id(), chatroom_id)
+    return {
+        **{name: getattr(room, name) for name in ROOM_FIELDS},
+        "messages": page.items[::-1],
+        "next_cursor": page.next_cursor,
+    }
 
 
-@blp.route("/message")
-class MessageCollection(MethodView):
-    @blp.authenticated("sendMessage", scope=Scope.CHAT_WRITE)
-    @takes_prompt
-    @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused)
-    def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID) -> object:
-        """Send a message
+@blp.post("/message")
+@blp.authenticated("sendMessage", scope=Scope.CHAT_WRITE)
+@takes_prompt
+@blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused)
+def send_message(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID) -> object:
+    """Send a message
 
-        Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
-        `Prefer: wait=10` the answer waits up to that many seconds for the reply, even while earlier replies of the
-        chatroom are written. Repeated under its `Idempotency-Key`, a request waits no longer than the first one may.
-        With `stream: true` the reply can be followed at its `…/stream` while it is written. An archived chatroom stays
-        archived."""
-        return send(body, headers, chatroom_id)
+    Stores the prompt, queues the reply and answers at once; `Location` is where the reply will be. With
+    `Prefer: wait=10` the answer waits up to that many seconds for the reply, even while earlier replies of the
+    chatroom are written. Repeated under its `Idempotency-Key`, a request waits no longer than the first one may.
+    With `stream: true` the reply can be followed at its `…/stream` while it is written. An archived chatroom stays
+    archived."""
+    return send(body, headers, chatroom_id)
 
 
 def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edited_id: UUID | None = None) -> object:
@@ -124,7 +121,7 @@ def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edite
         )
         accepted = service.wait_for_reply(current_user_id(), accepted, now=utc_now())
     answer_headers = quota_headers(accepted.usage) | {
-        "Location": url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=accepted.reply.id)
+        "Location": url_for("messages.read_message", chatroom_id=chatroom_id, message_id=accepted.reply.id)
     }
     has_ended = accepted.reply.status.is_final
     if has_ended and wait_seconds:
@@ -134,18 +131,17 @@ def send(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, edite
     return accepted, 200 if has_ended else 202, answer_headers
 
 
-@blp.route("/messages")
-class MessageHistory(MethodView):
-    @blp.authenticated("listMessages", scope=Scope.CHAT_READ)
-    @blp.arguments(HistoryQuery, location="query")
-    @blp.response(200, MessagePageOut, example={"items": [EXAMPLE_REPLY, EXAMPLE_PROMPT], "next_cursor": None})
-    @blp.errors(NotFound, InvalidCursor)
-    def get(self, query: dict[str, Any], chatroom_id: UUID) -> object:
-        """List a chatroom's messages
+@blp.get("/messages")
+@blp.authenticated("listMessages", scope=Scope.CHAT_READ)
+@blp.arguments(HistoryQuery, location="query")
+@blp.response(200, MessagePageOut, example={"items": [EXAMPLE_REPLY, EXAMPLE_PROMPT], "next_cursor": None})
+@blp.errors(NotFound, InvalidCursor)
+def list_messages(query: dict[str, Any], chatroom_id: UUID) -> object:
+    """List a chatroom's messages
 
-        Newest first: the messages of the current conversation, or all of them with `superseded=include`."""
-        with_superseded = query.pop("superseded") == "include"
-        return service.list_messages(current_user_id(), chatroom_id, **query, with_superseded=with_superseded)
+    Newest first: the messages of the current conversation, or all of them with `superseded=include`."""
+    with_superseded = query.pop("superseded") == "include"
+    return service.list_messages(current_user_id(), chatroom_id, **query, with_superseded=with_superseded)
 
 
 def preferred_wait(prefer: str) -> int:
@@ -158,95 +154,90 @@ def preferred_wait(prefer: str) -> int:
     return 0
 
 
-@blp.route("/messages/<id:message_id>")
-class MessageItem(MethodView):
-    @blp.authenticated("getMessage", scope=Scope.CHAT_READ)
-    @blp.response(200, MessageOut, conditional=True)
-    @blp.errors(NotFound)
-    def get(self, chatroom_id: UUID, message_id: UUID) -> object:
-        """Read a message
+@blp.get("/messages/<id:message_id>")
+@blp.authenticated("getMessage", scope=Scope.CHAT_READ)
+@blp.response(200, MessageOut, conditional=True)
+@blp.errors(NotFound)
+def read_message(chatroom_id: UUID, message_id: UUID) -> object:
+    """Read a message
 
-        Poll a reply here until its `status` is final; or follow its stream, or send the prompt with
-        `Prefer: wait`."""
-        return get_message(current_user_id(), chatroom_id, message_id)
-
-
-@blp.route("/messages/<id:message_id>/edit")
-class MessageEdit(MethodView):
-    @blp.authenticated("editPrompt", scope=Scope.CHAT_WRITE)
-    @takes_prompt
-    @blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused, MessageNotEditable)
-    def post(self, body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> object:
-        """Edit a prompt
-
-        Replaces a prompt of the current conversation with a new one, and answers as sending one does. Costs a prompt.
-        The old prompt and all turns after it are superseded: kept, but neither shown by default nor sent to Gemini.
-        Refused while a reply of the chatroom is under way."""
-        return send(body, headers, chatroom_id, edited_id=message_id)
+    Poll a reply here until its `status` is final; or follow its stream, or send the prompt with
+    `Prefer: wait`."""
+    return get_message(current_user_id(), chatroom_id, message_id)
 
 
-@blp.route("/messages/<id:message_id>/stream")
-class MessageStream(MethodView):
-    @blp.authenticated("followReply", scope=Scope.CHAT_READ)
-    @blp.arguments(StreamHeaders, location="headers")
-    @blp.response(200, STREAM, content_type="text/event-stream", example=EXAMPLE_EVENTS)
-    @blp.errors(NotFound, TooManyStreams)
-    def get(self, headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> Response:
-        """Follow a reply as it is written
+@blp.post("/messages/<id:message_id>/edit")
+@blp.authenticated("editPrompt", scope=Scope.CHAT_WRITE)
+@takes_prompt
+@blp.errors(NotFound, ModelNotInTier, QuotaExceeded, IdempotencyKeyReused, MessageNotEditable)
+def edit_prompt(body: dict[str, Any], headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> object:
+    """Edit a prompt
 
-        Server-Sent Events, one `data: <JSON>` each: `status`, `context` (how much of the chatroom Gemini sees),
-        then `delta` with the next piece of text, `reset` when a new attempt begins (discard the text so far), and at
-        the end `completed`, `failed` or `canceled` with the message. The joined deltas since the last `reset` are the
-        stored text. An event's `id` is `attempt:characters`: send the last one as `Last-Event-ID` to resume from
-        there, even much later. While nothing happens, a comment comes every 15 s. `reconnect` asks the client to open
-        the stream again at once. Within about 15 s of a logout, or of the deletion of the chatroom or the account, the
-        connection closes without a final event; opening the stream again then gives 401 or 404.
-
-        The reply to a prompt sent with `stream: true` comes in pieces, any other in one."""
-        cursor, has_left = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
-        until_closed = ExitStack()
-        events = until_closed.enter_context(
-            follow_reply(current_user_id(), chatroom_id, message_id, cursor=cursor, has_hung_up=has_left)
-        )
-        response = Response(map(event_lines, events), mimetype="text/event-stream", headers=STREAM_HEADERS)
-        response.call_on_close(until_closed.close)
-        return response
+    Replaces a prompt of the current conversation with a new one, and answers as sending one does. Costs a prompt.
+    The old prompt and all turns after it are superseded: kept, but neither shown by default nor sent to Gemini.
+    Refused while a reply of the chatroom is under way."""
+    return send(body, headers, chatroom_id, edited_id=message_id)
 
 
-@blp.route("/messages/<id:message_id>/cancel")
-class MessageCancel(MethodView):
-    @blp.authenticated("cancelReply", scope=Scope.CHAT_WRITE)
-    @blp.response(200, MessageOut, example=EXAMPLE_REPLY | {"status": "canceled", "text": "DNS is the"})
-    @blp.errors(NotFound, replies.ReplyNotCancelable)
-    def post(self, chatroom_id: UUID, message_id: UUID) -> object:
-        """Cancel a reply
+@blp.get("/messages/<id:message_id>/stream")
+@blp.authenticated("followReply", scope=Scope.CHAT_READ)
+@blp.arguments(StreamHeaders, location="headers")
+@blp.response(200, STREAM, content_type="text/event-stream", example=EXAMPLE_EVENTS)
+@blp.errors(NotFound, TooManyStreams)
+def stream_reply(headers: dict[str, Any], chatroom_id: UUID, message_id: UUID) -> Response:
+    """Follow a reply as it is written
 
-        Stops a reply that is queued or being written, and keeps the text so far. The prompt is refunded only if work
-        on the reply, or on its latest retry, had not begun."""
-        return replies.cancel_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
+    Server-Sent Events, one `data: <JSON>` each: `status`, `context` (how much of the chatroom Gemini sees),
+    then `delta` with the next piece of text, `reset` when a new attempt begins (discard the text so far), and at
+    the end `completed`, `failed` or `canceled` with the message. The joined deltas since the last `reset` are the
+    stored text. An event's `id` is `attempt:characters`: send the last one as `Last-Event-ID` to resume from
+    there, even much later. While nothing happens, a comment comes every 15 s. `reconnect` asks the client to open
+    the stream again at once. Within about 15 s of a logout, or of the deletion of the chatroom or the account, the
+    connection closes without a final event; opening the stream again then gives 401 or 404.
 
-
-@blp.route("/messages/<id:message_id>/retry")
-class MessageRetry(MethodView):
-    @blp.authenticated("retryReply", scope=Scope.CHAT_WRITE)
-    @blp.response(
-        202,
-        MessageOut,
-        example=EXAMPLE_QUEUED,
-        headers=QUOTA_HEADERS | {"Location": header("Where the reply will be.")},
+    The reply to a prompt sent with `stream: true` comes in pieces, any other in one."""
+    cursor, has_left = Cursor.parse(headers["last_event_id"]), partial(has_hung_up, request.environ)
+    until_closed = ExitStack()
+    events = until_closed.enter_context(
+        follow_reply(current_user_id(), chatroom_id, message_id, cursor=cursor, has_hung_up=has_left)
     )
-    @blp.errors(NotFound, replies.ReplyNotRetryable, ModelNotInTier, QuotaExceeded)
-    def post(self, chatroom_id: UUID, message_id: UUID) -> object:
-        """Regenerate a reply
+    response = Response(map(event_lines, events), mimetype="text/event-stream", headers=STREAM_HEADERS)
+    response.call_on_close(until_closed.close)
+    return response
 
-        Costs a prompt. Gemini sees only the turns before the reply. A failed or canceled reply is generated again in
-        place; text that was kept of it stays until the new text is there. A completed reply is superseded, with all
-        turns after it, and a new one is generated.
 
-        Takes no `Idempotency-Key`: a retry repeated after the reply has ended starts and charges another."""
-        reply, usage = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
-        location = url_for("messages.MessageItem", chatroom_id=chatroom_id, message_id=reply.id)
-        return reply, 202, quota_headers(usage) | {"Location": location}
+@blp.post("/messages/<id:message_id>/cancel")
+@blp.authenticated("cancelReply", scope=Scope.CHAT_WRITE)
+@blp.response(200, MessageOut, example=EXAMPLE_REPLY | {"status": "canceled", "text": "DNS is the"})
+@blp.errors(NotFound, replies.ReplyNotCancelable)
+def cancel_reply(chatroom_id: UUID, message_id: UUID) -> object:
+    """Cancel a reply
+
+    Stops a reply that is queued or being written, and keeps the text so far. The prompt is refunded only if work
+    on the reply, or on its latest retry, had not begun."""
+    return replies.cancel_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
+
+
+@blp.post("/messages/<id:message_id>/retry")
+@blp.authenticated("retryReply", scope=Scope.CHAT_WRITE)
+@blp.response(
+    202,
+    MessageOut,
+    example=EXAMPLE_QUEUED,
+    headers=QUOTA_HEADERS | {"Location": header("Where the reply will be.")},
+)
+@blp.errors(NotFound, replies.ReplyNotRetryable, ModelNotInTier, QuotaExceeded)
+def retry_reply(chatroom_id: UUID, message_id: UUID) -> object:
+    """Regenerate a reply
+
+    Costs a prompt. Gemini sees only the turns before the reply. A failed or canceled reply is generated again in
+    place; text that was kept of it stays until the new text is there. A completed reply is superseded, with all
+    turns after it, and a new one is generated.
+
+    Takes no `Idempotency-Key`: a retry repeated after the reply has ended starts and charges another."""
+    reply, usage = replies.retry_reply(current_user_id(), chatroom_id, message_id, now=utc_now())
+    location = url_for("messages.read_message", chatroom_id=chatroom_id, message_id=reply.id)
+    return reply, 202, quota_headers(usage) | {"Location": location}
 
 
 def event_lines(event: Event | None) -> str:

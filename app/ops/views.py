@@ -5,7 +5,6 @@ from pathlib import Path
 
 import flask_swagger_ui
 from flask import Response, redirect, render_template, send_from_directory
-from flask.views import MethodView
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.core import fields, settings
@@ -28,43 +27,40 @@ class HealthOut(Schema):
     status = fields.String("Always `ok`.", example="ok")
 
 
-@blp.route("/healthz")
-class Health(MethodView):
-    @blp.public("getHealth")
-    @blp.response(200, HealthOut)
-    def get(self) -> object:
-        """Is the process alive?
+@blp.get("/healthz")
+@blp.public("getHealth")
+@blp.response(200, HealthOut)
+def get_health() -> object:
+    """Is the process alive?
 
-        Asks neither PostgreSQL nor Redis: for the platform's health check."""
-        return {"status": "ok"}
-
-
-@blp.route("/readyz")
-class Readiness(MethodView):
-    @blp.public("getReadiness")
-    @blp.response(200, HealthOut)
-    def get(self) -> object:
-        """Can it serve?
-
-        Asks PostgreSQL and Redis; the 503 names the one that does not answer."""
-        failing = failing_dependencies()
-        if failing:
-            raise ServiceUnavailable(f"Does not answer: {', '.join(failing)}.")
-        return {"status": "ok"}
+    Asks neither PostgreSQL nor Redis: for the platform's health check."""
+    return {"status": "ok"}
 
 
-@blp.route("/metrics")
-class Metrics(MethodView):
-    @blp.public("getMetrics")
-    @blp.response(200, {"type": "string"}, content_type="text/plain", example="http_requests_total{…} 1.0")
-    @blp.errors(NotFound, TokenMissing, TokenInvalid)
-    def get(self) -> Response:
-        """How is it doing?
+@blp.get("/readyz")
+@blp.public("getReadiness")
+@blp.response(200, HealthOut)
+def get_readiness() -> object:
+    """Can it serve?
 
-        Numbers in Prometheus' text format, for the bearer of METRICS_TOKEN. Without that setting they are open in
-        development and 404 in production."""
-        check_metrics_token()
-        return Response(metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
+    Asks PostgreSQL and Redis; the 503 names the one that does not answer."""
+    failing = failing_dependencies()
+    if failing:
+        raise ServiceUnavailable(f"Does not answer: {', '.join(failing)}.")
+    return {"status": "ok"}
+
+
+@blp.get("/metrics")
+@blp.public("getMetrics")
+@blp.response(200, {"type": "string"}, content_type="text/plain", example="http_requests_total{…} 1.0")
+@blp.errors(NotFound, TokenMissing, TokenInvalid)
+def get_metrics() -> Response:
+    """How is it doing?
+
+    Numbers in Prometheus' text format, for the bearer of METRICS_TOKEN. Without that setting they are open in
+    development and 404 in production."""
+    check_metrics_token()
+    return Response(metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
 
 
 def check_metrics_token() -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import marshmallow as ma
-from flask.views import MethodView
 
 from app.chatrooms.models import Role
 from app.core import fields
@@ -53,16 +52,15 @@ class FoundPageOut(Schema):
     next_cursor = NEXT_CURSOR
 
 
-@blp.route("")
-class Search(MethodView):
-    @blp.authenticated("searchMessages", scope=Scope.CHAT_READ)
-    @blp.arguments(SearchQuery, location="query")
-    @blp.response(200, FoundPageOut)
-    @blp.errors(NotFound, InvalidCursor)
-    def get(self, query: dict[str, Any]) -> object:
-        """Search your messages
+@blp.get("")
+@blp.authenticated("searchMessages", scope=Scope.CHAT_READ)
+@blp.arguments(SearchQuery, location="query")
+@blp.response(200, FoundPageOut)
+@blp.errors(NotFound, InvalidCursor)
+def search_messages(query: dict[str, Any]) -> object:
+    """Search your messages
 
-        Finds prompts and replies in all your chatrooms, archived ones too, but nothing superseded. The best matches
-        come first; among very many messages, recent ones come before older ones. Case, accents and punctuation make no
-        difference. A page may be short and still have a next one: go on until `next_cursor` is null."""
-        return service.search(current_user_id(), **query)
+    Finds prompts and replies in all your chatrooms, archived ones too, but nothing superseded. The best matches
+    come first; among very many messages, recent ones come before older ones. Case, accents and punctuation make no
+    difference. A page may be short and still have a next one: go on until `next_cursor` is null."""
+    return service.search(current_user_id(), **query)
