@@ -23,10 +23,9 @@ from app.auth.sessions import session_lifetime
 from app.auth.throttles import PASSWORD_WINDOW, WRONG_CODES_WINDOW
 from app.billing.models import StripeEvent
 from app.billing.webhook import EVENT_RETENTION
-from app.chatrooms import idempotency
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, messages
-from app.chatrooms.service import PURGE
+from app.chatrooms.service import KEY_LIFETIME, PURGE
 from app.core.clock import database_now, utc_now
 from app.core.db import DATABASE_UNAVAILABLE, Model, db, locked_keys, log_database_error
 from app.core.transactions import transaction
@@ -146,7 +145,7 @@ def delete_ended(*, now: datetime) -> dict[str, int]:
         ("refresh tokens", RefreshToken.used_at, now - session_lifetime()),
         ("security events", SecurityEvent.created_at, now - security_events.RETENTION),
         ("signups", User.created_at, now - UNVERIFIED_RETENTION),
-        ("idempotency keys", IdempotencyKey.created_at, now - idempotency.LIFETIME),
+        ("idempotency keys", IdempotencyKey.created_at, now - KEY_LIFETIME),
         ("Stripe events", StripeEvent.received_at, now - EVENT_RETENTION),
     ]
     batches: dict[str, ReturningDelete[Any]] = {}

@@ -1,7 +1,8 @@
-"""Use cases of chatrooms, and the models that they may be given, from GEMINI_MODELS."""
+"""Use cases of chatrooms, the models that they may be given, and the keys under which requests are sent again."""
 
+import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,6 @@ from uuid_utils.compat import uuid7
 
 from app.billing.models import Tier
 from app.billing.tier import tier_of
-from app.chatrooms.idempotency import find_record, fingerprint_of
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, IdempotencyKey, Message, TitleSource
 from app.core import settings
@@ -22,6 +22,7 @@ from app.core.transactions import Transaction, transaction
 from app.users.service import require_locked_user
 
 PURGE = "account.purge"  # deletes for good what is hidden here; beat queues it too
+KEY_LIFETIME = timedelta(hours=24)  # of an Idempotency-Key
 FLAGS = ("other", "pinned")  # what False and True are called in a cursor of the list
 
 # Built once, since most requests run them.
@@ -33,6 +34,13 @@ OWN_MESSAGE = (
     .where(Message.id == bindparam("message"), *IS_OWN)
 )
 AS_STORED = {"populate_existing": True}  # overwrites what the session holds of the row
+
+
+class IdempotencyKeyReused(AppError):
+    """The key was used before, for a different request."""
+
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency_key_reused"
+    detail = "This Idempotency-Key was used for a different request. Use a new key for a new request."
 
 
 class ModelNotInTier(AppError):
@@ -170,3 +178,26 @@ def get_message(user_id: UUID, chatroom_id: UUID, message_id: UUID, *, locked: b
     if message is None:
         raise NotFound
     return message
+
+
+def find_record(user_id: UUID, key: str, fingerprint: str, now: datetime) -> IdempotencyKey | None:
+    """Return the record of an Idempotency-Key; None if the key is new or expired.
+
+    A record is written in the transaction of the request itself, while the user is locked: of parallel requests, the
+    first writes it and the others find it. Raises IdempotencyKeyReused for another request.
+    """
+    record = db.session.get(IdempotencyKey, (user_id, key))
+    if record is None:
+        return None
+    if record.created_at <= now - KEY_LIFETIME:
+        db.session.delete(record)
+        db.session.flush()
+        return None
+    if record.fingerprint != fingerprint:
+        raise IdempotencyKeyReused
+    return record
+
+
+def fingerprint_of(*parts: str) -> str:
+    """Return a hash that is the same for two requests which ask for the same."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()

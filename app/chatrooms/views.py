@@ -6,9 +6,8 @@ from uuid import UUID
 from flask import Response, url_for
 
 from app.chatrooms import schemas, service
-from app.chatrooms.idempotency import IdempotencyKeyReused
 from app.chatrooms.list_cache import through_cache
-from app.chatrooms.service import ModelNotInTier, offered_models
+from app.chatrooms.service import IdempotencyKeyReused, ModelNotInTier, offered_models
 from app.core import settings
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_user_id

@@ -11,10 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import bindparam, exists, select, update
 
-from app.chatrooms.idempotency import find_record
 from app.chatrooms.list_cache import invalidate_list
 from app.chatrooms.models import Chatroom, ErrorCode, IdempotencyKey, Message, Role, Status
-from app.chatrooms.service import IS_OWN, get_chatroom, get_message, require_model
+from app.chatrooms.service import IS_OWN, find_record, get_chatroom, get_message, require_model
 from app.core import settings
 from app.core.admission import held_request
 from app.core.auth import TokenRevoked

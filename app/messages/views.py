@@ -11,9 +11,8 @@ from uuid import UUID
 
 from flask import Response, request, url_for
 
-from app.chatrooms.idempotency import IdempotencyKeyReused, fingerprint_of
 from app.chatrooms.schemas import REPLAYED, ChatroomOut
-from app.chatrooms.service import ModelNotInTier, get_message
+from app.chatrooms.service import IdempotencyKeyReused, ModelNotInTier, fingerprint_of, get_message
 from app.core.api import Blueprint, header
 from app.core.auth import Scope, current_user_id
 from app.core.clock import utc_now
