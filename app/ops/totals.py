@@ -11,13 +11,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import Double, String, and_, case, func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Mapped, mapped_column
 
 from app.chatrooms.models import ErrorCode, Role, Status, messages
-from app.core.db import db
+from app.core.db import Model, db
 from app.core.transactions import transaction
-from app.ops.models import Heartbeat, Total
 
 UNFINISHED = (Status.QUEUED, Status.GENERATING)
 REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
@@ -28,6 +28,25 @@ BEAT = "beat"
 COUNTED_UNTIL = "replies counted until"
 SETTLING = timedelta(seconds=30)  # longer than a transaction that ends a reply may take
 MAX_CATCH_UP = timedelta(hours=1)  # of replies that one tick counts; the next ticks count the rest
+
+
+class Heartbeat(Model):
+    """When something was last done."""
+
+    __tablename__ = "heartbeats"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    at: Mapped[datetime]
+
+
+class Total(Model):
+    """A number that only grows, by its name and one label (empty: it has none)."""
+
+    __tablename__ = "totals"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    label: Mapped[str] = mapped_column(String(160), primary_key=True)
+    value: Mapped[float] = mapped_column(Double)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from uuid import UUID
 from sqlalchemy import (
     Boolean,
     ColumnElement,
+    ForeignKey,
+    Index,
     Integer,
     Select,
     Uuid,
@@ -27,14 +29,14 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column
 
 from app.chatrooms.models import Chatroom, Message, Role
 from app.chatrooms.service import get_chatroom
-from app.core.db import db
+from app.core.db import Model, db
 from app.core.schemas import Page, decode_cursor, encode_cursor
 from app.core.transactions import release_connection
-from app.search.models import searchable
 from app.search.words import Matcher, excerpt, query_words, tsquery
 
 RECENT = 1_000  # messages that are compared one by one
@@ -46,6 +48,30 @@ OLDEST, NEWEST = UUID(int=0), UUID(int=2**128 - 1)
 BEST = (MILLIONTHS + 1, NEWEST)  # sorts before the best match
 IS_INDEXED = {"compared": False, "indexed": True}  # by a cursor's word; for "next" it is not decided yet (None)
 FIRST = (NEWEST, OLDEST, None, *BEST)
+
+
+class SearchableMessage(Model):
+    """The words of a message that is not superseded, written by a trigger on `messages` (migration 0014).
+
+    Each word begins with a part of its owner's id, so that a search costs as much as its user has written, not as much
+    as everybody has. A reader must check the owner. user_id: who owned the chatroom when the message was written. The
+    rows of a deleted chatroom stay until it is purged.
+    """
+
+    __tablename__ = "searchable_messages"
+    __table_args__ = (
+        Index("ix_searchable_messages_user_id_message_id", "user_id", "message_id"),
+        Index("ix_searchable_messages_chatroom_id_message_id", "chatroom_id", "message_id"),
+        Index("ix_searchable_messages_words", "words", postgresql_using="gin"),
+    )
+
+    message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True)
+    chatroom_id: Mapped[UUID]
+    user_id: Mapped[UUID]
+    words: Mapped[str] = mapped_column(TSVECTOR)
+
+
+searchable = SearchableMessage.__table__  # for statements that are built once
 
 
 @dataclass(frozen=True)

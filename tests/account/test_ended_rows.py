@@ -12,7 +12,7 @@ from app.account.tasks import delete_in_batches
 from app.core.clock import utc_now
 from app.core.db import db
 from app.core.transactions import transaction
-from app.ops.models import Heartbeat, Total
+from app.ops.totals import Heartbeat, Total
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.core.redis import redis_client
 from app.core.transactions import transaction
-from app.ops.models import Heartbeat
+from app.ops.totals import Heartbeat
 from tests.transactions import APP
 
 
