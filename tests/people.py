@@ -18,8 +18,7 @@ from app.core.clock import utc_now
 from app.core.db import db
 from app.core.http import Client
 from app.core.transactions import transaction
-from app.users.numbers import mobile_key
-from app.users.service import replace_unverified
+from app.users.service import mobile_key, replace_unverified
 
 
 class PatientClient(FlaskClient):

@@ -28,8 +28,7 @@ from app.core.logging import log_event
 from app.core.transactions import Transaction, transaction
 from app.integrations.twilio import SmsRejected, SmsUnavailable, send_sms
 from app.users.models import User
-from app.users.numbers import mobile_key
-from app.users.service import lock_user_by_mobile
+from app.users.service import lock_user_by_mobile, mobile_key
 
 DIGITS = 6  # NIST SP 800-63B-4: at least six decimal digits
 LIFETIME = timedelta(minutes=5)  # NIST allows ten; five is enough to type six digits

@@ -25,8 +25,7 @@ from app.core.errors import AppError, ServiceUnavailable, ValidationFailed
 from app.core.http import Client
 from app.core.transactions import Transaction, release_connection, transaction
 from app.users.models import User
-from app.users.numbers import mobile_key
-from app.users.service import require_locked_user, require_user
+from app.users.service import mobile_key, require_locked_user, require_user
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from app.auth.passwords import MAX_CHARS, MIN_CHARS, common_passwords
 from app.core import fields
 from app.core.auth import Scope
 from app.core.schemas import NEXT_CURSOR, Schema
-from app.users.numbers import is_personal_number, is_served, to_e164
+from app.users.service import is_personal_number, is_served, to_e164
 
 MAX_NAME_CHARS = 100
 MAX_CODE_CHARS = 16

@@ -25,7 +25,7 @@ from app.core.transactions import Transaction, release_connection, transaction
 from app.quota.ledger import move_charges
 from app.users import service as users
 from app.users.models import User
-from app.users.numbers import mobile_key
+from app.users.service import mobile_key
 
 log = logging.getLogger(__name__)
 

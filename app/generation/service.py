@@ -20,8 +20,7 @@ from app.generation.conversation import supersede
 from app.quota.ledger import new_charge
 from app.quota.usage import Usage, spend_prompt, usage_of
 from app.streaming.events import Entry, pieces_until, publish
-from app.users.numbers import mobile_key
-from app.users.service import lock_user, require_locked_user
+from app.users.service import lock_user, mobile_key, require_locked_user
 
 log = logging.getLogger(__name__)
 

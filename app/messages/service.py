@@ -30,8 +30,7 @@ from app.integrations.gemini.client import FinishReason
 from app.quota.ledger import new_charge
 from app.quota.usage import USAGE, Usage, read_usage, spend_prompt, usage_today, usage_values
 from app.streaming.following import wait_until_final
-from app.users.numbers import mobile_key
-from app.users.service import require_locked_user
+from app.users.service import mobile_key, require_locked_user
 
 log = logging.getLogger(__name__)
 

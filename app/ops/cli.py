@@ -25,8 +25,7 @@ from app.core.db import db
 from app.ops.health import checks
 from app.quota.ledger import COUNTED, usage_report
 from app.users.models import User
-from app.users.numbers import to_e164
-from app.users.service import find_user, find_user_by_mobile
+from app.users.service import find_user, find_user_by_mobile, to_e164
 
 MAX_REASON_CHARS = 255
 GRANT_COLUMNS = ("reason", "created_at", "ends_at", "revoked_at")

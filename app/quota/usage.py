@@ -25,8 +25,7 @@ from app.core.redis import rate_limits, redis_guard
 from app.quota.ledger import quota_day
 from app.quota.models import PromptCharge
 from app.users.models import User
-from app.users.numbers import mobile_key
-from app.users.service import require_user
+from app.users.service import mobile_key, require_user
 
 DAY_SECONDS = 86_400
 

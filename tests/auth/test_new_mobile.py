@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.users.numbers import mobile_key
+from app.users.service import mobile_key
 from tests.auth.conftest import PASSWORD, Mover, Visitor, sql, wrong
 from tests.people import age_codes
 from tests.problems import assert_problem

@@ -15,7 +15,7 @@ from app.auth.passwords import hash_password, hash_slots, hasher, password_match
 from app.auth.throttles import record_password_attempt, refund_password_attempt
 from app.core.clock import utc_now
 from app.core.db import db
-from app.users.numbers import mobile_key
+from app.users.service import mobile_key
 from tests.auth.conftest import wrong
 from tests.people import age_codes, all_at_once
 from tests.problems import assert_problem
