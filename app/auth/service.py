@@ -21,7 +21,7 @@ from app.billing.models import Tier
 from app.core.errors import ValidationFailed
 from app.core.http import Client
 from app.core.logging import log_event
-from app.core.transactions import Transaction, release_connection, transaction
+from app.core.transactions import release_connection, transaction
 from app.quota.ledger import move_charges
 from app.users import service as users
 from app.users.models import User
@@ -89,34 +89,19 @@ def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Toke
         return open_session(tx, user, client, now)
 
 
-@dataclass(frozen=True)
-class NumberChange:
-    """A user, the current number and the new one, as of the beginning of the request. Both numbers: E.164."""
-
-    user_id: UUID
-    current: str
-    new: str
-    password_hash: str | None
-
-    @property
-    def binding(self) -> str:
-        """What the codes are bound to."""
-        return f"{self.user_id} {self.current} {self.new}"
-
-
 def send_change_codes(user_id: UUID, new_mobile: str, *, now: datetime) -> SentCode:
     """Send a code to the new number and one to the current number, whether or not the new one is taken.
 
     new_mobile: E.164. Raises TokenRevoked, ValidationFailed, OtpLocked, OtpCooldown, ServiceUnavailable; then no code
     was sent.
     """
-    change = load_change(user_id, new_mobile)
-    purposes = {change.new: Purpose.NEW_MOBILE, change.current: Purpose.CURRENT_MOBILE}
+    before = user_before_change(user_id, new_mobile)
+    purposes = {new_mobile: Purpose.NEW_MOBILE, before.mobile: Purpose.CURRENT_MOBILE}
     otps = {}
     with CODES_BUDGET.spend(), CODES_BUDGET.spend(), transaction() as tx:
         for mobile in in_lock_order(purposes):
-            otps[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=change.binding)
-    return SentCode(change.new, otp=otps[change.new], current_otp=otps[change.current])
+            otps[mobile] = issue_code(tx, mobile, purposes[mobile], now, bound_to=binding(before, new_mobile))
+    return SentCode(new_mobile, otp=otps[new_mobile], current_otp=otps[before.mobile])
 
 
 def change_mobile(
@@ -132,32 +117,38 @@ def change_mobile(
 ) -> Tokens:
     """Give the user the new number and begin a new session; every earlier token stops working.
 
+    The day's charges are copied to the new number; everything else belongs to the user's id.
     session_id: the session of the request, which must still be active once the proofs are compared. new_mobile: E.164.
     otp: its code. current_password, current_otp: one of them, the other is None. Codes are used up only if all proofs
     are right. Raises ValidationFailed, WrongPassword, RateLimited, OtpInvalid, OtpLocked,
     TokenRevoked, ServiceUnavailable, AccountExists (the proofs were right, and the codes are used up).
     """
-    change = load_change(user_id, new_mobile)
-    codes = {change.new: (Purpose.NEW_MOBILE, otp)}
+    before = user_before_change(user_id, new_mobile)
+    codes = {new_mobile: (Purpose.NEW_MOBILE, otp)}
     if current_otp is not None:
-        codes[change.current] = (Purpose.CURRENT_MOBILE, current_otp)
+        codes[before.mobile] = (Purpose.CURRENT_MOBILE, current_otp)
     else:
-        require_password(change.current, change.password_hash, current_password or "", now)
+        require_password(before.mobile, before.password_hash, current_password or "", now)
     with WRONG_CODES_BUDGET.spend():
         with transaction() as tx:
-            matched = match_codes(codes, change, client, now)
+            matched = match_codes(codes, binding(before, new_mobile), client, now)
             all_match = len(matched) == len(codes)
             if all_match:
                 for row in matched:
                     mark_used(row, now)
-                owner = users.find_user_by_mobile(change.new)
-                if owner is None or owner.verified_at is None:
-                    return apply_change(tx, change, session_id, client, now)
+                user = users.require_locked_user(user_id)
+                lock_session(session_id, user_id)  # it has ended if the number or the password was changed meanwhile
+                if users.give_number(user, new_mobile, now):
+                    revoke_sessions(tx, user_id, now)
+                    events.record(user_id, EventType.MOBILE_CHANGED, client, now)
+                    move_charges(mobile_key(before.mobile), mobile_key(new_mobile), now)
+                    tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=user_id))
+                    return open_session(tx, user, client, now)
         raise AccountExists if all_match else OtpInvalid
 
 
 def match_codes(
-    codes: dict[str, tuple[Purpose, str]], change: NumberChange, client: Client, now: datetime
+    codes: dict[str, tuple[Purpose, str]], bound_to: str, client: Client, now: datetime
 ) -> list[OneTimeCode]:
     """The rows of the codes that are right. Locks the numbers' throttles. Raises OtpLocked.
 
@@ -166,27 +157,11 @@ def match_codes(
     mobiles = in_lock_order(codes)
     for mobile in mobiles:
         lock_throttle(mobile_key(mobile), now)
-    rows = [match_code(mobile, *codes[mobile], client, now, bound_to=change.binding) for mobile in mobiles]
+    rows = [match_code(mobile, *codes[mobile], client, now, bound_to=bound_to) for mobile in mobiles]
     return [row for row in rows if row is not None]
 
 
-def apply_change(tx: Transaction, change: NumberChange, session_id: UUID, client: Client, now: datetime) -> Tokens:
-    """Give the user the new number, and copy the day's charges to it; everything else belongs to the user's id.
-
-    The caller holds the new number's throttle, so nobody verifies it meanwhile. Raises TokenRevoked, AccountExists.
-    """
-    user = users.require_locked_user(change.user_id)
-    lock_session(session_id, user.id)  # it has ended if the number or the password was changed meanwhile
-    revoke_sessions(tx, user.id, now)
-    events.record(user.id, EventType.MOBILE_CHANGED, client, now)
-    move_charges(mobile_key(change.current), mobile_key(change.new), now)
-    if not users.give_number(user, change.new, now):
-        raise AccountExists
-    tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=change.user_id))
-    return open_session(tx, user, client, now)
-
-
-def load_change(user_id: UUID, new_mobile: str) -> NumberChange:
+def user_before_change(user_id: UUID, new_mobile: str) -> User:
     """Read what the change starts from; another request may change the user meanwhile.
 
     Raises TokenRevoked, ValidationFailed. Holds no connection afterwards: what follows may wait for Redis.
@@ -195,7 +170,12 @@ def load_change(user_id: UUID, new_mobile: str) -> NumberChange:
     release_connection()
     if user.mobile == new_mobile:
         raise ValidationFailed({"new_mobile": ["This is already your number."]})
-    return NumberChange(user_id, user.mobile, new_mobile, user.password_hash)
+    return user
+
+
+def binding(before: User, new_mobile: str) -> str:
+    """What the codes of a change are bound to: the user, and the pair of numbers."""
+    return f"{before.id} {before.mobile} {new_mobile}"
 
 
 def in_lock_order(mobiles: Iterable[str]) -> list[str]:
