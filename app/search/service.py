@@ -5,9 +5,6 @@ the user's latest messages are compared first, one by one, and the index is aske
 found in this way is a block. It is ranked as a whole; after its last page, the next block has older messages.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.chatrooms.models import Chatroom, Message, Role
+from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.service import get_chatroom
 from app.core.db import Model, db
 from app.core.schemas import Page, decode_cursor, encode_cursor
@@ -72,18 +69,6 @@ class SearchableMessage(Model):
 
 
 searchable = SearchableMessage.__table__  # for statements that are built once
-
-
-@dataclass(frozen=True)
-class Found:
-    """A message, an excerpt of it, and where the matches are in the excerpt: pairs of character indexes."""
-
-    message_id: UUID
-    chatroom_id: UUID
-    role: Role
-    created_at: datetime
-    snippet: str
-    highlights: Sequence[tuple[int, int]]
 
 
 def count_of(table: Any) -> ColumnElement[int]:
@@ -152,8 +137,12 @@ def best_first(statement: Select[Any], table: Any) -> Select[Any]:
 IN_ALL, IN_CHATROOM = search_statement("user_id", "user"), search_statement("chatroom_id", "room")
 
 
-def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, cursor: str | None) -> Page[Found]:
+def search(
+    user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, cursor: str | None
+) -> Page[dict[str, Any]]:
     """A page of the user's messages that have all words of the query; the last one may be the beginning of a word.
+
+    Each item is a row with its excerpt: `snippet`, and in `highlights` where the matches are in it.
 
     It may have fewer than `limit` and still a next page. Raises NotFound if the room is not the user's, InvalidCursor.
     """
@@ -175,9 +164,10 @@ def search(user_id: UUID, query: str, *, chatroom_id: UUID | None, limit: int, c
     release_connection()  # cutting excerpts out of long texts takes a moment
     matcher = Matcher(words)
     items = [
-        Found(row.id, row.chatroom_id, row.role, row.created_at, *excerpt(row.text, matcher))
+        {**row._mapping, "snippet": snippet, "highlights": highlights}
         for row in rows[:limit]
         if row.id is not None
+        for snippet, highlights in [excerpt(row.text, matcher)]
     ]
     if is_indexed is None:  # the block's edges stay fixed from now on, whatever messages come or go
         newest, oldest, is_indexed = rows[0].newest, rows[0].oldest or OLDEST, rows[0].is_indexed

@@ -31,7 +31,7 @@ class SearchQuery(PageQuery):
 class FoundOut(Schema):
     """A message that was found."""
 
-    message_id = fields.UUID("Of the message.", example="0192d3a4-7101-7a2b-8c3d-2123456789ab")
+    message_id = fields.UUID("Of the message.", attribute="id", example="0192d3a4-7101-7a2b-8c3d-2123456789ab")
     chatroom_id = fields.UUID("Of its chatroom.", example="0192d3a4-6b00-7c3f-8a55-0123456789ab")
     role = fields.Choice("`user` for a prompt, `model` for a reply.", Role, example="model")
     created_at = fields.Timestamp("When the prompt was accepted.", example="2026-11-21T09:32:00.000000Z")
