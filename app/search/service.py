@@ -117,12 +117,7 @@ def search_statement(column: str, parameter: str) -> Select[Any]:
     )
     page_of_block = best_first(page, ranked).limit(bindparam("limit")).subquery("page")
     # The block's edges: the newest and the oldest message that it covers, found or not; null if no older ones are left.
-    oldest = case(
-        (are_all, null()),
-        (are_enough, edge_of(recent)),
-        (count_of(older) == BLOCK, edge_of(older)),
-        else_=null(),
-    )
+    oldest = case((are_all, null()), (are_enough, edge_of(recent)), (count_of(older) == BLOCK, edge_of(older)))
     newest = edge_of(recent, newest=True).label("newest")
     edges = select(newest, oldest.label("oldest"), is_indexed.label("is_indexed")).cte("edges")
     found = page_of_block.c
@@ -142,9 +137,8 @@ def search(
 ) -> Page[dict[str, Any]]:
     """A page of the user's messages that have all words of the query; the last one may be the beginning of a word.
 
-    Each item is a row with its excerpt: `snippet`, and in `highlights` where the matches are in it.
-
-    It may have fewer than `limit` and still a next page. Raises NotFound if the room is not the user's, InvalidCursor.
+    It may have fewer than `limit` items and still a next page. Each item is a row with its excerpt: `snippet`, and in
+    `highlights` where the matches are in it. Raises NotFound if the room is not the user's, InvalidCursor.
     """
     newest, oldest, is_indexed, score, after = FIRST
     if cursor is not None:
