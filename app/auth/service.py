@@ -162,7 +162,7 @@ def match_codes(
 
 
 def user_before_change(user_id: UUID, new_mobile: str) -> User:
-    """Read what the change starts from; another request may change the user meanwhile.
+    """Return the user as the change finds it. The object is detached, so it keeps the current number and password.
 
     Raises TokenRevoked, ValidationFailed. Holds no connection afterwards: what follows may wait for Redis.
     """
