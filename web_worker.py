@@ -9,12 +9,13 @@ import logging
 import os
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import Any
 
 from gunicorn import util
 from gunicorn.http.wsgi import Response
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 from uuid_utils.compat import uuid7
 
 from app.core.errors import PROBLEM_TYPE, REFUSALS, AppError, code_of, problem
@@ -53,10 +54,13 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         """Start or stop accepting connections. When ending, accept those that wait, and let the system refuse others.
 
         gunicorn keeps its socket until its last request has ended: clients that came then waited, and got no answer.
+        It would also wait out its whole `graceful_timeout` for a client that has connected and sends nothing.
         """
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
         for listener in self.sockets:
             previous_conns = -1
             while previous_conns < self.nr_conns < self.worker_connections:

@@ -9,6 +9,7 @@ from kombu.transport.redis import Channel
 CHORES, GENERATIONS = "chores", "generations"  # the queues
 TIMEOUT_SECONDS = 0.8  # for connecting and for each answer; a request waits for a few of them at most
 TIMEOUTS = {"socket_connect_timeout": TIMEOUT_SECONDS, "socket_timeout": TIMEOUT_SECONDS}
+CHECK_EVERY_SECONDS = 5  # a worker notices after 11 s at most that its connection died without a sign; by default, 51
 CONNECTIONS_PER_PRODUCER = 2  # kombu's channel has two pools, and uses one connection of each
 
 
@@ -31,6 +32,7 @@ def broker_settings(url: str, *, pool_size: int) -> dict[str, Any]:
         "broker_pool_limit": pool_size // CONNECTIONS_PER_PRODUCER,
         "broker_transport_options": {
             **TIMEOUTS,
+            "health_check_interval": CHECK_EVERY_SECONDS,
             "ack_emulation": False,
             "max_retries": 0,  # kombu would retry for six seconds
             "interval_start": 0,

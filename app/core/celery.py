@@ -85,6 +85,7 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
         task_routes=routes,
         task_acks_late=True,  # otherwise a worker would reserve a second task for each of its threads
         worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # its other count begins anew with each connection, while threads may be busy
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )

@@ -1,6 +1,7 @@
 """What a web process holds: threads, memory and connections, each in a process with settings of its own."""
 
 import resource
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -57,6 +58,22 @@ def test_a_process_takes_more_connections_than_its_soft_limit_of_open_files(own_
             connection.request("GET", "/healthz")
             connection.getresponse().read()
         assert descendants(web.pid) == before
+
+
+def test_a_process_ends_soon_though_a_client_has_connected_and_sends_nothing(
+    own_environment, app, mobile_numbers, tmp_path
+):
+    """As browsers do, and some load balancers: gunicorn would wait for its whole `graceful_timeout`."""
+    with serving(own_environment, tmp_path / "web.log") as web:
+        token, address = web.log_in(next(mobile_numbers))["access_token"], urlsplit(web.url)
+        room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).headers["Location"]
+        with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+            longer = {"Prefer": "wait=6"}  # than gunicorn's own threads wait for a silent client
+            assert web.call("POST", f"{room}/message", token=token, json={"text": "Hello"}, headers=longer).ok
+            [process] = psutil.Process(web.pid).children()
+            process.terminate()
+            process.wait(timeout=10)
+            assert connection.recv(1) == b""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")

@@ -21,6 +21,7 @@ from app.ops import totals as rollup
 from sandbox.stack.processes import wait_until
 from sandbox.stack.servers import ValkeyServer
 from tests.celery_process import celery_process
+from tests.core.test_connections_and_redis import tapped
 from tests.queues import waiting_tasks
 
 SLOTS = 2
@@ -49,9 +50,9 @@ def start_worker(environment: dict[str, str], own_valkey: ValkeyServer, migrated
     variables = environment | {"REDIS_URL": own_valkey.url, "WORKER_CONCURRENCY": str(SLOTS)}
 
     @contextmanager
-    def start() -> Iterator[Worker]:
+    def start(**more: str) -> Iterator[Worker]:
         log_file = tmp_path_factory.mktemp("worker") / "worker.log"
-        with celery_process("worker", variables, log_file) as process:
+        with celery_process("worker", variables | more, log_file) as process:
             assert wait_until(lambda: " ready." in log_file.read_text(), seconds=30), log_file.read_text()
             yield Worker(process, log_file)
 
@@ -124,6 +125,39 @@ def test_workers_take_tasks_again_when_their_connections_are_cut_under_load(two_
         broker.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     assert each_takes_tasks(person.client.application, two_workers)
     assert wait_until(lambda: all_completed(person, replies) or sweep(person), seconds=PATIENCE_SECONDS)
+
+
+def test_a_worker_whose_connection_was_cut_leaves_what_it_has_no_slot_for_to_others(
+    start_worker, own_valkey, person, make_app, gemini
+):
+    """Celery counts the tasks of the new connection only, although those of the old one still have their slots."""
+    url = f"{own_valkey.url.removesuffix('/0')}/1"  # the other workers take nothing from this database
+    own = {"REDIS_URL": url, "GEMINI_TIMEOUT": "60"}
+    person.client = make_app(redis_url=url, basic_daily_prompts=100).test_client()
+    with redis.Redis.from_url(url) as broker, start_worker(**own) as worker:
+        gemini.behave(hang=True)
+        replies = [send(person)]
+        gemini.wait_for(in_flight_at_least=1)
+        broker.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert wait_until(lambda: worker.lines("Connection to broker lost") > 0, seconds=PATIENCE_SECONDS)
+        replies += [send(person) for _ in range(SLOTS)]  # one more than it has slots left
+        gemini.wait_for(in_flight_at_least=SLOTS)
+        with start_worker(**own):
+            gemini.wait_for(in_flight_at_least=len(replies))
+            gemini.reset()
+            assert wait_until(lambda: all_completed(person, replies), seconds=PATIENCE_SECONDS)
+
+
+def test_a_worker_takes_tasks_again_after_its_connection_died_without_a_sign(start_worker, own_valkey, person):
+    """As when the machine of Redis is lost, or a firewall forgets a connection: nothing closes it, nothing comes."""
+    with tapped(own_valkey.url) as tap, start_worker(REDIS_URL=tap.url) as worker:
+        assert each_takes_tasks(person.client.application, [worker])
+        tap.falls_silent_at = b"BRPOP"
+        assert wait_until(lambda: tap.is_silent, seconds=PATIENCE_SECONDS)
+        tap.falls_silent_at, tap.is_silent = None, False  # new connections work, but that question is lost
+        began = time.monotonic()
+        assert each_takes_tasks(person.client.application, [worker])
+        assert time.monotonic() - began < 15
 
 
 def sweep(person: Any) -> bool:
