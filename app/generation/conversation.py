@@ -17,20 +17,19 @@ from app.integrations.gemini.client import Turn
 
 FIRST_WITH_HISTORY = 3  # the position of a room's second reply
 MAX_PAIRS = 200  # a bound on rows read, whatever the budget of characters
+MAX_REPLIES = 1_000  # and a bound on the replies searched for them, in case most have failed
 
 replies, prompts = messages.alias("replies"), messages.alias("prompts")
 reply = (
-    select(replies.c.in_reply_to, replies.c.position, replies.c.text, replies.c.output_tokens)
+    select(replies.c.in_reply_to, replies.c.position, replies.c.status, replies.c.text, replies.c.output_tokens)
     .where(
         replies.c.chatroom_id == bindparam("room"),
         replies.c.position < bindparam("position"),
         replies.c.role == Role.MODEL,
         ~replies.c.superseded,
-        replies.c.status.in_([Status.COMPLETED, Status.CANCELED]),
-        replies.c.text != "",
     )
     .order_by(replies.c.position.desc())
-    .limit(MAX_PAIRS)
+    .limit(MAX_REPLIES)
     .subquery("reply")
 )
 PAIRS = (
@@ -46,6 +45,12 @@ PAIRS = (
         ).label("chars_per_token"),
     )
     .join(prompts, prompts.c.id == reply.c.in_reply_to)
+    .where(
+        reply.c.status.in_([Status.COMPLETED, Status.CANCELED]),
+        reply.c.text != "",
+    )
+    .order_by(reply.c.position.desc())
+    .limit(MAX_PAIRS)
     .subquery()
 )
 # Gemini's counts for the room's own replies tell how many characters of its language a token has: four in English,
