@@ -209,7 +209,7 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
 
 
 def take_message(code_id: UUID, now: datetime) -> tuple[str, Purpose] | None:
-    """Remove the sealed message of a current code from its row. Returns it with the purpose, or None without one."""
+    """Remove the sealed message of a current code from its row. Returns it and the purpose; None if it is gone."""
     with transaction():
         statement = select(OneTimeCode).where(OneTimeCode.id == code_id, *unsent(now))
         row = db.session.scalar(statement.with_for_update(skip_locked=True))

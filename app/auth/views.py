@@ -1,4 +1,4 @@
-"""Routes of signing up, logging in, passwords and sessions."""
+"""Routes of signing up, logging in, passwords, sessions, and changing the number."""
 
 from typing import Any
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Use cases of chatrooms, the models that they may be given, and the keys under which requests are sent again."""
+"""Use cases of chatrooms, the models that they may be given, and the records of idempotency keys."""
 
 import hashlib
 import json

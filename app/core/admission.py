@@ -1,10 +1,11 @@
 """Admission of requests: checks that the session is active, and enforces the limits of its user or its address.
 
-There are two kinds of limits: requests in a time, and slots for requests that are held open (streams, waits, exports).
-
-A limit is a number of requests per minute or per hour for one user or one address. flask-limiter counts them in Redis.
-Each limit is a share of RATE_LIMIT_PER_MINUTE; 0 lifts them all, and without Redis none is enforced. The limits of each
+A Limit is a number of requests per minute or per hour for one user or one address. flask-limiter counts them in Redis.
+Each Limit is a share of RATE_LIMIT_PER_MINUTE; 0 lifts them all, and without Redis none is enforced. The limits of each
 mobile number are kept by the auth feature in PostgreSQL: nothing lifts those.
+
+Requests that are held open (streams, waits, exports) take slots: a process has a number of each kind for everybody
+(`held_request`), and a user may have a few over all processes (`user_slot`, in Redis).
 
 An API key counts as a session here. `session:{id}` holds the user's id for ACTIVE_SECONDS. It is written (NX) after the
 auth feature has found the session active in PostgreSQL. When a session ends, a tombstone replaces the entry after the

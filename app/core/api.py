@@ -141,7 +141,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     def authenticated(
         self, name: str, *limits: Limit, refresh: bool = False, scope: Scope | None = None
     ) -> Callable[[View], View]:
-        """Require a valid access token (or refresh token). Use it as the outermost decorator.
+        """Require a valid access token (or refresh token). Use it directly below the route.
 
         name: what generated clients call the operation; never change a published one.
         limits: limits of one address, in addition to the user's. scope: API keys with this scope are accepted too.
@@ -151,7 +151,7 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         return lambda view: add_to_contract(with_check(view, check), name=name, auth=auth, scope=scope)
 
     def public(self, name: str, *limits: Limit) -> Callable[[View], View]:
-        """Declare that a route needs no token, so that none is open by oversight. Use it as the outermost decorator.
+        """Declare that a route needs no token, so that none is open by oversight. Use it directly below the route.
 
         name: as for `authenticated`. limits: limits of one address; none for health checks, webhooks and the like.
         """
@@ -245,7 +245,7 @@ def error_response(error_classes: list[type[AppError]]) -> dict[str, Any]:
 def conditional_get(view: View) -> View:
     """Make the view a conditional GET (RFC 9110, 13): it answers 304 if the client's ETag matches the body.
 
-    Responses stay `no-store`: a client may keep one deliberately, but a cache on the way must not.
+    Unless the view says otherwise, they stay `no-store`: a client may keep one deliberately, but no cache on the way.
     """
 
     @wraps(view)

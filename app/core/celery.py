@@ -83,9 +83,9 @@ def register_celery(app: Flask, url: str, *, pool_size: int, routes: dict[str, d
     celery.conf.update(
         **broker_settings(url, pool_size=pool_size),
         task_routes=routes,
-        task_acks_late=True,  # otherwise a worker would reserve a second task for each of its threads
-        worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,  # its other count begins anew with each connection, while threads may be busy
+        task_acks_late=True,  # a task counts as held until it ends, not until it begins
+        worker_prefetch_multiplier=1,  # a worker holds a task per thread, counted anew for each connection
+        worker_disable_prefetch=True,  # the same bound, but tasks taken over an earlier connection count too
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )

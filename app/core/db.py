@@ -38,7 +38,7 @@ ANSWER_SECONDS = 4.3  # a little longer, so that a running server ends the state
 POOL_TIMEOUT_SECONDS = 2
 LOCK_TIMEOUT_MS = 2_000
 IDLE_IN_TRANSACTION_MS = 15_000
-# SQLSTATEs of a server that takes no statements now, in addition to class 08 (connection exceptions):
+# SQLSTATEs of a server that cannot do its work now, in addition to class 08 (connection exceptions):
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 READ_ONLY = "25006"  # read_only_sql_transaction: a former primary, or one whose disk is full
 UNAVAILABLE_STATES = {
@@ -76,10 +76,10 @@ class Base(DeclarativeBase):
 
 
 class DatabaseUnavailable(OperationalError):
-    """PostgreSQL is not there, or does not answer: the connection is lost, refused, or silent for too long."""
+    """PostgreSQL cannot do its work: the connection is lost, refused or silent for too long, or its disk is full."""
 
 
-# PostgreSQL cannot be reached, or no connection to it came free in time.
+# PostgreSQL cannot do its work, or no connection to it came free in time.
 DATABASE_UNAVAILABLE = (DatabaseUnavailable, PoolTimeoutError)
 # The same, and statements that a running server ends: a deadlock, or a lock or statement that takes too long.
 # Nothing was stored and a retry may succeed, but an error that keeps coming back is a defect.

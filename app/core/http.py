@@ -50,7 +50,7 @@ _drain_signals: list[Callable[[], bool]] = []
 
 
 class Request(flask.Request):
-    """A request whose body is bounded, and whose failures are our own errors."""
+    """A request whose body is bounded, and read as a whole or refused."""
 
     def get_data(self, *args: Any, **kwargs: Any) -> Any:
         """Return the body. Raises RequestEntityTooLarge, RequestTimeout, MalformedJson (cut short, broken chunks)."""
@@ -113,7 +113,7 @@ def register_http(app: Flask, *, trusted_proxies: int, cors_origins: Sequence[st
             app,
             origins=list(cors_origins),
             methods=["GET", "POST", "PATCH", "DELETE"],
-            expose_headers="*",  # all of them, since no request may carry cookies
+            expose_headers="*",  # means every header, because no request may carry cookies
             max_age=600,
         )
 

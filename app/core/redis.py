@@ -82,7 +82,7 @@ class RedisBreaker:
             self._open_until = 0.0
         except redis.TimeoutError:
             was_open, self._open_until = self.is_open, time.monotonic() + OPEN_SECONDS
-            if not was_open:  # a hundred threads may have waited at once
+            if not was_open:  # otherwise each thread that waited would log it
                 log.warning("Redis timed out; this process does without it for up to %.0f s", OPEN_SECONDS)
             raise
         finally:

@@ -12,7 +12,7 @@ from app.core.commands import CommandGroup, json_lines, json_option, table
 from app.generation.runner import configured_client, read_seconds
 from app.generation.service import failed_replies, retry_failed
 from app.integrations.bounded_calls import BoundedCall
-from app.integrations.gemini.client import ClientNotConfigured, ModelError, ModelUnavailable, Turn
+from app.integrations.gemini.client import ClientNotConfigured, ModelError, ModelUnavailable, ReplyEmpty, Turn
 
 COLUMNS = ("id", "error_code", "attempts", "failed_at", "request_id")
 
@@ -58,7 +58,7 @@ def check(model: str | None, streamed: bool) -> None:
     """Ask Gemini one small question, as a worker would, and report the time and the tokens that the answer took.
 
     The exit code is 0 if Gemini answers, 1 if it refuses the key, the model or the request, and 3 if it gives no answer
-    now: it is busy, out of quota, unreachable or too slow.
+    now: it is busy, out of quota, unreachable, too slow, or answers without text.
     """
     began = time.monotonic()
     pieces: list[float] = []
@@ -72,7 +72,7 @@ def check(model: str | None, streamed: bool) -> None:
             )
     except (ModelError, ClientNotConfigured) as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
-        raise SystemExit(NO_ANSWER if isinstance(error, ModelUnavailable) else REFUSED) from None
+        raise SystemExit(NO_ANSWER if isinstance(error, ModelUnavailable | ReplyEmpty) else REFUSED) from None
     seconds = time.monotonic() - began
     facts: dict[str, object] = {
         "answer": " ".join(answer.text.split()),

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 20.0
-EMPTY_ATTEMPTS = 3  # at a reply that comes without text; Google charges for each
+EMPTY_ATTEMPTS = 3  # failed attempts after which an empty answer is final: Google charges for each of these
 STORE_AGAIN_AFTER_SECONDS = (0.5, 1, 2, 4)  # enough for a restart of PostgreSQL, and shorter than a lease
 SUPERSEDED = "superseded"
 AttemptResult = tuple[str, dict[str, int]]  # how an attempt ended, for the log: a name, and the tokens it took

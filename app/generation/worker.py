@@ -85,7 +85,7 @@ class LeaseKeeper:
             return dict(self._calls)
 
     def _renew(self) -> None:
-        failure: type[Exception] | None = None  # the last one, since each kind is logged once
+        failure: type[Exception] | None = None  # of the last renewal: each kind is logged once, not each second
         while not self._closed.wait(min(CHECK_EVERY_SECONDS, self.lease.total_seconds() / 3)):
             calls = self._snapshot()
             if not calls:

@@ -21,7 +21,7 @@ from app.core.transactions import transaction
 
 UNFINISHED = (Status.QUEUED, Status.GENERATING)
 REPLY_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)  # upper bounds of the histogram
-GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT)
+GEMINI_FAILED = (ErrorCode.MODEL_UNAVAILABLE, ErrorCode.MODEL_TIMEOUT, ErrorCode.EMPTY_REPLY)  # counted in `failures`
 TOKEN_KINDS = ("prompt", "output", "thinking")
 COUNTED_ROWS = 50_000  # a longer queue is shown as this long: its exact length would change nothing
 BEAT = "beat"

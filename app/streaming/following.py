@@ -92,7 +92,7 @@ class Follower:
     context: Context | None = field(default=None, init=False)
     last_id: str = field(default=events.FROM_THE_START, init=False)
     ended_attempt: int = field(default=0, init=False)
-    is_reloading: bool = field(default=False, init=False)  # again and again, until PostgreSQL answers
+    is_reloading: bool = field(default=False, init=False)  # PostgreSQL did not answer last time
 
     def follow(self) -> Iterator[Event | None]:
         """Yield the events up to a final one or `reconnect`; None is a heartbeat while nothing happens.

@@ -35,7 +35,7 @@ PUBLIC_CODES = {
     "daily_quota_exceeded", "rate_limited", "otp_cooldown", "otp_locked", "too_many_streams",
     "internal_error", "payment_provider_error", "service_unavailable",
 }  # fmt: skip
-# Only the web server's own errors have these codes, and no route declares them.
+# Codes of requests that are not valid HTTP or do not arrive whole: every route may answer them, and none declares them.
 RARE_CODES = {"bad_request", "request_timeout", "uri_too_long", "headers_too_large", "not_implemented"}
 
 

@@ -112,7 +112,7 @@ def test_code_arrives_by_text_message_and_logs_in(texting, twilio):
 
 
 def test_the_text_message_says_what_its_code_is_for(texting, twilio, other_numbers):
-    """Otherwise a code that gives an account away passes for one that its owner was told to expect."""
+    """Otherwise somebody could ask for a code to log in, and be given one that moves the account to another number."""
     texting.sign_up()
     texting.send_otp()
     work(texting)

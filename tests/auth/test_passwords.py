@@ -37,7 +37,7 @@ def test_unacceptable_password_is_422(make_member, password):
 
 
 @pytest.mark.parametrize("spelling", ["+49{}", "0049 {}", "49{}", "0{}", "0{} "])
-def test_the_own_number_is_no_password_in_any_spelling(make_member, spelling):
+def test_an_accounts_own_number_is_refused_as_its_password_in_any_spelling(make_member, spelling):
     who, tokens = make_member()
     own = spelling.format(f"{who.mobile[3:6]}-{who.mobile[6:]}")
     change = who.post("/auth/change-password", token=tokens["access_token"], new_password=own)

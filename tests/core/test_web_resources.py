@@ -64,7 +64,7 @@ def test_a_process_takes_more_connections_than_its_soft_limit_of_open_files(own_
 def test_a_process_ends_soon_though_a_client_has_connected_and_sends_nothing(
     own_environment, app, mobile_numbers, tmp_path
 ):
-    """As browsers do, and some load balancers: gunicorn would wait for its whole `graceful_timeout`."""
+    """Browsers and some proxies connect in advance; gunicorn would wait its whole `graceful_timeout` for them."""
     with serving(own_environment, tmp_path / "web.log") as web:
         token, address = web.log_in(next(mobile_numbers))["access_token"], urlsplit(web.url)
         room = web.call("POST", "/chatroom", token=token, json={"title": "A room"}).headers["Location"]

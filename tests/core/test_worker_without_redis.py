@@ -149,7 +149,7 @@ def test_a_worker_whose_connection_was_cut_leaves_what_it_has_no_slot_for_to_oth
 
 
 def test_a_worker_takes_tasks_again_after_its_connection_died_without_a_sign(start_worker, own_valkey, person):
-    """As when the machine of Redis is lost, or a firewall forgets a connection: nothing closes it, nothing comes."""
+    """As when Redis' machine is lost, or a firewall forgets the connection: nobody closes it, and nothing comes."""
     with tapped(own_valkey.url) as tap, start_worker(REDIS_URL=tap.url) as worker:
         assert each_takes_tasks(person.client.application, [worker])
         tap.falls_silent_at = b"BRPOP"

@@ -156,6 +156,7 @@ def test_the_check_waits_for_a_piece_no_longer_than_for_the_whole_answer(check, 
         ({"quota": "day"}, 3, "the day's quota at Google is spent"),
         ({"status": 503}, 3, "HTTP 503"),
         ({"hang": True}, 3, "ModelTimeout"),
+        ({"empty": True}, 3, "ReplyEmpty"),
     ],
 )
 def test_the_exit_code_of_the_check_says_whether_to_fix_something_or_to_wait(check, gemini, behaviour, code, words):

@@ -90,6 +90,20 @@ def test_a_reply_that_fails_without_another_call_counts_only_the_calls_that_were
     assert scrape(room.person.client)["gemini_calls_total", "failed"] == most + 1
 
 
+def test_each_answer_without_text_counts_as_one_failed_call(room, runner):
+    with room.app.app_context():
+        totals.count_replies(utc_now())
+    empty = room.send("[[sandbox: empty]]")
+    for _ in range(3):
+        room.sql("UPDATE messages SET not_before = NULL")
+        room.generate(runner, empty)
+    assert room.row(empty).error_code == "empty_reply"
+    with room.app.app_context():
+        totals.count_replies(database_now() + totals.SETTLING)
+    scraped = scrape(room.person.client)
+    assert [scraped["gemini_calls_total", result] for result in ("answered", "refused", "failed")] == [0, 0, 3]
+
+
 def test_replies_that_end_later_are_added_to_the_count(room, runner):
     with room.app.app_context():
         totals.count_replies(utc_now())
