@@ -49,7 +49,7 @@ def common_passwords() -> frozenset[str]:
 
 
 def refuse_own_number(password: str, mobile: str) -> None:
-    """Refuse the account's number (E.164) in any spelling: it is the name to log in with (NIST, 3.1.1.2).
+    """Refuse the account's number (E.164) in its usual spellings: it is the name to log in with (NIST, 3.1.1.2).
 
     Raises ValidationFailed.
     """

@@ -50,8 +50,13 @@ def lock_user_by_mobile(mobile: str) -> User | None:
 
 
 def give_number(user: User, mobile: str, now: datetime) -> bool:
-    """Give a locked user another number, in place of a user who never verified it. Returns False if it is verified."""
-    claim = replace_unverified(mobile, name=None, now=now)
+    """Give a locked user another number, in place of a user who never verified it. Returns False if it is verified.
+
+    Locks no verified owner: of two users who want each other's number, each would wait for the other. The caller holds
+    the number's throttle, so nobody verifies it meanwhile.
+    """
+    owner = find_user_by_mobile(mobile)
+    claim = None if owner and owner.verified_at else replace_unverified(mobile, name=None, now=now)
     if claim is None:
         return False
     db.session.execute(delete(User).where(User.id == claim.id))

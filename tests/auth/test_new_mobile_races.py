@@ -1,6 +1,7 @@
 """A change of the number that races another change, a deletion or a signup has one consistent end."""
 
 from collections import Counter
+from threading import Barrier
 
 from app.auth import service
 from app.auth.passwords import require_password
@@ -89,6 +90,29 @@ def test_two_users_who_want_each_others_number_do_not_deadlock(app, make_mover):
         for answer in answers:
             assert_problem(answer, 409, "account_exists")
         assert owners(app, one.mobile, two.mobile) == [one.id, two.id]
+
+
+def test_two_users_who_want_each_others_number_do_not_wait_for_each_other(app, make_mover, monkeypatch):
+    """With passwords as proofs, neither request locks the other's throttle: each has locked its own user by then."""
+    one, two = make_mover(password=PASSWORD), make_mover(password=PASSWORD)
+    one.new, two.new = two.mobile, one.mobile
+    otps = {who: who.codes()[0] for who in (one, two)}
+    meeting = Barrier(2)
+
+    def meet_after(step):
+        def step_and_meet(*args):
+            result = step(*args)
+            meeting.wait(20)
+            return result
+
+        return step_and_meet
+
+    for step in (service.require_password, service.lock_session):
+        monkeypatch.setattr(service, step.__name__, meet_after(step))
+    calls = [lambda who=who: who.change(otps[who], current_password=PASSWORD) for who in otps]
+    for answer in all_at_once(calls, retry=False):
+        assert_problem(answer, 409, "account_exists")
+    assert owners(app, one.mobile, two.mobile) == [one.id, two.id]
 
 
 def test_a_change_that_races_a_deletion_ends_consistently(app, make_mover):

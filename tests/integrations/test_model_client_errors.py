@@ -148,6 +148,19 @@ def test_a_refusal_without_a_reason_is_logged_with_googles_status(make_asker, st
 
 
 @both_ways
+@pytest.mark.parametrize("named", ["cannot answer Hello", "HELLO\nERROR", {"prompt": "Hello"}, "A" * 100_000])
+@pytest.mark.parametrize("field", ["status", "reason"])
+def test_only_googles_constants_get_into_the_log(make_asker, streamed, field, named):
+    """A gateway may write anything there, the conversation too."""
+    reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": named}
+    body = json.dumps({"error": {"status": named} if field == "status" else {"details": [reason]}}).encode()
+    with serving(says(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n" % len(body), body)) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert (type(outcome.error), str(outcome.error)) == (ModelRejected, "HTTP 400")
+
+
+@both_ways
 def test_a_wrong_key_is_refused_with_what_to_fix(make_asker, streamed):
     outcome = make_asker(api_key="invalid-key").ask("Hello", streamed=streamed)
 
@@ -171,6 +184,16 @@ def test_a_broken_answer_may_be_retried(model, streamed, directive):
     assert type(outcome.error) is ModelUnavailable
     assert len(outcome.pieces) == (3 if streamed and directive == "drop_after=3" else 0)
     assert model.ask("Hello again", streamed=streamed).answer
+
+
+@both_ways
+def test_an_answer_that_is_nested_too_deep_to_read_may_be_retried(make_asker, sdk, streamed):
+    body = b'{"thought":' + b"[" * 100_000
+    script = says(SSE, b"data: %s\r\n\r\n" % body) if streamed and sdk == "google-genai" else says(JSON, body)
+    with serving(script) as url:
+        outcome = make_asker(endpoint=url).ask("Hello", streamed=streamed)
+
+    assert type(outcome.error) is ModelUnavailable
 
 
 @pytest.mark.parametrize("sdk", ["google-generativeai"])

@@ -6,6 +6,7 @@ Source of the fields: https://ai.google.dev/api/generate-content#v1beta.Generate
 
 import enum
 import json
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ BLOCKED_FINISHES = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "
 MAX_TOKENS = "MAX_TOKENS"
 MAX_MODEL_CHARS = 100  # of a model's name, as it is stored
 DAY_SECONDS = 86_400.0
+CONSTANT = re.compile(r"[A-Z][A-Z0-9_]{0,62}")  # a status or a reason: google/rpc/error_details.proto
 USERS_INSTRUCTION = (
     "The user asks for the following in this conversation. Follow it where it does not contradict what is said above:\n"
 )
@@ -282,7 +284,9 @@ def error_for(status: int, body: Any, headers: Mapping[str, str]) -> ModelError:
     if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ModelUnavailable(f"HTTP {status}", retry_after=retry_after_of(details, headers))
     reason = details.get("ErrorInfo", {}).get("reason")
-    refusal = f"HTTP {status} {reason or error.get('status', '')}".strip()  # the message may quote the conversation
+    named = str(reason or error.get("status"))
+    # Google's constants only: its message, and whatever a gateway writes, may quote the conversation.
+    refusal = f"HTTP {status} {named if CONSTANT.fullmatch(named) else ''}".strip()
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or reason == "API_KEY_INVALID":
         return ModelRejected(f"{refusal}: Google refuses GEMINI_API_KEY; set a valid key")
     if status == HTTPStatus.NOT_FOUND:
@@ -303,7 +307,7 @@ def details_in(error: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the details of a google.rpc.Status by kind."""
     details = error.get("details")
     found = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
-    return {str(one.get("@type")).rpartition(".")[2]: one for one in found}
+    return {str(one.get("@type")).rpartition(".")[2]: one for one in reversed(found)}  # the first of a kind
 
 
 def retry_after_of(details: dict[str, dict[str, Any]], headers: Mapping[str, str]) -> float | None:

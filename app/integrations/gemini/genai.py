@@ -31,8 +31,9 @@ from app.integrations.gemini.client import (
 KEEP_ALIVE_SECONDS = 60  # bridges a pause between prompts; httpx2 closes after 5 by default, and TLS starts again
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE_SECONDS)
 OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]  # as httpcore2 sets it
-# What the network and the SDK raise. A response that cannot be read raises a ValueError.
-SDK_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError)
+# What the network and the SDK raise. An unreadable response raises a ValueError, and one that is nested too deep a
+# RecursionError.
+SDK_ERRORS = (errors.APIError, httpx2.HTTPError, OSError, ValueError, RecursionError)
 
 
 class GenAI(ModelClient):

@@ -32,8 +32,9 @@ from app.integrations.gemini.client import (
     error_of,
 )
 
-# What the network and the SDK raise. Errors of requests are OSErrors; an unreadable response raises a ValueError.
-SDK_ERRORS = (urllib3.exceptions.HTTPError, json_format.Error, OSError, ValueError)
+# What the network and the SDK raise. Errors of requests are OSErrors. An unreadable response raises a ValueError, and
+# one that is nested too deep a RecursionError.
+SDK_ERRORS = (urllib3.exceptions.HTTPError, json_format.Error, OSError, ValueError, RecursionError)
 TIMEOUTS = (requests.Timeout, urllib3.exceptions.ReadTimeoutError)
 # Plain protobuf messages: access to fields through proto-plus, which wraps them, costs ten times as much.
 REQUEST, RESPONSE = protos.GenerateContentRequest.pb(), protos.GenerateContentResponse.pb()
