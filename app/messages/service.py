@@ -166,7 +166,8 @@ def acquire_wait_slot(seconds: int) -> Iterator[int]:
 def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accepted:
     """Wait until the reply has ended, but no longer than `accepted.waits_until`. Returns `accepted` with that reply.
 
-    Holds no connection. The wait also ends when the chatroom is deleted or this process is about to end.
+    Holds no connection. The wait also ends when the chatroom is deleted or this process is about to end. Under an
+    Idempotency-Key a reply that has not ended by then stays as it was accepted: repeated requests get it like that.
     Without PostgreSQL it tries again until the time is up: the prompt was accepted all the same.
     """
     if accepted.waits_until is None:
@@ -183,6 +184,7 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
         if accepted.idempotency_key:
             note_answer(user_id, accepted, reply)
+            reply = reply if reply.status.is_final else accepted.reply
         ended_at = utc_now()
         if reply.status in {Status.FAILED, Status.CANCELED} or ended_at >= usage.resets_at:  # perhaps refunded
             usage = usage_today(user_id, now=ended_at)

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from uuid import UUID
 
 import psycopg2
@@ -12,6 +13,9 @@ from sqlalchemy import event
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.db import db
+from app.core.transactions import transaction
+from app.generation import state
+from app.messages.schemas import MessageOut
 from app.messages.service import accept_prompt, wait_for_reply
 from sandbox.stack.processes import wait_until
 from tests.queues import waiting_tasks
@@ -138,6 +142,23 @@ def test_a_copy_that_waits_on_does_not_change_the_first_answer(room, runner):
     room.generate(runner, first.reply.id)
     within(wait_for_reply, copy)
     assert within(accept_prompt, room_id, "[[sandbox: status=404]]", **key).reply.status == "failed"
+
+
+def test_an_answer_that_came_before_the_end_is_repeated_though_the_reply_had_begun(room):
+    user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
+
+    def send():
+        return accept_prompt(
+            user_id, room_id, "Hello", wait_seconds=1, idempotency_key="a-key", fingerprint="the same", now=utc_now()
+        )
+
+    with room.app.app_context():
+        first, copy = send(), send()
+        with transaction():
+            assert state.claim(first.reply.id, lease=timedelta(seconds=60))
+        answers = [wait_for_reply(user_id, accepted, now=utc_now()) for accepted in (first, copy)] + [send()]
+        assert room.read(first.reply.id).status == "generating"
+        assert [MessageOut().dump(answer.reply) for answer in answers] == [MessageOut().dump(first.reply)] * 3
 
 
 def test_a_copy_waits_no_longer_than_the_first_request(room):
