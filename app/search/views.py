@@ -1,6 +1,8 @@
 """The route of the search, with its query and its answer."""
 
+from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import marshmallow as ma
 
@@ -15,6 +17,16 @@ from app.search import service
 blp = Blueprint("search", __name__, url_prefix="/search", description="Find messages of your own.")
 
 
+class ChatroomId(fields.UUID):
+    """The id of a chatroom in a query string. A malformed one is 404, as in a path: ids are opaque."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> UUID:
+        try:
+            return super()._deserialize(value, attr, data, **kwargs)
+        except ma.ValidationError:
+            raise NotFound from None
+
+
 class SearchQuery(PageQuery):
     """What to look for."""
 
@@ -25,7 +37,7 @@ class SearchQuery(PageQuery):
         max_chars=200,
         example="phone boo",
     )
-    chatroom_id = fields.UUID("In this chatroom alone.", load_default=None)
+    chatroom_id = ChatroomId("In this chatroom alone.", load_default=None)
 
 
 class FoundOut(Schema):

@@ -261,7 +261,6 @@ def test_operators_in_a_query_have_no_meaning(mine, query):
         f"q={'x' * 201}",
         f"q={'x' * 10_240}",
         "q=a&q=b",
-        "q=a&chatroom_id=1",
         "q=a&limit=0",
         "q=a&limit=101",
         "q=a&sort=new",
@@ -269,6 +268,12 @@ def test_operators_in_a_query_have_no_meaning(mine, query):
 )
 def test_an_invalid_search_is_422(user, query):
     assert_problem(user.get(f"/search?{query}"), 422, "validation_error")
+
+
+@pytest.mark.parametrize("chatroom_id", ["", "1", "%00", f"{UUID(int=1)}x"])
+def test_a_malformed_id_of_a_chatroom_is_404_as_an_unknown_one(user, chatroom_id):
+    assert_problem(user.get(f"/search?q=a&chatroom_id={chatroom_id}"), 404, "not_found")
+    assert_problem(user.get(f"/search?q=a&chatroom_id={UUID(int=1)}"), 404, "not_found")
 
 
 @pytest.mark.parametrize("cursor", ["x", "a|b", "0|0|0", "%00", "x" * 300])
