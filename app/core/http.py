@@ -126,8 +126,11 @@ def strip_forwarded_quotes(application: Callable[..., Any], environ: dict[str, A
 
 
 def ignore_preconditions() -> None:
-    """Hide `Range`, `If-Match` and the like from every route: Werkzeug would refuse them without a problem document."""
-    for header in ("HTTP_RANGE", "HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE"):
+    """Hide `Range`, `If-Match` and the like from every route: Werkzeug would refuse them without a problem document.
+
+    `If-Modified-Since` too: our answers have an ETag, and Werkzeug raises OverflowError for a date with huge numbers.
+    """
+    for header in ("HTTP_RANGE", "HTTP_IF_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_UNMODIFIED_SINCE"):
         request.environ.pop(header, None)
 
 

@@ -97,7 +97,13 @@ def test_assets_are_only_those_of_swagger_ui(client, name):
 
 
 @pytest.mark.parametrize(
-    ("header", "value"), [("If-Match", '"another"'), ("Range", "bytes=99999999-"), ("Range", "bytes=0-1,4-5")]
+    ("header", "value"),
+    [
+        ("If-Match", '"another"'),
+        ("If-Modified-Since", f"Sat, {'9' * 30} Nov 2026 00:00:00 GMT"),
+        ("Range", "bytes=99999999-"),
+        ("Range", "bytes=0-1,4-5"),
+    ],
 )
 def test_a_condition_or_a_range_that_cannot_be_met_brings_the_whole_asset(client, page, header, value):
     for address in page.addresses:
