@@ -11,7 +11,7 @@ import math
 import select as polling
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
@@ -99,7 +99,8 @@ else:
 
 
 def register_database(app: Flask, url: str, *, pool_size: int) -> None:
-    """Connect SQLAlchemy to PostgreSQL. Every statement gets an answer or an error within 5 seconds.
+    """Connect SQLAlchemy to PostgreSQL. Every statement gets an answer or an error within 5 seconds,
+    or CONNECT_SECONDS more for each further host of the address.
 
     pool_size: connections of one process; a thread that finds none free waits up to POOL_TIMEOUT_SECONDS.
     """
@@ -132,6 +133,7 @@ def register_database(app: Flask, url: str, *, pool_size: int) -> None:
     db.init_app(app)
     extensions.set_wait_callback(wait_for_answer)
     with app.app_context():
+        event.listen(db.engine, "do_connect", connect_to_first)
         event.listen(db.engine, "handle_error", translate_unavailable)
         event.listen(db.engine, "checkout", refuse_closed)
         event.listen(db.engine, "checkin", close_transaction)
@@ -174,6 +176,22 @@ def seconds_allowed(connection: Any) -> float:
     if not isinstance(connection, BoundedConnection):
         return math.inf
     return _allowed_seconds.get()
+
+
+def connect_to_first(_dialect: object, _record: object, _args: object, options: dict[str, Any]) -> Any:
+    """Connect to the first of several hosts that answers. Returns None if there is one host: SQLAlchemy connects then.
+
+    libpq goes on to the next host if one refuses, but if one is silent only where libpq itself waits:
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PQCONNECTSTARTPARAMS. Raises the last host's error.
+    """
+    hosts, ports = str(options.get("host", "")).split(","), str(options.get("port", "")).split(",")
+    if len(hosts) == 1 or "hostaddr" in options:
+        return None
+    *others, last = [options | {"host": host, "port": ports[i % len(ports)]} for i, host in enumerate(hosts)]
+    for one in others:
+        with suppress(psycopg2.OperationalError):
+            return psycopg2.connect(**one)
+    return psycopg2.connect(**last)
 
 
 def refuse_closed(connection: Any, record: Any, _proxy: object) -> None:

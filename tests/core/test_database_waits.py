@@ -1,5 +1,6 @@
 """How long the service waits for PostgreSQL; what happens when it is gone is in test_dependencies_gone.py."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -46,6 +47,18 @@ def test_options_in_the_database_url_apply_beside_our_own(make_app, postgres):
         shown = [db.session.scalar(text(f"SHOW {name}")) for name in ("search_path", "statement_timeout", "timezone")]
         db.engine.dispose()
     assert shown == ["tenant", "4s", "UTC"]
+
+
+def test_a_silent_host_is_passed_over_for_the_next_one_in_the_database_url(make_app, postgres):
+    address = make_url(postgres.url)
+    query = address.normalized_query
+    host, port = (query.get(name, (own,))[0] for name, own in (("host", address.host), ("port", address.port)))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
+        hosts = {"host": f"127.0.0.1,{host}", "port": f"{silent.getsockname()[1]},{port}"}
+        both = address.set(host=None, port=None).update_query_dict(hosts)
+        with make_app(database_url=both.render_as_string(hide_password=False)).app_context():
+            assert db.session.scalar(text("SELECT 1")) == 1
+            db.engine.dispose()
 
 
 def test_transactions_are_read_committed_whatever_the_database_says(make_app, postgres):
