@@ -99,9 +99,9 @@ else:
 
 
 def register_database(app: Flask, url: str, *, pool_size: int) -> None:
-    """Connect SQLAlchemy to PostgreSQL. Every statement gets an answer or an error within 5 seconds,
-    or CONNECT_SECONDS more for each further host of the address.
+    """Connect SQLAlchemy to PostgreSQL. Every statement gets an answer or an error within 5 seconds.
 
+    If the address names several hosts, each further one may take CONNECT_SECONDS more.
     pool_size: connections of one process; a thread that finds none free waits up to POOL_TIMEOUT_SECONDS.
     """
     server_limits = {
