@@ -2,7 +2,8 @@
 
 A number and its codes are stored as keyed hashes. With OTP_DELIVERY=twilio the worker sends the message, so that a slow
 provider holds up no request. Until then the message waits, encrypted, in the row of its code; Redis carries only the
-row's id. If the task is lost or the provider does not answer, the sweeper queues another until the code ends.
+row's id. If the task is lost or the provider does not take the message, the sweeper queues another until the code ends.
+A message that the provider may have taken is never sent again.
 """
 
 import hmac
@@ -26,7 +27,7 @@ from app.core.db import db
 from app.core.http import Client
 from app.core.logging import log_event
 from app.core.transactions import Transaction, transaction
-from app.integrations.twilio import SmsRejected, SmsUnavailable, send_sms
+from app.integrations.twilio import SmsRejected, SmsUnavailable, SmsUnconfirmed, send_sms
 from app.users.models import User
 from app.users.service import lock_user_by_mobile, mobile_key
 
@@ -178,7 +179,8 @@ def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str) -> str | 
 def send_message(code_id: UUID, *, now: datetime) -> None:
     """Send the message of a code through Twilio, unless the code has ended or the message was already sent.
 
-    The message is removed from the row first: if a worker dies while sending, nobody sends it again.
+    The message is removed from the row first: if a worker dies while sending, nobody sends it again. Nor does anybody
+    if Twilio does not answer in time: it may have taken the message, and each sweep would send one more.
     """
     taken = take_message(code_id, now)
     if taken is None:
@@ -204,6 +206,8 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
     except SmsUnavailable as error:
         log.warning("Twilio did not accept a code; the sweeper will retry: %s", error)
         restore_message(code_id, sealed)
+    except SmsUnconfirmed as error:
+        log.warning("Twilio did not answer in time; it may have sent the code, so nobody sends it again: %s", error)
     else:
         log_event(log, "code_sent", code_id=code_id, sid=sid)
 

@@ -17,11 +17,15 @@ class SmsUnavailable(Exception):
     """Twilio did not take the message this time."""
 
 
+class SmsUnconfirmed(Exception):
+    """Twilio did not answer in time, and may have taken the message."""
+
+
 def send_sms(mobile: str, text: str, *, account_sid: str, auth_token: str, sender: str, api_base: str) -> str:
     """Send a text to a number in E.164. Returns Twilio's id of the message.
 
     sender: one of the account's numbers, or a messaging service (`MG…`).
-    Takes up to CONNECT_SECONDS + READ_SECONDS. Raises SmsRejected, SmsUnavailable.
+    Takes up to CONNECT_SECONDS + READ_SECONDS. Raises SmsRejected, SmsUnavailable, SmsUnconfirmed.
     """
     sender_field = "MessagingServiceSid" if sender.startswith(MESSAGING_SERVICE) else "From"
     try:
@@ -35,6 +39,8 @@ def send_sms(mobile: str, text: str, *, account_sid: str, auth_token: str, sende
         body = answer.json()
     except requests.JSONDecodeError:
         body = {}
+    except requests.ReadTimeout as error:
+        raise SmsUnconfirmed(type(error).__name__) from None
     except requests.RequestException as error:
         raise SmsUnavailable(type(error).__name__) from None
     fields = body if isinstance(body, dict) else {}
