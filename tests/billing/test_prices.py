@@ -1,6 +1,7 @@
 """Which prices make a subscription Pro."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -45,6 +46,22 @@ def test_an_unpaid_other_price_has_no_grace_period(
     shop.deliver_all()
     told = user.get("/subscription/status").json
     assert (told["tier"], told["status"], told["grace_until"]) == ("basic", "past_due", None)
+
+
+def test_a_user_has_one_open_session_while_the_price_changes(
+    user: Any, shop: Shop, stripe: RunningStandIn, make_billing_app: Callable[..., Flask]
+) -> None:
+    """Two web processes have different prices, so their idempotency keys differ."""
+    user.post("/subscription/portal")  # makes the customer
+    elsewhere = replace(user, client=make_billing_app(stripe_pro_price_id="price_new").test_client())
+    stripe.behave(path="/v1/checkout/sessions", method="POST", hold=True, times=1)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(elsewhere.post, "/subscribe/pro")
+        stripe.wait_held()
+        opened = user.post("/subscribe/pro").json
+        stripe.behave()
+        assert slow.result(10).json == opened
+    assert len(stripe.events("checkout.session.expired")) == 1
 
 
 @pytest.mark.parametrize("status", ["active", "past_due", "unpaid"])

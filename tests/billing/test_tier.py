@@ -83,6 +83,13 @@ def test_grace_is_counted_from_the_start_of_the_unpaid_period(user: Any, shop: S
     assert user.get("/subscription/status").json["grace_until"] is None
 
 
+def test_nothing_is_owed_for_an_active_subscription_that_is_copied_for_the_first_time(user: Any, shop: Shop) -> None:
+    shop.buy(user)
+    shop.deliver(shop.event("invoice.paid"))
+    told = user.get("/subscription/status").json
+    assert (told["status"], told["grace_until"]) == ("active", None)
+
+
 def test_grace_does_not_restart_with_the_next_unpaid_period(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
     subscription_id = shop.subscribe(user)
     first, second = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
@@ -227,6 +234,15 @@ def test_a_deleted_customer_is_basic_even_if_stripe_forgot_the_subscription(
     assert user.get("/user/me").json["tier"] == "basic"
     statuses = {row["id"]: row["status"] for row in shop.rows()}
     assert statuses == {subscription_id: "canceled", "sub_old": "incomplete_expired"}
+
+
+def test_a_debt_ends_with_its_customer(user: Any, shop: Shop, stripe: RunningStandIn) -> None:
+    stripe.act(shop.subscribe(user), "fail_payment")
+    shop.deliver_all()
+    assert user.get("/subscription/status").json["grace_until"] is not None
+    shop.deliver(stripe.make_event("customer.deleted", object_id=shop.rows("stripe_customers")[0]["stripe_id"])["id"])
+    told = user.get("/subscription/status").json
+    assert (told["status"], told["grace_until"]) == ("canceled", None)
 
 
 # Copies of the existing customer, without a user, and of its subscription.

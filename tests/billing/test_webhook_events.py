@@ -10,8 +10,9 @@ import pytest
 from flask import Flask
 from prometheus_client import REGISTRY
 from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.billing import tasks
+from app.billing import tasks, webhook
 from app.core.db import db
 from app.core.transactions import transaction
 from app.integrations.stripe import RemoteSubscription, parse_subscription
@@ -95,6 +96,22 @@ def test_an_event_whose_task_was_lost_is_applied_by_the_sweep(bought: str, user:
     shop.sweep(seconds_later=30)
     assert shop.pending() == []
     assert user.get("/user/me").json["tier"] == "pro"
+
+
+def test_a_sweep_ends_when_postgresql_is_gone(bought: str, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the other events would wait for it too."""
+    tried = []
+
+    def fail(event_id: str, **_: Any) -> None:
+        tried.append(event_id)
+        raise PoolTimeoutError
+
+    for event_id in (bought, shop.event("checkout.session.completed")):
+        shop.note(event_id)
+    monkeypatch.setattr(webhook, "apply_event", fail)
+    with pytest.raises(PoolTimeoutError):
+        shop.sweep()
+    assert len(tried) == 1
 
 
 def test_the_sweep_that_beat_queues_applies_events(bought: str, user: Any, shop: Shop) -> None:
