@@ -239,6 +239,14 @@ def test_a_login_beyond_the_limit_ends_the_least_recently_used_session(app, make
     assert statuses == [200, 401, 200, 200]
 
 
+def test_a_session_that_has_ended_does_not_count_against_the_limit(make_member, monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+    who, tokens = make_member(password=PASSWORD)
+    assert who.post("/auth/logout", token=who.login(PASSWORD).json["access_token"]).status_code == 204
+    assert who.login(PASSWORD).status_code == 200
+    assert who.me(tokens["access_token"]).status_code == 200
+
+
 def test_sessions_with_thousands_of_refresh_tokens_are_swept_in_batches(app, member, monkeypatch):
     monkeypatch.setattr(tasks, "TOKEN_BATCH", 2)
     who, tokens = member
