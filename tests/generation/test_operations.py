@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from app.core.clock import utc_now
+from app.core.db import db
 from app.core.transactions import transaction
 from app.generation import cli, state
 from app.integrations.gemini.generativeai import Gemini
@@ -87,6 +89,14 @@ def test_a_users_retry_at_the_moment_of_an_operators_is_refused_and_costs_nothin
     assert (answer.status_code, answer.json["code"]) == (409, "reply_not_retryable")
     assert room.row(reply_id).status == ("generating" if is_claimed else "queued")
     assert room.used() == 1
+
+
+def test_an_operators_retry_leaves_a_reply_that_is_retried_at_the_moment_alone(room, runner, flask):
+    """Its user's retry was charged: a second one would hide that from a cancellation, which refunds the prompt."""
+    reply_id = room.answer(runner, "[[sandbox: block]]").id
+    with ThreadPoolExecutor(1) as threads, room.app.app_context(), transaction():
+        db.session.execute(text("SELECT FROM messages WHERE id = :id FOR UPDATE"), {"id": reply_id})
+        assert "0 replies" in threads.submit(flask, "retry", "--all").result(10).output
 
 
 def test_bad_arguments_are_refused_in_one_sentence(room, flask):

@@ -216,6 +216,31 @@ def test_only_the_pieces_before_an_end_are_kept(room):
         assert reply_events.pieces_until(reply_id, end, 1) == "Before "
 
 
+def test_only_the_pieces_of_the_canceled_attempt_are_kept(room):
+    with room.app.app_context():
+        reply_id = room.send(PROMPT, stream=True)
+        for attempt, piece in ((1, "Broken "), (2, "Whole ")):
+            reply_events.Publisher(reply_id, attempt, Context(1, 0)).pass_on(piece)
+        end = reply_events.publish(reply_id, reply_events.Entry(2, status=Status.CANCELED))
+        assert reply_events.pieces_until(reply_id, end, 2) == "Whole "
+
+
+def test_no_piece_is_published_after_one_that_redis_did_not_take(room, monkeypatch):
+    """Each would wait for Redis, and the reply with it."""
+    tried = []
+
+    def fail(_reply_id: Any, entry: reply_events.Entry) -> str:
+        tried.append(entry.piece)
+        raise redis.ConnectionError
+
+    with room.app.app_context():
+        publisher = reply_events.Publisher(room.send(PROMPT, stream=True), 1, Context(1, 0))
+        monkeypatch.setattr(reply_events, "publish", fail)
+        for piece in ("One ", "two ", "three"):
+            publisher.pass_on(piece)
+    assert tried == ["One "]
+
+
 def test_nothing_is_published_of_a_reply_that_may_not_begin(room):
     with room.app.app_context():
         reply_id = room.send(PROMPT, stream=True)
