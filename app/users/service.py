@@ -61,7 +61,6 @@ def give_number(user: User, mobile: str, now: datetime) -> bool:
         return False
     db.session.execute(delete(User).where(User.id == claim.id))
     user.mobile = mobile
-    db.session.flush()
     return True
 
 
@@ -84,7 +83,7 @@ def replace_unverified(mobile: str, *, name: str | None, now: datetime) -> User 
         .on_conflict_do_update(index_elements=[User.mobile], set_=values, where=User.verified_at.is_(None))
         .returning(User)
     )
-    return db.session.scalar(statement, execution_options={"populate_existing": True})
+    return db.session.scalar(statement)
 
 
 def require_user(user_id: UUID) -> User:
