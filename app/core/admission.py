@@ -222,17 +222,12 @@ def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
 
 
 class Slot:
-    """One of the few requests of a kind that a user may hold open at once.
-
-    key: the kind of request, a colon, and the user's id.
-    """
+    """One of the few requests of a kind that a user may hold open at once. key: of that kind and user."""
 
     def __init__(self, key: str) -> None:
         self.key = key
-        self.kind = key.partition(":")[0]
         self.name = secrets.token_hex(8)
         self.client = redis_client()  # kept, because a slot outlives its request's context
-        self.is_counted = True  # unless Redis did not answer last time
 
     def renew(self) -> int:
         """Take or renew the slot for SLOT_SECONDS. Returns how many slots the user holds, or 0 without Redis."""
@@ -243,19 +238,13 @@ class Slot:
         pipeline.zcard(self.key)
         pipeline.expire(self.key, SLOT_SECONDS)
         try:
-            count = int(pipeline.execute()[2])
-            self.is_counted = True
+            return int(pipeline.execute()[2])
         except redis.RedisError:
-            if self.is_counted:
-                log.warning("Redis is unavailable; a user's %s are not counted", self.kind)
-            self.is_counted, count = False, 0
-        return count
+            return 0
 
     def release(self) -> None:
-        try:
+        with suppress(redis.RedisError):  # without it the slot expires
             self.client.zrem(self.key, self.name)
-        except redis.RedisError:
-            log.warning("Redis is unavailable; a user's slot for %s expires within %d s", self.kind, SLOT_SECONDS)
 
 
 @contextmanager

@@ -133,14 +133,14 @@ def test_a_follower_logs_once_that_postgresql_is_away_until_it_answers(room, clo
     assert caplog.text.count("a follower will read its reply again") == 2
 
 
-def test_a_slot_logs_once_that_redis_is_away_until_it_answers(app, caplog):
+def test_without_redis_no_slot_is_counted(app):
     with app.app_context():
         slot = Slot("streams:somebody")
     here, nowhere = slot.client, redis.Redis.from_url("redis://127.0.0.1:1")
-    for client in (nowhere, nowhere, nowhere, here, nowhere, nowhere, here):
+    for client in (nowhere, here, nowhere, here):
         slot.client = client
         assert slot.renew() == (client is here)
-    assert caplog.text.count("are not counted") == 2
+    slot.client = nowhere
     slot.release()
 
 
