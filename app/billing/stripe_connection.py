@@ -10,6 +10,7 @@ from typing import Any
 from app.core import settings
 from app.core.errors import AppError, ServiceUnavailable
 from app.core.transactions import release_connection
+from app.integrations.bounded_calls import BoundedCall
 from app.integrations.stripe import Payments, PaymentsRejected, PaymentsUnavailable
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,7 @@ def required_setting(name: str) -> Any:
     return value
 
 
-@cache
-def connect(secret_key: str, api_base: str, timeout_seconds: float) -> Payments:
-    return Payments(secret_key=secret_key, api_base=api_base, timeout_seconds=timeout_seconds)
+connect = cache(Payments)  # by key and address, so one for each process
 
 
 @contextmanager
@@ -42,10 +41,10 @@ def stripe_calls() -> Iterator[Payments]:
     Raises PaymentProviderError (Stripe refuses), ServiceUnavailable (no key, or Stripe does not answer in time).
     """
     config = settings()
-    payments = connect(required_setting("stripe_secret_key"), config.stripe_api_base, config.stripe_timeout)
+    payments = connect(required_setting("stripe_secret_key"), config.stripe_api_base)
     release_connection()
     try:
-        with payments.bounded():
+        with BoundedCall(config.stripe_timeout):  # plus the pause of the SDK before its retry
             yield payments
     except PaymentsRejected as error:
         log.error("Stripe refused a call: %s", error)  # noqa: TRY400 - no traceback: it could show more than that

@@ -5,7 +5,7 @@ Sources: https://docs.stripe.com/api/subscriptions/object, https://docs.stripe.c
 https://docs.stripe.com/api/events/object
 
 A call has short time-outs, and the SDK retries it once, also after a read time-out. In addition, all calls inside one
-`with payments.bounded():` share a time limit, whatever they wait for. The key is in no message and no log: an error
+`BoundedCall` share a time limit, whatever they wait for. The key is in no message and no log: an error
 shows only its type, status, code and parameter, and Stripe's request id.
 """
 
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import requests
 import stripe
 
-from app.integrations.bounded_calls import BoundedAdapter, BoundedCall
+from app.integrations.bounded_calls import BoundedAdapter
 
 ENDED = frozenset({"canceled", "incomplete_expired"})  # final statuses
 
@@ -173,21 +173,16 @@ Result = TypeVar("Result")
 class Payments:
     """A connection to Stripe; safe to share between threads."""
 
-    def __init__(self, *, secret_key: str, api_base: str, timeout_seconds: float) -> None:
+    def __init__(self, secret_key: str, api_base: str) -> None:
         session = requests.Session()
         for scheme in ("http://", "https://"):
             session.mount(scheme, BoundedAdapter(pool_connections=2, pool_maxsize=CONNECTIONS))
-        self._timeout_seconds = timeout_seconds
         self._stripe = stripe.StripeClient(
             secret_key,
             base_addresses={"api": api_base.rstrip("/")},
             max_network_retries=MAX_RETRIES,
             http_client=stripe.RequestsClient(timeout=(CONNECT_SECONDS, READ_SECONDS), session=session),
         )
-
-    def bounded(self) -> BoundedCall:
-        """Let all calls in the block end within `timeout_seconds` together (plus the SDK's pause before its retry)."""
-        return BoundedCall(self._timeout_seconds)
 
     def create_customer(self, *, user_id: str, key: str) -> str:
         """Create a customer and return its id. A used idempotency key returns the customer that was created with it."""

@@ -88,9 +88,9 @@ def test_calls_to_stripe_through_a_proxy_are_bounded_together(monkeypatch):
 
 def seconds_of_stripes_silence(url: str) -> float:
     """Return how long calls take that have one second and get no answer."""
-    payments = Payments(secret_key="sk_test_key", api_base=url, timeout_seconds=1)
+    payments = Payments("sk_test_key", url)
     begun = time.monotonic()
-    with payments.bounded(), pytest.raises(PaymentsUnavailable):
+    with BoundedCall(1), pytest.raises(PaymentsUnavailable):
         payments.session("cs_test_1")
     return time.monotonic() - begun
 
