@@ -38,7 +38,6 @@ COOLDOWN = timedelta(seconds=60)  # between two codes for a number and purpose
 COUNT_WINDOW = timedelta(hours=1)
 MAX_CODES = 10  # for a number and purpose within COUNT_WINDOW; each purpose has its own count
 SEND_CODE = "auth.send_code"  # the task's name
-SEAL_PURPOSE = "one-time-code"
 SMS_TEXT = "{code} is your code to {action}. It expires in {minutes} minutes. Don't share it with anyone."
 ACTIONS = {  # so that nobody is talked into passing on a code that gives the account away
     Purpose.LOGIN: "log in",
@@ -171,7 +170,7 @@ def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str) -> str | 
         case "log":
             tx.after_commit(lambda: log.warning("One-time code for %s: %s", mobile, code))
         case "twilio":
-            row.sealed = seal(SEAL_PURPOSE, f"{mobile} {code}")
+            row.sealed = seal(f"{mobile} {code}")
             tx.enqueue_after_commit(SEND_CODE, str(row.id))
     return None
 
@@ -186,7 +185,7 @@ def send_message(code_id: UUID, *, now: datetime) -> None:
     if taken is None:
         return
     sealed, purpose = taken
-    message = unseal(SEAL_PURPOSE, sealed)
+    message = unseal(sealed)
     if message is None:
         log.error("Cannot decrypt the message of a code, so the code is lost: does this worker have web's HASH_SECRET?")
         return

@@ -20,22 +20,21 @@ def keyed_hash(purpose: str, *parts: str) -> str:
     return hmac.new(purpose_key(f"hash:{purpose}"), "\x1f".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
-def seal(purpose: str, text: str) -> str:
-    """Encrypt and authenticate the text (Fernet), so that only this service can read it."""
-    return sealer(purpose).encrypt(text.encode()).decode()
+def seal(text: str) -> str:
+    """Encrypt and authenticate a message (Fernet), so that only this service can read it."""
+    return sealer().encrypt(text.encode()).decode()
 
 
-def unseal(purpose: str, sealed: str) -> str | None:
-    """Decrypt a sealed text. Returns None if it was not sealed with this secret."""
+def unseal(sealed: str) -> str | None:
+    """Decrypt a sealed message. Returns None if it was not sealed with this secret."""
     try:
-        return sealer(purpose).decrypt(sealed.encode()).decode()
+        return sealer().decrypt(sealed.encode()).decode()
     except InvalidToken:
         return None
 
 
-def sealer(purpose: str) -> Fernet:
-    """Return Fernet with the key of one purpose."""
-    return Fernet(base64.urlsafe_b64encode(purpose_key(f"seal:{purpose}")))
+def sealer() -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(purpose_key("seal:one-time-code")))
 
 
 def purpose_key(purpose: str) -> bytes:

@@ -28,7 +28,7 @@ def before(request, app, make_app, other_numbers) -> SimpleNamespace:
         assert send(visitor, person).status_code == 202
     person.reset_code = visitor.forgot().json["otp"]
     with old.app_context():
-        person.sealed = seal("test", "a message that waits")
+        person.sealed = seal("a message that waits")
     return person
 
 
@@ -57,7 +57,7 @@ def test_rotation_ends_no_login_and_refills_no_quota(before, make_later):
     assert later.reset(before.reset_code, "a-good-long-password").status_code == 204
     assert_problem(later.send_otp(), 429, "otp_cooldown")
     with later.app.app_context():
-        assert unseal("test", before.sealed) == "a message that waits"
+        assert unseal(before.sealed) == "a message that waits"
 
 
 def test_once_the_previous_secret_is_gone_its_tokens_are_invalid(before, make_later):
@@ -83,7 +83,7 @@ def test_changed_hash_secret_ends_codes_and_resets_the_quota_but_ends_no_login(b
     assert_problem(later.reset(before.reset_code, "a-good-long-password"), 401, "otp_invalid")
     assert send(later, before).status_code == 202
     with later.app.app_context():
-        assert unseal("test", before.sealed) is None
+        assert unseal(before.sealed) is None
 
 
 def test_changed_hash_secret_forgets_wrong_guesses(before, make_later):
