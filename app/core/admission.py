@@ -180,12 +180,6 @@ def client_networks(text: str | None) -> dict[str, int]:
     return {} if address is None else {str(address): 1}
 
 
-def client_address(text: str | None) -> str | None:
-    """Return the address in its canonical spelling, at most 39 characters, or None if the text is not an address."""
-    address = parse_address(text)
-    return None if address is None else str(address)
-
-
 def parse_address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Parse an address, without its port, brackets and zone. Returns None if the text is not an address.
 

@@ -20,7 +20,7 @@ from prometheus_client import Counter, Histogram
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, RequestTimeout
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app.core.admission import client_address, parse_address
+from app.core.admission import parse_address
 from app.core.errors import MalformedJson
 from app.core.logging import log_event
 
@@ -204,7 +204,7 @@ def network(address: str | None) -> str:
 class Client:
     """Where a request comes from, as far as known. The fields are named after the columns that keep them.
 
-    user_agent: MAX_USER_AGENT_CHARS at most.
+    ip: in its canonical spelling. user_agent: MAX_USER_AGENT_CHARS at most.
     """
 
     ip: str | None
@@ -213,8 +213,8 @@ class Client:
 
 def current_client() -> Client:
     """Return the client of the request."""
-    agent = request.user_agent.string[:MAX_USER_AGENT_CHARS]
-    return Client(ip=client_address(request.remote_addr), user_agent=agent or None)
+    address, agent = parse_address(request.remote_addr), request.user_agent.string[:MAX_USER_AGENT_CHARS]
+    return Client(ip=str(address) if address else None, user_agent=agent or None)
 
 
 def has_hung_up(environ: Mapping[str, Any]) -> bool:
