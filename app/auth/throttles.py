@@ -6,7 +6,7 @@ numbers alike. They are exact under concurrency, and nothing lifts them.
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -94,11 +94,8 @@ class Budget:
 
     def refund(self, item: RateLimitItemPerHour) -> None:
         """Refund one; without Redis it stays spent."""
-        try:
-            with redis_guard():
-                rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
-        except redis.RedisError as error:
-            log.warning("Redis is unavailable; the budget of %s is not refunded: %s", self.name, first_line(error))
+        with suppress(redis.RedisError), redis_guard():
+            rate_limits().storage.incr(item.key_for(self.name), item.get_expiry(), amount=-1)
 
 
 CODES_BUDGET = Budget("codes", spending_error=None)
