@@ -96,6 +96,25 @@ def test_pages_of_a_named_origin_may_call_the_api(web):
     assert "Access-Control-Allow-Credentials" not in refused.headers
 
 
+@pytest.mark.parametrize("path", ["/chatroom/undefined", "/chatroom/undefined/messages", "/nowhere"])
+def test_pages_may_read_that_an_address_does_not_exist(web, path):
+    """Browsers take every preflight that fails for a network error, and never send the request."""
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    preflight = web.call("OPTIONS", path, headers=asked | {"Origin": ORIGIN})
+    assert (preflight.status_code, preflight.headers["Access-Control-Allow-Origin"]) == (200, ORIGIN)
+    assert preflight.headers["Access-Control-Allow-Headers"] == "authorization"
+    answer = web.call("GET", path, headers={"Origin": ORIGIN})
+    assert_problem(answer, 404, "not_found")
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+
+
+def test_only_a_preflight_of_a_named_origin_finds_an_address_that_does_not_exist(web):
+    asked = {"Access-Control-Request-Method": "GET"}
+    other = web.call("OPTIONS", "/nowhere", headers=asked | {"Origin": "https://evil.example.com"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+    assert_problem(web.call("OPTIONS", "/nowhere"), 404, "not_found")
+
+
 def test_pages_may_read_every_header(web):
     """`*` means all of them where no request may carry cookies (Fetch standard, main fetch)."""
     answer = web.call("GET", "/healthz", headers={"Origin": ORIGIN})
