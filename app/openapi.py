@@ -77,6 +77,7 @@ def describe(blueprints: Sequence[Blueprint]) -> dict[str, Any]:
     for name, schema in schemas.items():
         if name.endswith("Out") or name == "Problem":
             schema["required"] = [field for field in schema["properties"] if (name, field) not in MAY_BE_MISSING]
+            schema.pop("additionalProperties")  # strict clients would refuse a field that a later version adds
     return description
 
 

@@ -201,7 +201,7 @@ class ApiKeyIn(Schema):
     name = fields.Text("What the key is for.", required=True, max_chars=MAX_NAME_CHARS, example="CI")
     scopes = fields.List(
         "What the key may do.",
-        ma.fields.Enum(Scope, by_value=True),
+        ma.fields.Enum(Scope, by_value=ma.fields.String),
         required=True,
         validate=ma.validate.Length(min=1, max=len(Scope)),
         example=["chat:read", "chat:write"],
@@ -221,7 +221,9 @@ class ApiKeyOut(Schema):
 
     id = fields.UUID("The key's id.", example="0192d3a4-6a00-7a01-9b02-5123456789ab")
     name = fields.String("What it is for.", example="CI")
-    scopes = fields.List("What it may do.", ma.fields.Enum(Scope, by_value=True), example=["chat:read", "chat:write"])
+    scopes = fields.List(
+        "What it may do.", ma.fields.Enum(Scope, by_value=ma.fields.String), example=["chat:read", "chat:write"]
+    )
     prefix = fields.String("The beginning of the key, to recognize it by.", example="gbk_Zr3uYw1k")
     created_at = fields.Timestamp("When it was made.", example="2026-11-21T09:30:30.000000Z")
     expires_at = fields.Timestamp(

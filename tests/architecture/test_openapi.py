@@ -308,6 +308,22 @@ def test_request_schemas_refuse_unknown_fields(operations, description):
                 assert schema.get("additionalProperties") is False, operation
 
 
+def test_response_schemas_leave_room_for_new_fields(description):
+    """Strict generated clients refuse a field that `additionalProperties: false` does not know."""
+    closed = [
+        name
+        for name, schema in description["components"]["schemas"].items()
+        if schema.get("additionalProperties") is False
+    ]
+    assert closed
+    assert [name for name in closed if not name.endswith("In")] == []
+
+
+def test_every_enumeration_has_a_type(description):
+    """Generators for Java and Go read one without a type as any value."""
+    assert [part for part in walk(description) if isinstance(part.get("enum"), list) and "type" not in part] == []
+
+
 def test_security_schemes_are_bearer_tokens(description):
     schemes = description["components"]["securitySchemes"]
     assert set(schemes) == {"accessToken", "apiKey", "refreshToken"}
