@@ -115,10 +115,9 @@ class StreamHeaders(ma.Schema):
     """Where to resume."""
 
     last_event_id = fields.String(
-        "The `id` of the last event that arrived; anything else is ignored.",
+        "The `id` of the last event that arrived, such as `1:42`; anything else is ignored.",
         data_key="Last-Event-ID",
         load_default="",
-        example="1:42",
     )
 
 
