@@ -3,7 +3,9 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from uuid import UUID
 
+import psycopg2
 import pytest
 
 from app.account.tasks import purge_chatroom
@@ -12,12 +14,13 @@ from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
 from app.core.transactions import transaction
 from app.generation import state
+from app.generation.queueing import enqueue_next_replies
 from app.integrations.gemini.client import Answer, FinishReason, TokenUsage
 from app.ops.totals import queue
 from sandbox.stack.processes import wait_until
 from tests.celery_process import celery_process
 from tests.queues import waiting_tasks
-from tests.rooms import Room, cancel, sweep
+from tests.rooms import Room, cancel, somebody_waits_for_a_lock, sweep
 
 SLOTS = 2
 LEASE = timedelta(seconds=60)
@@ -125,6 +128,31 @@ def test_a_slot_is_not_offered_to_a_reply_that_cannot_take_it(two_slots, rooms, 
     complete(zero, in_slots.pop())
     assert tasks_of(two_slots) == [str(free)]
     assert take(three, free)
+
+
+def test_the_end_of_a_reply_holds_no_row_while_it_waits_for_one(two_slots, rooms, postgres, forget_tasks):
+    """Two ends that hold what the other waits for are a deadlock, and their next replies begin only after a sweep."""
+    for room in rooms[:SLOTS]:
+        assert take(room, room.send("Hello"))
+    marked, unmarked = (room.send("Hello") for room in rooms[SLOTS : SLOTS + 2])
+    assert take(rooms[SLOTS], marked) is None
+    forget_tasks()
+    ended_in, user_id = UUID(rooms[SLOTS + 1].path.rpartition("/")[2]), UUID(rooms[0].person.id)
+
+    def end():
+        with two_slots.app_context():
+            enqueue_next_replies(ended_in, user_id)
+
+    lock = "SELECT id FROM messages WHERE id = %s FOR NO KEY UPDATE NOWAIT"
+    with ThreadPoolExecutor(1) as thread, two_slots.app_context(), psycopg2.connect(postgres.url) as other:
+        other.cursor().execute(lock, [str(marked)])
+        ending = thread.submit(end)
+        assert wait_until(somebody_waits_for_a_lock, seconds=30)
+        other.cursor().execute(lock, [str(unmarked)])
+        other.rollback()
+        ending.result()
+    other.close()
+    assert sorted(tasks_of(two_slots)) == sorted(map(str, [marked, unmarked]))
 
 
 def test_a_deleted_chatroom_frees_its_slot(two_slots, rooms, make_runner, gemini, forget_tasks):
