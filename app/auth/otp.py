@@ -2,8 +2,8 @@
 
 A number and its codes are stored as keyed hashes. With OTP_DELIVERY=twilio the worker sends the message, so that a slow
 provider holds up no request. Until then the message waits, encrypted, in the row of its code; Redis carries only the
-row's id. If the task is lost or the provider does not take the message, the sweeper queues another until the code ends.
-A message that the provider may have taken is never sent again.
+row's id. If the task is lost or the provider does not accept the message, the sweeper queues another until the code
+ends. A message that the provider does not answer in time is not sent again: it may have been sent.
 """
 
 import hmac
@@ -178,8 +178,8 @@ def deliver(tx: Transaction, row: OneTimeCode, mobile: str, code: str) -> str | 
 def send_message(code_id: UUID, *, now: datetime) -> None:
     """Send the message of a code through Twilio, unless the code has ended or the message was already sent.
 
-    The message is removed from the row first: if a worker dies while sending, nobody sends it again. Nor does anybody
-    if Twilio does not answer in time: it may have taken the message, and each sweep would send one more.
+    The message is removed from the row first: if a worker dies while sending, nobody sends it again. If Twilio does not
+    answer in time, it stays removed: Twilio may have taken it, and each sweep would send one more.
     """
     taken = take_message(code_id, now)
     if taken is None:

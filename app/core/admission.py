@@ -216,7 +216,7 @@ def held_request(kind: str, *, at_most: int) -> Iterator[bool]:
 
 
 class Slot:
-    """One of the few requests of a kind that a user may hold open at once. key: of that kind and user."""
+    """One of the few requests of a kind that a user may hold open at once. key: names the kind and the user."""
 
     def __init__(self, key: str) -> None:
         self.key = key

@@ -21,12 +21,12 @@ def keyed_hash(purpose: str, *parts: str) -> str:
 
 
 def seal(text: str) -> str:
-    """Encrypt and authenticate a message (Fernet), so that only this service can read it."""
+    """Encrypt and authenticate the text message of a one-time code (Fernet), so that only this service can read it."""
     return sealer().encrypt(text.encode()).decode()
 
 
 def unseal(sealed: str) -> str | None:
-    """Decrypt a sealed message. Returns None if it was not sealed with this secret."""
+    """Decrypt what `seal` returned. Returns None if it was not sealed with this secret."""
     try:
         return sealer().decrypt(sealed.encode()).decode()
     except InvalidToken:

@@ -179,10 +179,11 @@ def seconds_allowed(connection: Any) -> float:
 
 
 def connect_to_first(_dialect: object, _record: object, _args: object, options: dict[str, Any]) -> Any:
-    """Connect to the first of several hosts that answers. Returns None if there is one host: SQLAlchemy connects then.
+    """Connect to the first of several hosts that accepts. Returns None to leave one host, or `hostaddr`, to SQLAlchemy.
 
-    libpq goes on to the next host if one refuses, but if one is silent only where libpq itself waits:
-    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PQCONNECTSTARTPARAMS. Raises the last host's error.
+    libpq tries the next host when one refuses, but not when one is silent: its connect_timeout does not apply where
+    `wait_for_answer` does the waiting. Raises the last host's error.
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PQCONNECTSTARTPARAMS
     """
     hosts, ports = str(options.get("host", "")).split(","), str(options.get("port", "")).split(",")
     if len(hosts) == 1 or "hostaddr" in options:

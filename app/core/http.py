@@ -136,7 +136,10 @@ def ignore_preconditions() -> None:
 
 
 def answer_preflight() -> Response | None:
-    """Answer a browser's preflight for any address. If that were a 404, the page could not read the request's own."""
+    """Accept the preflight of every address, even an unknown one.
+
+    If it were a 404, the browser would not send the request, and the page would see a network error, not our 404.
+    """
     is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
     return Response() if is_preflight else None
 

@@ -170,7 +170,7 @@ FIRST_IN_ROOM = (
 IS_NEXT_IN_ROOM = and_(messages.c.id == FIRST_IN_ROOM, messages.c.lease_expires_at.is_(None))
 IS_MARKED = and_(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
 HAS_WAITING_REPLIES = select(or_(exists().where(IS_NEXT_IN_ROOM), exists().where(IS_MARKED)))
-NEXT_IN_ROOM = (  # whoever has locked it queues, claims or ends it
+NEXT_IN_ROOM = (  # skipped while locked: the transaction that has it locked queues, claims or ends it
     select(messages.c.id)
     .where(IS_NEXT_IN_ROOM, messages.c.id.is_distinct_from(bindparam("exclude")))
     .with_for_update(skip_locked=True, key_share=True)
@@ -185,8 +185,8 @@ NEXT_OF_USER = (  # waits for a slot and nothing else: one that also waits for i
     .with_for_update(key_share=True, of=messages)
     .cte("next_of_user")
 )
-# Clears their marks, so that the next reply to end picks another. Waits for a row only before it has locked one: two
-# ends that wait for each other's rows would deadlock.
+# Clears their marks, so that the next reply to end picks another. NEXT_OF_USER comes first: it is the only one to wait
+# for a row, and holds none yet. Two ends that wait for each other's rows would deadlock.
 TAKE_NEXT = (
     update(messages)
     .where(messages.c.id.in_(select(NEXT_OF_USER).union_all(select(NEXT_IN_ROOM))))

@@ -5,8 +5,8 @@ Sources: https://docs.stripe.com/api/subscriptions/object, https://docs.stripe.c
 https://docs.stripe.com/api/events/object
 
 A call has short time-outs, and the SDK retries it once, also after a read time-out. In addition, all calls inside one
-`BoundedCall` share a time limit, whatever they wait for. The key is in no message and no log: an error
-shows only its type, status, code and parameter, and Stripe's request id.
+`BoundedCall` share a time limit, whatever they wait for. The key is in no message and no log: an error shows only its
+type, status, code and parameter, and Stripe's request id.
 """
 
 import re

@@ -166,8 +166,8 @@ def acquire_wait_slot(seconds: int) -> Iterator[int]:
 def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accepted:
     """Wait until the reply has ended, but no longer than `accepted.waits_until`. Returns `accepted` with that reply.
 
-    Holds no connection. The wait also ends when the chatroom is deleted or this process is about to end. Under an
-    Idempotency-Key a reply that has not ended by then stays as it was accepted: repeated requests get it like that.
+    Holds no connection. The wait also ends when the chatroom is deleted or this process is about to end. With an
+    Idempotency-Key, a reply that has not ended is returned as it was accepted, because repeated requests get that too.
     Without PostgreSQL it tries again until the time is up: the prompt was accepted all the same.
     """
     if accepted.waits_until is None:
