@@ -245,8 +245,8 @@ def test_no_parameter_is_nullable(operations):
             assert schema.get("default", "") is not None, (str(operation), parameter["name"])
 
 
-def test_a_stream_that_is_tried_out_begins_at_its_beginning(operations):
-    """The docs page fills the example of a parameter in, and sends it."""
+def test_a_stream_that_is_tried_out_shows_the_whole_text(operations):
+    """The docs page fills in the example of a parameter and sends it."""
     (follow,) = (operation.description for operation in operations if operation.path.endswith("/stream"))
     (resume,) = (parameter for parameter in follow["parameters"] if parameter["name"] == "Last-Event-ID")
     assert not [value for value in (resume.get("example"), resume["schema"].get("example")) if value]

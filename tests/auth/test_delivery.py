@@ -176,7 +176,7 @@ def test_a_message_sealed_under_another_hash_secret_is_dropped_with_a_log_line(
 
 
 @pytest.mark.parametrize("answer", [(503, "<html>"), (429, {"code": 20429}), (500, {})])
-def test_sweeper_retries_a_provider_that_did_not_answer(texting, twilio, answer):
+def test_sweeper_retries_a_message_that_the_provider_did_not_accept(texting, twilio, answer):
     good, twilio.answer = twilio.answer, answer
     texting.send_otp()
     work(texting)
@@ -190,8 +190,8 @@ def test_sweeper_retries_a_provider_that_did_not_answer(texting, twilio, answer)
         assert delivery.enqueue_unsent(utc_now() + timedelta(seconds=20)) == []
 
 
-def test_a_message_that_twilio_is_slow_to_take_is_not_sent_again(texting, twilio, monkeypatch, caplog):
-    """Twilio may send it all the same, and then each sweep until the code ends would send one more."""
+def test_a_message_that_twilio_is_slow_to_accept_is_not_sent_again(texting, twilio, monkeypatch, caplog):
+    """Twilio may send it all the same; then each sweep until the code ends would send one more."""
     monkeypatch.setattr("app.integrations.twilio.READ_SECONDS", 0.2)
     twilio.may_answer.clear()
     texting.send_otp()
@@ -204,7 +204,7 @@ def test_a_message_that_twilio_is_slow_to_take_is_not_sent_again(texting, twilio
 
 
 def test_a_code_that_was_replaced_or_used_keeps_no_message(texting, twilio):
-    """Twilio may have sent a message although it did not answer."""
+    """Twilio may have sent a message although it answered with an error."""
     texting.sign_up()
     twilio.answer = (503, "<html>")
     for _ in range(2):
@@ -215,7 +215,7 @@ def test_a_code_that_was_replaced_or_used_keeps_no_message(texting, twilio):
     assert texting.verify(otp).status_code == 200
     with texting.app.app_context():
         code_id = UUID(queued_tasks(texting)[-1][1][0])
-        delivery.restore_message(code_id, "of a task that is only now told that Twilio did not answer")
+        delivery.restore_message(code_id, "of a task that only now gets Twilio's error")
         assert set(db.session.scalars(db.select(OneTimeCode.sealed))) == {None}
 
 

@@ -152,7 +152,7 @@ def test_a_worker_that_shuts_down_leaves_the_rest_to_the_next_run(
 def test_a_customer_that_cannot_be_compared_does_not_hold_up_the_others(
     status: int, buyers: list[Any], shop: Shop, stripe: RunningStandIn
 ) -> None:
-    """Two that get no answer, or any number that are refused. The SDK asks twice when the answer is 503."""
+    """Three calls in a row without an answer end a run; refusals do not. The SDK asks twice when the answer is 503."""
     failing = 2 if status == 503 else 3
     stripe.behave(path="/v1/subscriptions", status=status, times=4 if status == 503 else failing)
     assert len(due(shop)) == 5 - failing

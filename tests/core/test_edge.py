@@ -98,7 +98,7 @@ def test_pages_of_a_named_origin_may_call_the_api(web):
 
 @pytest.mark.parametrize("path", ["/chatroom/undefined", "/chatroom/undefined/messages", "/nowhere"])
 def test_pages_may_read_that_an_address_does_not_exist(web, path):
-    """Browsers take every preflight that fails for a network error, and never send the request."""
+    """After a preflight that fails, a browser never sends the request, and reports a network error."""
     asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
     preflight = web.call("OPTIONS", path, headers=asked | {"Origin": ORIGIN})
     assert (preflight.status_code, preflight.headers["Access-Control-Allow-Origin"]) == (200, ORIGIN)

@@ -91,8 +91,8 @@ def test_a_users_retry_at_the_moment_of_an_operators_is_refused_and_costs_nothin
     assert room.used() == 1
 
 
-def test_an_operators_retry_leaves_a_reply_that_is_retried_at_the_moment_alone(room, runner, flask):
-    """Its user's retry was charged: a second one would hide that from a cancellation, which refunds the prompt."""
+def test_an_operators_retry_skips_a_reply_that_its_user_is_retrying(room, runner, flask):
+    """The user's retry was charged. After an operator's retry on top, a cancel would not refund that prompt."""
     reply_id = room.answer(runner, "[[sandbox: block]]").id
     with ThreadPoolExecutor(1) as threads, room.app.app_context(), transaction():
         db.session.execute(text("SELECT FROM messages WHERE id = :id FOR UPDATE"), {"id": reply_id})

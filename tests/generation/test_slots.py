@@ -131,7 +131,7 @@ def test_a_slot_is_not_offered_to_a_reply_that_cannot_take_it(two_slots, rooms, 
 
 
 def test_the_end_of_a_reply_holds_no_row_while_it_waits_for_one(two_slots, rooms, postgres, forget_tasks):
-    """Two ends that hold what the other waits for are a deadlock, and their next replies begin only after a sweep."""
+    """Two ends that wait for each other's rows deadlock, and their next replies begin only after a sweep."""
     for room in rooms[:SLOTS]:
         assert take(room, room.send("Hello"))
     marked, unmarked = (room.send("Hello") for room in rooms[SLOTS : SLOTS + 2])

@@ -144,7 +144,7 @@ def test_a_copy_that_waits_on_does_not_change_the_first_answer(room, runner):
     assert within(accept_prompt, room_id, "[[sandbox: status=404]]", **key).reply.status == "failed"
 
 
-def test_an_answer_that_came_before_the_end_is_repeated_though_the_reply_had_begun(room):
+def test_every_answer_before_the_end_shows_the_reply_as_accepted_though_it_has_begun(room):
     user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
 
     def send():
