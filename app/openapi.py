@@ -90,7 +90,7 @@ def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
     making = Lock()
 
     @cache
-    def serialised() -> tuple[bytes, bytes]:
+    def serialized() -> tuple[bytes, bytes]:
         """Return the description as JSON, and the same gzipped."""
         plain = json.dumps(describe(blueprints), separators=(",", ":")).encode()
         return plain, gzip.compress(plain, mtime=0)
@@ -98,7 +98,7 @@ def register_description(app: Flask, blueprints: Sequence[Blueprint]) -> None:
     def answer() -> Response:
         is_gzip = request.accept_encodings.quality("gzip") > 0
         with making:
-            response = Response(serialised()[is_gzip], mimetype="application/json")
+            response = Response(serialized()[is_gzip], mimetype="application/json")
         if is_gzip:
             response.content_encoding = "gzip"
         response.vary.add("Accept-Encoding")

@@ -16,7 +16,7 @@ from app.core import settings
 
 
 def keyed_hash(purpose: str, *parts: str) -> str:
-    """Return the HMAC-SHA-256 of `parts` in hexadecimal: equal inputs can be recognised, but not read."""
+    """Return the HMAC-SHA-256 of `parts` in hexadecimal: equal inputs can be recognized, but not read."""
     return hmac.new(purpose_key(f"hash:{purpose}"), "\x1f".join(parts).encode(), hashlib.sha256).hexdigest()
 
 

@@ -210,7 +210,7 @@ class ValkeyServer(Server):
             "appendonly": "yes" if self._append_only else "no",
             "save": '""',
             "maxmemory-policy": "noeviction",  # a broker must refuse rather than forget
-            "set-proc-title": "no",  # the command line is how an orphan is recognised
+            "set-proc-title": "no",  # the command line is how an orphan is recognized
         }
         self._configuration.touch(mode=0o600)
         self._configuration.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))

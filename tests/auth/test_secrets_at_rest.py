@@ -21,7 +21,7 @@ def everything_in_postgres(app) -> str:
 
 
 def everything_in_redis(*clients: redis.Redis) -> str:
-    """Return every key of the clients' databases with its serialised value and its readable value."""
+    """Return every key of the clients' databases with its serialized value and its readable value."""
     found = []
     for client in clients:
         with redis.Redis(**client.connection_pool.connection_kwargs) as database:

@@ -1,4 +1,4 @@
-"""/openapi.json is serialised once, compressed once, and not sent again to clients that have it."""
+"""/openapi.json is serialized once, compressed once, and not sent again to clients that have it."""
 
 import gzip
 import json

@@ -76,7 +76,7 @@ def test_postgres_starts_where_the_temporary_folder_is_no_place_for_a_socket(
 
 
 @pytest.mark.parametrize("copied", [False, True])
-def test_an_initialisation_cut_short_is_done_again(server_folder: Path, monkeypatch, copied: bool):
+def test_an_initialization_cut_short_is_done_again(server_folder: Path, monkeypatch, copied: bool):
     if not copied:
         monkeypatch.delenv(KEPT_CLUSTER, raising=False)
     folder = server_folder / "postgres"
