@@ -1,5 +1,6 @@
 """Text messages through Twilio's Messages API (https://www.twilio.com/docs/messaging/api/message-resource)."""
 
+import time
 from http import HTTPStatus
 
 import requests
@@ -28,6 +29,7 @@ def send_sms(mobile: str, text: str, *, account_sid: str, auth_token: str, sende
     Takes up to CONNECT_SECONDS + READ_SECONDS. Raises SmsRejected, SmsUnavailable, SmsUnconfirmed.
     """
     sender_field = "MessagingServiceSid" if sender.startswith(MESSAGING_SERVICE) else "From"
+    began = time.monotonic()
     try:
         answer = requests.post(
             f"{api_base.rstrip('/')}/{API_VERSION}/Accounts/{account_sid}/Messages.json",
@@ -39,8 +41,9 @@ def send_sms(mobile: str, text: str, *, account_sid: str, auth_token: str, sende
         body = answer.json()
     except requests.JSONDecodeError:
         body = {}
-    except requests.ReadTimeout as error:
-        raise SmsUnconfirmed(type(error).__name__) from None
+    except requests.ReadTimeout as error:  # or the TLS handshake took CONNECT_SECONDS, and nothing was sent
+        was_sent = time.monotonic() - began >= READ_SECONDS
+        raise (SmsUnconfirmed if was_sent else SmsUnavailable)(type(error).__name__) from None
     except requests.RequestException as error:
         raise SmsUnavailable(type(error).__name__) from None
     fields = body if isinstance(body, dict) else {}

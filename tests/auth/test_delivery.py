@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -255,6 +256,15 @@ def test_unreachable_provider_is_unavailable(twilio):
         with pytest.raises(SmsRejected):
             send_sms("+1", "x", account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base=twilio.url)
     assert [request["path"].rpartition("/")[2] for request in twilio.requests] == ["Messages.json"] * 2
+
+
+def test_a_provider_whose_tls_handshake_hangs_has_not_taken_the_message(monkeypatch):
+    """`requests` raises ReadTimeout then too, after the time for connecting. The sweeper retries."""
+    monkeypatch.setattr("app.integrations.twilio.CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(SmsUnavailable):
+            send_sms("+1", "x", account_sid=SID, auth_token=TOKEN, sender=SENDER, api_base=address)
 
 
 @pytest.fixture
