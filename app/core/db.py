@@ -188,7 +188,7 @@ def connect_to_first(_dialect: object, _record: object, _args: object, options: 
     hosts, ports = str(options.get("host", "")).split(","), str(options.get("port", "")).split(",")
     if len(hosts) == 1 or "hostaddr" in options:
         return None
-    *others, last = [options | {"host": host, "port": ports[i % len(ports)]} for i, host in enumerate(hosts)]
+    *others, last = [options | {"host": host, "port": ports[i % len(ports)] or None} for i, host in enumerate(hosts)]
     for one in others:
         with suppress(psycopg2.OperationalError):
             return psycopg2.connect(**one)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import OperationalError
 
-from app.core.db import POOL_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS, answers_within, db
+from app.core.db import POOL_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS, answers_within, connect_to_first, db
 from app.core.transactions import transaction
 from tests.problems import assert_problem
 
@@ -59,6 +59,12 @@ def test_a_silent_host_is_passed_over_for_the_next_one_in_the_database_url(make_
         with make_app(database_url=both.render_as_string(hide_password=False)).app_context():
             assert db.session.scalar(text("SELECT 1")) == 1
             db.engine.dispose()
+
+
+def test_a_port_that_several_hosts_leave_open_is_libpqs(monkeypatch):
+    monkeypatch.setenv("PGPORT", "1")
+    with pytest.raises(psycopg2.OperationalError, match=r"/none/\.s\.PGSQL\.1\b"):
+        connect_to_first(None, None, None, {"host": "/nowhere,/none", "user": "app"})
 
 
 def test_transactions_are_read_committed_whatever_the_database_says(make_app, postgres):
