@@ -170,7 +170,7 @@ FIRST_IN_ROOM = (
 IS_NEXT_IN_ROOM = and_(messages.c.id == FIRST_IN_ROOM, messages.c.lease_expires_at.is_(None))
 IS_MARKED = and_(messages.c.held_for == bindparam("user"), messages.c.slot.is_(None))
 HAS_WAITING_REPLIES = select(or_(exists().where(IS_NEXT_IN_ROOM), exists().where(IS_MARKED)))
-NEXT_IN_ROOM = (  # skipped while locked: the transaction that has it locked queues, claims or ends it
+NEXT_IN_ROOM = (  # skipped while locked: that transaction queues, claims or ends it, or a sweep queues it
     select(messages.c.id)
     .where(IS_NEXT_IN_ROOM, messages.c.id.is_distinct_from(bindparam("exclude")))
     .with_for_update(skip_locked=True, key_share=True)
