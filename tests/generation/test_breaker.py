@@ -198,6 +198,7 @@ def test_a_probe_that_no_thread_can_be_started_for_makes_room_for_another(room, 
     assert breaker.wait_seconds(uuid7()) == 0
 
 
+@pytest.mark.usefixtures("clock")
 def test_an_open_breaker_defers_replies_without_counting_a_failure(room, make_runner, gemini):
     breaker = open_breaker()
     runner = make_runner(breaker=breaker)
@@ -210,6 +211,7 @@ def test_an_open_breaker_defers_replies_without_counting_a_failure(room, make_ru
     assert gemini.stats()["calls"] == 0
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_model_that_is_down_delays_no_other(make_app, make_redis_url, make_user, gemini):
     offer = "gemini-3.5-flash:basic,gemini-3.5-pro:basic"
     app = make_app(redis_url=make_redis_url(), gemini_models=offer, gemini_api_key="sandbox-key")
