@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.account.tasks import purge_account, purge_chatroom
 from app.core import http
-from app.core.db import db
+from app.core.db import answers_within, db
 from app.factory import create_app
 from config import Settings, load_settings
 from sandbox.stack.processes import wait_until
@@ -152,11 +152,12 @@ def empty_tables(app: Flask) -> None:
 
     A worker may still be deleting an earlier test's rows in another order. After a deadlock this tries again.
     """
-    deletions = text("; ".join(f"DELETE FROM {table}" for table in reversed(db.metadata.sorted_tables)))
-    with app.app_context():
+    deletions = "; ".join(f"DELETE FROM {table}" for table in reversed(db.metadata.sorted_tables))
+    unhurried = text(f"SET LOCAL statement_timeout = '60s'; {deletions}")  # thousands of rows on a busy machine
+    with app.app_context(), answers_within(60):
         for is_last in (False, False, True):
             try:
-                db.session.execute(deletions)
+                db.session.execute(unhurried)
             except OperationalError as error:
                 if is_last or not isinstance(error.orig, DeadlockDetected):
                     raise

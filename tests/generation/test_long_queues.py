@@ -77,8 +77,9 @@ def rows_read(node):
 @pytest.fixture(params=["fresh", "from before the burst"])
 def crowded_room(room, request):
     """A room with a long history and 10,000 replies that wait. The parameter is what the planner knows of them."""
-    room.sql(FILL, first=1, last=10_000, status="completed")
-    room.sql("ANALYZE messages, chatrooms")
+    for first, last in ((1, 1_000), (1_001, 10_000)):  # from the second on, foreign keys are checked by the index
+        room.sql(FILL, first=first, last=last, status="completed")
+        room.sql("ANALYZE messages, chatrooms")
     room.sql(FILL, first=10_001, last=20_000, status="queued")
     if request.param == "fresh":
         room.sql("ANALYZE messages, chatrooms")
