@@ -176,7 +176,7 @@ RULES = (
     ),
     Rule(
         API_ADDRESSES,
-        lambda address: not address.startswith("https://"),
+        lambda address: address and not address.startswith("https://"),
         "{} lets keys and conversations travel unencrypted: production needs https://",
         unless="plain_http_in_production",
     ),

@@ -4,8 +4,10 @@ import re
 from datetime import timedelta
 
 import pytest
+from pydantic import AfterValidator
 
 from config import ConfigError, Settings, load_settings
+from production_rules import API_ADDRESSES, check_header_value, refusal, with_host
 
 NEEDED = {"app_env": "development", "database_url": "postgres://x/y", "redis_url": "redis://x"}
 
@@ -18,6 +20,10 @@ def own_folder(clean_environment, monkeypatch, tmp_path):
 
 def load(**changes):
     return load_settings(**NEEDED | changes)
+
+
+ADDRESSES = [name for name, field in Settings.model_fields.items() if AfterValidator(with_host) in field.metadata]
+KEYS = [name for name, field in Settings.model_fields.items() if AfterValidator(check_header_value) in field.metadata]
 
 
 NO_DATABASES = [
@@ -77,13 +83,8 @@ NO_WEB = [
     "https://x..y",
     "http://[::1",
 ]
-WEB_ADDRESSES = [
-    "gemini_api_endpoint",
-    "stripe_api_base",
-    "twilio_api_base",
-    "frontend_url",
-    "otel_exporter_otlp_endpoint",
-]
+WEB_ADDRESSES = [name for name in ADDRESSES if name != "redis_url"]
+NOT_CALLED_WITH_KEYS = {"redis_url", "frontend_url", "otel_exporter_otlp_endpoint"}
 
 
 @pytest.mark.parametrize(
@@ -125,10 +126,16 @@ def test_an_address_that_clients_can_use_is_accepted(setting, address):
     assert getattr(load(**{setting: address}), setting).endswith(address.partition(":")[2])
 
 
-@pytest.mark.parametrize(
-    "setting",
-    ["gemini_api_key", "stripe_secret_key", "stripe_webhook_secret", "twilio_auth_token", "metrics_token"],
-)
+def test_production_knows_the_address_of_every_outside_service():
+    unknown = {*ADDRESSES} - {*API_ADDRESSES} - NOT_CALLED_WITH_KEYS
+    assert not unknown, f"production would send keys to {sorted(unknown)} over plain http: add it to API_ADDRESSES"
+
+
+def test_production_accepts_that_an_outside_service_has_no_address():
+    assert [name for name in API_ADDRESSES if refusal(name, "", {})] == []
+
+
+@pytest.mark.parametrize("setting", KEYS)
 @pytest.mark.parametrize("key", ["sk_hush\u200b", "sk_hush\nsk_more", "sk hush", "ключ"])
 def test_a_key_that_no_request_could_carry_is_refused_without_showing_it(setting, key):
     with pytest.raises(ConfigError, match=f"^{setting.upper()} is wrong: must consist of visible ") as refusal:
