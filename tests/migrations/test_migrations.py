@@ -1,5 +1,6 @@
 """Migrations on real data: from empty, from the revision before with rows in it, and back again."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -75,6 +76,30 @@ def test_the_code_of_before_a_step_works_on_the_schema_after_it(migrator, before
         for table in reversed(known.sorted_tables):
             connection.execute(table.update().values({column: column for column in table.columns}))
             connection.execute(table.delete())
+
+
+def test_an_index_of_a_table_with_rows_is_made_concurrently(migrator):
+    """Autogeneration writes a plain CREATE INDEX, which keeps everybody from writing until the index is complete."""
+    statements = []
+    with migrator.app.app_context():
+        engine = db.engine
+    note = lambda _connection, _cursor, statement, *_: statements.append(statement)  # noqa: E731
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        migrator.start_at(REVISIONS[0])
+        for _, after in LATER_STEPS:
+            statements.clear()
+            migrator.to(after)
+            text = "\n".join(statements)
+            made = set(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", text))
+            plain = re.findall(r"CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY)(?:IF NOT EXISTS )?(\w+) ON (\w+)", text)
+            blocking = [name for name, table in plain if table not in made]
+            assert not blocking, (
+                f"{after} locks a table that is in use: give {blocking} postgresql_concurrently=True, within "
+                "op.get_context().autocommit_block(), and drop what an earlier attempt left, as 0012 does"
+            )
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
 
 
 def test_all_steps_can_be_reverted_when_the_tables_have_rows(migrator):
