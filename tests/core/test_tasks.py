@@ -86,7 +86,8 @@ def test_beat_schedules_every_task_without_arguments(migrated_app):
         import_module(f"app.{path.parent.name}.tasks")
     tasks = [task for task in migrated_app.extensions["celery"].tasks.values() if task.__module__.startswith("app.")]
     without_arguments = {task.name for task in tasks if not inspect.signature(task.run).parameters}
-    assert set(beat_schedule(migrated_app.extensions["settings"])) == without_arguments
+    scheduled = set(beat_schedule(migrated_app.extensions["settings"]))
+    assert scheduled == without_arguments, "a task without arguments is periodic: add it to app/schedule.py"
 
 
 def test_a_worker_whose_clock_is_ahead_of_beats_drops_no_sweep(migrated_app):
