@@ -15,7 +15,7 @@ from sandbox.stack.processes import wait_until
 from tests.generation.test_conversation import sent_to
 from tests.people import all_at_once
 from tests.problems import assert_problem
-from tests.rooms import retry, somebody_waits_for_a_lock
+from tests.rooms import Room, retry, somebody_waits_for_a_lock
 
 
 def say(text):
@@ -55,6 +55,13 @@ def test_an_edit_supersedes_the_prompt_and_all_turns_after_it(room, runner, gemi
     assert listed(room, "&superseded=include") == current[:2] + replaced + current[2:]
     page = room.person.get(room.path).json
     assert [message["text"] for message in page["messages"]] == [text for text, _ in current]
+
+
+def test_an_edit_leaves_other_rooms_alone(room, runner, talk):
+    other = Room(room.app, room.person, room.person.make_chatroom())
+    other.answer(runner, say("Elsewhere."))
+    assert edit(room, talk[0].in_reply_to).status_code == 202
+    assert listed(other, "&superseded=include") == [(say("Elsewhere."), False), ("Elsewhere.", False)]
 
 
 def test_a_completed_reply_can_be_retried_and_the_old_one_is_kept(room, runner, gemini, talk):
