@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from flask import Flask
@@ -9,7 +10,7 @@ from flask_jwt_extended import create_access_token
 
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core import admission
-from app.core.admission import REQUESTS
+from app.core.admission import REQUESTS, held_request
 from app.core.broker import TIMEOUTS
 from sandbox.stack.servers import ValkeyServer
 from tests.people import log_in
@@ -217,3 +218,11 @@ def test_wider_networks_of_ipv6_have_limits_too(limited, addresses, allowed):
 def test_a_refused_narrow_network_does_not_use_up_the_wider_one(limited):
     statuses(20 * PER_MINUTE, limited, ip="2001:db8:1:1::1")
     assert call(limited, ip="2001:db8:1:2::1").status_code == 401
+
+
+def test_the_end_of_a_held_request_lets_in_one_more_and_no_second_one():
+    with ExitStack() as first, ExitStack() as others:
+        assert first.enter_context(held_request("of this test", at_most=2))
+        assert others.enter_context(held_request("of this test", at_most=2))
+        first.close()
+        assert [others.enter_context(held_request("of this test", at_most=2)) for _ in range(2)] == [True, False]
