@@ -210,7 +210,7 @@ IS_ROOM_BUSY = exists().where(
     other_messages.c.chatroom_id == HEADS.c.chatroom_id, other_messages.c.status == Status.GENERATING
 )
 IS_LOST = and_(HEADS.c.status == Status.QUEUED, HEADS.c.enqueued_at < bindparam("lost_before"), ~IS_ROOM_BUSY)
-SWEPT_ROOMS = select(HEADS.c.chatroom_id, case((IS_LOST, HEADS.c.id)).label("lost")).limit(ROOMS_PER_SWEEP)
+SWEPT_ROOMS = select(HEADS.c.chatroom_id, case((IS_LOST, HEADS.c.id)).label("lost"))
 
 TAKE_POSITIONS = (
     update(chatrooms)
@@ -311,6 +311,7 @@ def lost_replies(*, after: UUID, lost_before: datetime) -> tuple[list[UUID], UUI
     Looks at ROOMS_PER_SWEEP rooms after the id `after`. Returns the replies, and the last of these rooms (None: no
     more).
     """
-    rows = db.session.execute(SWEPT_ROOMS, {"after": after, "lost_before": lost_before}).all()
+    swept = SWEPT_ROOMS.limit(ROOMS_PER_SWEEP)
+    rows = db.session.execute(swept, {"after": after, "lost_before": lost_before}).all()
     lost = [row.lost for row in rows if row.lost is not None]
     return lost, rows[-1].chatroom_id if len(rows) == ROOMS_PER_SWEEP else None

@@ -80,7 +80,6 @@ def test_the_next_sweep_looks_at_what_one_sweep_left_out(room, monkeypatch):
     others = [Room(room.app, room.person, room.person.make_chatroom()) for _ in range(4)]
     lost = {each.send("Hello") for each in others}
     let_workers_take_all(room)
-    monkeypatch.setattr(queueing, "SWEPT_ROOMS", queueing.SWEPT_ROOMS.limit(2))
     monkeypatch.setattr(queueing, "ROOMS_PER_SWEEP", 2)
     found = []
     for _ in range(3):
