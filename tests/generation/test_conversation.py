@@ -2,7 +2,8 @@
 
 from uuid import UUID
 
-from app.generation.conversation import conversation
+from app.generation.conversation import MAX_PAIRS, MAX_REPLIES, conversation
+from tests.generation.test_long_queues import FILL
 
 
 def sent_to(gemini):
@@ -24,6 +25,7 @@ def test_gemini_sees_the_turns_oldest_first_and_the_instruction(room, runner, ge
 def test_failed_turns_are_left_out_with_their_prompts(room, runner, gemini):
     room.answer(runner, '[[sandbox: say="Fine"]]')
     room.answer(runner, "[[sandbox: block]]")
+    room.sql("UPDATE messages SET text = 'Kept from before a retry' WHERE status = 'failed'")
     room.answer(runner, "Third")
     assert [text for _, text in sent_to(gemini)] == ['[[sandbox: say="Fine"]]', "Fine", "Third"]
 
@@ -52,6 +54,21 @@ def test_the_newest_whole_turns_that_fit_are_kept(room, runner):
         assert kept(4 + 2 * pair) == ["2", "3"]
         assert kept(4 + 2 * pair - 1) == ["3"]
         assert kept(100_000) == ["0", "1", "2", "3"]
+
+
+def test_a_bounded_number_of_the_newest_replies_is_searched(room):
+    room.sql(FILL, first=1, last=MAX_REPLIES + 1, status="completed")
+    room.sql("UPDATE messages SET text = CAST(position AS text)")
+    last = 2 * MAX_REPLIES + 3  # the position of the newest reply
+
+    def sent():
+        with room.app.app_context():
+            turns = conversation(UUID(room.path.rsplit("/", 1)[1]), last + 2, "Last", max_chars=48_000)
+        return [int(turn.text) for turn in turns if turn.role == "model"]
+
+    assert sent() == list(range(last - 2 * MAX_PAIRS + 2, last + 1, 2))
+    room.sql("UPDATE messages SET status = 'failed', error_code = 'empty_reply' WHERE role = 'model' AND position > 5")
+    assert sent() == [5], "the one at 3 is beyond the bound"
 
 
 def test_the_budget_of_tokens_follows_the_language_of_the_room(room, runner):
