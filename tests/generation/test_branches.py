@@ -9,12 +9,15 @@ from uuid import UUID
 import pytest
 
 from app.account.tasks import purge_chatroom
+from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
+from app.generation.queueing import GENERATE_REPLY
 from app.generation.service import retry_failed
 from sandbox.stack.processes import wait_until
 from tests.generation.test_conversation import sent_to
 from tests.people import all_at_once
 from tests.problems import assert_problem
+from tests.queues import waiting_tasks
 from tests.rooms import Room, retry, somebody_waits_for_a_lock
 
 
@@ -71,6 +74,7 @@ def test_a_completed_reply_can_be_retried_and_the_old_one_is_kept(room, runner, 
     assert (new["status"], new["in_reply_to"], new["superseded"]) == ("queued", talk[1].in_reply_to, False)
     assert new["id"] != talk[1].id
     assert answer.headers["Location"] == f"{room.path}/messages/{new['id']}"
+    assert (GENERATE_REPLY, (new["id"],)) in waiting_tasks(room.app.extensions["redis"], GENERATIONS)
     room.generate(runner, UUID(new["id"]))
 
     assert [text for _, text in sent_to(gemini)] == [say("One."), "One.", say("Two.")]
