@@ -1,5 +1,6 @@
 """Whether the dependencies answer, and whether replies are being generated."""
 
+import logging
 import math
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,8 @@ from app.ops import totals
 
 PING_SECONDS = 2.0  # for PostgreSQL's answer
 DEPENDENCY, QUEUE, BEAT, WORKER = 1, 2, 3, 4  # exit codes of `flask health`
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,20 @@ def checks(
 
 
 def failing_dependencies() -> list[str]:
-    """Names of the dependencies that do not answer, each asked within its time-out."""
+    """Names of the dependencies that do not answer, each asked within its time-out. The log says why."""
     failing = []
     try:
         with answers_within(PING_SECONDS):
             db.session.execute(text("SELECT 1"))
-    except sqlalchemy.exc.SQLAlchemyError:
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        log.warning("PostgreSQL does not answer: %s", first_line(error))
         db.session.rollback()
         failing.append("postgres")
     release_connection()
     try:
         ping_redis()
-    except redis.RedisError:
+    except redis.RedisError as error:
+        log.warning("Redis does not answer: %s", first_line(error))
         failing.append("redis")
     return failing
 

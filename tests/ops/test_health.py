@@ -35,6 +35,22 @@ def test_readyz_is_ok_while_everything_answers(client):
     assert response.headers["Cache-Control"] == "no-store"
 
 
+@pytest.fixture
+def misled_app(make_app, postgres, valkey):
+    """An application whose addresses name a database that is not there, and a wrong password of Redis."""
+    database_url = make_url(postgres.url).set(database="missing").render_as_string(hide_password=False)
+    return make_app(database_url=database_url, redis_url=valkey.url.replace("redis://:", "redis://:wrong-"))
+
+
+def test_the_log_says_why_readyz_is_503(misled_app, caplog):
+    assert misled_app.test_client().get("/readyz").status_code == 503
+    postgres_says, redis_says = [record.message for record in caplog.records if record.name == "app.ops.health"]
+    assert postgres_says.startswith("PostgreSQL does not answer: ")
+    assert 'database "missing" does not exist' in postgres_says
+    assert redis_says.startswith("Redis does not answer: AuthenticationError: ")
+    assert "wrong-" not in redis_says
+
+
 @pytest.mark.parametrize("minutes", [-6, 6])
 def test_ages_are_measured_by_one_clock(client, app, user, monkeypatch, minutes):
     """The clock is PostgreSQL's, by which a tick is dated."""
