@@ -3,8 +3,15 @@
 A GIN index returns rows in no order, so a word that is in most messages would be looked up in all of them. Therefore
 the user's latest messages are compared first, one by one, and the index is asked only if few of them match. All that is
 found in this way is a block. It is ranked as a whole; after its last page, the next block has older messages.
+
+A query of many words can keep PostgreSQL busy for most of a second, and one user may send a hundred at once. So a
+process runs only a few searches at a time: all other requests need connections too.
 """
 
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +39,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.service import get_chatroom
 from app.core.db import Model, db
+from app.core.errors import ServiceUnavailable
 from app.core.schemas import Page, decode_cursor, encode_cursor
 from app.core.transactions import release_connection
 from app.search.words import Matcher, excerpt, query_words, tsquery
@@ -45,6 +53,10 @@ OLDEST, NEWEST = UUID(int=0), UUID(int=2**128 - 1)
 BEST = (MILLIONTHS + 1, NEWEST)  # sorts before the best match
 IS_INDEXED = {"compared": False, "indexed": True}  # by a cursor's word; for "next" it is not decided yet (None)
 FIRST = (NEWEST, OLDEST, None, *BEST)
+search_slots = threading.BoundedSemaphore(4)  # of a pool of 20 connections
+SEARCH_SLOT_SECONDS = 2.0  # how long a request waits for a slot
+
+log = logging.getLogger(__name__)
 
 
 class SearchableMessage(Model):
@@ -129,6 +141,23 @@ def best_first(statement: Select[Any], table: Any) -> Select[Any]:
     return statement.order_by(table.c.score.desc(), table.c.message_id.desc())
 
 
+@contextmanager
+def search_slot() -> Iterator[None]:
+    """Hold one of the process's few slots during the block, and no connection before and after it.
+
+    Raises ServiceUnavailable when no slot becomes free in time.
+    """
+    release_connection()
+    if not search_slots.acquire(timeout=SEARCH_SLOT_SECONDS):
+        log.warning("Search refused: no slot became free within %.0f s", SEARCH_SLOT_SECONDS)
+        raise ServiceUnavailable
+    try:
+        yield
+    finally:
+        release_connection()  # cutting excerpts out of long texts takes a moment
+        search_slots.release()
+
+
 IN_ALL, IN_CHATROOM = search_statement("user_id", "user"), search_statement("chatroom_id", "room")
 
 
@@ -138,7 +167,8 @@ def search(
     """A page of the user's messages that have all words of the query; the last one may be the beginning of a word.
 
     It may have fewer than `limit` items and still a next page. Each item is a row with its excerpt: `snippet`, and in
-    `highlights` where the matches are in it. Raises NotFound if the room is not the user's, InvalidCursor.
+    `highlights` where the matches are in it.
+    Raises NotFound if the room is not the user's, InvalidCursor, ServiceUnavailable.
     """
     newest, oldest, is_indexed, score, after = FIRST
     if cursor is not None:
@@ -154,8 +184,8 @@ def search(
     # Replies that end between two pages join the block; the larger limits keep its last matches from falling out.
     factor = 1 if is_indexed is None else 2
     values |= {"recent": factor * RECENT, "older": factor * BLOCK}
-    rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
-    release_connection()  # cutting excerpts out of long texts takes a moment
+    with search_slot():
+        rows = db.session.execute(IN_ALL if chatroom_id is None else IN_CHATROOM, values).all()
     matcher = Matcher(words)
     items = [
         {**row._mapping, "snippet": snippet, "highlights": highlights}

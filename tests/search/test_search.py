@@ -1,11 +1,12 @@
 """Searching one's own messages, through the API."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from urllib.parse import quote
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from app.account.tasks import purge_chatroom
 from app.core.db import db
@@ -294,6 +295,27 @@ def test_a_query_may_have_two_hundred_words_of_one_letter(mine):
     mine.say(" ".join("abcdefghij"))
     assert len(mine.find(" ".join("abcdefghij" * 10))) == 1
     assert mine.find("日" * 200) == []
+
+
+def test_slow_searches_leave_most_connections_to_other_requests(mine, app, caplog):
+    mine.find("hello")  # from here on the session is known, and only searches need a connection
+    connections = []
+    with app.app_context():
+        engine = db.engine
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as blocker:
+        blocker.execute(text("LOCK TABLE searchable_messages"))
+        note = lambda *_: connections.append(engine.pool.checkedout())  # noqa: E731
+        event.listen(engine, "checkout", note)
+        try:
+            with ThreadPoolExecutor(40) as threads:
+                answers = list(threads.map(lambda _: mine.get("hello"), range(40)))
+        finally:
+            event.remove(engine, "checkout", note)
+    for answer in answers:
+        assert_problem(answer, 503, "service_unavailable")
+    assert max(connections) == 1 + 4, "the blocker's, and one for each of the four searches that run at once"
+    assert "Search refused: no slot became free" in caplog.text
+    assert mine.find("hello") == []
 
 
 def test_a_search_needs_a_token(client):
