@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import or_, select, update
 
 from app.billing.models import StripeCustomer
-from app.billing.stripe_connection import required_setting, stripe_calls
+from app.billing.stripe_connection import required_setting, stripe_calls_for
 from app.billing.subscriptions import (
     copy_subscriptions,
     dormant_subscriptions,
@@ -47,10 +47,11 @@ class AlreadySubscribed(AppError):
 def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
     """Return an open Checkout session: the existing one, or a new one.
 
-    Raises AlreadySubscribed, PaymentProviderError, ServiceUnavailable, TokenRevoked; then nothing was bought.
+    Raises AlreadySubscribed, PaymentProviderError, RateLimited, ServiceUnavailable, TokenRevoked; then nothing was
+    bought.
     """
     price_id: str = required_setting("stripe_pro_price_id")[0]
-    with stripe_calls() as payments:
+    with stripe_calls_for(user_id) as payments:
         for _ in range(MAX_ROUNDS):
             customer = get_or_insert_customer(user_id, now, refuse_subscribed=True)
             if customer.stripe_id is None:
@@ -72,9 +73,9 @@ def start_checkout(user_id: UUID, *, now: datetime) -> RemoteSession:
 def open_portal(user_id: UUID, *, now: datetime) -> str:
     """The address of Stripe's billing portal for the user.
 
-    Raises PaymentProviderError, ServiceUnavailable, TokenRevoked.
+    Raises PaymentProviderError, RateLimited, ServiceUnavailable, TokenRevoked.
     """
-    with stripe_calls() as payments:
+    with stripe_calls_for(user_id) as payments:
         for _ in range(MAX_ROUNDS):
             customer = get_or_insert_customer(user_id, now)
             if customer.stripe_id is None:
@@ -90,15 +91,16 @@ def open_portal(user_id: UUID, *, now: datetime) -> str:
 def close_account(user_id: UUID, *, now: datetime) -> None:
     """Expire the user's open Checkout sessions, and cancel all subscriptions at Stripe at once, whatever their price.
 
-    Sessions go first, so that none is paid for in between. Raises PaymentProviderError, ServiceUnavailable: then the
-    account must stay as it is. A subscription that is paid for all the same is canceled when its event comes.
+    Sessions go first, so that none is paid for in between. A subscription that is paid for all the same is canceled
+    when its event comes. Raises PaymentProviderError, RateLimited, ServiceUnavailable: then the account must stay as it
+    is.
     """
     existing = (StripeCustomer.stripe_id.is_not(None), StripeCustomer.deleted_at.is_(None))
     customer = db.session.scalar(select(StripeCustomer).where(StripeCustomer.user_id == user_id, *existing))
     if customer is None:
         return
     stripe_id = str(customer.stripe_id)
-    with stripe_calls() as payments:
+    with stripe_calls_for(user_id) as payments:
         try:
             for session in payments.open_sessions(stripe_id):
                 payments.expire_session(session.id)

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
 from typing import Any
+from uuid import UUID
 
 from app.core import settings
-from app.core.errors import AppError, ServiceUnavailable
+from app.core.admission import held_request
+from app.core.errors import RETRY_AFTER_SECONDS, AppError, RateLimited, ServiceUnavailable
 from app.core.transactions import release_connection
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.stripe import Payments, PaymentsRejected, PaymentsUnavailable
@@ -52,3 +54,23 @@ def stripe_calls() -> Iterator[Payments]:
     except PaymentsUnavailable as error:
         log.warning("Stripe did not answer a call: %s", error)
         raise ServiceUnavailable("The payment provider does not answer right now. Try again shortly.") from None
+
+
+@contextmanager
+def stripe_calls_for(user_id: UUID) -> Iterator[Payments]:
+    """Yield Stripe for a request of the user. Each holds a thread for as long as Stripe is slow, so they are few.
+
+    A process allows one for every eight of its threads, and a user half of these. Raises RateLimited, and what
+    `stripe_calls` does.
+    """
+    allowed = max(1, settings().web_threads // 8)
+    # The user's own first: a user who sends too many at once takes none of the process's from others.
+    with held_request(f"payments:{user_id}", at_most=max(1, allowed // 2)) as is_one_of_few:
+        if not is_one_of_few:
+            raise RateLimited("Too many of your requests wait for Stripe.", retry_after=RETRY_AFTER_SECONDS)
+        with held_request("payments", at_most=allowed) as has_slot:
+            if not has_slot:
+                log.warning("Payment request refused: WEB_THREADS allows only %d at once", allowed)
+                raise ServiceUnavailable("Too many payments are under way on this server. Try again in a few seconds.")
+            with stripe_calls() as payments:
+                yield payments
