@@ -58,6 +58,21 @@ def test_export_holds_everything_as_the_api_shows_it(app, user, small_pieces):
     assert len(page) == 8
 
 
+def test_empty_chatrooms_cost_no_statement_of_their_own(user, statements):
+    def cost():
+        statements.clear()
+        assert len(json.loads(user.get("/user/me/export").data)["chatrooms"]) == rooms
+        return len(statements)
+
+    user.make_chatroom()
+    rooms = 1
+    before = cost()
+    for _ in range(5):
+        user.make_chatroom()
+    rooms = 6
+    assert cost() == before
+
+
 def test_export_holds_nothing_of_others_and_no_secret(user, make_user):
     set_password = user.post("/auth/change-password", json={"new_password": "a-good-long-password"})
     user.access_token = set_password.json["access_token"]
@@ -196,6 +211,7 @@ def test_an_export_that_takes_too_long_is_cut_off(app, own_environment, mobile_n
                 ),
                 {"room": room},
             )
+            db.session.execute(text("UPDATE chatrooms SET turns = 4000"))
 
         def may_export():
             with web.call("GET", "/user/me/export", token=token, stream=True) as another:
