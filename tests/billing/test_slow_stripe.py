@@ -18,8 +18,8 @@ PORTAL = "/subscription/portal"
 
 @pytest.fixture
 def app(app: Flask, make_billing_app: Callable[..., Flask]) -> Flask:
-    """An application of 32 threads, which allows PER_PROCESS requests to wait for Stripe."""
-    return make_billing_app(web_threads=8 * PER_PROCESS)
+    """An application of 16 threads, which allows PER_PROCESS requests to wait for Stripe."""
+    return make_billing_app(web_threads=4 * PER_PROCESS)
 
 
 @pytest.fixture
