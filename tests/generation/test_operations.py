@@ -60,6 +60,18 @@ def test_all_failed_replies_are_queued_again(room, runner, flask, monkeypatch):
     assert "0 replies" in flask("retry", "--all").output
 
 
+def test_of_more_failed_replies_than_a_batch_the_earliest_are_queued_first(room, runner, monkeypatch):
+    monkeypatch.setattr(state, "BATCH", 1)
+    first, second, third = (uuid.UUID(room.answer(runner, "[[sandbox: block]]").id) for _ in range(3))
+    room.sql("UPDATE messages SET completed_at = completed_at - interval '1 minute' WHERE id = :id", id=third)
+    now = utc_now()
+    with room.app.app_context(), transaction() as tx:
+        for way in ("indexscan", "bitmapscan"):  # an index on the time would give the same order by chance
+            db.session.execute(text(f"SET LOCAL enable_{way} = off"))
+        queued = [state.retry_failed(tx, None, until=now, now=now) for _ in range(3)]
+    assert queued == [[third], [first], [second]]
+
+
 def test_a_reply_that_fails_again_meanwhile_is_queued_once(room, runner, gemini):
     """The cause persists, and workers are quick."""
     gemini.behave(status=404)
