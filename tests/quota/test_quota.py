@@ -11,7 +11,9 @@ from flask import Flask
 
 from app.billing.tier import grant_pro
 from app.core.clock import utc_now
+from app.core.transactions import transaction
 from app.messages.service import accept_prompt
+from app.quota.ledger import disown_charges
 from app.quota.usage import quota_headers, usage_today
 from sandbox.stack.servers import ValkeyServer
 
@@ -162,3 +164,10 @@ def test_without_redis_a_prompt_is_refused_in_time_and_nothing_is_stored(
         assert answers[0].headers["Retry-After"]
         assert person.get(f"{path}/messages").json["items"] == []
         assert person.get("/user/usage").json["used"] == 0
+
+
+def test_no_more_charges_are_disowned_at_once_than_the_caller_allows(room):
+    for _ in range(3):
+        assert post(room).status_code == 202
+    with room.app.app_context(), transaction():
+        assert [disown_charges(UUID(room.person.id), limit=2) for _ in range(3)] == [2, 1, 0]
