@@ -221,6 +221,21 @@ def time_out() -> None:
     raise RedisTimeout
 
 
+def test_prompts_and_retries_find_out_at_once_that_redis_answers_again(make_app, make_redis_url, user):
+    """They need Redis, so they do not wait until the others ask it again."""
+    app = make_app(redis_url=make_redis_url())
+    breaker = app.extensions["redis_breaker"]
+    room = f"/chatroom/{call(app, user, 'POST', '/chatroom', json={'title': 'A room'}).json['id']}"
+    reply = call(app, user, "POST", f"{room}/message", json={"text": "Hello"}).json["reply"]
+    assert call(app, user, "POST", f"{room}/messages/{reply['id']}/cancel").status_code == 200
+    for path, body in ((f"{room}/messages/{reply['id']}/retry", None), (f"{room}/message", {"text": "Hello"})):
+        with pytest.raises(RedisTimeout), breaker.guard(probing=True):
+            raise RedisTimeout
+        assert breaker.is_open
+        assert call(app, user, "POST", path, json=body).status_code == 202
+        assert not breaker.is_open
+
+
 def test_requests_that_wait_for_a_silent_redis_at_once_log_it_once(caplog):
     breaker = redis_clients.RedisBreaker()
     with ExitStack() as asking:
