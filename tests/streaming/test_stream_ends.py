@@ -1,5 +1,6 @@
 """When a stream ends before its reply does, and how many may be open."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -10,8 +11,10 @@ from sqlalchemy.exc import OperationalError
 from app.chatrooms.models import Context, Status
 from app.core.admission import Slot
 from app.core.db import DatabaseUnavailable
-from app.streaming import following
+from app.core.redis import redis_client
+from app.streaming import events, following
 from app.streaming.following import Follower
+from sandbox.stack.processes import wait_until
 from tests.conftest import purge_all
 from tests.event_streams import events_of, follow, names
 
@@ -46,6 +49,18 @@ def test_the_stream_of_a_reply_that_is_deleted_while_it_is_written_just_ends(roo
     purge_all(room.app)
     assert "completed" not in names(list(stream))
     thread.join()
+
+
+def test_a_purge_is_noticed_by_those_who_wait_for_the_next_entry(room):
+    reply_id = room.send("Hello", stream=True)
+    with room.app.app_context():
+        client = redis_client(blocking=True)
+        since = events.publish(reply_id, events.Entry(1, status=Status.GENERATING))
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(events.read, client, reply_id, since, seconds=5)
+            assert wait_until(lambda: int(client.info("clients")["blocked_clients"]) > 0, seconds=4)
+            events.purge([reply_id], unfinished_attempts={reply_id: 1})
+        assert [entry.status for entry in waiting.result()[1]] == [Status.CANCELED]
 
 
 class Clock:
