@@ -12,6 +12,7 @@ from app.account.tasks import purge_chatroom
 from app.chatrooms.models import ErrorCode, Status
 from app.core.broker import GENERATIONS
 from app.core.clock import utc_now
+from app.core.db import db
 from app.core.transactions import transaction
 from app.generation import state
 from app.generation.queueing import enqueue_next_replies
@@ -153,6 +154,13 @@ def test_the_end_of_a_reply_holds_no_row_while_it_waits_for_one(two_slots, rooms
         ending.result()
     other.close()
     assert sorted(tasks_of(two_slots)) == sorted(map(str, [marked, unmarked]))
+
+
+def test_no_connection_is_held_after_the_look_for_waiting_replies(two_slots, rooms):
+    """What follows the end of a reply may wait for Redis."""
+    with two_slots.app_context():
+        enqueue_next_replies(UUID(rooms[0].path.rpartition("/")[2]), UUID(rooms[0].person.id))
+        assert db.engine.pool.checkedout() == 0
 
 
 def test_a_deleted_chatroom_frees_its_slot(two_slots, rooms, make_runner, gemini, forget_tasks):
