@@ -155,7 +155,7 @@ def renew(claims: Iterable[Claim], *, lease: timedelta) -> set[Claim]:
         matches_claim, messages.c.lease_expires_at.is_not(None)
     )
     due = still_held.where(messages.c.lease_expires_at < func.now() + lease * 2 / 3)
-    unlocked = due.order_by(messages.c.id).with_for_update(skip_locked=True, key_share=True).cte("unlocked")
+    unlocked = due.with_for_update(skip_locked=True, key_share=True).cte("unlocked")
     renewed = (
         update(messages)
         .where(messages.c.id == unlocked.c.id)
