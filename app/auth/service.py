@@ -78,7 +78,6 @@ def log_in(mobile: str, password: str, client: Client, *, now: datetime) -> Toke
     Raises InvalidCredentials, RateLimited, ServiceUnavailable.
     """
     user = users.find_user_by_mobile(mobile)
-    release_connection()  # a hash may have to wait for its slot
     known_hash = user.password_hash if user is not None else None
     require_password(mobile, known_hash, password, now, when_wrong=InvalidCredentials)
     with transaction() as tx:
