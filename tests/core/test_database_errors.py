@@ -6,6 +6,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from app.core.db import DATABASE_UNAVAILABLE, answers_within, db
+from app.core.transactions import release_connection
 from sandbox.stack.processes import free_port
 from tests.problems import assert_problem
 
@@ -70,6 +71,16 @@ def test_a_connection_that_is_ended_is_an_absence(app, postgres):
         cursor.execute("SELECT pg_terminate_backend(%s, 2000)", (pid,))
         with pytest.raises(DATABASE_UNAVAILABLE):
             db.session.scalar(text("SELECT 1"))
+    admin.close()
+
+
+def test_a_connection_that_was_ended_while_nobody_used_it_is_replaced(app, postgres):
+    with app.app_context(), psycopg2.connect(postgres.url) as admin, admin.cursor() as cursor:
+        for _ in range(2):  # the replacement is looked at as well
+            pid = db.session.scalar(text("SELECT pg_backend_pid()"))
+            release_connection()
+            cursor.execute("SELECT pg_terminate_backend(%s, 2000)", (pid,))
+        assert db.session.scalar(text("SELECT pg_backend_pid()")) != pid
     admin.close()
 
 
