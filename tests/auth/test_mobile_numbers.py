@@ -27,6 +27,25 @@ def test_every_international_spelling_is_the_same_number(app, spelling):
 
 
 @pytest.mark.parametrize(
+    ("path", "required"),
+    [
+        ("signup", {"mobile"}),
+        ("send-otp", {"mobile"}),
+        ("verify-otp", {"mobile", "otp"}),
+        ("login", {"mobile", "password"}),
+        ("forgot-password", {"mobile"}),
+        ("reset-password", {"mobile", "otp", "new_password"}),
+        ("change-password", {"new_password"}),
+        ("change-mobile", {"new_mobile"}),
+        ("change-mobile/verify", {"new_mobile", "otp"}),
+    ],
+)
+def test_a_body_without_its_required_fields_is_refused_and_names_them(user, visitor, path, required):
+    answer = visitor.post(f"/auth/{path}", token=user.access_token)
+    assert set(assert_problem(answer, 422, "validation_error")["errors"]) == required
+
+
+@pytest.mark.parametrize(
     ("spelling", "stored"),
     [
         ("+44 (0)20 7946 0958", "+442079460958"),

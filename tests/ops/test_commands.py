@@ -33,6 +33,8 @@ def test_json_output_is_one_object_a_line(user, flask):
     flask("users", "grant-pro", user.mobile, "--reason", "A gift")
     found, grant = (json.loads(line) for line in flask("users", "find", user.id, "--json").output.splitlines())
     assert (found["kind"], found["id"], found["tier"]) == ("user", user.id, "pro")
+    assert [*found] == ["kind", "id", "mobile", "name", "tier", "chatrooms", "created_at", "verified_at"]
+    assert [*grant] == ["kind", "state", "reason", "created_at", "ends_at", "revoked_at"]
     assert (grant["kind"], grant["state"], grant["reason"], grant["ends_at"]) == ("grant", "active", "A gift", None)
 
 
