@@ -7,8 +7,11 @@ from uuid import UUID
 import pytest
 
 from app.billing.checkout import close_account
-from app.billing.stripe_connection import PaymentProviderError
+from app.billing.models import StripeCustomer
+from app.billing.stripe_connection import PaymentProviderError, stripe_calls
+from app.billing.subscriptions import copy_subscriptions, end_customer
 from app.billing.tier import export_subscriptions
+from app.core.db import db
 from app.core.errors import ServiceUnavailable
 from app.integrations.stripe import MissingAtStripe, Payments
 from sandbox.stand_ins import RunningStandIn
@@ -115,6 +118,40 @@ def test_a_payment_that_slips_through_is_canceled_when_its_event_comes(
     (ended,) = stripe.events("customer.subscription.deleted")
     assert ended["event"]["data"]["object"]["id"] == subscription_id
     assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_a_user_deleted_after_the_customer_was_read_is_not_charged(
+    user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    shop.subscribe(user)
+    customer_id = shop.rows("stripe_customers")[0]["id"]
+
+    def copy() -> None:
+        with stripe_calls() as payments:
+            customer = db.session.get_one(StripeCustomer, customer_id)
+            assert customer.user_id is not None
+            shop.delete_user(user.id)
+            copy_subscriptions(payments, customer_id, now=datetime.now(UTC))
+
+    shop.run(copy)
+    assert [row["status"] for row in shop.rows()] == ["canceled"]
+
+
+def test_the_end_of_a_customer_leaves_other_customers_and_earlier_subscriptions_alone(
+    user: Any, make_user: Any, shop: Shop, stripe: RunningStandIn
+) -> None:
+    other = make_user()
+    stays = shop.subscribe(other)
+    ended_before = shop.subscribe(user)
+    stripe.act(ended_before, "cancel")
+    shop.deliver_all()
+    ends = shop.subscribe(user)
+    before = {row["id"]: row for row in shop.rows()}
+    customer_id = before[ends]["customer_id"]
+    shop.run(lambda: end_customer(customer_id, now=datetime.now(UTC)))
+    after = {row["id"]: row for row in shop.rows()}
+    assert after[ends]["status"] == "canceled"
+    assert (after[stays], after[ended_before]) == (before[stays], before[ended_before])
 
 
 def test_one_event_cancels_every_subscription_that_slipped_through(
