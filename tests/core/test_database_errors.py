@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
-from app.core.db import DATABASE_UNAVAILABLE, answers_within, db
+from app.core.db import ANSWER_SECONDS, DATABASE_UNAVAILABLE, answers_within, db, seconds_allowed
 from app.core.transactions import release_connection
 from sandbox.stack.processes import free_port
 from tests.problems import assert_problem
@@ -63,6 +63,21 @@ def test_a_server_that_is_not_there_is_absent(make_app, app):
 def test_a_server_that_does_not_answer_in_time_is_absent(app):
     with app.app_context(), answers_within(0.2), pytest.raises(DATABASE_UNAVAILABLE):
         db.session.scalar(text("SELECT pg_sleep(10)"))
+
+
+def test_another_time_is_allowed_within_the_block_only(app):
+    with app.app_context():
+        connection = db.session.connection().connection.driver_connection
+        with answers_within(60):
+            assert seconds_allowed(connection) == 60
+        assert seconds_allowed(connection) == ANSWER_SECONDS
+
+
+def test_an_absence_does_not_show_the_values_of_its_statement(app):
+    with app.app_context(), answers_within(0.2), pytest.raises(DATABASE_UNAVAILABLE) as raised:
+        db.session.execute(text("SELECT pg_sleep(10), CAST(:name AS text)"), {"name": "Ada"})
+    assert "pg_sleep" in str(raised.value)
+    assert "Ada" not in str(raised.value)
 
 
 def test_a_connection_that_is_ended_is_an_absence(app, postgres):
