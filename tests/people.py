@@ -1,16 +1,20 @@
 """People: clients of an application, with a token or without one, and their numbers."""
 
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg2.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
 from app.auth.sessions import open_session
@@ -117,19 +121,44 @@ def user(make_user: Callable[..., Person]) -> Person:
     return make_user()
 
 
+class AbortedStatements(logging.Handler):
+    """Collects the errors that PostgreSQL ended requests with, except for waits that took too long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[OperationalError] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OperationalError) and not isinstance(error.orig, LockNotAvailable | QueryCanceled):
+            self.errors.append(error)
+
+
+@contextmanager
+def no_deadlocks() -> Iterator[None]:
+    """Fail if a request ends with a 503 because PostgreSQL aborted a statement for more than a wait."""
+    aborted, log = AbortedStatements(), logging.getLogger("app.core.errors")
+    log.addHandler(aborted)
+    try:
+        yield
+    finally:
+        log.removeHandler(aborted)
+    assert not aborted.errors, aborted.errors
+
+
 def all_at_once(calls: Sequence[Callable[[], Any]], *, retry: bool = True) -> list[Any]:
     """Make all calls at the same moment. Returns what came of each, in their order.
 
     retry: repeat the calls that were answered 503, one by one. On a machine under load some wait too long for a row
-    that they all lock. Such a call stores and spends nothing.
+    that they all lock. Such a call stores and spends nothing. A deadlock fails the test all the same.
     """
     together = threading.Barrier(len(calls))
 
     def do(call: Callable[[], Any]) -> Any:
-        together.wait(10)
+        together.wait(60)
         return call()
 
-    with ThreadPoolExecutor(len(calls)) as threads:
+    with no_deadlocks() if retry else nullcontext(), ThreadPoolExecutor(len(calls)) as threads:
         answers = list(threads.map(do, calls))
     pairs = zip(calls, answers, strict=True)
     return [call() if retry and getattr(answer, "status_code", None) == 503 else answer for call, answer in pairs]

@@ -8,6 +8,7 @@ from sqlalchemy.exc import OperationalError
 from app.core.db import ANSWER_SECONDS, DATABASE_UNAVAILABLE, answers_within, db, seconds_allowed
 from app.core.transactions import release_connection
 from sandbox.stack.processes import free_port
+from tests.people import all_at_once
 from tests.problems import assert_problem
 
 DEFECTS = {
@@ -52,6 +53,20 @@ def test_a_defect_is_not_classified_as_an_absence(app, state):
     with app.app_context(), pytest.raises(Exception, match="Ada") as raised:
         fail_with(state)
     assert not isinstance(raised.value, DATABASE_UNAVAILABLE)
+
+
+@pytest.mark.parametrize("state", ["40P01", "55P03"])
+def test_tests_repeat_a_request_that_waited_too_long_and_fail_at_a_deadlock(failing_app, state):
+    states = [state, "nothing"]
+
+    def call():
+        return failing_app.test_client().get(f"/fail/{states.pop(0)}" if states[0] == state else "/healthz")
+
+    if state == "40P01":
+        with pytest.raises(AssertionError, match="DeadlockDetected"):
+            all_at_once([call])
+    else:
+        assert [answer.status_code for answer in all_at_once([call])] == [200]
 
 
 def test_a_server_that_is_not_there_is_absent(make_app, app):

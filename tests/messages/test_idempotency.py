@@ -18,6 +18,7 @@ from app.generation import state
 from app.messages.schemas import MessageOut
 from app.messages.service import accept_prompt, wait_for_reply
 from sandbox.stack.processes import wait_until
+from tests.people import all_at_once
 from tests.queues import waiting_tasks
 from tests.rooms import retry
 
@@ -51,12 +52,7 @@ def test_a_trimmed_text_is_trimmed_in_the_repeated_answer_too(room):
 
 
 def test_twenty_copies_at_once_are_accepted_once_and_answered_alike(room):
-    def post_twice_if_need_be(_):
-        answer = post(room)  # 503: a busy machine had no connection to spare for two seconds
-        return answer if answer.status_code != 503 else post(room)
-
-    with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(post_twice_if_need_be, range(20)))
+    answers = all_at_once([lambda: post(room)] * 20)
     assert {answer.status_code for answer in answers} == {202}
     assert len({answer.text for answer in answers}) == 1
     assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 19

@@ -16,6 +16,7 @@ from app.messages.service import accept_prompt
 from app.quota.ledger import disown_charges
 from app.quota.usage import quota_headers, usage_today
 from sandbox.stack.servers import ValkeyServer
+from tests.people import all_at_once
 
 LATE = datetime(2031, 5, 1, 23, 59, 59, tzinfo=UTC)
 NEXT_DAY = datetime(2031, 5, 2, 0, 0, 1, tzinfo=UTC)
@@ -37,8 +38,7 @@ def test_sixth_prompt_of_the_day_is_refused(room):
 
 
 def test_exactly_five_of_twenty_parallel_prompts_are_accepted(room):
-    with ThreadPoolExecutor(20) as pool:
-        codes = list(pool.map(lambda _: post(room).status_code, range(20)))
+    codes = [answer.status_code for answer in all_at_once([lambda: post(room)] * 20)]
     assert sorted(codes) == [202] * 5 + [429] * 15
     assert room.used() == len(room.charges()) == 5
 
@@ -92,8 +92,7 @@ def test_parallel_prompts_after_the_loss_of_the_counter_are_exact(room):
     for _ in range(3):
         post(room)
     room.app.extensions["redis"].flushdb()
-    with ThreadPoolExecutor(20) as pool:
-        codes = list(pool.map(lambda _: post(room).status_code, range(20)))
+    codes = [answer.status_code for answer in all_at_once([lambda: post(room)] * 20)]
     assert codes.count(202) == 2
 
 
