@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.chatrooms.models import Chatroom, Message
 from app.chatrooms.service import get_chatroom
+from app.core import settings
 from app.core.db import Model, db
 from app.core.errors import ServiceUnavailable
 from app.core.schemas import Page, decode_cursor, encode_cursor
@@ -53,7 +55,8 @@ OLDEST, NEWEST = UUID(int=0), UUID(int=2**128 - 1)
 BEST = (MILLIONTHS + 1, NEWEST)  # sorts before the best match
 IS_INDEXED = {"compared": False, "indexed": True}  # by a cursor's word; for "next" it is not decided yet (None)
 FIRST = (NEWEST, OLDEST, None, *BEST)
-search_slots = threading.BoundedSemaphore(4)  # of a pool of 20 connections
+SEARCHES_PER_PROCESS = 4  # but no more than a third of the connections
+search_slots = cache(threading.BoundedSemaphore)  # by their number, so one for each process
 SEARCH_SLOT_SECONDS = 2.0  # how long a request waits for a slot
 
 log = logging.getLogger(__name__)
@@ -147,15 +150,16 @@ def search_slot() -> Iterator[None]:
 
     Raises ServiceUnavailable when no slot becomes free in time.
     """
+    slots = search_slots(max(1, min(SEARCHES_PER_PROCESS, settings().database_pool_size // 3)))
     release_connection()
-    if not search_slots.acquire(timeout=SEARCH_SLOT_SECONDS):
+    if not slots.acquire(timeout=SEARCH_SLOT_SECONDS):
         log.warning("Search refused: no slot became free within %.0f s", SEARCH_SLOT_SECONDS)
         raise ServiceUnavailable
     try:
         yield
     finally:
         release_connection()  # cutting excerpts out of long texts takes a moment
-        search_slots.release()
+        slots.release()
 
 
 IN_ALL, IN_CHATROOM = search_statement("user_id", "user"), search_statement("chatroom_id", "room")

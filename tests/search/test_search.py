@@ -1,6 +1,7 @@
 """Searching one's own messages, through the API."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from urllib.parse import quote
 from uuid import UUID
@@ -297,7 +298,14 @@ def test_a_query_may_have_two_hundred_words_of_one_letter(mine):
     assert mine.find("日" * 200) == []
 
 
-def test_slow_searches_leave_most_connections_to_other_requests(mine, app, caplog):
+@pytest.fixture
+def pooled_app(make_app, pool_size):
+    return make_app(database_pool_size=pool_size)
+
+
+@pytest.mark.parametrize(("pool_size", "at_once"), [(20, 4), (6, 2)])
+def test_slow_searches_leave_most_connections_to_other_requests(user, pooled_app, caplog, at_once):
+    app, mine = pooled_app, Searcher(replace(user, client=pooled_app.test_client()))
     mine.find("hello")  # from here on the session is known, and only searches need a connection
     connections = []
     with app.app_context():
@@ -313,7 +321,7 @@ def test_slow_searches_leave_most_connections_to_other_requests(mine, app, caplo
             event.remove(engine, "checkout", note)
     for answer in answers:
         assert_problem(answer, 503, "service_unavailable")
-    assert max(connections) == 1 + 4, "the blocker's, and one for each of the four searches that run at once"
+    assert max(connections) == 1 + at_once, "the blocker's, and one for each search that runs"
     assert "Search refused: no slot became free" in caplog.text
     assert mine.find("hello") == []
 
