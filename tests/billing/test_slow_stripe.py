@@ -12,14 +12,14 @@ from sandbox.stand_ins import RunningStandIn
 from tests.conftest import wait_until
 from tests.problems import assert_problem
 
-PER_PROCESS, PER_USER = 4, 2
+PER_PROCESS, PER_USER = 8, 4
 PORTAL = "/subscription/portal"
 
 
 @pytest.fixture
 def app(app: Flask, make_billing_app: Callable[..., Flask]) -> Flask:
-    """An application of 16 threads, which allows PER_PROCESS requests to wait for Stripe."""
-    return make_billing_app(web_threads=4 * PER_PROCESS)
+    """An application of 64 threads. Streams may hold 48 of them, and half of the others may wait for Stripe."""
+    return make_billing_app(web_threads=64, streams_per_process=64)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_process_has_few_requests_that_wait_for_stripe(
             wait_for_stripe(user)
     late = make_user()
     assert_problem(late.post("/subscribe/pro"), 503, "service_unavailable")
-    assert "Payment request refused: WEB_THREADS allows only 4 at once" in caplog.text
+    assert f"Payment request refused: WEB_THREADS allows only {PER_PROCESS} at once" in caplog.text
     assert late.get("/user/me").status_code == 200
 
 
