@@ -122,7 +122,7 @@ def user(make_user: Callable[..., Person]) -> Person:
 
 
 class AbortedStatements(logging.Handler):
-    """Collects the errors that PostgreSQL ended requests with, except for waits that took too long."""
+    """Collects the errors with which PostgreSQL ended requests, except for waits that took too long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class AbortedStatements(logging.Handler):
 
 @contextmanager
 def no_deadlocks() -> Iterator[None]:
-    """Fail if a request ends with a 503 because PostgreSQL aborted a statement for more than a wait."""
+    """Fail if PostgreSQL ended a request of the block for another reason than a wait, such as a deadlock."""
     aborted, log = AbortedStatements(), logging.getLogger("app.core.errors")
     log.addHandler(aborted)
     try:

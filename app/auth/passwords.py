@@ -131,7 +131,7 @@ def require_password(
     *,
     when_wrong: type[AppError] = WrongPassword,
 ) -> None:
-    """Compare a password; it takes as long when there is no hash. No transaction is open meanwhile.
+    """Compare a password; it takes as long when there is no hash. No connection is held meanwhile.
 
     The attempt is counted first, and refunded if the password was right or could not be compared: a flood of logins
     must not lock anybody out. Raises `when_wrong`, RateLimited, ServiceUnavailable.

@@ -41,7 +41,7 @@ def wait_for_stripe(app: Flask, stripe: RunningStandIn) -> Iterator[Callable[...
 
 
 def elsewhere(user: Any, app: Flask) -> Any:
-    """Return the user in another thread."""
+    """Return the user with a client of its own, for another thread."""
     return replace(user, client=app.test_client())
 
 
