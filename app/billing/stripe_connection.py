@@ -60,13 +60,13 @@ def stripe_calls() -> Iterator[Payments]:
 def stripe_calls_for(user_id: UUID) -> Iterator[Payments]:
     """Yield Stripe for a request of the user. Each holds a thread for as long as Stripe is slow, so they are few.
 
-    A process allows half as many as the threads that streams leave free, and a user half of these. Raises RateLimited,
-    and what `stripe_calls` does.
+    A process allows half as many as the threads that streams leave free, and a user three quarters of these. Raises
+    RateLimited, and what `stripe_calls` does.
     """
     config = settings()
     allowed = max(1, (config.web_threads - config.streams_allowed) // 2)
     # The user's own first: a user who sends too many at once takes none of the process's from others.
-    with held_request(f"payments:{user_id}", at_most=max(1, allowed // 2)) as is_one_of_few:
+    with held_request(f"payments:{user_id}", at_most=allowed - allowed // 4) as is_one_of_few:
         if not is_one_of_few:
             raise RateLimited("Too many of your requests wait for Stripe.", retry_after=RETRY_AFTER_SECONDS)
         with held_request("payments", at_most=allowed) as has_slot:
