@@ -68,11 +68,13 @@ def person(web: WebProcess, mobile_numbers: Iterator[str]) -> Client:
 @contextmanager
 def frozen(server: Server) -> Iterator[None]:
     """Freeze the server with all its processes: it is reachable, and silent."""
-    assert server.pid
-    family = [server.pid, *descendants(server.pid)]
-    for pid in family:
-        os.kill(pid, signal.SIGSTOP)
+    leader = server.pid
+    assert leader
+    os.kill(leader, signal.SIGSTOP)  # first: from now on it starts no process, and one that ends keeps its id
+    family = [leader, *descendants(leader)]
     try:
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
         yield
     finally:
         for pid in reversed(family):
