@@ -21,6 +21,7 @@ from app.core.transactions import release_connection, transaction
 from app.generation.runner import configured_client
 from app.integrations.bounded_calls import BoundedCall
 from app.integrations.gemini.client import FinishReason, ModelClient, ModelError, Turn
+from app.users.models import User
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ IS_COMPLETED_REPLY = (messages.c.role == Role.MODEL, messages.c.status == Status
 def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: datetime) -> None:
     """Name a chatroom after its first exchange. Does nothing if it has a name, or if no exchange is complete yet.
 
+    Also does nothing if it or the account is deleted, even if the rows are not purged yet.
+
     titler: from `configured_titler`; without one the prompt's first words are the name.
     """
     unnamed = (Chatroom.title.is_(None), Chatroom.user_id.is_not(None))
@@ -52,7 +55,8 @@ def title_chatroom(chatroom_id: UUID, titler: ModelClient | None, *, now: dateti
         select(prompts.c.text.label("prompt"), messages.c.text.label("reply"))
         .join(prompts, prompts.c.id == messages.c.in_reply_to)
         .join(Chatroom, Chatroom.id == messages.c.chatroom_id)
-        .where(messages.c.chatroom_id == chatroom_id, *IS_COMPLETED_REPLY, *unnamed)
+        .join(User, User.id == Chatroom.user_id)
+        .where(messages.c.chatroom_id == chatroom_id, User.mobile.is_not(None), *IS_COMPLETED_REPLY, *unnamed)
     )
     exchange: Any = db.session.execute(exchanges.order_by(messages.c.position).limit(1)).one_or_none()
     release_connection()

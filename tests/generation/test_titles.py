@@ -129,6 +129,17 @@ def test_a_room_is_named_once_and_a_deleted_one_never(untitled, runner, gemini):
         title_chatroom(id_of(untitled), configured_titler(), now=utc_now())
 
 
+@pytest.mark.parametrize("what", ["room", "account"])
+def test_gemini_gets_nothing_of_a_deleted_room_or_account(untitled, runner, gemini, what):
+    """Its task was queued before the deletion, whose own task has yet to purge the rows."""
+    untitled.answer(runner, "Hello")
+    assert untitled.person.delete(untitled.path if what == "room" else "/user/me").status_code == 204
+    gemini.clear_requests()
+    with untitled.app.app_context():
+        title_chatroom(id_of(untitled), configured_titler(), now=utc_now())
+    assert gemini.requests() == []
+
+
 def test_only_a_completed_reply_of_an_untitled_room_queues_the_task(untitled, room, runner):
     untitled.answer(runner, "[[sandbox: block]]")
     assert tasks_of(untitled) == []
