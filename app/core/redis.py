@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -139,8 +140,13 @@ def rate_limits() -> RateLimiter:
 
 
 def window_seconds(item: RateLimitItem, key: str) -> int:
-    """Return the seconds until the key's window ends: a value for `Retry-After`. Raises redis.RedisError."""
-    return int(rate_limits().get_window_stats(item, key).reset_time - time.time()) + 1
+    """Return the seconds until the key's window ends, rounded up: a value for `Retry-After`. Raises redis.RedisError.
+
+    `get_window_stats` rounds to the nearest second: a client that waited so long was often refused again.
+    """
+    storage = cast(Any, rate_limits().storage)
+    milliseconds = cast(int, redis_client().pttl(storage.prefixed_key(item.key_for(key))))
+    return max(1, math.ceil(milliseconds / 1_000))
 
 
 def redis_breaker() -> RedisBreaker:

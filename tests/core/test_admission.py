@@ -7,11 +7,13 @@ from contextlib import ExitStack
 import pytest
 from flask import Flask
 from flask_jwt_extended import create_access_token
+from limits import RateLimitItemPerMinute
 
 from app.auth.throttles import AUTH_REQUESTS, CODES_SENT
 from app.core import admission
 from app.core.admission import REQUESTS, held_request
 from app.core.broker import TIMEOUTS
+from app.core.redis import rate_limits, window_seconds
 from sandbox.stack.servers import ValkeyServer
 from tests.people import log_in
 from tests.problems import assert_problem
@@ -52,6 +54,19 @@ def test_user_is_limited_from_any_address(limited, user, make_user):
     assert_problem(refused, 429, "rate_limited")
     assert 1 <= int(refused.headers["Retry-After"]) <= 61
     assert call(limited, token=other.access_token).status_code == 200, "another user at the same address goes on"
+
+
+@pytest.mark.parametrize("left_ms", [1_400, 30_300, 59_400])
+def test_a_refusal_says_to_wait_until_the_window_has_ended(app, redis_db, left_ms):
+    item = RateLimitItemPerMinute(1)
+    with app.app_context():
+        assert rate_limits().hit(item, "somebody")
+        (counter,) = redis_db.keys("*somebody*")
+        redis_db.pexpire(counter, left_ms)
+        waited_ms = window_seconds(item, "somebody") * 1_000
+        assert redis_db.pttl(counter) <= waited_ms <= left_ms + 1_000
+        redis_db.delete(counter)
+        assert window_seconds(item, "somebody") == 1
 
 
 def test_a_users_minute_begins_with_its_first_request_whatever_follows(limited, user, redis_db):
