@@ -105,8 +105,13 @@ def owns_charges(user_id: UUID) -> bool:
 
 
 def move_charges(old_key: str, new_key: str, now: datetime) -> None:
-    """Copy what was spent today with one number to another, each prompt once: it stays spent on both."""
-    existing, day = aliased(PromptCharge), quota_day(now)
+    """Copy what was spent today with one number to another, each prompt once: it stays spent on both.
+
+    Copies what was spent on the day before and the day after too. Around midnight, a prompt of the old day may still
+    wait for this change, and a prompt of the new day may have overtaken it.
+    """
+    existing, today = aliased(PromptCharge), quota_day(now)
+    first, last = today - timedelta(days=1), today + timedelta(days=1)
     spent = select(
         func.gen_random_uuid(),
         literal(new_key),
@@ -116,11 +121,11 @@ def move_charges(old_key: str, new_key: str, now: datetime) -> None:
         ORIGINAL,
     ).where(
         PromptCharge.mobile_key == old_key,
-        PromptCharge.day == day,
+        PromptCharge.day.between(first, last),
         PromptCharge.refunded_at.is_(None),
         ORIGINAL.not_in(
             select(func.coalesce(existing.carried_from, existing.id)).where(
-                existing.mobile_key == new_key, existing.day == day
+                existing.mobile_key == new_key, existing.day.between(first, last)
             )
         ),
     )

@@ -1,6 +1,8 @@
 """What moves to the new number: rooms, Pro, and the day's spent prompts, which stay spent for both numbers."""
 
-from tests.auth.conftest import PASSWORD, Visitor
+import pytest
+
+from tests.auth.conftest import PASSWORD, Visitor, sql
 from tests.people import age_codes
 from tests.problems import assert_problem
 
@@ -90,6 +92,17 @@ def test_a_refund_counts_for_both_numbers(app, mover):
     assert used(mover, changed) == 0
     visitor, tokens = newcomer(app, mover.mobile)
     assert used(visitor, tokens["access_token"]) == 0
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_change_at_midnight_refills_neither_day(app, mover, days):
+    """A prompt of the old day may still wait for the change to end, or one of the new day may overtake it."""
+    spend(mover, mover.token, 5)
+    sql(app, "UPDATE prompt_charges SET day = day + :days", days=days)
+    changed = mover.change(mover.codes()[0], current_password=PASSWORD).json["access_token"]
+    assert used(mover, changed) == 0
+    sql(app, "UPDATE prompt_charges SET day = day - :days", days=days)
+    assert used(mover, changed) == 5
 
 
 def test_operators_count_a_carried_prompt_once(app, mover):
