@@ -69,7 +69,17 @@ def test_every_package_of_npm_is_locked_with_its_hash():
     assert [name for name, package in packages.items() if name and "integrity" not in package] == []
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "sandbox/stack/install.sh", "ci/install.sh", "ci/opentelemetry.sh"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "Dockerfile",
+        "sandbox/stack/install.sh",
+        "ci/install.sh",
+        "ci/opentelemetry.sh",
+        "README.md",
+        "docs/tracing.md",
+    ],
+)
 def test_packages_are_installed_by_their_hashes(file):
     text = (ROOT / file).read_text().replace("\\\n", " ")
     installs = re.findall(r"pip install.*-r .*", text)
