@@ -2,10 +2,14 @@
 
 import gc
 import os
+import time
 
 import pytest
 
+from app.core.clock import next_midnight, utc_now
+
 MAX_CORES = 8  # each process has servers, a worker and stand-ins of its own
+LONG_TEST_SECONDS = 30
 
 # Files whose tests start, kill or freeze the product's processes and its servers, the slowest first: `make test` leaves
 # them (and single tests of this mark) to `make test-processes`, and nothing is waited for alone at the end.
@@ -38,3 +42,10 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let no test begin just before midnight UTC. Its prompts would count for two days."""
+    while (left := (next_midnight(utc_now()) - utc_now()).total_seconds()) < LONG_TEST_SECONDS:
+        time.sleep(left)

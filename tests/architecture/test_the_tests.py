@@ -1,11 +1,14 @@
-"""Errors that would pass unseen fail the test."""
+"""Errors that would pass unseen fail the test, and no test fails because a day ends."""
 
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests import running
 from tests.web_process import ROOT
 
 FAILING = {
@@ -23,3 +26,19 @@ def test_an_exception_that_nobody_catches_fails_the_test(tmp_path: Path, stateme
 
     assert "1 failed" in done.stdout, done.stdout
     assert "ZeroDivisionError" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("now", "begins"),
+    [
+        (datetime(2031, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(2032, 1, 1, tzinfo=UTC)),
+        (datetime(2031, 12, 31, 23, 58, tzinfo=UTC), datetime(2031, 12, 31, 23, 58, tzinfo=UTC)),
+    ],
+)
+def test_no_test_begins_just_before_midnight(monkeypatch: pytest.MonkeyPatch, now: datetime, begins: datetime):
+    clock = [now]
+    monkeypatch.setattr(running, "utc_now", lambda: clock[-1])
+    sleep = SimpleNamespace(sleep=lambda seconds: clock.append(clock[-1] + timedelta(seconds=seconds)))
+    monkeypatch.setattr(running, "time", sleep)
+    running.pytest_runtest_setup()
+    assert clock[-1] == begins
