@@ -60,7 +60,7 @@ def test_a_call_that_ends_late_leaves_alone_a_connection_that_another_call_uses(
         with BoundedCall(30):
             answers.append(post(url))
 
-    with serving(server) as url, BoundedCall(30 if end == "aborted" else 0.5) as first:
+    with serving(server) as url, BoundedCall(30 if end == "aborted" else 4) as first:
         answers.append(post(url))
         second = threading.Thread(target=ask_second, args=(url,))
         second.start()  # while the first call goes on with something else, a transaction perhaps

@@ -18,6 +18,7 @@ from tests.integrations.scripted import JSON, says, serving, tunnel_to
 from tests.tls import make_certificate
 
 ANSWER = b'{"candidates": [{"content": {"parts": [{"text": "safe"}]}, "finishReason": "STOP"}]}'
+GRACE_SECONDS = 5.0  # for a machine that is busy with others; without a bound it would be 20 and more
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +62,7 @@ def test_a_call_is_bounded_as_a_whole(make_asker, context, script):
         outcome = make_asker(endpoint=url).ask("Hello", seconds=0.6)
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 3
+    assert outcome.seconds < 0.6 + GRACE_SECONDS
 
 
 @pytest.mark.parametrize("script", [hang, trickle])
@@ -78,7 +79,7 @@ def test_another_thread_can_end_a_call(make_asker, context, script):
         assert asked.wait(10)
         call.abort()
 
-        assert isinstance(outcome.result(timeout=3).error, CallAborted)
+        assert isinstance(outcome.result(timeout=GRACE_SECONDS).error, CallAborted)
 
 
 def test_a_handshake_that_never_ends_is_bounded(make_asker):
@@ -86,7 +87,7 @@ def test_a_handshake_that_never_ends_is_bounded(make_asker):
         outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=20, call=BoundedCall(0.6))
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 5
+    assert outcome.seconds < 1 + GRACE_SECONDS
 
 
 # Through a proxy
@@ -119,7 +120,7 @@ def test_a_call_through_a_proxy_is_bounded_as_a_whole(make_asker, context, throu
         outcome = make_asker(endpoint=url).ask("Hello", seconds=20, call=BoundedCall(1))
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 5
+    assert outcome.seconds < 1 + GRACE_SECONDS
 
 
 def test_a_handshake_through_a_proxy_is_bounded(make_asker, through_proxy):
@@ -127,4 +128,4 @@ def test_a_handshake_through_a_proxy_is_bounded(make_asker, through_proxy):
         outcome = make_asker(endpoint=url.replace("http", "https")).ask("Hello", seconds=20, call=BoundedCall(1))
 
     assert isinstance(outcome.error, ModelTimeout)
-    assert outcome.seconds < 5
+    assert outcome.seconds < 1 + GRACE_SECONDS

@@ -89,7 +89,7 @@ def test_a_wait_that_is_not_long_enough_answers_202(user, worker, gemini):
     gemini.clear_requests()
     path = user.make_chatroom()
     response = user.post(
-        f"{path}/message", json={"text": "[[sandbox: hang]]"}, headers={"Prefer": "respond-async, wait=1"}
+        f"{path}/message", json={"text": "[[sandbox: hang]]"}, headers={"Prefer": "respond-async, wait=4"}
     )
     assert gemini.stats() == {"calls": 1, "in_flight": 1, "max_in_flight": 1}  # the first attempt still goes on
     assert (response.status_code, response.json["reply"]["status"]) == (202, "generating")

@@ -114,7 +114,7 @@ def test_trickle_sends_bytes_that_keep_a_read_timeout_from_firing(gemini, prompt
     url = f"{gemini.url}/v1beta/models/gemini-3.5-flash:generateContent?key=k"
     body = prompt("[[sandbox: trickle=0.01]]")
 
-    with requests.post(url, json=body, stream=True, timeout=0.5) as response:
+    with requests.post(url, json=body, stream=True, timeout=5) as response:
         trickle = response.iter_content(1)
         assert b"".join(next(trickle) for _ in range(30)) == b"{" + b" " * 29
 

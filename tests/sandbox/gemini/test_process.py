@@ -24,7 +24,7 @@ def test_three_hundred_calls_hang_while_another_is_answered(quiet_gemini, post, 
     with concurrent.futures.ThreadPoolExecutor(300) as pool:
         calls = [pool.submit(post, prompt("[[sandbox: hang]]"), timeout=20) for _ in range(300)]
         quiet_gemini.wait_for(in_flight_at_least=300)
-        assert post(prompt("And me?"), timeout=2).status_code == 200
+        assert post(prompt("And me?"), timeout=10).status_code == 200
         quiet_gemini.reset()
         assert {call.result(20).status_code for call in calls} == {200}
 
