@@ -180,13 +180,15 @@ def test_a_reply_whose_commit_was_not_acknowledged_lets_the_next_one_begin(room,
 def test_only_the_current_attempt_may_write(room, make_runner, gemini):
     """A worker that was taken for dead comes back after another one has taken over its reply."""
     slow, quick = make_runner(lease_seconds=300), make_runner()
-    reply_id = room.send('[[sandbox: delay=2]] [[sandbox: say="Done."]]')
+    reply_id = room.send('[[sandbox: say="Done."]]')
+    gemini.behave(hang=True, times=1)
     thread = threading.Thread(target=room.generate, args=(slow, reply_id))
     thread.start()
     gemini.wait_for(in_flight_at_least=1)
     room.let_leases_run_out()
     room.generate(quick, reply_id)
     first = room.read(reply_id)
+    gemini.reset()
     thread.join()
     assert room.row(reply_id).attempt == 2
     assert room.read(reply_id) == first

@@ -18,12 +18,13 @@ from tests.rooms import retry, somebody_waits_for_a_lock
 
 def test_a_retried_reply_waits_for_the_one_that_is_generated(room, runner, gemini):
     first = room.answer(runner, "[[sandbox: block]]")
-    second = room.send("[[sandbox: delay=2]] Second")
+    second = room.send("[[sandbox: hang]] Second")
     thread = room.generate_meanwhile(runner, second)
     gemini.wait_for(in_flight_at_least=1)
     retry(room, first.id)
     room.generate(runner, UUID(first.id))
     assert (room.read(first.id).status, room.read(second).status) == ("queued", "generating")
+    gemini.reset()
     thread.join()
     assert waiting_tasks(room.app.extensions["redis"], GENERATIONS)[-1] == ("messages.generate_reply", (first.id,))
     room.generate(runner, UUID(first.id))
@@ -45,7 +46,7 @@ def test_a_retried_reply_and_one_whose_worker_died_do_not_wait_for_each_other(ro
 
 def test_a_retried_reply_goes_on_when_the_later_one_is_requeued(room, runner, gemini):
     first = UUID(room.answer(runner, "[[sandbox: block]]").id)
-    second = room.send("[[sandbox: delay=1 status=503 retry_after=30]]")
+    second = room.send("[[sandbox: delay=4 status=503 retry_after=30]]")
     thread = room.generate_meanwhile(runner, second)
     gemini.wait_for(in_flight_at_least=1)
     retry(room, first)
