@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +75,15 @@ def test_preparation_is_no_check_and_a_run_without_checks_fails(tmp_path, capfd)
 def test_a_program_that_is_missing_is_a_failure(tmp_path, capfd):
     step = Step("Nowhere", [str(tmp_path / "no-such-program")])
     assert last_line([step], tmp_path / "ci", capfd)[:2] == (1, "0 passed, 1 failed")
+
+
+def test_only_a_step_that_counts_the_prompts_of_a_day_waits_for_midnight(tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(run, "time", SimpleNamespace(time=lambda: 20_000.0 * 86_400 - 60, sleep=slept.append))
+    for counts_prompts, waits in ((False, []), (True, [60])):
+        step = Step("Step", python(""), counts_prompts=counts_prompts)
+        assert run.run(step, tmp_path / str(counts_prompts)).passed == 1
+        assert slept == waits
 
 
 def test_no_key_address_or_option_from_outside_reaches_a_step(tmp_path):
