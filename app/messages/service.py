@@ -143,9 +143,14 @@ def rebuild_exchange(
         raise NotFound
     prompt, reply = new_exchange(chatroom_id, text, streamed=streamed, now=stored.created_at)
     prompt.id, reply.id, reply.in_reply_to = stored.in_reply_to, stored.id, stored.in_reply_to
-    for name, value in (earlier.reply or {}).items():
+    return prompt, as_answered(reply, earlier)
+
+
+def as_answered(reply: Message, first: IdempotencyKey) -> Message:
+    """Give a reply, as it was accepted, the end that the first answer had, if it had one."""
+    for name, value in (first.reply or {}).items():
         setattr(reply, name, TYPES[name](value) if name in TYPES and value is not None else value)
-    return prompt, reply
+    return reply
 
 
 def supersede_prompt(user_id: UUID, chatroom_id: UUID, prompt_id: UUID) -> None:
@@ -183,8 +188,7 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     try:
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
         if accepted.idempotency_key:
-            note_answer(user_id, accepted, reply)
-            reply = reply if reply.status.is_final else accepted.reply
+            reply = note_answer(user_id, accepted, reply)
         ended_at = utc_now()
         if reply.status in {Status.FAILED, Status.CANCELED} or ended_at >= usage.resets_at:  # perhaps refunded
             usage = usage_today(user_id, now=ended_at)
@@ -198,8 +202,8 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
     return replace(accepted, reply=reply, usage=usage)
 
 
-def note_answer(user_id: UUID, accepted: Accepted, reply: Message) -> None:
-    """Keep what the first answer says of the reply: a repeated request gets the same, and waits no longer.
+def note_answer(user_id: UUID, accepted: Accepted, reply: Message) -> Message:
+    """Keep what the first answer says of the reply, and return that: all requests with this key are answered alike.
 
     A repeated request that asked for a shorter wait says nothing about the first one, which may still be waiting.
     """
@@ -208,11 +212,16 @@ def note_answer(user_id: UUID, accepted: Accepted, reply: Message) -> None:
     if reply.status.is_final:
         answered = {name: getattr(reply, name) for name in ANSWERED_COLUMNS}
         answered["completed_at"] = reply.completed_at and reply.completed_at.isoformat()
+        statement = statement.where(IdempotencyKey.waits_until.is_not(None))  # null: answered without the reply
         statement = statement.values(answered_with_reply=True, reply=answered)
     else:
         statement = statement.where(IdempotencyKey.waits_until == accepted.waits_until).values(waits_until=None)
     with transaction():
-        db.session.execute(statement)
+        is_first = db.session.scalar(statement.returning(IdempotencyKey.key)) is not None
+        first = None if is_first else db.session.scalar(select(IdempotencyKey).where(*own))
+    if first is not None:
+        return as_answered(accepted.reply, first)
+    return reply if reply.status.is_final else accepted.reply
 
 
 def list_messages(

@@ -121,7 +121,7 @@ def test_copies_that_come_while_the_first_waits_are_answered_as_the_first(user, 
     assert user.get("/user/usage").json["used"] == 1
 
 
-def test_a_copy_that_waits_on_does_not_change_the_first_answer(room, runner):
+def test_a_copy_that_waits_on_is_answered_as_the_first(room, runner):
     """The first answer had a failed reply, which was retried before the copy looked."""
     user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
     key = {"wait_seconds": 20, "idempotency_key": "a-key", "fingerprint": "the same"}
@@ -132,12 +132,31 @@ def test_a_copy_that_waits_on_does_not_change_the_first_answer(room, runner):
 
     first, copy = (within(accept_prompt, room_id, "[[sandbox: status=404]]", **key) for _ in range(2))
     room.generate(runner, first.reply.id)
-    assert within(wait_for_reply, first).reply.status == "failed"
+    answer = within(wait_for_reply, first)
+    assert answer.reply.status == "failed"
     room.sql("UPDATE messages SET text = 'Hello' WHERE role = 'user'")
     assert retry(room, first.reply.id).status_code == 202
     room.generate(runner, first.reply.id)
-    within(wait_for_reply, copy)
-    assert within(accept_prompt, room_id, "[[sandbox: status=404]]", **key).reply.status == "failed"
+    answers = [within(wait_for_reply, copy), within(accept_prompt, room_id, "[[sandbox: status=404]]", **key)]
+    assert [MessageOut().dump(one.reply) for one in answers] == [MessageOut().dump(answer.reply)] * 2
+
+
+def test_a_copy_that_sees_the_end_after_the_first_was_answered_without_it_is_answered_as_the_first(room, runner):
+    """Both time-outs were over, and the reply ended between the two looks at it."""
+    user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
+    key = {"idempotency_key": "a-key", "fingerprint": "the same"}
+
+    def send():
+        return accept_prompt(user_id, room_id, "Hello", wait_seconds=1, **key, now=utc_now())
+
+    with room.app.app_context():
+        first, copy = send(), send()
+        assert not wait_for_reply(user_id, first, now=utc_now()).reply.status.is_final
+    room.generate(runner, first.reply.id)
+    assert room.read(first.reply.id).status == "completed"
+    with room.app.app_context():
+        answers = [wait_for_reply(user_id, copy, now=utc_now()), send()]
+        assert [MessageOut().dump(one.reply) for one in answers] == [MessageOut().dump(first.reply)] * 2
 
 
 def test_every_answer_before_the_end_shows_the_reply_as_accepted_though_it_has_begun(room):
