@@ -189,17 +189,17 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
         reply = wait_until_final(reply, load, seconds=(accepted.waits_until - now).total_seconds())
         if accepted.idempotency_key:
             reply = note_answer(user_id, accepted, reply)
+        accepted = replace(accepted, reply=reply)
         ended_at = utc_now()
         if reply.status in {Status.FAILED, Status.CANCELED} or ended_at >= usage.resets_at:  # perhaps refunded
             usage = usage_today(user_id, now=ended_at)
-        usage = replace(usage, now=ended_at)
+        accepted = replace(accepted, usage=replace(usage, now=ended_at))
     except (NotFound, TokenRevoked):
-        return accepted
+        pass
     except TRANSIENT_DATABASE_ERRORS as error:
         log_database_error(log, "a request stopped waiting for its reply", error)
         release_connection()
-        return accepted
-    return replace(accepted, reply=reply, usage=usage)
+    return accepted
 
 
 def note_answer(user_id: UUID, accepted: Accepted, reply: Message) -> Message:

@@ -267,6 +267,32 @@ def test_a_wait_is_answered_even_when_its_room_and_key_are_purged_meanwhile(room
     assert (answer.status_code, answer.json["reply"]["status"]) == (200, "completed")
 
 
+def test_an_end_that_was_noted_is_answered_though_the_usage_cannot_be_read_any_more(room, runner, postgres):
+    """PostgreSQL ends the connection in between."""
+    user_id, room_id = UUID(room.person.id), UUID(room.path.rsplit("/", 1)[1])
+    key = {"wait_seconds": 20, "idempotency_key": "a-key", "fingerprint": "the same"}
+
+    def send():
+        return accept_prompt(user_id, room_id, "[[sandbox: status=404]]", **key, now=utc_now())
+
+    def end_connections(_connection, _cursor, statement, *_):
+        if "FROM prompt_charges" in statement:
+            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            with psycopg2.connect(postgres.url) as other:
+                other.cursor().execute(f"{others} AND pid <> pg_backend_pid()")
+
+    with room.app.app_context():
+        engine, first = db.engine, send()
+    room.generate(runner, first.reply.id)
+    with room.app.app_context():
+        event.listen(engine, "before_cursor_execute", end_connections)
+        try:
+            answer = wait_for_reply(user_id, first, now=utc_now())
+        finally:
+            event.remove(engine, "before_cursor_execute", end_connections)
+        assert send().reply.status == answer.reply.status == "failed"
+
+
 def generate_next(room):
     queue = room.app.extensions["redis"]
     assert wait_until(lambda: bool(waiting_tasks(queue, GENERATIONS)), seconds=10)
