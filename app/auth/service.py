@@ -137,8 +137,9 @@ def change_mobile(
                     mark_used(row, now)
                 user = users.require_locked_user(user_id)
                 lock_session(session_id, user_id)  # it has ended if the number or the password was changed meanwhile
-                if users.give_number(user, new_mobile, now):
+                if users.free_number(new_mobile, now):
                     revoke_sessions(tx, user_id, now)
+                    user.mobile = new_mobile  # not earlier: who ends a session locks that, then needs the user's key
                     events.record(user_id, EventType.MOBILE_CHANGED, client, now)
                     move_charges(mobile_key(before.mobile), mobile_key(new_mobile), now)
                     tx.after_commit(lambda: log_event(log, "mobile_changed", user_id=user_id))

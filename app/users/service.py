@@ -49,8 +49,8 @@ def lock_user_by_mobile(mobile: str) -> User | None:
     return db.session.scalar(statement, execution_options={"populate_existing": True})
 
 
-def give_number(user: User, mobile: str, now: datetime) -> bool:
-    """Give a locked user another number, in place of a user who never verified it. Returns False if it is verified.
+def free_number(mobile: str, now: datetime) -> bool:
+    """Delete a user who never verified the number, so that another user may have it. Returns False if it is verified.
 
     Locks no verified owner: of two users who want each other's number, each would wait for the other. The caller holds
     the number's throttle, so nobody verifies it meanwhile.
@@ -60,7 +60,6 @@ def give_number(user: User, mobile: str, now: datetime) -> bool:
     if claim is None:
         return False
     db.session.execute(delete(User).where(User.id == claim.id))
-    user.mobile = mobile
     return True
 
 

@@ -1,13 +1,17 @@
 """A change of the number that races another change, a deletion or a signup has one consistent end."""
 
 from collections import Counter
-from threading import Barrier
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event
 
-from app.auth import service
+from app.auth import events, service
+from app.auth.models import EventType
 from app.auth.passwords import require_password
+from sandbox.stack.processes import wait_until
 from tests.auth.conftest import PASSWORD, Mover, Visitor, sql
-from tests.people import age_codes, all_at_once
+from tests.people import age_codes, all_at_once, no_deadlocks
 from tests.problems import assert_problem
+from tests.rooms import somebody_waits_for_a_lock
 
 ROUNDS = 6  # so that now the one is faster, now the other one
 
@@ -113,6 +117,29 @@ def test_two_users_who_want_each_others_number_do_not_wait_for_each_other(app, m
     for answer in all_at_once(calls, retry=False):
         assert_problem(answer, 409, "account_exists")
     assert owners(app, one.mobile, two.mobile) == [one.id, two.id]
+
+
+def test_a_change_and_the_end_of_another_session_do_not_deadlock(app, mover, monkeypatch):
+    """The end has locked its session and then refers to the user; the change has locked the user."""
+    other, otp = mover.login(PASSWORD).json, mover.codes()[0]
+    path, headers = "/auth/sessions", {"Authorization": f"Bearer {other['access_token']}"}
+    listed = mover.client.get(path, headers=headers).json["items"]
+    (session,) = (one["id"] for one in listed if one["current"])
+    is_ended, record = Event(), events.record
+
+    def record_while_the_change_waits(user_id, kind, *args):
+        if kind == EventType.SESSION_REVOKED:
+            is_ended.set()
+            assert wait_until(somebody_waits_for_a_lock, seconds=20)
+        record(user_id, kind, *args)
+
+    monkeypatch.setattr(events, "record", record_while_the_change_waits)
+    with no_deadlocks(), ThreadPoolExecutor(1) as another:
+        ended = another.submit(mover.client.delete, f"{path}/{session}", headers=headers)
+        assert is_ended.wait(20)
+        assert mover.change(otp, current_password=PASSWORD).status_code == 200
+        assert ended.result().status_code == 204
+    assert owners(app, mover.mobile, mover.new) == [None, mover.id]
 
 
 def test_a_change_that_races_a_deletion_ends_consistently(app, make_mover):
