@@ -61,7 +61,8 @@ def issue_code(tx: Transaction, mobile: str, purpose: Purpose, now: datetime, *,
     lock_throttle(key, now)
     check_cooldown(key, purpose, now)
     earlier = (OneTimeCode.mobile_key == key, OneTimeCode.purpose == purpose, OneTimeCode.expires_at > now)
-    db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=now, sealed=None))
+    ended_at = OneTimeCode.created_at  # by every machine's clock: to one that is behind, `now` is still to come
+    db.session.execute(update(OneTimeCode).where(*earlier).values(expires_at=ended_at, sealed=None))
     code = f"{secrets.randbelow(10**DIGITS):0{DIGITS}}"
     row = OneTimeCode(
         mobile_key=key,

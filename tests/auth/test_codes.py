@@ -3,13 +3,17 @@
 from collections import Counter
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import func, select
 
 from app.account.tasks import delete_ended
-from app.auth.models import AuthSession, NumberThrottle, OneTimeCode
+from app.auth.errors import OtpInvalid
+from app.auth.models import AuthSession, NumberThrottle, OneTimeCode, Purpose
+from app.auth.service import send_code, verify_login_code
 from app.auth.throttles import MAX_WRONG_CODES
 from app.core.clock import utc_now
 from app.core.db import db
+from app.core.http import Client
 from app.users.models import User
 from tests.auth.conftest import wrong
 from tests.people import age_codes, all_at_once
@@ -21,6 +25,18 @@ def test_code_logs_in_once(visitor):
     otp = visitor.send_otp().json["otp"]
     assert visitor.verify(otp).status_code == 200
     assert_problem(visitor.verify(otp), 401, "otp_invalid")
+
+
+def test_code_works_once_on_a_machine_whose_clock_is_behind_the_one_that_replaced_the_code_before(app, visitor):
+    """To that machine the code before has not ended yet."""
+    visitor.sign_up()
+    now, client = utc_now(), Client("203.0.113.7", None)
+    with app.app_context():
+        send_code(visitor.mobile, Purpose.LOGIN, now=now)
+        otp = str(send_code(visitor.mobile, Purpose.LOGIN, now=now + timedelta(seconds=61)).otp)
+        assert verify_login_code(visitor.mobile, otp, client, now=now + timedelta(seconds=60))
+        with pytest.raises(OtpInvalid):
+            verify_login_code(visitor.mobile, otp, client, now=now + timedelta(seconds=60))
 
 
 def test_right_code_of_a_number_that_never_signed_up_is_404_and_used_up(app, visitor):
