@@ -49,7 +49,7 @@ def cancel_reply(user_id: UUID, chatroom_id: UUID, reply_id: UUID, *, now: datet
     is refunded only if no worker has claimed the reply since the charge. Raises NotFound, ReplyNotCancelable.
     """
     reply = get_message(user_id, chatroom_id, reply_id)
-    while reply.role is Role.MODEL and not reply.status.is_final:
+    while not reply.status.is_final:
         text_so_far = close_stream(reply) if reply.status is Status.GENERATING else ""
         with transaction() as tx:
             lock_user(user_id)
