@@ -100,7 +100,6 @@ FREE_SLOT = (
 
 CLAIMABLE = and_(
     messages.c.id == bindparam("reply_id"),
-    messages.c.role == Role.MODEL,
     or_(
         and_(
             messages.c.completed_at.is_(None),
