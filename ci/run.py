@@ -89,7 +89,7 @@ def count(folder: Path) -> Result:
 def run(step: Step, folder: Path, outside: Mapping[str, str] = os.environ) -> Result:
     """Run a step to its end, with its output in `folder`. Then kill whatever it has left running."""
     folder.mkdir(parents=True)
-    if step.counts_prompts and (left := DAY_SECONDS - time.time() % DAY_SECONDS) < LONG_STEP_SECONDS:
+    if step.counts_prompts and (left := DAY_SECONDS - int(time.time()) % DAY_SECONDS) < LONG_STEP_SECONDS:
         time.sleep(left)
     command = [word.replace("{folder}", str(folder)) for word in step.command]
     with (folder / "output.txt").open("wb") as output:

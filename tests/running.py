@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.core.clock import next_midnight, utc_now
+from app.core.clock import next_midnight, seconds_until, utc_now
 
 MAX_CORES = 8  # each process has servers, a worker and stand-ins of its own
 LONG_TEST_SECONDS = 30
@@ -47,5 +47,6 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Let no test begin just before midnight UTC. Its prompts would count for two days."""
-    while (left := (next_midnight(utc_now()) - utc_now()).total_seconds()) < LONG_TEST_SECONDS:
+    now = utc_now()
+    if (left := seconds_until(next_midnight(now), now)) < LONG_TEST_SECONDS:
         time.sleep(left)

@@ -105,10 +105,10 @@ def owns_charges(user_id: UUID) -> bool:
 
 
 def move_charges(old_key: str, new_key: str, now: datetime) -> None:
-    """Copy what was spent today with one number to another, each prompt once: it stays spent on both.
+    """Copy what was spent with one number to another, each prompt once: it stays spent on both.
 
-    Copies what was spent on the day before and the day after too. Around midnight, a prompt of the old day may still
-    wait for this change, and a prompt of the new day may have overtaken it.
+    Copies today, the day before and the day after. Around midnight, a prompt of the old day may still wait for this
+    change, and a prompt of the new day may have overtaken it.
     """
     existing, today = aliased(PromptCharge), quota_day(now)
     first, last = today - timedelta(days=1), today + timedelta(days=1)
