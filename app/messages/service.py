@@ -203,9 +203,10 @@ def wait_for_reply(user_id: UUID, accepted: Accepted, *, now: datetime) -> Accep
 
 
 def note_answer(user_id: UUID, accepted: Accepted, reply: Message) -> Message:
-    """Keep what the first answer says of the reply, and return that: all requests with this key are answered alike.
+    """Keep what the first answer says of the reply, and return that: later copies of the request are answered alike.
 
-    A repeated request that asked for a shorter wait says nothing about the first one, which may still be waiting.
+    A copy that asked for a shorter wait may be answered before the first request, and then without the reply. That says
+    nothing about the first answer.
     """
     own = (IdempotencyKey.user_id == user_id, IdempotencyKey.key == accepted.idempotency_key)
     statement = update(IdempotencyKey).where(*own, ~IdempotencyKey.answered_with_reply)
